@@ -1,0 +1,28 @@
+"""gpupool: a Snakemake executor that serves GPU rules from persistent warm model workers.
+
+The public names are loaded on first use, so that importing the package (which
+Snakemake does at every start, and a model worker does inside another
+environment's Python) costs nothing.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Tool": "tool",
+    "Job": "tool",
+    "ToolPool": "api",
+    "DeviceManager": "devices.manager",
+    "OffloadStrategy": "devices.model",
+}
+
+__all__ = ["DeviceManager", "Job", "OffloadStrategy", "Tool", "ToolPool"]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from the module that defines it."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

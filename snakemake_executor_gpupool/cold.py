@@ -1,0 +1,100 @@
+"""One job, cold: what a rule's own body does under any executor.
+
+The same tool code as in the pool, in one process: load, read, run in
+micro-batches, write under temporary names, rename. Standard library only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from snakemake_executor_gpupool.outputs import staged_outputs
+from snakemake_executor_gpupool.tool import Job, Named, Params, Tool
+
+
+def job_from_snakemake(snakemake: Any) -> Job:
+    """Turn the ``snakemake`` object of a script into a :class:`Job`."""
+    return Job(
+        rule=snakemake.rule,
+        wildcards=dict(snakemake.wildcards.items()),
+        input=named_from_namedlist(snakemake.input),
+        output=named_from_namedlist(snakemake.output),
+        params=dict(snakemake.params.items()),
+        log=named_from_namedlist(snakemake.log),
+        threads=snakemake.threads,
+        resources=dict(snakemake.resources.items()),
+    )
+
+
+def named_from_namedlist(files: Any) -> Named:
+    """Copy a Snakemake ``Namedlist`` of paths, names kept, into plain strings."""
+    names = {}
+    for name, (start, stop) in files._names.items():
+        names[name] = start if stop is None else (start, stop)
+    return Named([str(file) for file in files], names)
+
+
+def run_cold(tool_class: type[Tool], job: Job, device: str | None = None) -> None:
+    """Do one job with one tool in this process.
+
+    Parameters
+    ----------
+    tool_class
+        The tool.
+    job
+        The job; its outputs appear under their names only when complete.
+    device
+        ``"cpu"``, ``"cuda:0"``, ...; None: the first of the tool's ``devices``
+        that this machine has.
+
+    Raises
+    ------
+    InputError
+        The input or a param is wrong.
+    """
+    tool = tool_class(job.params)
+    device = device or pick_device(tool)
+    items = list(tool.read(job))
+    results: list[Any] = [None] * len(items)
+    if items:
+        tool.device = device
+        tool.load(device)
+        for batch in tool.micro_batches(items, tool.batch_tokens(device)):
+            outcome = tool.run([items[i] for i in batch])
+            check_length(tool, outcome, len(batch))
+            for index, result in zip(batch, outcome):
+                results[index] = result
+    names = [tool.name(item) for item in items]
+    with staged_outputs(job.output) as staged:
+        tool.write(job.replace(output=staged, item_names=names, params=Params(tool.params)), results)
+
+
+def check_length(tool: Tool, results: Any, expected: int) -> None:
+    """Refuse what ``run`` returned if it is not one result per item."""
+    got = len(results) if isinstance(results, (list, tuple)) else type(results).__name__
+    if got != expected:
+        raise TypeError(
+            f"{type(tool).__name__}.run() got {expected} items and returned {got}; "
+            "it must return a list of one result per item, in the same order"
+        )
+
+
+def pick_device(tool: Tool) -> str:
+    """Return the first of the tool's devices that this machine has."""
+    for kind in tool.devices:
+        if kind == "cpu":
+            return "cpu"
+        if kind == "cuda" and _cuda_available():
+            return "cuda:0"
+    raise RuntimeError(
+        f"{type(tool).__name__} runs on {', '.join(tool.devices)}, and this machine has none of these"
+    )
+
+
+def _cuda_available() -> bool:
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        return False
+    return bool(torch.cuda.is_available())

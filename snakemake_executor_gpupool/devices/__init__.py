@@ -1,0 +1,1 @@
+"""The pool's devices: what there is, who holds it, who is next."""

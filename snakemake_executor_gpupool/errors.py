@@ -1,0 +1,43 @@
+"""Every error that gpupool raises on purpose.
+
+::
+
+    GpupoolError
+    ├── ConfigError          an option or an environment variable is malformed
+    │   └── DeviceStringError    not a device string
+    ├── ImpossibleRequest    no amount of waiting can satisfy a device request
+    ├── UnknownTool          no tool answers to a rule's ``gpupool_tool``
+    ├── ProtocolError        a worker sent bytes that are no frame
+    └── WorkerStartError     a worker process could not be started
+
+What a tool may raise for a user's bad input is :class:`snakemake_executor_gpupool.tool.InputError`,
+kept there because it must be importable where gpupool is not installed.
+"""
+
+
+class GpupoolError(Exception):
+    """Base of all errors that gpupool raises on purpose."""
+
+
+class ConfigError(GpupoolError):
+    """An option or an environment variable is malformed."""
+
+
+class DeviceStringError(ConfigError):
+    """A string does not follow the device grammar."""
+
+
+class ImpossibleRequest(GpupoolError):
+    """No amount of waiting can satisfy a device request."""
+
+
+class UnknownTool(GpupoolError):
+    """No tool answers to the name that a rule gave in ``gpupool_tool``."""
+
+
+class ProtocolError(GpupoolError):
+    """A worker sent bytes that are no frame."""
+
+
+class WorkerStartError(GpupoolError):
+    """A worker process could not be started."""
