@@ -67,7 +67,9 @@ def run_cold(tool_class: type[Tool], job: Job, device: str | None = None) -> Non
                 results[index] = result
     names = [tool.name(item) for item in items]
     with staged_outputs(job.output) as staged:
-        tool.write(job.replace(output=staged, item_names=names, params=Params(tool.params)), results)
+        tool.write(
+            job.replace(output=staged, item_names=names, params=Params(tool.params)), results
+        )
 
 
 def check_length(tool: Tool, results: Any, expected: int) -> None:
@@ -88,7 +90,7 @@ def pick_device(tool: Tool) -> str:
         if kind == "cuda" and _cuda_available():
             return "cuda:0"
     raise RuntimeError(
-        f"{type(tool).__name__} runs on {', '.join(tool.devices)}, and this machine has none of these"
+        f"{type(tool).__name__} runs on {', '.join(tool.devices)}; this machine has none of these"
     )
 
 

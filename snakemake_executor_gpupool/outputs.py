@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from typing import Iterator
+from collections.abc import Iterator
 
 from snakemake_executor_gpupool.tool import Named
 
@@ -45,7 +45,9 @@ def _staged_path(path: str, stages: dict[str, str]) -> str:
     parent, base = os.path.split(os.path.normpath(path))
     if parent not in stages:
         os.makedirs(parent or ".", exist_ok=True)
-        stages[parent] = tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=parent or ".")
+        stages[parent] = tempfile.mkdtemp(
+            prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=parent or "."
+        )
     return os.path.join(stages[parent], base)
 
 

@@ -15,7 +15,8 @@ A tool's life, whoever calls it::
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable
 
 from snakemake_executor_gpupool.canonical import content_hash
 
@@ -28,7 +29,7 @@ class InputError(ValueError):
     """
 
 
-class Named(list):
+class Named(list):  # type: ignore[type-arg]  # entries of any kind
     """A list whose entries may have names, like a Snakemake ``input`` or ``output``.
 
     Parameters
@@ -99,7 +100,7 @@ class Named(list):
         return (Named, (list(self), self._names))
 
 
-class Params(dict):
+class Params(dict):  # type: ignore[type-arg]  # values of any kind
     """A mapping whose keys can also be read as attributes: ``params.model``."""
 
     def __getattr__(self, name: str) -> Any:
@@ -131,7 +132,7 @@ class Job:
         self,
         rule: str = "",
         wildcards: Mapping[str, Any] | None = None,
-        input: Iterable[str] = (),  # noqa: A002 - the name that Snakemake scripts use
+        input: Iterable[str] = (),
         output: Iterable[str] = (),
         params: Mapping[str, Any] | None = None,
         log: Iterable[str] = (),
@@ -211,7 +212,7 @@ class Tool:
     def load(self, device: str) -> None:
         """Read the weights and put them on ``device``. Called once per worker."""
 
-    def run(self, items: list) -> list:
+    def run(self, items: list[Any]) -> list[Any]:
         """Compute one result per item, in the same order.
 
         Results travel between processes: numpy arrays, tensors on the CPU and
@@ -224,7 +225,7 @@ class Tool:
         """Yield the job's items, in order. Called without a loaded model."""
         raise NotImplementedError(f"{type(self).__name__} has no read()")
 
-    def write(self, job: Job, results: list) -> None:
+    def write(self, job: Job, results: list[Any]) -> None:
         """Write ``job.output`` from the results, one per item, in the order of ``read``."""
         raise NotImplementedError(f"{type(self).__name__} has no write()")
 
@@ -265,8 +266,11 @@ class Tool:
     def main(cls, snakemake: Any) -> None:
         """Do the job of a Snakemake ``script:`` cold: load, read, run, write.
 
-        The last line of a script that holds a tool: ``MyTool.main(snakemake)``.
+        The last line of a script that holds a tool: ``MyTool.main(snakemake)``. Nothing
+        happens while the pool loads the script for its class, when ``snakemake`` is None.
         """
+        if snakemake is None:
+            return
         from snakemake_executor_gpupool.cold import job_from_snakemake, run_cold
 
         run_cold(cls, job_from_snakemake(snakemake), device=os.environ.get("GPUPOOL_DEVICE"))

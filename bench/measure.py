@@ -1,0 +1,131 @@
+"""Running commands against the clock, and what is said about the machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent
+OUT = BENCH / "out"
+PACKAGES = ("snakemake", "torch", "fair-esm", "numpy", "snakemake-executor-plugin-gpupool")
+#: What a user's shell may hold that would favour one rival; none inherits it.
+UNSET_PREFIXES = ("GPUPOOL_", "MALLOC_", "OMP_", "MKL_", "SNAKEMAKE_", "PYTHONPATH")
+
+
+class RivalFailed(Exception):
+    """A rival's command ended with an error; the message holds the end of its log."""
+
+
+@dataclass
+class Runs:
+    """One rival's runs.
+
+    Attributes
+    ----------
+    label
+        What the table calls it.
+    walls_s, cpus_s
+        Wall time and processor time (with all child processes) of each run.
+    directory
+        Where the latest run worked.
+    """
+
+    label: str
+    walls_s: list[float] = field(default_factory=list)
+    cpus_s: list[float] = field(default_factory=list)
+    directory: Path | None = None
+
+    @property
+    def median_s(self) -> float:
+        """Return the median wall time."""
+        return statistics.median(self.walls_s)
+
+
+def run_timed(
+    runs: Runs, command: list[str], directory: Path, env: dict[str, str] | None = None
+) -> None:
+    """Run a command in a fresh directory and add its times to ``runs``.
+
+    Raises
+    ------
+    RivalFailed
+        It did not exit with 0.
+    """
+    directory.mkdir(parents=True)
+    log = directory / "bench.log"
+    with log.open("wb") as stream:
+        start_s = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=directory, env=environment(env), stdout=stream, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_s = time.perf_counter() - start_s
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
+        raise RivalFailed(
+            f"{runs.label}: exit code {process.returncode} from\n  {' '.join(command)}\n"
+            f"in {directory}; its log ends:\n{tail}"
+        )
+    runs.walls_s.append(wall_s)
+    runs.cpus_s.append(usage.ru_utime + usage.ru_stime)
+    runs.directory = directory
+
+
+def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the environment that all rivals share, and ``extra``.
+
+    No GPU is visible; caches live in the bench's own directory, so that the
+    first run finds them empty whoever ran what before.
+    """
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(UNSET_PREFIXES)}
+    bin_directory = str(Path(sys.executable).parent)
+    shared = {
+        "CUDA_VISIBLE_DEVICES": "",
+        "XDG_CACHE_HOME": str(OUT / "cache"),
+        "PATH": bin_directory + os.pathsep + kept.get("PATH", os.defpath),
+    }
+    return {**kept, **shared, **(extra or {})}
+
+
+def limit_cores(cores: int) -> int:
+    """Keep this process and all it starts to ``cores`` cores; return how many there are."""
+    available = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, available[:cores])
+    return min(cores, len(available))
+
+
+def machine() -> dict[str, str]:
+    """Return the facts that timings are to be read with."""
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    facts = {
+        "processor": _first_line("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": f"{os.cpu_count()}, of which the bench uses {len(os.sched_getaffinity(0))}",
+        "memory": _first_line("/proc/meminfo", "MemTotal") or "unknown",
+        "system": f"{platform.system()} {platform.release()}",
+        "load average at start": load,
+        "Python": platform.python_version(),
+    }
+    return facts | {package: _version(package) for package in PACKAGES}
+
+
+def _first_line(path: str, name: str) -> str | None:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

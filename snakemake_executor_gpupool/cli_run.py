@@ -1,0 +1,195 @@
+"""``gpupool run``: one job, cold, from the command line's words."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_gpupool.cli import EXIT_DONE, EXIT_FAILED, complain
+from snakemake_executor_gpupool.cold import run_cold
+from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.tool import InputError, Job, Named, Tool
+from snakemake_executor_gpupool.toolspec import load_tool_class
+
+Pair = tuple[str | None, Any]
+
+NAME = re.compile(r"[^\W\d]\w*\Z")
+DEVICES = re.compile(r"cpu|cuda|cuda:\d+(,cuda:\d+)*")
+#: What a shell user may write for JSON's true, false and null.
+WORDS = {"true": True, "false": False, "null": None, "none": None}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do the job of the parsed command line and return the exit code."""
+    job = build_job(options)
+    device = device_option(options.device or os.environ.get("GPUPOOL_DEVICE"))
+    started_s = time.perf_counter()
+    with captured(options.log):
+        tool_class = load_tool_class(options.tool)
+        failure = attempt(tool_class, job, device)
+    done: dict[str, Any] = {
+        "status": "failed" if failure else "done",
+        "tool": options.tool,
+        "version": str(tool_class.version),
+        "device": device,
+        "seconds": round(time.perf_counter() - started_s, 3),
+        "output": list(job.output),
+    }
+    if options.json:
+        print(json.dumps({**done, "error": failure} if failure else done))
+    if failure:
+        complain(f"{options.tool}: {failure}" + (f" (log: {options.log})" if options.log else ""))
+    return EXIT_FAILED if failure else EXIT_DONE
+
+
+def attempt(tool_class: type[Tool], job: Job, device: str | None) -> str:
+    """Do the job; return what went wrong, empty if nothing did.
+
+    The job's log gets the message or the traceback. Without a log, a traceback
+    is shown only where the message alone would not tell a user what to do.
+    """
+    try:
+        check_inputs(job)
+        run_cold(tool_class, job, device)
+    except InputError as error:
+        if job.log:
+            print(f"error: {error}", file=sys.stderr)
+        return str(error)
+    except Exception as error:
+        file = getattr(error, "filename", None) if isinstance(error, OSError) else None
+        if job.log or file is None:
+            traceback.print_exc()
+        what = type(error).__name__ if file is None else str(file)
+        return f"{what}: {getattr(error, 'strerror', None) or error}"
+    return ""
+
+
+def check_inputs(job: Job) -> None:
+    """Refuse inputs that are not there, as Snakemake does before it starts a job."""
+    missing = [path for path in job.input if not os.path.lexists(path)]
+    if missing:
+        raise InputError(f"missing input: {', '.join(missing)}")
+
+
+@contextlib.contextmanager
+def captured(log: str | None) -> Iterator[None]:
+    """Send all that is written to standard output and error to a file, below Python too.
+
+    Without a file, standard output goes to standard error: what a tool prints
+    must not mix with ``--json``.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    target = open_log(log) if log else os.dup(2)
+    try:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, saved in enumerate(kept, start=1):
+            os.dup2(saved, descriptor)
+            os.close(saved)
+        os.close(target)
+
+
+def open_log(path: str) -> int:
+    """Return a descriptor of a fresh log file, its directory made."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise ConfigError(f"--log {path}: {error.strerror}") from error
+
+
+# -- the command line's words ----------------------------------------------------
+def build_job(options: argparse.Namespace) -> Job:
+    """Build the job that the options describe."""
+    return Job(
+        rule=options.rule,
+        wildcards=dict(named("--wildcard", options.wildcard)),
+        input=Named.from_pairs(pairs(options.input)),
+        output=Named.from_pairs(pairs(options.output)),
+        params={key: parsed(value) for key, value in named("--param", options.param)},
+        log=[options.log] if options.log else [],
+        threads=options.threads,
+    )
+
+
+def pairs(groups: Sequence[Sequence[str]]) -> list[Pair]:
+    """Turn the words of a repeated option into (name or None, value or list) pairs.
+
+    A name given again, or a bare word after a named one, makes its value a list:
+    a path itself may hold ``=``, so only ``identifier=`` names.
+    """
+    positional: list[Pair] = []
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        name = None
+        for word in group:
+            head, equals, rest = word.partition("=")
+            if equals and NAME.match(head):
+                name = head
+                found.setdefault(name, []).append(rest)
+            elif name is not None:
+                found[name].append(word)
+            else:
+                positional.append((None, word))
+    return positional + [(k, v[0] if len(v) == 1 else v) for k, v in found.items()]
+
+
+def named(option: str, groups: Sequence[Sequence[str]]) -> list[tuple[str, Any]]:
+    """Return the pairs of an option whose every value must have a name."""
+    found = []
+    for key, value in pairs(groups):
+        if key is None:
+            raise ConfigError(f"{option} takes K=V; there is no name before {value!r}")
+        found.append((key, value))
+    return found
+
+
+def parsed(value: str | list[str]) -> Any:
+    """Read a param's value: a number, true, false, null, a list, or else text.
+
+    Examples
+    --------
+    >>> parsed("6"), parsed("1e-3"), parsed("true"), parsed("mean"), parsed('"6"')
+    (6, 0.001, True, 'mean', '6')
+    >>> parsed("[6, 12]"), parsed("[a, b]"), parsed(["6", "12"])
+    ([6, 12], ['a', 'b'], [6, 12])
+    """
+    if isinstance(value, list):
+        return [parsed(part) for part in value]
+    text = value.strip()
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    try:
+        return json.loads(text, parse_constant=str)
+    except ValueError:
+        pass
+    if text.startswith("[") and text.endswith("]"):
+        return [parsed(part) for part in text[1:-1].split(",") if part.strip()]
+    return value
+
+
+def device_option(device: str | None) -> str | None:
+    """Check a device for a single process: it is what the tool's ``load`` gets."""
+    if device is None:
+        return None
+    device = device.replace(" ", "")
+    if not DEVICES.fullmatch(device):
+        raise ConfigError(
+            f"--device {device!r} is no device of one process: cpu, cuda, cuda:0 or cuda:0,cuda:1"
+        )
+    return "cuda:0" if device == "cuda" else device

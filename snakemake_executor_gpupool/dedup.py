@@ -1,0 +1,148 @@
+"""One computation per distinct item, in the whole run. Pure bookkeeping.
+
+Every item of every job is a *place*; places whose items are equal share a *unit*,
+the one computation. The first place to arrive makes the unit; later ones wait for
+its result or, if it is there already, take it at once. Results outlive their places
+within a bound, so that an equal item that comes an hour later costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from snakemake_executor_gpupool.workers.protocol import Blob, SpoolFile
+
+
+@dataclass(eq=False)
+class Unit:
+    """One item to be computed once.
+
+    Attributes
+    ----------
+    key
+        Equal for equal items; None if the tool is not deterministic.
+    group
+        Units of one group may share a micro-batch: same model, same params.
+    order
+        (negated priority, arrival number).
+    places
+        (job id, position in the job) of every place that waits for the result.
+    deaths_alone
+        How many workers have died while computing this unit and nothing else.
+    """
+
+    key: Hashable
+    group: str
+    cost: float
+    tokens: int
+    payload: Blob
+    name: str
+    order: tuple[int, int]
+    places: list[tuple[int, int]] = field(default_factory=list)
+    suspect: bool = False
+    deaths_alone: int = 0
+    result: Blob | None = None
+    error: dict[str, Any] | None = None
+    #: How many places still hold the result.
+    holders: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a result or an error."""
+        return self.result is not None or self.error is not None
+
+
+def blob_size(blob: Blob | None) -> int:
+    """Return how many bytes a blob takes, in memory or in its file."""
+    if blob is None:
+        return 0
+    return blob.size_bytes if isinstance(blob, SpoolFile) else len(blob)
+
+
+class Ledger:
+    """Finds the unit of each item, and keeps recent results.
+
+    Parameters
+    ----------
+    keep_bytes
+        How many bytes of results to keep for items yet to come.
+    """
+
+    def __init__(self, keep_bytes: int = 512 * 1024**2) -> None:
+        self._keep_bytes = keep_bytes
+        self._kept_bytes = 0
+        self._units: dict[Hashable, Unit] = {}
+        self._kept: OrderedDict[Hashable, Unit] = OrderedDict()
+        #: Blobs that nobody needs any longer; the run loop removes their files.
+        self.discarded: list[Blob] = []
+        self.items = 0
+        self.unique = 0
+
+    def place(self, unit: Unit, job_id: int, position: int) -> tuple[Unit, bool]:
+        """Return the unit that answers an item, and whether it is a new computation.
+
+        Parameters
+        ----------
+        unit
+            A unit made for this item; dropped if there is one with its key already.
+        """
+        self.items += 1
+        known = self._units.get(unit.key) if unit.key is not None else None
+        if known is None:
+            self.unique += 1
+            known = unit
+            if unit.key is not None:
+                self._units[unit.key] = unit
+        elif unit.payload is not known.payload:
+            self._discard(unit.payload)
+        if known.result is None:
+            known.places.append((job_id, position))
+        known.order = min(known.order, unit.order)
+        known.holders += 1
+        return known, known is unit
+
+    def finish(self, unit: Unit, result: Blob | None, error: dict[str, Any] | None) -> None:
+        """Record how a unit ended. A failed one is forgotten: a retry computes it again."""
+        unit.result, unit.error = result, error
+        self._discard(unit.payload)
+        unit.payload = b""
+        if error is not None:
+            self._units.pop(unit.key, None)
+        elif unit.holders == 0:
+            self._keep(unit)
+
+    def release(self, unit: Unit) -> None:
+        """One place no longer needs the unit's result."""
+        unit.holders -= 1
+        if unit.holders == 0 and unit.result is not None:
+            self._keep(unit)
+
+    def abandon(self, unit: Unit) -> None:
+        """Forget a unit that will never be computed, since nobody waits for it."""
+        self._units.pop(unit.key, None)
+        self._discard(unit.payload)
+
+    def _keep(self, unit: Unit) -> None:
+        if unit.key is None:
+            self._discard(unit.result)
+            return
+        if unit.key not in self._kept:
+            self._kept_bytes += blob_size(unit.result)
+        self._kept[unit.key] = unit
+        self._kept.move_to_end(unit.key)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        while self._kept_bytes > self._keep_bytes and self._kept:
+            key, unit = self._kept.popitem(last=False)
+            self._kept_bytes -= blob_size(unit.result)
+            if unit.holders == 0:
+                del self._units[key]
+                self._discard(unit.result)
+
+    def _discard(self, blob: Blob | None) -> None:
+        if isinstance(blob, SpoolFile):
+            self.discarded.append(blob)

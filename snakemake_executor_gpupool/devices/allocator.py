@@ -1,0 +1,407 @@
+"""Who holds which device, and who gets it next: pure state and decisions.
+
+The run loop tells the :class:`Allocator` what happened and does what the
+returned effects say. There are no threads, clocks, files, locks or logs in
+here; one caller at a time::
+
+    request ──► Granted ──► busy ⇄ idle ──► Evict(RESTART) ──► gone
+                 (busy)               └───► Evict(CPU) ──► offloaded ──► resume ──► Granted
+                                                       └─► offload_failed ──► gone
+
+A holder is busy from its grant on, until :meth:`Allocator.idle` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from snakemake_executor_gpupool.devices.board import (
+    LEASE,
+    WORKER,
+    Ask,
+    Board,
+    Phase,
+    Tenant,
+    suits,
+    why_impossible,
+)
+from snakemake_executor_gpupool.devices.effects import (
+    Effect,
+    Evict,
+    Granted,
+    Impossible,
+    Snapshot,
+)
+from snakemake_executor_gpupool.devices.model import (
+    CPU,
+    Device,
+    OffloadStrategy,
+    cpu_slot,
+    device_key,
+)
+from snakemake_executor_gpupool.devices.policy import find_room
+from snakemake_executor_gpupool.devices.strings import DeviceSpec, sorted_names
+from snakemake_executor_gpupool.devices.turn import Grant, Line, Removal, Waiter, plan_turn, presses
+
+__all__ = [
+    "LEASE",
+    "WORKER",
+    "Allocator",
+    "Ask",
+    "Effect",
+    "Evict",
+    "Granted",
+    "Impossible",
+    "Phase",
+    "Snapshot",
+]
+
+
+class Allocator:
+    """Decides who holds which device.
+
+    Parameters
+    ----------
+    devices
+        All devices that may ever be managed; managed until :meth:`configure`
+        says otherwise. A request for ``cpu`` is served even if no CPU slot is
+        among them: the host is no card that needs managing.
+    allow_multiple_per_device
+        Pack workers on GPUs as far as the known memory figures allow.
+    offload_strategy
+        What happens to evicted workers that can be offloaded.
+    yield_after_s
+        How long a request waits before a worker with work left makes room for it.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        *,
+        allow_multiple_per_device: bool = False,
+        offload_strategy: OffloadStrategy = OffloadStrategy.RESTART,
+        yield_after_s: float = 30.0,
+    ) -> None:
+        self._all = tuple(sorted(devices, key=device_key))
+        self._managed = self._all
+        self._packing = allow_multiple_per_device
+        self._strategy = offload_strategy
+        self._yield_after_s = yield_after_s
+        self._holders: dict[str, Tenant] = {}
+        self._tickets: dict[str, Waiter] = {}  # where each holder once stood in line
+        self._homes: dict[str, tuple[str, ...]] = {}  # the last devices of offloaded ones
+        self._line = Line()
+        self._foreign: set[str] = set()
+        self._lost: set[str] = set()
+        self._given_at: dict[str, int] = {}
+        self._serial = 0
+
+    # --- requests
+
+    def request(self, ask: Ask, now_s: float) -> list[Effect]:
+        """Ask for devices.
+
+        A holder that already is on devices that satisfy the request keeps them:
+        it is granted the same ones, and nothing moves.
+
+        Raises
+        ------
+        ValueError
+            The id is in line already, or holds devices that do not satisfy the request.
+        """
+        if self._line.get(ask.ask_id):
+            raise ValueError(f"{ask.ask_id} is waiting already")
+        if ask.ask_id in self._holders:
+            return self._keep(ask)
+        return self._request(Waiter(ask, now_s, self._next_serial()), now_s)
+
+    def _request(self, waiter: Waiter, now_s: float) -> list[Effect]:
+        reason = why_impossible(waiter.ask, self._usable)
+        if reason:
+            return [Impossible(waiter.ask.ask_id, reason)]
+        return self._enqueue(waiter, now_s)
+
+    def _keep(self, ask: Ask) -> list[Effect]:
+        holder = self._holders[ask.ask_id]
+        there = self._devices_of(holder)
+        satisfied = len(there) == ask.spec.count and all(suits(ask, device) for device in there)
+        staying = holder.phase in (Phase.BUSY, Phase.IDLE) and not self._is_stray(holder)
+        if not (satisfied and staying):
+            raise ValueError(f"{ask.ask_id} holds {holder.device_names} ({holder.phase.name})")
+        self._holders[ask.ask_id] = replace(holder, phase=Phase.BUSY)
+        return [Granted(ask.ask_id, there)]
+
+    def _enqueue(self, waiter: Waiter, now_s: float) -> list[Effect]:
+        if waiter.ask.spec.kind == CPU:
+            return [self._grant_cpu(waiter)]
+        self._line.join(waiter)
+        return self._serve(now_s)
+
+    def _grant_cpu(self, waiter: Waiter) -> Granted:
+        """Grant CPU slots at once: they are shared without limit and never waited for."""
+        room = find_room(waiter.ask, self._board())
+        assert room is not None and not room.in_the_way
+        return self._grant(waiter, room.devices)
+
+    def withdraw(self, ask_id: str, now_s: float) -> list[Effect]:
+        """Give up waiting, or return a grant that was not used.
+
+        A worker that waits to :meth:`resume` stays offloaded. Unknown ids are ignored.
+        """
+        waiter = self._line.get(ask_id)
+        if waiter is None:
+            return self.gone(ask_id, now_s)
+        self._line.leave(waiter)
+        return self._serve(now_s)
+
+    def retry(self, ask_id: str, now_s: float) -> list[Effect]:
+        """Return a grant that could not be used, and wait again at the old place in line.
+
+        For a device that turned out to be held by another process: call
+        :meth:`foreign` first.
+        """
+        holder, ticket = self._holders[ask_id], self._tickets[ask_id]
+        if holder.phase is not Phase.BUSY or holder.ask.spec.kind == CPU:
+            raise ValueError(f"{ask_id} has no unused grant of a GPU")
+        if ticket.returning:
+            self._holders[ask_id] = replace(holder, device_names=(), phase=Phase.OFFLOADED)
+        else:
+            self._forget(ask_id)
+        return self._enqueue(ticket, now_s)
+
+    def resume(self, holder_id: str, now_s: float, *, same_devices: bool = False) -> list[Effect]:
+        """Let an offloaded worker wait for devices again.
+
+        Parameters
+        ----------
+        holder_id, now_s
+            Who, and when.
+        same_devices
+            Wait for those that it had: for a process that sees no others.
+        """
+        holder = self._expect(holder_id, Phase.OFFLOADED)
+        ask, home = holder.ask, self._homes[holder_id]
+        if same_devices:
+            ask = replace(ask, spec=DeviceSpec(ask.spec.kind, len(home), home))
+        return self._request(Waiter(ask, now_s, self._next_serial(), returning=True), now_s)
+
+    # --- what holders do
+
+    def busy(self, holder_id: str, now_s: float) -> None:
+        """Note that a holder computes (or loads): it is not evicted until it is idle."""
+        holder = self._expect(holder_id, Phase.BUSY, Phase.IDLE)
+        self._holders[holder_id] = replace(holder, phase=Phase.BUSY)
+
+    def idle(self, holder_id: str, now_s: float) -> list[Effect]:
+        """Note that nothing of a holder is in flight; it may be evicted for those who wait."""
+        holder = self._holders[holder_id]
+        if holder.ask.kind == LEASE:
+            raise ValueError(f"{holder_id} is a lease: it ends, but is never idle")
+        if holder.phase is Phase.BUSY:
+            self._holders[holder_id] = self._idled(holder, now_s)
+        return self._serve(now_s)
+
+    def _idled(self, holder: Tenant, now_s: float) -> Tenant:
+        return replace(holder, phase=Phase.IDLE, last_used_s=now_s, serial=self._next_serial())
+
+    def wants_yield(self, holder_id: str, now_s: float) -> bool:
+        """Whether a worker that has work left should stop here for somebody else.
+
+        Asked between two micro-batches. If True, the caller calls :meth:`idle`
+        for the worker, which is then evicted.
+        """
+        holder = self._holders[holder_id]
+        if holder.ask.kind == LEASE or holder.phase is not Phase.BUSY:
+            return False
+        if self._is_stray(holder):
+            return True
+        board = self._board()
+        board.put(replace(holder, phase=Phase.IDLE, last_used_s=now_s))
+        for move in plan_turn(board, self._line, now_s, self._yield_after_s, self._serial):
+            if isinstance(move, Removal) and move.tenant.ask.ask_id == holder_id:
+                return presses(move.waiter, holder, now_s, self._yield_after_s)
+        return False
+
+    def gone(self, holder_id: str, now_s: float) -> list[Effect]:
+        """Note that a holder ended, however it did, and its memory is free."""
+        self._forget(holder_id)
+        if waiter := self._line.get(holder_id):
+            self._line.leave(waiter)  # an offloaded worker that died waiting to return
+        return self._serve(now_s)
+
+    def offloaded(self, holder_id: str, now_s: float) -> list[Effect]:
+        """Note that an evicted worker's weights are in host memory and its devices free."""
+        holder = self._expect(holder_id, Phase.LEAVING)
+        self._homes[holder_id] = holder.device_names
+        self._holders[holder_id] = replace(holder, device_names=(), phase=Phase.OFFLOADED)
+        return self._serve(now_s)
+
+    def offload_failed(self, holder_id: str, now_s: float) -> list[Effect]:
+        """Note that an offload failed; the devices stay taken until the worker is :meth:`gone`."""
+        self._expect(holder_id, Phase.LEAVING)
+        return [Evict(holder_id, OffloadStrategy.RESTART)]
+
+    # --- what happens to devices
+
+    def foreign(self, device_name: str, held: bool, now_s: float) -> list[Effect]:
+        """Note that another process took or released a device."""
+        (self._foreign.add if held else self._foreign.discard)(device_name)
+        return self._serve(now_s)
+
+    def lost(self, device_name: str, now_s: float) -> list[Effect]:
+        """Note that a device is gone for good: it is never granted again."""
+        self._lost.add(device_name)
+        return self._refuse_impossible() + self._serve(now_s)
+
+    def configure(
+        self,
+        managed: Sequence[Device] | None,
+        now_s: float,
+        *,
+        allow_multiple_per_device: bool | None = None,
+        offload_strategy: OffloadStrategy | None = None,
+    ) -> list[Effect]:
+        """Change the managed devices (None: all again), and what else is given.
+
+        Idle workers on devices that are no longer managed are ended, busy ones
+        once they are idle; leases run to their end.
+        """
+        self._managed = self._all if managed is None else tuple(sorted(managed, key=device_key))
+        if allow_multiple_per_device is not None:
+            self._packing = allow_multiple_per_device
+        if offload_strategy is not None:
+            self._strategy = offload_strategy
+        return self._refuse_impossible() + self._serve(now_s)
+
+    # --- what one can see
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The managed devices that are not lost."""
+        return tuple(device for device in self._managed if device.name not in self._lost)
+
+    def allocation_map(self) -> dict[str, list[str]]:
+        """Return for each device who is on it, in the order of their grants."""
+        names = [device.name for device in self._managed]
+        names += [name for holder in self._holders.values() for name in holder.device_names]
+        on: dict[str, list[str]] = {name: [] for name in sorted_names(dict.fromkeys(names))}
+        for holder in self._holders.values():
+            for name in holder.device_names:
+                on[name].append(holder.ask.label)
+        return on
+
+    def snapshot(self) -> Snapshot:
+        """Return the whole state."""
+        return Snapshot(
+            managed=tuple(device.name for device in self._managed),
+            holders={
+                holder_id: (holder.ask.owner, holder.phase, holder.device_names)
+                for holder_id, holder in self._holders.items()
+            },
+            waiting=tuple(waiter.ask.ask_id for waiter in self._line),
+            foreign=tuple(sorted_names(self._foreign)),
+            lost=tuple(sorted_names(self._lost)),
+        )
+
+    # --- turning decisions into state
+
+    def _serve(self, now_s: float) -> list[Effect]:
+        """Decide one turn, apply it, and return its effects."""
+        effects = self._evict_strays()
+        if self._line:
+            moves = plan_turn(
+                self._board(), self._line, now_s, self._yield_after_s, self._serial + 1
+            )
+            effects += [self._apply(move) for move in moves]
+        return effects
+
+    def _apply(self, move: Grant | Removal) -> Effect:
+        if isinstance(move, Removal):
+            return self._evict(self._holders[move.tenant.ask.ask_id])
+        self._line.leave(move.waiter)
+        return self._grant(move.waiter, move.devices)
+
+    def _grant(self, waiter: Waiter, devices: tuple[Device, ...]) -> Granted:
+        ask_id = waiter.ask.ask_id
+        before = self._holders.pop(ask_id, None)  # an offloaded worker that returns
+        ask = before.ask if before else waiter.ask
+        names = tuple(device.name for device in devices)
+        serial = self._next_serial()
+        self._holders[ask_id] = Tenant(ask, names, serial=serial)
+        self._tickets[ask_id] = waiter
+        self._given_at.update(dict.fromkeys(names, serial))
+        return Granted(ask_id, devices)
+
+    def _evict(self, holder: Tenant) -> Evict:
+        self._holders[holder.ask.ask_id] = replace(holder, phase=Phase.LEAVING)
+        return Evict(holder.ask.ask_id, self._how(holder))
+
+    def _how(self, holder: Tenant) -> OffloadStrategy:
+        """Choose how a worker makes room: only what certainly works is offloaded."""
+        ask = holder.ask
+        # An offloaded process keeps its CUDA context, which an Exclusive_Process
+        # card would refuse to everybody else, and which a card that is no longer
+        # ours should be rid of.
+        leaves_nothing = self._is_stray(holder) or any(
+            device.exclusive_process for device in self._devices_of(holder)
+        )
+        if ask.can_offload and not ask.pinned and not leaves_nothing:
+            return self._strategy
+        return OffloadStrategy.RESTART
+
+    def _evict_strays(self) -> list[Effect]:
+        """End idle workers on devices that are lost or no longer managed."""
+        strays = [
+            holder
+            for holder in self._holders.values()
+            if holder.phase is Phase.IDLE and self._is_stray(holder)
+        ]
+        return [self._evict(holder) for holder in strays]
+
+    def _is_stray(self, holder: Tenant) -> bool:
+        usable = {device.name for device in self._usable}
+        return any(name not in usable for name in holder.device_names)
+
+    def _refuse_impossible(self) -> list[Effect]:
+        """Refuse those in line whom a change of the devices left without hope."""
+        refused: list[Effect] = []
+        for waiter in list(self._line):
+            reason = why_impossible(waiter.ask, self._usable)
+            if reason:
+                self._line.leave(waiter)
+                refused.append(Impossible(waiter.ask.ask_id, reason))
+        return refused
+
+    # --- small helpers
+
+    @property
+    def _usable(self) -> tuple[Device, ...]:
+        """The managed devices, and the host: a request for "cpu" needs no managed slot."""
+        has_slots = any(device.kind == CPU for device in self._managed)
+        return self.devices if has_slots else (*self.devices, cpu_slot(0))
+
+    def _board(self) -> Board:
+        on_devices = [
+            holder for holder in self._holders.values() if holder.phase is not Phase.OFFLOADED
+        ]
+        return Board(self._usable, on_devices, self._foreign, self._packing, self._given_at)
+
+    def _devices_of(self, holder: Tenant) -> tuple[Device, ...]:
+        known = {device.name: device for device in (*self._all, *self._usable)}
+        return tuple(known[name] for name in holder.device_names)
+
+    def _expect(self, holder_id: str, *phases: Phase) -> Tenant:
+        holder = self._holders[holder_id]
+        if holder.phase not in phases:
+            raise ValueError(f"{holder_id} is {holder.phase.name}")
+        return holder
+
+    def _forget(self, holder_id: str) -> None:
+        self._holders.pop(holder_id, None)
+        self._tickets.pop(holder_id, None)
+        self._homes.pop(holder_id, None)
+
+    def _next_serial(self) -> int:
+        self._serial += 1
+        return self._serial

@@ -1,0 +1,236 @@
+"""Who asks, who holds, and what fits beside what: the vocabulary of the decisions. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from snakemake_executor_gpupool.devices.model import CPU, Device, device_key
+from snakemake_executor_gpupool.devices.strings import DeviceSpec
+
+WORKER = "worker"
+LEASE = "lease"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request for devices.
+
+    Parameters
+    ----------
+    ask_id
+        Names the request, and afterwards its holder.
+    spec
+        Which devices.
+    kind
+        ``"worker"`` (a warm worker, evicted when idle) or ``"lease"`` (a plain GPU
+        job or a one-shot call, never evicted).
+    owner
+        Tool and instance, or rule: for messages and the allocation map.
+    priority
+        Higher is served first.
+    vram_mib
+        Declared or measured memory need on each device; None if unknown.
+    can_offload
+        The tool can move its weights to host memory and back.
+    pinned
+        Never moved to host memory: evicted by restart.
+    """
+
+    ask_id: str
+    spec: DeviceSpec
+    kind: str
+    owner: str = ""
+    priority: int = 0
+    vram_mib: int | None = None
+    can_offload: bool = False
+    pinned: bool = False
+
+    @property
+    def label(self) -> str:
+        """What to call it in a message."""
+        return self.owner or self.ask_id
+
+    @property
+    def shares(self) -> bool:
+        """Whether it can live beside others: a lease only with a known need."""
+        return self.kind == WORKER or self.vram_mib is not None
+
+
+class Phase(enum.IntEnum):
+    """What a holder is doing, from the cheapest to lose to the dearest."""
+
+    OFFLOADED = 0
+    """Its weights are in host memory; it holds no device."""
+    LEAVING = 1
+    """It was evicted, and its devices are not free yet."""
+    IDLE = 2
+    BUSY = 3
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A request on the devices that it holds, or is going to hold."""
+
+    ask: Ask
+    device_names: tuple[str, ...]
+    phase: Phase = Phase.BUSY
+    last_used_s: float = 0.0
+    serial: int = 0
+
+    @property
+    def cost_of_loss(self) -> tuple[bool, Phase, float, int]:
+        """Sort key: who goes first. Leases last, busy after idle, then least recently used."""
+        return self.ask.kind == LEASE, self.phase, self.last_used_s, self.serial
+
+
+class Board:
+    """Who holds what: a scratch copy that one turn of decisions writes on.
+
+    Parameters
+    ----------
+    devices
+        The managed devices.
+    tenants
+        Who holds them; devices that are not managed are ignored.
+    foreign
+        Names of devices that another process holds.
+    packing
+        Whether workers may share a device.
+    given_at
+        For each device the serial number of the last grant on it (round robin).
+    """
+
+    def __init__(
+        self,
+        devices: Iterable[Device],
+        tenants: Iterable[Tenant] = (),
+        foreign: Iterable[str] = (),
+        packing: bool = False,
+        given_at: Mapping[str, int] | None = None,
+    ) -> None:
+        self.devices = sorted(devices, key=device_key)
+        self.packing = packing
+        self._foreign = frozenset(foreign)
+        self._given_at = dict(given_at or {})
+        self._reserved: set[str] = set()
+        self._on: dict[str, dict[str, Tenant]] = {device.name: {} for device in self.devices}
+        self._tenants: dict[str, Tenant] = {}
+        for tenant in tenants:
+            self.put(tenant)
+
+    def put(self, tenant: Tenant) -> None:
+        """Add a tenant, or put a removed one back, or replace it by its new state."""
+        self._tenants[tenant.ask.ask_id] = tenant
+        for name in tenant.device_names:
+            if name in self._on:
+                self._on[name][tenant.ask.ask_id] = tenant
+
+    def take(self, tenant: Tenant) -> None:
+        """Remove a tenant."""
+        del self._tenants[tenant.ask.ask_id]
+        for name in tenant.device_names:
+            if name in self._on:
+                del self._on[name][tenant.ask.ask_id]
+
+    def leave(self, tenant: Tenant) -> None:
+        """Note that a tenant is being evicted."""
+        self.put(replace(tenant, phase=Phase.LEAVING))
+
+    def granted(self, name: str, serial: int) -> None:
+        """Note a grant, for the round robin."""
+        self._given_at[name] = serial
+
+    def tenants(self) -> Iterator[Tenant]:
+        """Return everybody, in no particular order."""
+        return iter(self._tenants.values())
+
+    def is_foreign(self, device: Device) -> bool:
+        """Whether another process holds the device."""
+        return device.name in self._foreign
+
+    def is_open(self, device: Device) -> bool:
+        """Whether anything could still be placed on the device in this turn."""
+        return device.name not in self._reserved and not self.is_foreign(device)
+
+    @property
+    def has_open_gpus(self) -> bool:
+        """Whether any GPU is left for those further back in the line."""
+        return any(device.kind != CPU and self.is_open(device) for device in self.devices)
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep devices from everybody further back in the line, during this turn."""
+        self._reserved.update(names)
+
+    def claim(self, ask: Ask, devices: Sequence[Device]) -> None:
+        """Keep for a waiting request its part of the devices that it waits for."""
+        if not self.packing or not ask.shares:
+            self.reserve(device.name for device in devices)
+            return
+        self.reserve(device.name for device in devices if device.exclusive_process)
+        claim_id = f"claim of {ask.ask_id}"
+        names = tuple(device.name for device in devices)
+        for device in devices:
+            self._on[device.name][claim_id] = Tenant(ask, names)
+
+    def suited(self, ask: Ask) -> list[Device]:
+        """Return the devices that could ever serve the request."""
+        return [device for device in self.devices if suits(ask, device)]
+
+    def admits(self, ask: Ask, device: Device) -> bool:
+        """Whether the request fits on the device beside who is there now."""
+        if device.kind == CPU:
+            return True
+        if not self.is_open(device):
+            return False
+        there = [tenant.ask for tenant in self._on[device.name].values()]
+        if not there:
+            return True
+        if not self.packing or device.exclusive_process:
+            return False
+        return all(other.shares for other in [ask, *there]) and _fits(ask, there, device)
+
+    def crowd(self, device: Device) -> tuple[int, int]:
+        """Sort key of a device for a new tenant: fewest there, then longest not given."""
+        return len(self._on[device.name]), self._given_at.get(device.name, -1)
+
+
+def suits(ask: Ask, device: Device) -> bool:
+    """Whether the device, with nobody on it, could be one of those for the request."""
+    if device.kind != ask.spec.kind:
+        return False
+    if ask.spec.names and device.name not in ask.spec.names:
+        return False
+    if device.is_mig and ask.spec.count > 1:
+        return False  # CUDA shows a process one slice only, so two are never two
+    return _fits(ask, (), device)
+
+
+def _fits(ask: Ask, there: Iterable[Ask], device: Device) -> bool:
+    """Whether the memory figures, as far as they are known, allow it."""
+    if ask.vram_mib is None or device.memory_mib is None or device.kind == CPU:
+        return True
+    return ask.vram_mib + sum(other.vram_mib or 0 for other in there) <= device.memory_mib
+
+
+def why_impossible(ask: Ask, devices: Sequence[Device]) -> str | None:
+    """Say why no amount of waiting could serve the request; None if it can be served."""
+    if sum(suits(ask, device) for device in devices) >= ask.spec.count:
+        return None
+    same_kind = [device for device in devices if device.kind == ask.spec.kind]
+    names = [device.name for device in sorted(same_kind, key=device_key)]
+    managed = f"managed here: {', '.join(names) or f'no {ask.spec.kind} device'}"
+    unknown = [name for name in ask.spec.names if name not in names]
+    if unknown:
+        return f"{ask.label} asks for {', '.join(unknown)}; {managed}"
+    return f"{ask.label} asks for {ask.spec}{_shortfall(ask, same_kind)}; {managed}"
+
+
+def _shortfall(ask: Ask, same_kind: Sequence[Device]) -> str:
+    if len(same_kind) < ask.spec.count:
+        return ""
+    if any(device.is_mig for device in same_kind) and ask.spec.count > 1:
+        return ", but a process can use only one MIG slice"
+    most = max(device.memory_mib or 0 for device in same_kind)
+    return f" with {ask.vram_mib} MiB each, but they have at most {most} MiB"

@@ -1,0 +1,48 @@
+"""What the allocator tells its caller: effects to carry out, and a readable state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.devices.board import Phase
+from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The request holds these devices now, in numeric order."""
+
+    ask_id: str
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True)
+class Evict:
+    """End this holder (RESTART), or move its weights to host memory (CPU)."""
+
+    holder_id: str
+    how: OffloadStrategy
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """No amount of waiting could serve the request; it is forgotten."""
+
+    ask_id: str
+    reason: str
+
+
+Effect = Granted | Evict | Impossible
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The whole state, readable: for logs and tests."""
+
+    managed: tuple[str, ...]
+    holders: dict[str, tuple[str, Phase, tuple[str, ...]]]
+    """By id: owner, phase, device names."""
+    waiting: tuple[str, ...]
+    """Ids in the order in which they will be served."""
+    foreign: tuple[str, ...]
+    lost: tuple[str, ...]

@@ -1,0 +1,102 @@
+"""What a device is, and the two ways of taking one back."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.errors import ConfigError
+
+CUDA = "cuda"
+CPU = "cpu"
+
+
+class OffloadStrategy(enum.Enum):
+    """What happens to an idle worker whose device somebody else needs."""
+
+    RESTART = "restart"
+    """The worker ends; its tool loads again when it is next needed."""
+
+    CPU = "cpu"
+    """The weights move to host memory; the process stays, and its return is a copy."""
+
+    @classmethod
+    def parse(cls, text: str | OffloadStrategy) -> OffloadStrategy:
+        """Return the strategy that ``text`` names.
+
+        Raises
+        ------
+        ConfigError
+            It names none.
+        """
+        if isinstance(text, cls):
+            return text
+        try:
+            return cls(str(text).strip().lower())
+        except ValueError:
+            names = " or ".join(f'"{strategy.value}"' for strategy in cls)
+            raise ConfigError(f"unknown offload strategy {text!r}: it is {names}") from None
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device that a worker or a job can be given.
+
+    Parameters
+    ----------
+    name
+        ``"cuda:0"`` or ``"cpu:0"``: the logical name that users write. It may
+        carry a host (``"n1/cuda:0"``).
+    kind
+        ``"cuda"`` or ``"cpu"``.
+    index
+        The logical index, the number in ``name``.
+    uuid
+        What identifies the card itself, however this process numbers it. Empty for a CPU slot.
+    memory_mib
+        All of its memory; None if it is not known.
+    model_name
+        As the vendor calls it.
+    visible_id
+        The token that shows this device to a child through ``CUDA_VISIBLE_DEVICES``.
+    exclusive_process
+        The driver lets only one process at a time use it.
+    is_mig
+        A slice of a card. A process sees one slice only, however many it is given.
+    simulated
+        No such card exists; what is placed on it computes on the CPU.
+    """
+
+    name: str
+    kind: str
+    index: int
+    uuid: str = ""
+    memory_mib: int | None = None
+    model_name: str = ""
+    visible_id: str = ""
+    exclusive_process: bool = False
+    is_mig: bool = False
+    simulated: bool = False
+
+
+def cpu_slot(index: int) -> Device:
+    """Return the CPU slot of that index: a place for workers, all of which share the cores."""
+    return Device(name=f"{CPU}:{index}", kind=CPU, index=index, model_name="CPU")
+
+
+def natural_key(name: str) -> tuple[tuple[str, int], ...]:
+    """Sort key of a device name, by number where there are numbers.
+
+    Examples
+    --------
+    >>> sorted(["cuda:10", "cuda:9"], key=natural_key)
+    ['cuda:9', 'cuda:10']
+    """
+    pairs = re.findall(r"([^0-9]*)([0-9]*)", name)
+    return tuple((text, int(digits or -1)) for text, digits in pairs)
+
+
+def device_key(device: Device) -> tuple[bool, tuple[tuple[str, int], ...]]:
+    """Sort key of a device: GPUs before CPU slots, then by number."""
+    return device.kind == CPU, natural_key(device.name)

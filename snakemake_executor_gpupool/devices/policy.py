@@ -1,0 +1,110 @@
+"""Where one request can go, and who would have to go first. Pure.
+
+Whom to remove is one rule for every case, packed or not, one device or many:
+take tenants away in the order in which they are cheapest to lose (already
+leaving, idle longest, busy, leased) until the request fits, then put back all
+that turn out not to have been in the way, dearest first. What stays away is the
+smallest such set: without any one of them, the request would not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.devices.board import Ask, Board, Tenant
+from snakemake_executor_gpupool.devices.model import Device, device_key
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where a request can go once ``in_the_way`` is empty."""
+
+    devices: tuple[Device, ...]
+    in_the_way: tuple[Tenant, ...] = ()
+
+
+def find_room(ask: Ask, board: Board) -> Room | None:
+    """Find where a request can go, and the fewest tenants that would have to go first.
+
+    Returns
+    -------
+    Room or None
+        None: those ahead in the line have claimed what it could use.
+    """
+    search = _Search(ask, board)
+    if not search.enough:
+        search.remove_until_enough()
+        if not search.enough:
+            search.put_back(search.removed)
+            return None
+        search.put_back_the_needless()
+    room = Room(search.choose(), tuple(search.removed))
+    search.put_back(search.removed)
+    return room
+
+
+class _Search:
+    """One search for room; leaves the board as it was."""
+
+    def __init__(self, ask: Ask, board: Board) -> None:
+        self.ask = ask
+        self.board = board
+        self.suited = {device.name: device for device in board.suited(ask)}
+        self.removed: list[Tenant] = []
+        self._open: set[str] = set()
+        self._look_at(self.suited)
+        self._open_at_first = frozenset(self._open)
+
+    @property
+    def enough(self) -> bool:
+        """Whether the request fits now."""
+        return len(self._open) >= self.ask.spec.count
+
+    def _look_at(self, names: Iterable[str]) -> None:
+        for name in names:
+            device = self.suited.get(name)
+            if device and self.board.admits(self.ask, device):
+                self._open.add(name)
+            else:
+                self._open.discard(name)
+
+    def remove_until_enough(self) -> None:
+        """Take tenants away, the cheapest loss first, until the request fits."""
+        for tenant in sorted(self.board.tenants(), key=lambda tenant: tenant.cost_of_loss):
+            if self.enough:
+                return
+            if any(name in self.suited for name in tenant.device_names):
+                self.board.take(tenant)
+                self.removed.append(tenant)
+                self._look_at(tenant.device_names)
+
+    def put_back_the_needless(self) -> None:
+        """Put back, the dearest loss first, whoever need not have gone."""
+        for tenant in reversed(self.removed.copy()):
+            self.board.put(tenant)
+            self._look_at(tenant.device_names)
+            if self.enough:
+                self.removed.remove(tenant)
+            else:
+                self.board.take(tenant)
+                self._look_at(tenant.device_names)
+
+    def put_back(self, tenants: Iterable[Tenant]) -> None:
+        """Leave the board as it was found."""
+        for tenant in tenants:
+            self.board.put(tenant)
+
+    def choose(self) -> tuple[Device, ...]:
+        """Choose among the devices that are open by now."""
+        lost = {name: tenant for tenant in self.removed for name in tenant.device_names}
+        order = sorted(
+            (self.suited[name] for name in self._open),
+            key=lambda device: (
+                device.name not in self._open_at_first,
+                lost[device.name].cost_of_loss if device.name in lost else (),
+                self.board.crowd(device),
+                device_key(device),
+            ),
+        )
+        return tuple(sorted(order[: self.ask.spec.count], key=device_key))

@@ -1,0 +1,168 @@
+"""One turn of decisions over the whole line of waiting requests. Pure.
+
+Those who wait are looked at in order of priority, then arrival. Each is either
+granted what it needs, or it claims what it is going to use, and nobody further
+back gets that. So a request for several devices collects them one by one and
+is never starved by a stream of small ones, and nobody is overtaken on a device
+that would have served them.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.devices.board import LEASE, Ask, Board, Phase, Tenant
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.policy import Room, find_room
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """A request in line."""
+
+    ask: Ask
+    since_s: float
+    serial: int
+    returning: bool = False
+    """An offloaded worker that wants devices again."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Sort key: priority, then arrival."""
+        return -self.ask.priority, self.serial
+
+
+class Line:
+    """Who waits, in the order in which they are served."""
+
+    def __init__(self) -> None:
+        self._sorted: list[Waiter] = []
+        self._by_id: dict[str, Waiter] = {}
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return iter(self._sorted)
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def get(self, ask_id: str) -> Waiter | None:
+        """Return who waits under that id."""
+        return self._by_id.get(ask_id)
+
+    def join(self, waiter: Waiter) -> None:
+        """Let somebody wait at the place that priority and arrival give."""
+        self._by_id[waiter.ask.ask_id] = waiter
+        bisect.insort(self._sorted, waiter, key=lambda other: other.place)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Let somebody wait no longer."""
+        del self._by_id[waiter.ask.ask_id]
+        del self._sorted[bisect.bisect_left(self._sorted, waiter.place, key=lambda w: w.place)]
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A waiter that gets these devices now."""
+
+    waiter: Waiter
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """An idle tenant that has to go, for this waiter."""
+
+    tenant: Tenant
+    waiter: Waiter
+
+
+Move = Grant | Removal
+
+
+def plan_turn(
+    board: Board,
+    line: Iterable[Waiter],
+    now_s: float,
+    yield_after_s: float,
+    next_serial: int,
+) -> list[Move]:
+    """Decide what happens now.
+
+    Parameters
+    ----------
+    board
+        Who holds what; written on.
+    line
+        Who waits, in order.
+    now_s, yield_after_s
+        The time, and how long one waits before others have to make room.
+    next_serial
+        The serial number of the first grant of this turn.
+    """
+    moves: list[Move] = []
+    for waiter in line:
+        if not board.has_open_gpus:
+            break  # nothing is left for those further back, however many they are
+        if _waits_for_others(waiter.ask, board):
+            continue
+        room = find_room(waiter.ask, board)
+        if room is None:
+            board.reserve(device.name for device in board.suited(waiter.ask))
+        elif room.in_the_way:
+            moves += _make_room(board, waiter, room, now_s, yield_after_s)
+        else:
+            moves.append(_grant(board, waiter, room.devices, next_serial + len(moves)))
+    return moves
+
+
+def _waits_for_others(ask: Ask, board: Board) -> bool:
+    """Whether other processes hold so much that our own line cannot serve it: no claim then."""
+    ours = [device for device in board.suited(ask) if not board.is_foreign(device)]
+    return len(ours) < ask.spec.count
+
+
+def _grant(board: Board, waiter: Waiter, devices: tuple[Device, ...], serial: int) -> Grant:
+    names = tuple(device.name for device in devices)
+    board.put(Tenant(waiter.ask, names, serial=serial))
+    for name in names:
+        board.granted(name, serial)
+    return Grant(waiter, devices)
+
+
+def _make_room(
+    board: Board, waiter: Waiter, room: Room, now_s: float, yield_after_s: float
+) -> list[Move]:
+    """Claim the room, and evict who is in the way if that leads anywhere."""
+    removals = [
+        Removal(tenant, waiter)
+        for tenant in room.in_the_way
+        if tenant.phase is Phase.IDLE and _must_go(tenant, waiter, room, now_s, yield_after_s)
+    ]
+    for removal in removals:
+        board.leave(removal.tenant)
+    board.claim(waiter.ask, room.devices)
+    return list(removals)
+
+
+def _must_go(
+    tenant: Tenant, waiter: Waiter, room: Room, now_s: float, yield_after_s: float
+) -> bool:
+    """Whether to evict an idle tenant already.
+
+    If all who are in the way can go now: yes. If some are still computing, an
+    early eviction only pays for a waiter that presses (else two workers that
+    are never idle at the same moment could keep it waiting forever), and never
+    while a lease is in the way, which may last for hours.
+    """
+    still_busy = [other for other in room.in_the_way if other.phase is Phase.BUSY]
+    if not still_busy:
+        return True
+    leased = any(other.ask.kind == LEASE for other in still_busy)
+    return not leased and presses(waiter, tenant, now_s, yield_after_s)
+
+
+def presses(waiter: Waiter, tenant: Tenant, now_s: float, yield_after_s: float) -> bool:
+    """Whether a worker with work left ought to make room for the waiter."""
+    return waiter.ask.priority > tenant.ask.priority or now_s - waiter.since_s >= yield_after_s

@@ -1,0 +1,441 @@
+"""Gets models onto devices and micro-batches to workers. Pure decisions.
+
+What one turn does, read downwards::
+
+    feed(model):  ask for workers while another one pays
+                  wait a moment if the first jobs' inputs are still coming in
+                  give every free worker a micro-batch, then a second one beforehand
+                  let workers without work rest, where an eviction may take them
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from snakemake_executor_gpupool.dedup import Ledger, Unit
+from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Effect, Evict, Granted
+from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+from snakemake_executor_gpupool.effects import (
+    LoadModel,
+    MoveModel,
+    Outbox,
+    RunBatch,
+    StartWorker,
+    StopWorker,
+)
+from snakemake_executor_gpupool.filing import crash_error
+from snakemake_executor_gpupool.jobs import JobTable
+from snakemake_executor_gpupool.planner import worth_another_worker
+from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker, Stage
+from snakemake_executor_gpupool.workers.protocol import Blob
+
+#: A unit that ends this many workers while it is alone with them is given up.
+MOST_DEATHS_ALONE = 2
+#: A model whose workers die this often while loading is given up.
+MOST_LOAD_DEATHS = 2
+
+
+@dataclass(frozen=True)
+class DispatchConfig:
+    """What a user may tune.
+
+    Attributes
+    ----------
+    batch_window_s
+        How long a model without work waits for the inputs still being read.
+    idle_timeout_s
+        After how long without work a worker is ended; None: at the end of the run.
+    batch_limit_s
+        The least time a micro-batch is granted before it counts as hung.
+    batch_limit_factor
+        How many times the expected time it is granted beyond that.
+    load_limit_s
+        The same for starting and loading.
+    """
+
+    batch_window_s: float = 0.2
+    idle_timeout_s: float | None = None
+    batch_limit_s: float = 600.0
+    batch_limit_factor: float = 20.0
+    load_limit_s: float = 1800.0
+
+
+class Dispatch:
+    """All models, their workers, and the device allocator between them."""
+
+    def __init__(
+        self,
+        allocator: Allocator,
+        jobs: JobTable,
+        ledger: Ledger,
+        outbox: Outbox,
+        config: DispatchConfig,
+    ) -> None:
+        self._allocator = allocator
+        self._jobs = jobs
+        self._ledger = ledger
+        self._outbox = outbox
+        self._config = config
+        self._workers: dict[str, ModelWorker] = {}
+        self._numbers: Counter[str] = Counter()
+        self._batches = 0
+        self.models: dict[Hashable, Model] = {}
+        self.counts: Counter[str] = Counter()
+        self.busy_s: defaultdict[str, float] = defaultdict(float)
+        #: Takes the allocator's effects that do not concern a worker: a lease's.
+        self.on_lease_effect: Callable[[Effect], None] = lambda effect: None
+
+    def owns(self, worker_id: str) -> bool:
+        """Tell whether a process holds, or is to hold, a model."""
+        return worker_id in self._workers
+
+    # -- work in -----------------------------------------------------------------
+    def add(self, model: Model, units: list[Unit], now_s: float) -> None:
+        """Queue new units of a model."""
+        if not model.waiting and not model.in_flight:
+            model.window_opened_s = now_s
+        model.push(units)
+        self.feed(model, now_s)
+
+    def feed(self, model: Model, now_s: float) -> None:
+        """Do for one model what can be done now."""
+        if model.error is not None:
+            self._fail_waiting(model, model.error)
+            return
+        self._ask_for_workers(model, now_s)
+        if not self._is_gathering(model, now_s):
+            self._hand_out(model, now_s)
+        self._rest(model, now_s)
+
+    def feed_all(self, now_s: float) -> None:
+        """Do for every model what can be done now."""
+        for model in self.models.values():
+            self.feed(model, now_s)
+
+    def _ask_for_workers(self, model: Model, now_s: float) -> None:
+        capacity = self._capacity(model)
+        while len(model.alive) < capacity and worth_another_worker(
+            model.waiting_s(), len(model.alive), model.load_s, model.waiting
+        ):
+            self._ask(model, now_s)
+        for worker in model.alive:
+            if worker.stage is Stage.AWAY and model.waiting:
+                worker.stage = Stage.ASKING
+                self.apply(self._allocator.resume(worker.worker_id, now_s), now_s)
+
+    def _capacity(self, model: Model) -> int:
+        if model.spec.names:
+            return 1
+        managed = sum(d.kind == model.spec.kind for d in self._allocator.devices)
+        return max(managed // max(model.spec.count, 1), 1)
+
+    def _ask(self, model: Model, now_s: float) -> None:
+        self._numbers[model.tool.name] += 1
+        worker_id = f"{model.tool.name}.{self._numbers[model.tool.name]}"
+        worker = ModelWorker(worker_id, model, since_s=now_s)
+        self._workers[worker_id] = model.workers[worker_id] = worker
+        priority = max((-unit.order[0] for unit in model.suspects), default=0)
+        ask = Ask(
+            ask_id=worker_id,
+            spec=model.spec,
+            kind="worker",
+            owner=model.name,
+            priority=max(priority, model.priority),
+            vram_mib=model.vram_mib,
+            can_offload=model.info["can_move"] and model.info["persistent"],
+        )
+        self.apply(self._allocator.request(ask, now_s), now_s)
+
+    def _is_gathering(self, model: Model, now_s: float) -> bool:
+        """Whether to let more inputs arrive before the first batch is cut."""
+        if model.window_opened_s is None:
+            return False
+        waited_s = now_s - model.window_opened_s
+        if model.tool.is_reading and waited_s < self._config.batch_window_s:
+            return True
+        if any(worker.is_feedable for worker in model.alive):
+            model.window_opened_s = None
+        return False
+
+    # -- batches -----------------------------------------------------------------
+    def _hand_out(self, model: Model, now_s: float) -> None:
+        ready = [worker for worker in model.alive if worker.is_feedable]
+        for worker in ready:
+            if not worker.in_flight and not self._allocator.wants_yield(worker.worker_id, now_s):
+                self._send_batch(worker, now_s)
+        for worker in ready:
+            ahead = len(worker.in_flight) == 1 and model.worth_sending_ahead()
+            if ahead and not self._allocator.wants_yield(worker.worker_id, now_s):
+                self._send_batch(worker, now_s)
+
+    def _send_batch(self, worker: ModelWorker, now_s: float) -> None:
+        units = worker.model.next_batch(worker)
+        if not units:
+            return
+        self._batches += 1
+        batch = Batch(self._batches, units, now_s)
+        worker.in_flight.append(batch)
+        worker.idle_since_s = None
+        self._allocator.busy(worker.worker_id, now_s)
+        params = worker.model.params_of_group[units[0].group]
+        self._outbox.note(
+            "batch_sent",
+            batch=batch.batch_id,
+            worker=worker.worker_id,
+            items=len(units),
+            tokens=sum(unit.tokens for unit in units),
+            longest_tokens=max(unit.tokens for unit in units),
+        )
+        self._outbox.put(RunBatch(worker.worker_id, batch.batch_id, params, units))
+
+    def _rest(self, model: Model, now_s: float) -> None:
+        for worker in model.alive:
+            if worker.is_feedable and not worker.in_flight and worker.idle_since_s is None:
+                if not model.info["persistent"] and not model.waiting:
+                    self._stop(worker, "one-shot tool")
+                    continue
+                worker.idle_since_s = now_s
+                self.apply(self._allocator.idle(worker.worker_id, now_s), now_s)
+
+    def batch_done(
+        self,
+        worker_id: str,
+        outcomes: list[dict[str, Any]],
+        blobs: list[Blob],
+        seconds: float,
+        now_s: float,
+    ) -> None:
+        """A worker has answered its oldest micro-batch."""
+        worker = self._workers[worker_id]
+        model, batch = worker.model, worker.in_flight.popleft()
+        if worker.in_flight:
+            worker.in_flight[0].sent_s = now_s
+        model.learn_batch(batch, seconds)
+        for device in worker.devices:
+            self.busy_s[device.name] += seconds
+        self._outbox.note(
+            "batch_done", batch=batch.batch_id, worker=worker_id, seconds=round(seconds, 6)
+        )
+        if any(outcome["oom"] for outcome in outcomes):
+            model.shrink_budget(batch)
+            self._outbox.note("out_of_memory", worker=worker_id, budget=model.budget_tokens)
+        self._settle(model, batch, outcomes, blobs, seconds, worker_id)
+        if not model.info["persistent"]:
+            self._stop(worker, "one-shot tool")
+        self.feed(model, now_s)
+
+    def _settle(
+        self,
+        model: Model,
+        batch: Batch,
+        outcomes: list[dict[str, Any]],
+        blobs: list[Blob],
+        seconds: float,
+        worker_id: str,
+    ) -> None:
+        results = iter(blobs)
+        total = batch.cost or len(batch.units)
+        for unit, outcome in zip(batch.units, outcomes, strict=True):
+            model.items_done += 1
+            if outcome["error"] is None:
+                share_s = seconds * (unit.cost if batch.cost else 1.0) / total
+                self._jobs.unit_done(unit, next(results), share_s, worker_id)
+            else:
+                self._jobs.unit_failed(unit, outcome["error"])
+
+    # -- workers -------------------------------------------------------------------
+    def apply(self, effects: Iterable[Effect], now_s: float) -> None:
+        """Carry out what the allocator decided."""
+        for effect in effects:
+            holder = effect.holder_id if isinstance(effect, Evict) else effect.ask_id
+            worker = self._workers.get(holder)
+            if worker is None:
+                self.on_lease_effect(effect)
+            elif isinstance(effect, Granted):
+                self._granted(worker, effect.devices, now_s)
+            elif isinstance(effect, Evict):
+                self._evict(worker, effect.how)
+            else:
+                self._give_up_model(worker.model, crash_error(effect.reason), now_s)
+
+    def _granted(self, worker: ModelWorker, devices: tuple[Device, ...], now_s: float) -> None:
+        was_loaded = bool(worker.devices)
+        worker.devices, worker.since_s = devices, now_s
+        names = [device.name for device in devices]
+        self._outbox.note("device_granted", worker=worker.worker_id, devices=names)
+        if was_loaded:
+            worker.stage = Stage.MOVING
+            self._outbox.put(MoveModel(worker.worker_id, devices))
+        else:
+            worker.stage = Stage.STARTING
+            self._outbox.put(StartWorker(worker.worker_id, worker.model.tool.ref, devices))
+
+    def _evict(self, worker: ModelWorker, how: OffloadStrategy) -> None:
+        if worker.stage is Stage.STOPPING:
+            return
+        self.counts["evictions"] += 1
+        names = [device.name for device in worker.devices]
+        self._outbox.note("evicted", worker=worker.worker_id, devices=names, how=how.value)
+        if how is OffloadStrategy.CPU:
+            worker.stage = Stage.MOVING
+            worker.model.queue.remove_worker(worker.worker_id)
+            self._outbox.put(MoveModel(worker.worker_id, ()))
+        else:
+            self._stop(worker, "evicted")
+
+    def _stop(self, worker: ModelWorker, why: str, *, force: bool = False) -> None:
+        worker.stage = Stage.STOPPING
+        worker.model.queue.remove_worker(worker.worker_id)
+        self._outbox.put(StopWorker(worker.worker_id, why, force))
+
+    def process_ready(self, worker_id: str) -> None:
+        """A model's process has imported the tool: it may load."""
+        worker = self._workers[worker_id]
+        if worker.stage is Stage.STARTING:
+            worker.stage = Stage.LOADING
+            self._outbox.put(LoadModel(worker_id, worker.devices, worker.model.params))
+
+    def loaded(self, worker_id: str, batch_tokens: int, seconds: float, now_s: float) -> None:
+        """A worker has its model on its devices."""
+        worker = self._workers[worker_id]
+        model = worker.model
+        self.counts["model_loads"] += 1
+        self._outbox.note(
+            "model_loaded", worker=worker_id, model=model.name, seconds=round(seconds, 3)
+        )
+        model.learn_load(now_s - worker.since_s)
+        if model.budget_tokens is None:
+            model.budget_tokens = batch_tokens
+        self._ready(worker, now_s)
+
+    def moved(self, worker_id: str, device: str, now_s: float) -> None:
+        """A worker's weights are in host memory, or back on a device."""
+        worker = self._workers[worker_id]
+        if worker.stage is not Stage.MOVING:
+            return
+        self._outbox.note("model_moved", worker=worker_id, to=device)
+        if device == "cpu" and not any(d.kind == "cpu" for d in worker.devices):
+            self.counts["offloads"] += 1
+            worker.stage = Stage.AWAY
+            self.apply(self._allocator.offloaded(worker_id, now_s), now_s)
+            self.feed(worker.model, now_s)
+        else:
+            self._ready(worker, now_s)
+
+    def move_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+        """Weights could not be moved: the worker ends, its devices are free once it has."""
+        worker = self._workers[worker_id]
+        self._outbox.note("move_failed", worker=worker_id, error=error["message"])
+        self.apply(self._allocator.offload_failed(worker_id, now_s), now_s)
+        self._stop(worker, "its weights could not be moved")
+
+    def _ready(self, worker: ModelWorker, now_s: float) -> None:
+        worker.stage = Stage.READY
+        worker.idle_since_s = None
+        worker.model.queue.add_worker(worker.worker_id)
+        self.feed(worker.model, now_s)
+
+    def load_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+        """A model cannot be loaded: whoever needs it fails, everything else goes on."""
+        worker = self._workers[worker_id]
+        self._stop(worker, "loading failed")
+        self._give_up_model(worker.model, error, now_s)
+
+    # -- deaths ----------------------------------------------------------------------
+    def died(self, worker_id: str, reason: str, now_s: float) -> None:
+        """A process is gone and what it held is free."""
+        worker = self._workers.pop(worker_id)
+        model = worker.model
+        del model.workers[worker_id]
+        model.queue.remove_worker(worker_id)
+        if worker.stage is not Stage.STOPPING or worker.hung:
+            self.counts["worker_crashes"] += 1
+            self._outbox.note("worker_died", worker=worker_id, reason=reason)
+            self._blame(worker, reason, now_s)
+        for batch in worker.in_flight:
+            self._requeue(model, batch.units)
+        worker.in_flight.clear()
+        self.apply(self._allocator.gone(worker_id, now_s), now_s)
+        self.feed(model, now_s)
+
+    def _blame(self, worker: ModelWorker, reason: str, now_s: float) -> None:
+        model = worker.model
+        if worker.stage in (Stage.STARTING, Stage.LOADING):
+            model.load_deaths += 1
+            if model.load_deaths >= MOST_LOAD_DEATHS:
+                error = crash_error(f"its worker died while loading: {reason}")
+                self._give_up_model(model, error, now_s)
+        if not worker.in_flight:
+            return
+        batch = worker.in_flight.popleft()
+        if len(batch.units) > 1:
+            for unit in batch.units:
+                model.suspects.append(unit)
+            return
+        unit = batch.units[0]
+        unit.deaths_alone += 1
+        if unit.deaths_alone >= MOST_DEATHS_ALONE:
+            message = f"{unit.deaths_alone} workers died while computing it alone: {reason}"
+            self._jobs.unit_failed(unit, crash_error(message))
+        else:
+            model.suspects.append(unit)
+
+    def _requeue(self, model: Model, units: list[Unit]) -> None:
+        model.queue.push(unit for unit in units if unit.places)
+        for unit in units:
+            if not unit.places:
+                self._ledger.abandon(unit)
+
+    def _give_up_model(self, model: Model, error: dict[str, Any], now_s: float) -> None:
+        model.error = error
+        self._outbox.note("model_failed", model=model.name, error=error["message"])
+        self._fail_waiting(model, error)
+        for worker in model.alive:
+            if worker.stage is Stage.ASKING:
+                del self._workers[worker.worker_id], model.workers[worker.worker_id]
+                self.apply(self._allocator.withdraw(worker.worker_id, now_s), now_s)
+            elif not worker.in_flight:
+                self._stop(worker, "its model was given up")
+
+    def _fail_waiting(self, model: Model, error: dict[str, Any]) -> None:
+        told = error
+        for unit in [*model.suspects, *model.queue.drain()]:
+            self._jobs.unit_failed(unit, told)
+            told = {**error, "traceback": ""}
+        model.suspects.clear()
+
+    # -- time ------------------------------------------------------------------------
+    def tick(self, now_s: float) -> None:
+        """Act on what only time brings: windows, idle workers, hung batches."""
+        for worker in list(self._workers.values()):
+            if self._is_hung(worker, now_s):
+                worker.hung = True
+                self._stop(worker, "hung", force=True)
+            elif self._is_idle_too_long(worker, now_s):
+                self._stop(worker, "idle")
+        self.feed_all(now_s)
+
+    def _is_idle_too_long(self, worker: ModelWorker, now_s: float) -> bool:
+        timeout_s = self._config.idle_timeout_s
+        if timeout_s is None or worker.idle_since_s is None or not worker.is_feedable:
+            return False
+        return now_s - worker.idle_since_s >= timeout_s and not worker.model.waiting
+
+    def _is_hung(self, worker: ModelWorker, now_s: float) -> bool:
+        if worker.stage in (Stage.STARTING, Stage.LOADING, Stage.MOVING):
+            return now_s - worker.since_s > self._config.load_limit_s
+        if worker.stage is not Stage.READY or not worker.in_flight:
+            return False
+        batch = worker.in_flight[0]
+        expected_s = batch.cost * (worker.model.s_per_cost or 0.0)
+        limit_s = max(self._config.batch_limit_s, self._config.batch_limit_factor * expected_s)
+        limit_s = min(limit_s, worker.model.timeout_s or limit_s)
+        return now_s - batch.sent_s > limit_s
+
+    def next_wake_s(self, now_s: float) -> float:
+        """Return when time alone may next change something, at most a second away."""
+        gathering = any(model.window_opened_s is not None for model in self.models.values())
+        return now_s + (min(self._config.batch_window_s, 0.05) if gathering else 1.0)

@@ -1,0 +1,134 @@
+"""What the pure scheduler wants done. The run loop does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from snakemake_executor_gpupool.dedup import Unit
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
+from snakemake_executor_gpupool.workers.protocol import Blob
+
+
+@dataclass(frozen=True)
+class StartWorker:
+    """Start a process for a tool; without devices it is one for files."""
+
+    worker_id: str
+    tool: ToolRef
+    devices: tuple[Device, ...] = ()
+
+
+@dataclass(frozen=True)
+class StopWorker:
+    """End a process; ``died`` is to be told once it is gone and its memory is free."""
+
+    worker_id: str
+    why: str
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class LoadModel:
+    """Send ``load``."""
+
+    worker_id: str
+    devices: tuple[Device, ...]
+    params: bytes
+
+
+@dataclass(frozen=True)
+class MoveModel:
+    """Send ``move``: to the host's memory if there are no devices, else back to them."""
+
+    worker_id: str
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True)
+class ReadJob:
+    """Send ``read``."""
+
+    worker_id: str
+    request: Request
+
+
+@dataclass(frozen=True)
+class WriteJob:
+    """Send ``write``: ``order`` says for each item which of the blobs is its result."""
+
+    worker_id: str
+    request: Request
+    order: list[int]
+    names: list[str]
+    blobs: list[Blob]
+    log_text: str
+
+
+@dataclass(frozen=True)
+class RunBatch:
+    """Send ``run``."""
+
+    worker_id: str
+    batch_id: int
+    params: bytes
+    units: list[Unit]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tell whoever submitted the job how it ended."""
+
+    report: JobReport
+
+
+@dataclass(frozen=True)
+class GrantLease:
+    """The job may run, on these devices."""
+
+    job_id: int
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """One line of the run's event log."""
+
+    event: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+Effect = (
+    StartWorker
+    | StopWorker
+    | LoadModel
+    | MoveModel
+    | ReadJob
+    | WriteJob
+    | RunBatch
+    | Report
+    | GrantLease
+    | Note
+)
+
+
+class Outbox:
+    """Collects effects in the order in which they were decided."""
+
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+
+    def put(self, effect: Effect) -> None:
+        """Add one."""
+        self._effects.append(effect)
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Add a line for the event log."""
+        self.put(Note(event, fields))
+
+    def take(self) -> list[Effect]:
+        """Return all, and forget them."""
+        taken, self._effects = self._effects, []
+        return taken

@@ -1,0 +1,113 @@
+"""What can be told to be wrong before anything runs, said once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snakemake_interface_common.exceptions import WorkflowError
+
+from snakemake_executor_gpupool.config import PoolConfig
+from snakemake_executor_gpupool.errors import UnknownTool
+from snakemake_executor_gpupool.executor.translate import (
+    Unservable,
+    device_request,
+    is_served,
+    tool_spec,
+)
+from snakemake_executor_gpupool.toolspec import resolve_spec, split_spec
+
+
+def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
+    """Look at one job of each rule that will run.
+
+    Raises
+    ------
+    WorkflowError
+        A rule names a tool or a device that there is not. With ``--keep-going`` it is said,
+        and only that rule's jobs fail.
+    """
+    jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}
+    problems = [
+        f"rule {name}: {problem}"
+        for name, job in jobs.items()
+        for problem in find_problems(job, config)
+    ]
+    warn_of_throttles(workflow, jobs, logger)
+    if not problems:
+        return
+    text = "gpupool cannot run what this workflow asks for:\n" + "\n".join(
+        f"  - {problem}" for problem in problems
+    )
+    if not workflow.execution_settings.keep_going:
+        raise WorkflowError(text)
+    logger.error(text)
+
+
+def find_problems(job: Any, config: PoolConfig) -> list[str]:
+    """Return what keeps a rule from ever running; what is not known yet passes."""
+    problems: list[str] = []
+    try:
+        spec = device_request(job)
+        served = is_served(job)
+        if served:
+            check_tool(tool_spec(job) or "")
+    except (Unservable, UnknownTool) as error:
+        return [str(error)]
+    except Exception:
+        # Resources may depend on files that do not exist yet: the job itself will tell.
+        return []
+    if spec is None or spec.kind == "cpu":
+        return problems
+    problem = device_problem(spec, config)
+    if problem and not (served and not config.gpus and not spec.names):
+        problems.append(problem)
+    return problems
+
+
+def check_tool(spec: str) -> None:
+    """Raise :class:`UnknownTool` for the name of a tool that is not installed."""
+    place, class_name = split_spec(spec)
+    if spec != "script" and not class_name and not place.endswith(".py"):
+        resolve_spec(spec)
+
+
+def device_problem(spec: Any, config: PoolConfig) -> str | None:
+    """Say why the managed devices can never satisfy a request; None if they can."""
+    managed = [device.name for device in config.gpus]
+    there = f"the pool manages {', '.join(managed) or 'no GPU'}"
+    missing = [name for name in spec.names if name not in managed]
+    if missing:
+        return f"asks for {', '.join(missing)}, but {there}"
+    if spec.count > len(managed):
+        return f"asks for {spec.count} GPU{'s' * (spec.count > 1)}, but {there}"
+    return None
+
+
+def warn_of_throttles(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
+    """Say which of Snakemake's own limits would hold batching back."""
+    served = [name for name, job in jobs.items() if is_served_safely(job)]
+    if not served:
+        return
+    limits = workflow.global_resources
+    if "gpu" in limits and limits["gpu"].value is not None:
+        logger.warning(
+            f"gpupool: --resources gpu={limits['gpu'].value} lets Snakemake hand out only that "
+            f"many jobs of {', '.join(served)} at a time, so they cannot be batched. gpupool "
+            "assigns GPUs itself: leave it out, or use --gpupool-devices"
+        )
+    rate = workflow.scheduling_settings.max_jobs_per_timespan
+    waiting = sum(1 for job in workflow.dag.needrun_jobs() if job.rule.name in served)
+    if rate is not None and waiting > rate.max_jobs / max(rate.timespan, 1) * 2:
+        logger.warning(
+            f"gpupool: Snakemake hands out at most {rate.max_jobs} jobs per {rate.timespan} s; "
+            f"{waiting} served jobs wait for that. Lift it with --max-jobs-per-timespan 100000/1s "
+            "(or in a profile: max-jobs-per-timespan: 100000/1s)"
+        )
+
+
+def is_served_safely(job: Any) -> bool:
+    """Tell whether a job is served; one whose resources are not known yet is not counted."""
+    try:
+        return is_served(job)
+    except Exception:
+        return False

@@ -1,0 +1,246 @@
+"""Runs what the pool does not serve, as Snakemake's local executor would, within a CPU budget.
+
+The inner executor *is* Snakemake's local one; only admission, the environment of GPU jobs
+and the end of processes are ours. What it would run in a process of its own (``run:``,
+shadow rules), and every job with devices or in a group, is a child Snakemake; everything
+else costs a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from snakemake.exceptions import SpawnedJobError, print_exception
+from snakemake.executors.local import Executor as LocalExecutor
+from snakemake.executors.local import common_settings as local_settings
+from snakemake.executors.local import run_wrapper
+from snakemake.shell import shell
+from snakemake_interface_executor_plugins.settings import CommonSettings
+
+#: How many later jobs may overtake one that does not fit the free threads.
+MOST_OVERTAKES = 32
+
+
+@dataclass(eq=False)
+class LaneJob:
+    """A job in the lane.
+
+    Attributes
+    ----------
+    threads
+        How much of the budget it takes; never more than all of it.
+    environment
+        What its own process has beyond ours; empty: it needs none.
+    done
+        Called on a thread of the lane with None, or with what went wrong.
+    """
+
+    job: Any
+    threads: int
+    done: Callable[[BaseException | None], None]
+    environment: dict[str, str] = field(default_factory=dict)
+    overtaken: int = 0
+
+
+class Admission:
+    """Lets jobs start as threads become free, in order, small ones past large ones for a while."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.free = budget
+        self._waiting: deque[LaneJob] = deque()
+
+    def add(self, job: LaneJob) -> None:
+        """Put a job in line."""
+        self._waiting.append(job)
+
+    def release(self, job: LaneJob) -> None:
+        """Give a finished job's threads back."""
+        self.free += job.threads
+
+    def admit(self) -> list[LaneJob]:
+        """Return the jobs that start now."""
+        started: list[LaneJob] = []
+        kept: deque[LaneJob] = deque()
+        while self._waiting:
+            job = self._waiting.popleft()
+            if job.threads <= self.free:
+                self.free -= job.threads
+                started.append(job)
+                for passed in kept:
+                    passed.overtaken += 1
+                continue
+            kept.append(job)
+            # Nothing smaller is waiting for, or the first in line has been patient enough.
+            if self.free == 0 or kept[0].overtaken >= MOST_OVERTAKES:
+                break
+        self._waiting = kept + self._waiting
+        return started
+
+    def clear(self) -> None:
+        """Forget who waits."""
+        self._waiting.clear()
+
+
+class LocalLane(LocalExecutor):
+    """Snakemake's local executor behind an admission of our own.
+
+    Parameters
+    ----------
+    budget
+        How many threads its jobs may use together.
+    watch, forget
+        Told of every process group that the lane starts, and of its end.
+    """
+
+    def __init__(
+        self,
+        workflow: Any,
+        logger: Any,
+        budget: int,
+        watch: Callable[[int], None],
+        forget: Callable[[int], None],
+    ) -> None:
+        self._budget = budget
+        self._watch = watch
+        self._forget = forget
+        super().__init__(workflow, logger)
+
+    def __post_init__(self) -> None:
+        self.keepincomplete = self.workflow.execution_settings.keep_incomplete
+        self._admission = Admission(self._budget)
+        self._lock = threading.Lock()
+        self._running: dict[int, LaneJob] = {}
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._cancelled = False
+        # Threads are made as needed; jobs that claim no thread come on top of the budget.
+        self.pool = ThreadPoolExecutor(max_workers=self._budget + 64, thread_name_prefix="lane")
+
+    @property
+    def common_settings(self) -> CommonSettings:
+        """Children are told what the local executor's are."""
+        return local_settings
+
+    # -- work in -------------------------------------------------------------------
+    def submit(self, job: LaneJob) -> None:
+        """Run a job when there are threads for it."""
+        with self._lock:
+            job.threads = min(job.threads, self._budget)
+            self._admission.add(job)
+        self._start_admitted()
+
+    def _start_admitted(self) -> None:
+        with self._lock:
+            started = [] if self._cancelled else self._admission.admit()
+            for job in started:
+                self._running[id(job)] = job
+        for job in started:
+            self.pool.submit(self._run, job)
+
+    def _run(self, lane_job: LaneJob) -> None:
+        failure: BaseException | None = None
+        try:
+            self._run_body(lane_job)
+        except BaseException as error:
+            failure = error
+        with self._lock:
+            self._running.pop(id(lane_job), None)
+            self._admission.release(lane_job)
+        if not self._cancelled:
+            self._start_admitted()
+        lane_job.done(failure)
+
+    def _run_body(self, lane_job: LaneJob) -> None:
+        job = lane_job.job
+        in_thread = not (job.is_group() or lane_job.environment) and (
+            job.is_template_engine or not (job.is_shadow or job.is_run)
+        )
+        if in_thread:
+            self.cached_or_run(job, run_wrapper, *self.job_args_and_prepare(job))
+        elif job.is_group():
+            self._spawn(lane_job)
+        else:
+            self.cached_or_run(job, self._spawn, lane_job)
+
+    # -- children --------------------------------------------------------------------
+    def _spawn(self, lane_job: LaneJob) -> None:
+        command = self.format_job_exec(lane_job.job)
+        child = subprocess.Popen(  # noqa: S602 - Snakemake builds and quotes the command
+            command,
+            shell=True,
+            env={**os.environ, **lane_job.environment},
+            executable=shutil.which("bash"),
+            start_new_session=True,
+        )
+        self._watch(child.pid)
+        with self._lock:
+            self._children[child.pid] = child
+        if self._cancelled:
+            self._signal_children(signal.SIGTERM)
+        try:
+            code = child.wait()
+        finally:
+            with self._lock:
+                del self._children[child.pid]
+            self._forget(child.pid)
+        if code != 0:
+            raise SpawnedJobError
+
+    def get_job_args(self, job: Any, **kwargs: Any) -> str:
+        """Give the child as many cores as the job has threads."""
+        return str(super().get_job_args(job, cores=max(int(job.threads), 1), **kwargs))
+
+    @property
+    def job_specific_local_groupid(self) -> bool:
+        """A child that runs a group gets that group's id."""
+        return True
+
+    # -- ends ------------------------------------------------------------------------
+    def explain(self, failure: BaseException) -> None:
+        """Print what went wrong, unless the child has done so."""
+        if not isinstance(failure, SpawnedJobError):
+            print_exception(failure, self.workflow.linemaps)
+
+    def shutdown(self) -> None:
+        """Wait for what runs, and end."""
+        self.pool.shutdown()
+
+    def cancel(self) -> None:
+        """End what runs, start nothing more."""
+        with self._lock:
+            self._cancelled = True
+            self._admission.clear()
+            running = list(self._running.values())
+        for lane_job in running:
+            jobs = lane_job.job if lane_job.job.is_group() else [lane_job.job]
+            for job in jobs:
+                with contextlib.suppress(Exception):
+                    shell.terminate(job.jobid)
+        self._signal_children(signal.SIGTERM)
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def kill(self) -> None:
+        """End what did not end when told to."""
+        self._signal_children(signal.SIGKILL)
+
+    def _signal_children(self, number: int) -> None:
+        with self._lock:
+            children = list(self._children)
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, number)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs."""
+        return not self._running

@@ -1,0 +1,189 @@
+"""From a Snakemake job to the pool's plain request."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.settings import DeploymentMethod
+
+from snakemake_executor_gpupool.cold import named_from_namedlist
+from snakemake_executor_gpupool.devices.strings import DeviceSpec, gpus, parse_device
+from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, UnknownTool
+from snakemake_executor_gpupool.request import Request, ToolRef
+from snakemake_executor_gpupool.tool import Job
+from snakemake_executor_gpupool.toolspec import resolve_spec, split_spec
+
+#: The resource, or param, that makes a rule a served one.
+TOOL = "gpupool_tool"
+#: Highest protocol that Python 3.9 reads.
+PICKLE_PROTOCOL = 5
+
+
+class Unservable(GpupoolError):
+    """A job asks to be served in a way that it cannot be."""
+
+
+def title(job: Any) -> str:
+    """Name a job as messages do: rule and wildcards."""
+    if job.is_group():
+        return f"group {job.groupid} ({', '.join(sorted(job.rules))})"
+    wildcards = ", ".join(f"{name}={value}" for name, value in job.wildcards_dict.items())
+    return f"rule {job.rule.name}" + (f" ({wildcards})" if wildcards else "")
+
+
+def tool_spec(job: Any) -> str | None:
+    """Return what a job's rule gave as ``gpupool_tool``, as a resource or a param."""
+    spec = job.resources.get(TOOL) or job.params.get(TOOL)
+    return str(spec) if spec else None
+
+
+def is_served(job: Any) -> bool:
+    """Tell whether a job goes to the pool: it names a tool, and its outputs are plain files."""
+    if tool_spec(job) is None:
+        return False
+    return not (job.is_pipe or job.is_service)
+
+
+def device_request(job: Any) -> DeviceSpec | None:
+    """Return the devices that a rule asks for: ``device`` before ``gpu``; None: none.
+
+    Raises
+    ------
+    Unservable
+        The resource is malformed; the message shows the grammar.
+    """
+    resources = job.resources
+    device, count = resources.get("device"), resources.get("gpu")
+    try:
+        if device:
+            return parse_device(str(device))
+        if count:
+            return gpus(int(count))
+    except (ConfigError, ValueError) as error:
+        raise Unservable(str(error)) from error
+    return None
+
+
+def build_request(workflow: Any, job: Any, job_id: int, python: str) -> Request:
+    """Turn a served job into a request. Call it after the job was prepared.
+
+    Raises
+    ------
+    Unservable
+        The rule asks for something that serving cannot give; the message says what to do.
+    """
+    refuse_container(workflow, job)
+    plain = plain_job(job)
+    return Request(
+        job_id=job_id,
+        title=title(job),
+        tool=tool_ref(workflow, job, python),
+        job=pickle.dumps(plain, PICKLE_PROTOCOL),
+        params=pickle.dumps(dict(plain.params), PICKLE_PROTOCOL),
+        cwd=str(Path(job.shadow_dir or ".").absolute()),
+        devices=device_request(job),
+        instance=str(job.resources.get("gpupool_instance") or ""),
+        vram_mib=_whole(job.resources.get("vram_mb")),
+        priority=job.priority,
+        timeout_s=_minutes(job.resources.get("runtime")),
+    )
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if isinstance(value, (int, float)) else None
+
+
+def _minutes(value: Any) -> float | None:
+    return 60.0 * value if isinstance(value, (int, float)) and value > 0 else None
+
+
+def refuse_container(workflow: Any, job: Any) -> None:
+    """Say what to do about a container, in which a warm worker cannot run."""
+    methods = workflow.deployment_settings.deployment_method
+    if job.container_img_url and DeploymentMethod.APPTAINER in methods:
+        raise Unservable(
+            "a rule with container: cannot be served from a warm worker under --sdm apptainer. "
+            "Remove its gpupool_tool (it then runs as a plain GPU job in its container), or give "
+            "it a conda: environment instead"
+        )
+
+
+def tool_ref(workflow: Any, job: Any, python: str) -> ToolRef:
+    """Return which tool a rule names; file paths count from its Snakefile, as scripts do."""
+    spec = tool_spec(job) or ""
+    if spec == "script":
+        if not job.rule.script:
+            raise Unservable(f"{TOOL} is 'script', but the rule has no script:")
+        spec = str(job.rule.script)
+    name = spec
+    place, class_name = split_spec(spec)
+    if place.endswith(".py"):
+        local = source_path(workflow, job, place)
+        spec = f"{local}:{class_name}" if class_name else local
+    try:
+        spec = resolve_spec(spec)
+    except UnknownTool as error:
+        raise Unservable(str(error)) from error
+    python = worker_python(workflow, job, python)
+    return ToolRef(spec=spec, base_dir=str(Path.cwd()), python=python, name=name)
+
+
+def source_path(workflow: Any, job: Any, path: str) -> str:
+    """Return where a source file of the workflow lies on this machine, fetched if need be."""
+    from snakemake.sourcecache import infer_source_file
+
+    if Path(path).is_absolute():
+        return path
+    source = job.rule.basedir.join(path)
+    if source.is_local and Path(source.get_path_or_uri(secret_free=True)).exists():
+        return str(Path(source.get_path_or_uri(secret_free=True)).absolute())
+    try:
+        return str(workflow.sourcecache.get_path(infer_source_file(source)))
+    except (WorkflowError, OSError) as error:
+        raise Unservable(f"the tool file {path} cannot be found beside its Snakefile") from error
+
+
+def worker_python(workflow: Any, job: Any, python: str) -> str:
+    """Return the interpreter for a job's tool: its conda environment's, if it has one."""
+    methods = workflow.deployment_settings.deployment_method
+    if DeploymentMethod.CONDA in methods and job.conda_env:
+        return str(Path(job.conda_env.address) / "bin" / "python")
+    return python
+
+
+def plain_job(job: Any) -> Job:
+    """Copy what a tool may see of a job into plain values."""
+    return Job(
+        rule=job.rule.name,
+        wildcards={name: str(value) for name, value in job.wildcards_dict.items()},
+        input=named_from_namedlist(job.input),
+        output=named_from_namedlist(job.output),
+        params={k: plain(v) for k, v in job.params.items() if k != TOOL},
+        log=named_from_namedlist(job.log),
+        threads=job.threads,
+        resources={k: plain(v) for k, v in job.resources.items() if not k.startswith("_")},
+    )
+
+
+def plain(value: Any) -> Any:
+    """Return a value as types that any Python can unpickle, where there is a plain twin."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        plained = [plain(item) for item in value]
+        return tuple(plained) if type(value) is tuple else plained
+    if isinstance(value, PurePath):
+        return str(value)
+    return value
+
+
+def default_python() -> str:
+    """Return the interpreter that workers run under without an environment of their own."""
+    return sys.executable

@@ -1,0 +1,247 @@
+"""Reading inputs and writing outputs, beside the devices. Pure decisions.
+
+Each tool has processes of its own that never load the model: they turn a job's files
+into items and results into files while the devices compute. Few frames are sent ahead,
+so that a finished job's outputs do not queue behind inputs that nobody needs yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from snakemake_executor_gpupool.effects import (
+    Outbox,
+    ReadJob,
+    StartWorker,
+    StopWorker,
+    WriteJob,
+)
+from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase, explain
+from snakemake_executor_gpupool.request import ToolRef
+from snakemake_executor_gpupool.workers.protocol import Blob
+
+#: Frames sent ahead to one process.
+FRAMES_AHEAD = 8
+#: Deaths of a process in the same job's hands before the job is given up.
+MOST_DEATHS = 2
+
+
+@dataclass(eq=False)
+class FileWorker:
+    """One process that reads and writes."""
+
+    worker_id: str
+    ready: bool = False
+    in_flight: deque[int] = field(default_factory=deque)
+
+
+@dataclass(eq=False)
+class ToolState:
+    """What is known of a tool, and its jobs that wait for a process."""
+
+    ref: ToolRef
+    name: str
+    info: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    workers: dict[str, FileWorker] = field(default_factory=dict)
+    reads: deque[int] = field(default_factory=deque)
+    writes: deque[int] = field(default_factory=deque)
+    #: Jobs whose items are arriving.
+    reading: set[int] = field(default_factory=set)
+    start_deaths: int = 0
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether inputs are still being read."""
+        return bool(self.reads or self.reading)
+
+
+class Filing:
+    """Sends each tool's jobs to its file processes.
+
+    Parameters
+    ----------
+    most_workers
+        How many file processes a tool may have; a further one is started when the
+        others have more work queued than they are sent ahead.
+    """
+
+    def __init__(self, jobs: JobTable, outbox: Outbox, most_workers: int = 1) -> None:
+        self._jobs = jobs
+        self._outbox = outbox
+        self._most_workers = most_workers
+        self._tools: dict[ToolRef, ToolState] = {}
+        self._tool_of: dict[str, ToolState] = {}
+        self._numbers = 0
+
+    def tool(self, ref: ToolRef) -> ToolState:
+        """Return a tool's state, new if it was never asked for."""
+        if ref not in self._tools:
+            self._tools[ref] = ToolState(ref, self._short_name(ref))
+        return self._tools[ref]
+
+    def _short_name(self, ref: ToolRef) -> str:
+        name = str(ref).rpartition(":")[2].rpartition("/")[2]
+        taken = sum(state.name.partition("~")[0] == name for state in self._tools.values())
+        return f"{name}~{taken + 1}" if taken else name
+
+    def owns(self, worker_id: str) -> bool:
+        """Tell whether a process is one for files."""
+        return worker_id in self._tool_of
+
+    def tool_of(self, worker_id: str) -> ToolState:
+        """Return the tool that a file process serves."""
+        return self._tool_of[worker_id]
+
+    # -- work in ---------------------------------------------------------------
+    def read(self, job: JobState) -> None:
+        """Have a job's inputs read."""
+        tool = self.tool(job.request.tool)
+        if tool.error is not None:
+            self._jobs.fail(job, explain(job, tool.error, f"tool {tool.ref}"))
+            return
+        tool.reads.append(job.request.job_id)
+        self._send(tool)
+
+    def write(self, job: JobState) -> None:
+        """Have a job's outputs written."""
+        job.phase = Phase.WRITING
+        tool = self.tool(job.request.tool)
+        tool.writes.append(job.request.job_id)
+        self._send(tool)
+
+    def _send(self, tool: ToolState) -> None:
+        if self._wants_worker(tool):
+            self._start(tool)
+        for worker in sorted(tool.workers.values(), key=lambda w: len(w.in_flight)):
+            while worker.ready and len(worker.in_flight) < FRAMES_AHEAD:
+                job = self._next(tool)
+                if job is None:
+                    return
+                worker.in_flight.append(job.request.job_id)
+                self._send_job(tool, worker, job)
+
+    def _wants_worker(self, tool: ToolState) -> bool:
+        waiting = len(tool.reads) + len(tool.writes)
+        if not waiting or len(tool.workers) >= self._most_workers:
+            return False
+        everyone_ready = all(worker.ready for worker in tool.workers.values())
+        return not tool.workers or (everyone_ready and waiting > FRAMES_AHEAD * len(tool.workers))
+
+    def _start(self, tool: ToolState) -> None:
+        self._numbers += 1
+        worker = FileWorker(f"{tool.name}.files{self._numbers}")
+        tool.workers[worker.worker_id] = worker
+        self._tool_of[worker.worker_id] = tool
+        self._outbox.put(StartWorker(worker.worker_id, tool.ref))
+
+    def _next(self, tool: ToolState) -> JobState | None:
+        for queue in (tool.writes, tool.reads):
+            while queue:
+                job = self._jobs.get(queue.popleft())
+                if job is not None:
+                    return job
+        return None
+
+    def _send_job(self, tool: ToolState, worker: FileWorker, job: JobState) -> None:
+        if job.phase is Phase.WRITING:
+            self._outbox.put(write_effect(worker.worker_id, job))
+            return
+        job.phase = Phase.READING
+        tool.reading.add(job.request.job_id)
+        self._outbox.put(ReadJob(worker.worker_id, job.request))
+
+    # -- answers -----------------------------------------------------------------
+    def tool_ready(self, worker_id: str, info: dict[str, Any]) -> None:
+        """A process has imported its tool."""
+        tool = self._tool_of[worker_id]
+        tool.info = info
+        tool.workers[worker_id].ready = True
+        self._send(tool)
+
+    def tool_failed(self, worker_id: str, error: dict[str, Any]) -> None:
+        """A tool cannot be imported: all its jobs fail, the first with the whole story."""
+        self._give_up(self._tool_of[worker_id], error)
+
+    def _give_up(self, tool: ToolState, error: dict[str, Any]) -> None:
+        tool.error = error
+        waiting = [*tool.reads, *tool.writes]
+        tool.reads.clear()
+        tool.writes.clear()
+        for number, job_id in enumerate(waiting):
+            job = self._jobs.get(job_id)
+            if job is not None:
+                told = error if number == 0 else {**error, "traceback": ""}
+                self._jobs.fail(job, explain(job, told, f"tool {tool.ref}"))
+
+    def answered(self, worker_id: str, job_id: int) -> ToolState:
+        """A process has finished with a job: it gets the next one."""
+        tool = self._tool_of[worker_id]
+        in_flight = tool.workers[worker_id].in_flight
+        if job_id in in_flight:
+            in_flight.remove(job_id)
+            tool.reading.discard(job_id)
+        return tool
+
+    def send_more(self, tool: ToolState) -> None:
+        """Hand out what waits, now that a process has room."""
+        self._send(tool)
+
+    def died(self, worker_id: str, reason: str, *, expected: bool) -> None:
+        """A process is gone: the job in its hands is suspect, those behind it are not."""
+        tool = self._tool_of.pop(worker_id)
+        worker = tool.workers.pop(worker_id)
+        if not worker.ready and not expected and tool.error is None:
+            tool.start_deaths += 1
+            if tool.start_deaths >= MOST_DEATHS:
+                self._give_up(tool, crash_error(f"its process ended while starting: {reason}"))
+        for position, job_id in enumerate(worker.in_flight):
+            tool.reading.discard(job_id)
+            job = self._jobs.get(job_id)
+            if job is not None:
+                self._take_back(tool, job, reason, suspect=position == 0 and not expected)
+        if tool.reads or tool.writes:
+            self._send(tool)
+
+    def _take_back(self, tool: ToolState, job: JobState, reason: str, *, suspect: bool) -> None:
+        was_reading = job.phase is Phase.READING
+        job.io_deaths += suspect
+        if job.io_deaths >= MOST_DEATHS:
+            doing = "reading its input" if was_reading else "writing its output"
+            self._jobs.fail(job, f"{job.request.title}: the process {doing} died twice: {reason}")
+            return
+        if was_reading:
+            self._jobs.forget_items(job)
+            tool.reads.appendleft(job.request.job_id)
+        else:
+            tool.writes.appendleft(job.request.job_id)
+
+    def stop_idle(self) -> None:
+        """End every file process that has nothing to do (at the end of a run)."""
+        for tool in self._tools.values():
+            for worker in tool.workers.values():
+                if not worker.in_flight:
+                    self._outbox.put(StopWorker(worker.worker_id, "idle"))
+
+
+def crash_error(message: str) -> dict[str, Any]:
+    """Return an error that no tool raised, in the form of one that it did."""
+    return {"kind": "tool", "type": "WorkerDied", "message": message, "traceback": ""}
+
+
+def write_effect(worker_id: str, job: JobState) -> WriteJob:
+    """Gather a job's results: each distinct one once, and for each item which it is."""
+    places: dict[int, int] = {}
+    blobs: list[Blob] = []
+    order = []
+    for unit in job.units:
+        if id(unit) not in places:
+            assert unit.result is not None
+            places[id(unit)] = len(blobs)
+            blobs.append(unit.result)
+        order.append(places[id(unit)])
+    by = ", ".join(sorted(job.workers)) or "results computed before"
+    log_text = f"gpupool: {len(order)} items, {len(blobs)} distinct, computed by {by}\n"
+    return WriteJob(worker_id, job.request, order, job.names, blobs, log_text)

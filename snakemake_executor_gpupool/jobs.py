@@ -1,0 +1,173 @@
+"""The jobs in flight: which items each has, which results it still waits for. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from snakemake_executor_gpupool.dedup import Ledger, Unit
+from snakemake_executor_gpupool.effects import Outbox, Report
+from snakemake_executor_gpupool.request import JobReport, Request
+
+
+class Phase(enum.Enum):
+    """Where a job stands."""
+
+    WAITING = "waiting"
+    READING = "reading"
+    COMPUTING = "computing"
+    WRITING = "writing"
+
+
+@dataclass(eq=False)
+class JobState:
+    """One job in flight.
+
+    Attributes
+    ----------
+    units
+        The unit of each item, in the job's order.
+    missing
+        How many items have no result yet.
+    io_deaths
+        How many processes died while reading or writing this job.
+    """
+
+    request: Request
+    phase: Phase = Phase.WAITING
+    units: list[Unit] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    missing: int = 0
+    all_read: bool = False
+    io_deaths: int = 0
+    submitted_s: float = 0.0
+    seconds: float = 0.0
+    workers: set[str] = field(default_factory=set)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether every item has its result."""
+        return self.all_read and self.missing == 0
+
+
+class JobTable:
+    """All jobs in flight, and the one place where a job ends.
+
+    Parameters
+    ----------
+    on_computed
+        Called with a job when its last result has come.
+    """
+
+    def __init__(
+        self, ledger: Ledger, outbox: Outbox, on_computed: Callable[[JobState], None]
+    ) -> None:
+        self._ledger = ledger
+        self._outbox = outbox
+        self._on_computed = on_computed
+        self._jobs: dict[int, JobState] = {}
+        self.served = 0
+        self.failed = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __getitem__(self, job_id: int) -> JobState:
+        return self._jobs[job_id]
+
+    def get(self, job_id: int) -> JobState | None:
+        """Return a job; None if it has ended."""
+        return self._jobs.get(job_id)
+
+    def ids(self) -> list[int]:
+        """Return the numbers of all jobs in flight."""
+        return list(self._jobs)
+
+    def add(self, request: Request, now_s: float) -> JobState:
+        """Take a job in."""
+        job = JobState(request, submitted_s=now_s)
+        self._jobs[request.job_id] = job
+        return job
+
+    # -- items -------------------------------------------------------------
+    def place(self, job: JobState, unit: Unit) -> Unit | None:
+        """Add the next item of a job; return its unit if it has to be computed."""
+        placed, is_new = self._ledger.place(unit, job.request.job_id, len(job.units))
+        job.units.append(placed)
+        job.names.append(unit.name)
+        if placed.result is None:
+            job.missing += 1
+        return placed if is_new else None
+
+    def forget_items(self, job: JobState) -> None:
+        """Undo what was read of a job, so that it can be read again."""
+        for unit in job.units:
+            unit.places = [place for place in unit.places if place[0] != job.request.job_id]
+            self._ledger.release(unit)
+        job.units, job.names, job.missing, job.all_read = [], [], 0, False
+
+    def read_complete(self, job: JobState) -> None:
+        """All items of the job are known."""
+        job.all_read = True
+        job.phase = Phase.COMPUTING
+        if job.is_computed:
+            self._on_computed(job)
+
+    # -- results -----------------------------------------------------------
+    def unit_done(self, unit: Unit, result: Any, seconds: float, worker_id: str) -> None:
+        """Hand a unit's result to every place that waits for it."""
+        places, unit.places = unit.places, []
+        self._ledger.finish(unit, result, None)
+        for job_id, _ in places:
+            job = self._jobs.get(job_id)
+            if job is None:
+                continue
+            job.missing -= 1
+            job.seconds += seconds / len(places)
+            job.workers.add(worker_id)
+            if job.is_computed and job.phase is Phase.COMPUTING:
+                self._on_computed(job)
+
+    def unit_failed(self, unit: Unit, error: dict[str, Any]) -> None:
+        """Fail every job that waits for the unit, and no other."""
+        places, unit.places = unit.places, []
+        self._ledger.finish(unit, None, error)
+        for job_id, position in places:
+            job = self._jobs.get(job_id)
+            if job is not None:
+                name = job.names[position] if position < len(job.names) else unit.name
+                self.fail(job, explain(job, error, f"item {name}"))
+
+    # -- ends --------------------------------------------------------------
+    def succeed(self, job: JobState) -> None:
+        """The job's outputs are in place."""
+        self.served += 1
+        self._end(job, None)
+
+    def fail(self, job: JobState, message: str) -> None:
+        """The job has failed; whatever it still waits for is no longer its concern."""
+        self.failed += 1
+        self._end(job, message)
+
+    def _end(self, job: JobState, error: str | None) -> None:
+        del self._jobs[job.request.job_id]
+        for unit in set(job.units):
+            if not unit.is_done:
+                unit.places = [place for place in unit.places if place[0] != job.request.job_id]
+        for unit in job.units:
+            self._ledger.release(unit)
+        event = "job_done" if error is None else "job_failed"
+        told = {} if error is None else {"error": error}
+        self._outbox.note(event, job=job.request.title, job_id=job.request.job_id, **told)
+        self._outbox.put(Report(JobReport(job.request.job_id, error, job.seconds)))
+
+
+def explain(job: JobState, error: dict[str, Any], where: str = "") -> str:
+    """Say a worker's error as the user should read it: rule, wildcards, item, cause."""
+    head = ": ".join(part for part in (job.request.title, where) if part)
+    if error.get("kind") == "input":
+        return f"{head}: {error['message']}"
+    text = f"{head}: {error.get('type', 'Error')}: {error['message']}"
+    return f"{text}\n{error['traceback'].rstrip()}" if error.get("traceback") else text

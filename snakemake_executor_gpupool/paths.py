@@ -1,0 +1,67 @@
+"""The files of a run: the only place that knows their names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+MEMORY_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
+
+
+class RunPaths:
+    """The directory of one run, made on first use.
+
+    ::
+
+        <root>/<run id>/events.jsonl   one JSON object a line
+                        summary.json
+                        workers/*.log
+                        spool/         large blobs, when memory is short
+        <root>/latest                  points at the newest run
+    """
+
+    def __init__(self, root: Path, run_id: str | None = None) -> None:
+        self.root = root
+        self.run_id = run_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        self.directory = root / self.run_id
+        self.workers = self.directory / "workers"
+        self.events = self.directory / "events.jsonl"
+        self.summary = self.directory / "summary.json"
+        self._disk_spool = self.directory / "spool"
+        self._memory_spool: Path | None = None
+
+    def create(self) -> None:
+        """Make the directories, for this user alone, and point ``latest`` at them."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for directory in (self.directory, self.workers, self._disk_spool):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        if os.access(MEMORY_FILE_SYSTEM, os.W_OK):
+            made = tempfile.mkdtemp(prefix=f"gpupool-{os.getpid()}-", dir=MEMORY_FILE_SYSTEM)
+            self._memory_spool = Path(made)
+        self._point_latest()
+
+    def _point_latest(self) -> None:
+        staged = self.root / f".latest-{self.run_id}"
+        staged.unlink(missing_ok=True)
+        staged.symlink_to(self.run_id)
+        staged.replace(self.root / "latest")
+
+    @property
+    def spools(self) -> list[str]:
+        """Where large blobs go, the preferred first."""
+        spools = [self._memory_spool, self._disk_spool]
+        return [str(spool.resolve()) for spool in spools if spool is not None]
+
+    def worker_log(self, worker_id: str) -> Path:
+        """Return where a worker's standard output and error go."""
+        safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in worker_id)
+        return self.workers / f"{safe}.log"
+
+    def remove_spools(self) -> None:
+        """Remove what is left of large blobs."""
+        for spool in (self._memory_spool, self._disk_spool):
+            if spool is not None:
+                shutil.rmtree(spool, ignore_errors=True)

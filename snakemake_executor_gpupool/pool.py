@@ -1,0 +1,348 @@
+"""The pool at work: one thread that turns happenings into events and effects into action.
+
+::
+
+    submit, lease ─► inbox ─┐                      ┌─► host: processes, frames
+    host: frames, deaths ───┼─► scheduler (pure) ──┼─► event log, progress, summary
+    the clock ──────────────┘                      └─► reports, on a thread of their own
+
+Reports have their own thread because whoever takes them may be slow: Snakemake holds its
+lock while it looks after finished jobs, and a device must not wait for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from snakemake_executor_gpupool.config import PoolConfig
+from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.model import CUDA, Device
+from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.effects import (
+    Effect,
+    GrantLease,
+    LoadModel,
+    MoveModel,
+    Note,
+    ReadJob,
+    Report,
+    RunBatch,
+    StartWorker,
+    StopWorker,
+    WriteJob,
+)
+from snakemake_executor_gpupool.events import EventLog, write_summary
+from snakemake_executor_gpupool.host import FrameArrived, Happening, LocalHost
+from snakemake_executor_gpupool.paths import RunPaths
+from snakemake_executor_gpupool.progress import Progress, closing_line
+from snakemake_executor_gpupool.request import JobReport, Request
+from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
+from snakemake_executor_gpupool.workers.protocol import Frame, discard
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Whom the pool tells; all but ``log`` are called on the pool's reporting thread.
+
+    Attributes
+    ----------
+    report
+        A job has ended.
+    leased
+        A job may run: its number, its devices and what its environment must say of them.
+    broken
+        The pool itself failed; every job that is still in flight is lost.
+    log
+        A line for the user.
+    """
+
+    report: Callable[[JobReport], None]
+    leased: Callable[[int, tuple[Device, ...], dict[str, str]], None]
+    broken: Callable[[BaseException], None]
+    log: Callable[[str], None]
+
+
+class Pool:
+    """Serves jobs from warm workers until closed.
+
+    Parameters
+    ----------
+    config
+        Devices, limits, directories.
+    callbacks
+        Whom to tell.
+    """
+
+    def __init__(self, config: PoolConfig, callbacks: Callbacks) -> None:
+        self.config = config
+        self.paths = RunPaths(config.run_root)
+        self.paths.create()
+        self._callbacks = callbacks
+        settings = config.device_settings
+        self._allocator = Allocator(
+            config.devices,
+            allow_multiple_per_device=settings.allow_multiple_per_device,
+            offload_strategy=settings.offload_strategy,
+        )
+        self._scheduler = Scheduler(self._allocator, config.dispatch)
+        self._host = LocalHost(self.paths, config.worker_threads)
+        self._events = EventLog(self.paths.events)
+        self._inbox: queue.SimpleQueue[Callable[[float], None]] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._started_s = time.monotonic()
+        self._progress = Progress(self._started_s)
+        self._last_tick_s = self._started_s
+        self._loop = threading.Thread(target=self._run, name="gpupool", daemon=True)
+        self._reporter = threading.Thread(target=self._report_all, name="gpupool-reports")
+        self._reporter.daemon = True
+        self._note_start()
+        self._loop.start()
+        self._reporter.start()
+
+    def _note_start(self) -> None:
+        names = [device.name for device in self.config.devices]
+        simulated = any(device.simulated for device in self.config.devices)
+        self._events.write("run_started", {"devices": names, "simulated": simulated})
+
+    # -- called from any thread ----------------------------------------------------
+    def submit(self, request: Request) -> None:
+        """Serve a job. Returns at once."""
+        self._post(lambda now_s: self._scheduler.submit(request, now_s))
+
+    def lease(self, request: LeaseRequest) -> None:
+        """Ask for devices for a job that runs by itself. Returns at once."""
+        self._post(lambda now_s: self._scheduler.lease(request, now_s))
+
+    def lease_done(self, job_id: int) -> None:
+        """Give a lease back."""
+        self._post(lambda now_s: self._scheduler.lease_done(job_id, now_s))
+
+    def cancel(self, reason: str) -> None:
+        """Fail every served job in flight and end every worker at once."""
+
+        def act(now_s: float) -> None:
+            self._scheduler.cancel(reason)
+            self._host.stop_all(force=True)
+
+        self._post(act)
+
+    def watch_process(self, group: int) -> None:
+        """Have a process group killed should this process be."""
+        self._post(lambda now_s: self._host.watch(group))
+
+    def forget_process(self, group: int) -> None:
+        """A watched process group has ended."""
+        self._post(lambda now_s: self._host.forget(group))
+
+    def _post(self, act: Callable[[float], None]) -> None:
+        self._inbox.put(act)
+        self._host.wake()
+
+    def close(self) -> dict[str, Any]:
+        """End every worker, write the summary, say the closing line; return the summary."""
+        if not self._closing.is_set():
+            self._closing.set()
+            self._host.wake()
+            self._loop.join()
+            self._outgoing.put(None)
+            if threading.current_thread() is not self._reporter:
+                self._reporter.join(timeout=10.0)
+        return self.summary()
+
+    # -- the loop --------------------------------------------------------------------
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._turn()
+        except BaseException as error:
+            self._events.write("pool_failed", {"error": repr(error)})
+            self._host.stop_all(force=True)
+            self._outgoing.put(lambda error=error: self._callbacks.broken(error))  # type: ignore[misc]
+        finally:
+            self._end()
+
+    def _turn(self) -> None:
+        now_s = time.monotonic()
+        for happening in self._host.poll(self._scheduler.next_wake_s(now_s) - now_s):
+            self._happened(happening, time.monotonic())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._inbox.get_nowait()(time.monotonic())
+        self._tick(time.monotonic())
+        self._act()
+
+    def _tick(self, now_s: float) -> None:
+        if now_s >= self._scheduler.next_wake_s(self._last_tick_s):
+            self._last_tick_s = now_s
+            self._scheduler.tick(now_s)
+            for line in self._progress.lines(self._scheduler.dispatch.models.values(), now_s):
+                self._say(line)
+
+    def _happened(self, happening: Happening, now_s: float) -> None:
+        if isinstance(happening, FrameArrived):
+            self._frame(happening.worker_id, happening.frame, now_s)
+        else:
+            self._note_exit(happening.worker_id, happening.reason, happening.expected)
+            self._scheduler.died(
+                happening.worker_id, happening.reason, now_s, expected=happening.expected
+            )
+
+    def _note_exit(self, worker_id: str, reason: str, expected: bool) -> None:
+        first_line = reason.partition("\n")[0]
+        fields = {"worker": worker_id, "reason": first_line, "expected": expected}
+        self._events.write("worker_ended", fields)
+
+    def _frame(self, worker_id: str, frame: Frame, now_s: float) -> None:
+        """Turn a frame into an event. One that lacks its fields is its sender's end."""
+        try:
+            self._dispatch_frame(worker_id, frame, now_s)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            complaint = f"sent a {frame.type!r} frame that makes no sense ({error!r})"
+            self._host.stop(worker_id, force=True, complaint=complaint)
+
+    def _dispatch_frame(  # noqa: C901 - one case a frame type
+        self, worker_id: str, frame: Frame, now_s: float
+    ) -> None:
+        scheduler, meta = self._scheduler, frame.meta
+        match frame.type:
+            case "done":
+                scheduler.dispatch.batch_done(
+                    worker_id, meta["outcomes"], frame.blobs, meta["seconds"], now_s
+                )
+            case "items":
+                scheduler.items(worker_id, meta["job"], meta, frame.blobs, now_s)
+            case "written":
+                scheduler.written(worker_id, meta["job"], meta["seconds"], now_s)
+            case "read_failed":
+                scheduler.read_failed(worker_id, meta["job"], meta["error"], now_s)
+            case "write_failed":
+                scheduler.write_failed(worker_id, meta["job"], meta["error"], now_s)
+            case "tool":
+                scheduler.process_ready(worker_id, meta["info"], now_s)
+            case "tool_failed":
+                scheduler.process_failed(worker_id, meta["error"], now_s)
+            case "loaded":
+                scheduler.dispatch.loaded(worker_id, meta["batch_tokens"], meta["seconds"], now_s)
+            case "load_failed":
+                scheduler.dispatch.load_failed(worker_id, meta["error"], now_s)
+            case "moved":
+                scheduler.dispatch.moved(worker_id, meta["device"], now_s)
+            case "move_failed":
+                scheduler.dispatch.move_failed(worker_id, meta["error"], now_s)
+            case other:
+                raise ValueError(f"unknown type {other!r}")
+
+    # -- effects -----------------------------------------------------------------------
+    def _act(self) -> None:
+        for effect in self._scheduler.outbox.take():
+            self._carry_out(effect)
+        discarded, self._scheduler.ledger.discarded = self._scheduler.ledger.discarded, []
+        for blob in discarded:
+            discard(blob)
+        self._events.flush()
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case RunBatch():
+                payloads = [unit.payload for unit in effect.units]
+                meta = {"type": "run", "batch": effect.batch_id}
+                self._host.send(effect.worker_id, meta, [effect.params, *payloads])
+            case ReadJob() | WriteJob():
+                self._send_files(effect)
+            case Report(report=report):
+                self._outgoing.put(lambda: self._callbacks.report(report))
+            case GrantLease():
+                self._grant(effect)
+            case Note(event=event, fields=fields):
+                self._events.write(event, fields)
+            case StartWorker():
+                names = [device.name for device in effect.devices]
+                self._events.write("worker_started", {"worker": effect.worker_id, "devices": names})
+                self._host.start(effect.worker_id, effect.tool, effect.devices)
+            case StopWorker():
+                fields = {"worker": effect.worker_id, "why": effect.why}
+                self._events.write("worker_stopping", fields)
+                complaint = effect.why if effect.force else ""
+                self._host.stop(effect.worker_id, force=effect.force, complaint=complaint)
+            case LoadModel():
+                meta = {"type": "load", "device": tool_device(effect.devices)}
+                self._host.send(effect.worker_id, meta, [effect.params])
+            case MoveModel():
+                meta = {"type": "move", "device": tool_device(effect.devices)}
+                self._host.send(effect.worker_id, meta)
+
+    def _send_files(self, effect: ReadJob | WriteJob) -> None:
+        request = effect.request
+        meta: dict[str, Any] = {"job": request.job_id, "cwd": request.cwd}
+        if isinstance(effect, ReadJob):
+            self._host.send(effect.worker_id, {"type": "read", **meta}, [request.job])
+            return
+        meta |= {"order": effect.order, "names": effect.names, "log_text": effect.log_text}
+        blobs = [request.job, *effect.blobs]
+        self._host.send(effect.worker_id, {"type": "write", **meta}, blobs)
+
+    def _grant(self, effect: GrantLease) -> None:
+        environment = visible_env(effect.devices)
+        self._outgoing.put(
+            lambda: self._callbacks.leased(effect.job_id, effect.devices, environment)
+        )
+
+    def _say(self, line: str) -> None:
+        self._outgoing.put(lambda: self._callbacks.log(line))
+
+    # -- the reporting thread ------------------------------------------------------------
+    def _report_all(self) -> None:
+        while True:
+            tell = self._outgoing.get()
+            if tell is None:
+                return
+            tell()
+
+    # -- the end ---------------------------------------------------------------------------
+    def _end(self) -> None:
+        stuck = self._host.close()
+        for worker in stuck:
+            self._say(f"gpupool: worker {worker} cannot be ended; its device may stay occupied")
+        summary = self.summary()
+        self._events.write("run_ended", {"wall_s": summary["wall_s"]})
+        self._events.close()
+        write_summary(self.paths.summary, summary)
+        self.paths.remove_spools()
+        if summary["jobs_served"] or summary["jobs_failed"]:
+            self._say(closing_line(summary))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures of the run so far, as ``summary.json`` has them."""
+        scheduler, dispatch = self._scheduler, self._scheduler.dispatch
+        wall_s = time.monotonic() - self._started_s
+        return {
+            "jobs_served": scheduler.jobs.served,
+            "jobs_failed": scheduler.jobs.failed,
+            "items": scheduler.ledger.items,
+            "items_unique": scheduler.ledger.unique,
+            "model_loads": dispatch.counts["model_loads"],
+            "evictions": dispatch.counts["evictions"],
+            "offloads": dispatch.counts["offloads"],
+            "worker_crashes": dispatch.counts["worker_crashes"],
+            "wall_s": round(wall_s, 3),
+            "simulated": any(device.simulated for device in self.config.devices),
+            "devices": {
+                device.name: {"busy_s": round(dispatch.busy_s[device.name], 3)}
+                for device in self.config.devices
+            },
+        }
+
+
+def tool_device(devices: tuple[Device, ...]) -> str:
+    """Return what a tool is told to load on; a worker sees its own devices only, from 0 on."""
+    gpus = [device for device in devices if device.kind == CUDA and not device.simulated]
+    if not gpus:
+        return "cpu"
+    return ",".join(f"cuda:{number}" for number in range(len(gpus)))

@@ -1,0 +1,80 @@
+"""A job as the pool sees it: a plain value, free of Snakemake."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.devices.strings import DeviceSpec
+
+
+@dataclass(frozen=True)
+class ToolRef:
+    """Which tool, and in which Python it runs.
+
+    Two jobs of one ``ToolRef`` share their processes for reading and writing; whether
+    they share a model is decided by what those processes say of the tool and its params.
+    """
+
+    #: Entry-point name, ``package.module:Class`` or ``path/to/file.py:Class``.
+    spec: str
+    #: Directory that a relative file path refers to.
+    base_dir: str
+    #: Interpreter to run the tool under.
+    python: str
+    #: What the user called it.
+    name: str = dataclasses.field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return self.name or self.spec
+
+
+@dataclass(frozen=True)
+class Request:
+    """One served job.
+
+    Attributes
+    ----------
+    job_id
+        The pool's own number of the job, unique in the run.
+    title
+        What messages call it: rule and wildcards.
+    job
+        The pickled :class:`~snakemake_executor_gpupool.tool.Job`, for workers alone.
+    params
+        The pickled params, for ``load`` and ``run``.
+    cwd
+        The directory that the job's relative paths start from.
+    devices
+        What the rule asks for; None: the tool's own preference.
+    """
+
+    job_id: int
+    title: str
+    tool: ToolRef
+    job: bytes
+    params: bytes
+    cwd: str
+    devices: DeviceSpec | None = None
+    instance: str = ""
+    vram_mib: int | None = None
+    priority: int = 0
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """How a job ended, for whoever submitted it.
+
+    Attributes
+    ----------
+    error
+        None if it succeeded, else the message for the user.
+    seconds
+        The job's share of the time its batches took, plus reading and writing.
+    """
+
+    job_id: int
+    error: str | None = None
+    seconds: float = 0.0
+    details: dict[str, object] = dataclasses.field(default_factory=dict)

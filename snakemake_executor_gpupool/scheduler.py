@@ -1,0 +1,287 @@
+"""The pool's decisions: what happened goes in, what to do comes out.
+
+No threads, clocks, files or locks: the run loop calls one method for each thing that
+happened, with the time, and carries out the effects. The same sequence of calls gives
+the same sequence of effects, which is what makes eviction, stealing and faults testable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from snakemake_executor_gpupool.dedup import Ledger, Unit
+from snakemake_executor_gpupool.devices.allocator import (
+    Allocator,
+    Ask,
+    Granted,
+    Impossible,
+)
+from snakemake_executor_gpupool.devices.allocator import Effect as AllocatorEffect
+from snakemake_executor_gpupool.devices.strings import DeviceSpec
+from snakemake_executor_gpupool.dispatch import Dispatch, DispatchConfig
+from snakemake_executor_gpupool.effects import GrantLease, Outbox, Report
+from snakemake_executor_gpupool.errors import ImpossibleRequest
+from snakemake_executor_gpupool.filing import Filing, ToolState
+from snakemake_executor_gpupool.jobs import JobState, JobTable, explain
+from snakemake_executor_gpupool.request import JobReport, Request
+from snakemake_executor_gpupool.serving import Model
+from snakemake_executor_gpupool.workers.protocol import Blob
+
+
+@dataclass(frozen=True)
+class LeaseRequest:
+    """A job that runs by itself and only needs devices of its own meanwhile."""
+
+    job_id: int
+    title: str
+    spec: DeviceSpec
+    priority: int = 0
+    vram_mib: int | None = None
+
+
+class Scheduler:
+    """Jobs in, effects out.
+
+    Parameters
+    ----------
+    allocator
+        Decides who holds which device.
+    config
+        Windows, timeouts and limits.
+    file_workers
+        How many processes may read and write for one tool.
+    """
+
+    def __init__(
+        self,
+        allocator: Allocator,
+        config: DispatchConfig | None = None,
+        file_workers: int = 1,
+    ) -> None:
+        self.outbox = Outbox()
+        self.ledger = Ledger()
+        self.jobs = JobTable(self.ledger, self.outbox, self._computed)
+        self.filing = Filing(self.jobs, self.outbox, file_workers)
+        self.dispatch = Dispatch(
+            allocator, self.jobs, self.ledger, self.outbox, config or DispatchConfig()
+        )
+        self.dispatch.on_lease_effect = self._lease_effect
+        self._allocator = allocator
+        self._leases: dict[str, LeaseRequest] = {}
+        self._arrivals = 0
+
+    # -- served jobs -----------------------------------------------------------
+    def submit(self, request: Request, now_s: float) -> None:
+        """A served job is ready."""
+        job = self.jobs.add(request, now_s)
+        self.outbox.note("job_submitted", job=request.title, job_id=request.job_id)
+        self.filing.read(job)
+
+    def process_ready(self, worker_id: str, info: dict[str, Any], now_s: float) -> None:
+        """A process has imported its tool."""
+        if self.filing.owns(worker_id):
+            self.filing.tool_ready(worker_id, info)
+        elif self.dispatch.owns(worker_id):
+            self.dispatch.process_ready(worker_id)
+
+    def process_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+        """A process could not import its tool."""
+        if self.filing.owns(worker_id):
+            self.filing.tool_failed(worker_id, error)
+        elif self.dispatch.owns(worker_id):
+            self.dispatch.load_failed(worker_id, error, now_s)
+
+    def items(
+        self, worker_id: str, job_id: int, meta: Mapping[str, Any], blobs: list[Blob], now_s: float
+    ) -> None:
+        """Some items of a job have been read; ``meta["last"]`` says whether these are the last."""
+        job = self.jobs.get(job_id)
+        tool = self.filing.tool_of(worker_id)
+        if meta["last"]:
+            self.filing.answered(worker_id, job_id)
+        if job is not None:
+            self._place_items(job, tool, meta, blobs, now_s)
+        self.filing.send_more(tool)
+
+    def _place_items(
+        self,
+        job: JobState,
+        tool: ToolState,
+        meta: Mapping[str, Any],
+        blobs: list[Blob],
+        now_s: float,
+    ) -> None:
+        try:
+            model = self._model_for(job.request, tool, meta)
+        except ImpossibleRequest as error:
+            self.jobs.fail(job, f"{job.request.title}: {error}")
+            return
+        model.params_of_group.setdefault(meta["group"], job.request.params)
+        new = []
+        for item, payload in zip(meta["items"], blobs, strict=True):
+            unit = self.jobs.place(job, self._unit(job.request, tool, meta, item, payload))
+            if unit is not None:
+                new.append(unit)
+        if new:
+            self.dispatch.add(model, new, now_s)
+        if meta["last"] and self.jobs.get(job.request.job_id) is job:
+            self.jobs.read_complete(job)
+
+    def _unit(
+        self,
+        request: Request,
+        tool: ToolState,
+        meta: Mapping[str, Any],
+        item: Mapping[str, Any],
+        payload: Blob,
+    ) -> Unit:
+        assert tool.info is not None
+        self._arrivals += 1
+        key = (meta["model"], meta["group"], item["key"]) if tool.info["deterministic"] else None
+        return Unit(
+            key=key,
+            group=meta["group"],
+            cost=item["cost"],
+            tokens=item["tokens"],
+            payload=payload,
+            name=item["name"],
+            order=(-request.priority, self._arrivals),
+        )
+
+    def _model_for(self, request: Request, tool: ToolState, meta: Mapping[str, Any]) -> Model:
+        spec = self._spec_for(request, tool)
+        key = (meta["model"], request.instance, spec, tool.ref)
+        if key not in self.dispatch.models:
+            assert tool.info is not None
+            label = meta["model_label"]
+            name = f"{tool.name} ({label})" if label else tool.name
+            self.dispatch.models[key] = Model(
+                key=key,
+                name=f"{name} [{request.instance}]" if request.instance else name,
+                tool=tool,
+                spec=spec,
+                params=request.params,
+                instance=request.instance,
+                vram_mib=request.vram_mib or tool.info["vram_mb"],
+                timeout_s=request.timeout_s,
+                priority=request.priority,
+            )
+        return self.dispatch.models[key]
+
+    def _spec_for(self, request: Request, tool: ToolState) -> DeviceSpec:
+        """Return what devices a job's model goes to: the rule's wish, else the tool's."""
+        assert tool.info is not None
+        kinds = {device.kind for device in self._allocator.devices}
+        accepted = tool.info["devices"]
+        wish = request.devices
+        if wish is not None and wish.kind not in accepted:
+            raise ImpossibleRequest(
+                f"the rule asks for {wish}, and the tool {tool.ref} runs on {', '.join(accepted)}"
+            )
+        if wish is not None and (wish.kind in kinds or wish.names or "cpu" not in accepted):
+            return wish
+        count = tool.info["gpus_per_instance"]
+        for kind in accepted:
+            if kind in kinds or kind == "cpu":
+                return DeviceSpec(kind, count if kind != "cpu" else 1, ())
+        raise ImpossibleRequest(
+            f"the tool {tool.ref} runs on {', '.join(accepted)}, and the pool manages "
+            f"{', '.join(sorted(kinds)) or 'no device'}"
+        )
+
+    def read_failed(self, worker_id: str, job_id: int, error: dict[str, Any], now_s: float) -> None:
+        """A job's input cannot be read."""
+        self._file_failed(worker_id, job_id, error)
+
+    def write_failed(
+        self, worker_id: str, job_id: int, error: dict[str, Any], now_s: float
+    ) -> None:
+        """A job's outputs cannot be written."""
+        self._file_failed(worker_id, job_id, error)
+
+    def _file_failed(self, worker_id: str, job_id: int, error: dict[str, Any]) -> None:
+        tool = self.filing.answered(worker_id, job_id)
+        job = self.jobs.get(job_id)
+        if job is not None:
+            self.jobs.fail(job, explain(job, error))
+        self.filing.send_more(tool)
+
+    def written(self, worker_id: str, job_id: int, seconds: float, now_s: float) -> None:
+        """A job's outputs are in place."""
+        tool = self.filing.answered(worker_id, job_id)
+        job = self.jobs.get(job_id)
+        if job is not None:
+            job.seconds += seconds
+            self.jobs.succeed(job)
+        self.filing.send_more(tool)
+
+    def _computed(self, job: JobState) -> None:
+        self.filing.write(job)
+
+    # -- workers -------------------------------------------------------------------
+    def died(self, worker_id: str, reason: str, now_s: float, *, expected: bool = False) -> None:
+        """A process is gone; what it held of a device is free."""
+        if self.filing.owns(worker_id):
+            self.filing.died(worker_id, reason, expected=expected)
+        elif self.dispatch.owns(worker_id):
+            self.dispatch.died(worker_id, reason, now_s)
+
+    def tick(self, now_s: float) -> None:
+        """Time has passed."""
+        self.dispatch.tick(now_s)
+
+    def next_wake_s(self, now_s: float) -> float:
+        """Return when ``tick`` is next worth a call."""
+        return self.dispatch.next_wake_s(now_s)
+
+    # -- leases --------------------------------------------------------------------
+    def lease(self, request: LeaseRequest, now_s: float) -> None:
+        """A job needs devices of its own; ``GrantLease`` or a failed ``Report`` follows."""
+        ask_id = f"job{request.job_id}"
+        self._leases[ask_id] = request
+        self.outbox.note("lease_requested", job=request.title, job_id=request.job_id)
+        ask = Ask(
+            ask_id=ask_id,
+            spec=request.spec,
+            kind="lease",
+            owner=request.title,
+            priority=request.priority,
+            vram_mib=request.vram_mib,
+        )
+        self.dispatch.apply(self._allocator.request(ask, now_s), now_s)
+
+    def lease_done(self, job_id: int, now_s: float) -> None:
+        """The leased job has ended."""
+        ask_id = f"job{job_id}"
+        request = self._leases.pop(ask_id, None)
+        if request is not None:
+            self.outbox.note("lease_released", job=request.title, job_id=job_id)
+            self.dispatch.apply(self._allocator.gone(ask_id, now_s), now_s)
+            self.dispatch.feed_all(now_s)
+
+    def _lease_effect(self, effect: AllocatorEffect) -> None:
+        if isinstance(effect, Granted) and effect.ask_id in self._leases:
+            request = self._leases[effect.ask_id]
+            names = [device.name for device in effect.devices]
+            self.outbox.note(
+                "lease_granted", job=request.title, job_id=request.job_id, devices=names
+            )
+            self.outbox.put(GrantLease(request.job_id, effect.devices))
+        elif isinstance(effect, Impossible) and effect.ask_id in self._leases:
+            request = self._leases.pop(effect.ask_id)
+            message = f"{request.title}: {effect.reason}"
+            self.outbox.put(Report(JobReport(request.job_id, message)))
+
+    # -- the end ---------------------------------------------------------------------
+    def cancel(self, reason: str) -> None:
+        """Fail every job in flight."""
+        for job_id in self.jobs.ids():
+            job = self.jobs[job_id]
+            self.jobs.fail(job, f"{job.request.title}: {reason}")
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no served job and no lease is in flight."""
+        return not self.jobs and not self._leases

@@ -1,0 +1,274 @@
+"""From the name a rule gives in ``gpupool_tool`` to the tool's class.
+
+Three forms::
+
+    esm2-embed                   installed: entry-point group snakemake_executor_gpupool.tools
+    package.module:Class         importable
+    path/to/file.py:Class        a file; relative to the Snakefile that defines the rule
+
+``:Class`` may be left out after a file that defines just one tool. A file may be
+a rule's own ``script:``, ending in ``MyTool.main(snakemake)``: while it is loaded,
+``snakemake`` is None and that call does nothing.
+
+Runs in worker processes too: standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_gpupool.errors import UnknownTool
+from snakemake_executor_gpupool.tool import Tool
+
+ENTRY_POINT_GROUP = "snakemake_executor_gpupool.tools"
+
+
+def load_tool_class(spec: str, base_dir: str | None = None) -> type[Tool]:
+    """Return the tool class that ``spec`` names.
+
+    Parameters
+    ----------
+    spec
+        An installed tool's name, ``package.module:Class`` or ``path/to/file.py:Class``.
+    base_dir
+        What a relative path to a file starts from; None: the working directory.
+
+    Raises
+    ------
+    UnknownTool
+        There is no such tool, file or class, the class is no :class:`Tool`, or
+        its module fails to import. The message says which, and what there is.
+    """
+    place, class_name = split_spec(resolve_spec(spec, base_dir))
+    if _is_file(place):
+        module = _load_file(place, spec)
+        return _tool_in(module, class_name, spec) if class_name else _only_tool(module, spec)
+    return _tool_in(_import_module(place, spec), class_name, spec)
+
+
+def resolve_spec(spec: str, base_dir: str | None = None) -> str:
+    """Return ``spec`` in a form that needs neither entry points nor ``base_dir``.
+
+    A worker in a rule's own environment sees no entry points of the
+    environment that Snakemake runs in.
+
+    Raises
+    ------
+    UnknownTool
+        No tool of that name is installed, or there is no such file.
+    """
+    place, class_name = split_spec(spec)
+    if _is_file(place):
+        path = Path(base_dir or "", Path(place).expanduser()).resolve()
+        if not path.is_file():
+            raise UnknownTool(f"tool {spec!r}: there is no file {path}")
+        return f"{path}:{class_name}" if class_name else str(path)
+    if class_name:
+        return spec
+    return _installed_target(spec)
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """Split a spec into where the class is and the class's name, which may be empty."""
+    place, colon, class_name = spec.strip().rpartition(":")
+    if not colon or os.sep in class_name or class_name.endswith(".py"):
+        return spec.strip(), ""
+    return place, class_name
+
+
+def installed_tools() -> dict[str, list[importlib.metadata.EntryPoint]]:
+    """Return the entry points of installed tools by name; several share one only by mistake."""
+    points: Any = importlib.metadata.entry_points()
+    # Python 3.9 returns a plain dict of groups.
+    old = not hasattr(points, "select")
+    group = points.get(ENTRY_POINT_GROUP, ()) if old else points.select(group=ENTRY_POINT_GROUP)
+    tools: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for point in group:
+        same_name = tools.setdefault(point.name, [])
+        if point.value not in [other.value for other in same_name]:
+            same_name.append(point)
+    return dict(sorted(tools.items()))
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith(".py") or os.sep in place
+
+
+def _installed_target(name: str) -> str:
+    tools = installed_tools()
+    if name not in tools:
+        raise UnknownTool(_unknown_name(name, list(tools)))
+    targets = [point.value for point in tools[name]]
+    if len(targets) > 1:
+        raise UnknownTool(
+            f"tool {name!r} is offered by several installed packages; "
+            f"name the one you mean: {', '.join(targets)}"
+        )
+    return targets[0]
+
+
+def _unknown_name(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return (
+        f"there is no tool {name!r}.{hint} Installed tools: {', '.join(known) or 'none'}. "
+        "A tool of your own is named package.module:Class or path/to/file.py:Class."
+    )
+
+
+# -- loading -----------------------------------------------------------------
+def _import_module(name: str, spec: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise _failed_import(spec, name, error) from error
+
+
+def _load_file(path: str, spec: str) -> types.ModuleType:
+    name = _module_name(path, spec)
+    if name in sys.modules:
+        return sys.modules[name]
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise UnknownTool(f"tool {spec!r}: {path} is no Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    module.__dict__["snakemake"] = None
+    sys.modules[name] = module
+    try:
+        with _beside(str(Path(path).parent)), _script_names():
+            module_spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise _failed_import(spec, path, error) from error
+    return module
+
+
+def _module_name(path: str, spec: str) -> str:
+    """Name a file's module by path and content.
+
+    The same in every process, because items pickled by the process that read
+    them are unpickled by the one that holds the model; another after an edit.
+    """
+    digest = hashlib.sha256(os.fsencode(path) + b"\0")
+    try:
+        digest.update(Path(path).read_bytes())
+    except OSError as error:
+        raise UnknownTool(f"tool {spec!r}: cannot read {path}: {error.strerror}") from error
+    return f"gpupool_tool_{digest.hexdigest()[:16]}"
+
+
+@contextlib.contextmanager
+def _beside(directory: str) -> Iterator[None]:
+    """Let a file import its neighbours: first while it loads, then after all else.
+
+    The second is for imports inside ``load()``; last, because a neighbour called
+    ``numpy.py`` must not hide numpy from anyone else in this process.
+    """
+    sys.path.insert(0, directory)
+    try:
+        yield
+    finally:
+        sys.path.remove(directory)
+        if directory not in sys.path:
+            sys.path.append(directory)
+
+
+@contextlib.contextmanager
+def _script_names() -> Iterator[None]:
+    """Let ``from snakemake.script import snakemake`` succeed, and give None.
+
+    Scripts have that line for their editor's sake. Importing the real package
+    would be slow, and in a rule's own environment it is not there.
+    """
+    stubs = {name: types.ModuleType(name) for name in ("snakemake", "snakemake.script")}
+    stubs["snakemake"].__dict__.update(script=stubs["snakemake.script"], __path__=[])
+    stubs["snakemake.script"].__dict__["snakemake"] = None
+    replaced = {name: sys.modules.get(name) for name in stubs}
+    if replaced["snakemake"] is not None:
+        del stubs["snakemake"]
+    sys.modules.update(stubs)
+    try:
+        yield
+    finally:
+        for name in stubs:
+            _put_back(name, replaced[name])
+
+
+def _put_back(name: str, module: types.ModuleType | None) -> None:
+    if module is None:
+        sys.modules.pop(name, None)
+    else:
+        sys.modules[name] = module
+
+
+def _failed_import(spec: str, place: str, error: BaseException) -> UnknownTool:
+    return UnknownTool(
+        f"tool {spec!r}: importing {place} failed with {type(error).__name__}: {error}"
+        + _where(error, place)
+    )
+
+
+def _where(error: BaseException, place: str) -> str:
+    """Name the line of the tool's own file that an import failed at."""
+    trace, line = error.__traceback__, 0
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == place:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f" (line {line})" if line else ""
+
+
+# -- the class -----------------------------------------------------------------
+def _tool_in(module: types.ModuleType, class_name: str, spec: str) -> type[Tool]:
+    found: Any = module
+    for part in class_name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        names = ", ".join(_tool_classes(module)) or "none"
+        raise UnknownTool(
+            f"tool {spec!r}: {_home(module)} has no class {class_name!r}; its tools: {names}"
+        )
+    if not _is_tool(found):
+        raise UnknownTool(
+            f"tool {spec!r}: {class_name!r} of {_home(module)} is no tool; "
+            "a tool is a subclass of snakemake_executor_gpupool.Tool"
+        )
+    return found  # type: ignore[no-any-return]  # _is_tool has checked it
+
+
+def _only_tool(module: types.ModuleType, spec: str) -> type[Tool]:
+    classes = _tool_classes(module)
+    if len(classes) == 1:
+        return next(iter(classes.values()))
+    names = ", ".join(f"{spec}:{name}" for name in classes)
+    advice = f"say which: {names}" if classes else "it defines no subclass of Tool"
+    raise UnknownTool(f"tool {spec!r}: {_home(module)} holds {len(classes)} tools; {advice}")
+
+
+def _tool_classes(module: types.ModuleType) -> dict[str, type[Tool]]:
+    """Return the tools a module defines itself, not those it imported to derive from."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if _is_tool(value) and value.__module__ == module.__name__
+    }
+
+
+def _is_tool(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, Tool) and value is not Tool
+
+
+def _home(module: types.ModuleType) -> str:
+    return getattr(module, "__file__", None) or module.__name__

@@ -1,0 +1,50 @@
+"""Entry of a worker process: ``python child_main.py CHANNEL_FD PACKAGE_DIR``.
+
+It may run under the Python of a rule's own environment, where gpupool is not
+installed: the package is made importable from where it lies, and nothing else of
+the coordinator's environment is. Standard library only until the tool's own code runs.
+"""
+
+import faulthandler
+import importlib.util
+import os
+import signal
+import sys
+
+PACKAGE = "snakemake_executor_gpupool"
+
+
+def main() -> None:
+    """Serve the coordinator until it closes the channel."""
+    channel_fd, package_dir = int(sys.argv[1]), sys.argv[2]
+    # Ctrl-C reaches the whole foreground group; when to end is the coordinator's to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    # A script's own directory must not shadow the tool's imports.
+    sys.path = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
+    make_importable(package_dir)
+    from snakemake_executor_gpupool.workers.child_serve import serve
+
+    serve(channel_fd)
+    # The coordinator closed the channel: nothing is left to do, and a model library's own
+    # teardown can take seconds that the next holder of the device would wait for.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def make_importable(package_dir: str) -> None:
+    """Register the package from its directory, whatever this environment has installed."""
+    spec = importlib.util.spec_from_file_location(
+        PACKAGE,
+        os.path.join(package_dir, "__init__.py"),
+        submodule_search_locations=[package_dir],
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACKAGE] = module
+    spec.loader.exec_module(module)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""A worker's words: what goes to a job's own log, and how an error is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.tool import InputError, Job
+
+
+@contextlib.contextmanager
+def job_log(job: Job, text: str = "") -> Iterator[None]:
+    """Send what is printed meanwhile, by Python or beneath it, to the job's first log file.
+
+    Without a ``log:`` it goes where it went: to the worker's own log.
+    """
+    if not job.log:
+        yield
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    log = os.open(job.log[0], flags, 0o666)
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        os.write(log, text.encode())
+        _redirect([log, log])
+        yield
+    finally:
+        _redirect(kept)
+        for descriptor in [log, *kept]:
+            os.close(descriptor)
+
+
+def _redirect(targets: list[int]) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    for descriptor, target in zip((1, 2), targets):
+        os.dup2(target, descriptor)
+
+
+def tell_error(error: BaseException) -> dict[str, Any]:
+    """Return an error as plain values; a user's own mistake comes without a traceback."""
+    is_input = isinstance(error, (InputError, GpupoolError))
+    if isinstance(error, OSError) and error.filename is not None:
+        message = f"{error.strerror}: {error.filename}"
+    else:
+        message = str(error) or type(error).__name__
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return {
+        "kind": "input" if is_input else "tool",
+        "type": type(error).__name__,
+        "message": message,
+        "traceback": "" if is_input else "".join(lines)[-8000:],
+    }

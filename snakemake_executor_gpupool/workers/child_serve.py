@@ -1,0 +1,264 @@
+"""What a worker process does with each frame.
+
+One process serves one tool, one frame after the other. A process that is never
+sent ``load`` reads inputs and writes outputs; one that is, holds the model::
+
+    coordinator → worker                       worker → coordinator
+    tool  {spec, base_dir, spool}              tool {info} | tool_failed
+    read  {job, cwd} [job]                     items {job, items, last} [payload...] | read_failed
+    write {job, cwd, order, names} [job, result...]   written | write_failed
+    load  {device} [params]                    loaded | load_failed
+    run   {batch} [params, payload...]         done {batch, outcomes} [result...]
+    move  {device}                             moved | move_failed
+    (end of file)                              the process ends
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import time
+from typing import Any, Callable
+
+from snakemake_executor_gpupool.outputs import staged_outputs
+from snakemake_executor_gpupool.tool import InputError, Job, Params, Tool
+from snakemake_executor_gpupool.workers.child_memory import peak_memory_mib, release_memory
+from snakemake_executor_gpupool.workers.child_output import job_log, tell_error
+from snakemake_executor_gpupool.workers.child_run import run_batch
+from snakemake_executor_gpupool.workers.protocol import (
+    Blob,
+    Decoder,
+    Frame,
+    Spool,
+    blob_bytes,
+    encode,
+)
+
+#: Items of one job are announced in frames of this many, so that a large job starts early.
+ITEMS_PER_FRAME = 500
+PICKLE_PROTOCOL = 5
+
+
+class Channel:
+    """The worker's end of the socket to the coordinator."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.setblocking(True)
+        self._decoder = Decoder()
+        self._frames: list[Frame] = []
+
+    def receive(self) -> Frame | None:
+        """Return the next frame; None at the end of the stream."""
+        while not self._frames:
+            data = self._socket.recv(max(65536, min(self._decoder.wanted_bytes, 1 << 22)))
+            if not data:
+                return None
+            self._frames.extend(self._decoder.feed(data))
+        return self._frames.pop(0)
+
+    def send(self, meta: dict[str, Any], blobs: list[Blob] | None = None) -> None:
+        """Send one frame, waiting for the coordinator to take it."""
+        for chunk in encode(meta, blobs or []):
+            self._socket.sendall(chunk)
+
+
+def serve(descriptor: int) -> None:
+    """Answer frames until the coordinator closes the channel."""
+    channel = Channel(descriptor)
+    first = channel.receive()
+    if first is None:
+        return
+    server = Server.start(channel, first)
+    while server is not None:
+        frame = channel.receive()
+        if frame is None:
+            return
+        server.handle(frame)
+
+
+class Server:
+    """One tool's class, its loaded instance if any, and the answers to frames."""
+
+    def __init__(self, channel: Channel, tool_class: type[Tool], spool: Spool) -> None:
+        self._channel = channel
+        self._tool_class = tool_class
+        self._spool = spool
+        self._model: Tool | None = None
+        self._handlers: dict[str, Callable[[Frame], None]] = {
+            "read": self._read,
+            "write": self._write,
+            "load": self._load,
+            "run": self._run,
+            "move": self._move,
+        }
+
+    @classmethod
+    def start(cls, channel: Channel, frame: Frame) -> Server | None:
+        """Import the tool that the first frame names and tell what it is."""
+        from snakemake_executor_gpupool.toolspec import load_tool_class
+
+        try:
+            tool_class = load_tool_class(frame.meta["spec"], frame.meta["base_dir"])
+        except BaseException as error:  # a tool's module may even call sys.exit
+            channel.send({"type": "tool_failed", "error": tell_error(error)})
+            return None
+        channel.send({"type": "tool", "info": tool_info(tool_class), "pid": os.getpid()})
+        return cls(channel, tool_class, Spool(frame.meta["spool"]))
+
+    def handle(self, frame: Frame) -> None:
+        """Answer one frame."""
+        self._handlers[frame.type](frame)
+
+    # -- files ---------------------------------------------------------------
+    def _read(self, frame: Frame) -> None:
+        job: Job = pickle.loads(blob_bytes(frame.blobs[0]))
+        ident = frame.meta["job"]
+        try:
+            os.chdir(frame.meta["cwd"])
+            with job_log(job):
+                self._announce_items(ident, job)
+        except Exception as error:
+            self._channel.send({"type": "read_failed", "job": ident, "error": tell_error(error)})
+
+    def _announce_items(self, ident: int, job: Job) -> None:
+        tool = self._tool_class(job.params)
+        head = {"type": "items", "job": ident, **describe_model(tool)}
+        items: list[dict[str, Any]] = []
+        payloads: list[Blob] = []
+        for position, item in enumerate(tool.read(job)):
+            items.append(describe_item(tool, item, position))
+            payloads.append(self._spool.put(pickle.dumps(item, PICKLE_PROTOCOL)))
+            if len(items) == ITEMS_PER_FRAME:
+                self._channel.send({**head, "items": items, "last": False}, payloads)
+                items, payloads = [], []
+        self._channel.send({**head, "items": items, "last": True}, payloads)
+
+    def _write(self, frame: Frame) -> None:
+        job: Job = pickle.loads(blob_bytes(frame.blobs[0]))
+        ident = frame.meta["job"]
+        started_s = time.perf_counter()
+        try:
+            os.chdir(frame.meta["cwd"])
+            with job_log(job, frame.meta.get("log_text", "")):
+                self._write_outputs(job, frame)
+        except Exception as error:
+            self._channel.send({"type": "write_failed", "job": ident, "error": tell_error(error)})
+            return
+        seconds = time.perf_counter() - started_s
+        self._channel.send({"type": "written", "job": ident, "seconds": seconds})
+
+    def _write_outputs(self, job: Job, frame: Frame) -> None:
+        distinct = [pickle.loads(blob_bytes(blob)) for blob in frame.blobs[1:]]
+        results = [distinct[place] for place in frame.meta["order"]]
+        tool = self._tool_class(job.params)
+        with staged_outputs(job.output) as staged:
+            names = frame.meta["names"]
+            tool.write(job.replace(output=staged, params=tool.params, item_names=names), results)
+
+    # -- the model -------------------------------------------------------------
+    def _load(self, frame: Frame) -> None:
+        device = frame.meta["device"]
+        started_s = time.perf_counter()
+        try:
+            tool = self._tool_class(pickle.loads(blob_bytes(frame.blobs[0])))
+            tool.device = device
+            tool.load(device)
+            self._model = tool
+            answer = {"type": "loaded", "batch_tokens": int(tool.batch_tokens(device))}
+        except Exception as error:
+            self._channel.send({"type": "load_failed", "error": tell_error(error)})
+            return
+        seconds = time.perf_counter() - started_s
+        self._channel.send({**answer, "seconds": seconds, "peak_mib": peak_memory_mib(device)})
+
+    def _run(self, frame: Frame) -> None:
+        assert self._model is not None, "run before load"
+        params, *payloads = frame.blobs
+        self._model.params = Params(
+            {**self._tool_class.defaults, **pickle.loads(blob_bytes(params))}
+        )
+        started_s = time.perf_counter()
+        outcomes = run_batch(self._model, [pickle.loads(blob_bytes(p)) for p in payloads])
+        blobs: list[Blob] = []
+        notes: list[dict[str, Any]] = []
+        for outcome in outcomes:
+            try:
+                if outcome.error is None:
+                    blobs.append(self._spool.put(pickle.dumps(outcome.result, PICKLE_PROTOCOL)))
+                notes.append({"error": outcome.error, "oom": outcome.out_of_memory})
+            except Exception as error:  # a result that cannot be pickled, or no room for it
+                notes.append({"error": tell_error(error), "oom": False})
+        self._channel.send(
+            {
+                "type": "done",
+                "batch": frame.meta["batch"],
+                "outcomes": notes,
+                "seconds": time.perf_counter() - started_s,
+                "peak_mib": peak_memory_mib(self._model.device),
+            },
+            blobs,
+        )
+
+    def _move(self, frame: Frame) -> None:
+        device = frame.meta["device"]
+        started_s = time.perf_counter()
+        try:
+            assert self._model is not None, "move before load"
+            self._model.to(device)  # type: ignore[attr-defined]
+            self._model.device = device
+            if device == "cpu":
+                release_memory()
+        except Exception as error:
+            self._channel.send({"type": "move_failed", "error": tell_error(error)})
+            return
+        seconds = time.perf_counter() - started_s
+        self._channel.send({"type": "moved", "device": device, "seconds": seconds})
+
+
+def tool_info(tool_class: type[Tool]) -> dict[str, Any]:
+    """Return what the coordinator must know of a tool's class."""
+    return {
+        "identity": f"{tool_class.__module__}:{tool_class.__qualname__}",
+        "name": tool_class.__name__,
+        "version": str(tool_class.version),
+        "deterministic": bool(tool_class.deterministic),
+        "persistent": bool(tool_class.persistent),
+        "devices": list(tool_class.devices),
+        "gpus_per_instance": int(tool_class.gpus_per_instance),
+        "pads": bool(tool_class.pads),
+        "vram_mb": tool_class.vram_mb,
+        "can_move": callable(getattr(tool_class, "to", None)),
+    }
+
+
+def describe_model(tool: Tool) -> dict[str, Any]:
+    """Return which model a tool's params choose, and which items may share a batch."""
+    from snakemake_executor_gpupool.canonical import content_hash
+
+    model = tool.model_params()
+    label = ", ".join(str(value) for value in model.values() if value is not None)
+    return {
+        "model": content_hash(
+            [type(tool).__module__, type(tool).__qualname__, tool.version, model]
+        ),
+        "model_label": label,
+        "group": content_hash(tool.run_params()),
+    }
+
+
+def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
+    """Return an item's key, cost, tokens and name, checked."""
+    name = tool.name(item) or f"#{position}"
+    tokens, cost = int(tool.tokens(item)), float(tool.cost(item))
+    if tool.max_batch_tokens is not None and tokens > tool.max_batch_tokens:
+        raise InputError(
+            f"item {name} has {tokens} tokens; {type(tool).__name__} takes at most "
+            f"{tool.max_batch_tokens} in one batch"
+        )
+    if not (cost >= 0 and cost != float("inf")):
+        raise ValueError(f"cost of item {name} is {cost}; it must be finite and not negative")
+    key = tool.key(item)
+    text = key.hex() if isinstance(key, bytes) else str(key)
+    return {"key": text, "cost": cost, "tokens": max(tokens, 0), "name": name}

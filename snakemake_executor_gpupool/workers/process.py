@@ -1,0 +1,203 @@
+"""The coordinator's side of one worker process: start, frames in and out, end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_gpupool.errors import WorkerStartError
+from snakemake_executor_gpupool.workers.protocol import Blob, Decoder, Frame, encode
+
+PACKAGE_DIR = Path(__file__).resolve().parent.parent
+CHILD_ENTRY = Path(__file__).resolve().with_name("child_main.py")
+READ_CHUNK_BYTES = 1 << 20
+#: How much of the end of a worker's log an error message quotes.
+LOG_TAIL_BYTES = 2000
+
+
+class WorkerProcess:
+    """One worker process and its channel; used by the run loop's thread alone.
+
+    Parameters
+    ----------
+    worker_id
+        Names the process in logs and events.
+    python
+        The interpreter to run it under.
+    environment
+        The whole environment of the process.
+    log_path
+        Where its standard output and error go.
+
+    Raises
+    ------
+    WorkerStartError
+        The interpreter cannot be started.
+    """
+
+    def __init__(
+        self, worker_id: str, python: str, environment: Mapping[str, str], log_path: Path
+    ) -> None:
+        self.worker_id = worker_id
+        self.log_path = log_path
+        ours, theirs = socket.socketpair()
+        command = [python, str(CHILD_ENTRY), str(theirs.fileno()), str(PACKAGE_DIR)]
+        try:
+            with theirs, log_path.open("ab") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    env=dict(environment),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+        except OSError as error:
+            ours.close()
+            raise WorkerStartError(f"cannot start a worker with {python}: {error}") from error
+        ours.setblocking(False)
+        self.socket = ours
+        self._decoder = Decoder()
+        self._outgoing: deque[memoryview] = deque()
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also the id of its process group and session."""
+        return self._process.pid
+
+    # -- frames ----------------------------------------------------------------
+    def send(self, meta: dict[str, Any], blobs: Sequence[Blob] = ()) -> None:
+        """Queue a frame and write what the channel takes at once."""
+        self._outgoing.extend(memoryview(chunk) for chunk in encode(meta, blobs))
+        self.flush()
+
+    def flush(self) -> None:
+        """Write as much of what is queued as the channel takes."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            while self._outgoing:
+                written = self.socket.send(self._outgoing[0])
+                if written == len(self._outgoing[0]):
+                    self._outgoing.popleft()
+                else:
+                    self._outgoing[0] = self._outgoing[0][written:]
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether frames are waiting for the channel to take them."""
+        return bool(self._outgoing)
+
+    def receive(self) -> Iterator[Frame | None]:
+        """Yield the frames that have arrived; a final None when the channel has ended.
+
+        Raises
+        ------
+        FrameError
+            The worker sent something that is no frame.
+        """
+        while True:
+            try:
+                data = self.socket.recv(READ_CHUNK_BYTES)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                yield None
+                return
+            yield from self._decoder.feed(data)
+            if len(data) < READ_CHUNK_BYTES:
+                return
+
+    # -- the end -----------------------------------------------------------------
+    def close_channel(self) -> None:
+        """Tell the worker that there is no more work: it ends by itself."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the worker's whole process group."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL to the worker's whole process group."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def exit_code(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs. Never waits."""
+        return self._process.poll()
+
+    def close(self) -> None:
+        """Let go of the channel and of what is left of the process group."""
+        self.socket.close()
+        # The worker itself is gone; grandchildren of its group must not outlive it.
+        self.kill()
+
+    def last_words(self) -> str:
+        """Return the end of the worker's log."""
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(0, os.SEEK_END)
+                log.seek(max(log.tell() - LOG_TAIL_BYTES, 0))
+                return log.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+
+def describe_exit(code: int | None) -> str:
+    """Say an exit code in words: ``killed by SIGKILL``, ``exit code 3``."""
+    if code is None:
+        return "still running"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+class Reaper:
+    """The helper process that ends our children should this process be killed."""
+
+    def __init__(self) -> None:
+        entry = Path(__file__).resolve().with_name("reaper.py")
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-E", str(entry)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def watch(self, group: int) -> None:
+        """Put a process group on the list."""
+        self._tell(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        """Take a process group off the list: it has ended."""
+        self._tell(f"-{group}\n")
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line.encode())
+            self._process.stdin.flush()
+
+    def close(self) -> None:
+        """End the helper; what is still on its list is killed."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()

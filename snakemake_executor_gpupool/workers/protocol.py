@@ -1,0 +1,210 @@
+"""Frames between the coordinator and a worker process.
+
+::
+
+    frame = header | meta | body
+    header = magic(4) version(u8) pad(3) meta_bytes(u32) body_bytes(u64) crc32(u32)
+
+``meta`` is a JSON object with a ``type``; ``body`` is a run of opaque blobs whose
+lengths ``meta["blobs"]`` lists. A blob too large for a pipe travels as a file of
+the run's spool directory instead; its place in ``meta["blobs"]`` is ``[path, bytes]``.
+
+The coordinator reads only ``meta``: what is in a blob is for workers to pickle and
+unpickle. Every length is bounded and the checksum covers header, meta and small
+bodies, so that garbage ends in one :class:`FrameError` and never in a hang.
+
+Standard library only, Python >= 3.9: both sides import this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Union
+
+MAGIC = b"gpPL"
+VERSION = 1
+HEADER = struct.Struct(">4sB3xIQI")
+MAX_META_BYTES = 64 * 1024**2
+MAX_BODY_BYTES = 8 * 1024**3
+#: Bodies up to this size are covered by the checksum; larger ones cost more than they protect.
+CHECKED_BODY_BYTES = 1024**2
+#: A blob over this size goes through the spool.
+SPOOL_BYTES = 256 * 1024
+
+
+class FrameError(Exception):
+    """The bytes on the channel are no frame of this protocol."""
+
+
+class SpoolFile(NamedTuple):
+    """A blob that lies in a file."""
+
+    path: str
+    size_bytes: int
+
+
+Blob = Union[bytes, SpoolFile]
+
+
+class Frame(NamedTuple):
+    """One message: its JSON part and its blobs."""
+
+    meta: dict[str, Any]
+    blobs: list[Blob]
+
+    @property
+    def type(self) -> str:
+        """What kind of message it is."""
+        return str(self.meta.get("type", ""))
+
+
+def encode(meta: dict[str, Any], blobs: Sequence[Blob] = ()) -> list[bytes]:
+    """Return a frame as chunks to be written one after the other."""
+    inline = [blob for blob in blobs if not isinstance(blob, SpoolFile)]
+    lengths = [list(blob) if isinstance(blob, SpoolFile) else len(blob) for blob in blobs]
+    text = json.dumps({**meta, "blobs": lengths}).encode()
+    body_bytes = sum(map(len, inline))
+    checked = inline if body_bytes <= CHECKED_BODY_BYTES else []
+    crc = _checksum(len(text), body_bytes, text, checked)
+    head = HEADER.pack(MAGIC, VERSION, len(text), body_bytes, crc)
+    if body_bytes <= SPOOL_BYTES:
+        return [b"".join([head, text, *inline])]
+    return [head + text, *inline]
+
+
+def _checksum(meta_bytes: int, body_bytes: int, text: bytes, body: Iterable[Any]) -> int:
+    crc = zlib.crc32(text, zlib.crc32(f"{VERSION}:{meta_bytes}:{body_bytes}".encode()))
+    for part in body:
+        crc = zlib.crc32(part, crc)
+    return crc
+
+
+class Decoder:
+    """Turns a stream of bytes into frames, whatever the pieces it arrives in."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._need = HEADER.size
+
+    @property
+    def wanted_bytes(self) -> int:
+        """How many more bytes would complete the next header or frame."""
+        return max(self._need - len(self._buffer), 1)
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Add bytes; yield every frame that is complete.
+
+        Raises
+        ------
+        FrameError
+            What arrived is no frame. The stream cannot be used any further.
+        """
+        self._buffer += data
+        while len(self._buffer) >= self._need:
+            frame = self._take()
+            if frame is not None:
+                yield frame
+
+    def _take(self) -> Frame | None:
+        magic, version, meta_bytes, body_bytes, crc = HEADER.unpack_from(self._buffer)
+        if magic != MAGIC or version != VERSION:
+            raise FrameError(f"not a frame: starts with {bytes(self._buffer[:8])!r}")
+        if meta_bytes > MAX_META_BYTES or body_bytes > MAX_BODY_BYTES:
+            raise FrameError(f"frame too large: {meta_bytes} + {body_bytes} bytes")
+        end = HEADER.size + meta_bytes + body_bytes
+        if len(self._buffer) < end:
+            self._need = end
+            return None
+        with memoryview(self._buffer) as view:
+            text = bytes(view[HEADER.size : HEADER.size + meta_bytes])
+            body = bytes(view[HEADER.size + meta_bytes : end])
+        del self._buffer[:end]
+        self._need = HEADER.size
+        checked = [body] if body_bytes <= CHECKED_BODY_BYTES else []
+        if _checksum(meta_bytes, body_bytes, text, checked) != crc:
+            raise FrameError("frame damaged: its checksum does not match")
+        return _parse(text, body)
+
+
+def _parse(text: bytes, body: bytes) -> Frame:
+    try:
+        meta = json.loads(text)
+        lengths = meta.pop("blobs")
+        blobs, used = _split(lengths, body)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise FrameError(f"frame with unreadable meta: {error}") from error
+    if used != len(body):
+        raise FrameError(f"frame body has {len(body)} bytes, its blobs {used}")
+    return Frame(meta, blobs)
+
+
+def _split(lengths: list[Any], body: bytes) -> tuple[list[Blob], int]:
+    blobs: list[Blob] = []
+    used = 0
+    for length in lengths:
+        if isinstance(length, list):
+            blobs.append(SpoolFile(str(length[0]), int(length[1])))
+        else:
+            if not isinstance(length, int) or length < 0:
+                raise ValueError(f"blob of length {length!r}")
+            blobs.append(body[used : used + length])
+            used += length
+    return blobs, used
+
+
+class Spool:
+    """Writes large blobs into files of one directory, owned by the run.
+
+    Parameters
+    ----------
+    directories
+        Where to write, the preferred first: a memory file system, then the disk.
+        One whose free space is less than twice the blob is passed over.
+    """
+
+    def __init__(self, directories: Sequence[str]) -> None:
+        self._directories = list(directories)
+        self._numbers = itertools.count()
+
+    def put(self, data: bytes) -> Blob:
+        """Return ``data`` itself if small, else the file it now lies in."""
+        if len(data) <= SPOOL_BYTES or not self._directories:
+            return data
+        path = os.path.join(self._choose(len(data)), f"{os.getpid()}-{next(self._numbers)}.blob")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+        return SpoolFile(path, len(data))
+
+    def _choose(self, size_bytes: int) -> str:
+        for directory in self._directories[:-1]:
+            stat = os.statvfs(directory)
+            if stat.f_bavail * stat.f_frsize > 2 * size_bytes:
+                return directory
+        return self._directories[-1]
+
+
+def blob_bytes(blob: Blob) -> bytes:
+    """Return a blob's content, from memory or from its file."""
+    if isinstance(blob, SpoolFile):
+        with open(blob.path, "rb") as file:
+            return file.read()
+    return blob
+
+
+def discard(blob: Blob | None) -> None:
+    """Remove a blob's file, if it has one."""
+    if isinstance(blob, SpoolFile):
+        with contextlib.suppress(OSError):
+            os.unlink(blob.path)

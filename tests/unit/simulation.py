@@ -1,0 +1,264 @@
+"""A world for the scheduler: processes that take simulated time, and nothing else.
+
+The real scheduler decides; this carries its effects out on a clock that jumps. What a test
+wants to go wrong, it names: items that kill their worker, loads that fail, and so on.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from snakemake_executor_gpupool import effects as fx
+from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy, cpu_slot
+from snakemake_executor_gpupool.devices.strings import DeviceSpec
+from snakemake_executor_gpupool.dispatch import DispatchConfig
+from snakemake_executor_gpupool.request import Request, ToolRef
+from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
+
+INFO = {
+    "deterministic": True,
+    "persistent": True,
+    "devices": ["cuda", "cpu"],
+    "gpus_per_instance": 1,
+    "pads": True,
+    "vram_mb": None,
+    "can_move": False,
+}
+
+
+def gpu(index: int) -> Device:
+    """Return a card that is only a name."""
+    return Device(f"cuda:{index}", "cuda", index, uuid=f"GPU-{index}", visible_id=str(index))
+
+
+@dataclass
+class FakeItem:
+    """One item of a job."""
+
+    key: str
+    cost: float = 1.0
+    tokens: int = 1
+    group: str = "g"
+
+
+@dataclass
+class World:
+    """Devices, processes and files that exist only in time.
+
+    Attributes
+    ----------
+    seconds_per_cost
+        True speed, or a function of the item's key.
+    deadly
+        Keys of items that kill the worker that computes them.
+    bad
+        Keys of items for which the tool raises.
+    """
+
+    gpus: int = 2
+    cpus: int = 1
+    load_s: float = 1.0
+    start_s: float = 0.1
+    read_s: float = 0.001
+    budget_tokens: int = 8
+    seconds_per_cost: float | Callable[[str], float] = 1.0
+    deadly: set[str] = field(default_factory=set)
+    bad: set[str] = field(default_factory=set)
+    failing_loads: set[str] = field(default_factory=set)
+    info: dict[str, Any] = field(default_factory=dict)
+    config: DispatchConfig = field(default_factory=DispatchConfig)
+    strategy: OffloadStrategy = OffloadStrategy.RESTART
+
+    def __post_init__(self) -> None:
+        devices = [gpu(i) for i in range(self.gpus)] + [cpu_slot(i) for i in range(self.cpus)]
+        self.allocator = Allocator(devices, offload_strategy=self.strategy)
+        self.scheduler = Scheduler(self.allocator, self.config)
+        self.now_s = 0.0
+        self.log: list[tuple[float, fx.Effect]] = []
+        self.reports: dict[int, str | None] = {}
+        self.report_times: dict[int, float] = {}
+        self.results: dict[int, list[str]] = {}
+        self.granted: dict[int, tuple[Device, ...]] = {}
+        self.computed: list[str] = []
+        self.finished_s: dict[str, float] = {}
+        self._jobs: dict[int, tuple[str, list[FakeItem]]] = {}
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._free_at: dict[str, float] = {}
+        self._alive: set[str] = set()
+
+    # -- what a test does ------------------------------------------------------------
+    def submit(
+        self,
+        job_id: int,
+        items: Sequence[FakeItem | str],
+        *,
+        model: str = "m",
+        tool: str = "tool",
+        priority: int = 0,
+        devices: DeviceSpec | None = None,
+        instance: str = "",
+    ) -> None:
+        """Make a job ready now."""
+        made = [item if isinstance(item, FakeItem) else FakeItem(item) for item in items]
+        self._jobs[job_id] = (model, made)
+        request = Request(
+            job_id=job_id,
+            title=f"rule r (job={job_id})",
+            tool=ToolRef(tool, "", "python"),
+            job=b"",
+            params=model.encode(),
+            cwd="/",
+            priority=priority,
+            devices=devices,
+            instance=instance,
+        )
+        self.scheduler.submit(request, self.now_s)
+        self._act()
+
+    def lease(self, job_id: int, spec: DeviceSpec, hold_s: float, priority: int = 0) -> None:
+        """Make a plain GPU job ready now; it runs for ``hold_s``."""
+        self._hold_s = getattr(self, "_hold_s", {})
+        self._hold_s[job_id] = hold_s
+        self.scheduler.lease(LeaseRequest(job_id, f"lease {job_id}", spec, priority), self.now_s)
+        self._act()
+
+    def at(self, time_s: float, act: Callable[[], None]) -> None:
+        """Do something at a later time."""
+        heapq.heappush(self._events, (time_s, next(self._numbers), act))
+
+    def kill(self, worker_id: str) -> None:
+        """End a process from outside."""
+        self._die(worker_id, "killed by SIGKILL")
+
+    def run(self, until_s: float = 1e9) -> float:
+        """Let time pass until nothing more happens; return the time."""
+        while self._events and self._events[0][0] <= until_s:
+            time_s, _, act = heapq.heappop(self._events)
+            self.now_s = max(self.now_s, time_s)
+            act()
+            self._act()
+            if not self._events and not self.scheduler.is_quiet:
+                self._tick_later()
+        return self.now_s
+
+    def _tick_later(self) -> None:
+        wake_s = self.scheduler.next_wake_s(self.now_s)
+        if wake_s < 1e6:
+            self.at(wake_s, lambda: self.scheduler.tick(self.now_s))
+
+    # -- effects -----------------------------------------------------------------------
+    def effects(self, kind: type) -> list[Any]:
+        """Return all effects of a kind so far."""
+        return [effect for _, effect in self.log if isinstance(effect, kind)]
+
+    def notes(self, event: str) -> list[dict[str, Any]]:
+        """Return the fields of all notes of a kind so far."""
+        return [dict(n.fields) for n in self.effects(fx.Note) if n.event == event]
+
+    def _act(self) -> None:
+        while taken := self.scheduler.outbox.take():
+            for effect in taken:
+                self.log.append((self.now_s, effect))
+                self._carry_out(effect)
+
+    def _later(self, worker_id: str, seconds: float, act: Callable[[], None]) -> None:
+        """Do something in a process, after what it is at, unless it has died by then."""
+        start_s = max(self.now_s, self._free_at.get(worker_id, 0.0))
+        self._free_at[worker_id] = start_s + seconds
+
+        def if_alive() -> None:
+            if worker_id in self._alive:
+                act()
+
+        self.at(start_s + seconds, if_alive)
+
+    def _carry_out(self, effect: fx.Effect) -> None:
+        sched = self.scheduler
+        match effect:
+            case fx.StartWorker(worker_id=worker):
+                self._alive.add(worker)
+                info = {**INFO, **self.info}
+                self._later(
+                    worker, self.start_s, lambda: sched.process_ready(worker, info, self.now_s)
+                )
+            case fx.StopWorker(worker_id=worker):
+                self.at(self.now_s + 0.01, lambda: self._die(worker, "exit code 0"))
+            case fx.LoadModel(worker_id=worker, params=params):
+                self._later(worker, self.load_s, lambda: self._loaded(worker, params.decode()))
+            case fx.MoveModel(worker_id=worker, devices=devices):
+                target = devices[0].name if devices else "cpu"
+                self._later(
+                    worker, 0.05, lambda: sched.dispatch.moved(worker, target, self.now_s)
+                )
+            case fx.ReadJob(worker_id=worker, request=request):
+                self._later(worker, self.read_s, lambda: self._read(worker, request.job_id))
+            case fx.WriteJob(worker_id=worker, request=request):
+                values = [effect.blobs[place].decode() for place in effect.order]
+                self.results[request.job_id] = values
+                self._later(
+                    worker,
+                    self.read_s,
+                    lambda: sched.written(worker, request.job_id, 0.0, self.now_s),
+                )
+            case fx.RunBatch():
+                self._run_batch(effect)
+            case fx.Report(report=report):
+                assert report.job_id not in self.reports, "a job is reported once"
+                self.reports[report.job_id] = report.error
+                self.report_times[report.job_id] = self.now_s
+            case fx.GrantLease(job_id=job_id, devices=devices):
+                self.granted[job_id] = devices
+                hold_s = self._hold_s[job_id]
+                self.at(self.now_s + hold_s, lambda: sched.lease_done(job_id, self.now_s))
+
+    def _read(self, worker: str, job_id: int) -> None:
+        model, items = self._jobs[job_id]
+        metas = [
+            {"key": i.key, "cost": i.cost, "tokens": i.tokens, "name": f"{i.key}@{n}"}
+            for n, i in enumerate(items)
+        ]
+        group = items[0].group if items else "g"
+        meta = {"model": model, "model_label": model, "group": group, "items": metas, "last": True}
+        payloads = [f"{item.key}".encode() for item in items]
+        self.scheduler.items(worker, job_id, meta, payloads, self.now_s)
+
+    def _loaded(self, worker: str, model: str) -> None:
+        if model in self.failing_loads:
+            error = {"kind": "input", "type": "InputError", "message": "no weights"}
+            self.scheduler.dispatch.load_failed(worker, error, self.now_s)
+        else:
+            self.scheduler.dispatch.loaded(worker, self.budget_tokens, self.load_s, self.now_s)
+
+    def _run_batch(self, effect: fx.RunBatch) -> None:
+        keys = [unit.payload.decode() for unit in effect.units]  # type: ignore[union-attr]
+        speed = self.seconds_per_cost
+        seconds = sum(
+            unit.cost * (speed(key) if callable(speed) else speed)
+            for unit, key in zip(effect.units, keys, strict=True)
+        )
+        worker = effect.worker_id
+        if self.deadly & set(keys):
+            self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
+            return
+        self._later(worker, seconds, lambda: self._batch_done(worker, keys, seconds))
+
+    def _batch_done(self, worker: str, keys: list[str], seconds: float) -> None:
+        error = {"kind": "tool", "type": "ValueError", "message": "bad item", "traceback": ""}
+        outcomes = [{"error": error if key in self.bad else None, "oom": False} for key in keys]
+        blobs = [f"result of {key}".encode() for key in keys if key not in self.bad]
+        self.computed += keys
+        self.finished_s.update(dict.fromkeys(keys, self.now_s))
+        self.scheduler.dispatch.batch_done(worker, outcomes, list(blobs), seconds, self.now_s)
+
+    def _die(self, worker: str, reason: str) -> None:
+        if worker in self._alive:
+            self._alive.discard(worker)
+            self._free_at.pop(worker, None)
+            self.scheduler.died(worker, reason, self.now_s)
+            self._act()

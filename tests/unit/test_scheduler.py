@@ -1,0 +1,289 @@
+"""The scheduler's decisions, driven synchronously in simulated time."""
+
+from __future__ import annotations
+
+from tests.unit.simulation import FakeItem, World
+
+from snakemake_executor_gpupool import effects as fx
+from snakemake_executor_gpupool.devices.strings import DeviceSpec, parse_device
+from snakemake_executor_gpupool.dispatch import DispatchConfig
+
+
+def test_each_job_gets_its_own_results_in_its_order() -> None:  # P6
+    world = World(gpus=1)
+    world.submit(1, ["a", "b", "c"])
+    world.submit(2, ["c", "a", "a"])
+    world.submit(3, [])
+    world.run()
+    assert world.reports == {1: None, 2: None, 3: None}
+    assert world.results[1] == ["result of a", "result of b", "result of c"]
+    assert world.results[2] == ["result of c", "result of a", "result of a"]
+    assert world.results[3] == []
+
+
+def test_duplicates_are_computed_once_in_the_whole_run() -> None:  # P5
+    world = World(gpus=1)
+    world.submit(1, ["a", "b"])
+    world.submit(2, ["b", "a"])
+    world.run()
+    world.submit(3, ["a"])
+    world.at(world.now_s, lambda: None)
+    world.run()
+    assert sorted(world.computed) == ["a", "b"]
+    assert world.results[3] == ["result of a"]
+    assert (world.scheduler.ledger.items, world.scheduler.ledger.unique) == (5, 2)
+
+
+def test_a_stochastic_tool_computes_every_place() -> None:  # P5
+    world = World(gpus=1, info={"deterministic": False})
+    world.submit(1, ["a", "a"])
+    world.submit(2, ["a"])
+    world.run()
+    assert world.computed == ["a", "a", "a"]
+
+
+def test_one_model_load_serves_all_jobs() -> None:  # T2
+    world = World(gpus=1)
+    for job_id in range(50):
+        world.submit(job_id, [f"i{job_id}"])
+    world.run()
+    assert world.scheduler.dispatch.counts["model_loads"] == 1
+    assert len(world.reports) == 50
+
+
+def test_another_model_param_is_another_worker() -> None:  # T2
+    world = World(gpus=2)
+    world.submit(1, ["a"], model="m1")
+    world.submit(2, ["a"], model="m2")
+    world.run()
+    assert sorted(world.computed) == ["a", "a"]
+    assert world.scheduler.dispatch.counts["model_loads"] == 2
+    assert world.scheduler.dispatch.counts["evictions"] == 0
+
+
+def test_items_with_other_run_params_share_a_worker_but_no_batch() -> None:  # T2 P7
+    world = World(gpus=1, budget_tokens=8)
+    world.submit(1, [FakeItem("a", group="g1"), FakeItem("b", group="g1")])
+    world.submit(2, [FakeItem("a", group="g2")])
+    world.run()
+    assert world.scheduler.dispatch.counts["model_loads"] == 1
+    groups = [{unit.group for unit in batch.units} for batch in world.effects(fx.RunBatch)]
+    assert all(len(group) == 1 for group in groups)
+    assert len(world.computed) == 3
+
+
+def test_a_job_is_reported_when_its_last_item_is_done() -> None:  # P8
+    world = World(gpus=1, budget_tokens=1)
+    world.submit(1, [FakeItem("long", cost=9.0)])
+    world.submit(2, [FakeItem("short", cost=1.0)])
+    world.run()
+    assert world.report_times[1] < world.report_times[2]
+
+
+def test_one_bad_item_fails_its_own_jobs_only() -> None:  # P9 W3
+    world = World(gpus=1, bad={"x"})
+    world.submit(1, ["a", "x"])
+    world.submit(2, ["b"])
+    world.submit(3, ["x"])
+    world.run()
+    assert world.reports[2] is None
+    assert world.reports[1] is not None and "x@1" in world.reports[1]
+    assert world.reports[3] is not None and "x@0" in world.reports[3]
+    assert world.scheduler.dispatch.counts["worker_crashes"] == 0
+
+
+def test_a_failed_item_is_computed_again_for_a_retry() -> None:
+    world = World(gpus=1, bad={"x"})
+    world.submit(1, ["x"])
+    world.run()
+    world.bad.clear()
+    world.submit(2, ["x"])
+    world.run()
+    assert world.reports[2] is None
+
+
+def test_a_deadly_item_fails_alone_after_two_deaths_alone() -> None:  # W4
+    world = World(gpus=1, deadly={"x"}, budget_tokens=16)
+    for job_id, key in enumerate("abcdexfgh"):
+        world.submit(job_id, [key])
+    world.run()
+    failed = {job_id for job_id, error in world.reports.items() if error}
+    assert failed == {5}
+    assert "SIGSEGV" in str(world.reports[5])
+    assert world.scheduler.dispatch.counts["worker_crashes"] <= 3
+
+
+def test_a_killed_worker_costs_nobody_a_result() -> None:  # W4 P3
+    world = World(gpus=2, budget_tokens=4)
+    for job_id in range(40):
+        world.submit(job_id, [f"i{job_id}"])
+    for time_s in (1.5, 3.0, 4.5):
+        world.at(time_s, lambda: world.kill(next(iter(world.scheduler.dispatch._workers))))
+    world.run()
+    assert set(world.reports.values()) == {None}
+    assert len(world.reports) == 40
+
+
+def test_a_load_that_fails_fails_its_jobs_and_frees_the_device() -> None:  # W8
+    world = World(gpus=1, failing_loads={"broken"})
+    world.submit(1, ["a"], model="broken")
+    world.submit(2, ["b"], model="broken")
+    world.submit(3, ["c"], model="fine")
+    world.run()
+    assert "no weights" in str(world.reports[1])
+    assert "no weights" in str(world.reports[2])
+    assert world.reports[3] is None
+
+
+def test_a_lone_item_never_pays_for_eight_loads() -> None:  # P4
+    world = World(gpus=8)
+    world.submit(1, ["a", "b"])
+    world.run()
+    assert world.scheduler.dispatch.counts["model_loads"] == 1
+
+
+def test_much_work_spreads_over_all_devices() -> None:  # P1 P3
+    world = World(gpus=4, budget_tokens=4, load_s=0.5)
+    world.submit(1, [FakeItem(f"i{n}") for n in range(400)])
+    finished_s = world.run()
+    assert world.scheduler.dispatch.counts["model_loads"] == 4
+    assert finished_s < 400 / 4 * 1.1
+
+
+def test_batches_hold_neighbours_in_length_within_the_budget() -> None:  # P7
+    world = World(gpus=1, budget_tokens=120, seconds_per_cost=0.01)
+    lengths = [10, 50, 12, 48, 11, 49, 9, 51]
+    world.submit(1, [FakeItem(f"i{n}", cost=n, tokens=n) for n in lengths])
+    world.run()
+    for batch in world.effects(fx.RunBatch):
+        tokens = [unit.tokens for unit in batch.units]
+        assert len(tokens) == 1 or max(tokens) * len(tokens) <= 120
+        assert max(tokens) - min(tokens) <= 3
+
+
+def test_the_least_recently_used_idle_worker_makes_room() -> None:  # D5
+    world = World(gpus=2)
+    world.submit(1, ["a"], model="m1")
+    world.run(5)
+    world.submit(2, ["a"], model="m2")
+    world.run(10)
+    world.submit(3, ["b"], model="m1")
+    world.run(15)
+    world.submit(4, ["a"], model="m3")
+    world.run()
+    assert set(world.reports.values()) == {None}
+    stopped = [stop.worker_id for stop in world.effects(fx.StopWorker)]
+    assert stopped == ["tool.2"]
+    assert world.scheduler.dispatch.counts["evictions"] == 1
+
+
+def test_a_busy_worker_is_waited_for() -> None:  # D7 D6
+    world = World(gpus=1, budget_tokens=1, seconds_per_cost=5.0)
+    world.submit(1, ["a"], model="m1")
+    world.run(3)
+    world.lease(2, parse_device("cuda:0"), hold_s=2.0)
+    assert 2 not in world.granted
+    world.run()
+    assert world.reports[1] is None
+    assert [device.name for device in world.granted[2]] == ["cuda:0"]
+
+
+def test_a_lease_is_never_shared() -> None:  # D11
+    world = World(gpus=1)
+    for job_id in range(3):
+        world.lease(job_id, DeviceSpec("cuda", 1, ()), hold_s=1.0)
+    world.submit(9, ["a"])
+    assert list(world.granted) == [0]
+    world.run()
+    assert sorted(world.granted) == [0, 1, 2]
+    assert world.reports[9] is None
+
+
+def test_more_devices_than_managed_fail_at_once() -> None:  # D10
+    world = World(gpus=2)
+    world.submit(1, ["a"])
+    world.run()
+    world.lease(2, DeviceSpec("cuda", 3, ()), hold_s=1.0)
+    assert "3" in str(world.reports[2])
+    assert world.scheduler.dispatch.counts["evictions"] == 0
+
+
+def test_without_a_gpu_tools_fall_back_to_the_cpu() -> None:  # D12
+    world = World(gpus=0, cpus=1)
+    world.submit(1, ["a"], devices=DeviceSpec("cuda", 1, ()))
+    world.run()
+    assert world.reports[1] is None
+
+
+def test_a_tool_that_needs_a_gpu_fails_without_one() -> None:  # D12
+    world = World(gpus=0, cpus=1, info={"devices": ["cuda"]})
+    world.submit(1, ["a"])
+    world.run()
+    assert "cuda" in str(world.reports[1])
+
+
+def test_an_idle_worker_ends_after_its_timeout() -> None:  # T7
+    world = World(gpus=1, config=DispatchConfig(idle_timeout_s=5.0))
+    world.submit(1, ["a"])
+    world.run()
+    world.at(world.now_s + 6, lambda: world.scheduler.tick(world.now_s))
+    world.run()
+    assert [stop.why for stop in world.effects(fx.StopWorker)] == ["idle"]
+
+
+def test_a_hung_batch_is_killed_and_retried_elsewhere() -> None:  # W5
+    config = DispatchConfig(batch_limit_s=10.0, batch_limit_factor=2.0)
+    world = World(gpus=1, config=config)
+    slow = {"x": 1e6}
+    world.seconds_per_cost = lambda key: slow.pop(key, 1.0)
+    world.submit(1, ["x"])
+    for time_s in range(1, 40):
+        world.at(time_s, lambda: world.scheduler.tick(world.now_s))
+    world.run(1000)
+    assert world.reports[1] is None
+    assert world.scheduler.dispatch.counts["worker_crashes"] == 1
+
+
+def test_higher_priority_goes_first() -> None:  # M4
+    world = World(gpus=1, budget_tokens=1)
+    for job_id in range(6):
+        world.submit(job_id, [f"i{job_id}"], priority=10 if job_id == 5 else 0)
+    world.run()
+    assert world.computed[0] == "i5"
+
+
+def test_named_instances_have_their_own_workers() -> None:  # T4
+    world = World(gpus=2)
+    world.submit(1, ["a"], instance="A")
+    world.submit(2, ["b"], instance="B")
+    world.run()
+    assert world.scheduler.dispatch.counts["model_loads"] == 2
+
+
+def test_a_file_process_that_dies_twice_on_one_job_fails_that_job_only() -> None:  # W4
+    world = World(gpus=1)
+    world.submit(1, ["a"])
+    world.submit(2, ["b"])
+    real_read = world._read
+
+    def read(worker: str, job_id: int) -> None:
+        if job_id == 1:
+            world.kill(worker)
+        else:
+            real_read(worker, job_id)
+
+    world._read = read  # type: ignore[method-assign]
+    world.run()
+    assert "died twice" in str(world.reports[1])
+    assert world.reports[2] is None
+
+
+def test_the_same_events_give_the_same_effects() -> None:
+    def story() -> list[str]:
+        world = World(gpus=3, budget_tokens=4, bad={"i7"}, deadly={"i9"})
+        for job_id in range(30):
+            world.submit(job_id, [f"i{job_id}", f"i{(job_id * 7) % 30}"])
+        world.run()
+        return [f"{time_s} {effect}" for time_s, effect in world.log]
+
+    assert story() == story()
