@@ -16,7 +16,7 @@ BENCH = Path(__file__).resolve().parent
 OUT = BENCH / "out"
 PACKAGES = ("snakemake", "torch", "fair-esm", "numpy", "snakemake-executor-plugin-gpupool")
 #: What a user's shell may hold that would favour one rival; none inherits it.
-UNSET_PREFIXES = ("GPUPOOL_", "MALLOC_", "OMP_", "MKL_", "SNAKEMAKE_", "PYTHONPATH")
+UNSET_PREFIXES = ("GPUPOOL_", "MALLOC_", "OMP_", "MKL_", "SNAKEMAKE_", "PYTHON")
 
 
 class RivalFailed(Exception):
@@ -35,12 +35,15 @@ class Runs:
         Wall time and processor time (with all child processes) of each run.
     directory
         Where the latest run worked.
+    started_s
+        When the latest run started, in seconds since the epoch.
     """
 
     label: str
     walls_s: list[float] = field(default_factory=list)
     cpus_s: list[float] = field(default_factory=list)
     directory: Path | None = None
+    started_s: float = 0.0
 
     @property
     def median_s(self) -> float:
@@ -61,7 +64,7 @@ def run_timed(
     directory.mkdir(parents=True)
     log = directory / "bench.log"
     with log.open("wb") as stream:
-        start_s = time.perf_counter()
+        runs.started_s, start_s = time.time(), time.perf_counter()
         process = subprocess.Popen(
             command, cwd=directory, env=environment(env), stdout=stream, stderr=subprocess.STDOUT
         )

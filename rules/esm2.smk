@@ -12,8 +12,12 @@
 # Configuration, all optional, under the key `esm2`:
 #   model        fair-esm name, path of a .pt checkpoint, or a directory in the
 #                Hugging Face format                        [esm2_t6_8M_UR50D]
+#   precision    fp32, bf16 or fp16                         [fp32]
 #   layers       layer or list of layers; null: the last    [null]
 #   pool         mean or per_token                          [mean]
+#   contacts     also predict contact maps                  [false]
+#   max_length, long_sequences   the most residues, and what happens to longer
+#                sequences: refuse or truncate              [1022, refuse]
 #   fasta        input pattern with {sample}    [results/quality_check/{sample}.fasta]
 #   embeddings   output pattern with {sample}   [results/embeddings/{sample}.npz]
 #   gpu          GPUs a job asks for; null: under gpupool one GPU if there is any,
@@ -22,8 +26,12 @@
 #   mem_mb, runtime   host memory (MiB) and minutes of a job that runs cold  [6000, 60]
 ESM2 = {
     "model": "esm2_t6_8M_UR50D",
+    "precision": "fp32",
     "layers": None,
     "pool": "mean",
+    "contacts": False,
+    "max_length": 1022,
+    "long_sequences": "refuse",
     "fasta": "results/quality_check/{sample}.fasta",
     "embeddings": "results/embeddings/{sample}.npz",
     "gpu": None,
@@ -53,11 +61,17 @@ rule esm2_embed:
         runtime=ESM2["runtime"],
     params:
         model=ESM2["model"],
+        precision=ESM2["precision"],
         layers=ESM2["layers"],
         pool=ESM2["pool"],
+        contacts=ESM2["contacts"],
+        max_length=ESM2["max_length"],
+        long_sequences=ESM2["long_sequences"],
     shell:
         "gpupool run esm2-embed"
         " --input fasta={input.fasta:q}"
         " --output embeddings={output.embeddings:q}"
-        " --param model={params.model:q} layers={params.layers:q} pool={params.pool:q}"
+        " --param model={params.model:q} precision={params.precision} layers={params.layers}"
+        " pool={params.pool} contacts={params.contacts} max_length={params.max_length}"
+        " long_sequences={params.long_sequences}"
         " --threads {threads} --log {log:q}"

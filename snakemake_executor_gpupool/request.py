@@ -47,6 +47,8 @@ class Request:
         The directory that the job's relative paths start from.
     devices
         What the rule asks for; None: the tool's own preference.
+    attempt
+        1 for a job's first try; a later one also retries a model that could not be loaded.
     """
 
     job_id: int
@@ -60,6 +62,7 @@ class Request:
     vram_mib: int | None = None
     priority: int = 0
     timeout_s: float | None = None
+    attempt: int = 1
 
 
 @dataclass(frozen=True)

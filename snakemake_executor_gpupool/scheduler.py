@@ -168,7 +168,10 @@ class Scheduler:
                 timeout_s=request.timeout_s,
                 priority=request.priority,
             )
-        return self.dispatch.models[key]
+        model = self.dispatch.models[key]
+        if model.error is not None and request.attempt > 1:
+            model.give_another_chance()
+        return model
 
     def _spec_for(self, request: Request, tool: ToolState) -> DeviceSpec:
         """Return what devices a job's model goes to: the rule's wish, else the tool's."""

@@ -175,6 +175,10 @@ class Model:
         in_hands = max((b.cost for w in ready for b in w.in_flight), default=0.0)
         return not self.suspects and self.queue.load > 2 * in_hands * len(ready)
 
+    def give_another_chance(self) -> None:
+        """Forget that the model could not be loaded: a retried job may find it can be."""
+        self.error, self.load_deaths = None, 0
+
     def learn_load(self, seconds: float) -> None:
         """Remember how long it took from asking for a process until it was ready."""
         self.load_s = seconds

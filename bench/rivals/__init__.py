@@ -20,8 +20,10 @@ from measure import Runs, run_timed
 HERE = Path(__file__).resolve().parent
 EMBED = HERE / "embed.smk"
 NOOP = HERE / "noop.smk"
-#: The one setting that every Snakemake here needs to be at its best: take all ready jobs at once.
-RATE_LIMIT = ["--max-jobs-per-timespan", "1000000/1s"]
+#: The settings that gpupool ships; the floor gets the same.
+PROFILE = HERE.parents[1] / "workflow" / "profiles" / "default"
+#: The local executor at its best: no limit on the rate of jobs, the quicker scheduler.
+LOCAL = ["--max-jobs-per-timespan", "1000000/1s", "--scheduler", "greedy"]
 #: glibc would otherwise give large blocks back to the system after every operation.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
 BUDGETS = (512, 1024)
@@ -64,12 +66,12 @@ def script_options(cores: int) -> list[ScriptOptions]:
 def snakemake(snakefile: Path, executor: str, *options: str) -> list[str]:
     """Return the command that runs a Snakefile under an executor."""
     start = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile)]
-    return [*start, "--executor", executor, *RATE_LIMIT, *options]
+    return [*start, "--executor", executor, *options]
 
 
 def one_process_per_file(runs: Runs, task: Task, directory: Path) -> None:
     """(a) Run the rule's own body under the local executor."""
-    command = snakemake(EMBED, "local", "--cores", str(task.cores), *task.config)
+    command = snakemake(EMBED, "local", "--cores", str(task.cores), *LOCAL, *task.config)
     run_timed(runs, command, directory)
 
 
@@ -81,20 +83,13 @@ def single_script(runs: Runs, task: Task, directory: Path, options: ScriptOption
     run_timed(runs, [*command, "--budget", str(options.budget)], directory, MALLOC)
 
 
-def touch_floor(runs: Runs, config: list[str], directory: Path, snakefile: Path = EMBED) -> None:
+def touch_floor(runs: Runs, directory: Path, *options: str, snakefile: Path = EMBED) -> None:
     """(c) Run Snakemake without any work."""
-    command = snakemake(snakefile, "touchfloor", "--jobs", "unlimited", *config)
+    command = snakemake(snakefile, "touchfloor", "--profile", str(PROFILE), *options)
     run_timed(runs, command, directory, {"PYTHONPATH": str(HERE / "touchfloor")})
 
 
-def gpupool(
-    runs: Runs,
-    config: list[str],
-    directory: Path,
-    snakefile: Path = EMBED,
-    devices: str | None = None,
-) -> None:
-    """(d) Run the Snakefile under gpupool, on the devices that it picks itself unless given."""
-    chosen = ["--gpupool-devices", devices] if devices else []
-    command = snakemake(snakefile, "gpupool", "--jobs", "unlimited", *chosen, *config)
+def gpupool(runs: Runs, directory: Path, *options: str, snakefile: Path = EMBED) -> None:
+    """(d) Run the Snakefile under gpupool as shipped."""
+    command = snakemake(snakefile, "gpupool", "--profile", str(PROFILE), *options)
     run_timed(runs, command, directory)

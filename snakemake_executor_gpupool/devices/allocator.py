@@ -32,6 +32,7 @@ from snakemake_executor_gpupool.devices.effects import (
     Granted,
     Impossible,
     Snapshot,
+    who_is_where,
 )
 from snakemake_executor_gpupool.devices.model import (
     CPU,
@@ -158,8 +159,8 @@ class Allocator:
     def retry(self, ask_id: str, now_s: float) -> list[Effect]:
         """Return a grant that could not be used, and wait again at the old place in line.
 
-        For a device that turned out to be held by another process: call
-        :meth:`foreign` first.
+        For a device that another process turned out to hold, or that turned out to be
+        broken: call :meth:`foreign` or :meth:`lost` first.
         """
         holder, ticket = self._holders[ask_id], self._tickets[ask_id]
         if holder.phase is not Phase.BUSY or holder.ask.spec.kind == CPU:
@@ -168,7 +169,7 @@ class Allocator:
             self._holders[ask_id] = replace(holder, device_names=(), phase=Phase.OFFLOADED)
         else:
             self._forget(ask_id)
-        return self._enqueue(ticket, now_s)
+        return self._request(ticket, now_s)
 
     def resume(self, holder_id: str, now_s: float, *, same_devices: bool = False) -> list[Effect]:
         """Let an offloaded worker wait for devices again.
@@ -283,13 +284,7 @@ class Allocator:
 
     def allocation_map(self) -> dict[str, list[str]]:
         """Return for each device who is on it, in the order of their grants."""
-        names = [device.name for device in self._managed]
-        names += [name for holder in self._holders.values() for name in holder.device_names]
-        on: dict[str, list[str]] = {name: [] for name in sorted_names(dict.fromkeys(names))}
-        for holder in self._holders.values():
-            for name in holder.device_names:
-                on[name].append(holder.ask.label)
-        return on
+        return who_is_where(self._managed, self._holders.values())
 
     def snapshot(self) -> Snapshot:
         """Return the whole state."""
@@ -309,12 +304,8 @@ class Allocator:
     def _serve(self, now_s: float) -> list[Effect]:
         """Decide one turn, apply it, and return its effects."""
         effects = self._evict_strays()
-        if self._line:
-            moves = plan_turn(
-                self._board(), self._line, now_s, self._yield_after_s, self._serial + 1
-            )
-            effects += [self._apply(move) for move in moves]
-        return effects
+        moves = plan_turn(self._board(), self._line, now_s, self._yield_after_s, self._serial + 1)
+        return effects + [self._apply(move) for move in moves]
 
     def _apply(self, move: Grant | Removal) -> Effect:
         if isinstance(move, Removal):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.board import Phase
+from snakemake_executor_gpupool.devices.board import Phase, Tenant
 from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.strings import sorted_names
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,15 @@ class Snapshot:
     """Ids in the order in which they will be served."""
     foreign: tuple[str, ...]
     lost: tuple[str, ...]
+
+
+def who_is_where(managed: Iterable[Device], holders: Iterable[Tenant]) -> dict[str, list[str]]:
+    """Return for each device, managed or still held, the owners of its holders."""
+    holders = list(holders)
+    names = [device.name for device in managed]
+    names += [name for holder in holders for name in holder.device_names]
+    on: dict[str, list[str]] = {name: [] for name in sorted_names(dict.fromkeys(names))}
+    for holder in holders:
+        for name in holder.device_names:
+            on[name].append(holder.ask.label)
+    return on

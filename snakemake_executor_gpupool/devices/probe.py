@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -298,8 +298,15 @@ def _look(device: Device, nvml: Nvml | None, read: Callable[[Nvml, Any], T]) -> 
         return None
 
 
-def filled_by_others(device: Device, nvml: Nvml | None = None) -> bool:
-    """Whether somebody else's work fills a device on which nothing of ours runs.
+def filled_by_others(device: Device, nvml: Nvml | None = None, ours: Collection[int] = ()) -> bool:
+    """Whether somebody else's work fills a device.
+
+    Parameters
+    ----------
+    device, nvml
+        Which device, and how to look at it.
+    ours
+        Process ids; the device counts as ours as long as one of them computes there.
 
     Raises
     ------
@@ -307,7 +314,9 @@ def filled_by_others(device: Device, nvml: Nvml | None = None) -> bool:
         The card is gone.
     """
     used_mib = memory_used_mib(device, nvml)
-    return used_mib is not None and used_mib > FOREIGN_MEMORY_MIB
+    if used_mib is None or used_mib <= FOREIGN_MEMORY_MIB:
+        return False
+    return not set(ours) & set(compute_pids(device, nvml))
 
 
 def memory_released(device: Device, before_mib: int | None, nvml: Nvml | None = None) -> bool:

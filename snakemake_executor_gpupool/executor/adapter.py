@@ -195,10 +195,11 @@ class Executor(RealExecutor):
         else:
             self._submit(job, done)
 
-    def _submit(self, job: Any, done: Done) -> None:
+    def _submit(self, job: Any, done: Done, *, prepared: bool = False) -> None:
         job_id = next(self._ids)
         try:
-            self.workflow.async_run(job.prepare())
+            if not prepared:
+                self.workflow.async_run(job.prepare())
             request = build_request(self.workflow, job, job_id, python=self._pool.config.python)
         except (Unservable, WorkflowError, OSError) as error:
             done(JobReport(job_id, f"{title(job)}: {error}"))
@@ -218,9 +219,10 @@ class Executor(RealExecutor):
                 done(report)
 
         try:
+            self.workflow.async_run(job.prepare())
             self.workflow.async_run(job.rule.cache.fetch(job))
         except CacheMissException:
-            self._submit(job, store)
+            self._submit(job, store, prepared=True)
         except Exception as error:
             done(JobReport(0, f"{title(job)}: the cache failed: {error}"))
         else:

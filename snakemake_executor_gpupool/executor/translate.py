@@ -91,6 +91,7 @@ def build_request(workflow: Any, job: Any, job_id: int, python: str) -> Request:
         vram_mib=_whole(job.resources.get("vram_mb")),
         priority=job.priority,
         timeout_s=_minutes(job.resources.get("runtime")),
+        attempt=job.attempt,
     )
 
 

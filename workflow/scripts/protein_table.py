@@ -32,6 +32,6 @@ def main(job):
     print(f"{job.wildcards.sample}: {len(proteins)} proteins, {len(columns)} dimensions")
 
 
-with Path(snakemake.log[0]).open("w") as log:
-    sys.stdout = sys.stderr = log
-    main(snakemake)
+# Left open: a traceback is written after all of this.
+sys.stdout = sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115
+main(snakemake)

@@ -1,6 +1,7 @@
 """Keep the protein sequences of one sample that are worth embedding, and say why of the rest."""
 
 import gzip
+import re
 import sys
 from pathlib import Path
 
@@ -13,8 +14,10 @@ STANDARD = frozenset("ACDEFGHIKLMNPQRSTVWY")
 def read_fasta(path):
     """Yield (id, description, sequence); plain or gzip-compressed, any line ends."""
     raw = Path(path).read_bytes()
-    text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("ascii")
-    for record in text.split(">")[1:]:
+    text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+    if not text.startswith(">"):
+        raise ValueError(f"{path}: is no FASTA file, it does not start with '>'")
+    for record in re.split(r"^>", "\n".join(text.splitlines()), flags=re.MULTILINE)[1:]:
         header, _, body = record.partition("\n")
         name, _, description = header.strip().partition(" ")
         yield name, description, "".join(body.split()).upper().rstrip("*")
@@ -32,6 +35,7 @@ def check(records, min_length, max_length, max_unknown):
         f"longer than {max_length}": table["length"] > max_length,
         f"shorter than {min_length}": table["length"] < min_length,
         "id occurs before": table["protein"].duplicated(),
+        "has no id": table["protein"] == "",
     }
     for reason, applies in reasons.items():
         table.loc[applies, "dropped"] = reason
@@ -53,6 +57,6 @@ def main(job):
     table.drop(columns="sequence").to_csv(job.output.table, sep="\t", index=False)
 
 
-with Path(snakemake.log[0]).open("w") as log:
-    sys.stdout = sys.stderr = log
-    main(snakemake)
+# Left open: a traceback is written after all of this.
+sys.stdout = sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115
+main(snakemake)

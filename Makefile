@@ -1,0 +1,65 @@
+# make demo    set up .venv and run the example pipeline
+# make test    set up .venv and run all tests
+# make lint    check style, types and the workflows
+# make bench   measure against other ways to run the same pipeline
+# make clean   remove results and caches; `make distclean` also .venv and the models
+#
+# Variables: PYTHON, VENV; TORCH_SPEC and TORCH_ARGS (what pip gets to install torch,
+# for example an index of CPU builds); TEST_JOBS; ARGS (for pytest or the bench).
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_SPEC ?= torch==2.13.0
+TORCH_ARGS ?=
+TEST_JOBS ?= 2
+ARGS ?=
+
+BIN := $(abspath $(VENV))/bin
+READY := $(VENV)/.ready
+# A rule's body calls `gpupool` by name.
+IN_VENV := PATH="$(BIN):$$PATH"
+
+.PHONY: venv demo test lint bench clean distclean
+.DELETE_ON_ERROR:
+
+venv: $(READY)
+
+$(READY): pyproject.toml .ci/install_torch.py
+	@$(PYTHON) -c 'import sys; sys.exit("gpupool needs Python 3.11 or newer" * (sys.version_info < (3, 11)))'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python .ci/install_torch.py $(TORCH_SPEC) $(TORCH_ARGS)
+	$(BIN)/python -m pip install --quiet --editable '.[esm,parquet]' --group test --group lint
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python example_pipeline/get_model.py
+	cd example_pipeline && $(IN_VENV) snakemake
+	@echo
+	@echo "Results are in example_pipeline/results:"
+	@echo "  similarity.png       the samples compared, a figure"
+	@echo "  similarity.parquet   the same as a table"
+	@echo "  tables/              a table per sample: its proteins and their embeddings"
+
+test: $(READY)
+	$(BIN)/python example_pipeline/get_model.py
+	$(IN_VENV) pytest --numprocesses $(TEST_JOBS) $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check rules workflow example_pipeline
+	$(BIN)/snakemake --workflow-profile none --lint
+	$(BIN)/snakemake --workflow-profile none --lint --snakefile rules/esm2.smk
+	cd example_pipeline && $(BIN)/snakemake --workflow-profile none --lint
+
+bench: $(READY)
+	$(IN_VENV) python bench/pipeline.py $(ARGS)
+
+clean:
+	rm -rf results example_pipeline/results bench/out .snakemake example_pipeline/.snakemake
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+distclean: clean
+	rm -rf $(VENV) example_pipeline/models

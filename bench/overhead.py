@@ -1,0 +1,131 @@
+"""What a job costs: a tool that does nothing, against an executor that only touches outputs.
+
+python bench/overhead.py                         1,000 and 5,000 jobs
+python bench/overhead.py --jobs 200 --repeats 1       a quick look
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import report
+import rivals
+import timeline
+from measure import OUT, RivalFailed, Runs, limit_cores, machine
+
+ROOM = OUT / "overhead"
+AGAINST_FLOOR = 1.2
+#: Below this many jobs the start of both outweighs the jobs.
+JUDGED_FROM = 5_000
+
+
+@dataclass
+class Size:
+    """Both rivals at one number of jobs."""
+
+    jobs: int
+    floor: Runs = field(init=False)
+    served: Runs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.floor = Runs(f"(c) floor, {self.jobs:,} jobs")
+        self.served = Runs(f"(d) gpupool, {self.jobs:,} jobs")
+
+    def round(self, number: int, settings: list[str]) -> None:
+        """Run both once."""
+        room = ROOM / f"jobs{self.jobs}-round{number}"
+        options = [*settings, "--config", f"jobs={self.jobs}"]
+        rivals.touch_floor(self.floor, room / "floor", *options, snakefile=rivals.NOOP)
+        print(f"  {self.floor.label}: {self.floor.walls_s[-1]:.2f} s", flush=True)
+        rivals.gpupool(self.served, room / "gpupool", *options, snakefile=rivals.NOOP)
+        print(f"  {self.served.label}: {self.served.walls_s[-1]:.2f} s", flush=True)
+
+    @property
+    def ratio(self) -> float:
+        """Return gpupool's time over the floor's."""
+        return self.served.median_s / self.floor.median_s
+
+    def __str__(self) -> str:
+        floor_ms = 1e3 * self.floor.median_s / self.jobs
+        served_ms = 1e3 * self.served.median_s / self.jobs
+        return (
+            f"- {self.jobs:,} jobs: {served_ms:.2f} ms a job, floor {floor_ms:.2f} ms, "
+            f"ratio {self.ratio:.3f}"
+        )
+
+
+def main() -> int:
+    """Run the bench; return 0 if every target is reached."""
+    options = parse_arguments()
+    limit_cores(options.cores)
+    facts = machine()
+    print("\n".join(report.facts_lines(facts)), flush=True)
+    shutil.rmtree(ROOM, ignore_errors=True)
+    sizes = [Size(jobs) for jobs in options.jobs]
+    settings = ["--scheduler", options.scheduler] if options.scheduler else []
+    try:
+        for number in range(options.repeats):
+            print(f"round {number + 1} of {options.repeats}", flush=True)
+            for size in sizes:
+                size.round(number, settings)
+    except RivalFailed as error:
+        print(f"\nFAIL: {error}")
+        return 1
+    targets = judge(sizes)
+    say_results(sizes, targets)
+    if options.json:
+        runs = [runs for size in sizes for runs in (size.floor, size.served)]
+        report.write_json(options.json, facts, runs, targets)
+    return 0 if all(target.reached for target in targets) else 1
+
+
+def judge(sizes: list[Size]) -> list[report.Target]:
+    """Return the targets that apply to the sizes that ran."""
+    return [
+        report.Target(f"d / c at {size.jobs:,} jobs", size.ratio, AGAINST_FLOOR)
+        for size in sizes
+        if size.jobs >= JUDGED_FROM
+    ]
+
+
+def growth_line(small: Size, large: Size) -> str:
+    """Say how much the cost of a job grows with their number, beyond what the floor's does."""
+    served = (large.served.median_s / large.jobs) / (small.served.median_s / small.jobs)
+    floor = (large.floor.median_s / large.jobs) / (small.floor.median_s / small.jobs)
+    return (
+        f"- from {small.jobs:,} to {large.jobs:,} jobs the cost of a job grows {served:.2f} x, "
+        f"the floor's {floor:.2f} x"
+    )
+
+
+def say_results(sizes: list[Size], targets: list[report.Target]) -> None:
+    """Print the table, the cost of a job, the verdicts, and where gpupool's time went."""
+    rows = report.table([runs for size in sizes for runs in (size.floor, size.served)])
+    text = ["", *rows, "", *map(str, sizes)]
+    if len(sizes) > 1:
+        text.append(growth_line(sizes[0], sizes[-1]))
+    print("\n".join([*text, *map(str, targets), "", *timeline.lines(sizes[-1].served)]))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--jobs", type=int, nargs="+", default=[1_000, 5_000], help="sizes (default: 1000 5000)"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="rounds (default: 3)")
+    parser.add_argument("--cores", type=int, default=2, help="cores for both (default: 2)")
+    parser.add_argument("--scheduler", help="Snakemake's scheduler (default: as in the profile)")
+    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    options = parser.parse_args()
+    if options.repeats < 1 or min(options.jobs) < 1 or options.cores < 1:
+        parser.error("--jobs, --repeats and --cores must be at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Holding devices against everybody else on this machine: locks, and a look at the card.
+
+The allocator decides within one process; whoever carries out its grants asks
+:class:`Claims` whether the devices are really to be had::
+
+    for effect in effects:                       # Granted(ask_id, devices)
+        refusal = claims.take(effect.devices)
+        if refusal is not None:
+            more = refusal.tell(allocator, now_s)  # another process's, or broken
+            more += allocator.retry(effect.ask_id, now_s)
+
+    claims.keep_only(names of the devices that somebody of ours is on)
+    for name in claims.given_back(): allocator.foreign(name, False, now_s)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.devices.allocator import Allocator, Effect
+from snakemake_executor_gpupool.devices.locks import DeviceLocks
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.probe import (
+    DeviceLost,
+    Nvml,
+    filled_by_others,
+    memory_used_mib,
+)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A device that cannot be had now, or never (``lost``), and why."""
+
+    device: Device
+    why: str
+    lost: bool = False
+
+    def tell(self, allocator: Allocator, now_s: float) -> list[Effect]:
+        """Tell the allocator."""
+        if self.lost:
+            return allocator.lost(self.device.name, now_s)
+        return allocator.foreign(self.device.name, True, now_s)
+
+
+class Claims:
+    """The devices that this process holds against others.
+
+    Parameters
+    ----------
+    env
+        The environment (``GPUPOOL_LOCK_DIR``).
+    nvml
+        The NVML library; None: the real one.
+    """
+
+    def __init__(self, env: Mapping[str, str], nvml: Nvml | None = None) -> None:
+        self._env = env
+        self._nvml = nvml
+        self._opened: DeviceLocks | None = None
+        self._held: dict[str, Device] = {}
+        self._refused: dict[str, Device] = {}
+
+    @property
+    def _locks(self) -> DeviceLocks:
+        """The locks; made on first need, so that a run without GPUs makes no directory."""
+        if self._opened is None:
+            self._opened = DeviceLocks(self._env)
+        return self._opened
+
+    def take(self, devices: Sequence[Device], ours: Collection[int] = ()) -> Refusal | None:
+        """Take all of these devices, or none.
+
+        Parameters
+        ----------
+        devices
+            As granted by the allocator. Those that this process holds already stay held.
+        ours
+            Processes of ours that may still be on a device without holding it.
+
+        Returns
+        -------
+        Refusal or None
+            The first device that cannot be had; None: all are taken.
+
+        Raises
+        ------
+        ConfigError
+            The lock directory cannot be used.
+        """
+        new = [device for device in devices if device.uuid and device.name not in self._held]
+        for number, device in enumerate(new):
+            refusal = self._take_one(device, ours)
+            if refusal is not None:
+                self._let_go(new[:number])
+                if not refusal.lost:
+                    self._refused[device.name] = device
+                    self._locks.want(device)
+                return refusal
+        return None
+
+    def _take_one(self, device: Device, ours: Collection[int]) -> Refusal | None:
+        if not self._locks.try_acquire(device):
+            return Refusal(device, self._who_holds(device))
+        refusal = self._look(device, ours)
+        if refusal is not None:
+            self._locks.release(device)
+            return refusal
+        self._held[device.name] = device
+        return None
+
+    def _who_holds(self, device: Device) -> str:
+        pid = self._locks.holder_pid(device)
+        who = f"process {pid}" if pid else "another process"
+        return f"{device.name} is held by {who}, another run of gpupool"
+
+    def _look(self, device: Device, ours: Collection[int]) -> Refusal | None:
+        """Look whether the card works and is empty."""
+        try:
+            if not filled_by_others(device, self._nvml, {os.getpid(), *ours}):
+                return None
+            used_mib = memory_used_mib(device, self._nvml)
+        except DeviceLost as error:
+            return Refusal(device, str(error), lost=True)
+        return Refusal(
+            device,
+            f"{device.name} is left alone: something else uses {used_mib} MiB of its memory",
+        )
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Let go of all held devices but these."""
+        keep = set(names)
+        self._let_go([device for device in self._held.values() if device.name not in keep])
+
+    def _let_go(self, devices: Iterable[Device]) -> None:
+        for device in list(devices):
+            self._held.pop(device.name, None)
+            self._locks.release(device)
+
+    def given_back(self, ours: Collection[int] = ()) -> list[str]:
+        """Look again, for somebody who waits, at the refused devices.
+
+        Return those that are to be had by now. They are not taken: another process
+        may still be faster.
+        """
+        free = []
+        for device in list(self._refused.values()):
+            if self._is_free(device, ours):
+                self._locks.unwant(device)
+                del self._refused[device.name]
+                free.append(device.name)
+            else:
+                self._locks.want(device)
+        return free
+
+    def _is_free(self, device: Device, ours: Collection[int]) -> bool:
+        # A card that broke meanwhile counts as free: the next grant on it tells.
+        refusal = self._look(device, ours)
+        return (refusal is None or refusal.lost) and not self._locks.is_held(device)
+
+    def wanted(self) -> list[Device]:
+        """Return the held devices that another run waits for."""
+        if self._opened is None:
+            return []
+        return [device for device in self._held.values() if self._locks.is_wanted(device)]
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """The devices that were refused and are not yet given back."""
+        return tuple(self._refused)
+
+    def forget_refused(self) -> None:
+        """Note that nobody of ours waits any more, so that others need not make room."""
+        for device in self._refused.values():
+            self._locks.unwant(device)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._held.clear()
+        self._refused.clear()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None

@@ -1,0 +1,370 @@
+"""The device manager as Python code uses it: ask, wait, hold, let go.
+
+A thread-safe front for the allocator. Whoever asks waits on a condition; the
+decisions are made under its lock, and nothing is waited for while holding it::
+
+    manager = DeviceManager.get_instance()
+    manager.configure(managed_devices=["cuda:0", "cuda:1"])
+    with manager.lease("cuda", owner="my script") as lease:
+        subprocess.run([...], env={**os.environ, **lease.env})
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from snakemake_executor_gpupool.devices.allocator import (
+    LEASE,
+    Allocator,
+    Ask,
+    Effect,
+    Granted,
+    Impossible,
+)
+from snakemake_executor_gpupool.devices.claims import Claims
+from snakemake_executor_gpupool.devices.environment import (
+    DeviceOptions,
+    DeviceSettings,
+    Managed,
+    resolve,
+)
+from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.probe import Nvml, ProbeResult, probe
+from snakemake_executor_gpupool.devices.strings import DeviceSpec, gpus, parse_device
+from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.errors import GpupoolError, ImpossibleRequest
+
+__all__ = ["DeviceManager", "Lease", "visible_env"]
+
+FOREIGN_POLL_S = 0.5
+"""How often to look again at a device that another process holds."""
+
+
+class _Unset:
+    """The type of an argument that was not given, where None means something."""
+
+
+_UNSET = _Unset()
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Devices that are yours until the ``with`` block ends.
+
+    Parameters
+    ----------
+    devices
+        The devices, in numeric order.
+    """
+
+    devices: tuple[Device, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names, as users write them."""
+        return tuple(device.name for device in self.devices)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that show a child process exactly these devices."""
+        return visible_env(self.devices)
+
+
+class DeviceManager:
+    """The devices of this process, shared with other runs on the machine.
+
+    Usually there is one: :meth:`get_instance`.
+
+    Parameters
+    ----------
+    env
+        The environment; None: this process's own.
+    nvml
+        The NVML library; None: the real one.
+    clock
+        Returns seconds that never run backwards.
+    """
+
+    _instance: ClassVar[DeviceManager | None] = None
+    _instance_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(
+        self,
+        env: Mapping[str, str] | None = None,
+        nvml: Nvml | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._env = dict(os.environ if env is None else env)
+        self._nvml = nvml
+        self._clock = clock
+        self._options = DeviceOptions()
+        self._changed = threading.Condition()
+        self._allocator: Allocator | None = None
+        self._probe: ProbeResult | None = None
+        self._claims = Claims(self._env, nvml)
+        self._numbers = itertools.count(1)
+        self._granted: dict[str, tuple[Device, ...]] = {}
+        self._refused: dict[str, str] = {}
+        self._closed = False
+
+    # --- the one instance
+
+    @classmethod
+    def get_instance(cls) -> DeviceManager:
+        """Return the process's device manager, made on first use."""
+        with cls._instance_lock:
+            if cls._instance is None:
+                cls._instance = cls()
+            return cls._instance
+
+    @classmethod
+    def reset_instance(cls) -> None:
+        """Forget the process's device manager with all it holds; the next use makes a new one."""
+        with cls._instance_lock:
+            instance, cls._instance = cls._instance, None
+        if instance is not None:
+            instance.close()
+
+    def close(self) -> None:
+        """Let go of all devices; whoever waits for one gets an error."""
+        with self._changed:
+            self._closed = True
+            self._claims.close()
+            self._changed.notify_all()
+
+    # --- configuration
+
+    def configure(
+        self,
+        managed_devices: Managed | _Unset | None = _UNSET,
+        offload_strategy: str | OffloadStrategy | None = None,
+        allow_multiple_per_device: bool | None = None,
+    ) -> None:
+        """Change what is managed, and how. What is not given stays as it is.
+
+        Parameters
+        ----------
+        managed_devices
+            ``["cuda:0", "cuda:1"]``, ``[0, 1]``, a number of GPUs, or a string as for
+            ``--gpupool-devices``. None: all devices again, whatever the environment says.
+        offload_strategy
+            What happens to evicted workers.
+        allow_multiple_per_device
+            Whether several workers may share a GPU.
+
+        Raises
+        ------
+        ConfigError
+            A value is malformed, or names a device that is not there. Nothing is changed.
+        """
+        options = self._options
+        if not isinstance(managed_devices, _Unset):
+            managed = "auto" if managed_devices is None else managed_devices
+            options = replace(options, managed_devices=managed)
+        if offload_strategy is not None:
+            options = replace(options, offload_strategy=OffloadStrategy.parse(offload_strategy))
+        if allow_multiple_per_device is not None:
+            options = replace(options, allow_multiple=allow_multiple_per_device)
+        with self._changed:
+            self._apply(options)
+            self._changed.notify_all()
+
+    def _apply(self, options: DeviceOptions) -> None:
+        settings = resolve(self._env, configured=options)
+        managed = settings.choose(self._found().devices)
+        self._options = options
+        if self._allocator is not None:
+            effects = self._allocator.configure(
+                managed,
+                self._clock(),
+                allow_multiple_per_device=settings.allow_multiple_per_device,
+                offload_strategy=settings.offload_strategy,
+            )
+            self._carry_out(effects)
+
+    @property
+    def options(self) -> DeviceOptions:
+        """What :meth:`configure` was given, for :func:`~.environment.resolve`."""
+        return self._options
+
+    @property
+    def settings(self) -> DeviceSettings:
+        """The settings that hold, from :meth:`configure`, the environment and the defaults."""
+        return resolve(self._env, configured=self._options)
+
+    # --- what there is
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The managed devices."""
+        with self._changed:
+            return self._started().devices
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the probe would like a user to know."""
+        with self._changed:
+            return self._found().warnings
+
+    def allocation_map(self) -> dict[str, list[str]]:
+        """Return who is on each device: ``{"cuda:0": ["my script"], "cuda:1": []}``."""
+        with self._changed:
+            return self._started().allocation_map()
+
+    def _found(self) -> ProbeResult:
+        if self._probe is None:
+            self._probe = probe(self._env, self._nvml)
+        return self._probe
+
+    def _started(self) -> Allocator:
+        if self._allocator is None:
+            settings = self.settings
+            self._allocator = Allocator(
+                settings.choose(self._found().devices),
+                allow_multiple_per_device=settings.allow_multiple_per_device,
+                offload_strategy=settings.offload_strategy,
+            )
+        return self._allocator
+
+    # --- leases
+
+    @contextlib.contextmanager
+    def lease(
+        self,
+        devices: str | int | DeviceSpec = "cuda",
+        *,
+        owner: str = "",
+        priority: int = 0,
+        vram_mib: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[Lease]:
+        """Wait for devices, and hold them for the ``with`` block.
+
+        Parameters
+        ----------
+        devices
+            A device string, or a number of GPUs.
+        owner
+            Who asks, for messages and the allocation map.
+        priority
+            Higher is served first; equals by arrival.
+        vram_mib
+            Memory need on each device. Where several may share a device, only those
+            with a known need do.
+        timeout_s
+            How long to wait at most; None: as long as it takes.
+
+        Raises
+        ------
+        DeviceStringError
+            ``devices`` is malformed.
+        ImpossibleRequest
+            No amount of waiting could serve it.
+        TimeoutError
+            The devices did not come free in time.
+        """
+        ask_id = f"lease-{next(self._numbers)}"
+        ask = Ask(ask_id, _spec(devices), LEASE, owner, priority, vram_mib)
+        try:
+            yield Lease(self._wait_for(ask, timeout_s))
+        finally:
+            self._end(ask_id)
+
+    def _wait_for(self, ask: Ask, timeout_s: float | None) -> tuple[Device, ...]:
+        """Ask, and wait until the answer is there."""
+        deadline_s = None if timeout_s is None else self._clock() + timeout_s
+        with self._changed:
+            self._check_open()
+            self._look_at_refused_devices()
+            self._carry_out(self._started().request(ask, self._clock()))
+            while True:
+                self._check_open()
+                if ask.ask_id in self._refused:
+                    raise ImpossibleRequest(self._refused.pop(ask.ask_id))
+                if ask.ask_id in self._granted:
+                    return self._granted[ask.ask_id]
+                if deadline_s is not None and self._clock() >= deadline_s:
+                    raise TimeoutError(self._still_waiting(ask, timeout_s))
+                self._changed.wait(self._patience_s(deadline_s))
+                self._look_at_refused_devices()
+
+    def _patience_s(self, deadline_s: float | None) -> float | None:
+        """Return how long to wait before looking again; None: until told."""
+        limits = [] if deadline_s is None else [max(deadline_s - self._clock(), 0)]
+        if self._claims.refused:
+            limits.append(FOREIGN_POLL_S)
+        return min(limits, default=None)
+
+    def _still_waiting(self, ask: Ask, timeout_s: float | None) -> str:
+        held = "; ".join(
+            f"{name}: {', '.join(owners)}"
+            for name, owners in self._started().allocation_map().items()
+            if owners
+        )
+        others = "; ".join(f"{name}: another process" for name in self._claims.refused)
+        who = "; ".join(text for text in (held, others) if text)
+        return f"{ask.label} waited {timeout_s} s for {ask.spec} ({who})"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise GpupoolError("the device manager was reset")
+
+    def _end(self, ask_id: str) -> None:
+        """End a lease, or stop waiting for one."""
+        with self._changed:
+            self._granted.pop(ask_id, None)
+            if self._closed:
+                return
+            self._carry_out(self._started().withdraw(ask_id, self._clock()))
+            self._let_go_of_the_unused()
+            self._changed.notify_all()
+
+    def _let_go_of_the_unused(self) -> None:
+        """Give devices on which nobody is back to the machine."""
+        allocator = self._started()
+        self._claims.keep_only(
+            name for name, owners in allocator.allocation_map().items() if owners
+        )
+        if not allocator.snapshot().waiting:
+            self._claims.forget_refused()
+
+    # --- carrying out decisions; the condition's lock is held
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        """Do what the allocator says, and what follows from that."""
+        for effect in effects:
+            if isinstance(effect, Granted):
+                self._take(effect)
+            elif isinstance(effect, Impossible):
+                self._refused[effect.ask_id] = effect.reason
+                self._changed.notify_all()
+            else:
+                raise AssertionError(f"there are only leases here, and {effect} evicts one")
+
+    def _take(self, granted: Granted) -> None:
+        refusal = self._claims.take(granted.devices)
+        if refusal is None:
+            self._granted[granted.ask_id] = granted.devices
+            self._changed.notify_all()
+            return
+        now_s = self._clock()
+        allocator = self._started()
+        self._carry_out(refusal.tell(allocator, now_s))
+        self._carry_out(allocator.retry(granted.ask_id, now_s))
+
+    def _look_at_refused_devices(self) -> None:
+        for name in self._claims.given_back():
+            self._carry_out(self._started().foreign(name, False, self._clock()))
+
+
+def _spec(devices: str | int | DeviceSpec) -> DeviceSpec:
+    if isinstance(devices, DeviceSpec):
+        return devices
+    return gpus(devices) if isinstance(devices, int) else parse_device(devices)

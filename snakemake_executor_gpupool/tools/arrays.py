@@ -1,0 +1,171 @@
+"""Writing named arrays to one file, whose suffix says the format: .npz, .pt or .parquet.
+
+Every sequence has one or several arrays, told apart by a label (``"layer6"``).
+Where all have exactly one, the label is left out: the array is then called by
+the sequence's id alone.
+
+=========== ============================== =========================================
+suffix      one array per sequence         several
+=========== ============================== =========================================
+.npz        ``file[id]``                   ``file["id/label"]``
+.pt         ``{id: tensor}``               ``{"id/label": tensor}``
+.parquet    columns ``id``, ``embedding``  columns ``id`` and one for each label
+=========== ============================== =========================================
+
+Files are the same to the byte for the same arrays. The top level imports the
+standard library only; numpy, torch and pyarrow are imported where a format needs them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import zipfile
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+
+from snakemake_executor_gpupool.tool import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = dict[str, np.ndarray[Any, Any]]
+
+#: What each format needs to be installed.
+MODULES = {".npz": "numpy", ".pt": "torch", ".parquet": "pyarrow"}
+#: A Parquet row group holds about this many values (0.5 GiB of float32), well within the
+#: 2**31 that the offsets of its lists can count.
+ROW_GROUP_VALUES = 1 << 27
+
+
+def array_format(path: str) -> str:
+    """Return the format of an output file, by its suffix.
+
+    Returns
+    -------
+    str
+        ``".npz"``, ``".pt"`` or ``".parquet"``.
+
+    Raises
+    ------
+    InputError
+        The suffix is none of these, or what writes the format is not installed.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in MODULES:
+        raise InputError(
+            f"output {path}: cannot write {suffix or 'a file without a suffix'!r}; the suffix must "
+            f"be one of {', '.join(MODULES)}"
+        )
+    if importlib.util.find_spec(MODULES[suffix]) is None:
+        raise InputError(
+            f"output {path}: {suffix} needs the Python package {MODULES[suffix]}; install it, or "
+            "choose another suffix"
+        )
+    return suffix
+
+
+def write_arrays(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None:
+    """Write the arrays of all sequences to one file, in order.
+
+    Parameters
+    ----------
+    path
+        Output; its suffix says the format.
+    ids
+        One unique id per sequence.
+    results
+        Per sequence its arrays by label, float32 of one or two dimensions; the
+        labels are the same for all.
+
+    Raises
+    ------
+    InputError
+        The format is unknown, or an id cannot be a name in it.
+    OSError
+        The file cannot be written.
+    """
+    writers: dict[str, Callable[[str, Sequence[str], Sequence[Arrays]], None]] = {
+        ".npz": _write_npz,
+        ".pt": _write_pt,
+        ".parquet": _write_parquet,
+    }
+    writers[array_format(path)](path, ids, results)
+
+
+def _named(ids: Sequence[str], results: Sequence[Arrays]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, array) pairs, by id where a sequence has one array, else by id and label."""
+    for name, arrays in zip(ids, results):
+        for label, array in arrays.items():
+            yield (name if len(arrays) == 1 else f"{name}/{label}"), array
+
+
+def _write_npz(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None:
+    """Write an archive that ``numpy.load`` reads.
+
+    ``numpy.savez`` takes names as keywords, so that an id "file" breaks it, and
+    stamps the time into the archive.
+    """
+    from numpy.lib import format as npy
+
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in _named(ids, results):
+            # numpy takes file["x.npy"] for the array "x" if there is one.
+            if name.endswith(".npy"):
+                raise InputError(f"output {path}: an id in .npz cannot end in .npy ({name!r})")
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            with archive.open(entry, "w", force_zip64=array.nbytes >= 1 << 31) as file:
+                npy.write_array(file, array, allow_pickle=False)
+
+
+def _write_pt(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None:
+    import torch
+
+    # A copy: an array that came from another process may be read-only, which tensors are not.
+    torch.save({name: torch.tensor(array) for name, array in _named(ids, results)}, path)
+
+
+def _write_parquet(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    groups = _row_groups(results)
+    first = next(groups, slice(0, 0))
+    table = _table(pa, ids[first], results[first])
+    with parquet.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        for rows in groups:
+            writer.write_table(_table(pa, ids[rows], results[rows]))
+
+
+def _row_groups(results: Sequence[Arrays]) -> Iterator[slice]:
+    start = values = 0
+    for end, arrays in enumerate(results, start=1):
+        values += sum(array.size for array in arrays.values())
+        if values >= ROW_GROUP_VALUES or end == len(results):
+            yield slice(start, end)
+            start, values = end, 0
+
+
+def _table(pa: Any, ids: Sequence[str], results: Sequence[Arrays]) -> Any:
+    labels = list(results[0]) if results else ["embedding"]
+    names = ["embedding"] if len(labels) == 1 else labels
+    columns = [_column(pa, [arrays[label] for arrays in results]) for label in labels]
+    return pa.table([pa.array(ids, pa.string()), *columns], names=["id", *names])
+
+
+def _column(pa: Any, arrays: Sequence[Any]) -> Any:
+    """Return a column of lists of float32, or of lists of such lists, without copying by item."""
+    import numpy as np
+
+    flat = np.concatenate([a.reshape(-1) for a in arrays]) if arrays else np.empty(0, np.float32)
+    values = pa.array(flat, pa.float32())
+    if arrays and arrays[0].ndim == 2:
+        widths = np.repeat([a.shape[1] for a in arrays], [a.shape[0] for a in arrays])
+        values = pa.ListArray.from_arrays(_offsets(widths), values)
+    return pa.ListArray.from_arrays(_offsets([len(a) for a in arrays]), values)
+
+
+def _offsets(lengths: Any) -> Any:
+    import numpy as np
+
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

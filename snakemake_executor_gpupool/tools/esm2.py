@@ -1,0 +1,302 @@
+"""``esm2-embed``: ESM-2 embeddings of the proteins in a FASTA file, on fair-esm.
+
+The top level imports the standard library only: reading a FASTA file happens in
+a process that never loads torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+from snakemake_executor_gpupool.canonical import content_hash
+from snakemake_executor_gpupool.tool import InputError, Job, Tool
+from snakemake_executor_gpupool.tools import esm2_checkpoints
+from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
+from snakemake_executor_gpupool.tools.esm2_options import DEFAULTS, TRAINED_LENGTH, Options
+from snakemake_executor_gpupool.tools.fasta import Record, read_fasta
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Arrays = dict[str, np.ndarray[Any, Any]]
+
+logger = logging.getLogger(__name__)
+
+#: What fair-esm's ESM-2 alphabet has a token for (``esm/constants.py``).
+ALPHABET = frozenset("LAGVSERTIDPKQNFYMHWCXBUZO.-")
+#: Letters of sequence files that it has none for; it offers ``<unk>`` for such
+#: (``Alphabet.get_idx``), as the Hugging Face tokenizer does.
+UNKNOWN = frozenset("J*")
+#: Start and end of a sequence.
+ADDED_TOKENS = 2
+#: Milliseconds of one sequence of L residues in the 8M model, alone in its batch, on one core:
+#: START + LINEAR * L + QUADRATIC * L**2 (R² 0.998 over lengths of 30 to 600).
+START_MS, LINEAR_MS, QUADRATIC_MS = 5.2, 0.168, 3.04e-4
+#: Token budgets of a micro-batch. On a CPU a larger one is no faster, for its arrays no longer
+#: fit the caches; attention maps of a larger one may not fit a GPU.
+CPU_TOKENS, CUDA_TOKENS, CONTACT_TOKENS = 1024, 16384, 2048
+
+
+class Esm2Embed(Tool):
+    """ESM-2 embeddings of every protein of a FASTA file.
+
+    Input ``fasta`` (or the first): proteins, plain or gzip. Output ``embeddings``
+    (or the first): ``.npz``, ``.pt`` or ``.parquet``, in input order. The user
+    reference is ``docs/tools/esm2-embed.md``; the params are those of
+    :class:`~snakemake_executor_gpupool.tools.esm2_options.Options`.
+
+    An item is a :class:`~snakemake_executor_gpupool.tools.fasta.Record` whose
+    sequence is what the model sees. A result maps ``"layer6"`` and the like to a
+    float32 array of shape (D,) or, per token, (L, D), and ``"contacts"`` to one
+    of shape (L, L).
+    """
+
+    reload_on = ("model", "precision")
+    # These shape the items themselves: two that are equal after truncation are duplicates.
+    write_params = ("max_length", "long_sequences", "strip_stop")
+    defaults = DEFAULTS
+    devices = ("cuda", "cpu")
+    pads = True
+    version = "1"
+
+    _encoder: Any = None
+    _contact_head: Any = None
+    _letters: Any = None
+
+    # -- the model ---------------------------------------------------------
+    def load(self, device: str) -> None:
+        """Read the weights and put them on ``device``.
+
+        Raises
+        ------
+        InputError
+            There are no such weights; the message says where to put them.
+        """
+        _check_installed()
+        from snakemake_executor_gpupool.tools.esm2_forward import Encoder
+
+        options = Options.from_params(self.params)
+        module = esm2_checkpoints.load_model(options.model)
+        self._letters = _letter_tokens(module.alphabet)
+        self._encoder = Encoder(module, options.precision)
+        self.to(device)
+
+    def to(self, device: str) -> None:
+        """Move the weights to another device and give the old one's memory back."""
+        import gc
+
+        import torch
+
+        self._encoder.to(device)
+        if self._contact_head is not None:
+            self._contact_head.to(device)
+        self.device = device
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def run(self, items: list[Record]) -> list[Arrays]:
+        """Embed sequences that share a batch.
+
+        Returns
+        -------
+        list of dict
+            One result per item, of arrays that hold no others' memory.
+
+        Raises
+        ------
+        InputError
+            The model has no such layer, or no contact head.
+        """
+        import torch
+
+        options = Options.from_params(self.params)
+        layers = options.resolve_layers(self._encoder.layers)
+        with torch.inference_mode():
+            tokens = self._tokens(items)
+            lengths = [len(item.sequence) for item in items]
+            if not options.contacts:
+                states = self._encoder.hidden_states(tokens, layers)
+                return _results(states, layers, lengths, options.pool)
+            head = self._loaded_contact_head(options.model)
+            states, attentions = self._encoder.states_and_attentions(tokens, layers)
+            results = _results(states, layers, lengths, options.pool)
+            maps = head(tokens, attentions).float().cpu().numpy()
+        for result, contacts, length in zip(results, maps, lengths):
+            result["contacts"] = contacts[:length, :length].copy()
+        return results
+
+    def _tokens(self, items: Sequence[Record]) -> Tensor:
+        """Return int64 tokens of shape (B, longest + 2), padded at the end."""
+        import numpy as np
+        import torch
+
+        alphabet = self._encoder.model.alphabet
+        longest = max(len(item.sequence) for item in items)
+        tokens = np.full((len(items), longest + ADDED_TOKENS), alphabet.padding_idx, np.int64)
+        tokens[:, 0] = alphabet.cls_idx
+        for row, item in zip(tokens, items):
+            length = len(item.sequence)
+            row[1 : length + 1] = self._letters[np.frombuffer(item.sequence.encode(), np.uint8)]
+            row[length + 1] = alphabet.eos_idx
+        return torch.from_numpy(tokens).to(self.device)
+
+    def _loaded_contact_head(self, model: str) -> Any:
+        if self._contact_head is None:
+            head = esm2_checkpoints.load_contact_head(model, self._encoder.model)
+            self._contact_head = head.to(self.device)
+        return self._contact_head
+
+    # -- the files -----------------------------------------------------------
+    def read(self, job: Job) -> Iterator[Record]:
+        """Yield the proteins as the model will see them.
+
+        Raises
+        ------
+        InputError
+            A param, the output's suffix, the file or a letter in it is wrong,
+            or a sequence is longer than the model takes.
+        """
+        options = Options.from_params(self.params)
+        array_format(_one_file(job, "output", "embeddings"))
+        shape = esm2_checkpoints.known_shape(options.model)
+        if shape is not None:
+            options.resolve_layers(shape.layers)
+        path = _one_file(job, "input", "fasta")
+        records = [_prepared(path, record, options) for record in read_fasta(path)]
+        _report_truncated(path, records, options)
+        for record, sequence in records:
+            yield Record(record.id, sequence[: options.max_length])
+
+    def write(self, job: Job, results: list[Arrays]) -> None:
+        """Write all arrays to the output, in the order of the input."""
+        write_arrays(_one_file(job, "output", "embeddings"), job.item_names, results)
+
+    # -- what the pool should know of an item ----------------------------------
+    def key(self, item: Record) -> str:
+        """Return a hash of the sequence: records with other ids are duplicates all the same."""
+        return content_hash(item.sequence)
+
+    def name(self, item: Record) -> str:
+        """Return the record's id."""
+        return item.id
+
+    def cost(self, item: Record) -> float:
+        """Return milliseconds, measured on the 8M model and scaled by the sums that others do."""
+        shape = esm2_checkpoints.guessed_shape(str(self.params.model))
+        small = esm2_checkpoints.SHAPES["esm2_t6_8M_UR50D"]
+        depth, width = shape.layers / small.layers, shape.width / small.width
+        length = len(item.sequence)
+        by_residue = START_MS + LINEAR_MS * length * width**2
+        return depth * (by_residue + QUADRATIC_MS * length**2 * width)
+
+    def tokens(self, item: Record) -> int:
+        """Return the tokens of a sequence: its residues, a start and an end."""
+        return len(item.sequence) + ADDED_TOKENS
+
+    def batch_tokens(self, device: str) -> int:
+        """Return the padded tokens of a micro-batch to start with."""
+        budget = CUDA_TOKENS if device.startswith("cuda") else CPU_TOKENS
+        return min(budget, CONTACT_TOKENS) if self.params.contacts else budget
+
+
+def _check_installed() -> None:
+    try:
+        import esm
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"esm2-embed needs the Python package {error.name}; install "
+            "snakemake-executor-plugin-gpupool[esm] where the rule runs"
+        ) from error
+    if not hasattr(esm, "ESM2"):
+        raise InputError(
+            f"esm2-embed needs the Python package fair-esm 2; {esm.__file__} is of another one"
+        )
+
+
+def _one_file(job: Job, kind: str, name: str) -> str:
+    """Return the input or output of that name, else the first."""
+    files = getattr(job, kind)
+    path = files.get(name, files[0] if files else None)
+    if not isinstance(path, str):
+        raise InputError(f"esm2-embed takes one {kind} file ({name}); got {path or 'none'}")
+    return path
+
+
+def _prepared(path: str, record: Record, options: Options) -> tuple[Record, str]:
+    """Return a record and its letters as the alphabet has them, checked, not yet cut."""
+    sequence = record.sequence.upper()
+    if options.strip_stop and sequence.endswith("*"):
+        sequence = sequence[:-1]
+    if not sequence:
+        raise InputError(f"{path}: the record {record.id!r} has no residues")
+    if not ALPHABET.issuperset(sequence):
+        _check_letters(path, record.id, sequence)
+    if len(sequence) > options.max_length and not options.truncate:
+        raise InputError(_too_long(path, record.id, len(sequence), options.max_length))
+    return record, sequence
+
+
+def _check_letters(path: str, name: str, sequence: str) -> None:
+    for position, letter in enumerate(sequence, start=1):
+        if letter not in ALPHABET and letter not in UNKNOWN:
+            raise InputError(
+                f"{path}: the record {name!r} has {letter!r} at position {position}, which is no "
+                "letter of a protein; remove it, or write X for an unknown residue"
+            )
+
+
+def _too_long(path: str, name: str, length: int, limit: int) -> str:
+    trained = f" (ESM-2 was trained on at most {TRAINED_LENGTH})" if limit == TRAINED_LENGTH else ""
+    return (
+        f"{path}: the record {name!r} has {length} residues, more than max_length {limit}{trained}; "
+        "remove it, set long_sequences to 'truncate' to embed its start, or raise max_length"
+    )
+
+
+def _report_truncated(path: str, records: Sequence[tuple[Record, str]], options: Options) -> None:
+    cut = [record.id for record, sequence in records if len(sequence) > options.max_length]
+    if cut:
+        names = ", ".join(cut[:5]) + (", ..." if len(cut) > 5 else "")
+        logger.warning(
+            "%s: truncated to %d residues: %d of %d sequences (%s)",
+            path,
+            options.max_length,
+            len(cut),
+            len(records),
+            names,
+        )
+
+
+def _letter_tokens(alphabet: Any) -> Any:
+    """Return the token of every byte, int64 of shape (256,)."""
+    import numpy as np
+
+    tokens = np.full(256, alphabet.unk_idx, np.int64)
+    for letter in ALPHABET:
+        tokens[ord(letter)] = alphabet.get_idx(letter)
+    return tokens
+
+
+def _results(
+    states: dict[int, Tensor], layers: Sequence[int], lengths: Sequence[int], pool: str
+) -> list[Arrays]:
+    """Cut a batch's hidden states into each sequence's own arrays."""
+    import torch
+
+    from snakemake_executor_gpupool.tools.esm2_forward import residue_means
+
+    results: list[Arrays] = [{} for _ in lengths]
+    for layer in layers:
+        hidden = states[layer]
+        if pool == "mean":
+            rows = residue_means(hidden, torch.tensor(lengths, device=hidden.device)).cpu().numpy()
+        else:
+            padded = hidden.cpu().numpy()
+            rows = [row[1 : length + 1] for row, length in zip(padded, lengths)]
+        for result, row in zip(results, rows):
+            result[f"layer{layer}"] = row.copy()
+    return results

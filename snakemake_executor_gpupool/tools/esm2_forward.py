@@ -1,0 +1,172 @@
+"""ESM-2's encoder, computed with the weights of fair-esm's module but without its waste.
+
+fair-esm's own forward pass computes logits for every token, keeps the attention
+weights of every layer, and turns the hidden states over twice a layer. Here the
+same sums are done batch-first, with PyTorch's fused attention and GELU, and stop
+at the hidden states. Against fair-esm's forward pass the difference is rounding
+noise (tests hold it to 1e-5). Contact maps need the attention weights: those go
+through fair-esm's own code.
+
+This module imports torch: only a worker that holds the model imports it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: What fair-esm's ``token_dropout`` makes of an embedding when no token is masked: training
+#: masked 15% of the tokens, 80% of these by zeros (``esm/model/esm2.py``).
+UNMASKED_SCALE = 1 - 0.15 * 0.8
+
+
+class Encoder:
+    """The encoder of an ESM-2 module.
+
+    Parameters
+    ----------
+    model
+        fair-esm's ``ESM2`` with its weights, float32. It is changed in place:
+        ``precision`` applies to its linear layers.
+    precision
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``: the type of the weights and inputs of
+        matrix products. The residual stream, layer norms and all results stay
+        float32, so that rounding does not add up over the layers.
+    """
+
+    def __init__(self, model: Any, precision: str = "fp32") -> None:
+        self.model = model
+        self.layers = int(model.num_layers)
+        self._heads = int(model.attention_heads)
+        self._dtype = PRECISIONS[precision]
+        self._rotary: tuple[Tensor, Tensor] | None = None
+        for layer in model.layers:
+            for part in _linear_parts(layer):
+                part.to(self._dtype)
+
+    def to(self, device: str) -> None:
+        """Move the weights; what was only cached for the old device is dropped."""
+        self.model.to(device)
+        self._rotary = None
+
+    def hidden_states(self, tokens: Tensor, layers: Iterable[int]) -> dict[int, Tensor]:
+        """Compute hidden states of the layers asked for.
+
+        Parameters
+        ----------
+        tokens
+            int64 of shape (B, T), on the model's device: start, residues, end,
+            padding; none of them masked.
+        layers
+            0 for the embedding, i for the output of the i-th layer; the last
+            one's is normalised, as in fair-esm.
+
+        Returns
+        -------
+        dict of int to Tensor
+            float32 of shape (B, T, D) each; what stands at padding is undefined.
+        """
+        wanted = set(layers)
+        present = tokens.ne(self.model.padding_idx)
+        x = self._embed(tokens, present)
+        found = {0: x} if 0 in wanted else {}
+        mask = None if bool(present.all()) else present[:, None, None, :]
+        cos_sin = self._cos_sin(tokens.shape[1])
+        for number, layer in enumerate(self.model.layers[: max(wanted)], start=1):
+            x = self._layer(layer, x, cos_sin, mask)
+            if number in wanted:
+                found[number] = x
+        if self.layers in wanted:
+            found[self.layers] = self.model.emb_layer_norm_after(x)
+        return found
+
+    def states_and_attentions(
+        self, tokens: Tensor, layers: Iterable[int]
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """Compute the same by fair-esm's own code, and the attention weights with it.
+
+        Returns
+        -------
+        tuple
+            Hidden states as above, and attention weights, float32 of shape
+            (B, layers, heads, T, T), zero at padding.
+        """
+        found = self.model(tokens, repr_layers=list(layers), need_head_weights=True)
+        return found["representations"], found["attentions"]
+
+    # -- the parts of the pass -------------------------------------------------
+    def _embed(self, tokens: Tensor, present: Tensor) -> Tensor:
+        x: Tensor = self.model.embed_scale * self.model.embed_tokens(tokens)
+        if self.model.token_dropout:
+            x = x * UNMASKED_SCALE
+        return x * present.unsqueeze(-1)
+
+    def _layer(
+        self, layer: Any, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None
+    ) -> Tensor:
+        normed = layer.self_attn_layer_norm(x).to(self._dtype)
+        x = x + self._attend(layer.self_attn, normed, cos_sin, mask)
+        normed = layer.final_layer_norm(x).to(self._dtype)
+        change: Tensor = layer.fc2(F.gelu(layer.fc1(normed)))
+        return x + change
+
+    def _attend(
+        self, attention: Any, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None
+    ) -> Tensor:
+        batch, length, width = x.shape
+        shape = (batch, length, self._heads, width // self._heads)
+        query = _rotate(attention.q_proj(x).view(shape).transpose(1, 2), *cos_sin)
+        key = _rotate(attention.k_proj(x).view(shape).transpose(1, 2), *cos_sin)
+        value = attention.v_proj(x).view(shape).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        projected: Tensor = attention.out_proj(mixed.transpose(1, 2).reshape(x.shape))
+        return projected
+
+    def _cos_sin(self, length: int) -> tuple[Tensor, Tensor]:
+        """Return the rotary tables for that many positions; they are computed once.
+
+        All layers have the same frequencies (the loader checks it).
+        """
+        if self._rotary is None or len(self._rotary[0]) < length:
+            frequencies = self.model.layers[0].self_attn.rot_emb.inv_freq
+            positions = torch.arange(length, device=frequencies.device, dtype=torch.float32)
+            angles = torch.outer(positions, frequencies).repeat(1, 2)
+            self._rotary = angles.cos().to(self._dtype), angles.sin().to(self._dtype)
+        return self._rotary[0][:length], self._rotary[1][:length]
+
+
+def _linear_parts(layer: Any) -> list[nn.Module]:
+    attention = layer.self_attn
+    projections = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
+    return [*projections, layer.fc1, layer.fc2]
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate (B, H, T, d) vectors by their positions' angles, (T, d) tables."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def residue_means(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """Average hidden states over residues: neither start, end nor padding count.
+
+    Parameters
+    ----------
+    hidden
+        float32 of shape (B, T, D).
+    lengths
+        int64 of shape (B,): residues of each sequence.
+
+    Returns
+    -------
+    Tensor
+        float32 of shape (B, D).
+    """
+    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    counted = (positions >= 1) & (positions <= lengths[:, None])
+    sums = (hidden * counted.unsqueeze(-1)).sum(dim=1)
+    return sums / lengths[:, None]

@@ -1,0 +1,120 @@
+"""The published checkpoints, in the cache that ``torch.hub`` and fair-esm use.
+
+Standard library only, except that torch says where its cache is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from typing import IO, Any
+
+from snakemake_executor_gpupool.tool import InputError
+
+#: Where fair-esm publishes its files (``esm/pretrained.py``).
+BASE_URL = "https://dl.fbaipublicfiles.com/fair-esm"
+WEIGHTS = "models/{}.pt"
+CONTACTS = "regression/{}-contact-regression.pt"
+#: Any of these set to something true forbids downloads.
+OFFLINE = ("GPUPOOL_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+#: A connection that is silent for so long is given up.
+SILENCE_S = 20.0
+#: A download that takes longer is given up: 30 GB, the largest file, at 10 MB/s takes 3,000 s.
+LIMIT_S = 3600.0
+CHUNK_BYTES = 1 << 20
+
+
+def cached(model: str, kind: str) -> str:
+    """Return the path of one published file, downloading it if it is not there.
+
+    Parameters
+    ----------
+    model
+        A fair-esm name.
+    kind
+        :data:`WEIGHTS` or :data:`CONTACTS`.
+
+    Raises
+    ------
+    InputError
+        The file is not in the cache and could not, or must not, be downloaded.
+    """
+    url = f"{BASE_URL}/{kind.format(model)}"
+    path = os.path.join(_cache_directory(), url.rpartition("/")[2])
+    if os.path.isfile(path):
+        return path
+    try:
+        _refuse_offline()
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _download(url, path)
+    except (OSError, ValueError) as error:
+        raise InputError(_how_to_get(model, url, path, error)) from error
+    return path
+
+
+def _cache_directory() -> str:
+    import torch
+
+    return os.path.join(torch.hub.get_dir(), "checkpoints")
+
+
+def _how_to_get(model: str, url: str, path: str, error: Exception) -> str:
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    return (
+        f"the weights of {model} are not in torch's cache, and downloading them failed ({reason}). "
+        f"Get {url} and put it at {path}, or give the path of a checkpoint as param model"
+    )
+
+
+def _refuse_offline() -> None:
+    for name in OFFLINE:
+        if os.environ.get(name, "").lower() not in ("", "0", "false", "no", "off"):
+            raise ConnectionError(f"{name} is set")
+
+
+def _download(url: str, path: str) -> None:
+    """Download under a temporary name, so that no other process ever meets half a file."""
+    with contextlib.ExitStack() as stack:
+        # The address is one of fair-esm's, over https.
+        response = stack.enter_context(urllib.request.urlopen(url, timeout=SILENCE_S))  # noqa: S310
+        _check_room(path, response)
+        part = tempfile.NamedTemporaryFile(dir=os.path.dirname(path), delete=False)  # noqa: SIM115
+        stack.callback(_remove_if_there, part.name)
+        with part:
+            _copy(response, part)
+        os.chmod(part.name, 0o644)  # noqa: S103 - a cache may be shared, as torch's own downloads are
+        os.replace(part.name, path)
+
+
+def _copy(response: Any, part: IO[bytes]) -> None:
+    deadline_s = time.monotonic() + LIMIT_S
+    expected, copied = _length(response), 0
+    while chunk := response.read(CHUNK_BYTES):
+        part.write(chunk)
+        copied += len(chunk)
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"not done after {LIMIT_S:.0f} s")
+    if expected is not None and copied != expected:
+        raise ConnectionError(f"it ended after {copied} of {expected} bytes")
+
+
+def _check_room(path: str, response: Any) -> None:
+    wanted = _length(response) or 0
+    free = shutil.disk_usage(os.path.dirname(path)).free
+    if wanted > free:
+        raise OSError(f"it takes {wanted >> 20} MiB, and {free >> 20} MiB are free")
+
+
+def _length(response: Any) -> int | None:
+    length = response.headers.get("Content-Length")
+    return int(length) if length else None
+
+
+def _remove_if_there(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)

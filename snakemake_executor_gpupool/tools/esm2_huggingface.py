@@ -1,0 +1,164 @@
+"""ESM-2 checkpoints in the Hugging Face format, by the names of fair-esm's module.
+
+A directory holds ``config.json`` and the weights in ``model.safetensors`` or
+``pytorch_model.bin``, whole or in shards with an index. The heads that a
+fine-tuned model adds are left out. Standard library only, except for
+``safetensors``, which is imported if the weights are in its format.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any, Callable, NamedTuple
+
+from snakemake_executor_gpupool.tool import InputError
+from snakemake_executor_gpupool.tools.esm2_module import Shape, Weights
+
+CONFIG = "config.json"
+SAFETENSORS = "model.safetensors"
+PICKLED = "pytorch_model.bin"
+#: The order of fair-esm's alphabet, which the rows of the embedding follow.
+VOCABULARY = (
+    "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C X B U Z O . - <null_1> <mask>"
+).split()
+#: Settings that fair-esm's module has built in, with the values it has.
+FIXED = {
+    "model_type": "esm",
+    "position_embedding_type": "rotary",
+    "emb_layer_norm_before": False,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "vocab_size": len(VOCABULARY),
+}
+#: (pattern, replacement) from the Hugging Face names to fair-esm's, each tried in turn.
+RENAMINGS = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^esm\.", ""),
+        (r"^embeddings\.word_embeddings\.", "embed_tokens."),
+        (r"^encoder\.emb_layer_norm_after\.", "emb_layer_norm_after."),
+        (r"^encoder\.layer\.", "layers."),
+        (r"\.attention\.self\.([qkv])(uery|ey|alue)\.", r".self_attn.\1_proj."),
+        (r"\.attention\.self\.rotary_embeddings\.", ".self_attn.rot_emb."),
+        (r"\.attention\.output\.dense\.", ".self_attn.out_proj."),
+        (r"\.attention\.LayerNorm\.", ".self_attn_layer_norm."),
+        (r"\.intermediate\.dense\.", ".fc1."),
+        (r"\.output\.dense\.", ".fc2."),
+        (r"\.LayerNorm\.", ".final_layer_norm."),
+    )
+]
+
+
+class Config(NamedTuple):
+    """What ``config.json`` says that fair-esm's module has to know."""
+
+    shape: Shape
+    token_dropout: bool
+
+
+def read_config(directory: str) -> Config:
+    """Read the architecture.
+
+    Raises
+    ------
+    InputError
+        There is no ``config.json``, or it describes no ESM-2.
+    """
+    path = os.path.join(directory, CONFIG)
+    data = _read_json(path)
+    for name, value in FIXED.items():
+        if data.get(name) not in (None, value):
+            raise InputError(f"{path} is not of ESM-2: {name} is {data[name]!r}, not {value!r}")
+    try:
+        sizes = data["num_hidden_layers"], data["hidden_size"], data["num_attention_heads"]
+        return Config(Shape(*map(int, sizes)), bool(data.get("token_dropout", True)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not of ESM-2: no usable {error}") from error
+
+
+def read(directory: str, read_pickled: Callable[[str], Any]) -> Weights:
+    """Read a directory in the Hugging Face format.
+
+    Parameters
+    ----------
+    directory
+        Where ``config.json`` and the weights are.
+    read_pickled
+        Reads a file that ``torch.save`` wrote.
+
+    Raises
+    ------
+    InputError
+        A file is missing or wrong.
+    """
+    config = read_config(directory)
+    _check_vocabulary(directory)
+    tensors: dict[str, Any] = {}
+    for path in _weight_files(directory):
+        loaded = _read_safe(path) if path.endswith(".safetensors") else read_pickled(path)
+        if not isinstance(loaded, dict):
+            raise InputError(f"{path} holds no tensors by name")
+        tensors.update({fair_esm_name(name): tensor for name, tensor in loaded.items()})
+    return Weights(directory, config.shape, config.token_dropout, tensors)
+
+
+def fair_esm_name(name: str) -> str:
+    """Return what fair-esm calls a tensor.
+
+    Examples
+    --------
+    >>> fair_esm_name("esm.encoder.layer.0.attention.self.query.weight")
+    'layers.0.self_attn.q_proj.weight'
+    """
+    for pattern, replacement in RENAMINGS:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _weight_files(directory: str) -> list[str]:
+    for whole in (SAFETENSORS, PICKLED):
+        path, index = os.path.join(directory, whole), os.path.join(directory, f"{whole}.index.json")
+        if os.path.isfile(path):
+            return [path]
+        if os.path.isfile(index):
+            shards = _read_json(index).get("weight_map", {}).values()
+            return [os.path.join(directory, shard) for shard in sorted(set(shards))]
+    raise InputError(f"{directory} holds no weights: expected {SAFETENSORS} or {PICKLED} in it")
+
+
+def _read_safe(path: str) -> Any:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise InputError(
+            f"{path}: reading it needs the Python package safetensors; install it, or save the "
+            f"weights as {PICKLED}"
+        ) from error
+    try:
+        return load_file(path)
+    except Exception as error:  # its own error class has moved between versions
+        raise InputError(f"{path} is not a safetensors file, or it is damaged ({error})") from error
+
+
+def _check_vocabulary(directory: str) -> None:
+    path = os.path.join(directory, "vocab.txt")
+    if not os.path.isfile(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        if file.read().split() != VOCABULARY:
+            raise InputError(f"{path} is not ESM-2's vocabulary")
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return data

@@ -1,0 +1,164 @@
+"""ESM-2's architecture, and how a checkpoint's tensors get into fair-esm's module.
+
+The top level imports the standard library only; torch and esm are imported
+where a module is built.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from snakemake_executor_gpupool.tool import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Tensors = dict[str, Tensor]
+
+#: Parts of a checkpoint that neither embeddings nor contacts need. Position embeddings are
+#: left over in the Hugging Face format from ESM-1; ESM-2 has rotary ones.
+UNUSED = re.compile(r"lm_head\.|classifier\.|pooler\.|embeddings\.position_(ids|embeddings)")
+CONTACT_HEAD = "contact_head."
+
+
+class Shape(NamedTuple):
+    """What tells ESM-2 models apart: layers, width of the hidden states, attention heads."""
+
+    layers: int
+    width: int
+    heads: int
+
+
+#: Lin et al. 2023, doi:10.1126/science.ade2574, table S1; the names are fair-esm's.
+SHAPES = {
+    "esm2_t6_8M_UR50D": Shape(6, 320, 20),
+    "esm2_t12_35M_UR50D": Shape(12, 480, 20),
+    "esm2_t30_150M_UR50D": Shape(30, 640, 20),
+    "esm2_t33_650M_UR50D": Shape(33, 1280, 20),
+    "esm2_t36_3B_UR50D": Shape(36, 2560, 40),
+    "esm2_t48_15B_UR50D": Shape(48, 5120, 40),
+}
+
+
+class Weights(NamedTuple):
+    """A checkpoint as read: what to build, and the tensors by fair-esm's names.
+
+    Attributes
+    ----------
+    origin
+        The file or directory, for messages.
+    shape
+        The architecture.
+    token_dropout
+        Whether embeddings are scaled as in training; true for all published models.
+    tensors
+        Name to tensor, on the CPU.
+    """
+
+    origin: str
+    shape: Shape
+    token_dropout: bool
+    tensors: Tensors
+
+
+def build(weights: Weights) -> Any:
+    """Make fair-esm's module hold the tensors, without initialising or copying any.
+
+    Returns
+    -------
+    esm.ESM2
+        float32, on the CPU, in evaluation mode, without gradients; no
+        language-model head, and a contact head only if the checkpoint has one
+        (else None).
+
+    Raises
+    ------
+    InputError
+        A tensor is missing, left over, or of another shape than the architecture says.
+    """
+    import torch
+
+    model = _empty(weights.origin, weights.shape, weights.token_dropout)
+    # Its logits are never asked for, and some checkpoints have none.
+    model.lm_head = torch.nn.Identity()
+    model.contact_head = None
+    used = {name: tensor for name, tensor in weights.tensors.items() if not UNUSED.match(name)}
+    head = {name: used.pop(name) for name in list(used) if name.startswith(CONTACT_HEAD)}
+    add_frequencies(weights.origin, used, weights.shape)
+    _fill(weights.origin, model, used)
+    if head:
+        model.contact_head = contact_head(weights.origin, weights.shape, head)
+    return model
+
+
+def contact_head(origin: str, shape: Shape, tensors: Tensors) -> Any:
+    """Make fair-esm's head that turns attention weights into contacts, on the CPU.
+
+    Raises
+    ------
+    InputError
+        The tensors are not those of such a head for this shape.
+    """
+    head = _empty(origin, shape, token_dropout=True).contact_head
+    return _fill(
+        origin, head, {name.replace(CONTACT_HEAD, "", 1): t for name, t in tensors.items()}
+    )
+
+
+def expected_tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that fair-esm keeps in a checkpoint."""
+    state = _empty("", shape, token_dropout=True).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def add_frequencies(origin: str, tensors: Tensors, shape: Shape) -> None:
+    """Give every layer the rotary frequencies, which some checkpoints leave out.
+
+    They are constants of the architecture (``esm/rotary_embedding.py``).
+    """
+    import torch
+
+    size = shape.width // shape.heads
+    computed = 1.0 / (10000 ** (torch.arange(0, size, 2).float() / size))
+    first = tensors.get("layers.0.self_attn.rot_emb.inv_freq", computed)
+    for number in range(shape.layers):
+        name = f"layers.{number}.self_attn.rot_emb.inv_freq"
+        if not torch.equal(tensors.setdefault(name, first), first):
+            raise InputError(f"{origin} is not ESM-2: its layers differ in {name}")
+
+
+def _empty(origin: str, shape: Shape, token_dropout: bool) -> Any:
+    """Make fair-esm's module without memory for its tensors."""
+    import torch
+    from esm.model.esm2 import ESM2
+
+    if shape.layers < 1 or shape.heads < 1 or shape.width % (2 * shape.heads):
+        raise InputError(f"{origin}: no ESM-2 can have the architecture {shape}")
+    with torch.device("meta"):
+        return ESM2(shape.layers, shape.width, shape.heads, token_dropout=token_dropout)
+
+
+def _fill(origin: str, module: Any, tensors: Tensors) -> Any:
+    """Put tensors into a module whose own have no memory yet."""
+    expected = module.state_dict()
+    _check_names(origin, set(tensors), set(expected))
+    for name, tensor in expected.items():
+        if tensors[name].shape != tensor.shape:
+            raise InputError(
+                f"{origin} does not fit its own architecture: {name} has the shape "
+                f"{tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
+            )
+    module.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
+    return module.eval().requires_grad_(requires_grad=False)
+
+
+def _check_names(origin: str, found: set[str], expected: set[str]) -> None:
+    missing, extra = sorted(expected - found), sorted(found - expected)
+    if missing or extra:
+        what = f"lacks {_some(missing)}" if missing else f"has the unknown {_some(extra)}"
+        raise InputError(f"{origin} is no ESM-2 of the architecture it claims: it {what}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

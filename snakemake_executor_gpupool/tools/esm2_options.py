@@ -1,0 +1,146 @@
+"""The params of ``esm2-embed``, checked and typed. Standard library only."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, NamedTuple, Sequence
+
+from snakemake_executor_gpupool.tool import InputError
+
+#: ESM-2 was trained on at most 1,024 tokens, of which two are the start and the end of the
+#: sequence (Lin et al. 2023, doi:10.1126/science.ade2574, supplementary methods).
+TRAINED_LENGTH = 1022
+
+DEFAULTS: dict[str, Any] = {
+    "model": "esm2_t6_8M_UR50D",
+    "precision": "fp32",
+    "layers": None,
+    "pool": "mean",
+    "contacts": False,
+    "max_length": TRAINED_LENGTH,
+    "long_sequences": "refuse",
+    "strip_stop": False,
+}
+WORDS = {"true": True, "yes": True, "false": False, "no": False}
+
+
+class Options(NamedTuple):
+    """The params of one job.
+
+    Attributes
+    ----------
+    model
+        A fair-esm name, a checkpoint file or a directory in the Hugging Face format.
+    precision
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``: the precision of the matrix products.
+    layers
+        Layers asked for, as asked; empty: the last.
+    pool
+        ``"mean"`` over residues, or ``"per_token"``.
+    contacts
+        Whether contact maps are asked for.
+    max_length
+        The most residues of a sequence that the model sees.
+    truncate
+        Whether longer sequences are cut, not refused.
+    strip_stop
+        Whether one ``*`` at the end of a sequence is removed.
+    """
+
+    model: str
+    precision: str
+    layers: tuple[int, ...]
+    pool: str
+    contacts: bool
+    max_length: int
+    truncate: bool
+    strip_stop: bool
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Options:
+        """Check a job's params.
+
+        Raises
+        ------
+        InputError
+            A value is none that the param can take; the message names both.
+        """
+        options = cls(
+            model=str(params["model"]),
+            precision=_choice(params, "precision", ("fp32", "bf16", "fp16")),
+            layers=_layers(params),
+            pool=_choice(params, "pool", ("mean", "per_token")),
+            contacts=_flag(params, "contacts"),
+            max_length=_length(params),
+            truncate=_choice(params, "long_sequences", ("refuse", "truncate")) == "truncate",
+            strip_stop=_flag(params, "strip_stop"),
+        )
+        if options.contacts and options.precision != "fp32":
+            raise InputError(
+                f"param contacts needs precision fp32, not {options.precision}: contact maps are "
+                "products of attention weights too small for less"
+            )
+        return options
+
+    def resolve_layers(self, layers: int) -> list[int]:
+        """Return the layers asked for as indices 0 (the embedding) to ``layers`` (the last).
+
+        Negative ones count from the end, -1 being the last, as in fair-esm.
+
+        Raises
+        ------
+        InputError
+            The model has no such layer.
+        """
+        for layer in self.layers:
+            if not -(layers + 1) <= layer <= layers:
+                raise InputError(
+                    f"param layers: {self.model} has the layers 0 to {layers} (or -1 to "
+                    f"-{layers + 1}, from the last); it has no layer {layer}"
+                )
+        return list(dict.fromkeys(layer % (layers + 1) for layer in self.layers or (layers,)))
+
+
+def _choice(params: Mapping[str, Any], name: str, choices: Sequence[str]) -> str:
+    value = params[name]
+    if value not in choices:
+        raise _wrong(name, value, f"one of {', '.join(choices)}")
+    return str(value)
+
+
+def _flag(params: Mapping[str, Any], name: str) -> bool:
+    value = params[name]
+    known = WORDS.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(known, bool):
+        raise _wrong(name, value, "true or false")
+    return known
+
+
+def _length(params: Mapping[str, Any]) -> int:
+    value = _integer("max_length", params["max_length"])
+    if value < 1:
+        raise _wrong("max_length", value, "a positive number of residues")
+    return value
+
+
+def _layers(params: Mapping[str, Any]) -> tuple[int, ...]:
+    """Read one layer, several, or text of them as a command line gives it."""
+    value = params["layers"]
+    if value is None or value == "":
+        return ()
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return tuple(_integer("layers", entry) for entry in values)
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool) or int(value) != float(value):
+            raise ValueError
+        return int(value)
+    except (TypeError, ValueError):
+        raise _wrong(name, value, "whole numbers") from None
+
+
+def _wrong(name: str, value: Any, expected: str) -> InputError:
+    return InputError(f"param {name}: got {value!r}; expected {expected}")

@@ -1,0 +1,91 @@
+"""Runs the real ``snakemake`` on a small workflow in a directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+GPUPOOL = ("--executor", "gpupool", "--jobs", "unlimited", "--max-jobs-per-timespan", "10000/1s")
+LOCAL = ("--executor", "local", "--cores", "2")
+
+
+@dataclass
+class Finished:
+    """What a run left behind."""
+
+    directory: Path
+    code: int
+    text: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The newest run's ``summary.json``."""
+        path = self.directory / ".snakemake/gpupool/latest/summary.json"
+        return json.loads(path.read_text())
+
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The newest run's events, all or of one kind."""
+        path = self.directory / ".snakemake/gpupool/latest/events.jsonl"
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        return [event for event in events if kind in (None, event["event"])]
+
+    def read(self, path: str) -> str:
+        """A file's text."""
+        return (self.directory / path).read_text()
+
+
+class Workflow:
+    """A Snakefile, its files, and runs of it."""
+
+    def __init__(self, directory: Path, snakefile: str, files: dict[str, str] | None = None) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "Snakefile").write_text(textwrap.dedent(snakefile))
+        shutil.copy(TOOLS / "textual.py", directory)
+        for name, text in (files or {}).items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of a run."""
+        return [sys.executable, "-m", "snakemake", *arguments]
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """The environment of a run: this one's, without a GPU unless ``extra`` simulates some."""
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "GPUPOOL_OFFLINE": "1"}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        return {**environment, "PATH": path, **extra}
+
+    def run(self, *arguments: str, timeout_s: float = 120, **env: str) -> Finished:
+        """Run to the end under gpupool, or under what ``arguments`` say."""
+        executor = () if "--executor" in arguments else GPUPOOL
+        done = subprocess.run(
+            self.command(*executor, *arguments),
+            cwd=self.directory,
+            env=self.environment(**env),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return Finished(self.directory, done.returncode, done.stdout + done.stderr)
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        """Start a run without waiting for it."""
+        return subprocess.Popen(
+            self.command(*GPUPOOL, *arguments),
+            cwd=self.directory,
+            env=self.environment(**env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )

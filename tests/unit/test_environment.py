@@ -1,0 +1,131 @@
+"""Where device settings come from, and what a child process is shown."""
+
+import pytest
+
+from snakemake_executor_gpupool.devices.environment import (
+    DeviceOptions,
+    DeviceSettings,
+    managed_text,
+    resolve,
+    visible_env,
+)
+from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy, cpu_slot
+from snakemake_executor_gpupool.errors import ConfigError, DeviceStringError
+
+RESTART, CPU = OffloadStrategy.RESTART, OffloadStrategy.CPU
+
+
+def card(index, visible_id=None, **fields):
+    return Device(f"cuda:{index}", "cuda", index, visible_id=visible_id or str(index), **fields)
+
+
+def test_defaults():  # D4
+    assert resolve({}) == DeviceSettings("auto", RESTART, False, "the default")
+
+
+def test_each_place_is_overridden_by_the_one_before():  # D4
+    env = {}
+    assert resolve(env).managed == "auto"
+    env["BIO_TOOLS_MANAGED_DEVICES"] = "cuda:1"
+    assert resolve(env).managed == "cuda:1"
+    env["GPUPOOL_MANAGED_DEVICES"] = "cuda:2"
+    assert resolve(env).managed == "cuda:2"
+    configured = DeviceOptions("cuda:3")
+    assert resolve(env, configured=configured).managed == "cuda:3"
+    assert resolve(env, "cuda:4", configured=configured).managed == "cuda:4"
+
+
+def test_each_setting_has_its_own_order():  # D4
+    env = {
+        "GPUPOOL_OFFLOAD_STRATEGY": "cpu",
+        "BIO_TOOLS_OFFLOAD_STRATEGY": "restart",
+        "BIO_TOOLS_ALLOW_MULTI_DEVICE": "true",
+    }
+    settings = resolve(env, "2")
+    assert settings == DeviceSettings("2", CPU, True, "the command line")
+    settings = resolve(env, configured=DeviceOptions(allow_multiple=False))
+    assert not settings.allow_multiple_per_device
+    assert resolve(env, offload_strategy="restart").offload_strategy is RESTART
+    assert resolve(env, allow_multiple=False).allow_multiple_per_device is False
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", True), ("TRUE", True), ("on", True), ("0", False), ("no", False), ("", False)],
+)
+def test_booleans(text, value):  # D4
+    assert resolve({"GPUPOOL_ALLOW_MULTI_DEVICE": text}).allow_multiple_per_device is value
+
+
+def test_an_empty_variable_says_nothing():  # D4
+    env = {"GPUPOOL_MANAGED_DEVICES": " ", "BIO_TOOLS_MANAGED_DEVICES": "cuda:1"}
+    assert resolve(env).managed == "cuda:1"
+
+
+def test_bare_numbers_are_indices_only_in_the_bio_tools_variable():  # D4
+    assert resolve({"BIO_TOOLS_MANAGED_DEVICES": "0, 1"}).managed == "cuda:0, 1"
+    assert resolve({"BIO_TOOLS_MANAGED_DEVICES": "1"}).managed == "cuda:1"
+    assert resolve({"GPUPOOL_MANAGED_DEVICES": "1"}).managed == "1"
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"GPUPOOL_OFFLOAD_STRATEGY": "disk"}, "GPUPOOL_OFFLOAD_STRATEGY: unknown offload"),
+        ({"BIO_TOOLS_ALLOW_MULTI_DEVICE": "maybe"}, "BIO_TOOLS_ALLOW_MULTI_DEVICE: 'maybe'"),
+    ],
+)
+def test_malformed_variables_are_named(env, message):  # D4
+    with pytest.raises(ConfigError, match=message):
+        resolve(env)
+
+
+def test_what_is_overridden_is_not_even_read():  # D4
+    assert resolve({"GPUPOOL_OFFLOAD_STRATEGY": "disk"}, offload_strategy="cpu")
+
+
+def test_choosing_says_where_a_bad_value_came_from():  # D3 D4
+    found = [card(0)]
+    settings = resolve({"GPUPOOL_MANAGED_DEVICES": "cuda:7"})
+    with pytest.raises(ConfigError, match="GPUPOOL_MANAGED_DEVICES: 'cuda:7' names cuda:7"):
+        settings.choose(found)
+    with pytest.raises(DeviceStringError, match=r"the command line: .* is not understood"):
+        resolve({}, "gpu0").choose(found)
+    assert resolve({}).choose(found) == (card(0),)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (["cuda:0", "cuda:1"], "cuda:0,cuda:1"),
+        ([0, 1], "cuda:0,cuda:1"),
+        (["cuda:0", "cpu:2"], "cuda:0,cpu:2"),
+        (2, "2"),
+        ("auto", "auto"),
+    ],
+)
+def test_managed_devices_from_python(value, text):  # D3
+    assert managed_text(value) == text
+
+
+def test_a_child_sees_exactly_its_devices():  # S7
+    env = visible_env([card(0, "3"), card(1, "GPU-abc")])
+    assert env["CUDA_VISIBLE_DEVICES"] == env["HIP_VISIBLE_DEVICES"] == "3,GPU-abc"
+    assert env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_rocm_devices_are_not_selected_twice():  # S7
+    assert "ROCR_VISIBLE_DEVICES" not in visible_env([card(1)])
+
+
+def test_a_child_without_gpus_sees_none():  # D3 S7
+    for devices in ([], [cpu_slot(0)]):
+        env = visible_env(devices)
+        assert env == {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "-1"}
+
+
+def test_a_child_on_simulated_devices_knows_it():  # D14
+    env = visible_env([card(2, simulated=True)])
+    assert env["CUDA_VISIBLE_DEVICES"] == "2"
+    assert env["GPUPOOL_SIMULATED"] == "1"
+    assert "GPUPOOL_SIMULATED" not in visible_env([card(2)])
