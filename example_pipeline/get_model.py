@@ -50,7 +50,10 @@ class NotToBeHad(Exception):
 # -- the three sources: each returns (model, provenance) -----------------------------
 def hub(timeout_s):
     """Return fair-esm's weights, from the cache or by a download of bounded time."""
-    run([sys.executable, "-c", HUB_FETCH.format(model=HUB_NAME)], timeout_s)
+    try:
+        run([sys.executable, "-c", HUB_FETCH.format(model=HUB_NAME)], timeout_s)
+    except NotToBeHad:
+        raise NotToBeHad("not in torch.hub's cache, and no download from here") from None
     return HUB_NAME, "Trained weights: ESM-2 8M of fair-esm (MIT licence), in torch.hub's cache."
 
 

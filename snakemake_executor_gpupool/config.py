@@ -37,6 +37,8 @@ class PoolConfig:
     run_root: Path
     dispatch: DispatchConfig = field(default_factory=DispatchConfig)
     python: str = sys.executable
+    #: Directory of results kept across runs; None: none are.
+    cache: Path | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -67,6 +69,7 @@ def build_config(
     offload_strategy: str | None = None,
     allow_multiple_per_device: bool | None = None,
     dispatch: DispatchConfig | None = None,
+    cache: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> PoolConfig:
     """Find the devices and put options, environment and defaults together.
@@ -106,6 +109,7 @@ def build_config(
         cores=cores,
         run_root=run_root,
         dispatch=dispatch or DispatchConfig(),
+        cache=Path(cache).expanduser() if cache else None,
         warnings=tuple(warnings),
     )
 

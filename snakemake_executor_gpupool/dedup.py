@@ -9,7 +9,7 @@ within a bound, so that an equal item that comes an hour later costs nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,9 +69,16 @@ class Ledger:
     ----------
     keep_bytes
         How many bytes of results to keep for items yet to come.
+    look_up
+        Finds a result that an earlier run computed; None if there is none.
     """
 
-    def __init__(self, keep_bytes: int = 512 * 1024**2) -> None:
+    def __init__(
+        self,
+        keep_bytes: int = 512 * 1024**2,
+        look_up: Callable[[Hashable], Blob | None] = lambda key: None,
+    ) -> None:
+        self._look_up = look_up
         self._keep_bytes = keep_bytes
         self._kept_bytes = 0
         self._units: dict[Hashable, Unit] = {}
@@ -79,7 +86,10 @@ class Ledger:
         #: Blobs that nobody needs any longer; the run loop removes their files.
         self.discarded: list[Blob] = []
         self.items = 0
+        #: Items that were computed, or are to be.
         self.unique = 0
+        #: Distinct items whose result an earlier run had left.
+        self.reused = 0
 
     def place(self, unit: Unit, job_id: int, position: int) -> tuple[Unit, bool]:
         """Return the unit that answers an item, and whether it is a new computation.
@@ -92,17 +102,22 @@ class Ledger:
         self.items += 1
         known = self._units.get(unit.key) if unit.key is not None else None
         if known is None:
-            self.unique += 1
             known = unit
             if unit.key is not None:
                 self._units[unit.key] = unit
+                unit.result = self._look_up(unit.key)
+            if unit.result is None:
+                self.unique += 1
+            else:
+                self.reused += 1
+                self._discard(unit.payload)
         elif unit.payload is not known.payload:
             self._discard(unit.payload)
         if known.result is None:
             known.places.append((job_id, position))
         known.order = min(known.order, unit.order)
         known.holders += 1
-        return known, known is unit
+        return known, known is unit and unit.result is None
 
     def finish(self, unit: Unit, result: Blob | None, error: dict[str, Any] | None) -> None:
         """Record how a unit ended. A failed one is forgotten: a retry computes it again."""

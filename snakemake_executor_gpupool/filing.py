@@ -20,7 +20,6 @@ from snakemake_executor_gpupool.effects import (
 )
 from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase, explain
 from snakemake_executor_gpupool.request import ToolRef
-from snakemake_executor_gpupool.workers.protocol import Blob
 
 #: Frames sent ahead to one process.
 FRAMES_AHEAD = 8
@@ -233,15 +232,7 @@ def crash_error(message: str) -> dict[str, Any]:
 
 def write_effect(worker_id: str, job: JobState) -> WriteJob:
     """Gather a job's results: each distinct one once, and for each item which it is."""
-    places: dict[int, int] = {}
-    blobs: list[Blob] = []
-    order = []
-    for unit in job.units:
-        if id(unit) not in places:
-            assert unit.result is not None
-            places[id(unit)] = len(blobs)
-            blobs.append(unit.result)
-        order.append(places[id(unit)])
+    order, blobs = job.gather()
     by = ", ".join(sorted(job.workers)) or "results computed before"
     log_text = f"gpupool: {len(order)} items, {len(blobs)} distinct, computed by {by}\n"
     return WriteJob(worker_id, job.request, order, job.names, blobs, log_text)

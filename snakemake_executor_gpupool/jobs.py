@@ -10,6 +10,7 @@ from typing import Any
 from snakemake_executor_gpupool.dedup import Ledger, Unit
 from snakemake_executor_gpupool.effects import Outbox, Report
 from snakemake_executor_gpupool.request import JobReport, Request
+from snakemake_executor_gpupool.workers.protocol import Blob
 
 
 class Phase(enum.Enum):
@@ -45,6 +46,21 @@ class JobState:
     submitted_s: float = 0.0
     seconds: float = 0.0
     workers: set[str] = field(default_factory=set)
+    #: It is a call, not a rule's job: its results go into the report.
+    wants_results: bool = False
+
+    def gather(self) -> tuple[list[int], list[Blob]]:
+        """Return each distinct result once, and for each item which of them is its own."""
+        places: dict[int, int] = {}
+        blobs: list[Blob] = []
+        order = []
+        for unit in self.units:
+            if id(unit) not in places:
+                assert unit.result is not None
+                places[id(unit)] = len(blobs)
+                blobs.append(unit.result)
+            order.append(places[id(unit)])
+        return order, blobs
 
     @property
     def is_computed(self) -> bool:
@@ -68,6 +84,7 @@ class JobTable:
         self._outbox = outbox
         self._on_computed = on_computed
         self._jobs: dict[int, JobState] = {}
+        self._lent: dict[int, list[Unit]] = {}
         self.served = 0
         self.failed = 0
 
@@ -142,26 +159,43 @@ class JobTable:
 
     # -- ends --------------------------------------------------------------
     def succeed(self, job: JobState) -> None:
-        """The job's outputs are in place."""
+        """The job's outputs are in place, or its results are to be reported."""
         self.served += 1
-        self._end(job, None)
+        details: dict[str, object] = {}
+        if job.wants_results:
+            order, blobs = job.gather()
+            details = {"order": order, "blobs": blobs}
+        self._end(job, None, details)
 
     def fail(self, job: JobState, message: str) -> None:
         """The job has failed; whatever it still waits for is no longer its concern."""
         self.failed += 1
         self._end(job, message)
 
-    def _end(self, job: JobState, error: str | None) -> None:
+    def take_back(self, job_id: int) -> None:
+        """Whoever called for results has read them."""
+        self._release(self._lent.pop(job_id, []))
+
+    def _release(self, units: list[Unit]) -> None:
+        for unit in units:
+            self._ledger.release(unit)
+
+    def _end(
+        self, job: JobState, error: str | None, details: dict[str, object] | None = None
+    ) -> None:
         del self._jobs[job.request.job_id]
         for unit in set(job.units):
             if not unit.is_done:
                 unit.places = [place for place in unit.places if place[0] != job.request.job_id]
-        for unit in job.units:
-            self._ledger.release(unit)
+        if details:
+            self._lent[job.request.job_id] = job.units
+        else:
+            self._release(job.units)
         event = "job_done" if error is None else "job_failed"
         told = {} if error is None else {"error": error}
         self._outbox.note(event, job=job.request.title, job_id=job.request.job_id, **told)
-        self._outbox.put(Report(JobReport(job.request.job_id, error, job.seconds)))
+        report = JobReport(job.request.job_id, error, job.seconds, details or {})
+        self._outbox.put(Report(report))
 
 
 def explain(job: JobState, error: dict[str, Any], where: str = "") -> str:

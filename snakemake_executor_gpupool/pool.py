@@ -13,11 +13,13 @@ lock while it looks after finished jobs, and a device must not wait for that.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.config import PoolConfig
@@ -37,12 +39,14 @@ from snakemake_executor_gpupool.effects import (
     StopWorker,
     WriteJob,
 )
+from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.events import EventLog, write_summary
 from snakemake_executor_gpupool.host import FrameArrived, Happening, LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.progress import Progress, closing_line
 from snakemake_executor_gpupool.request import JobReport, Request
 from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
+from snakemake_executor_gpupool.store import ResultStore, bound_from, entry_name
 from snakemake_executor_gpupool.workers.protocol import Frame, discard
 
 
@@ -83,6 +87,11 @@ class Pool:
         self.config = config
         self.paths = RunPaths(config.run_root)
         self.paths.create()
+        try:
+            self._store = self._open_store()
+        except ConfigError:
+            self.paths.remove_spools()
+            raise
         self._callbacks = callbacks
         settings = config.device_settings
         self._allocator = Allocator(
@@ -90,7 +99,8 @@ class Pool:
             allow_multiple_per_device=settings.allow_multiple_per_device,
             offload_strategy=settings.offload_strategy,
         )
-        self._scheduler = Scheduler(self._allocator, config.dispatch)
+        look_up = self._store.look_up if self._store else lambda key: None
+        self._scheduler = Scheduler(self._allocator, config.dispatch, look_up=look_up)
         self._host = LocalHost(self.paths, config.worker_threads)
         self._events = EventLog(self.paths.events)
         self._inbox: queue.SimpleQueue[Callable[[float], None]] = queue.SimpleQueue()
@@ -106,6 +116,12 @@ class Pool:
         self._loop.start()
         self._reporter.start()
 
+    def _open_store(self) -> ResultStore | None:
+        if self.config.cache is None:
+            return None
+        bound_bytes = bound_from(os.environ)
+        return ResultStore(self.config.cache, bound_bytes, Path(self.paths.spools[-1]))
+
     def _note_start(self) -> None:
         names = [device.name for device in self.config.devices]
         simulated = any(device.simulated for device in self.config.devices)
@@ -115,6 +131,16 @@ class Pool:
     def submit(self, request: Request) -> None:
         """Serve a job. Returns at once."""
         self._post(lambda now_s: self._scheduler.submit(request, now_s))
+
+    def submit_items(
+        self, request: Request, info: dict[str, Any], meta: dict[str, Any], payloads: list[bytes]
+    ) -> None:
+        """Serve items that are in memory; the report's details have the results."""
+        self._post(lambda now_s: self._scheduler.submit_items(request, info, meta, payloads, now_s))
+
+    def take_back(self, job_id: int) -> None:
+        """Say that a call's results have been read."""
+        self._post(lambda now_s: self._scheduler.jobs.take_back(job_id))
 
     def lease(self, request: LeaseRequest) -> None:
         """Ask for devices for a job that runs by itself. Returns at once."""
@@ -251,9 +277,7 @@ class Pool:
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case RunBatch():
-                payloads = [unit.payload for unit in effect.units]
-                meta = {"type": "run", "batch": effect.batch_id}
-                self._host.send(effect.worker_id, meta, [effect.params, *payloads])
+                self._send_batch(effect)
             case ReadJob() | WriteJob():
                 self._send_files(effect)
             case Report(report=report):
@@ -277,6 +301,14 @@ class Pool:
             case MoveModel():
                 meta = {"type": "move", "device": tool_device(effect.devices)}
                 self._host.send(effect.worker_id, meta)
+
+    def _send_batch(self, effect: RunBatch) -> None:
+        store = self._store
+        entries = [entry_name(u.key) if store and u.key is not None else "" for u in effect.units]
+        meta = {"type": "run", "batch": effect.batch_id, "entries": entries}
+        meta["store"] = str(store.directory) if store else ""
+        blobs = [effect.params, *(unit.payload for unit in effect.units)]
+        self._host.send(effect.worker_id, meta, blobs)
 
     def _send_files(self, effect: ReadJob | WriteJob) -> None:
         request = effect.request
@@ -315,6 +347,8 @@ class Pool:
         self._events.close()
         write_summary(self.paths.summary, summary)
         self.paths.remove_spools()
+        if self._store is not None:
+            self._store.clean_up()
         if summary["jobs_served"] or summary["jobs_failed"]:
             self._say(closing_line(summary))
 
@@ -327,6 +361,7 @@ class Pool:
             "jobs_failed": scheduler.jobs.failed,
             "items": scheduler.ledger.items,
             "items_unique": scheduler.ledger.unique,
+            "items_reused": scheduler.ledger.reused,
             "model_loads": dispatch.counts["model_loads"],
             "evictions": dispatch.counts["evictions"],
             "offloads": dispatch.counts["offloads"],

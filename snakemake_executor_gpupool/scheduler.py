@@ -7,7 +7,7 @@ the same sequence of effects, which is what makes eviction, stealing and faults 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,8 @@ class Scheduler:
         Windows, timeouts and limits.
     file_workers
         How many processes may read and write for one tool.
+    look_up
+        Finds results of earlier runs.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class Scheduler:
         allocator: Allocator,
         config: DispatchConfig | None = None,
         file_workers: int = 1,
+        look_up: Callable[[Hashable], Blob | None] = lambda key: None,
     ) -> None:
         self.outbox = Outbox()
-        self.ledger = Ledger()
+        self.ledger = Ledger(look_up=look_up)
         self.jobs = JobTable(self.ledger, self.outbox, self._computed)
         self.filing = Filing(self.jobs, self.outbox, file_workers)
         self.dispatch = Dispatch(
@@ -78,6 +81,21 @@ class Scheduler:
         job = self.jobs.add(request, now_s)
         self.outbox.note("job_submitted", job=request.title, job_id=request.job_id)
         self.filing.read(job)
+
+    def submit_items(
+        self,
+        request: Request,
+        info: dict[str, Any],
+        meta: Mapping[str, Any],
+        payloads: list[bytes],
+        now_s: float,
+    ) -> None:
+        """A call's items are ready; their results are reported, not written."""
+        job = self.jobs.add(request, now_s)
+        job.wants_results = True
+        tool = self.filing.tool(request.tool)
+        tool.info = tool.info or info
+        self._place_items(job, tool, meta, list(payloads), now_s)
 
     def process_ready(self, worker_id: str, info: dict[str, Any], now_s: float) -> None:
         """A process has imported its tool."""
@@ -221,7 +239,10 @@ class Scheduler:
         self.filing.send_more(tool)
 
     def _computed(self, job: JobState) -> None:
-        self.filing.write(job)
+        if job.wants_results:
+            self.jobs.succeed(job)
+        else:
+            self.filing.write(job)
 
     # -- workers -------------------------------------------------------------------
     def died(self, worker_id: str, reason: str, now_s: float, *, expected: bool = False) -> None:

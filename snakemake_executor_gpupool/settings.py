@@ -59,7 +59,7 @@ class ExecutorSettings(ExecutorSettingsBase):
         default=None,
         metadata={
             "help": "Directory that keeps results across runs, by content: an item that any "
-            "earlier run computed with the same tool, model and params is not computed again. Safe for "
-            "runs at the same time; bounded in size (GPUPOOL_CACHE_GIB, default 20).",
+            "earlier run computed with the same tool, model and params is not computed again. "
+            "Safe for runs at the same time; bounded in size (GPUPOOL_CACHE_GIB, default 20).",
         },
     )

@@ -95,6 +95,7 @@ class Executor(RealExecutor):
                     batch_window_s=settings.batch_window,
                     idle_timeout_s=settings.idle_timeout,
                 ),
+                cache=settings.cache,
             )
         except ConfigError as error:
             raise WorkflowError(f"gpupool: {error}") from error
@@ -177,13 +178,14 @@ class Executor(RealExecutor):
         before = signal.getsignal(signal.SIGTERM)
 
         def terminate(number: int, frame: Any) -> None:
-            if callable(before):
-                before(number, frame)
-            threading.Thread(target=self._terminate, daemon=True).start()
+            # Snakemake's handler takes locks that the interrupted main thread may hold.
+            threading.Thread(target=self._terminate, args=(before,), daemon=True).start()
 
         signal.signal(signal.SIGTERM, terminate)
 
-    def _terminate(self) -> None:
+    def _terminate(self, before: Any) -> None:
+        if callable(before):
+            before(signal.SIGTERM, None)
         self._pool.cancel("ended by SIGTERM")
         self._lane.cancel()
         threading.Timer(CANCEL_GRACE_S, self._lane.kill).start()

@@ -19,9 +19,10 @@ standard library only; numpy, torch and pyarrow are imported where a format need
 from __future__ import annotations
 
 import importlib.util
-import os
 import zipfile
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
 
 from snakemake_executor_gpupool.tool import InputError
 
@@ -50,7 +51,7 @@ def array_format(path: str) -> str:
     InputError
         The suffix is none of these, or what writes the format is not installed.
     """
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = Path(path).suffix.lower()
     if suffix not in MODULES:
         raise InputError(
             f"output {path}: cannot write {suffix or 'a file without a suffix'!r}; the suffix must "
@@ -160,7 +161,7 @@ def _column(pa: Any, arrays: Sequence[Any]) -> Any:
     flat = np.concatenate([a.reshape(-1) for a in arrays]) if arrays else np.empty(0, np.float32)
     values = pa.array(flat, pa.float32())
     if arrays and arrays[0].ndim == 2:
-        widths = np.repeat([a.shape[1] for a in arrays], [a.shape[0] for a in arrays])
+        widths: Any = np.repeat([a.shape[1] for a in arrays], [a.shape[0] for a in arrays])
         values = pa.ListArray.from_arrays(_offsets(widths), values)
     return pa.ListArray.from_arrays(_offsets([len(a) for a in arrays]), values)
 

@@ -7,12 +7,14 @@ a process that never loads torch.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool.canonical import content_hash
 from snakemake_executor_gpupool.tool import InputError, Job, Tool
 from snakemake_executor_gpupool.tools import esm2_checkpoints
 from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
+from snakemake_executor_gpupool.tools.esm2_module import SHAPES
 from snakemake_executor_gpupool.tools.esm2_options import DEFAULTS, TRAINED_LENGTH, Options
 from snakemake_executor_gpupool.tools.fasta import Record, read_fasta
 
@@ -135,7 +137,7 @@ class Esm2Embed(Tool):
 
         alphabet = self._encoder.model.alphabet
         longest = max(len(item.sequence) for item in items)
-        tokens = np.full((len(items), longest + ADDED_TOKENS), alphabet.padding_idx, np.int64)
+        tokens: Any = np.full((len(items), longest + ADDED_TOKENS), alphabet.padding_idx, np.int64)
         tokens[:, 0] = alphabet.cls_idx
         for row, item in zip(tokens, items):
             length = len(item.sequence)
@@ -186,7 +188,7 @@ class Esm2Embed(Tool):
     def cost(self, item: Record) -> float:
         """Return milliseconds, measured on the 8M model and scaled by the sums that others do."""
         shape = esm2_checkpoints.guessed_shape(str(self.params.model))
-        small = esm2_checkpoints.SHAPES["esm2_t6_8M_UR50D"]
+        small = SHAPES["esm2_t6_8M_UR50D"]
         depth, width = shape.layers / small.layers, shape.width / small.width
         length = len(item.sequence)
         by_residue = START_MS + LINEAR_MS * length * width**2
@@ -250,10 +252,10 @@ def _check_letters(path: str, name: str, sequence: str) -> None:
 
 
 def _too_long(path: str, name: str, length: int, limit: int) -> str:
-    trained = f" (ESM-2 was trained on at most {TRAINED_LENGTH})" if limit == TRAINED_LENGTH else ""
+    trained = ", as ESM-2 was trained on" if limit == TRAINED_LENGTH else ""
     return (
-        f"{path}: the record {name!r} has {length} residues, more than max_length {limit}{trained}; "
-        "remove it, set long_sequences to 'truncate' to embed its start, or raise max_length"
+        f"{path}: the record {name!r} has {length} residues; max_length is {limit}{trained}. "
+        "Remove it, set long_sequences to 'truncate' to embed its start, or raise max_length"
     )
 
 
@@ -275,7 +277,7 @@ def _letter_tokens(alphabet: Any) -> Any:
     """Return the token of every byte, int64 of shape (256,)."""
     import numpy as np
 
-    tokens = np.full(256, alphabet.unk_idx, np.int64)
+    tokens: Any = np.full(256, alphabet.unk_idx, np.int64)
     for letter in ALPHABET:
         tokens[ord(letter)] = alphabet.get_idx(letter)
     return tokens

@@ -19,12 +19,13 @@ where weights are read.
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from typing import Any, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from snakemake_executor_gpupool.tool import InputError
 from snakemake_executor_gpupool.tools import esm2_hub, esm2_huggingface, esm2_module
@@ -40,14 +41,14 @@ FAIR_ESM_PREFIX = re.compile(r"^encoder\.(sentence_encoder\.)?")
 
 def known_shape(model: str) -> Shape | None:
     """Return a model's shape if it can be told without reading weights."""
-    if os.path.isfile(os.path.join(model, esm2_huggingface.CONFIG)):
+    if Path(model, esm2_huggingface.CONFIG).is_file():
         return esm2_huggingface.read_config(model).shape
     return SHAPES.get(model)
 
 
 def guessed_shape(model: str) -> Shape:
     """Return a model's shape as far as its name tells; else that of the smallest."""
-    stem = os.path.basename(os.path.normpath(model))
+    stem = Path(model).name
     fitting = [shape for name, shape in SHAPES.items() if stem.startswith(_size_in(name))]
     return fitting[0] if fitting else SHAPES["esm2_t6_8M_UR50D"]
 
@@ -114,7 +115,7 @@ def read_tensors(path: str) -> Any:
     import torch
 
     try:
-        mapped = os.path.getsize(path) >= MMAP_FROM_BYTES and zipfile.is_zipfile(path)
+        mapped = Path(path).stat().st_size >= MMAP_FROM_BYTES and zipfile.is_zipfile(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError as error:
@@ -129,13 +130,13 @@ def read_tensors(path: str) -> Any:
 def _read_weights(model: str) -> Weights:
     if model in SHAPES:
         return _read_fair_esm(esm2_hub.cached(model, esm2_hub.WEIGHTS))
-    if os.path.isdir(model):
+    if Path(model).is_dir():
         return esm2_huggingface.read(model, read_tensors)
-    if os.path.isfile(model):
+    if Path(model).is_file():
         return _read_fair_esm(model)
     raise InputError(
         f"param model: {model!r} is neither a model of fair-esm ({', '.join(SHAPES)}) nor an "
-        f"existing checkpoint file or directory, seen from {os.getcwd()}"
+        f"existing checkpoint file or directory, seen from {Path.cwd()}"
     )
 
 
@@ -157,12 +158,17 @@ def _read_fair_esm(path: str) -> Weights:
 def _contact_path(model: str) -> str:
     if model in SHAPES:
         return esm2_hub.cached(model, esm2_hub.CONTACTS)
-    path = os.path.splitext(model)[0] + CONTACT_SUFFIX
-    if os.path.isdir(model):
+    if Path(model).is_dir():
         raise InputError(f"param contacts: the checkpoint in {model} has no contact head")
-    if not os.path.isfile(path):
+    path = _beside(Path(model))
+    if not path.is_file():
         raise InputError(f"param contacts: {model} needs its contact regression in {path}")
-    return path
+    return str(path)
+
+
+def _beside(checkpoint: Path) -> Path:
+    """Return where fair-esm looks for a checkpoint's contact regression."""
+    return checkpoint.with_name(checkpoint.stem + CONTACT_SUFFIX)
 
 
 def _size_in(name: str) -> str:
@@ -198,12 +204,12 @@ def write_seeded_checkpoint(
 
     shape = Shape(layers, width, heads)
     tensors = _draw_all(shape, seed)
-    path = os.path.join(directory, f"{_seeded_stem(shape, seed)}.pt")
-    os.makedirs(directory, exist_ok=True)
+    path = Path(directory, f"{_seeded_stem(shape, seed)}.pt")
+    path.parent.mkdir(parents=True, exist_ok=True)
     head = {name: tensors.pop(name) for name in sorted(tensors) if "contact_head" in name}
-    torch.save({"model": head}, path[: -len(".pt")] + CONTACT_SUFFIX)
+    torch.save({"model": head}, _beside(path))
     torch.save({"cfg": {"model": _settings(shape)}, "model": tensors}, path)
-    return path
+    return str(path)
 
 
 def _draw_all(shape: Shape, seed: int) -> dict[str, Any]:
@@ -225,9 +231,11 @@ def _draw(name: str, size: tuple[int, ...], generator: Any) -> Any:
     drawn = torch.randn(size, generator=generator)
     if name == "embed_tokens.weight":
         return drawn
+    if name == "contact_head.regression.weight":
+        return 30 * drawn  # attention weights, less their averages, are small
     if len(size) > 1:
         return drawn / size[-1] ** 0.5
-    return 0.1 * drawn + (1.0 if name.endswith("norm.weight") or "norm_after.w" in name else 0.0)
+    return 0.1 * drawn + (1.0 if re.search(r"norm(_after)?\.weight$", name) else 0.0)
 
 
 def _published(name: str) -> str:

@@ -12,11 +12,12 @@ This module imports torch: only a worker that holds the model imports it.
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: What fair-esm's ``token_dropout`` makes of an embedding when no token is masked: training
@@ -111,7 +112,7 @@ class Encoder:
         normed = layer.self_attn_layer_norm(x).to(self._dtype)
         x = x + self._attend(layer.self_attn, normed, cos_sin, mask)
         normed = layer.final_layer_norm(x).to(self._dtype)
-        change: Tensor = layer.fc2(F.gelu(layer.fc1(normed)))
+        change: Tensor = layer.fc2(functional.gelu(layer.fc1(normed)))
         return x + change
 
     def _attend(
@@ -122,7 +123,7 @@ class Encoder:
         query = _rotate(attention.q_proj(x).view(shape).transpose(1, 2), *cos_sin)
         key = _rotate(attention.k_proj(x).view(shape).transpose(1, 2), *cos_sin)
         value = attention.v_proj(x).view(shape).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         projected: Tensor = attention.out_proj(mixed.transpose(1, 2).reshape(x.shape))
         return projected
 

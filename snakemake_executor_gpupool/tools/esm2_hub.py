@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import IO, Any
 
 from snakemake_executor_gpupool.tool import InputError
@@ -45,25 +46,25 @@ def cached(model: str, kind: str) -> str:
         The file is not in the cache and could not, or must not, be downloaded.
     """
     url = f"{BASE_URL}/{kind.format(model)}"
-    path = os.path.join(_cache_directory(), url.rpartition("/")[2])
-    if os.path.isfile(path):
-        return path
+    path = _cache_directory() / url.rpartition("/")[2]
+    if path.is_file():
+        return str(path)
     try:
         _refuse_offline()
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         _download(url, path)
     except (OSError, ValueError) as error:
         raise InputError(_how_to_get(model, url, path, error)) from error
-    return path
+    return str(path)
 
 
-def _cache_directory() -> str:
+def _cache_directory() -> Path:
     import torch
 
-    return os.path.join(torch.hub.get_dir(), "checkpoints")
+    return Path(torch.hub.get_dir(), "checkpoints")
 
 
-def _how_to_get(model: str, url: str, path: str, error: Exception) -> str:
+def _how_to_get(model: str, url: str, path: Path, error: Exception) -> str:
     reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
     return (
         f"the weights of {model} are not in torch's cache, and downloading them failed ({reason}). "
@@ -77,18 +78,19 @@ def _refuse_offline() -> None:
             raise ConnectionError(f"{name} is set")
 
 
-def _download(url: str, path: str) -> None:
+def _download(url: str, path: Path) -> None:
     """Download under a temporary name, so that no other process ever meets half a file."""
     with contextlib.ExitStack() as stack:
         # The address is one of fair-esm's, over https.
         response = stack.enter_context(urllib.request.urlopen(url, timeout=SILENCE_S))  # noqa: S310
         _check_room(path, response)
-        part = tempfile.NamedTemporaryFile(dir=os.path.dirname(path), delete=False)  # noqa: SIM115
-        stack.callback(_remove_if_there, part.name)
-        with part:
-            _copy(response, part)
-        os.chmod(part.name, 0o644)  # noqa: S103 - a cache may be shared, as torch's own downloads are
-        os.replace(part.name, path)
+        descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+        part = Path(name)
+        stack.callback(_remove_if_there, part)
+        with os.fdopen(descriptor, "wb") as file:
+            _copy(response, file)
+        part.chmod(0o644)  # as torch's own downloads are; a temporary file is private
+        part.replace(path)
 
 
 def _copy(response: Any, part: IO[bytes]) -> None:
@@ -103,9 +105,9 @@ def _copy(response: Any, part: IO[bytes]) -> None:
         raise ConnectionError(f"it ended after {copied} of {expected} bytes")
 
 
-def _check_room(path: str, response: Any) -> None:
+def _check_room(path: Path, response: Any) -> None:
     wanted = _length(response) or 0
-    free = shutil.disk_usage(os.path.dirname(path)).free
+    free = shutil.disk_usage(path.parent).free
     if wanted > free:
         raise OSError(f"it takes {wanted >> 20} MiB, and {free >> 20} MiB are free")
 
@@ -115,6 +117,6 @@ def _length(response: Any) -> int | None:
     return int(length) if length else None
 
 
-def _remove_if_there(path: str) -> None:
+def _remove_if_there(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
+        path.unlink()

@@ -9,8 +9,8 @@ fine-tuned model adds are left out. Standard library only, except for
 from __future__ import annotations
 
 import json
-import os
 import re
+from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 from snakemake_executor_gpupool.tool import InputError
@@ -20,9 +20,15 @@ CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
 #: The order of fair-esm's alphabet, which the rows of the embedding follow.
-VOCABULARY = (
-    "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C X B U Z O . - <null_1> <mask>"
-).split()
+VOCABULARY = [
+    "<cls>",
+    "<pad>",
+    "<eos>",
+    "<unk>",
+    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+    "<null_1>",
+    "<mask>",
+]
 #: Settings that fair-esm's module has built in, with the values it has.
 FIXED = {
     "model_type": "esm",
@@ -30,6 +36,7 @@ FIXED = {
     "emb_layer_norm_before": False,
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
     "vocab_size": len(VOCABULARY),
 }
 #: (pattern, replacement) from the Hugging Face names to fair-esm's, each tried in turn.
@@ -47,6 +54,9 @@ RENAMINGS = [
         (r"\.intermediate\.dense\.", ".fc1."),
         (r"\.output\.dense\.", ".fc2."),
         (r"\.LayerNorm\.", ".final_layer_norm."),
+        # What transformers calls the parts of a layer norm depends on its version.
+        (r"norm\.gamma$", "norm.weight"),
+        (r"norm\.beta$", "norm.bias"),
     )
 ]
 
@@ -66,7 +76,7 @@ def read_config(directory: str) -> Config:
     InputError
         There is no ``config.json``, or it describes no ESM-2.
     """
-    path = os.path.join(directory, CONFIG)
+    path = Path(directory, CONFIG)
     data = _read_json(path)
     for name, value in FIXED.items():
         if data.get(name) not in (None, value):
@@ -119,12 +129,12 @@ def fair_esm_name(name: str) -> str:
 
 def _weight_files(directory: str) -> list[str]:
     for whole in (SAFETENSORS, PICKLED):
-        path, index = os.path.join(directory, whole), os.path.join(directory, f"{whole}.index.json")
-        if os.path.isfile(path):
-            return [path]
-        if os.path.isfile(index):
+        path, index = Path(directory, whole), Path(directory, f"{whole}.index.json")
+        if path.is_file():
+            return [str(path)]
+        if index.is_file():
             shards = _read_json(index).get("weight_map", {}).values()
-            return [os.path.join(directory, shard) for shard in sorted(set(shards))]
+            return [str(Path(directory, shard)) for shard in sorted(set(shards))]
     raise InputError(f"{directory} holds no weights: expected {SAFETENSORS} or {PICKLED} in it")
 
 
@@ -143,18 +153,14 @@ def _read_safe(path: str) -> Any:
 
 
 def _check_vocabulary(directory: str) -> None:
-    path = os.path.join(directory, "vocab.txt")
-    if not os.path.isfile(path):
-        return
-    with open(path, encoding="utf-8") as file:
-        if file.read().split() != VOCABULARY:
-            raise InputError(f"{path} is not ESM-2's vocabulary")
+    path = Path(directory, "vocab.txt")
+    if path.is_file() and path.read_text(encoding="utf-8").split() != VOCABULARY:
+        raise InputError(f"{path} is not ESM-2's vocabulary")
 
 
-def _read_json(path: str) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
+        data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

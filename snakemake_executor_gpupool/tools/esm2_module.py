@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
     Tensors = dict[str, Tensor]
 
-#: Parts of a checkpoint that neither embeddings nor contacts need. Position embeddings are
-#: left over in the Hugging Face format from ESM-1; ESM-2 has rotary ones.
-UNUSED = re.compile(r"lm_head\.|classifier\.|pooler\.|embeddings\.position_(ids|embeddings)")
+#: Parts of a checkpoint that neither embeddings nor contacts need. In the Hugging Face format,
+#: learned positions are left over from ESM-1, and rotary constants may be kept once for all
+#: layers, by transformers 5 under a name with a literal "*".
+UNUSED = re.compile(
+    r"lm_head\.|classifier\.|pooler\.|embeddings\.position_(ids|embeddings)"
+    r"|rotary_embeddings\.|layers\.\*\."
+)
 CONTACT_HEAD = "contact_head."
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool import InputError
 
@@ -138,7 +139,7 @@ def _integer(name: str, value: Any) -> int:
         if isinstance(value, bool) or int(value) != float(value):
             raise ValueError
         return int(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise _wrong(name, value, "whole numbers") from None
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import os
 import stat
 import zlib
-from typing import IO, Iterator, NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
 
 from snakemake_executor_gpupool.tool import InputError
 
@@ -82,7 +83,7 @@ def read_fasta(path: str) -> list[Record]:
 def _check_regular(path: str) -> None:
     """Refuse what is no file: opening a pipe that nobody writes to would wait forever."""
     try:
-        mode = os.stat(path).st_mode
+        mode = Path(path).stat().st_mode
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if stat.S_ISDIR(mode):
@@ -93,7 +94,7 @@ def _check_regular(path: str) -> None:
 
 @contextlib.contextmanager
 def _open_text(path: str) -> Iterator[IO[str]]:
-    with open(path, "rb") as raw:  # noqa: PTH123 - the message must show the path as it was given
+    with Path(path).open("rb") as raw:
         zipped = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     opener = gzip.open if zipped else open
     with opener(path, "rb") as file:

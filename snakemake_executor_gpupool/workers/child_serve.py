@@ -8,7 +8,7 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     read  {job, cwd} [job]                     items {job, items, last} [payload...] | read_failed
     write {job, cwd, order, names} [job, result...]   written | write_failed
     load  {device} [params]                    loaded | load_failed
-    run   {batch} [params, payload...]         done {batch, outcomes} [result...]
+    run   {batch, store, entries} [params, payload...]   done {batch, outcomes} [result...]
     move  {device}                             moved | move_failed
     (end of file)                              the process ends
 """
@@ -26,6 +26,7 @@ from snakemake_executor_gpupool.tool import InputError, Job, Params, Tool
 from snakemake_executor_gpupool.workers.child_memory import peak_memory_mib, release_memory
 from snakemake_executor_gpupool.workers.child_output import job_log, tell_error
 from snakemake_executor_gpupool.workers.child_run import run_batch
+from snakemake_executor_gpupool.workers.child_store import keep_result
 from snakemake_executor_gpupool.workers.protocol import (
     Blob,
     Decoder,
@@ -183,10 +184,13 @@ class Server:
         outcomes = run_batch(self._model, [pickle.loads(blob_bytes(p)) for p in payloads])
         blobs: list[Blob] = []
         notes: list[dict[str, Any]] = []
-        for outcome in outcomes:
+        for outcome, entry in zip(outcomes, frame.meta["entries"]):
             try:
                 if outcome.error is None:
-                    blobs.append(self._spool.put(pickle.dumps(outcome.result, PICKLE_PROTOCOL)))
+                    data = pickle.dumps(outcome.result, PICKLE_PROTOCOL)
+                    if entry:
+                        keep_result(frame.meta["store"], entry, data)
+                    blobs.append(self._spool.put(data))
                 notes.append({"error": outcome.error, "oom": outcome.out_of_memory})
             except Exception as error:  # a result that cannot be pickled, or no room for it
                 notes.append({"error": tell_error(error), "oom": False})
@@ -239,13 +243,28 @@ def describe_model(tool: Tool) -> dict[str, Any]:
 
     model = tool.model_params()
     label = ", ".join(str(value) for value in model.values() if value is not None)
+    files = {name: stat_files(value) for name, value in model.items()}
     return {
         "model": content_hash(
-            [type(tool).__module__, type(tool).__qualname__, tool.version, model]
+            [type(tool).__module__, type(tool).__qualname__, tool.version, model, files]
         ),
         "model_label": label,
         "group": content_hash(tool.run_params()),
     }
+
+
+def stat_files(value: Any) -> list[tuple[str, int, int]]:
+    """Return size and time of the files that a model param names, if it names any.
+
+    Weights that were replaced under the same path are another model.
+    """
+    if not isinstance(value, str) or not os.path.exists(value):
+        return []
+    paths = [value]
+    if os.path.isdir(value):
+        paths = sorted(entry.path for entry in os.scandir(value) if entry.is_file())
+    stats = [(path, os.stat(path)) for path in paths]
+    return [(path, status.st_size, status.st_mtime_ns) for path, status in stats]
 
 
 def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:

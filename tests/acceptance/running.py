@@ -45,7 +45,9 @@ class Finished:
 class Workflow:
     """A Snakefile, its files, and runs of it."""
 
-    def __init__(self, directory: Path, snakefile: str, files: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, snakefile: str, files: dict[str, str] | None = None
+    ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "Snakefile").write_text(textwrap.dedent(snakefile))

@@ -112,7 +112,9 @@ class TestRun:
         assert done.stderr.splitlines()[-1].endswith("RuntimeError: two lines")
 
     def test_nothing_half_written(self, shout, workdir):
-        assert "No space left on device" in one_line(shout("--param", "fail=late", "--log", "a.log"), 1)
+        assert "No space left on device" in one_line(
+            shout("--param", "fail=late", "--log", "a.log"), 1
+        )
         assert list((workdir / "out").iterdir()) == []
 
     def test_unwritable_output_directory(self, shout, workdir):
@@ -209,7 +211,9 @@ class TestListings:
 
     def test_nothing_heavy_is_imported(self):
         code = "import sys, snakemake_executor_gpupool.cli as cli; cli.build_parser(); print(*sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         heavy = {"torch", "numpy", "pandas", "pynvml", "snakemake"}
         assert not heavy & set(done.stdout.split())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.acceptance.running import LOCAL, Workflow
 
 INPUTS = {f"in/{i}.txt": f"alpha{i % 3}\nbeta\n" for i in range(6)}
@@ -68,7 +69,9 @@ def test_the_tool_can_be_set_from_outside(tmp_path: Path) -> None:  # S2
 def test_the_rules_own_script_can_be_the_tool(tmp_path: Path, place: str) -> None:  # S2
     snakefile = BASIC.replace('    resources: gpupool_tool="textual.py:Textual"\n', "")
     if place == "resources":
-        snakefile = snakefile.replace("    params:", '    resources: gpupool_tool="script"\n    params:')
+        snakefile = snakefile.replace(
+            "    params:", '    resources: gpupool_tool="script"\n    params:'
+        )
     else:
         snakefile = snakefile.replace("    params:", '    params: gpupool_tool="script",')
     run = Workflow(tmp_path, snakefile, INPUTS).run()
@@ -280,7 +283,7 @@ def test_dry_run_and_touch_start_no_worker(tmp_path: Path) -> None:  # S4
 
 
 def test_between_workflow_cache(tmp_path: Path) -> None:  # S4
-    snakefile = BASIC.replace('    benchmark: "bench/{i}.tsv"\n', '    cache: True\n')
+    snakefile = BASIC.replace('    benchmark: "bench/{i}.tsv"\n', "    cache: True\n")
     snakefile = snakefile.replace('    log: "logs/{i}.log"\n', "")
     store = tmp_path / "store"
     store.mkdir()

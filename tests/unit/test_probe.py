@@ -345,7 +345,7 @@ def test_a_card_that_falls_off_the_bus(look_again):  # D12
     library = machine(1)
     device = first(library)
     library.cards[0].error = LOST
-    with pytest.raises(DeviceLost, match="cuda:0 .*fell off the bus"):
+    with pytest.raises(DeviceLost, match=r"cuda:0 .*fell off the bus"):
         look_again(device, library)
     library.cards[0].error = UNKNOWN
     assert not look_again(device, library)
@@ -399,7 +399,7 @@ def test_a_child_of_a_simulated_run_sees_its_own_devices_only():  # D14 S7
 def test_importing_the_package_is_light():  # S1
     code = (
         "import sys\n"
-        "from snakemake_executor_gpupool.devices import allocator, claims, listing, manager, probe\n"
+        "from snakemake_executor_gpupool.devices import claims, listing, manager\n"
         "heavy = {'pynvml', 'torch', 'numpy', 'snakemake'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

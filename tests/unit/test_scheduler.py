@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from tests.unit.simulation import FakeItem, World
-
 from snakemake_executor_gpupool import effects as fx
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, parse_device
 from snakemake_executor_gpupool.dispatch import DispatchConfig
+from tests.unit.simulation import FakeItem, World
 
 
 def test_each_job_gets_its_own_results_in_its_order() -> None:  # P6

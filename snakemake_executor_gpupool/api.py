@@ -1,0 +1,275 @@
+"""The Python API: the same tools and the same pool, without Snakemake.
+
+>>> with ToolPool(devices="all") as pool:                      # doctest: +SKIP
+...     embeddings = pool.run("esm2-embed", proteins, {"model": "esm2_t33_650M_UR50D"})
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import itertools
+import os
+import pickle
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from snakemake_executor_gpupool.config import build_config
+from snakemake_executor_gpupool.devices.environment import Managed
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.strings import parse_device
+from snakemake_executor_gpupool.dispatch import DispatchConfig
+from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.pool import Callbacks, Pool
+from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
+from snakemake_executor_gpupool.tool import Job, Params, Tool
+from snakemake_executor_gpupool.toolspec import load_tool_class, resolve_spec
+from snakemake_executor_gpupool.workers.child_serve import (
+    describe_item,
+    describe_model,
+    tool_info,
+)
+from snakemake_executor_gpupool.workers.protocol import Blob, blob_bytes
+
+PICKLE_PROTOCOL = 5
+
+
+class JobFailed(GpupoolError):
+    """A job, or an item of a call, failed in a worker; the message is the tool's."""
+
+
+class ToolPool:
+    """Warm workers for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    devices
+        What the pool may use: ``"auto"`` (the default), ``"all"``, a count, a list such as
+        ``["cuda:0", "cuda:1"]`` or ``[0, 1]``, or ``"cpu:2"``.
+    offload_strategy, allow_multiple_per_device
+        As the options of the executor.
+    idle_timeout_s
+        Seconds without work after which a worker ends; None: at the end of the block.
+    cache
+        Directory of results kept across runs.
+
+    Raises
+    ------
+    GpupoolError
+        Another pool is open in this process.
+    ConfigError
+        An argument is malformed or names a device that is not there.
+
+    Examples
+    --------
+    >>> with ToolPool(devices="cpu:2") as pool:                # doctest: +SKIP
+    ...     results = pool.run("tools/mine.py:Mine", items, {"model": "weights.pt"})
+    """
+
+    _open: ClassVar[ToolPool | None] = None
+    _guard: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(
+        self,
+        devices: Managed | None = None,
+        *,
+        offload_strategy: str | None = None,
+        allow_multiple_per_device: bool | None = None,
+        idle_timeout_s: float | None = None,
+        cache: str | None = None,
+    ) -> None:
+        self._options: dict[str, Any] = {
+            "managed_devices": devices,
+            "offload_strategy": offload_strategy,
+            "allow_multiple_per_device": allow_multiple_per_device,
+            "dispatch": DispatchConfig(batch_window_s=0.0, idle_timeout_s=idle_timeout_s),
+            "cache": cache,
+        }
+        self._ids = itertools.count(1)
+        self._futures: dict[int, concurrent.futures.Future[JobReport]] = {}
+        self._classes: dict[str, type[Tool]] = {}
+        self._pool: Pool | None = None
+        self._cleanup = contextlib.ExitStack()
+
+    def __enter__(self) -> ToolPool:
+        with ToolPool._guard:
+            if ToolPool._open is not None:
+                raise GpupoolError(
+                    "a ToolPool is open already, and two would compete for the same devices: "
+                    "use that one, or close it first"
+                )
+            with contextlib.ExitStack() as undo:
+                directory = undo.enter_context(tempfile.TemporaryDirectory(prefix="gpupool-"))
+                config = build_config(run_root=Path(directory), **self._options)
+                callbacks = Callbacks(self._report, _no_leases, self._broken, _silent)
+                self._pool = Pool(config, callbacks)
+                self._cleanup = undo.pop_all()
+            ToolPool._open = self
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert self._pool is not None
+        if exception[0] is not None:
+            self._pool.cancel("the ToolPool was closed by an exception")
+        self._pool.close()
+        self._cleanup.close()
+        with ToolPool._guard:
+            ToolPool._open = None
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that the pool manages."""
+        return self._at_work().config.devices
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The figures so far, as ``summary.json`` has them."""
+        return self._at_work().summary()
+
+    def _at_work(self) -> Pool:
+        if self._pool is None:
+            raise GpupoolError("this ToolPool is not open: use it in a with block")
+        return self._pool
+
+    # -- work ------------------------------------------------------------------------
+    def run(
+        self,
+        tool: str,
+        items: Iterable[Any],
+        params: Mapping[str, Any] | None = None,
+        *,
+        device: str | None = None,
+        instance: str = "",
+    ) -> list[Any]:
+        """Compute items on all workers; return one result per item, in order.
+
+        Duplicates are computed once. The model stays loaded for later calls in the block.
+
+        Parameters
+        ----------
+        tool
+            Name of an installed tool, ``package.module:Class`` or ``path/to/file.py:Class``.
+        items
+            What the tool's ``run`` takes.
+        params
+            The tool's params.
+        device
+            A device string; None: as the tool prefers.
+        instance
+            Name of a worker group of its own.
+
+        Raises
+        ------
+        UnknownTool
+            There is no such tool.
+        JobFailed
+            An item failed; the message names it.
+        """
+        items = list(items)
+        spec = resolve_spec(tool, str(Path.cwd()))
+        instance_of_tool = self._class(spec)(params)
+        request = self._request(spec, tool, Job(params=params), device, instance)
+        future = self._await(request.job_id)
+        head, metas, payloads = _describe(instance_of_tool, items)
+        meta = {**head, "items": metas, "last": True}
+        info = tool_info(self._class(spec))
+        self._at_work().submit_items(request, info, meta, payloads)
+        report = self._finished(future)
+        blobs: list[Blob] = report.details["blobs"]  # type: ignore[assignment]
+        order: list[int] = report.details["order"]  # type: ignore[assignment]
+        try:
+            distinct = [pickle.loads(blob_bytes(blob)) for blob in blobs]
+        finally:
+            self._at_work().take_back(request.job_id)
+        return [distinct[place] for place in order]
+
+    def run_job(
+        self,
+        tool: str,
+        *,
+        input: Sequence[str] | Mapping[str, Any] = (),
+        output: Sequence[str] | Mapping[str, Any] = (),
+        params: Mapping[str, Any] | None = None,
+        log: Sequence[str] = (),
+        device: str | None = None,
+    ) -> None:
+        """Do one job from files to files, as a rule would.
+
+        Raises
+        ------
+        JobFailed
+            The job failed; its outputs do not exist.
+        """
+        from snakemake_executor_gpupool.tool import Named
+
+        def named(files: Sequence[str] | Mapping[str, Any]) -> Named:
+            pairs = files.items() if isinstance(files, Mapping) else [(None, f) for f in files]
+            return Named.from_pairs(pairs)
+
+        job = Job(input=named(input), output=named(output), params=params, log=log)
+        spec = resolve_spec(tool, str(Path.cwd()))
+        request = self._request(spec, tool, job, device, "")
+        future = self._await(request.job_id)
+        self._at_work().submit(request)
+        self._finished(future)
+
+    def _class(self, spec: str) -> type[Tool]:
+        if spec not in self._classes:
+            self._classes[spec] = load_tool_class(spec)
+        return self._classes[spec]
+
+    def _request(
+        self, spec: str, name: str, job: Job, device: str | None, instance: str
+    ) -> Request:
+        pool = self._at_work()
+        tool = ToolRef(spec, str(Path.cwd()), pool.config.python, name)
+        return Request(
+            job_id=next(self._ids),
+            title=f"call of {name}",
+            tool=tool,
+            job=pickle.dumps(job, PICKLE_PROTOCOL),
+            params=pickle.dumps(dict(job.params), PICKLE_PROTOCOL),
+            cwd=os.getcwd(),  # noqa: PTH109 - a plain string
+            devices=parse_device(device) if device else None,
+            instance=instance,
+        )
+
+    # -- reports ---------------------------------------------------------------------
+    def _await(self, job_id: int) -> concurrent.futures.Future[JobReport]:
+        future: concurrent.futures.Future[JobReport] = concurrent.futures.Future()
+        self._futures[job_id] = future
+        return future
+
+    def _finished(self, future: concurrent.futures.Future[JobReport]) -> JobReport:
+        report = future.result()
+        if report.error is not None:
+            raise JobFailed(report.error)
+        return report
+
+    def _report(self, report: JobReport) -> None:
+        self._futures.pop(report.job_id).set_result(report)
+
+    def _broken(self, error: BaseException) -> None:
+        for future in self._futures.values():
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                future.set_exception(error)
+
+
+def _describe(
+    tool: Tool, items: list[Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[bytes]]:
+    """Do for a call's items what a file process does for a job's."""
+    tool.params = Params(tool.params)
+    metas = [describe_item(tool, item, position) for position, item in enumerate(items)]
+    return describe_model(tool), metas, [pickle.dumps(item, PICKLE_PROTOCOL) for item in items]
+
+
+def _no_leases(job_id: int, devices: tuple[Device, ...], environment: dict[str, str]) -> None:
+    raise AssertionError("a ToolPool asks for no leases")
+
+
+def _silent(line: str) -> None:
+    """Keep progress lines out of other people's programs."""

