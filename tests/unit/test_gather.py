@@ -1,0 +1,76 @@
+"""Any mix of duplicates, empties and orders gives each job its own results (P5, P6)."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snakemake_executor_gpupool.dedup import Ledger, Unit
+from snakemake_executor_gpupool.workers.protocol import SpoolFile
+from tests.unit.simulation import FakeItem, World
+
+JOBS = st.lists(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 9)), max_size=6),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(JOBS, st.integers(1, 3), st.integers(1, 20), st.lists(st.floats(0, 8), max_size=3))
+def test_every_job_gets_its_own(
+    jobs: list[list[tuple[str, int]]], gpus: int, budget: int, kill_times_s: list[float]
+) -> None:  # P5 P6 W4
+    world = World(gpus=gpus, budget_tokens=budget, load_s=0.3)
+    for job_id, items in enumerate(jobs):
+        made = [FakeItem(f"{key}{cost}", cost=cost, tokens=cost) for key, cost in items]
+        world.at(job_id * 0.7, lambda job_id=job_id, made=made: world.submit(job_id, made))
+    for time_s in kill_times_s[:1]:
+        world.at(time_s, lambda: world.kill(next(iter(world.scheduler.dispatch._workers), "none")))
+    world.run()
+    assert world.reports == dict.fromkeys(range(len(jobs)))
+    for job_id, items in enumerate(jobs):
+        assert world.results[job_id] == [f"result of {key}{cost}" for key, cost in items]
+    if not kill_times_s:
+        assert len(world.computed) == len(set(world.computed))
+
+
+def unit(key: str, payload: bytes = b"item") -> Unit:
+    return Unit(key=key, group="g", cost=1, tokens=1, payload=payload, name=key, order=(0, 1))
+
+
+def test_kept_results_are_bounded_and_dropped_oldest_first() -> None:  # P5
+    ledger = Ledger(keep_bytes=250)
+    for number in range(5):
+        placed, is_new = ledger.place(unit(f"k{number}"), number, 0)
+        assert is_new
+        ledger.finish(placed, SpoolFile(f"file{number}", 100), None)
+        ledger.release(placed)
+    assert [blob.path for blob in ledger.discarded] == ["file0", "file1", "file2"]
+    assert ledger.place(unit("k4"), 9, 0)[1] is False
+    assert ledger.place(unit("k0"), 9, 1)[1] is True
+
+
+def test_a_held_result_outlives_the_bound() -> None:  # P5
+    ledger = Ledger(keep_bytes=0)
+    held, _ = ledger.place(unit("k"), 1, 0)
+    ledger.place(unit("k"), 2, 0)
+    ledger.finish(held, SpoolFile("file", 100), None)
+    ledger.release(held)
+    assert ledger.discarded == []
+    ledger.release(held)
+    assert [blob.path for blob in ledger.discarded] == ["file"]
+
+
+def test_payloads_of_duplicates_are_removed() -> None:
+    ledger = Ledger()
+    ledger.place(unit("k", SpoolFile("first", 1)), 1, 0)  # type: ignore[arg-type]
+    ledger.place(unit("k", SpoolFile("second", 1)), 2, 0)  # type: ignore[arg-type]
+    assert [blob.path for blob in ledger.discarded] == ["second"]
+
+
+def test_a_result_of_an_earlier_run_is_no_computation() -> None:  # P5
+    ledger = Ledger(look_up=lambda key: b"kept" if key == "k" else None)
+    placed, is_new = ledger.place(unit("k"), 1, 0)
+    assert (placed.result, is_new) == (b"kept", False)
+    assert (ledger.items, ledger.unique, ledger.reused) == (1, 0, 1)

@@ -1,0 +1,84 @@
+"""Importing the plugin is cheap, and the parts import only what they may (S2, design rule 1)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent.parent / "snakemake_executor_gpupool"
+HEAVY = {"torch", "pandas", "numpy", "pynvml", "pyarrow", "esm", "transformers", "asyncio.events"}
+#: Modules that worker processes import before the tool's own code runs.
+WORKER_SIDE = [
+    "tool.py",
+    "canonical.py",
+    "cold.py",
+    "outputs.py",
+    "errors.py",
+    "toolspec.py",
+    "__init__.py",
+    *(f"workers/{path.name}" for path in (PACKAGE / "workers").glob("child_*.py")),
+    "workers/protocol.py",
+    "workers/reaper.py",
+]
+PURE = ["scheduler", "dispatch", "serving", "filing", "jobs", "planner", "dedup", "effects"]
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file names in an import, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(str(node.module))
+    return names
+
+
+def test_importing_the_plugin_imports_nothing_heavy() -> None:
+    code = "import sys, snakemake_executor_plugin_gpupool; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & (HEAVY - {"asyncio.events"})
+    assert not any(name.startswith("snakemake.") for name in loaded)
+
+
+@pytest.mark.parametrize("name", WORKER_SIDE)
+def test_the_worker_side_needs_only_the_standard_library(name: str) -> None:
+    ours = {"snakemake_executor_gpupool", "__future__"}
+    for module in imported(PACKAGE / name):
+        top = module.partition(".")[0]
+        assert top in ours or top in sys.stdlib_module_names, f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("name", WORKER_SIDE)
+def test_the_worker_side_is_valid_python_39(name: str) -> None:
+    ast.parse((PACKAGE / name).read_text(), feature_version=(3, 9))
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_decisions_are_pure(name: str) -> None:
+    forbidden = {"threading", "time", "os", "socket", "subprocess", "logging", "pathlib", "queue"}
+    assert not {module.partition(".")[0] for module in imported(PACKAGE / f"{name}.py")} & forbidden
+
+
+def test_only_the_executor_and_the_settings_import_snakemake() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        knows_snakemake = any(
+            module.partition(".")[0].startswith("snakemake")
+            and not module.startswith("snakemake_executor_gpupool")
+            for module in imported(path)
+        )
+        if knows_snakemake:
+            assert path.name == "settings.py" or path.parent.name == "executor", path
+
+
+def test_the_public_names() -> None:
+    import snakemake_executor_gpupool as package
+
+    assert package.__all__ == ["DeviceManager", "Job", "OffloadStrategy", "Tool", "ToolPool"]
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
