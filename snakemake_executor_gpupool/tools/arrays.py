@@ -19,7 +19,6 @@ standard library only; numpy, torch and pyarrow are imported where a format need
 from __future__ import annotations
 
 import importlib.util
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -106,6 +105,8 @@ def _write_npz(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None
     ``numpy.savez`` takes names as keywords, so that an id "file" breaks it, and
     stamps the time into the archive.
     """
+    import zipfile
+
     from numpy.lib import format as npy
 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:

@@ -210,12 +210,13 @@ def _check_installed() -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"esm2-embed needs the Python package {error.name}; install "
-            "snakemake-executor-plugin-gpupool[esm] where the rule runs"
+            f"esm2-embed needs fair-esm and torch, and there is no module {error.name!r}; install "
+            "the Python packages fair-esm, torch and numpy in the rule's environment"
         ) from error
     if not hasattr(esm, "ESM2"):
         raise InputError(
-            f"esm2-embed needs the Python package fair-esm 2; {esm.__file__} is of another one"
+            f"esm2-embed needs the Python package fair-esm 2, but {esm.__file__} is "
+            "of another one; remove that and install fair-esm"
         )
 
 

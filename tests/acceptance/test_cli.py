@@ -210,7 +210,8 @@ class TestListings:
         assert all(name in text for name in ("run", "devices", "tools"))
 
     def test_nothing_heavy_is_imported(self):
-        code = "import sys, snakemake_executor_gpupool.cli as cli; cli.build_parser(); print(*sys.modules)"
+        code = "import sys; from snakemake_executor_gpupool import cli; cli.build_parser()"
+        code += "; print(*sys.modules)"
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )

@@ -1,4 +1,4 @@
-"""What the tests of esm2-embed share: small checkpoints, plain fair-esm, and an independent model."""
+"""What the tests of esm2-embed share: small models, plain fair-esm, and transformers."""
 
 import random
 import warnings
@@ -104,7 +104,7 @@ def hugging_face_model(directory):
 
 
 def hugging_face_states(model, tokens):
-    """Return the hidden states of every layer, the last one normalised, as float32 arrays (T, D)."""
+    """Return the hidden states of every layer, the last one normalised: float32, (T, D)."""
     with torch.inference_mode():
         found = model(tokens, attention_mask=tokens.ne(1), output_hidden_states=True)
     states = [*found.hidden_states[:-1], found.last_hidden_state]

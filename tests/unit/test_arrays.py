@@ -85,7 +85,7 @@ class TestParquet:
         write_arrays(str(tmp_path / "o.parquet"), IDS, results)
         table = parquet.read_table(tmp_path / "o.parquet")
         assert [(f.name, str(f.type)) for f in table.schema] == [
-            ("id", "string"), ("embedding", "list<item: float>"),
+            ("id", "string"), ("embedding", "list<element: float>"),
         ]  # fmt: skip
         assert table["id"].to_pylist() == IDS
         for row, result in zip(table["embedding"], results, strict=True):

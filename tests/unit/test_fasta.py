@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -136,6 +137,6 @@ class TestRefuses:
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
     def test_a_file_without_permission(self, fasta):
         path = fasta(TWO)
-        os.chmod(path, 0)
+        Path(path).chmod(0)
         with pytest.raises(InputError, match="cannot be read: Permission denied"):
             read_fasta(path)

@@ -85,7 +85,7 @@ class TestInstalled:
 
     def test_two_packages_offer_one_name(self, entry_points):
         entry_points(embed="a:Embed", embed_="b:Embed")
-        with pytest.raises(UnknownTool, match="several installed packages.* a:Embed, b:Embed"):
+        with pytest.raises(UnknownTool, match=r"several installed packages.* a:Embed, b:Embed"):
             load_tool_class("embed")
 
     def test_twice_the_same_is_one(self, entry_points):
@@ -102,7 +102,7 @@ class TestModule:
         assert issubclass(load_tool_class(spec), Tool)
 
     def test_no_such_module(self):
-        with pytest.raises(UnknownTool, match="importing no_such_module failed.*ModuleNotFound"):
+        with pytest.raises(UnknownTool, match=r"importing no_such_module failed.*ModuleNotFound"):
             load_tool_class("no_such_module:Tool")
 
     def test_no_such_class(self):
@@ -132,7 +132,7 @@ class TestFile:
 
     def test_class_left_out_and_two_there(self, write):
         path = write(TOOL + "\nclass Other(Count): pass\n")
-        with pytest.raises(UnknownTool, match="holds 2 tools; say which: .*:Count, .*:Other"):
+        with pytest.raises(UnknownTool, match=r"holds 2 tools; say which: .*:Count, .*:Other"):
             load_tool_class(str(path))
 
     def test_class_left_out_and_none_there(self, write):

@@ -1,0 +1,126 @@
+"""Frames: whole, in pieces, damaged (W1, W5)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snakemake_executor_gpupool.workers.protocol import (
+    CHECKED_BODY_BYTES,
+    HEADER,
+    MAGIC,
+    MAX_META_BYTES,
+    SPOOL_BYTES,
+    VERSION,
+    Decoder,
+    Frame,
+    FrameError,
+    Spool,
+    SpoolFile,
+    blob_bytes,
+    discard,
+    encode,
+)
+
+METAS = st.dictionaries(
+    st.text(max_size=8).filter(lambda key: key != "blobs"),
+    st.one_of(st.integers(), st.text(max_size=20), st.booleans(), st.none()),
+    max_size=4,
+)
+BLOBS = st.lists(st.binary(max_size=200), max_size=5)
+
+
+def whole(meta: dict[str, object], blobs: list[bytes]) -> bytes:
+    return b"".join(encode(meta, blobs))
+
+
+@given(st.lists(st.tuples(METAS, BLOBS), max_size=4), st.integers(1, 64))
+def test_frames_survive_any_pieces(frames: list[tuple[dict, list[bytes]]], piece: int) -> None:
+    stream = b"".join(whole(meta, blobs) for meta, blobs in frames)
+    decoder = Decoder()
+    decoded: list[Frame] = []
+    for start in range(0, len(stream), piece):
+        decoded += decoder.feed(stream[start : start + piece])
+    assert [(frame.meta, frame.blobs) for frame in decoded] == [(m, b) for m, b in frames]
+
+
+@settings(max_examples=500)
+@given(METAS, BLOBS, st.data())
+def test_a_flipped_bit_is_noticed(meta: dict, blobs: list[bytes], data: st.DataObject) -> None:
+    stream = bytearray(whole(meta, blobs))
+    at = data.draw(st.integers(0, len(stream) * 8 - 1))
+    stream[at // 8] ^= 1 << (at % 8)
+    decoder = Decoder()
+    try:
+        frames = list(decoder.feed(bytes(stream)))
+    except FrameError:
+        return
+    # Padding bytes carry nothing; a longer length leaves the frame incomplete, never wrong.
+    assert frames == [] or frames[0].meta == meta
+
+
+@settings(max_examples=500)
+@given(st.binary(max_size=300))
+def test_garbage_never_becomes_a_frame(garbage: bytes) -> None:
+    decoder = Decoder()
+    try:
+        assert list(decoder.feed(garbage)) == []
+    except FrameError:
+        return
+
+
+@given(METAS, BLOBS, st.data())
+def test_a_truncated_frame_stays_incomplete(
+    meta: dict, blobs: list[bytes], data: st.DataObject
+) -> None:
+    stream = whole(meta, blobs)
+    decoder = Decoder()
+    assert list(decoder.feed(stream[: data.draw(st.integers(0, len(stream) - 1))])) == []
+
+
+def test_an_announced_size_beyond_the_bound_is_refused_before_it_is_buffered() -> None:
+    with pytest.raises(FrameError, match="too large"):
+        list(Decoder().feed(HEADER.pack(MAGIC, VERSION, MAX_META_BYTES + 1, 0, 0)))
+
+
+@pytest.mark.parametrize(
+    "meta", [b"[]", b"{}", b"nonsense", b'{"blobs": [-1]}', b'{"blobs": [5]}', b'{"blobs": ["x"]}']
+)
+def test_meta_that_makes_no_sense_is_refused(meta: bytes) -> None:
+    from snakemake_executor_gpupool.workers import protocol
+
+    crc = protocol._checksum(len(meta), 0, meta, [])
+    with pytest.raises(FrameError):
+        list(Decoder().feed(HEADER.pack(MAGIC, VERSION, len(meta), 0, crc) + meta))
+
+
+def test_large_bodies_are_not_copied_into_one_chunk() -> None:  # W2
+    chunks = encode({"type": "x"}, [bytes(CHECKED_BODY_BYTES + 1)])
+    assert len(chunks) == 2
+    [frame] = Decoder().feed(b"".join(chunks))
+    assert frame.blobs == [bytes(CHECKED_BODY_BYTES + 1)]
+
+
+def test_the_spool_holds_what_a_pipe_should_not(tmp_path: Path) -> None:  # W2
+    spool = Spool([str(tmp_path)])
+    assert spool.put(b"small") == b"small"
+    large = os.urandom(SPOOL_BYTES + 1)
+    blob = spool.put(large)
+    assert isinstance(blob, SpoolFile)
+    assert Path(blob.path).stat().st_mode & 0o777 == 0o600
+    [frame] = Decoder().feed(b"".join(encode({"type": "x"}, [b"a", blob])))
+    assert [blob_bytes(each) for each in frame.blobs] == [b"a", large]
+    assert json.dumps(frame.meta) == '{"type": "x"}'
+    discard(blob)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_first_spool_is_passed_over(tmp_path: Path) -> None:
+    full = Path("/proc/self")  # a file system with no room at all
+    blob = Spool([str(full), str(tmp_path)]).put(bytes(SPOOL_BYTES + 1))
+    assert isinstance(blob, SpoolFile) and Path(blob.path).parent == tmp_path
