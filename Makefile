@@ -27,7 +27,7 @@ IN_VENV := PATH="$(BIN):$$PATH"
 venv: $(READY)
 
 $(READY): pyproject.toml .ci/install_torch.py
-	@$(PYTHON) -c 'import sys; sys.exit("gpupool needs Python 3.11 or newer" * (sys.version_info < (3, 11)))'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpupool needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python .ci/install_torch.py $(TORCH_SPEC) $(TORCH_ARGS)

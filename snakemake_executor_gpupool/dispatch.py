@@ -17,6 +17,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.dedup import Ledger, Unit
 from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Effect, Evict, Granted
+from snakemake_executor_gpupool.devices.claims import Refusal
 from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
 from snakemake_executor_gpupool.effects import (
     LoadModel,
@@ -87,6 +88,8 @@ class Dispatch:
         self.busy_s: defaultdict[str, float] = defaultdict(float)
         #: Takes the allocator's effects that do not concern a worker: a lease's.
         self.on_lease_effect: Callable[[Effect], None] = lambda effect: None
+        #: Takes granted devices against other processes; tells why if they are not to be had.
+        self.claim: Callable[[tuple[Device, ...]], Refusal | None] = lambda devices: None
 
     def owns(self, worker_id: str) -> bool:
         """Tell whether a process holds, or is to hold, a model."""
@@ -124,7 +127,9 @@ class Dispatch:
         for worker in model.alive:
             if worker.stage is Stage.AWAY and model.waiting:
                 worker.stage = Stage.ASKING
-                self.apply(self._allocator.resume(worker.worker_id, now_s), now_s)
+                # Its process sees no other device than the ones it was started on.
+                effects = self._allocator.resume(worker.worker_id, now_s, same_devices=True)
+                self.apply(effects, now_s)
 
     def _capacity(self, model: Model) -> int:
         if model.spec.names:
@@ -251,6 +256,8 @@ class Dispatch:
         """Carry out what the allocator decided."""
         for effect in effects:
             holder = effect.holder_id if isinstance(effect, Evict) else effect.ask_id
+            if isinstance(effect, Granted) and self._was_refused(effect, now_s):
+                continue
             worker = self._workers.get(holder)
             if worker is None:
                 self.on_lease_effect(effect)
@@ -260,6 +267,28 @@ class Dispatch:
                 self._evict(worker, effect.how)
             else:
                 self._give_up_model(worker.model, crash_error(effect.reason), now_s)
+
+    def _was_refused(self, granted: Granted, now_s: float) -> bool:
+        """Try to take granted devices; if another process holds one, wait for it in line."""
+        refusal = self.claim(granted.devices)
+        if refusal is None:
+            return False
+        self._outbox.note("device_refused", device=refusal.device.name, why=refusal.why)
+        self.apply(refusal.tell(self._allocator, now_s), now_s)
+        self.apply(self._allocator.retry(granted.ask_id, now_s), now_s)
+        return True
+
+    def given_back(self, device_name: str, now_s: float) -> None:
+        """Another process has let go of a device."""
+        self._outbox.note("device_given_back", device=device_name)
+        self.apply(self._allocator.foreign(device_name, False, now_s), now_s)
+
+    def make_room(self, device_name: str) -> None:
+        """Another run waits for a device: end the workers that only idle on it."""
+        for worker in self._workers.values():
+            idle = worker.is_feedable and worker.idle_since_s is not None
+            if idle and any(device.name == device_name for device in worker.devices):
+                self._stop(worker, "another run waits for its device")
 
     def _granted(self, worker: ModelWorker, devices: tuple[Device, ...], now_s: float) -> None:
         was_loaded = bool(worker.devices)

@@ -11,10 +11,11 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from snakemake_executor_gpupool.devices.handover import Handover
 from snakemake_executor_gpupool.devices.model import CUDA, Device
 from snakemake_executor_gpupool.devices.visible import visible_env
 from snakemake_executor_gpupool.errors import WorkerStartError
@@ -73,19 +74,19 @@ class LocalHost:
         Where logs and large blobs go.
     threads
         How many threads a worker that computes on the CPU may use.
-    memory_is_free
-        Tells whether a dead process's device memory is free: (devices, pid).
+    handover
+        Tells whether a dead process's device memory is free.
     """
 
     def __init__(
         self,
         paths: RunPaths,
         threads: int,
-        memory_is_free: Callable[[tuple[Device, ...], int], bool] = lambda devices, pid: True,
+        handover: Handover | None = None,
     ) -> None:
         self._paths = paths
         self._threads = threads
-        self._memory_is_free = memory_is_free
+        self._handover = handover or Handover()
         self._running: dict[str, _Running] = {}
         self._selector = selectors.DefaultSelector()
         self._woken, self._waker = socket.socketpair()
@@ -103,6 +104,15 @@ class LocalHost:
         with contextlib.suppress(BlockingIOError, OSError):
             self._waker.send(b"x")
 
+    def pids(self) -> list[int]:
+        """Return the ids of all worker processes."""
+        return [running.process.pid for running in self._running.values()]
+
+    def moved_away(self, worker_id: str) -> bool:
+        """Tell whether a worker's weights have left its devices, as far as the driver knows."""
+        running = self._running.get(worker_id)
+        return running is None or self._handover.weights_are_gone(worker_id, running.devices)
+
     def watch(self, group: int) -> None:
         """Have a process group killed, should this process be."""
         self._reaper.watch(group)
@@ -114,6 +124,7 @@ class LocalHost:
     # -- workers -------------------------------------------------------------------
     def start(self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]) -> None:
         """Start a process for a tool; a failure to do so is a happening like any other."""
+        self._handover.arrived(worker_id, devices)
         try:
             process = WorkerProcess(
                 worker_id,
@@ -228,8 +239,9 @@ class LocalHost:
         running.next_step_s = now_s + GRACE_S
 
     def _ended(self, worker_id: str, running: _Running, now_s: float) -> None:
-        if not self._memory_is_free(running.devices, running.process.pid):
+        if not self._handover.is_rid_of(running.devices, running.process.pid):
             return
+        self._handover.left(worker_id, running.devices)
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.process.socket)
         running.process.close()

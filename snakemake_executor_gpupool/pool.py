@@ -24,6 +24,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.config import PoolConfig
 from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.claims import Claims, Refusal
 from snakemake_executor_gpupool.devices.model import CUDA, Device
 from snakemake_executor_gpupool.devices.visible import visible_env
 from snakemake_executor_gpupool.effects import (
@@ -102,6 +103,9 @@ class Pool:
         look_up = self._store.look_up if self._store else lambda key: None
         self._scheduler = Scheduler(self._allocator, config.dispatch, look_up=look_up)
         self._host = LocalHost(self.paths, config.worker_threads)
+        self._claims = Claims(os.environ)
+        self._scheduler.dispatch.claim = self._claim
+        self._refusals_said: set[str] = set()
         self._events = EventLog(self.paths.events)
         self._inbox: queue.SimpleQueue[Callable[[float], None]] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -148,7 +152,12 @@ class Pool:
 
     def lease_done(self, job_id: int) -> None:
         """Give a lease back."""
-        self._post(lambda now_s: self._scheduler.lease_done(job_id, now_s))
+
+        def act(now_s: float) -> None:
+            self._scheduler.lease_done(job_id, now_s)
+            self._look_around(now_s)
+
+        self._post(act)
 
     def cancel(self, reason: str) -> None:
         """Fail every served job in flight and end every worker at once."""
@@ -208,8 +217,27 @@ class Pool:
         if now_s >= self._scheduler.next_wake_s(self._last_tick_s):
             self._last_tick_s = now_s
             self._scheduler.tick(now_s)
+            self._look_around(now_s)
             for line in self._progress.lines(self._scheduler.dispatch.models.values(), now_s):
                 self._say(line)
+
+    # -- devices that other processes want, too --------------------------------------
+    def _claim(self, devices: tuple[Device, ...]) -> Refusal | None:
+        refusal = self._claims.take(devices, ours=self._host.pids())
+        if refusal is not None and refusal.why not in self._refusals_said:
+            self._refusals_said.add(refusal.why)
+            self._say(f"gpupool: {refusal.why}; waiting for it")
+        return refusal
+
+    def _look_around(self, now_s: float) -> None:
+        """Let go of what nobody of ours is on; see what others let go of, or wait for."""
+        on = self._allocator.allocation_map()
+        self._claims.keep_only(name for name, owners in on.items() if owners)
+        if self._claims.refused:
+            for name in self._claims.given_back(ours=self._host.pids()):
+                self._scheduler.dispatch.given_back(name, now_s)
+        for device in self._claims.wanted():
+            self._scheduler.dispatch.make_room(device.name)
 
     def _happened(self, happening: Happening, now_s: float) -> None:
         if isinstance(happening, FrameArrived):
@@ -219,6 +247,7 @@ class Pool:
             self._scheduler.died(
                 happening.worker_id, happening.reason, now_s, expected=happening.expected
             )
+            self._look_around(now_s)
 
     def _note_exit(self, worker_id: str, reason: str, expected: bool) -> None:
         first_line = reason.partition("\n")[0]
@@ -259,11 +288,19 @@ class Pool:
             case "load_failed":
                 scheduler.dispatch.load_failed(worker_id, meta["error"], now_s)
             case "moved":
-                scheduler.dispatch.moved(worker_id, meta["device"], now_s)
+                self._moved(worker_id, meta["device"], now_s)
             case "move_failed":
                 scheduler.dispatch.move_failed(worker_id, meta["error"], now_s)
             case other:
                 raise ValueError(f"unknown type {other!r}")
+
+    def _moved(self, worker_id: str, device: str, now_s: float) -> None:
+        """Believe a worker that its weights have left the device only when the driver agrees."""
+        if device != "cpu" or self._host.moved_away(worker_id):
+            self._scheduler.dispatch.moved(worker_id, device, now_s)
+            return
+        error = {"message": "its weights are still on the device after the move to the host"}
+        self._scheduler.dispatch.move_failed(worker_id, error, now_s)
 
     # -- effects -----------------------------------------------------------------------
     def _act(self) -> None:
@@ -340,6 +377,7 @@ class Pool:
     # -- the end ---------------------------------------------------------------------------
     def _end(self) -> None:
         stuck = self._host.close()
+        self._claims.close()
         for worker in stuck:
             self._say(f"gpupool: worker {worker} cannot be ended; its device may stay occupied")
         summary = self.summary()

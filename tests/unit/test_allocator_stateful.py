@@ -24,7 +24,13 @@ from snakemake_executor_gpupool.devices.strings import parse_device
 CARDS = 4
 MEMORY_MIB = 100
 YIELD_AFTER_S = 30
-SPECS = ["cuda", "cuda", "cudax2", "cudax3", "cudax5", "cuda:0", "cuda:1", "cuda:2,3", "cuda:9"]
+# Mostly what can be had; the last ones never can.
+SPEC = st.sampled_from(
+    ["cuda"] * 6
+    + ["cudax2", "cudax2", "cudax3", "cuda:0", "cuda:1", "cuda:2,3", "cudax5", "cuda:9"]
+)
+PRIORITY = st.integers(0, 2)
+VRAM = st.sampled_from([None, None, None, 30, 30, 60, 60, 100, 101])
 
 
 def card(index, exclusive_process):
@@ -40,10 +46,13 @@ def card(index, exclusive_process):
 
 
 class Holder:
-    def __init__(self, ask, devices):
+    def __init__(self, ask, devices, now_s, returned):
         self.ask = ask
         self.names = tuple(device.name for device in devices)
         self.phase = Phase.BUSY
+        self.granted_at_s = now_s
+        self.returned = returned
+        self.how = None
 
 
 class AllocatorMachine(RuleBasedStateMachine):
@@ -55,13 +64,16 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.waiting = {}
         self.foreign = set()
         self.lost = set()
+        self.order = ()
 
     @initialize(
         packing=st.booleans(),
         strategy=st.sampled_from(OffloadStrategy),
         exclusive=st.booleans(),
+        workers=st.integers(0, CARDS),
+        unknown=st.booleans(),
     )
-    def start(self, packing, strategy, exclusive):
+    def start(self, packing, strategy, exclusive, workers, unknown):
         self.cards = [card(i, exclusive and i == 0) for i in range(CARDS)]
         self.managed = {device.name for device in self.cards}
         self.packing = packing
@@ -71,6 +83,9 @@ class AllocatorMachine(RuleBasedStateMachine):
             offload_strategy=strategy,
             yield_after_s=YIELD_AFTER_S,
         )
+        for number in range(workers):
+            self.ask("cuda", WORKER, number % 2, None if unknown else 40, can_offload=True)
+            self.becomes_idle_now(f"a{number + 1}")
 
     # --- booking
 
@@ -83,10 +98,12 @@ class AllocatorMachine(RuleBasedStateMachine):
         return self.managed - self.lost
 
     def book(self, effects):
+        book = {Granted: self.granted, Evict: self.evicted, Impossible: self.refused}
         for effect in effects:
-            {Granted: self.granted, Evict: self.evicted, Impossible: self.refused}[type(effect)](
-                effect
-            )
+            book[type(effect)](effect)
+        for effect in effects:
+            if isinstance(effect, Granted) and effect.ask_id in self.order:
+                self.check_nobody_was_overtaken(effect)
 
     def granted(self, effect):
         ask = self.waiting.pop(effect.ask_id)
@@ -94,23 +111,24 @@ class AllocatorMachine(RuleBasedStateMachine):
         assert len(names) == ask.spec.count
         assert names <= self.usable - self.foreign
         assert not ask.spec.names or names == set(ask.spec.names)
-        for earlier in self.earlier_than(ask):
-            assert not self.could_have_had(earlier, names), "overtaken"
-        returning = self.holders.get(effect.ask_id)
-        assert returning is None or returning.phase is Phase.OFFLOADED
-        self.holders[effect.ask_id] = Holder(ask, effect.devices)
+        before = self.holders.pop(effect.ask_id, None)
+        assert before is None or before.phase is Phase.OFFLOADED
+        returned = before is not None
+        self.holders[effect.ask_id] = Holder(ask, effect.devices, self.now_s, returned)
 
-    def earlier_than(self, ask):
-        """Return those who still wait and were ahead in the line."""
-        order = list(self.order)
-        ahead = order[: order.index(ask.ask_id)]
-        return [self.waiting[other] for other in ahead if other in self.waiting]
+    def check_nobody_was_overtaken(self, effect):
+        """Whoever was ahead and still waits could not have used any of these devices."""
+        if self.packing:
+            return
+        names = {device.name for device in effect.devices}
+        for earlier in self.order[: self.order.index(effect.ask_id)]:
+            if earlier in self.waiting:
+                useful = self.suited(self.waiting[earlier]) - self.foreign
+                if len(useful) >= self.waiting[earlier].spec.count:
+                    assert not names & useful, f"{effect.ask_id} overtook {earlier}"
 
-    def could_have_had(self, ask, names):
-        """Whether somebody could have used exactly these free devices instead."""
-        if self.packing or not names >= set(ask.spec.names):
-            return False
-        return ask.spec.count <= len(names)
+    def suited(self, ask):
+        return self.usable & set(ask.spec.names) if ask.spec.names else self.usable
 
     def evicted(self, effect):
         holder = self.holders[effect.holder_id]
@@ -122,13 +140,12 @@ class AllocatorMachine(RuleBasedStateMachine):
             assert "cuda:0" not in holder.names or not self.cards[0].exclusive_process
         else:
             assert effect.how is OffloadStrategy.RESTART
-        holder.phase = Phase.LEAVING
+        holder.phase, holder.how = Phase.LEAVING, effect.how
 
     def refused(self, effect):
         ask = self.waiting.pop(effect.ask_id)
         assert effect.reason
-        suited = [name for name in self.usable if not ask.spec.names or name in ask.spec.names]
-        assert len(suited) < ask.spec.count or (ask.vram_mib or 0) > MEMORY_MIB
+        assert len(self.suited(ask)) < ask.spec.count or (ask.vram_mib or 0) > MEMORY_MIB
 
     def call(self, method, *args, **fields):
         self.order = self.allocator.snapshot().waiting
@@ -146,83 +163,108 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.order = (*ahead, ask.ask_id, *behind)
         self.book(method(*args, now_s=self.tick(), **fields))
 
-    def some(self, data, *phases, kind=None):
-        names = [
+    def who(self, *phases, kind=None):
+        return sorted(
             holder_id
             for holder_id, holder in self.holders.items()
             if holder.phase in phases and kind in (None, holder.ask.kind)
-        ]
-        return data.draw(st.sampled_from(sorted(names))) if names else None
-
-    # --- what can happen
-
-    @rule(
-        spec=st.sampled_from(SPECS),
-        kind=st.sampled_from([WORKER, WORKER, LEASE]),
-        priority=st.integers(0, 2),
-        vram_mib=st.sampled_from([None, 30, 60, 100, 101]),
-        can_offload=st.booleans(),
-        pinned=st.booleans(),
-    )
-    def request(self, spec, kind, priority, vram_mib, can_offload, pinned):
-        self.number += 1
-        ask = Ask(
-            f"a{self.number}",
-            parse_device(spec),
-            kind,
-            priority=priority,
-            vram_mib=vram_mib,
-            can_offload=can_offload,
-            pinned=pinned,
         )
+
+    def leaving_for_host_memory(self):
+        leaving = self.who(Phase.LEAVING)
+        return [i for i in leaving if self.holders[i].how is OffloadStrategy.CPU]
+
+    def offloaded_and_content(self):
+        return [i for i in self.who(Phase.OFFLOADED) if i not in self.waiting]
+
+    def fresh(self):
+        """Return who was just granted devices and has not used them."""
+        return [i for i in self.who(Phase.BUSY) if self.holders[i].granted_at_s == self.now_s]
+
+    def unheld(self):
+        held = {name for holder in self.holders.values() for name in holder.names}
+        return sorted({device.name for device in self.cards} - held)
+
+    # --- what can happen (each only where it can, so that few steps are idle)
+
+    def ask(self, spec, kind, priority, vram_mib, can_offload=False, pinned=False):
+        self.number += 1
+        spec = parse_device(spec)
+        ask = Ask(f"a{self.number}", spec, kind, "", priority, vram_mib, can_offload, pinned=pinned)
         self.wait(ask, self.allocator.request, ask)
 
-    @rule(data=st.data())
-    def becomes_idle(self, data):
-        if holder_id := self.some(data, Phase.BUSY, kind=WORKER):
-            self.holders[holder_id].phase = Phase.IDLE
-            self.call(self.allocator.idle, holder_id)
+    @rule(spec=SPEC, priority=PRIORITY, vram_mib=VRAM, can_offload=st.booleans())
+    def asks_for_a_worker(self, spec, priority, vram_mib, can_offload):
+        self.ask(spec, WORKER, priority, vram_mib, can_offload)
 
+    @rule(spec=SPEC, priority=PRIORITY, vram_mib=VRAM)
+    def asks_for_a_pinned_worker(self, spec, priority, vram_mib):
+        self.ask(spec, WORKER, priority, vram_mib, can_offload=True, pinned=True)
+
+    @rule(spec=SPEC, priority=PRIORITY, vram_mib=VRAM)
+    def asks_for_a_lease(self, spec, priority, vram_mib):
+        self.ask(spec, LEASE, priority, vram_mib)
+
+    @precondition(lambda self: self.who(Phase.BUSY, kind=WORKER))
+    @rule(data=st.data(), all_of_them=st.booleans())
+    def becomes_idle(self, data, all_of_them):
+        busy = self.who(Phase.BUSY, kind=WORKER)
+        for holder_id in busy if all_of_them else [data.draw(st.sampled_from(busy))]:
+            self.becomes_idle_now(holder_id)
+
+    def becomes_idle_now(self, holder_id):
+        self.holders[holder_id].phase = Phase.IDLE
+        self.call(self.allocator.idle, holder_id)
+
+    @precondition(lambda self: self.who(Phase.IDLE))
     @rule(data=st.data())
     def becomes_busy(self, data):
-        if holder_id := self.some(data, Phase.IDLE):
-            self.holders[holder_id].phase = Phase.BUSY
-            self.allocator.busy(holder_id, self.tick())
+        holder_id = data.draw(st.sampled_from(self.who(Phase.IDLE)))
+        self.holders[holder_id].phase = Phase.BUSY
+        self.allocator.busy(holder_id, self.tick())
 
+    @precondition(lambda self: self.who(Phase.BUSY, kind=WORKER) and self.waiting)
     @rule(data=st.data(), wait_s=st.sampled_from([0, YIELD_AFTER_S]))
     def stops_if_others_press(self, data, wait_s):
-        holder_id = self.some(data, Phase.BUSY, kind=WORKER)
+        holder_id = data.draw(st.sampled_from(self.who(Phase.BUSY, kind=WORKER)))
         self.now_s += wait_s
-        if holder_id and self.allocator.wants_yield(holder_id, self.now_s):
-            self.holders[holder_id].phase = Phase.IDLE
-            self.call(self.allocator.idle, holder_id)
+        if self.allocator.wants_yield(holder_id, self.now_s):
+            self.becomes_idle_now(holder_id)
             assert self.holders[holder_id].phase is Phase.LEAVING, "yielded for nothing"
 
+    @precondition(lambda self: self.who(Phase.LEAVING))
     @rule(data=st.data())
-    def ends(self, data):
-        if holder_id := self.some(data, *Phase):
-            self.waiting.pop(holder_id, None)
-            del self.holders[holder_id]
-            self.call(self.allocator.gone, holder_id)
+    def leaves(self, data):
+        self.end(data.draw(st.sampled_from(self.who(Phase.LEAVING))))
 
-    @rule(data=st.data(), works=st.booleans())
+    @precondition(lambda self: len(self.holders) > CARDS // 2)
+    @rule(data=st.data())
+    def ends_or_dies(self, data):
+        self.end(data.draw(st.sampled_from(self.who(*Phase))))
+
+    def end(self, holder_id):
+        self.waiting.pop(holder_id, None)
+        del self.holders[holder_id]
+        self.call(self.allocator.gone, holder_id)
+
+    @precondition(lambda self: self.leaving_for_host_memory())
+    @rule(data=st.data(), works=st.sampled_from([True, True, False]))
     def offload_ends(self, data, works):
-        holder_id = self.some(data, Phase.LEAVING)
-        if holder_id and self.holders[holder_id].ask.can_offload:
-            holder = self.holders[holder_id]
-            if works:
-                holder.phase, holder.names = Phase.OFFLOADED, ()
-                self.call(self.allocator.offloaded, holder_id)
-            else:
-                effects = self.allocator.offload_failed(holder_id, self.tick())
-                assert effects == [Evict(holder_id, OffloadStrategy.RESTART)]
+        holder_id = data.draw(st.sampled_from(self.leaving_for_host_memory()))
+        holder = self.holders[holder_id]
+        holder.how = OffloadStrategy.RESTART
+        if works:
+            holder.phase, holder.names = Phase.OFFLOADED, ()
+            self.call(self.allocator.offloaded, holder_id)
+        else:
+            effects = self.allocator.offload_failed(holder_id, self.tick())
+            assert effects == [Evict(holder_id, OffloadStrategy.RESTART)]
 
+    @precondition(lambda self: self.offloaded_and_content())
     @rule(data=st.data())
     def wants_to_return(self, data):
-        holder_id = self.some(data, Phase.OFFLOADED)
-        if holder_id and holder_id not in self.waiting:
-            ask = self.holders[holder_id].ask
-            self.wait(ask, self.allocator.resume, holder_id)
+        holder_id = data.draw(st.sampled_from(self.offloaded_and_content()))
+        self.wait(self.holders[holder_id].ask, self.allocator.resume, holder_id)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -231,20 +273,39 @@ class AllocatorMachine(RuleBasedStateMachine):
         del self.waiting[ask_id]
         self.call(self.allocator.withdraw, ask_id)
 
-    @rule(index=st.integers(0, CARDS - 1), held=st.booleans())
-    def other_process(self, index, held):
-        name = f"cuda:{index}"
-        if not any(name in holder.names for holder in self.holders.values()):
-            (self.foreign.add if held else self.foreign.discard)(name)
-            self.call(self.allocator.foreign, name, held)
+    @precondition(lambda self: self.fresh())
+    @rule(data=st.data())
+    def cannot_use_its_grant(self, data):
+        """Another process turns out to hold one of the devices."""
+        ask_id = data.draw(st.sampled_from(self.fresh()))
+        holder = self.holders.pop(ask_id)
+        name = holder.names[0]
+        if holder.returned:
+            holder.phase, holder.names = Phase.OFFLOADED, ()
+            self.holders[ask_id] = holder
+        self.foreign.add(name)
+        effects = self.allocator.foreign(name, True, self.tick())
+        assert effects == []  # one device fewer serves nobody
+        self.waiting[ask_id] = holder.ask
+        self.order = ()
+        self.book(self.allocator.retry(ask_id, self.tick()))
 
-    @rule(index=st.integers(0, CARDS - 1), really=st.integers(0, 9))
+    @precondition(lambda self: self.unheld())
+    @rule(data=st.data(), held=st.booleans())
+    def other_process(self, data, held):
+        name = data.draw(st.sampled_from(self.unheld()))
+        (self.foreign.add if held else self.foreign.discard)(name)
+        self.call(self.allocator.foreign, name, held)
+
+    @precondition(lambda self: self.holders and len(self.lost) < CARDS - 1)
+    @rule(index=st.integers(0, CARDS - 1), really=st.integers(0, 7))
     def falls_off_the_bus(self, index, really):
-        if really == 0:
+        if really == 7:
             self.lost.add(f"cuda:{index}")
             self.call(self.allocator.lost, f"cuda:{index}")
 
-    @rule(indices=st.one_of(st.none(), st.sets(st.integers(0, CARDS - 1), min_size=1)))
+    @precondition(lambda self: self.holders)
+    @rule(indices=st.one_of(st.none(), st.sets(st.integers(0, CARDS - 1), min_size=2)))
     def changes_managed_devices(self, indices):
         chosen = self.cards if indices is None else [self.cards[i] for i in sorted(indices)]
         self.managed = {device.name for device in chosen}
@@ -268,9 +329,6 @@ class AllocatorMachine(RuleBasedStateMachine):
                 assert self.packing
                 assert not device.exclusive_process
                 assert all(ask.kind == WORKER or ask.vram_mib is not None for ask in there)
-                assert sum(ask.vram_mib or 0 for ask in there) <= MEMORY_MIB or any(
-                    ask.vram_mib is None for ask in there
-                )
 
     @invariant()
     def known_memory_is_never_exceeded(self):
@@ -287,9 +345,8 @@ class AllocatorMachine(RuleBasedStateMachine):
             if not any(name in holder.names for holder in self.holders.values())
         }
         if line:
-            spec = self.waiting[line[0]].spec
-            suited = {name for name in free if not spec.names or name in spec.names}
-            assert len(suited) < spec.count
+            first = self.waiting[line[0]]
+            assert len(free & self.suited(first)) < first.spec.count
 
     @invariant()
     def the_line_is_in_order(self):
@@ -299,8 +356,7 @@ class AllocatorMachine(RuleBasedStateMachine):
     @invariant()
     def who_waits_can_be_served_some_day(self):
         for ask in self.waiting.values():
-            suited = [n for n in self.usable if not ask.spec.names or n in ask.spec.names]
-            assert len(suited) >= ask.spec.count
+            assert len(self.suited(ask)) >= ask.spec.count
 
     def teardown(self):
         """Every device is eventually free, and everybody who waits is served."""
@@ -321,7 +377,7 @@ class AllocatorMachine(RuleBasedStateMachine):
 
 TestAllocatorMachine = AllocatorMachine.TestCase
 TestAllocatorMachine.settings = settings(
-    max_examples=150,
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
