@@ -340,13 +340,14 @@ class Dispatch:
             model.budget_tokens = batch_tokens
         self._ready(worker, now_s)
 
-    def moved(self, worker_id: str, device: str, now_s: float) -> None:
-        """A worker's weights are in host memory, or back on a device."""
+    def moved(self, worker_id: str, away: bool, now_s: float) -> None:
+        """A worker's weights are in host memory, or back on its devices."""
         worker = self._workers[worker_id]
         if worker.stage is not Stage.MOVING:
             return
-        self._outbox.note("model_moved", worker=worker_id, to=device)
-        if device == "cpu" and not any(d.kind == "cpu" for d in worker.devices):
+        names = [] if away else [device.name for device in worker.devices]
+        self._outbox.note("model_moved", worker=worker_id, to=names or ["cpu"])
+        if away:
             self.counts["offloads"] += 1
             worker.stage = Stage.AWAY
             self.apply(self._allocator.offloaded(worker_id, now_s), now_s)

@@ -288,16 +288,16 @@ class Pool:
             case "load_failed":
                 scheduler.dispatch.load_failed(worker_id, meta["error"], now_s)
             case "moved":
-                self._moved(worker_id, meta["device"], now_s)
+                self._moved(worker_id, meta["away"], now_s)
             case "move_failed":
                 scheduler.dispatch.move_failed(worker_id, meta["error"], now_s)
             case other:
                 raise ValueError(f"unknown type {other!r}")
 
-    def _moved(self, worker_id: str, device: str, now_s: float) -> None:
+    def _moved(self, worker_id: str, away: bool, now_s: float) -> None:
         """Believe a worker that its weights have left the device only when the driver agrees."""
-        if device != "cpu" or self._host.moved_away(worker_id):
-            self._scheduler.dispatch.moved(worker_id, device, now_s)
+        if not away or self._host.moved_away(worker_id):
+            self._scheduler.dispatch.moved(worker_id, away, now_s)
             return
         error = {"message": "its weights are still on the device after the move to the host"}
         self._scheduler.dispatch.move_failed(worker_id, error, now_s)
@@ -337,7 +337,7 @@ class Pool:
                 self._host.send(effect.worker_id, meta, [effect.params])
             case MoveModel():
                 meta = {"type": "move", "device": tool_device(effect.devices)}
-                self._host.send(effect.worker_id, meta)
+                self._host.send(effect.worker_id, {**meta, "away": not effect.devices})
 
     def _send_batch(self, effect: RunBatch) -> None:
         store = self._store

@@ -31,8 +31,8 @@ class ExecutorSettings(ExecutorSettingsBase):
             "choices": ["restart", "cpu"],
         },
     )
-    allow_multiple_per_device: Optional[bool] = field(
-        default=None,
+    allow_multiple_per_device: bool = field(
+        default=False,
         metadata={
             "help": "Put several models on one GPU instead of evicting. Give vram_mb as a resource "
             "of the rules, so that the pool can tell what fits; without it, that they fit is the "

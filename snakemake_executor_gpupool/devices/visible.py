@@ -8,6 +8,7 @@ that the user has set stays as it is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from snakemake_executor_gpupool.devices.model import CUDA, Device
@@ -22,20 +23,13 @@ _NO_HIP_DEVICE = "-1"
 def visible_entries(env: Mapping[str, str]) -> list[str] | None:
     """Return the entries of ``CUDA_VISIBLE_DEVICES``; None if it is not set.
 
-    As in CUDA, the list ends at the first entry that is empty or negative, and a
-    list that names one device twice shows none.
+    As in CUDA, the list ends at the first entry that is empty or negative.
     """
     value = env.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return None
-    entries: list[str] = []
-    for entry in (part.strip() for part in value.split(",")):
-        if not entry or entry.startswith("-"):
-            break
-        if entry in entries:
-            return []
-        entries.append(entry)
-    return entries
+    entries = (part.strip() for part in value.split(","))
+    return list(itertools.takewhile(lambda entry: entry and not entry.startswith("-"), entries))
 
 
 def visible_env(devices: Sequence[Device]) -> dict[str, str]:

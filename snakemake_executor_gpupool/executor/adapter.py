@@ -90,7 +90,8 @@ class Executor(RealExecutor):
                 cores=self._cores,
                 managed_devices=settings.devices,
                 offload_strategy=settings.offload_strategy,
-                allow_multiple_per_device=settings.allow_multiple_per_device,
+                # A flag can only say yes; without it the environment decides.
+                allow_multiple_per_device=settings.allow_multiple_per_device or None,
                 dispatch=DispatchConfig(
                     batch_window_s=settings.batch_window,
                     idle_timeout_s=settings.idle_timeout,

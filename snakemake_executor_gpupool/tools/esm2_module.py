@@ -133,18 +133,30 @@ def add_frequencies(origin: str, tensors: Tensors, shape: Shape) -> None:
 
 
 def _empty(origin: str, shape: Shape, token_dropout: bool) -> Any:
-    """Make fair-esm's module without memory for its tensors."""
-    import torch
+    """Make fair-esm's module without drawing random weights, whose memory stays untouched.
+
+    A module on the "meta" device would do the same, but the first one in a
+    process imports two seconds' worth of symbolic mathematics.
+    """
     from esm.model.esm2 import ESM2
+    from torch.overrides import TorchFunctionMode
+
+    class Undrawn(TorchFunctionMode):  # type: ignore[misc] # torch.overrides has no types
+        def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            # Both the tensor's own methods and those of torch.nn.init.
+            if func.__name__.endswith(("uniform_", "normal_")):
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **kwargs)
 
     if shape.layers < 1 or shape.heads < 1 or shape.width % (2 * shape.heads):
         raise InputError(f"{origin}: no ESM-2 can have the architecture {shape}")
-    with torch.device("meta"):
+    with Undrawn():
         return ESM2(shape.layers, shape.width, shape.heads, token_dropout=token_dropout)
 
 
 def _fill(origin: str, module: Any, tensors: Tensors) -> Any:
-    """Put tensors into a module whose own have no memory yet."""
+    """Put tensors into a module in place of its own."""
     expected = module.state_dict()
     _check_names(origin, set(tensors), set(expected))
     for name, tensor in expected.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ class Options(NamedTuple):
             A value is none that the param can take; the message names both.
         """
         options = cls(
-            model=str(params["model"]),
+            model=_model(params),
             precision=_choice(params, "precision", ("fp32", "bf16", "fp16")),
             layers=_layers(params),
             pool=_choice(params, "pool", ("mean", "per_token")),
@@ -99,6 +100,13 @@ class Options(NamedTuple):
                     f"-{layers + 1}, from the last); it has no layer {layer}"
                 )
         return list(dict.fromkeys(layer % (layers + 1) for layer in self.layers or (layers,)))
+
+
+def _model(params: Mapping[str, Any]) -> str:
+    value = params["model"]
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise _wrong("model", value, "the name of a model, or the path of a checkpoint")
+    return str(value)
 
 
 def _choice(params: Mapping[str, Any], name: str, choices: Sequence[str]) -> str:

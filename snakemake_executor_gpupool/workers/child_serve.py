@@ -9,7 +9,7 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     write {job, cwd, order, names} [job, result...]   written | write_failed
     load  {device} [params]                    loaded | load_failed
     run   {batch, store, entries} [params, payload...]   done {batch, outcomes} [result...]
-    move  {device}                             moved | move_failed
+    move  {device, away}                       moved | move_failed
     (end of file)                              the process ends
 """
 
@@ -212,13 +212,14 @@ class Server:
             assert self._model is not None, "move before load"
             self._model.to(device)  # type: ignore[attr-defined]
             self._model.device = device
-            if device == "cpu":
+            if frame.meta["away"]:
                 release_memory()
         except Exception as error:
             self._channel.send({"type": "move_failed", "error": tell_error(error)})
             return
         seconds = time.perf_counter() - started_s
-        self._channel.send({"type": "moved", "device": device, "seconds": seconds})
+        answer = {"type": "moved", "device": device, "away": frame.meta["away"]}
+        self._channel.send({**answer, "seconds": seconds})
 
 
 def tool_info(tool_class: type[Tool]) -> dict[str, Any]:

@@ -182,3 +182,33 @@ def read_fasta(path):
         else:
             records[name] += line
     return records
+
+
+USES_THE_RULE = """
+module esm2:
+    snakefile: "{rules}/esm2.smk"
+    config: {{"esm2": {{"layers": [3, 6], "pool": "per_token", "gpu": 1}}}}
+
+use rule esm2_embed from esm2 as residues with:
+    input: fasta="my/{{sample}}.fa"
+    output: embeddings="residues/{{sample}}.parquet"
+"""
+
+
+def test_the_rule_can_be_used_with_other_files(tmp_path):
+    (tmp_path / "Snakefile").write_text(USES_THE_RULE.format(rules=REPOSITORY / "rules"))
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my/a b.fa").write_text(">a\nMKT\n")
+    words = ("--executor", "local", "--cores", "1", "--dry-run", "--printshellcmds")
+    text = snakemake(tmp_path, *words, "residues/a b.parquet")
+    command = next(line for line in text.splitlines() if "gpupool run esm2-embed" in line)
+    assert "--input fasta='my/a b.fa'" in command
+    assert "layers=3 6 pool=per_token contacts=False" in command
+    assert "gpu=1" in text
+
+
+def test_the_workflow_plans_its_own_configuration():
+    text = snakemake(
+        REPOSITORY, "--workflow-profile", "none", "--cores", "1", "--dry-run", "--quiet"
+    )
+    assert "Error" not in text

@@ -115,3 +115,13 @@ def largest_difference(one, other):
     assert one.shape == other.shape
     assert one.dtype == other.dtype == np.float32
     return float(np.abs(one - other).max())
+
+
+def parameters(module):
+    return {name: tensor for name, tensor in module.state_dict().items() if tensor.ndim}
+
+
+def assert_same(one, other):
+    assert parameters(one).keys() == parameters(other).keys()
+    for name, tensor in parameters(one).items():
+        assert torch.equal(tensor, parameters(other)[name]), name

@@ -268,6 +268,7 @@ class TestItems:
     @pytest.mark.parametrize(
         ("params", "message"),
         [
+            ({"model": ["a", "b"]}, "param model: got ['a', 'b']; expected the name of a model"),
             ({"pool": "max"}, "param pool: got 'max'; expected one of mean, per_token"),
             ({"precision": "fp8"}, "param precision: got 'fp8'"),
             ({"long_sequences": "cut"}, "expected one of refuse, truncate"),

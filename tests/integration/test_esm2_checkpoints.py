@@ -1,19 +1,17 @@
-"""Where ESM-2 weights come from: the hub's cache, files, directories; and what is refused."""
+"""Where ESM-2 weights come from: files and directories, and what of them is refused."""
 
 import argparse
-import http.server
 import json
 import os
 import pickle
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from snakemake_executor_gpupool.tool import InputError
-from snakemake_executor_gpupool.tools import esm2_checkpoints, esm2_hub, esm2_huggingface
+from snakemake_executor_gpupool.tools import esm2_checkpoints, esm2_huggingface
 from snakemake_executor_gpupool.tools.esm2_checkpoints import (
     guessed_shape,
     known_shape,
@@ -26,7 +24,6 @@ from tests.integration import esm2_cases as cases
 
 NAME = "esm2_t6_8M_UR50D"
 FREQUENCIES = "encoder.sentence_encoder.layers.1.self_attn.rot_emb.inv_freq"
-CONTACTS = f"{NAME}-contact-regression.pt"
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +55,13 @@ def copy_of(tmp_path):
     return copy
 
 
-def parameters(module):
-    return {name: tensor for name, tensor in module.state_dict().items() if tensor.ndim}
-
-
-def assert_same(one, other):
-    assert parameters(one).keys() == parameters(other).keys()
-    for name, tensor in parameters(one).items():
-        assert torch.equal(tensor, parameters(other)[name]), name
-
-
 class TestSeeded:
     def test_fair_esm_loads_it_as_it_is(self, seeded):
         model, _ = cases.plain_fair_esm(seeded)
         own = load_model(str(seeded))
         own.contact_head = load_contact_head(str(seeded), own)
         model.lm_head = torch.nn.Identity()
-        assert_same(own, model)
+        cases.assert_same(own, model)
 
     def test_the_seed_decides(self, seeded, tmp_path):
         again = write_seeded_checkpoint(str(tmp_path), *cases.TINY)
@@ -84,7 +71,7 @@ class TestSeeded:
         assert Path(other).read_bytes() != seeded.read_bytes()
 
     def test_no_parameter_is_constant(self, seeded):
-        for name, tensor in parameters(load_model(str(seeded))).items():
+        for name, tensor in cases.parameters(load_model(str(seeded))).items():
             assert tensor.unique().numel() == tensor.numel(), name
 
     def test_from_the_command_line(self, tmp_path, capsys, monkeypatch):
@@ -100,7 +87,7 @@ class TestFairEsmFile:
         settings = argparse.Namespace(**vars(contents["cfg"]["model"]))
         path = tmp_path / "esm2_mine.pt"
         torch.save({**contents, "cfg": {"model": settings}}, path)
-        assert_same(load_model(str(path)), load_model(str(seeded)))
+        cases.assert_same(load_model(str(path)), load_model(str(seeded)))
 
     def test_half_precision_weights_are_widened(self, contents, tmp_path):
         half = {name: tensor.half() for name, tensor in contents["model"].items()}
@@ -111,7 +98,7 @@ class TestFairEsmFile:
     def test_large_files_are_mapped_and_give_the_same(self, seeded, monkeypatch):
         small = load_model(str(seeded))
         monkeypatch.setattr(esm2_checkpoints, "MMAP_FROM_BYTES", 0)
-        assert_same(small, load_model(str(seeded)))
+        cases.assert_same(small, load_model(str(seeded)))
 
     def test_the_old_file_format_is_read_however_large(
         self, seeded, contents, tmp_path, monkeypatch
@@ -119,7 +106,7 @@ class TestFairEsmFile:
         path = tmp_path / "esm2_old.pt"
         torch.save(contents, path, _use_new_zipfile_serialization=False)
         monkeypatch.setattr(esm2_checkpoints, "MMAP_FROM_BYTES", 0)
-        assert_same(load_model(str(path)), load_model(str(seeded)))
+        cases.assert_same(load_model(str(path)), load_model(str(seeded)))
 
     def test_contacts_without_their_file(self, seeded, tmp_path):
         path = shutil.copy(seeded, tmp_path / "esm2_bare.pt")
@@ -279,128 +266,6 @@ class TestHuggingFaceDirectory:
         from esm.data import Alphabet
 
         assert Alphabet.from_architecture("ESM-1b").all_toks == esm2_huggingface.VOCABULARY
-
-
-class TestHub:
-    @pytest.fixture(autouse=True)
-    def cache(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-        for name in esm2_hub.OFFLINE:
-            monkeypatch.delenv(name, raising=False)
-        return tmp_path / "torch" / "hub" / "checkpoints"
-
-    @pytest.fixture
-    def site(self, seeded, monkeypatch):
-        """A stand-in for fair-esm's site, on this machine: path to (status, body, length)."""
-        body, regression = seeded.read_bytes(), contacts_of(seeded).read_bytes()
-        pages = {
-            f"/models/{NAME}.pt": (200, body, len(body)),
-            f"/regression/{CONTACTS}": (200, regression, len(regression)),
-        }
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler_of(pages)) as server:
-            thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-            thread.start()
-            monkeypatch.setattr(esm2_hub, "BASE_URL", f"http://127.0.0.1:{server.server_port}")
-            yield pages
-            server.shutdown()
-            thread.join()
-
-    def test_what_is_cached_is_used_without_a_look_outside(self, seeded, cache, monkeypatch):
-        monkeypatch.setenv("GPUPOOL_OFFLINE", "1")
-        cache.mkdir(parents=True)
-        shutil.copy(seeded, cache / f"{NAME}.pt")
-        shutil.copy(contacts_of(seeded), cache / CONTACTS)
-        module = load_model(NAME)
-        assert module.num_layers == 3
-        assert load_contact_head(NAME, module) is not None
-
-    def test_what_is_not_is_downloaded_once(self, site, seeded, cache):
-        assert_same(load_model(NAME), load_model(str(seeded)))
-        assert [path.name for path in cache.iterdir()] == [f"{NAME}.pt"]
-        site.clear()
-        module = load_model(NAME)
-        with pytest.raises(InputError, match=r"failed \(Not Found\)"):
-            load_contact_head(NAME, module)
-
-    def test_contacts_are_downloaded_when_asked_for(self, site, cache):
-        load_contact_head(NAME, load_model(NAME))
-        assert sorted(path.name for path in cache.iterdir()) == [CONTACTS, f"{NAME}.pt"]
-
-    @pytest.mark.parametrize("variable", esm2_hub.OFFLINE)
-    def test_offline(self, site, cache, monkeypatch, variable):
-        monkeypatch.setenv(variable, "true")
-        with pytest.raises(InputError) as caught:
-            load_model(NAME)
-        message = str(caught.value)
-        assert f"({variable} is set)" in message
-        assert (
-            f"Get {esm2_hub.BASE_URL}/models/{NAME}.pt and put it at {cache}/{NAME}.pt" in message
-        )
-
-    def test_offline_switched_off(self, site, monkeypatch):
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-        load_model(NAME)
-
-    @pytest.mark.parametrize(
-        ("page", "reason"),
-        [
-            ((404, b"", 0), "Not Found"),
-            ((200, b"half", 40), "ended after 4 of 40 bytes"),
-            ((200, b"", 1 << 60), "MiB are free"),
-        ],
-    )
-    def test_a_failed_download_leaves_nothing(self, site, cache, page, reason):
-        site[f"/models/{NAME}.pt"] = page
-        with pytest.raises(InputError, match=reason):
-            load_model(NAME)
-        assert list(cache.iterdir()) == []
-
-    def test_a_silent_site_is_given_up(self, site, cache, monkeypatch):
-        monkeypatch.setattr(esm2_hub, "SILENCE_S", 0.2)
-        release = threading.Event()
-        site[f"/models/{NAME}.pt"] = release.wait
-        with pytest.raises(InputError, match=r"failed \(timed out\)"):
-            load_model(NAME)
-        release.set()
-
-    def test_a_slow_one_too(self, site, monkeypatch):
-        monkeypatch.setattr(esm2_hub, "LIMIT_S", 0)
-        with pytest.raises(InputError, match="not done after 0 s"):
-            load_model(NAME)
-
-    def test_no_network(self, cache, monkeypatch):
-        monkeypatch.setattr(esm2_hub, "BASE_URL", "http://127.0.0.1:1")
-        with pytest.raises(InputError, match="Connection refused"):
-            load_model(NAME)
-
-    def test_an_unwritable_cache(self, site, cache):
-        cache.parent.parent.mkdir(parents=True)
-        cache.parent.write_text("in the way")
-        with pytest.raises(InputError, match=r"downloading them failed \((Not a|File exists)"):
-            load_model(NAME)
-
-
-def contacts_of(checkpoint):
-    return checkpoint.with_name(f"{checkpoint.stem}-contact-regression.pt")
-
-
-def handler_of(pages):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            page = pages.get(self.path, (404, b"", 0))
-            if callable(page):
-                page()
-                return
-            status, body, length = page
-            self.send_response(status)
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    return Handler
 
 
 class TestShapes:

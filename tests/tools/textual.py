@@ -10,7 +10,7 @@ from snakemake_executor_gpupool import Tool
 class Textual(Tool):
     """Turns each line of a text file into capitals, with a suffix that the model's name gives."""
 
-    defaults = {"model": "plain", "suffix": "", "sleep_s": 0.0}
+    defaults = {"model": "plain", "suffix": "", "sleep_s": 0.0, "pid": False}
     devices = ("cuda", "cpu")
 
     def load(self, device):
@@ -48,7 +48,8 @@ class Textual(Tool):
                 raise ValueError("this line is bad")
             if item == "die":
                 os._exit(7)
-        return [f"{item.upper()}{self.params.suffix}.{self.loaded}" for item in items]
+        by = f".{os.getpid()}" if self.params.pid else ""
+        return [f"{item.upper()}{self.params.suffix}.{self.loaded}{by}" for item in items]
 
     def write(self, job, results):
         print(f"writing {len(results)} results of {job.rule}")

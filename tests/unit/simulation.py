@@ -192,8 +192,8 @@ class World:
             case fx.LoadModel(worker_id=worker, params=params):
                 self._later(worker, self.load_s, lambda: self._loaded(worker, params.decode()))
             case fx.MoveModel(worker_id=worker, devices=devices):
-                target = devices[0].name if devices else "cpu"
-                self._later(worker, 0.05, lambda: sched.dispatch.moved(worker, target, self.now_s))
+                away = not devices
+                self._later(worker, 0.05, lambda: sched.dispatch.moved(worker, away, self.now_s))
             case fx.ReadJob(worker_id=worker, request=request):
                 self._later(worker, self.read_s, lambda: self._read(worker, request.job_id))
             case fx.WriteJob(worker_id=worker, request=request):

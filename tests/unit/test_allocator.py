@@ -273,9 +273,11 @@ def test_nobody_is_evicted_early_while_a_lease_is_in_the_way():  # D11
     pool = Driver(2, yield_after_s=30)
     pool.lease("job")
     pool.idle_worker("a")
-    pool.ask("wide", "cudax2")
+    assert pool.ask("wide", "cudax2") == []
     pool.tick(1000)
+    pool.busy("a")
     assert not pool.wants_yield("a")
+    assert pool.idle("a") == []
     assert pool.gone("job") == ["evict a: restart"]
 
 
@@ -518,6 +520,17 @@ def test_one_that_waits_for_a_device_does_not_hold_up_those_for_others():  # D11
     assert pool.lease("b", "cuda:0") == []
     assert pool.lease("c", "cuda:0") == []
     assert pool.lease("d") == ["d on cuda:1"]
+
+
+def test_what_those_ahead_will_need_later_is_kept_for_them():  # D11
+    pool = Driver(2)
+    pool.lease("a", "cuda:0")
+    pool.lease("b", "cuda:0")
+    pool.lease("both", "cuda:0,1")  # can claim nothing before b, and must not lose cuda:1
+    assert pool.lease("late", "cuda:1") == []
+    assert pool.lease("later") == []
+    assert pool.gone("a") == ["b on cuda:0"]
+    assert pool.gone("b") == ["both on cuda:0,cuda:1"]
 
 
 def test_a_long_line_is_cheap():  # D11

@@ -78,6 +78,11 @@ def test_malformed_device_strings_show_the_grammar(text):  # D1
         parse_device(text)
 
 
+def test_no_gpus_at_all_is_no_request():  # D1
+    with pytest.raises(DeviceStringError, match="'cudax0' is no device: at least 1 GPU"):
+        parse_device("cudax0")
+
+
 def test_a_duplicate_is_named():  # D1
     with pytest.raises(DeviceStringError, match="cuda:1 is named twice"):
         parse_device("cuda:1,cuda:1")

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from snakemake_executor_gpupool.devices import locks as locks_module
 from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Granted
 from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
@@ -90,7 +91,13 @@ def test_holding_twice_is_holding_once(locks):  # D13
 
 
 @pytest.mark.parametrize("what", ["hold", "child"])
-def test_a_killed_process_frees_its_cards_at_once_though_its_children_live(env, locks, what):  # D13
+@pytest.mark.parametrize("file_is_there", [False, True])
+def test_a_killed_process_frees_its_cards_though_its_children_live(  # D13
+    env, locks, what, file_is_there
+):
+    if file_is_there:
+        locks.try_acquire(CARDS[0])
+        locks.release(CARDS[0])
     with other_process(env, what) as other:
         assert not locks.try_acquire(CARDS[0])
         other.send_signal(signal.SIGKILL)
@@ -115,6 +122,24 @@ def test_a_lock_file_that_was_cleaned_away_is_made_anew(env, locks):  # D13
     assert locks.try_acquire(CARDS[0])
     assert not first.try_acquire(CARDS[0])
     first.close()
+
+
+def test_a_lock_file_that_vanishes_at_the_last_moment_is_made_anew(  # D13
+    env, locks, monkeypatch
+):
+    path = locks.directory / "SIM-0.lock"
+    try_lock = locks_module._try_lock
+
+    def clean_up_first(fd, how):
+        monkeypatch.undo()
+        path.unlink()
+        return try_lock(fd, how)
+
+    monkeypatch.setattr(locks_module, "_try_lock", clean_up_first)
+    assert locks.try_acquire(CARDS[0])
+    other = DeviceLocks(env)
+    assert not other.try_acquire(CARDS[0])
+    other.close()
 
 
 def test_cpu_slots_have_no_lock(env, locks):  # D13

@@ -174,6 +174,13 @@ def test_an_unknown_entry_is_said():  # D2
     assert "'9' is no device of this machine" in warning
 
 
+@pytest.mark.parametrize("visible", ["1,1", "0,GPU-a", "GPU-a000,GPU-a000-1"])
+def test_one_card_named_twice_is_said(visible):  # D2
+    result = probe({"CUDA_VISIBLE_DEVICES": visible}, machine(2))
+    assert result.devices == ()
+    assert result.warnings == ("CUDA_VISIBLE_DEVICES names one card twice: CUDA then shows none",)
+
+
 def test_why_there_is_no_gpu():  # D12
     assert "hides every GPU" in probe({"CUDA_VISIBLE_DEVICES": ""}, machine()).why_none
     assert "names no usable GPU" in probe({"CUDA_VISIBLE_DEVICES": "9"}, machine()).why_none
