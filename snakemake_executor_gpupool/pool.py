@@ -44,6 +44,7 @@ from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.events import EventLog, write_summary
 from snakemake_executor_gpupool.host import FrameArrived, Happening, LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
+from snakemake_executor_gpupool.profile import Profile, profile_path
 from snakemake_executor_gpupool.progress import Progress, closing_line
 from snakemake_executor_gpupool.request import JobReport, Request
 from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
@@ -101,7 +102,14 @@ class Pool:
             offload_strategy=settings.offload_strategy,
         )
         look_up = self._store.look_up if self._store else lambda key: None
-        self._scheduler = Scheduler(self._allocator, config.dispatch, look_up=look_up)
+        self._profile = Profile(profile_path(os.environ))
+        self._scheduler = Scheduler(
+            self._allocator,
+            config.dispatch,
+            config.file_workers,
+            look_up,
+            self._profile.__getitem__,
+        )
         self._host = LocalHost(self.paths, config.worker_threads)
         self._claims = Claims(os.environ)
         self._scheduler.dispatch.claim = self._claim
@@ -117,6 +125,8 @@ class Pool:
         self._reporter = threading.Thread(target=self._report_all, name="gpupool-reports")
         self._reporter.daemon = True
         self._note_start()
+        if self._profile.warning:
+            self._say(f"gpupool: {self._profile.warning}")
         self._loop.start()
         self._reporter.start()
 
@@ -268,9 +278,8 @@ class Pool:
         scheduler, meta = self._scheduler, frame.meta
         match frame.type:
             case "done":
-                scheduler.dispatch.batch_done(
-                    worker_id, meta["outcomes"], frame.blobs, meta["seconds"], now_s
-                )
+                figures = meta["seconds"], now_s, meta["peak_mib"]
+                scheduler.dispatch.batch_done(worker_id, meta["outcomes"], frame.blobs, *figures)
             case "items":
                 scheduler.items(worker_id, meta["job"], meta, frame.blobs, now_s)
             case "written":
@@ -284,7 +293,8 @@ class Pool:
             case "tool_failed":
                 scheduler.process_failed(worker_id, meta["error"], now_s)
             case "loaded":
-                scheduler.dispatch.loaded(worker_id, meta["batch_tokens"], meta["seconds"], now_s)
+                figures = meta["seconds"], now_s, meta["peak_mib"]
+                scheduler.dispatch.loaded(worker_id, meta["batch_tokens"], *figures)
             case "load_failed":
                 scheduler.dispatch.load_failed(worker_id, meta["error"], now_s)
             case "moved":
@@ -384,6 +394,9 @@ class Pool:
         self._events.write("run_ended", {"wall_s": summary["wall_s"]})
         self._events.close()
         write_summary(self.paths.summary, summary)
+        for model in self._scheduler.dispatch.models.values():
+            self._profile.note(model.profile_key, model.figures())
+        self._profile.save()
         self.paths.remove_spools()
         if self._store is not None:
             self._store.clean_up()

@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.effects import GrantLease, Outbox, Report
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.filing import Filing, ToolState
 from snakemake_executor_gpupool.jobs import JobState, JobTable, explain
+from snakemake_executor_gpupool.profile import Figures
 from snakemake_executor_gpupool.request import JobReport, Request
 from snakemake_executor_gpupool.serving import Model
 from snakemake_executor_gpupool.workers.protocol import Blob
@@ -54,6 +55,8 @@ class Scheduler:
         How many processes may read and write for one tool.
     look_up
         Finds results of earlier runs.
+    recall
+        Returns what earlier runs measured of a model on a kind of device.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Scheduler:
         config: DispatchConfig | None = None,
         file_workers: int = 1,
         look_up: Callable[[Hashable], Blob | None] = lambda key: None,
+        recall: Callable[[str], Figures] = lambda key: Figures(),
     ) -> None:
         self.outbox = Outbox()
         self.ledger = Ledger(look_up=look_up)
@@ -72,6 +76,7 @@ class Scheduler:
         )
         self.dispatch.on_lease_effect = self._lease_effect
         self._allocator = allocator
+        self._recall = recall
         self._leases: dict[str, LeaseRequest] = {}
         self._arrivals = 0
 
@@ -175,7 +180,7 @@ class Scheduler:
             assert tool.info is not None
             label = meta["model_label"]
             name = f"{tool.name} ({label})" if label else tool.name
-            self.dispatch.models[key] = Model(
+            model = self.dispatch.models[key] = Model(
                 key=key,
                 name=f"{name} [{request.instance}]" if request.instance else name,
                 tool=tool,
@@ -185,11 +190,18 @@ class Scheduler:
                 vram_mib=request.vram_mib or tool.info["vram_mb"],
                 timeout_s=request.timeout_s,
                 priority=request.priority,
+                profile_key=f"{meta['model']}/{self._device_label(spec)}",
             )
+            model.recall(self._recall(model.profile_key))
         model = self.dispatch.models[key]
         if model.error is not None and request.attempt > 1:
             model.give_another_chance()
         return model
+
+    def _device_label(self, spec: DeviceSpec) -> str:
+        """Name the kind of device, as far as figures measured on one hold for another."""
+        names = {d.model_name for d in self._allocator.devices if d.kind == spec.kind}
+        return f"{spec.kind}x{spec.count}:{min(names, default='')}"
 
     def _spec_for(self, request: Request, tool: ToolState) -> DeviceSpec:
         """Return what devices a job's model goes to: the rule's wish, else the tool's."""

@@ -20,6 +20,7 @@ from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.filing import ToolState
 from snakemake_executor_gpupool.planner import ShardedQueue
+from snakemake_executor_gpupool.profile import Figures
 
 #: Weight of the newest observation in the running mean of seconds per cost unit.
 NEWEST_WEIGHT = 0.3
@@ -102,8 +103,13 @@ class Model:
     load_s: float | None = None
     s_per_cost: float | None = None
     budget_tokens: int | None = None
+    #: The most device memory that a worker was seen to hold.
+    peak_mib: int | None = None
+    #: Under which the profile keeps the figures.
+    profile_key: str = ""
     error: dict[str, Any] | None = None
     load_deaths: int = 0
+    has_shrunk: bool = False
     window_opened_s: float | None = None
     items_done: int = 0
     items_total: int = 0
@@ -183,6 +189,24 @@ class Model:
         """Remember how long it took from asking for a process until it was ready."""
         self.load_s = seconds
 
+    def learn_peak(self, peak_mib: int | None) -> None:
+        """Remember the most device memory that a worker held."""
+        if peak_mib is not None:
+            self.peak_mib = max(peak_mib, self.peak_mib or 0)
+
+    def recall(self, figures: Figures) -> None:
+        """Start from what earlier runs measured."""
+        self.load_s, self.s_per_cost = figures.load_s, figures.s_per_cost
+        self.peak_mib = figures.peak_mib
+        self.budget_tokens = figures.budget_tokens
+        if self.vram_mib is None:
+            self.vram_mib = figures.peak_mib
+
+    def figures(self) -> Figures:
+        """Return what is worth keeping for later runs."""
+        shrunk = self.budget_tokens if self.has_shrunk else None
+        return Figures(self.load_s, self.s_per_cost, self.peak_mib, shrunk)
+
     def learn_batch(self, batch: Batch, seconds: float) -> None:
         """Correct the seconds per cost unit by what a batch took."""
         if batch.cost <= 0:
@@ -199,6 +223,7 @@ class Model:
         size = longest * len(batch.units) if self.info["pads"] else self._tokens(batch)
         fits = max(size // 2, longest, 1)
         self.budget_tokens = min(self.budget_tokens or fits, fits)
+        self.has_shrunk = True
 
     @staticmethod
     def _tokens(batch: Batch) -> int:

@@ -65,6 +65,7 @@ class Workflow:
     def environment(self, **extra: str) -> dict[str, str]:
         """The environment of a run: this one's, without a GPU unless ``extra`` simulates some."""
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "GPUPOOL_OFFLINE": "1"}
+        environment["GPUPOOL_PROFILE"] = str(self.directory / ".snakemake" / "profile.json")
         path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         return {**environment, "PATH": path, **extra}
 

@@ -239,7 +239,7 @@ def test_an_idle_worker_makes_room_for_another_run(tmp_path: Path) -> None:  # D
     )
     first = Workflow(tmp_path / "a", served_then_cpu, {"start.txt": "word\n"})
     run_a = first.start("last.txt", **env)
-    assert eventually(lambda: (tmp_path / "a/0.up").exists())
+    assert eventually((tmp_path / "a/0.up").exists)
     run_b = Workflow(tmp_path / "b", LONG.replace("range(6)", "range(1)")).start(**env)
     text_b, _ = run_b.communicate(timeout=60)
     text_a, _ = run_a.communicate(timeout=60)

@@ -17,8 +17,8 @@ EXAMPLE = REPOSITORY / "example_pipeline"
 SAMPLES = ["hot_01", "hot_02", "soil_plant_02", "soil_plant_03", "ocean_03", "animal_host_01"]
 TOLERANCE = 1e-4
 
-# All of them look at the same two runs, so one process does them.
-pytestmark = [pytest.mark.xdist_group("example"), pytest.mark.slow]
+# All of them look at the same two runs; `make test` gives a file's tests to one process.
+pytestmark = pytest.mark.slow
 
 
 def run(command, directory, **environment):
