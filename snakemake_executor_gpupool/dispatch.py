@@ -443,7 +443,7 @@ class Dispatch:
     def _fail_waiting(self, model: Model, error: dict[str, Any]) -> None:
         told = error
         for unit in [*model.suspects, *model.queue.drain()]:
-            self._jobs.unit_failed(unit, told)
+            self._jobs.unit_failed(unit, told, f"model {model.name}")
             told = {**error, "traceback": ""}
         model.suspects.clear()
 

@@ -147,15 +147,18 @@ class JobTable:
             if job.is_computed and job.phase is Phase.COMPUTING:
                 self._on_computed(job)
 
-    def unit_failed(self, unit: Unit, error: dict[str, Any]) -> None:
-        """Fail every job that waits for the unit, and no other."""
+    def unit_failed(self, unit: Unit, error: dict[str, Any], where: str = "") -> None:
+        """Fail every job that waits for the unit, and no other.
+
+        ``where`` says what failed, if it is not the item.
+        """
         places, unit.places = unit.places, []
         self._ledger.finish(unit, None, error)
         for job_id, position in places:
             job = self._jobs.get(job_id)
             if job is not None:
                 name = job.names[position] if position < len(job.names) else unit.name
-                self.fail(job, explain(job, error, f"item {name}"))
+                self.fail(job, explain(job, error, where or f"item {name}"))
 
     # -- ends --------------------------------------------------------------
     def succeed(self, job: JobState) -> None:

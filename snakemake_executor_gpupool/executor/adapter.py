@@ -392,6 +392,8 @@ def with_benchmark(workflow: Any, job: Any, report: JobReport) -> JobReport:
         threads=job.threads,
         input=job.input,
     )
+    # Memory and processor time are the worker's, shared by many jobs: they are not measured.
+    record.process_gone = True
     records = [record] * (job.benchmark_repeats or 1)
     try:
         write_benchmark_records(
