@@ -93,6 +93,7 @@ class Allocator:
         self._tickets: dict[str, Waiter] = {}  # where each holder once stood in line
         self._homes: dict[str, tuple[str, ...]] = {}  # the last devices of offloaded ones
         self._line = Line()
+        self._all_spoken_for = False  # those in line have claimed every GPU
         self._foreign: set[str] = set()
         self._lost: set[str] = set()
         self._given_at: dict[str, int] = {}
@@ -137,6 +138,8 @@ class Allocator:
         if waiter.ask.spec.kind == CPU:
             return [self._grant_cpu(waiter)]
         self._line.join(waiter)
+        if self._all_spoken_for and waiter is self._line.last:
+            return []  # thousands may ask at once, and each only joins the end
         return self._serve(now_s)
 
     def _grant_cpu(self, waiter: Waiter) -> Granted:
@@ -169,17 +172,13 @@ class Allocator:
             self._holders[ask_id] = replace(holder, device_names=(), phase=Phase.OFFLOADED)
         else:
             self._forget(ask_id)
-        return self._request(ticket, now_s)
+        self._line.join(ticket)
+        return self._refuse_impossible() + self._serve(now_s)
 
     def resume(self, holder_id: str, now_s: float, *, same_devices: bool = False) -> list[Effect]:
         """Let an offloaded worker wait for devices again.
 
-        Parameters
-        ----------
-        holder_id, now_s
-            Who, and when.
-        same_devices
-            Wait for those that it had: for a process that sees no others.
+        With ``same_devices`` for those that it had: its process may see no others.
         """
         holder = self._expect(holder_id, Phase.OFFLOADED)
         ask, home = holder.ask, self._homes[holder_id]
@@ -200,11 +199,10 @@ class Allocator:
         if holder.ask.kind == LEASE:
             raise ValueError(f"{holder_id} is a lease: it ends, but is never idle")
         if holder.phase is Phase.BUSY:
-            self._holders[holder_id] = self._idled(holder, now_s)
+            serial = self._next_serial()
+            idle = replace(holder, phase=Phase.IDLE, last_used_s=now_s, serial=serial)
+            self._holders[holder_id] = idle
         return self._serve(now_s)
-
-    def _idled(self, holder: Tenant, now_s: float) -> Tenant:
-        return replace(holder, phase=Phase.IDLE, last_used_s=now_s, serial=self._next_serial())
 
     def wants_yield(self, holder_id: str, now_s: float) -> bool:
         """Whether a worker that has work left should stop here for somebody else.
@@ -217,6 +215,8 @@ class Allocator:
             return False
         if self._is_stray(holder):
             return True
+        if not any(presses(waiter, holder, now_s, self._yield_after_s) for waiter in self._line):
+            return False
         board = self._board()
         board.put(replace(holder, phase=Phase.IDLE, last_used_s=now_s))
         for move in plan_turn(board, self._line, now_s, self._yield_after_s, self._serial):
@@ -304,7 +304,9 @@ class Allocator:
     def _serve(self, now_s: float) -> list[Effect]:
         """Decide one turn, apply it, and return its effects."""
         effects = self._evict_strays()
-        moves = plan_turn(self._board(), self._line, now_s, self._yield_after_s, self._serial + 1)
+        board = self._board()
+        moves = plan_turn(board, self._line, now_s, self._yield_after_s, self._serial + 1)
+        self._all_spoken_for = not board.has_open_gpus
         return effects + [self._apply(move) for move in moves]
 
     def _apply(self, move: Grant | Removal) -> Effect:

@@ -50,7 +50,7 @@ class _Search:
     def __init__(self, ask: Ask, board: Board) -> None:
         self.ask = ask
         self.board = board
-        self.suited = {device.name: device for device in board.suited(ask)}
+        self.suited = {device.name: device for device in board.suited(ask) if board.is_open(device)}
         self.removed: list[Tenant] = []
         self._open: set[str] = set()
         self._look_at(self.suited)
@@ -74,21 +74,25 @@ class _Search:
         for tenant in sorted(self.board.tenants(), key=lambda tenant: tenant.cost_of_loss):
             if self.enough:
                 return
-            if any(name in self.suited for name in tenant.device_names):
+            if any(self._is_closed(name) for name in tenant.device_names):
                 self.board.take(tenant)
                 self.removed.append(tenant)
                 self._look_at(tenant.device_names)
 
+    def _is_closed(self, name: str) -> bool:
+        return name in self.suited and name not in self._open
+
     def put_back_the_needless(self) -> None:
         """Put back, the dearest loss first, whoever need not have gone."""
-        for tenant in reversed(self.removed.copy()):
+        needed: list[Tenant] = []
+        for tenant in reversed(self.removed):
             self.board.put(tenant)
             self._look_at(tenant.device_names)
-            if self.enough:
-                self.removed.remove(tenant)
-            else:
+            if not self.enough:
                 self.board.take(tenant)
                 self._look_at(tenant.device_names)
+                needed.append(tenant)
+        self.removed = needed[::-1]
 
     def put_back(self, tenants: Iterable[Tenant]) -> None:
         """Leave the board as it was found."""

@@ -51,6 +51,11 @@ class Line:
         """Return who waits under that id."""
         return self._by_id.get(ask_id)
 
+    @property
+    def last(self) -> Waiter | None:
+        """Who is served last."""
+        return self._sorted[-1] if self._sorted else None
+
     def join(self, waiter: Waiter) -> None:
         """Let somebody wait at the place that priority and arrival give."""
         self._by_id[waiter.ask.ask_id] = waiter

@@ -600,6 +600,30 @@ def test_unused_grant_goes_back_to_its_old_place():  # D13
     assert pool.gone("b") == ["a on cuda:1"]  # not c, which came later
 
 
+def wide_grant_with_others_in_line():
+    pool = Driver(2)
+    pool.lease("wide", "cudax2", priority=-1)
+    pool.lease("a", "cuda:1")
+    pool.lease("b", "cuda:0")
+    return pool
+
+
+def test_the_rest_of_an_unused_grant_goes_to_those_in_line():  # D13 D11
+    pool = wide_grant_with_others_in_line()
+    pool.foreign("cuda:0", True)
+    assert pool.retry("wide") == ["a on cuda:1"]
+    assert pool.allocator.snapshot().waiting == ("b", "wide")
+
+
+def test_the_rest_of_a_grant_that_lost_a_card_goes_to_those_in_line():  # D12 D11
+    pool = wide_grant_with_others_in_line()
+    (b_never,) = pool.lost("cuda:0")
+    assert b_never.startswith("b never")
+    wide_never, granted = pool.retry("wide")
+    assert wide_never.startswith("wide never")
+    assert granted == "a on cuda:1"
+
+
 def test_unused_grant_of_a_returning_worker():  # D8 D13
     pool = Driver(1, offload_strategy=CPU)
     pool.idle_worker("a", can_offload=True)
