@@ -17,13 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from snakemake_executor_gpupool.actions import Callbacks
 from snakemake_executor_gpupool.config import build_config
 from snakemake_executor_gpupool.devices.environment import Managed
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import parse_device
 from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import GpupoolError
-from snakemake_executor_gpupool.pool import Callbacks, Pool
+from snakemake_executor_gpupool.pool import Pool
 from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.tool import Job, Params, Tool
 from snakemake_executor_gpupool.toolspec import load_tool_class, resolve_spec

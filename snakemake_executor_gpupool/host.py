@@ -11,7 +11,7 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -265,12 +265,19 @@ class LocalHost:
         for worker_id in list(self._running):
             self.stop(worker_id, force=force)
 
-    def close(self, patience_s: float = 2 * GRACE_S + 1.0) -> list[str]:
-        """End every worker; return those that could not be ended, which is said, not waited for."""
+    def close(
+        self, on_end: Callable[[WorkerGone], None], patience_s: float = 2 * GRACE_S + 1.0
+    ) -> list[str]:
+        """End every worker; return those that could not be ended, which is said, not waited for.
+
+        ``on_end`` is told of each that has ended.
+        """
         self.stop_all()
         deadline_s = time.monotonic() + patience_s
         while self._running and time.monotonic() < deadline_s:
-            self.poll(ENDING_POLL_S)
+            for happening in self.poll(ENDING_POLL_S):
+                if isinstance(happening, WorkerGone):
+                    on_end(happening)
         stuck = [f"{name} (pid {r.process.pid})" for name, r in self._running.items()]
         self._selector.close()
         self._woken.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
@@ -143,7 +143,7 @@ class ShardedQueue(Generic[ItemT]):
 
     def __init__(self) -> None:
         self._shards: dict[Hashable, Shard[ItemT]] = {}
-        self._unassigned: list[ItemT] = []
+        self._unassigned: Shard[ItemT] = Shard()
 
     def __len__(self) -> int:
         return len(self._unassigned) + sum(map(len, self._shards.values()))
@@ -151,8 +151,7 @@ class ShardedQueue(Generic[ItemT]):
     @property
     def load(self) -> float:
         """Total cost of the waiting items."""
-        waiting = sum(item.cost for item in self._unassigned)
-        return waiting + sum(shard.load for shard in self._shards.values())
+        return self._unassigned.load + sum(shard.load for shard in self._shards.values())
 
     def loads(self) -> dict[Hashable, float]:
         """Return the cost that waits in each worker's shard."""
@@ -162,7 +161,8 @@ class ShardedQueue(Generic[ItemT]):
         """Add items, each to the shard that is least loaded by then."""
         items = list(items)
         if not self._shards:
-            self._unassigned.extend(items)
+            for item in items:
+                self._unassigned.add(item)
             return
         heap = [(shard.load, n, shard) for n, shard in enumerate(self._shards.values())]
         heapq.heapify(heap)
@@ -183,7 +183,7 @@ class ShardedQueue(Generic[ItemT]):
             self.push(shard.drain())
 
     def _redistribute(self) -> None:
-        items, self._unassigned = self._unassigned, []
+        items = self._unassigned.drain()
         for shard in self._shards.values():
             items += shard.drain()
         self.push(items)
@@ -200,17 +200,9 @@ class ShardedQueue(Generic[ItemT]):
         for item in heaviest.give_half():
             thief.add(item)
 
-    def discard(self, is_unwanted: Callable[[ItemT], bool]) -> None:
-        """Drop the items for which the predicate holds."""
-        for shard in self._shards.values():
-            for item in shard.drain():
-                if not is_unwanted(item):
-                    shard.add(item)
-        self._unassigned = [item for item in self._unassigned if not is_unwanted(item)]
-
     def drain(self) -> list[ItemT]:
         """Take every waiting item out."""
-        items, self._unassigned = self._unassigned, []
+        items = self._unassigned.drain()
         for shard in self._shards.values():
             items += shard.drain()
         return items

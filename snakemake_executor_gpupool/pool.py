@@ -18,60 +18,24 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_gpupool.actions import Actions, Callbacks
 from snakemake_executor_gpupool.config import PoolConfig
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.claims import Claims, Refusal
-from snakemake_executor_gpupool.devices.model import CUDA, Device
-from snakemake_executor_gpupool.devices.visible import visible_env
-from snakemake_executor_gpupool.effects import (
-    Effect,
-    GrantLease,
-    LoadModel,
-    MoveModel,
-    Note,
-    ReadJob,
-    Report,
-    RunBatch,
-    StartWorker,
-    StopWorker,
-    WriteJob,
-)
+from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.events import EventLog, write_summary
-from snakemake_executor_gpupool.host import FrameArrived, Happening, LocalHost
+from snakemake_executor_gpupool.host import FrameArrived, Happening, LocalHost, WorkerGone
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.profile import Profile, profile_path
 from snakemake_executor_gpupool.progress import Progress, closing_line
-from snakemake_executor_gpupool.request import JobReport, Request
+from snakemake_executor_gpupool.request import Request
 from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
-from snakemake_executor_gpupool.store import ResultStore, bound_from, entry_name
+from snakemake_executor_gpupool.store import ResultStore, bound_from
 from snakemake_executor_gpupool.workers.protocol import Frame, discard
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Whom the pool tells; all but ``log`` are called on the pool's reporting thread.
-
-    Attributes
-    ----------
-    report
-        A job has ended.
-    leased
-        A job may run: its number, its devices and what its environment must say of them.
-    broken
-        The pool itself failed; every job that is still in flight is lost.
-    log
-        A line for the user.
-    """
-
-    report: Callable[[JobReport], None]
-    leased: Callable[[int, tuple[Device, ...], dict[str, str]], None]
-    broken: Callable[[BaseException], None]
-    log: Callable[[str], None]
 
 
 class Pool:
@@ -117,6 +81,7 @@ class Pool:
         self._events = EventLog(self.paths.events)
         self._inbox: queue.SimpleQueue[Callable[[float], None]] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._actions = Actions(self._host, self._events, self._store, callbacks, self._outgoing)
         self._closing = threading.Event()
         self._started_s = time.monotonic()
         self._progress = Progress(self._started_s)
@@ -253,15 +218,15 @@ class Pool:
         if isinstance(happening, FrameArrived):
             self._frame(happening.worker_id, happening.frame, now_s)
         else:
-            self._note_exit(happening.worker_id, happening.reason, happening.expected)
+            self._note_exit(happening)
             self._scheduler.died(
                 happening.worker_id, happening.reason, now_s, expected=happening.expected
             )
             self._look_around(now_s)
 
-    def _note_exit(self, worker_id: str, reason: str, expected: bool) -> None:
-        first_line = reason.partition("\n")[0]
-        fields = {"worker": worker_id, "reason": first_line, "expected": expected}
+    def _note_exit(self, end: WorkerGone) -> None:
+        first_line = end.reason.partition("\n")[0]
+        fields = {"worker": end.worker_id, "reason": first_line, "expected": end.expected}
         self._events.write("worker_ended", fields)
 
     def _frame(self, worker_id: str, frame: Frame, now_s: float) -> None:
@@ -315,63 +280,11 @@ class Pool:
     # -- effects -----------------------------------------------------------------------
     def _act(self) -> None:
         for effect in self._scheduler.outbox.take():
-            self._carry_out(effect)
+            self._actions.carry_out(effect)
         discarded, self._scheduler.ledger.discarded = self._scheduler.ledger.discarded, []
         for blob in discarded:
             discard(blob)
         self._events.flush()
-
-    def _carry_out(self, effect: Effect) -> None:
-        match effect:
-            case RunBatch():
-                self._send_batch(effect)
-            case ReadJob() | WriteJob():
-                self._send_files(effect)
-            case Report(report=report):
-                self._outgoing.put(lambda: self._callbacks.report(report))
-            case GrantLease():
-                self._grant(effect)
-            case Note(event=event, fields=fields):
-                self._events.write(event, fields)
-            case StartWorker():
-                names = [device.name for device in effect.devices]
-                self._events.write("worker_started", {"worker": effect.worker_id, "devices": names})
-                self._host.start(effect.worker_id, effect.tool, effect.devices)
-            case StopWorker():
-                fields = {"worker": effect.worker_id, "why": effect.why}
-                self._events.write("worker_stopping", fields)
-                complaint = effect.why if effect.force else ""
-                self._host.stop(effect.worker_id, force=effect.force, complaint=complaint)
-            case LoadModel():
-                meta = {"type": "load", "device": tool_device(effect.devices)}
-                self._host.send(effect.worker_id, meta, [effect.params])
-            case MoveModel():
-                meta = {"type": "move", "device": tool_device(effect.devices)}
-                self._host.send(effect.worker_id, {**meta, "away": not effect.devices})
-
-    def _send_batch(self, effect: RunBatch) -> None:
-        store = self._store
-        entries = [entry_name(u.key) if store and u.key is not None else "" for u in effect.units]
-        meta = {"type": "run", "batch": effect.batch_id, "entries": entries}
-        meta["store"] = str(store.directory) if store else ""
-        blobs = [effect.params, *(unit.payload for unit in effect.units)]
-        self._host.send(effect.worker_id, meta, blobs)
-
-    def _send_files(self, effect: ReadJob | WriteJob) -> None:
-        request = effect.request
-        meta: dict[str, Any] = {"job": request.job_id, "cwd": request.cwd}
-        if isinstance(effect, ReadJob):
-            self._host.send(effect.worker_id, {"type": "read", **meta}, [request.job])
-            return
-        meta |= {"order": effect.order, "names": effect.names, "log_text": effect.log_text}
-        blobs = [request.job, *effect.blobs]
-        self._host.send(effect.worker_id, {"type": "write", **meta}, blobs)
-
-    def _grant(self, effect: GrantLease) -> None:
-        environment = visible_env(effect.devices)
-        self._outgoing.put(
-            lambda: self._callbacks.leased(effect.job_id, effect.devices, environment)
-        )
 
     def _say(self, line: str) -> None:
         self._outgoing.put(lambda: self._callbacks.log(line))
@@ -386,7 +299,7 @@ class Pool:
 
     # -- the end ---------------------------------------------------------------------------
     def _end(self) -> None:
-        stuck = self._host.close()
+        stuck = self._host.close(on_end=self._note_exit)
         self._claims.close()
         for worker in stuck:
             self._say(f"gpupool: worker {worker} cannot be ended; its device may stay occupied")
@@ -424,11 +337,3 @@ class Pool:
                 for device in self.config.devices
             },
         }
-
-
-def tool_device(devices: tuple[Device, ...]) -> str:
-    """Return what a tool is told to load on; a worker sees its own devices only, from 0 on."""
-    gpus = [device for device in devices if device.kind == CUDA and not device.simulated]
-    if not gpus:
-        return "cpu"
-    return ",".join(f"cuda:{number}" for number in range(len(gpus)))

@@ -181,7 +181,8 @@ class Tool:
 
     #: Params that choose the model: another value is another worker.
     reload_on: Sequence[str] = ("model",)
-    #: Params that only shape the written files: they neither reach ``run`` nor tell items apart.
+    #: Params for ``read`` and ``write`` alone (a format, a limit): what they change shows in the
+    #: items or the files, so they neither reach ``run`` nor tell items apart.
     write_params: Sequence[str] = ()
     #: Default values of the tool's params. Where this is not empty, params it does not name
     #: (a rule's ``sample=...``, say) are for ``read`` and ``write`` alone.
@@ -201,6 +202,9 @@ class Tool:
     pads: bool = True
     #: Device memory that an instance needs, in MiB, if known.
     vram_mb: int | None = None
+    #: A micro-batch that takes longer than this, and than 20 times what its cost lets expect,
+    #: counts as hung: its worker is killed and its items are tried again.
+    batch_limit_s: float = 600.0
     #: Version of the tool, for provenance and stores of results.
     version: str = "0"
 

@@ -24,6 +24,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMode
 
+from snakemake_executor_gpupool.actions import Callbacks
 from snakemake_executor_gpupool.config import PoolConfig, available_cores, build_config
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.dispatch import DispatchConfig
@@ -36,7 +37,7 @@ from snakemake_executor_gpupool.executor.translate import (
     is_served,
     title,
 )
-from snakemake_executor_gpupool.pool import Callbacks, Pool
+from snakemake_executor_gpupool.pool import Pool
 from snakemake_executor_gpupool.request import JobReport
 from snakemake_executor_gpupool.scheduler import LeaseRequest
 

@@ -234,6 +234,7 @@ def tool_info(tool_class: type[Tool]) -> dict[str, Any]:
         "gpus_per_instance": int(tool_class.gpus_per_instance),
         "pads": bool(tool_class.pads),
         "vram_mb": tool_class.vram_mb,
+        "batch_limit_s": float(tool_class.batch_limit_s),
         "can_move": callable(getattr(tool_class, "to", None)),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,16 @@ def test_a_worker_that_dies_is_replaced() -> None:  # W4
             pool.run(TEXTUAL, ["a", "die", "b"])
         assert pool.run(TEXTUAL, ["a", "b"]) == ["A.plain", "B.plain"]
         assert pool.summary["worker_crashes"] <= 3
+
+
+def test_nothing_is_left_open() -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    with ToolPool(devices="cpu:1") as first:
+        first.run(TEXTUAL, ["a", "b"])
+    before = descriptors()
+    for _ in range(3):
+        with ToolPool(devices="cpu:1") as again:
+            again.run(TEXTUAL, ["a", "b"])
+    assert descriptors() <= before

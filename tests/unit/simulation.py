@@ -27,6 +27,7 @@ INFO = {
     "gpus_per_instance": 1,
     "pads": True,
     "vram_mb": None,
+    "batch_limit_s": 600.0,
     "can_move": False,
 }
 

@@ -24,7 +24,17 @@ WORKER_SIDE = [
     "workers/protocol.py",
     "workers/reaper.py",
 ]
-PURE = ["scheduler", "dispatch", "serving", "filing", "jobs", "planner", "dedup", "effects"]
+PURE = [
+    "placement",
+    "scheduler",
+    "dispatch",
+    "serving",
+    "filing",
+    "jobs",
+    "planner",
+    "dedup",
+    "effects",
+]
 
 
 def imported(path: Path) -> set[str]:

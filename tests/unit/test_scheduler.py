@@ -231,8 +231,8 @@ def test_an_idle_worker_ends_after_its_timeout() -> None:  # T7
 
 
 def test_a_hung_batch_is_killed_and_retried_elsewhere() -> None:  # W5
-    config = DispatchConfig(batch_limit_s=10.0, batch_limit_factor=2.0)
-    world = World(gpus=1, config=config)
+    config = DispatchConfig(batch_limit_factor=2.0)
+    world = World(gpus=1, config=config, info={"batch_limit_s": 10.0})
     slow = {"x": 1e6}
     world.seconds_per_cost = lambda key: slow.pop(key, 1.0)
     world.submit(1, ["x"])

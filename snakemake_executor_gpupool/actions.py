@@ -1,0 +1,141 @@
+"""Carries out what the scheduler decided: frames to workers, lines to the log, word to callers."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from snakemake_executor_gpupool.devices.model import CUDA, Device
+from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.effects import (
+    Effect,
+    GrantLease,
+    LoadModel,
+    MoveModel,
+    Note,
+    ReadJob,
+    Report,
+    RunBatch,
+    StartWorker,
+    StopWorker,
+    WriteJob,
+)
+from snakemake_executor_gpupool.events import EventLog
+from snakemake_executor_gpupool.host import LocalHost
+from snakemake_executor_gpupool.request import JobReport
+from snakemake_executor_gpupool.store import ResultStore, entry_name
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Whom the pool tells, on its reporting thread.
+
+    Attributes
+    ----------
+    report
+        A job has ended.
+    leased
+        A job may run: its number, its devices and what its environment must say of them.
+    broken
+        The pool itself failed; every job that is still in flight is lost.
+    log
+        A line for the user.
+    """
+
+    report: Callable[[JobReport], None]
+    leased: Callable[[int, tuple[Device, ...], dict[str, str]], None]
+    broken: Callable[[BaseException], None]
+    log: Callable[[str], None]
+
+
+class Actions:
+    """The effects, put into action; used by the run loop's thread alone.
+
+    Parameters
+    ----------
+    host
+        Where workers run.
+    events
+        Gets every note.
+    store
+        Where results are kept across runs; None: nowhere.
+    callbacks, outgoing
+        Whom to tell, and the queue of what the reporting thread is to tell them.
+    """
+
+    def __init__(
+        self,
+        host: LocalHost,
+        events: EventLog,
+        store: ResultStore | None,
+        callbacks: Callbacks,
+        outgoing: queue.SimpleQueue[Callable[[], None] | None],
+    ) -> None:
+        self._host = host
+        self._events = events
+        self._store = store
+        self._callbacks = callbacks
+        self._outgoing = outgoing
+
+    def carry_out(self, effect: Effect) -> None:
+        """Do what one effect says."""
+        match effect:
+            case RunBatch():
+                self._send_batch(effect)
+            case ReadJob() | WriteJob():
+                self._send_files(effect)
+            case Report(report=report):
+                self._outgoing.put(lambda: self._callbacks.report(report))
+            case GrantLease():
+                self._grant(effect)
+            case Note(event=event, fields=fields):
+                self._events.write(event, fields)
+            case StartWorker():
+                names = [device.name for device in effect.devices]
+                self._events.write("worker_started", {"worker": effect.worker_id, "devices": names})
+                self._host.start(effect.worker_id, effect.tool, effect.devices)
+            case StopWorker():
+                fields = {"worker": effect.worker_id, "why": effect.why}
+                self._events.write("worker_stopping", fields)
+                complaint = effect.why if effect.force else ""
+                self._host.stop(effect.worker_id, force=effect.force, complaint=complaint)
+            case LoadModel():
+                meta = {"type": "load", "device": tool_device(effect.devices)}
+                self._host.send(effect.worker_id, meta, [effect.params])
+            case MoveModel():
+                meta = {"type": "move", "device": tool_device(effect.devices)}
+                self._host.send(effect.worker_id, {**meta, "away": not effect.devices})
+
+    def _send_batch(self, effect: RunBatch) -> None:
+        store = self._store
+        entries = [entry_name(u.key) if store and u.key is not None else "" for u in effect.units]
+        meta = {"type": "run", "batch": effect.batch_id, "entries": entries}
+        meta["store"] = str(store.directory) if store else ""
+        blobs = [effect.params, *(unit.payload for unit in effect.units)]
+        self._host.send(effect.worker_id, meta, blobs)
+
+    def _send_files(self, effect: ReadJob | WriteJob) -> None:
+        request = effect.request
+        meta: dict[str, Any] = {"job": request.job_id, "cwd": request.cwd}
+        if isinstance(effect, ReadJob):
+            self._host.send(effect.worker_id, {"type": "read", **meta}, [request.job])
+            return
+        meta |= {"order": effect.order, "names": effect.names, "log_text": effect.log_text}
+        blobs = [request.job, *effect.blobs]
+        self._host.send(effect.worker_id, {"type": "write", **meta}, blobs)
+
+    def _grant(self, effect: GrantLease) -> None:
+        environment = visible_env(effect.devices)
+        self._outgoing.put(
+            lambda: self._callbacks.leased(effect.job_id, effect.devices, environment)
+        )
+
+
+def tool_device(devices: tuple[Device, ...]) -> str:
+    """Return what a tool is told to load on; a worker sees its own devices only, from 0 on."""
+    gpus = [device for device in devices if device.kind == CUDA and not device.simulated]
+    if not gpus:
+        return "cpu"
+    return ",".join(f"cuda:{number}" for number in range(len(gpus)))

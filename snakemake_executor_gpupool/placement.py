@@ -1,0 +1,208 @@
+"""Models' workers on devices: asked for, granted, loaded, moved, evicted, ended. Pure.
+
+:class:`Placement` follows each worker through its stages and carries out what the device
+allocator decides; which work goes where is :class:`~.dispatch.Dispatch`'s, which builds on it.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Effect, Evict, Granted
+from snakemake_executor_gpupool.devices.claims import Refusal
+from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+from snakemake_executor_gpupool.effects import (
+    LoadModel,
+    MoveModel,
+    Outbox,
+    StartWorker,
+    StopWorker,
+)
+from snakemake_executor_gpupool.filing import crash_error
+from snakemake_executor_gpupool.serving import Model, ModelWorker, Stage
+
+
+class Placement(abc.ABC):
+    """The workers of all models, between the allocator and the work."""
+
+    def __init__(self, allocator: Allocator, outbox: Outbox) -> None:
+        self._allocator = allocator
+        self._outbox = outbox
+        self._workers: dict[str, ModelWorker] = {}
+        self._numbers: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        #: Takes the allocator's effects that do not concern a worker: a lease's.
+        self.on_lease_effect: Callable[[Effect], None] = lambda effect: None
+        #: Takes granted devices against other processes; tells why if they are not to be had.
+        self.claim: Callable[[tuple[Device, ...]], Refusal | None] = lambda devices: None
+
+    @abc.abstractmethod
+    def feed(self, model: Model, now_s: float) -> None:
+        """Do for a model what can be done now that one of its workers has changed."""
+
+    @abc.abstractmethod
+    def _give_up_model(self, model: Model, error: dict[str, Any], now_s: float) -> None:
+        """Fail whoever needs a model that cannot be had."""
+
+    def owns(self, worker_id: str) -> bool:
+        """Tell whether a process holds, or is to hold, a model."""
+        return worker_id in self._workers
+
+    # -- asking ------------------------------------------------------------------
+    def _capacity(self, model: Model) -> int:
+        if model.spec.names:
+            return 1
+        managed = sum(d.kind == model.spec.kind for d in self._allocator.devices)
+        return max(managed // max(model.spec.count, 1), 1)
+
+    def _ask(self, model: Model, now_s: float) -> None:
+        self._numbers[model.tool.name] += 1
+        worker_id = f"{model.tool.name}.{self._numbers[model.tool.name]}"
+        worker = ModelWorker(worker_id, model, since_s=now_s)
+        self._workers[worker_id] = model.workers[worker_id] = worker
+        priority = max((-unit.order[0] for unit in model.suspects), default=0)
+        ask = Ask(
+            ask_id=worker_id,
+            spec=model.spec,
+            kind="worker",
+            owner=model.name,
+            priority=max(priority, model.priority),
+            vram_mib=model.vram_mib,
+            can_offload=model.info["can_move"] and model.info["persistent"],
+        )
+        self.apply(self._allocator.request(ask, now_s), now_s)
+
+    # -- what the allocator decides ----------------------------------------------
+    def apply(self, effects: Iterable[Effect], now_s: float) -> None:
+        """Carry out what the allocator decided."""
+        for effect in effects:
+            holder = effect.holder_id if isinstance(effect, Evict) else effect.ask_id
+            if isinstance(effect, Granted) and self._was_refused(effect, now_s):
+                continue
+            worker = self._workers.get(holder)
+            if worker is None:
+                self.on_lease_effect(effect)
+            elif isinstance(effect, Granted):
+                self._granted(worker, effect.devices, now_s)
+            elif isinstance(effect, Evict):
+                self._evict(worker, effect.how)
+            else:
+                self._give_up_model(worker.model, crash_error(effect.reason), now_s)
+
+    def _was_refused(self, granted: Granted, now_s: float) -> bool:
+        """Try to take granted devices; if another process holds one, wait for it in line."""
+        refusal = self.claim(granted.devices)
+        if refusal is None:
+            return False
+        self._outbox.note("device_refused", device=refusal.device.name, why=refusal.why)
+        self.apply(refusal.tell(self._allocator, now_s), now_s)
+        self.apply(self._allocator.retry(granted.ask_id, now_s), now_s)
+        return True
+
+    def given_back(self, device_name: str, now_s: float) -> None:
+        """Another process has let go of a device."""
+        self._outbox.note("device_given_back", device=device_name)
+        self.apply(self._allocator.foreign(device_name, False, now_s), now_s)
+
+    def make_room(self, device_name: str) -> None:
+        """Another run waits for a device: end the workers that only idle on it."""
+        for worker in self._workers.values():
+            idle = worker.is_feedable and worker.idle_since_s is not None
+            if idle and any(device.name == device_name for device in worker.devices):
+                self._stop(worker, "another run waits for its device")
+
+    def _granted(self, worker: ModelWorker, devices: tuple[Device, ...], now_s: float) -> None:
+        was_loaded = bool(worker.devices)
+        worker.devices, worker.since_s = devices, now_s
+        names = [device.name for device in devices]
+        self._outbox.note("device_granted", worker=worker.worker_id, devices=names)
+        if was_loaded:
+            worker.stage = Stage.MOVING
+            self._outbox.put(MoveModel(worker.worker_id, devices))
+        else:
+            worker.stage = Stage.STARTING
+            self._outbox.put(StartWorker(worker.worker_id, worker.model.tool.ref, devices))
+
+    def _evict(self, worker: ModelWorker, how: OffloadStrategy) -> None:
+        if worker.stage is Stage.STOPPING:
+            return
+        self.counts["evictions"] += 1
+        names = [device.name for device in worker.devices]
+        self._outbox.note("evicted", worker=worker.worker_id, devices=names, how=how.value)
+        if how is OffloadStrategy.CPU:
+            worker.stage = Stage.MOVING
+            worker.model.queue.remove_worker(worker.worker_id)
+            self._outbox.put(MoveModel(worker.worker_id, ()))
+        else:
+            self._stop(worker, "evicted")
+
+    def _stop(self, worker: ModelWorker, why: str, *, force: bool = False) -> None:
+        worker.stage = Stage.STOPPING
+        worker.model.queue.remove_worker(worker.worker_id)
+        self._outbox.put(StopWorker(worker.worker_id, why, force))
+
+    # -- what workers tell ---------------------------------------------------------
+    def process_ready(self, worker_id: str) -> None:
+        """A model's process has imported the tool: it may load."""
+        worker = self._workers[worker_id]
+        if worker.stage is Stage.STARTING:
+            worker.stage = Stage.LOADING
+            self._outbox.put(LoadModel(worker_id, worker.devices, worker.model.params))
+
+    def loaded(
+        self,
+        worker_id: str,
+        batch_tokens: int,
+        seconds: float,
+        now_s: float,
+        peak_mib: int | None = None,
+    ) -> None:
+        """A worker has its model on its devices."""
+        worker = self._workers[worker_id]
+        model = worker.model
+        self.counts["model_loads"] += 1
+        self._outbox.note(
+            "model_loaded", worker=worker_id, model=model.name, seconds=round(seconds, 3)
+        )
+        model.learn_load(now_s - worker.since_s)
+        model.learn_peak(peak_mib)
+        if model.budget_tokens is None:
+            model.budget_tokens = batch_tokens
+        self._ready(worker, now_s)
+
+    def moved(self, worker_id: str, away: bool, now_s: float) -> None:
+        """A worker's weights are in host memory, or back on its devices."""
+        worker = self._workers[worker_id]
+        if worker.stage is not Stage.MOVING:
+            return
+        names = [] if away else [device.name for device in worker.devices]
+        self._outbox.note("model_moved", worker=worker_id, to=names or ["cpu"])
+        if away:
+            self.counts["offloads"] += 1
+            worker.stage = Stage.AWAY
+            self.apply(self._allocator.offloaded(worker_id, now_s), now_s)
+            self.feed(worker.model, now_s)
+        else:
+            self._ready(worker, now_s)
+
+    def move_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+        """Weights could not be moved: the worker ends, its devices are free once it has."""
+        worker = self._workers[worker_id]
+        self._outbox.note("move_failed", worker=worker_id, error=error["message"])
+        self.apply(self._allocator.offload_failed(worker_id, now_s), now_s)
+        self._stop(worker, "its weights could not be moved")
+
+    def _ready(self, worker: ModelWorker, now_s: float) -> None:
+        worker.stage = Stage.READY
+        worker.idle_since_s = None
+        worker.model.queue.add_worker(worker.worker_id)
+        self.feed(worker.model, now_s)
+
+    def load_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+        """A model cannot be loaded: whoever needs it fails, everything else goes on."""
+        worker = self._workers[worker_id]
+        self._stop(worker, "loading failed")
+        self._give_up_model(worker.model, error, now_s)

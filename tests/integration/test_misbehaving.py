@@ -1,0 +1,95 @@
+"""What a tool may do to its worker, and what of that others notice: nothing (W1-W7, P9)."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from snakemake_executor_gpupool import ToolPool
+from snakemake_executor_gpupool.api import JobFailed
+
+TOOL = f"{Path(__file__).parent.parent / 'tools' / 'misbehaving.py'}:Misbehaving"
+INNOCENT = [f"word{n}" for n in range(12)]
+
+#: What an item does, and what the message about it must say.
+GUILTY = {
+    "raise": "item raise: ValueError: told to",
+    "refuse": "item refuse: x.txt: expected something else",
+    "exit": "exit code 3",
+    "system-exit": "leaving",
+    "segfault": "SIGSEGV",
+    "kill": "SIGKILL",
+    "stop": "hung",
+    "hang": "hung",
+    "grandchild": "exit code 4",
+    "garbage": "protocol",
+    "unpicklable": "does not travel",
+    "too-few": "must return",
+}
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """One pool for all that follows: it must outlive everything."""
+    with ToolPool(devices="cpu:1") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("item", GUILTY)
+def test_only_the_guilty_fail(pool: ToolPool, item: str) -> None:
+    crashes = pool.summary["worker_crashes"]
+    with pytest.raises(JobFailed) as failure:
+        pool.run(TOOL, [*INNOCENT[:6], item, *INNOCENT[6:]])
+    assert f"item {item}" in str(failure.value)
+    assert GUILTY[item] in str(failure.value)
+    # The same innocents again, in another call: the worker, or its successor, is well.
+    assert pool.run(TOOL, INNOCENT) == [f"done {word}" for word in INNOCENT]
+    assert pool.summary["worker_crashes"] - crashes <= 3
+
+
+def test_prints_cannot_reach_the_channel(pool: ToolPool) -> None:  # W1
+    assert pool.run(TOOL, ["print", "a"]) == ["done print", "done a"]
+
+
+def test_out_of_memory_halves_until_it_fits(pool: ToolPool) -> None:  # W6
+    items = ["out-of-memory", *(f"oom{n}" for n in range(11))]
+    assert pool.run(TOOL, items) == [f"done {item}" for item in items]
+
+
+def test_grandchildren_die_with_their_worker(pool: ToolPool) -> None:  # W7
+    def sleepers() -> set[str]:
+        found = set()
+        for entry in Path("/proc").iterdir():
+            try:
+                if (entry / "cmdline").read_bytes() == b"sleep\x003600\x00":
+                    found.add(entry.name)
+            except OSError:
+                continue
+        return found
+
+    before = sleepers()
+    with pytest.raises(JobFailed):
+        pool.run(TOOL, ["grandchild"])
+    deadline_s = time.monotonic() + 5
+    while sleepers() - before and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert not sleepers() - before
+
+
+def test_no_network_port_and_private_files(pool: ToolPool) -> None:  # W1
+    pool.run(TOOL, ["a"])
+    opened = pool._at_work()
+    for directory in (opened.paths.directory, opened.paths.workers):
+        assert directory.stat().st_mode & 0o077 == 0
+    inodes = set()
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+            inodes.add(line.split()[9])
+    for pid in [os.getpid(), *opened._host.pids()]:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            target = str(link.readlink()) if link.is_symlink() else ""
+            if target.startswith("socket:["):
+                assert target[8:-1] not in inodes
