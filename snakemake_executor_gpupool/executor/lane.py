@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 from snakemake.exceptions import SpawnedJobError, print_exception
 from snakemake.executors.local import Executor as LocalExecutor
 from snakemake.executors.local import common_settings as local_settings
 from snakemake.executors.local import run_wrapper
-from snakemake.shell import shell
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
 #: How many later jobs may overtake one that does not fit the free threads.
@@ -220,18 +220,14 @@ class LocalLane(LocalExecutor):
         with self._lock:
             self._cancelled = True
             self._admission.clear()
-            running = list(self._running.values())
-        for lane_job in running:
-            jobs = lane_job.job if lane_job.job.is_group() else [lane_job.job]
-            for job in jobs:
-                with contextlib.suppress(Exception):
-                    shell.terminate(job.jobid)
         self._signal_children(signal.SIGTERM)
+        signal_descendants(signal.SIGTERM)
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def kill(self) -> None:
         """End what did not end when told to."""
         self._signal_children(signal.SIGKILL)
+        signal_descendants(signal.SIGKILL)
 
     def _signal_children(self, number: int) -> None:
         with self._lock:
@@ -244,3 +240,16 @@ class LocalLane(LocalExecutor):
     def is_idle(self) -> bool:
         """Whether nothing runs."""
         return not self._running
+
+
+def signal_descendants(number: int) -> None:
+    """Signal every process that jobs in our threads have started, and what these have started.
+
+    They are our descendants within our own session; workers and Snakemake children have
+    sessions of their own. To end only a job's shell would leave its commands behind.
+    """
+    session = os.getsid(0)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == session:
+                process.send_signal(number)

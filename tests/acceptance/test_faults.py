@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.running import Workflow
 
 SLOW = """
@@ -109,6 +111,45 @@ def test_sigterm_ends_every_worker(tmp_path: Path) -> None:  # S10
 
 def test_sigkill_of_snakemake_leaves_no_worker(tmp_path: Path) -> None:  # W7
     ends_cleanly(tmp_path, signal.SIGKILL, 10)
+
+
+SLEEPERS = """
+rule all:
+    input: "a.txt", "b.txt"
+
+rule in_a_shell:
+    output: "a.txt"
+    shell: "sleep 7531; echo a > {output}"
+
+rule in_a_child:
+    output: "b.txt"
+    shadow: "minimal"
+    shell: "sleep 7532; echo b > {output}"
+"""
+
+
+def sleepers() -> set[str]:
+    """The processes of the two rules' commands."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if command in (b"sleep\x007531\x00", b"sleep\x007532\x00"):
+            found.add(entry.name)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_commands_of_cpu_rules_end_with_the_run(tmp_path: Path, number: int) -> None:  # S10
+    run = Workflow(tmp_path, SLEEPERS).start("--cores", "4")
+    assert eventually(lambda: len(sleepers()) == 2)
+    run.send_signal(number)
+    text, _ = run.communicate(timeout=20)
+    assert run.returncode != 0, text
+    assert eventually(lambda: not sleepers(), within_s=5)
+    assert not (tmp_path / "a.txt").exists()
 
 
 GPU_JOBS = """
