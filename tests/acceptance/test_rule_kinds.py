@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ KINDS = """
 rule all:
     input:
         "shell.txt", "run.txt", "script.txt", "shadow.txt", "piped.txt", "served.txt",
-        "group.txt", "threads.txt", "wrapper.txt", "wide.txt", "folder", "touched",
+        "notebook.txt", "group.txt", "threads.txt", "wrapper.txt", "wide.txt", "folder", "touched",
 
 rule by_shell:
     output: "shell.txt"
@@ -29,6 +30,10 @@ rule by_run:
 rule by_script:
     output: "script.txt"
     script: "write.py"
+
+rule by_notebook:
+    output: "notebook.txt"
+    notebook: "write.ipynb"
 
 rule by_wrapper:
     output: "wrapper.txt"
@@ -88,8 +93,25 @@ rule touched:
     shell: "true"
 """
 
+NOTEBOOK = {
+    "cells": [
+        {
+            "cell_type": "code",
+            "execution_count": None,
+            "id": "only",
+            "metadata": {},
+            "outputs": [],
+            "source": ["open(snakemake.output[0], 'w').write('notebook')"],
+        }
+    ],
+    "metadata": {"language_info": {"name": "python"}},
+    "nbformat": 4,
+    "nbformat_minor": 5,
+}
+
 FILES = {
     "write.py": "open(snakemake.output[0], 'w').write('script')\n",
+    "write.ipynb": json.dumps(NOTEBOOK),
     "wrapper/wrapper.py": "open(snakemake.output[0], 'w').write('wrapper')\n",
     "wrapper/environment.yaml": "channels: []\ndependencies: []\n",
 }
