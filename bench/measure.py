@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -68,7 +69,11 @@ def run_timed(
         process = subprocess.Popen(
             command, cwd=directory, env=environment(env), stdout=stream, stderr=subprocess.STDOUT
         )
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            end(process)  # the bench is being ended; no rival outlives it
+            raise
         wall_s = time.perf_counter() - start_s
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
@@ -96,6 +101,20 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
         "PATH": bin_directory + os.pathsep + kept.get("PATH", os.defpath),
     }
     return {**kept, **shared, **(extra or {})}
+
+
+def end(process: subprocess.Popen[bytes], grace_s: float = 15.0) -> None:
+    """End a process: a request, some time to finish its jobs, then force."""
+    process.terminate()
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def end_on_sigterm() -> None:
+    """Let a SIGTERM unwind this process as Ctrl-C does, so that a running rival is ended too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def limit_cores(cores: int) -> int:

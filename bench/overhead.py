@@ -15,7 +15,7 @@ from pathlib import Path
 import report
 import rivals
 import timeline
-from measure import OUT, RivalFailed, Runs, limit_cores, machine
+from measure import OUT, RivalFailed, Runs, end_on_sigterm, limit_cores, machine
 
 ROOM = OUT / "overhead"
 AGAINST_FLOOR = 1.2
@@ -61,6 +61,7 @@ class Size:
 def main() -> int:
     """Run the bench; return 0 if every target is reached."""
     options = parse_arguments()
+    end_on_sigterm()
     limit_cores(options.cores)
     facts = machine()
     print("\n".join(report.facts_lines(facts)), flush=True)

@@ -22,7 +22,7 @@ import report
 import rivals
 import timeline
 import workload
-from measure import OUT, RivalFailed, Runs, environment, limit_cores, machine
+from measure import OUT, RivalFailed, Runs, end_on_sigterm, environment, limit_cores, machine
 
 #: The architecture of the smallest published ESM-2: layers, width, heads.
 SHAPE_8M = (6, 320, 20)
@@ -123,6 +123,7 @@ class Contest:
 def main() -> int:
     """Run the bench; return 0 if outputs agree and every target is reached."""
     options = parse_arguments()
+    end_on_sigterm()
     cores = limit_cores(options.cores)
     facts = machine()
     counted, checkpoint = prepare(options.files, options.seed)

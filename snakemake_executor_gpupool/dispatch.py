@@ -126,6 +126,8 @@ class Dispatch(Placement):
         for worker in ready:
             if not worker.in_flight and not self._allocator.wants_yield(worker.worker_id, now_s):
                 self._send_batch(worker, now_s)
+        if not model.info["persistent"]:
+            return
         for worker in ready:
             ahead = len(worker.in_flight) == 1 and model.worth_sending_ahead()
             if ahead and not self._allocator.wants_yield(worker.worker_id, now_s):

@@ -23,6 +23,8 @@ from snakemake_executor_gpupool.request import ToolRef
 
 #: Frames sent ahead to one process.
 FRAMES_AHEAD = 8
+#: A process that is at one file for so long counts as hung.
+FILE_LIMIT_S = 900.0
 #: Deaths of a process in the same job's hands before the job is given up.
 MOST_DEATHS = 2
 
@@ -34,6 +36,9 @@ class FileWorker:
     worker_id: str
     ready: bool = False
     in_flight: deque[int] = field(default_factory=deque)
+    #: When it was last heard of, or was given work while it had none.
+    active_s: float = 0.0
+    hung: bool = False
 
 
 @dataclass(eq=False)
@@ -74,6 +79,8 @@ class Filing:
         self._tools: dict[ToolRef, ToolState] = {}
         self._tool_of: dict[str, ToolState] = {}
         self._numbers = 0
+        #: The time of the event at hand.
+        self.now_s = 0.0
 
     def tool(self, ref: ToolRef) -> ToolState:
         """Return a tool's state, new if it was never asked for."""
@@ -119,6 +126,8 @@ class Filing:
                 job = self._next(tool)
                 if job is None:
                     return
+                if not worker.in_flight:
+                    worker.active_s = self.now_s
                 worker.in_flight.append(job.request.job_id)
                 self._send_job(tool, worker, job)
 
@@ -178,11 +187,26 @@ class Filing:
     def answered(self, worker_id: str, job_id: int) -> ToolState:
         """A process has finished with a job: it gets the next one."""
         tool = self._tool_of[worker_id]
+        self.heard_of(worker_id)
         in_flight = tool.workers[worker_id].in_flight
         if job_id in in_flight:
             in_flight.remove(job_id)
             tool.reading.discard(job_id)
         return tool
+
+    def heard_of(self, worker_id: str) -> None:
+        """A process has sent something: it is not hung."""
+        self._tool_of[worker_id].workers[worker_id].active_s = self.now_s
+
+    def tick(self) -> None:
+        """End processes that hang: on a pipe that nobody writes to, a file system that is gone."""
+        for tool in self._tools.values():
+            for worker in tool.workers.values():
+                silent_s = self.now_s - worker.active_s
+                if worker.in_flight and silent_s > FILE_LIMIT_S and not worker.hung:
+                    worker.hung = True
+                    why = f"no answer for {FILE_LIMIT_S:.0f} s"
+                    self._outbox.put(StopWorker(worker.worker_id, why, force=True))
 
     def send_more(self, tool: ToolState) -> None:
         """Hand out what waits, now that a process has room."""
@@ -192,6 +216,7 @@ class Filing:
         """A process is gone: the job in its hands is suspect, those behind it are not."""
         tool = self._tool_of.pop(worker_id)
         worker = tool.workers.pop(worker_id)
+        expected = expected and not worker.hung
         if not worker.ready and not expected and tool.error is None:
             tool.start_deaths += 1
             if tool.start_deaths >= MOST_DEATHS:
@@ -216,13 +241,6 @@ class Filing:
             tool.reads.appendleft(job.request.job_id)
         else:
             tool.writes.appendleft(job.request.job_id)
-
-    def stop_idle(self) -> None:
-        """End every file process that has nothing to do (at the end of a run)."""
-        for tool in self._tools.values():
-            for worker in tool.workers.values():
-                if not worker.in_flight:
-                    self._outbox.put(StopWorker(worker.worker_id, "idle"))
 
 
 def crash_error(message: str) -> dict[str, Any]:

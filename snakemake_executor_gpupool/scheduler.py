@@ -83,6 +83,7 @@ class Scheduler:
     # -- served jobs -----------------------------------------------------------
     def submit(self, request: Request, now_s: float) -> None:
         """A served job is ready."""
+        self.filing.now_s = now_s
         job = self.jobs.add(request, now_s)
         self.outbox.note("job_submitted", job=request.title, job_id=request.job_id)
         self.filing.read(job)
@@ -104,6 +105,7 @@ class Scheduler:
 
     def process_ready(self, worker_id: str, info: dict[str, Any], now_s: float) -> None:
         """A process has imported its tool."""
+        self.filing.now_s = now_s
         if self.filing.owns(worker_id):
             self.filing.tool_ready(worker_id, info)
         elif self.dispatch.owns(worker_id):
@@ -120,6 +122,8 @@ class Scheduler:
         self, worker_id: str, job_id: int, meta: Mapping[str, Any], blobs: list[Blob], now_s: float
     ) -> None:
         """Some items of a job have been read; ``meta["last"]`` says whether these are the last."""
+        self.filing.now_s = now_s
+        self.filing.heard_of(worker_id)
         job = self.jobs.get(job_id)
         tool = self.filing.tool_of(worker_id)
         if meta["last"]:
@@ -226,15 +230,18 @@ class Scheduler:
 
     def read_failed(self, worker_id: str, job_id: int, error: dict[str, Any], now_s: float) -> None:
         """A job's input cannot be read."""
-        self._file_failed(worker_id, job_id, error)
+        self._file_failed(worker_id, job_id, error, now_s)
 
     def write_failed(
         self, worker_id: str, job_id: int, error: dict[str, Any], now_s: float
     ) -> None:
         """A job's outputs cannot be written."""
-        self._file_failed(worker_id, job_id, error)
+        self._file_failed(worker_id, job_id, error, now_s)
 
-    def _file_failed(self, worker_id: str, job_id: int, error: dict[str, Any]) -> None:
+    def _file_failed(
+        self, worker_id: str, job_id: int, error: dict[str, Any], now_s: float
+    ) -> None:
+        self.filing.now_s = now_s
         tool = self.filing.answered(worker_id, job_id)
         job = self.jobs.get(job_id)
         if job is not None:
@@ -243,6 +250,7 @@ class Scheduler:
 
     def written(self, worker_id: str, job_id: int, seconds: float, now_s: float) -> None:
         """A job's outputs are in place."""
+        self.filing.now_s = now_s
         tool = self.filing.answered(worker_id, job_id)
         job = self.jobs.get(job_id)
         if job is not None:
@@ -259,6 +267,7 @@ class Scheduler:
     # -- workers -------------------------------------------------------------------
     def died(self, worker_id: str, reason: str, now_s: float, *, expected: bool = False) -> None:
         """A process is gone; what it held of a device is free."""
+        self.filing.now_s = now_s
         if self.filing.owns(worker_id):
             self.filing.died(worker_id, reason, expected=expected)
         elif self.dispatch.owns(worker_id):
@@ -266,6 +275,8 @@ class Scheduler:
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""
+        self.filing.now_s = now_s
+        self.filing.tick()
         self.dispatch.tick(now_s)
 
     def next_wake_s(self, now_s: float) -> float:

@@ -189,7 +189,7 @@ class Tool:
     defaults: Mapping[str, Any] = {}
     #: False: duplicates are computed each for itself.
     deterministic: bool = True
-    #: False: one process per job, ended after it.
+    #: False: a fresh process for every micro-batch, ended after it.
     persistent: bool = True
     #: What the model can run on, the preferred first.
     devices: Sequence[str] = ("cuda", "cpu")

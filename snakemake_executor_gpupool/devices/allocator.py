@@ -128,8 +128,7 @@ class Allocator:
         holder = self._holders[ask.ask_id]
         there = self._devices_of(holder)
         satisfied = len(there) == ask.spec.count and all(suits(ask, device) for device in there)
-        staying = holder.phase in (Phase.BUSY, Phase.IDLE) and not self._is_stray(holder)
-        if not (satisfied and staying):
+        if not satisfied or holder.phase is Phase.LEAVING or self._is_stray(holder):
             raise ValueError(f"{ask.ask_id} holds {holder.device_names} ({holder.phase.name})")
         self._holders[ask.ask_id] = replace(holder, phase=Phase.BUSY)
         return [Granted(ask.ask_id, there)]

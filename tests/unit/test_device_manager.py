@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.errors import (
     ImpossibleRequest,
 )
 
-from .test_probe import LOST, FakeCard, FakeNvml
+from .fake_nvml import LOST, FakeCard, FakeNvml
 
 WAIT_S = 30  # how long a thread may take; reached only when a test fails
 

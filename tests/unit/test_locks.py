@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.devices.simulate import simulated_devices
 from snakemake_executor_gpupool.devices.strings import parse_device
 from snakemake_executor_gpupool.errors import ConfigError
 
-from .test_probe import LOST, FakeCard, FakeNvml
+from .fake_nvml import LOST, FakeCard, FakeNvml
 
 CARDS = simulated_devices({"GPUPOOL_SIMULATE": "3x16GiB"})
 OTHER_PROCESS = """

@@ -243,6 +243,28 @@ def test_a_hung_batch_is_killed_and_retried_elsewhere() -> None:  # W5
     assert world.scheduler.dispatch.counts["worker_crashes"] == 1
 
 
+def test_a_file_process_that_hangs_is_ended_and_its_job_fails_in_the_end() -> None:  # W5
+    world = World(gpus=1)
+    world.submit(1, ["a"])
+    world.submit(2, ["b"])
+    real_read = world._read
+    world._read = lambda worker, job_id: real_read(worker, job_id) if job_id == 2 else None  # type: ignore[method-assign]
+    for time_s in range(0, 4000, 100):
+        world.at(time_s, lambda: world.scheduler.tick(world.now_s))
+    world.run(4000)
+    assert "died twice" in str(world.reports[1])
+    assert world.reports[2] is None
+
+
+def test_a_one_shot_tool_gets_a_fresh_process_each_time() -> None:  # T3
+    world = World(gpus=1, info={"persistent": False}, budget_tokens=1)
+    world.submit(1, ["a", "b", "c"])
+    world.run()
+    assert world.reports[1] is None
+    assert world.scheduler.dispatch.counts["model_loads"] == 3
+    assert world.allocator.allocation_map()["cuda:0"] == []
+
+
 def test_higher_priority_goes_first() -> None:  # M4
     world = World(gpus=1, budget_tokens=1)
     for job_id in range(6):
