@@ -36,11 +36,12 @@ class Size:
         self.served = Runs(f"(d) gpupool, {self.jobs:,} jobs")
 
     def round(self, number: int, settings: list[str]) -> None:
-        """Run both once."""
+        """Run both once; ``settings`` are for gpupool, over those that it ships."""
         room = ROOM / f"jobs{self.jobs}-round{number}"
-        options = [*settings, "--config", f"jobs={self.jobs}"]
-        rivals.touch_floor(self.floor, room / "floor", *options, snakefile=rivals.NOOP)
+        config = ["--config", f"jobs={self.jobs}"]
+        rivals.touch_floor(self.floor, room / "floor", *config, snakefile=rivals.NOOP)
         print(f"  {self.floor.label}: {self.floor.walls_s[-1]:.2f} s", flush=True)
+        options = [*settings, *config]
         rivals.gpupool(self.served, room / "gpupool", *options, snakefile=rivals.NOOP)
         print(f"  {self.served.label}: {self.served.walls_s[-1]:.2f} s", flush=True)
 
@@ -120,7 +121,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default: 3)")
     parser.add_argument("--cores", type=int, default=2, help="cores for both (default: 2)")
-    parser.add_argument("--scheduler", help="Snakemake's scheduler (default: as in the profile)")
+    parser.add_argument(
+        "--scheduler", help="Snakemake's scheduler under gpupool (default: as its profile has it)"
+    )
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     options = parser.parse_args()
     if options.repeats < 1 or min(options.jobs) < 1 or options.cores < 1:

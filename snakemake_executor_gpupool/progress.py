@@ -38,7 +38,8 @@ class Progress:
         rate = (model.items_done - done) / max(now_s - since_s, 1e-6)
         devices = ", ".join(sorted({d.name for w in model.alive for d in w.devices}))
         parts = [
-            f"gpupool: {model.name}: {model.items_done}/{model.items_total} unique items",
+            f"gpupool: {model.name}: {model.items_done}/{model.items_total} unique items "
+            f"(of {model.places})",
             f"{rate:.1f} items/s",
             f"ETA {format_seconds(model.remaining_s())}",
             f"on {devices}" if devices else "waiting for a device",

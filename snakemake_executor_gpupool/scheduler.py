@@ -146,6 +146,7 @@ class Scheduler:
             self.jobs.fail(job, f"{job.request.title}: {error}")
             return
         model.params_of_group.setdefault(meta["group"], job.request.params)
+        model.places += len(blobs)
         new = []
         for item, payload in zip(meta["items"], blobs, strict=True):
             unit = self.jobs.place(job, self._unit(job.request, tool, meta, item, payload))

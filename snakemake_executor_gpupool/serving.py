@@ -113,6 +113,8 @@ class Model:
     window_opened_s: float | None = None
     items_done: int = 0
     items_total: int = 0
+    #: Items of all jobs, duplicates included.
+    places: int = 0
 
     @property
     def info(self) -> dict[str, Any]:

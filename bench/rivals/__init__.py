@@ -20,10 +20,13 @@ from measure import Runs, run_timed
 HERE = Path(__file__).resolve().parent
 EMBED = HERE / "embed.smk"
 NOOP = HERE / "noop.smk"
-#: The settings that gpupool ships; the floor gets the same.
+#: The settings that gpupool ships.
 PROFILE = HERE.parents[1] / "workflow" / "profiles" / "default"
 #: The local executor at its best: no limit on the rate of jobs, the quicker scheduler.
 LOCAL = ["--max-jobs-per-timespan", "1000000/1s", "--scheduler", "greedy"]
+#: The floor at its best: with thousands of jobs ready at once, the greedy scheduler's cost is
+#: quadratic, while the other's one problem per round is solved at once.
+FLOOR = ["--profile", str(PROFILE), "--scheduler", "ilp"]
 #: glibc would otherwise give large blocks back to the system after every operation.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
 BUDGETS = (512, 1024)
@@ -85,7 +88,7 @@ def single_script(runs: Runs, task: Task, directory: Path, options: ScriptOption
 
 def touch_floor(runs: Runs, directory: Path, *options: str, snakefile: Path = EMBED) -> None:
     """(c) Run Snakemake without any work."""
-    command = snakemake(snakefile, "touchfloor", "--profile", str(PROFILE), *options)
+    command = snakemake(snakefile, "touchfloor", *FLOOR, *options)
     run_timed(runs, command, directory, {"PYTHONPATH": str(HERE / "touchfloor")})
 
 
