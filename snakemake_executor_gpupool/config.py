@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from snakemake_executor_gpupool.devices.environment import DeviceSettings, Managed, resolve
+from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.model import CPU, CUDA, Device, cpu_slot
 from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.dispatch import DispatchConfig
@@ -90,6 +91,7 @@ def build_config(
         managed_devices=managed_devices,
         offload_strategy=offload_strategy,
         allow_multiple=allow_multiple_per_device,
+        configured=DeviceManager.get_instance().options,
     )
     found = probe(env)
     cores = cores or available_cores()

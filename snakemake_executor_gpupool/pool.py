@@ -208,7 +208,9 @@ class Pool:
         """Let go of what nobody of ours is on; see what others let go of, or wait for."""
         on = self._allocator.allocation_map()
         self._claims.keep_only(name for name, owners in on.items() if owners)
-        if self._claims.refused:
+        if not self._allocator.snapshot().waiting:
+            self._claims.forget_refused()
+        elif self._claims.refused:
             for name in self._claims.given_back(ours=self._host.pids()):
                 self._scheduler.dispatch.given_back(name, now_s)
         for device in self._claims.wanted():
