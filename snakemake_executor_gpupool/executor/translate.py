@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import sys
 from collections.abc import Mapping
@@ -127,11 +128,17 @@ def tool_ref(workflow: Any, job: Any, python: str) -> ToolRef:
         local = source_path(workflow, job, place)
         spec = f"{local}:{class_name}" if class_name else local
     try:
-        spec = resolve_spec(spec)
+        spec = resolved(spec)
     except UnknownTool as error:
         raise Unservable(str(error)) from error
     python = worker_python(workflow, job, python)
     return ToolRef(spec=spec, base_dir=str(Path.cwd()), python=python, name=name)
+
+
+@functools.lru_cache(maxsize=1024)
+def resolved(spec: str) -> str:
+    """Resolve a tool's name once: looking through all installed packages takes milliseconds."""
+    return resolve_spec(spec)
 
 
 def source_path(workflow: Any, job: Any, path: str) -> str:
