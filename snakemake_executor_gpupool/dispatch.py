@@ -27,8 +27,8 @@ from snakemake_executor_gpupool.workers.protocol import Blob
 
 #: A unit that ends this many workers while it is alone with them is given up.
 MOST_DEATHS_ALONE = 2
-#: A model whose workers die this often while loading is given up.
-MOST_LOAD_DEATHS = 2
+#: A model whose workers die this often while loading, one after the other, is given up.
+MOST_LOAD_DEATHS = 3
 
 
 @dataclass(frozen=True)

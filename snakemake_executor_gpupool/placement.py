@@ -168,6 +168,7 @@ class Placement(abc.ABC):
             "model_loaded", worker=worker_id, model=model.name, seconds=round(seconds, 3)
         )
         model.learn_load(now_s - worker.since_s)
+        model.load_deaths = 0
         model.learn_peak(peak_mib)
         if model.budget_tokens is None:
             model.budget_tokens = batch_tokens

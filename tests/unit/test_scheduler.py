@@ -134,6 +134,24 @@ def test_a_load_that_fails_fails_its_jobs_and_frees_the_device() -> None:  # W8
     assert world.reports[3] is None
 
 
+def test_a_load_that_dies_three_times_in_a_row_is_given_up() -> None:  # W8 W4
+    world = World(gpus=1, load_s=1.0)
+    world.submit(1, ["a"])
+    for time_s in (0.5, 1.2, 2.0):
+        world.at(time_s, lambda: world.kill(next(iter(world.scheduler.dispatch._workers))))
+    world.run()
+    assert "died while loading" in str(world.reports[1])
+
+
+def test_deaths_while_loading_are_forgotten_once_it_has_loaded() -> None:  # W4
+    world = World(gpus=1, load_s=1.0, seconds_per_cost=0.5)
+    world.submit(1, ["a", "b", "c", "d"])
+    for time_s in (0.5, 1.2, 3.0, 3.4, 4.0):
+        world.at(time_s, lambda: world.kill(next(iter(world.scheduler.dispatch._workers))))
+    world.run()
+    assert world.reports[1] is None
+
+
 def test_a_lone_item_never_pays_for_eight_loads() -> None:  # P4
     world = World(gpus=8)
     world.submit(1, ["a", "b"])
