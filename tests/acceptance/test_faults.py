@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import time
@@ -52,19 +54,34 @@ def worker_pids(directory: Path) -> set[int]:
     return pids
 
 
+def model_workers(directory: Path) -> list[int]:
+    """The workers that hold a model, the oldest first."""
+    names = {}
+    for pid in worker_pids(directory):
+        with contextlib.suppress(OSError):
+            names[pid] = (Path("/proc") / str(pid) / "environ").read_bytes()
+    return sorted(pid for pid, text in names.items() if text and b".files" not in text)
+
+
+def jobs_done(log: Path) -> int:
+    """How many jobs a run has done so far."""
+    return log.read_text().count('"job_done"')
+
+
 def test_killed_workers_cost_nobody_a_result(tmp_path: Path) -> None:  # W4
-    workflow = Workflow(tmp_path, SLOW.replace("SLEEP", "0.3"), INPUTS)
+    workflow = Workflow(tmp_path, SLOW.replace("SLEEP", "0.4"), INPUTS)
     run = workflow.start("--gpupool-devices", "cpu:2")
-    killed = 0
-    while run.poll() is None and killed < 3:
-        busy = worker_pids(tmp_path)
-        if busy and (tmp_path / "out").exists() and eventually(lambda: worker_pids(tmp_path) != []):
-            os.kill(max(busy), signal.SIGKILL)
-            killed += 1
-            time.sleep(0.5)
+    log = tmp_path / ".snakemake/gpupool/latest/events.jsonl"
+    for kills in range(1, 4):
+        # What the last kill interrupted is done by then: the same item is never hit twice, since
+        # two workers that die over one item alone would count against it.
+        assert eventually(lambda n=kills: log.exists() and jobs_done(log) >= 2 * n - 1)
+        assert eventually(lambda: bool(model_workers(tmp_path)))
+        os.kill(model_workers(tmp_path)[0], signal.SIGKILL)
     text, _ = run.communicate(timeout=60)
     assert run.returncode == 0, text
-    assert killed == 3
+    summary = json.loads((log.parent / "summary.json").read_text())
+    assert summary["worker_crashes"] == 3
     for number in range(8):
         assert (tmp_path / f"out/{number}.up").read_text().startswith("XXX")
 
