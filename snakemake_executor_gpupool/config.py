@@ -48,12 +48,6 @@ class PoolConfig:
         return [device for device in self.devices if device.kind == CUDA]
 
     @property
-    def cpu_compute_workers(self) -> int:
-        """How many workers may compute on the CPU at a time (simulated GPUs do, too)."""
-        simulated = sum(device.simulated for device in self.devices)
-        return max(simulated + sum(d.kind == CPU for d in self.devices), 1)
-
-    @property
     def file_workers(self) -> int:
         """How many processes may read and write for one tool."""
         return max(1, min(4, self.cores // 4))

@@ -66,7 +66,6 @@ class ResultStore:
         self._bound_bytes = bound_bytes
         self._links = links
         self._numbers = 0
-        self.hits = 0
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             links.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -94,7 +93,6 @@ class ResultStore:
             os.utime(entry)
         except OSError:
             return None
-        self.hits += 1
         return SpoolFile(str(link), size_bytes)
 
     def _link(self, entry: Path) -> Path:

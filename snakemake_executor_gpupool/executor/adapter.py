@@ -165,9 +165,7 @@ class Executor(RealExecutor):
         self._lane.cancel()
         self._pool.cancel("cancelled")
         self._helpers.shutdown(wait=False, cancel_futures=True)
-        killer = threading.Timer(CANCEL_GRACE_S, self._lane.kill)
-        killer.daemon = True
-        killer.start()
+        killer = self._kill_later()
         self._pool.close()
         self._lane.pool.shutdown()
         killer.cancel()
@@ -190,7 +188,15 @@ class Executor(RealExecutor):
             before(signal.SIGTERM, None)
         self._pool.cancel("ended by SIGTERM")
         self._lane.cancel()
-        threading.Timer(CANCEL_GRACE_S, self._lane.kill).start()
+        self._kill_later()
+
+    def _kill_later(self) -> threading.Timer:
+        """Kill the children that have not ended when their time to do so is up."""
+        killer = threading.Timer(CANCEL_GRACE_S, self._lane.kill)
+        # The threads that wait for these children keep the process up; this must not.
+        killer.daemon = True
+        killer.start()
+        return killer
 
     # -- ways ----------------------------------------------------------------------------
     def _serve(self, job: Any, done: Done) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pickle
-import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -190,8 +189,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     return value
-
-
-def default_python() -> str:
-    """Return the interpreter that workers run under without an environment of their own."""
-    return sys.executable
