@@ -12,12 +12,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "Tool": "tool",
     "Job": "tool",
+    "InputError": "tool",
     "ToolPool": "api",
     "DeviceManager": "devices.manager",
     "OffloadStrategy": "devices.model",
 }
 
-__all__ = ["DeviceManager", "Job", "OffloadStrategy", "Tool", "ToolPool"]
+__all__ = ["DeviceManager", "InputError", "Job", "OffloadStrategy", "Tool", "ToolPool"]
 
 
 def __getattr__(name: str) -> object:
