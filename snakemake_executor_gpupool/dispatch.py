@@ -177,7 +177,7 @@ class Dispatch(Placement):
         if worker.in_flight:
             worker.in_flight[0].sent_s = now_s
         model.learn_batch(batch, seconds)
-        model.learn_peak(peak_mib)
+        model.memory = model.memory.computed(peak_mib, model.batch_tokens(batch))
         for device in worker.devices:
             self.busy_s[device.name] += seconds
         self._outbox.note(

@@ -111,7 +111,9 @@ class LocalHost:
     def moved_away(self, worker_id: str) -> bool:
         """Tell whether a worker's weights have left its devices, as far as the driver knows."""
         running = self._running.get(worker_id)
-        return running is None or self._handover.weights_are_gone(worker_id, running.devices)
+        if running is None:
+            return True
+        return self._handover.weights_are_gone(worker_id, running.process.pid, running.devices)
 
     def watch(self, group: int) -> None:
         """Have a process group killed, should this process be."""

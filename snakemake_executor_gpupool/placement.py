@@ -70,10 +70,22 @@ class Placement(abc.ABC):
             kind="worker",
             owner=model.name,
             priority=max(priority, model.priority),
-            vram_mib=model.vram_mib,
+            vram_mib=self._need_mib(model),
             can_offload=model.info["can_move"] and model.info["persistent"],
         )
         self.apply(self._allocator.request(ask, now_s), now_s)
+
+    def _need_mib(self, model: Model) -> int | None:
+        """Return a model's memory need: as declared, else as measured.
+
+        What was only measured never makes a request impossible.
+        """
+        if model.vram_mib is not None or model.memory.need_mib is None:
+            return model.vram_mib
+        kind, count = model.spec.kind, model.spec.count
+        sizes = [d.memory_mib or 0 for d in self._allocator.devices if d.kind == kind]
+        most_mib = sorted(sizes, reverse=True)[count - 1] if count <= len(sizes) else 0
+        return min(model.memory.need_mib, most_mib) if most_mib else None
 
     # -- what the allocator decides ----------------------------------------------
     def apply(self, effects: Iterable[Effect], now_s: float) -> None:
@@ -169,7 +181,7 @@ class Placement(abc.ABC):
         )
         model.learn_load(now_s - worker.since_s)
         model.load_deaths = 0
-        model.learn_peak(peak_mib)
+        model.memory = model.memory.loaded(peak_mib, batch_tokens)
         if model.budget_tokens is None:
             model.budget_tokens = batch_tokens
         self._ready(worker, now_s)

@@ -33,15 +33,18 @@ class Figures:
         From starting a process until the model is ready.
     s_per_cost
         Seconds per unit of the tool's own cost estimate.
-    peak_mib
-        The most device memory that a worker held.
+    weights_mib, peak_mib, peak_tokens, full_tokens
+        As :class:`~snakemake_executor_gpupool.memory.MemoryUse` has them.
     budget_tokens
         The micro-batch budget, if memory made it smaller than the tool's.
     """
 
     load_s: float | None = None
     s_per_cost: float | None = None
+    weights_mib: int | None = None
     peak_mib: int | None = None
+    peak_tokens: int | None = None
+    full_tokens: int | None = None
     budget_tokens: int | None = None
 
     @classmethod

@@ -9,6 +9,7 @@ split into LPT shards, and workers that the device allocator has granted devices
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections import deque
 from collections.abc import Hashable, Iterable
@@ -19,6 +20,7 @@ from snakemake_executor_gpupool.dedup import Unit
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.filing import ToolState
+from snakemake_executor_gpupool.memory import MemoryUse
 from snakemake_executor_gpupool.planner import ShardedQueue
 from snakemake_executor_gpupool.profile import Figures
 
@@ -103,8 +105,7 @@ class Model:
     load_s: float | None = None
     s_per_cost: float | None = None
     budget_tokens: int | None = None
-    #: The most device memory that a worker was seen to hold.
-    peak_mib: int | None = None
+    memory: MemoryUse = field(default_factory=MemoryUse)
     #: Under which the profile keeps the figures.
     profile_key: str = ""
     error: dict[str, Any] | None = None
@@ -191,23 +192,19 @@ class Model:
         """Remember how long it took from asking for a process until it was ready."""
         self.load_s = seconds
 
-    def learn_peak(self, peak_mib: int | None) -> None:
-        """Remember the most device memory that a worker held."""
-        if peak_mib is not None:
-            self.peak_mib = max(peak_mib, self.peak_mib or 0)
-
     def recall(self, figures: Figures) -> None:
         """Start from what earlier runs measured."""
         self.load_s, self.s_per_cost = figures.load_s, figures.s_per_cost
-        self.peak_mib = figures.peak_mib
         self.budget_tokens = figures.budget_tokens
-        if self.vram_mib is None:
-            self.vram_mib = figures.peak_mib
+        self.memory = MemoryUse(
+            figures.weights_mib, figures.peak_mib, figures.peak_tokens, figures.full_tokens
+        )
 
     def figures(self) -> Figures:
         """Return what is worth keeping for later runs."""
         shrunk = self.budget_tokens if self.has_shrunk else None
-        return Figures(self.load_s, self.s_per_cost, self.peak_mib, shrunk)
+        held = dataclasses.asdict(self.memory)
+        return Figures(self.load_s, self.s_per_cost, budget_tokens=shrunk, **held)
 
     def learn_batch(self, batch: Batch, seconds: float) -> None:
         """Correct the seconds per cost unit by what a batch took."""
@@ -222,11 +219,12 @@ class Model:
     def shrink_budget(self, batch: Batch) -> None:
         """A batch did not fit the device's memory: aim at half of it from now on."""
         longest = max(unit.tokens for unit in batch.units)
-        size = longest * len(batch.units) if self.info["pads"] else self._tokens(batch)
-        fits = max(size // 2, longest, 1)
+        fits = max(self.batch_tokens(batch) // 2, longest, 1)
         self.budget_tokens = min(self.budget_tokens or fits, fits)
         self.has_shrunk = True
 
-    @staticmethod
-    def _tokens(batch: Batch) -> int:
+    def batch_tokens(self, batch: Batch) -> int:
+        """Return how many tokens a micro-batch has, padding included if the tool pads."""
+        if self.info["pads"]:
+            return len(batch.units) * max(unit.tokens for unit in batch.units)
         return sum(unit.tokens for unit in batch.units)

@@ -6,45 +6,68 @@ import contextlib
 from collections.abc import Sequence
 
 from snakemake_executor_gpupool.devices.model import CUDA, Device
-from snakemake_executor_gpupool.devices.probe import DeviceLost, compute_pids, memory_used_mib
+from snakemake_executor_gpupool.devices.probe import (
+    DeviceLost,
+    Nvml,
+    compute_pids,
+    memory_by_pid,
+    memory_used_mib,
+)
 
-#: What a process whose weights were moved away still holds: its CUDA context and libraries.
+#: What a process whose weights were moved away may still hold: its CUDA context and libraries.
 CONTEXT_MIB = 1024
 
 
 class Handover:
-    """Remembers what a device held before each worker came."""
+    """Remembers who came to which device, and what it held before.
 
-    def __init__(self) -> None:
-        self._before_mib: dict[tuple[str, str], int | None] = {}
+    Parameters
+    ----------
+    nvml
+        The library to look with; None: the real one.
+    """
+
+    def __init__(self, nvml: Nvml | None = None) -> None:
+        self._nvml = nvml
+        self._before_mib: dict[str, dict[str, int | None]] = {}
 
     def arrived(self, worker_id: str, devices: Sequence[Device]) -> None:
         """Note that a worker is about to be started on devices."""
         for device in _cards(devices):
             with contextlib.suppress(DeviceLost):
-                self._before_mib[worker_id, device.name] = memory_used_mib(device)
+                there = self._before_mib.setdefault(device.name, {})
+                there[worker_id] = memory_used_mib(device, self._nvml)
 
     def is_rid_of(self, devices: Sequence[Device], pid: int) -> bool:
         """Tell whether an ended process is off all of its devices; a lost card is rid of all."""
         with contextlib.suppress(DeviceLost):
-            return all(pid not in compute_pids(device) for device in _cards(devices))
+            return all(pid not in compute_pids(device, self._nvml) for device in _cards(devices))
         return True
 
-    def weights_are_gone(self, worker_id: str, devices: Sequence[Device]) -> bool:
-        """Tell whether a living worker's weights are off all of its devices."""
+    def weights_are_gone(self, worker_id: str, pid: int, devices: Sequence[Device]) -> bool:
+        """Tell whether a living worker's weights are off all of its devices.
+
+        The driver's figure for the process decides. Where it has none (in a container, say),
+        the card's does, if no other worker of ours came to it since; else the worker is believed.
+        """
         with contextlib.suppress(DeviceLost):
-            return all(self._is_down(worker_id, device) for device in _cards(devices))
+            return all(self._is_down(worker_id, pid, device) for device in _cards(devices))
         return True
 
-    def _is_down(self, worker_id: str, device: Device) -> bool:
-        used_mib = memory_used_mib(device)
-        before_mib = self._before_mib.get((worker_id, device.name))
-        return used_mib is None or before_mib is None or used_mib <= before_mib + CONTEXT_MIB
+    def _is_down(self, worker_id: str, pid: int, device: Device) -> bool:
+        own_mib = memory_by_pid(device, self._nvml).get(pid)
+        if own_mib is not None:
+            return own_mib <= CONTEXT_MIB
+        there = self._before_mib.get(device.name, {})
+        before_mib, used_mib = there.get(worker_id), memory_used_mib(device, self._nvml)
+        if used_mib is None or before_mib is None or len(there) > 1:
+            return True
+        return used_mib <= before_mib + CONTEXT_MIB
 
     def left(self, worker_id: str, devices: Sequence[Device]) -> None:
-        """Forget a worker."""
+        """Forget a worker that has ended."""
         for device in devices:
-            self._before_mib.pop((worker_id, device.name), None)
+            self._before_mib.get(device.name, {}).pop(worker_id, None)
 
 
 def _cards(devices: Sequence[Device]) -> list[Device]:

@@ -25,8 +25,6 @@ FOREIGN_MEMORY_MIB = 2048
 
 Below it are the driver's own reserve and a desktop's windows.
 """
-RELEASE_SLACK_MIB = 256
-"""What may be left of a process's memory when it counts as released."""
 
 _MIB = 2**20
 _MIG_ENABLED = 1
@@ -264,10 +262,11 @@ def memory_used_mib(device: Device, nvml: Nvml | None = None) -> int | None:
     return _look(device, nvml, lambda library, handle: _memory_mib(library, handle, "used"))
 
 
-def compute_pids(device: Device, nvml: Nvml | None = None) -> tuple[int, ...]:
-    """Return the ids of the processes that compute on a device, as far as NVML tells.
+def memory_by_pid(device: Device, nvml: Nvml | None = None) -> dict[int, int | None]:
+    """Return the MiB of each process that computes on a device, as far as NVML tells.
 
-    In a container the driver may give ids of the host, or none.
+    In a container the driver may give ids of the host, or none; a process whose memory it
+    keeps to itself has None.
 
     Raises
     ------
@@ -275,13 +274,25 @@ def compute_pids(device: Device, nvml: Nvml | None = None) -> tuple[int, ...]:
         The card is gone.
     """
 
-    def read(library: Nvml, handle: Any) -> tuple[int, ...]:
+    def read(library: Nvml, handle: Any) -> dict[int, int | None]:
         running: Any = _optional(
             library, lambda: library.nvmlDeviceGetComputeRunningProcesses(handle), ()
         )
-        return tuple(sorted(int(process.pid) for process in running))
+        used = {int(process.pid): process.usedGpuMemory for process in running}
+        return {pid: None if size is None else int(size) // _MIB for pid, size in used.items()}
 
-    return _look(device, nvml, read) or ()
+    return _look(device, nvml, read) or {}
+
+
+def compute_pids(device: Device, nvml: Nvml | None = None) -> tuple[int, ...]:
+    """Return the ids of the processes that compute on a device, as :func:`memory_by_pid` does.
+
+    Raises
+    ------
+    DeviceLost
+        The card is gone.
+    """
+    return tuple(sorted(memory_by_pid(device, nvml)))
 
 
 def _look(device: Device, nvml: Nvml | None, read: Callable[[Nvml, Any], T]) -> T | None:
@@ -317,22 +328,3 @@ def filled_by_others(device: Device, nvml: Nvml | None = None, ours: Collection[
     if used_mib is None or used_mib <= FOREIGN_MEMORY_MIB:
         return False
     return not set(ours) & set(compute_pids(device, nvml))
-
-
-def memory_released(device: Device, before_mib: int | None, nvml: Nvml | None = None) -> bool:
-    """Whether memory use is back where it was before a worker came.
-
-    Parameters
-    ----------
-    device, nvml
-        Which device, and how to look at it.
-    before_mib
-        What :func:`memory_used_mib` gave then.
-
-    Raises
-    ------
-    DeviceLost
-        The card is gone.
-    """
-    used_mib = memory_used_mib(device, nvml)
-    return used_mib is None or used_mib <= (before_mib or 0) + RELEASE_SLACK_MIB

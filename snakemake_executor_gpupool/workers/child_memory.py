@@ -6,6 +6,9 @@ import gc
 import sys
 from typing import Any
 
+#: A CUDA context with its libraries' kernels takes 300 to 600 MiB that torch does not count.
+CONTEXT_MIB = 600
+
 
 def _torch_cuda() -> Any:
     torch = sys.modules.get("torch")
@@ -34,4 +37,5 @@ def peak_memory_mib(device: str) -> int | None:
     cuda = _torch_cuda()
     if cuda is None or not device.startswith("cuda"):
         return None
-    return int(max(cuda.max_memory_reserved(i) for i in range(cuda.device_count())) >> 20)
+    reserved = max(cuda.max_memory_reserved(i) for i in range(cuda.device_count()))
+    return int(reserved >> 20) + CONTEXT_MIB

@@ -107,6 +107,18 @@ def test_what_does_not_fit_beside_another_evicts_it(tmp_path: Path) -> None:  # 
     assert done.summary["evictions"] == 1
 
 
+def test_what_an_earlier_run_measured_counts_when_packing(tmp_path: Path) -> None:  # D9
+    snakefile = steps("m1", "m2")
+    packing = "--gpupool-allow-multiple-per-device"
+    assert run(tmp_path, snakefile, 1, packing).summary["evictions"] == 0, "no figure is known"
+    path = tmp_path / ".snakemake/profile.json"
+    profile = json.loads(path.read_text())
+    for figures in profile["entries"].values():
+        figures["peak_mib"] = 9000
+    path.write_text(json.dumps(profile))
+    assert run(tmp_path, snakefile, 1, packing, "--forceall").summary["evictions"] == 1
+
+
 def test_a_request_for_two_evicts_two_singles(tmp_path: Path) -> None:  # D5 D1
     resources = ('gpupool_instance="A"', 'gpupool_instance="B"', 'device="cudax2"')
     done = run(tmp_path, steps("m", "m", "m", resources=resources), 2)

@@ -24,7 +24,7 @@ class FakeCard:
         self.slices = slices
         self.error = error
         self.used_mib = 500
-        self.pids = []
+        self.pids = {}  # MiB of each process; None: not told
 
 
 class FakeNvml:
@@ -94,4 +94,7 @@ class FakeNvml:
         return card.slices[index // 2]
 
     def nvmlDeviceGetComputeRunningProcesses(self, card):  # noqa: N802
-        return [SimpleNamespace(pid=pid) for pid in self._alive(card).pids]
+        return [
+            SimpleNamespace(pid=pid, usedGpuMemory=None if mib is None else mib * MIB)
+            for pid, mib in self._alive(card).pids.items()
+        ]

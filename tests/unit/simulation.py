@@ -32,9 +32,10 @@ INFO = {
 }
 
 
-def gpu(index: int) -> Device:
+def gpu(index: int, memory_mib: int | None = None) -> Device:
     """Return a card that is only a name."""
-    return Device(f"cuda:{index}", "cuda", index, uuid=f"GPU-{index}", visible_id=str(index))
+    name = f"cuda:{index}"
+    return Device(name, "cuda", index, f"GPU-{index}", memory_mib, visible_id=str(index))
 
 
 @dataclass
@@ -74,10 +75,16 @@ class World:
     info: dict[str, Any] = field(default_factory=dict)
     config: DispatchConfig = field(default_factory=DispatchConfig)
     strategy: OffloadStrategy = OffloadStrategy.RESTART
+    gpu_mib: int | None = None
+    packing: bool = False
 
     def __post_init__(self) -> None:
-        devices = [gpu(i) for i in range(self.gpus)] + [cpu_slot(i) for i in range(self.cpus)]
-        self.allocator = Allocator(devices, offload_strategy=self.strategy)
+        cards = [gpu(i, self.gpu_mib) for i in range(self.gpus)]
+        self.allocator = Allocator(
+            cards + [cpu_slot(i) for i in range(self.cpus)],
+            allow_multiple_per_device=self.packing,
+            offload_strategy=self.strategy,
+        )
         self.scheduler = Scheduler(self.allocator, self.config)
         self.now_s = 0.0
         self.log: list[tuple[float, fx.Effect]] = []

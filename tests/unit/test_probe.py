@@ -12,7 +12,7 @@ from snakemake_executor_gpupool.devices.probe import (
     DeviceLost,
     compute_pids,
     filled_by_others,
-    memory_released,
+    memory_by_pid,
     memory_used_mib,
     probe,
 )
@@ -231,16 +231,16 @@ def first(library):
 def test_memory_and_processes():  # D8 D12
     library = machine(1)
     library.cards[0].used_mib = 1234
-    library.cards[0].pids = [9, 7]
+    library.cards[0].pids = {9: 700, 7: None}
     assert memory_used_mib(first(library), library) == 1234
     assert compute_pids(first(library), library) == (7, 9)
+    assert memory_by_pid(first(library), library) == {9: 700, 7: None}
 
 
 def test_what_is_no_card_has_no_figures():  # D14
     for device in (cpu_slot(0), simulated_devices({"GPUPOOL_SIMULATE": "1x8GiB"})[0]):
         assert memory_used_mib(device, machine(1)) is None
         assert compute_pids(device, machine(1)) == ()
-        assert memory_released(device, None, machine(1))
         assert not filled_by_others(device, machine(1))
 
 
@@ -250,18 +250,9 @@ def test_a_card_that_others_fill():  # D12
     assert not filled_by_others(device, library)
     library.cards[0].used_mib = FOREIGN_MEMORY_MIB + 1
     assert filled_by_others(device, library)
-    library.cards[0].pids = [42]
+    library.cards[0].pids = {42: None}
     assert filled_by_others(device, library, ours=[41])
     assert not filled_by_others(device, library, ours=[42])
-
-
-def test_memory_is_released_when_it_is_back_where_it_was():  # D8
-    library = machine(1)
-    device = first(library)
-    library.cards[0].used_mib = 30_000
-    assert not memory_released(device, 500, library)
-    library.cards[0].used_mib = 510
-    assert memory_released(device, 500, library)
 
 
 @pytest.mark.parametrize("look_again", [memory_used_mib, compute_pids, filled_by_others])

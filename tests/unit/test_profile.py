@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from snakemake_executor_gpupool.memory import MemoryUse
 from snakemake_executor_gpupool.profile import MOST_ENTRIES, Figures, Profile, profile_path
 from tests.unit.simulation import FakeItem, World
 
@@ -58,6 +59,36 @@ def test_where_it_lies() -> None:
     assert profile_path({"GPUPOOL_PROFILE": "off"}) is None
     assert profile_path({"GPUPOOL_PROFILE": "/x/p.json"}) == Path("/x/p.json")
     assert profile_path({"XDG_CACHE_HOME": "/c"}) == Path("/c/gpupool/profile.json")
+
+
+def test_the_memory_need_grows_with_the_batches_still_to_come() -> None:  # D9
+    assert MemoryUse().need_mib is None
+    small = MemoryUse().loaded(2000, full_tokens=4096).computed(2100, tokens=1024)
+    assert small.need_mib == 2400
+    full = small.computed(2350, tokens=4096)
+    assert full.need_mib == 2350
+    assert MemoryUse().loaded(None, 64).computed(None, 64).need_mib is None, "a CPU has no figure"
+
+
+def two_models(gpu_mib: int, **figures: int) -> World:
+    """Two models with the same measured memory need, on one card that may be shared."""
+    world = World(gpus=1, gpu_mib=gpu_mib, packing=True)
+    world.scheduler._recall = lambda key: Figures(**figures)
+    world.submit(1, ["a"], model="one")
+    world.run()
+    world.submit(2, ["b"], model="two")
+    world.run()
+    return world
+
+
+def test_models_are_packed_by_what_an_earlier_run_measured() -> None:  # D9
+    assert two_models(16_000, peak_mib=7000).scheduler.dispatch.counts["evictions"] == 0
+    assert two_models(16_000, peak_mib=9000).scheduler.dispatch.counts["evictions"] == 1
+
+
+def test_a_measured_need_never_makes_a_request_impossible() -> None:  # D9
+    world = two_models(16_000, peak_mib=15_900, weights_mib=9000, peak_tokens=10, full_tokens=20)
+    assert world.reports == {1: None, 2: None}
 
 
 def test_a_second_run_plans_by_what_the_first_measured() -> None:  # P2 P4
