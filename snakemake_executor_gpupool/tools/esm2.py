@@ -87,15 +87,12 @@ class Esm2Embed(Tool):
 
     def to(self, device: str) -> None:
         """Move the weights to another device and give the old one's memory back."""
-        import gc
-
         import torch
 
         self._encoder.to(device)
         if self._contact_head is not None:
             self._contact_head.to(device)
         self.device = device
-        gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 

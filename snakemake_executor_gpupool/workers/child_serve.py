@@ -23,7 +23,11 @@ from typing import Any, Callable
 
 from snakemake_executor_gpupool.outputs import staged_outputs
 from snakemake_executor_gpupool.tool import InputError, Job, Params, Tool
-from snakemake_executor_gpupool.workers.child_memory import peak_memory_mib, release_memory
+from snakemake_executor_gpupool.workers.child_memory import (
+    peak_memory_mib,
+    release_memory,
+    settle_memory,
+)
 from snakemake_executor_gpupool.workers.child_output import job_log, tell_error
 from snakemake_executor_gpupool.workers.child_run import run_batch
 from snakemake_executor_gpupool.workers.child_store import keep_result
@@ -171,6 +175,7 @@ class Server:
         except Exception as error:
             self._channel.send({"type": "load_failed", "error": tell_error(error)})
             return
+        settle_memory()
         seconds = time.perf_counter() - started_s
         self._channel.send({**answer, "seconds": seconds, "peak_mib": peak_memory_mib(device)})
 

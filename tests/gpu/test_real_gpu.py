@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -92,3 +93,21 @@ def test_eviction_frees_the_card(tmp_path: Path, checkpoints: list[str]) -> None
 def test_offload_keeps_the_process(tmp_path: Path, checkpoints: list[str]) -> None:  # D8
     done = evict(tmp_path, checkpoints, "--gpupool-offload-strategy", "cpu")
     assert (done.summary["offloads"], done.summary["model_loads"]) == (2, 2)
+
+
+def test_models_share_a_card_as_far_as_measured_memory_allows(
+    tmp_path: Path, checkpoints: list[str]
+) -> None:  # D9
+    packing = "--gpupool-allow-multiple-per-device"
+    first = evict(tmp_path, checkpoints, packing)
+    assert (first.summary["evictions"], first.summary["model_loads"]) == (0, 2)
+    path = tmp_path / ".snakemake/profile.json"
+    profile = json.loads(path.read_text())
+    card = probe({}).devices[0]
+    assert card.memory_mib
+    for figures in profile["entries"].values():
+        assert 0 < figures["weights_mib"] <= figures["peak_mib"] < card.memory_mib
+        figures["peak_mib"] = int(0.6 * card.memory_mib)
+    path.write_text(json.dumps(profile))
+    second = evict(tmp_path, checkpoints, packing, "--forceall")
+    assert second.summary["evictions"] == 2, "two of these do not fit on one card"
