@@ -58,6 +58,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(IN_VENV) python bench/pipeline.py $(ARGS)
+	$(IN_VENV) python bench/offload.py
 
 clean:
 	rm -rf results example_pipeline/results bench/out .snakemake example_pipeline/.snakemake

@@ -142,11 +142,17 @@ def test_a_specific_request_waits_for_the_busy_occupant(tmp_path: Path) -> None:
             output: "a.up"
             resources: gpupool_tool="textual.py:Textual", device="cuda:0"
             params: model="m1", sleep_s=1.5
-            priority: 10
             script: "textual.py"
 
-        rule b:
+        rule wait_until_a_is_busy:
             input: "start.txt"
+            output: "later.txt"
+            shell:
+                "until grep -q batch_sent .snakemake/gpupool/latest/events.jsonl;"
+                " do sleep 0.02; done; cp {input} {output}"
+
+        rule b:
+            input: "later.txt"
             output: "b.up"
             resources: gpupool_tool="textual.py:Textual", device="cuda:0"
             params: model="m2"

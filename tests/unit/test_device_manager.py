@@ -279,7 +279,7 @@ def test_listing_as_a_table(env, manager):  # D13 D14
 
 def test_listing_as_json(env):  # D12
     library = FakeNvml(FakeCard("GPU-a", mode=3), FakeCard("GPU-b"))
-    library.cards[0].pids = [42]
+    library.cards[0].pids = {42: None}
     library.cards[0].used_mib = 7000
     real = {"GPUPOOL_LOCK_DIR": env["GPUPOOL_LOCK_DIR"]}
     rows = json.loads(list_devices(True, real, library))["devices"]
