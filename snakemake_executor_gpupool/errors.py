@@ -7,7 +7,7 @@
     │   └── DeviceStringError    not a device string
     ├── ImpossibleRequest    no amount of waiting can satisfy a device request
     ├── UnknownTool          no tool answers to a rule's ``gpupool_tool``
-    ├── ProtocolError        a worker sent bytes that are no frame
+    ├── ProtocolError        a worker answered what nobody asked, or what makes no sense
     └── WorkerStartError     a worker process could not be started
 
 What a tool may raise for a user's bad input is :class:`snakemake_executor_gpupool.tool.InputError`,
@@ -36,7 +36,7 @@ class UnknownTool(GpupoolError):
 
 
 class ProtocolError(GpupoolError):
-    """A worker sent bytes that are no frame."""
+    """A worker answered what nobody asked it, or what makes no sense."""
 
 
 class WorkerStartError(GpupoolError):

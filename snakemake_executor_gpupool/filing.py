@@ -23,7 +23,7 @@ from snakemake_executor_gpupool.request import ToolRef
 
 #: Frames sent ahead to one process.
 FRAMES_AHEAD = 8
-#: A process that is at one file for so long counts as hung.
+#: A process that is at one file, or at importing its tool, for so long counts as hung.
 FILE_LIMIT_S = 900.0
 #: Deaths of a process in the same job's hands before the job is given up.
 MOST_DEATHS = 2
@@ -36,7 +36,7 @@ class FileWorker:
     worker_id: str
     ready: bool = False
     in_flight: deque[int] = field(default_factory=deque)
-    #: When it was last heard of, or was given work while it had none.
+    #: When it was started or last heard of, or was given work while it had none.
     active_s: float = 0.0
     hung: bool = False
 
@@ -97,6 +97,10 @@ class Filing:
         """Tell whether a process is one for files."""
         return worker_id in self._tool_of
 
+    def worker(self, worker_id: str) -> FileWorker:
+        """Return a file process."""
+        return self._tool_of[worker_id].workers[worker_id]
+
     def tool_of(self, worker_id: str) -> ToolState:
         """Return the tool that a file process serves."""
         return self._tool_of[worker_id]
@@ -140,7 +144,7 @@ class Filing:
 
     def _start(self, tool: ToolState) -> None:
         self._numbers += 1
-        worker = FileWorker(f"{tool.name}.files{self._numbers}")
+        worker = FileWorker(f"{tool.name}.files{self._numbers}", active_s=self.now_s)
         tool.workers[worker.worker_id] = worker
         self._tool_of[worker.worker_id] = tool
         self._outbox.put(StartWorker(worker.worker_id, tool.ref))
@@ -203,7 +207,8 @@ class Filing:
         for tool in self._tools.values():
             for worker in tool.workers.values():
                 silent_s = self.now_s - worker.active_s
-                if worker.in_flight and silent_s > FILE_LIMIT_S and not worker.hung:
+                at_work = worker.in_flight or not worker.ready
+                if at_work and silent_s > FILE_LIMIT_S and not worker.hung:
                     worker.hung = True
                     why = f"no answer for {FILE_LIMIT_S:.0f} s"
                     self._outbox.put(StopWorker(worker.worker_id, why, force=True))

@@ -214,8 +214,19 @@ class LocalHost:
                 else:
                     self._found.append(FrameArrived(worker_id, frame))
         except FrameError as error:
+            self.reject(worker_id, str(error))
+
+    def believes(self, worker_id: str) -> bool:
+        """Tell whether a worker's frames still count: it has not been found out to be broken."""
+        running = self._running.get(worker_id)
+        return running is None or not running.complaint
+
+    def reject(self, worker_id: str, why: str) -> None:
+        """End a worker that broke the protocol, and listen to it no more."""
+        running = self._running.get(worker_id)
+        if running is not None:
             self._channel_ended(running)
-            self.stop(worker_id, force=True, complaint=f"broke the protocol ({error})")
+            self.stop(worker_id, force=True, complaint=f"broke the protocol ({why})")
 
     def _channel_ended(self, running: _Running) -> None:
         with contextlib.suppress(KeyError):

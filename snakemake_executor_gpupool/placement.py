@@ -51,6 +51,10 @@ class Placement(abc.ABC):
         """Tell whether a process holds, or is to hold, a model."""
         return worker_id in self._workers
 
+    def worker(self, worker_id: str) -> ModelWorker:
+        """Return a model's worker."""
+        return self._workers[worker_id]
+
     # -- asking ------------------------------------------------------------------
     def _capacity(self, model: Model) -> int:
         if model.spec.names:
@@ -132,7 +136,7 @@ class Placement(abc.ABC):
         names = [device.name for device in devices]
         self._outbox.note("device_granted", worker=worker.worker_id, devices=names)
         if was_loaded:
-            worker.stage = Stage.MOVING
+            worker.stage, worker.is_leaving = Stage.MOVING, False
             self._outbox.put(MoveModel(worker.worker_id, devices))
         else:
             worker.stage = Stage.STARTING
@@ -145,7 +149,7 @@ class Placement(abc.ABC):
         names = [device.name for device in worker.devices]
         self._outbox.note("evicted", worker=worker.worker_id, devices=names, how=how.value)
         if how is OffloadStrategy.CPU:
-            worker.stage = Stage.MOVING
+            worker.stage, worker.is_leaving = Stage.MOVING, True
             worker.model.queue.remove_worker(worker.worker_id)
             self._outbox.put(MoveModel(worker.worker_id, ()))
         else:
@@ -174,6 +178,8 @@ class Placement(abc.ABC):
     ) -> None:
         """A worker has its model on its devices."""
         worker = self._workers[worker_id]
+        if worker.stage is not Stage.LOADING:  # it is being stopped
+            return
         model = worker.model
         self.counts["model_loads"] += 1
         self._outbox.note(
@@ -204,6 +210,8 @@ class Placement(abc.ABC):
     def move_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
         """Weights could not be moved: the worker ends, its devices are free once it has."""
         worker = self._workers[worker_id]
+        if worker.stage is not Stage.MOVING:
+            return
         self._outbox.note("move_failed", worker=worker_id, error=error["message"])
         self.apply(self._allocator.offload_failed(worker_id, now_s), now_s)
         self._stop(worker, "its weights could not be moved")

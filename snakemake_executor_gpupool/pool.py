@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.actions import Actions, Callbacks
+from snakemake_executor_gpupool.answers import Answers
 from snakemake_executor_gpupool.config import PoolConfig
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.claims import Claims, Refusal
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.errors import ConfigError, ProtocolError
 from snakemake_executor_gpupool.events import EventLog, write_summary
 from snakemake_executor_gpupool.host import FrameArrived, Happening, LocalHost, WorkerGone
 from snakemake_executor_gpupool.paths import RunPaths
@@ -75,6 +76,7 @@ class Pool:
             self._profile.__getitem__,
         )
         self._host = LocalHost(self.paths, config.worker_threads)
+        self._answers = Answers(self._scheduler, self.paths.spools, self._host.moved_away)
         self._claims = Claims(os.environ)
         self._scheduler.dispatch.claim = self._claim
         self._refusals_said: set[str] = set()
@@ -218,7 +220,8 @@ class Pool:
 
     def _happened(self, happening: Happening, now_s: float) -> None:
         if isinstance(happening, FrameArrived):
-            self._frame(happening.worker_id, happening.frame, now_s)
+            if self._host.believes(happening.worker_id):
+                self._frame(happening.worker_id, happening.frame, now_s)
         else:
             self._note_exit(happening)
             self._scheduler.died(
@@ -232,52 +235,11 @@ class Pool:
         self._events.write("worker_ended", fields)
 
     def _frame(self, worker_id: str, frame: Frame, now_s: float) -> None:
-        """Turn a frame into an event. One that lacks its fields is its sender's end."""
+        """Turn a frame into an event. One that makes no sense is its sender's end."""
         try:
-            self._dispatch_frame(worker_id, frame, now_s)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            complaint = f"sent a {frame.type!r} frame that makes no sense ({error!r})"
-            self._host.stop(worker_id, force=True, complaint=complaint)
-
-    def _dispatch_frame(  # noqa: C901 - one case a frame type
-        self, worker_id: str, frame: Frame, now_s: float
-    ) -> None:
-        scheduler, meta = self._scheduler, frame.meta
-        match frame.type:
-            case "done":
-                figures = meta["seconds"], now_s, meta["peak_mib"]
-                scheduler.dispatch.batch_done(worker_id, meta["outcomes"], frame.blobs, *figures)
-            case "items":
-                scheduler.items(worker_id, meta["job"], meta, frame.blobs, now_s)
-            case "written":
-                scheduler.written(worker_id, meta["job"], meta["seconds"], now_s)
-            case "read_failed":
-                scheduler.read_failed(worker_id, meta["job"], meta["error"], now_s)
-            case "write_failed":
-                scheduler.write_failed(worker_id, meta["job"], meta["error"], now_s)
-            case "tool":
-                scheduler.process_ready(worker_id, meta["info"], now_s)
-            case "tool_failed":
-                scheduler.process_failed(worker_id, meta["error"], now_s)
-            case "loaded":
-                figures = meta["seconds"], now_s, meta["peak_mib"]
-                scheduler.dispatch.loaded(worker_id, meta["batch_tokens"], *figures)
-            case "load_failed":
-                scheduler.dispatch.load_failed(worker_id, meta["error"], now_s)
-            case "moved":
-                self._moved(worker_id, meta["away"], now_s)
-            case "move_failed":
-                scheduler.dispatch.move_failed(worker_id, meta["error"], now_s)
-            case other:
-                raise ValueError(f"unknown type {other!r}")
-
-    def _moved(self, worker_id: str, away: bool, now_s: float) -> None:
-        """Believe a worker that its weights have left the device only when the driver agrees."""
-        if not away or self._host.moved_away(worker_id):
-            self._scheduler.dispatch.moved(worker_id, away, now_s)
-            return
-        error = {"message": "its weights are still on the device after the move to the host"}
-        self._scheduler.dispatch.move_failed(worker_id, error, now_s)
+            self._answers.take(worker_id, frame, now_s)
+        except ProtocolError as error:
+            self._host.reject(worker_id, str(error))
 
     # -- effects -----------------------------------------------------------------------
     def _act(self) -> None:

@@ -65,6 +65,8 @@ class ModelWorker:
     in_flight: deque[Batch] = field(default_factory=deque)
     since_s: float = 0.0
     idle_since_s: float | None = None
+    #: While its weights move: whether to host memory, or back.
+    is_leaving: bool = False
     #: It was ended because it did not answer.
     hung: bool = False
 

@@ -137,7 +137,10 @@ def _parse(text: bytes, body: bytes) -> Frame:
         meta = json.loads(text)
         lengths = meta.pop("blobs")
         blobs, used = _split(lengths, body)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError, IndexError),
+        *(OverflowError, RecursionError),
+    ) as error:
         raise FrameError(f"frame with unreadable meta: {error}") from error
     if used != len(body):
         raise FrameError(f"frame body has {len(body)} bytes, its blobs {used}")
@@ -149,7 +152,10 @@ def _split(lengths: list[Any], body: bytes) -> tuple[list[Blob], int]:
     used = 0
     for length in lengths:
         if isinstance(length, list):
-            blobs.append(SpoolFile(str(length[0]), int(length[1])))
+            path, size_bytes = length
+            if not isinstance(path, str) or not isinstance(size_bytes, int) or size_bytes < 0:
+                raise ValueError(f"blob in a file {length!r}")
+            blobs.append(SpoolFile(path, size_bytes))
         else:
             if not isinstance(length, int) or length < 0:
                 raise ValueError(f"blob of length {length!r}")

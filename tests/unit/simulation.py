@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from snakemake_executor_gpupool import effects as fx
+from snakemake_executor_gpupool.answers import Answers
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy, cpu_slot
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.dispatch import DispatchConfig
+from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.request import Request, ToolRef
 from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
+from snakemake_executor_gpupool.workers.protocol import Frame, FrameError
 
 INFO = {
     "deterministic": True,
@@ -86,6 +89,9 @@ class World:
             offload_strategy=self.strategy,
         )
         self.scheduler = Scheduler(self.allocator, self.config)
+        self.answers = Answers(self.scheduler, ["/spool"], lambda worker: True)
+        #: What the coordinator said of frames that it did not believe.
+        self.complaints: list[str] = []
         self.now_s = 0.0
         self.log: list[tuple[float, fx.Effect]] = []
         self.reports: dict[int, str | None] = {}
@@ -160,6 +166,19 @@ class World:
         if wake_s < 1e6:
             self.at(wake_s, lambda: self.scheduler.tick(self.now_s))
 
+    # -- frames ------------------------------------------------------------------------
+    def _answer(self, worker: str, kind: str, blobs: Sequence[bytes] = (), **fields: Any) -> None:
+        try:
+            for frame in self.sent(worker, Frame({"type": kind, **fields}, list(blobs))):
+                self.answers.take(worker, frame, self.now_s)
+        except (ProtocolError, FrameError) as error:
+            self.complaints.append(str(error))
+            self._die(worker, f"broke the protocol ({error})")
+
+    def sent(self, worker: str, frame: Frame) -> Iterable[Frame]:
+        """Return what a worker sends when it means to send ``frame``."""
+        return [frame]
+
     # -- effects -----------------------------------------------------------------------
     def effects(self, kind: type) -> list[Any]:
         """Return all effects of a kind so far."""
@@ -192,16 +211,14 @@ class World:
             case fx.StartWorker(worker_id=worker):
                 self._alive.add(worker)
                 info = {**INFO, **self.info}
-                self._later(
-                    worker, self.start_s, lambda: sched.process_ready(worker, info, self.now_s)
-                )
+                self._later(worker, self.start_s, lambda: self._answer(worker, "tool", info=info))
             case fx.StopWorker(worker_id=worker):
                 self.at(self.now_s + 0.01, lambda: self._die(worker, "exit code 0"))
             case fx.LoadModel(worker_id=worker, params=params):
                 self._later(worker, self.load_s, lambda: self._loaded(worker, params.decode()))
             case fx.MoveModel(worker_id=worker, devices=devices):
                 away = not devices
-                self._later(worker, 0.05, lambda: sched.dispatch.moved(worker, away, self.now_s))
+                self._later(worker, 0.05, lambda: self._answer(worker, "moved", away=away))
             case fx.ReadJob(worker_id=worker, request=request):
                 self._later(worker, self.read_s, lambda: self._read(worker, request.job_id))
             case fx.WriteJob(worker_id=worker, request=request):
@@ -210,7 +227,7 @@ class World:
                 self._later(
                     worker,
                     self.read_s,
-                    lambda: sched.written(worker, request.job_id, 0.0, self.now_s),
+                    lambda: self._answer(worker, "written", job=request.job_id, seconds=0.0),
                 )
             case fx.RunBatch():
                 self._run_batch(effect)
@@ -232,14 +249,15 @@ class World:
         group = items[0].group if items else "g"
         meta = {"model": model, "model_label": model, "group": group, "items": metas, "last": True}
         payloads = [f"{item.key}".encode() for item in items]
-        self.scheduler.items(worker, job_id, meta, payloads, self.now_s)
+        self._answer(worker, "items", payloads, job=job_id, **meta)
 
     def _loaded(self, worker: str, model: str) -> None:
         if model in self.failing_loads:
             error = {"kind": "input", "type": "InputError", "message": "no weights"}
-            self.scheduler.dispatch.load_failed(worker, error, self.now_s)
+            self._answer(worker, "load_failed", error={**error, "traceback": ""})
         else:
-            self.scheduler.dispatch.loaded(worker, self.budget_tokens, self.load_s, self.now_s)
+            figures = {"batch_tokens": self.budget_tokens, "seconds": self.load_s}
+            self._answer(worker, "loaded", **figures, peak_mib=None)
 
     def _run_batch(self, effect: fx.RunBatch) -> None:
         keys = [unit.payload.decode() for unit in effect.units]  # type: ignore[union-attr]
@@ -252,15 +270,18 @@ class World:
         if self.deadly & set(keys):
             self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
             return
-        self._later(worker, seconds, lambda: self._batch_done(worker, keys, seconds))
+        self._later(
+            worker, seconds, lambda: self._batch_done(worker, effect.batch_id, keys, seconds)
+        )
 
-    def _batch_done(self, worker: str, keys: list[str], seconds: float) -> None:
+    def _batch_done(self, worker: str, batch_id: int, keys: list[str], seconds: float) -> None:
         error = {"kind": "tool", "type": "ValueError", "message": "bad item", "traceback": ""}
         outcomes = [{"error": error if key in self.bad else None, "oom": False} for key in keys]
         blobs = [f"result of {key}".encode() for key in keys if key not in self.bad]
         self.computed += keys
         self.finished_s.update(dict.fromkeys(keys, self.now_s))
-        self.scheduler.dispatch.batch_done(worker, outcomes, list(blobs), seconds, self.now_s)
+        told = {"batch": batch_id, "outcomes": outcomes, "seconds": seconds, "peak_mib": None}
+        self._answer(worker, "done", blobs, **told)
 
     def _die(self, worker: str, reason: str) -> None:
         if worker in self._alive:

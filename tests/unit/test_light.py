@@ -24,7 +24,14 @@ WORKER_SIDE = [
     "workers/protocol.py",
     "workers/reaper.py",
 ]
+#: Whose process is a caller's own, not the coordinator: they read the results that they asked for.
+CALLERS = {"api.py", "cold.py"}
+UNPICKLERS = {
+    *("marshal", "shelve", "dill", "cloudpickle", "joblib", "multiprocessing.connection"),
+    *("copyreg", "pandas", "numpy", "torch"),
+}
 PURE = [
+    "answers",
     "placement",
     "scheduler",
     "dispatch",
@@ -73,6 +80,20 @@ def test_the_worker_side_is_valid_python_39(name: str) -> None:
 def test_decisions_are_pure(name: str) -> None:
     forbidden = {"threading", "time", "os", "socket", "subprocess", "logging", "pathlib", "queue"}
     assert not {module.partition(".")[0] for module in imported(PACKAGE / f"{name}.py")} & forbidden
+
+
+def test_the_coordinator_cannot_unpickle() -> None:  # W1
+    """What workers send stays bytes: pickle is there to write with, and nothing else reads it."""
+    of_workers = {PACKAGE / name for name in WORKER_SIDE} | set((PACKAGE / "tools").rglob("*.py"))
+    coordinator = set(PACKAGE.rglob("*.py")) - of_workers - {PACKAGE / name for name in CALLERS}
+    assert PACKAGE / "pool.py" in coordinator and PACKAGE / "store.py" in coordinator
+    for path in coordinator:
+        assert not imported(path) & UNPICKLERS, path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.value.id != "pickle" or node.attr == "dumps", path
+            elif isinstance(node, ast.ImportFrom):
+                assert node.module not in ("pickle", "_pickle"), path
 
 
 def test_only_the_executor_and_the_settings_import_snakemake() -> None:

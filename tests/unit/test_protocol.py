@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from snakemake_executor_gpupool.workers import protocol
 from snakemake_executor_gpupool.workers.protocol import (
     CHECKED_BODY_BYTES,
     HEADER,
@@ -26,11 +28,17 @@ from snakemake_executor_gpupool.workers.protocol import (
     discard,
     encode,
 )
+from tests.unit.fuzzing import cases
 
 METAS = st.dictionaries(
     st.text(max_size=8).filter(lambda key: key != "blobs"),
     st.one_of(st.integers(), st.text(max_size=20), st.booleans(), st.none()),
     max_size=4,
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
 )
 BLOBS = st.lists(st.binary(max_size=200), max_size=5)
 
@@ -39,6 +47,7 @@ def whole(meta: dict[str, object], blobs: list[bytes]) -> bytes:
     return b"".join(encode(meta, blobs))
 
 
+@cases(by_default=100)
 @given(st.lists(st.tuples(METAS, BLOBS), max_size=4), st.integers(1, 64))
 def test_frames_survive_any_pieces(frames: list[tuple[dict, list[bytes]]], piece: int) -> None:
     stream = b"".join(whole(meta, blobs) for meta, blobs in frames)
@@ -49,7 +58,7 @@ def test_frames_survive_any_pieces(frames: list[tuple[dict, list[bytes]]], piece
     assert [(frame.meta, frame.blobs) for frame in decoded] == [(m, b) for m, b in frames]
 
 
-@settings(max_examples=500)
+@cases(by_default=300)
 @given(METAS, BLOBS, st.data())
 def test_a_flipped_bit_is_noticed(meta: dict, blobs: list[bytes], data: st.DataObject) -> None:
     stream = bytearray(whole(meta, blobs))
@@ -64,7 +73,7 @@ def test_a_flipped_bit_is_noticed(meta: dict, blobs: list[bytes], data: st.DataO
     assert frames == [] or frames[0].meta == meta
 
 
-@settings(max_examples=500)
+@cases(by_default=300)
 @given(st.binary(max_size=300))
 def test_garbage_never_becomes_a_frame(garbage: bytes) -> None:
     decoder = Decoder()
@@ -74,6 +83,7 @@ def test_garbage_never_becomes_a_frame(garbage: bytes) -> None:
         return
 
 
+@cases(by_default=100)
 @given(METAS, BLOBS, st.data())
 def test_a_truncated_frame_stays_incomplete(
     meta: dict, blobs: list[bytes], data: st.DataObject
@@ -83,17 +93,65 @@ def test_a_truncated_frame_stays_incomplete(
     assert list(decoder.feed(stream[: data.draw(st.integers(0, len(stream) - 1))])) == []
 
 
+@cases(by_default=200)
+@given(st.lists(st.tuples(METAS, BLOBS), min_size=1, max_size=4), st.data())
+def test_a_stream_with_pieces_lost_doubled_or_moved_yields_no_other_frame(
+    frames: list[tuple[dict, list[bytes]]], data: st.DataObject
+) -> None:
+    sent = [whole(meta, blobs) for meta, blobs in frames]
+    stream = b"".join(sent)
+    places = st.integers(0, len(stream))
+    start, end = sorted((data.draw(places), data.draw(places)))
+    piece, rest = stream[start:end], stream[:start] + stream[end:]
+    at = data.draw(st.integers(0, len(rest)))
+    broken = data.draw(
+        st.sampled_from([rest, stream[:at] + piece + stream[at:], rest[:at] + piece + rest[at:]])
+    )
+    decoder, got = Decoder(), []
+    with contextlib.suppress(FrameError):
+        for frame in decoder.feed(broken):
+            got.append(whole(*frame))
+    # Whole frames may be lost, doubled or moved; who answers what, `answers` checks.
+    assert set(got) <= set(sent)
+
+
+@cases(by_default=200)
+@given(st.binary(max_size=64), st.data())
+def test_meta_of_any_kind_is_read_or_refused(body: bytes, data: st.DataObject) -> None:
+    """A frame whose checksum is right and whose meta is anything at all."""
+    blobs = st.one_of(st.integers(-9, 99), JSON, st.tuples(JSON, JSON).map(list))
+    meta = data.draw(
+        st.one_of(
+            st.binary(max_size=40),
+            JSON.map(lambda value: json.dumps(value).encode()),
+            st.lists(blobs, max_size=4).map(lambda value: json.dumps({"blobs": value}).encode()),
+        )
+    )
+    crc = protocol._checksum(len(meta), len(body), meta, [body])
+    head = HEADER.pack(MAGIC, VERSION, len(meta), len(body), crc)
+    try:
+        [frame] = Decoder().feed(head + meta + body)
+    except FrameError:
+        return
+    assert isinstance(frame.meta, dict)
+    assert sum(len(blob) for blob in frame.blobs if isinstance(blob, bytes)) == len(body)
+    assert all(blob.size_bytes >= 0 for blob in frame.blobs if isinstance(blob, SpoolFile))
+
+
 def test_an_announced_size_beyond_the_bound_is_refused_before_it_is_buffered() -> None:
     with pytest.raises(FrameError, match="too large"):
         list(Decoder().feed(HEADER.pack(MAGIC, VERSION, MAX_META_BYTES + 1, 0, 0)))
 
 
 @pytest.mark.parametrize(
-    "meta", [b"[]", b"{}", b"nonsense", b'{"blobs": [-1]}', b'{"blobs": [5]}', b'{"blobs": ["x"]}']
+    "meta",
+    [
+        *(b"[]", b"{}", b"nonsense", b'{"blobs": [-1]}', b'{"blobs": [5]}', b'{"blobs": ["x"]}'),
+        *(b'{"blobs": [["x"]]}', b'{"blobs": [["x", 1e999]]}', b'{"blobs": [["x", -1]]}'),
+        b'{"blobs": ' + b"[" * 100_000,
+    ],
 )
 def test_meta_that_makes_no_sense_is_refused(meta: bytes) -> None:
-    from snakemake_executor_gpupool.workers import protocol
-
     crc = protocol._checksum(len(meta), 0, meta, [])
     with pytest.raises(FrameError):
         list(Decoder().feed(HEADER.pack(MAGIC, VERSION, len(meta), 0, crc) + meta))

@@ -1,0 +1,253 @@
+"""What workers answer: checked against what they were asked, then believed. Pure.
+
+A worker runs other people's code, which can write anything into its channel. So a frame
+is looked at twice before it may change anything: whether it has the shape of its kind, and
+whether it answers what its sender has in hands just now. What fails either way is one
+:class:`ProtocolError`, and nothing has changed by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from snakemake_executor_gpupool.errors import ProtocolError
+from snakemake_executor_gpupool.filing import FileWorker
+from snakemake_executor_gpupool.jobs import Phase
+from snakemake_executor_gpupool.scheduler import Scheduler
+from snakemake_executor_gpupool.serving import ModelWorker, Stage
+from snakemake_executor_gpupool.workers.protocol import Frame, SpoolFile
+
+Check = Callable[[Any], bool]
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _is_amount(value: Any) -> bool:
+    """Seconds, MiB, costs: finite and not negative."""
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _is_limit(value: Any) -> bool:
+    return type(value) in (int, float) and value > 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _list_of(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _object(**fields: Check) -> Check:
+    def check(value: Any) -> bool:
+        return isinstance(value, dict) and all(
+            name in value and test(value[name]) for name, test in fields.items()
+        )
+
+    return check
+
+
+_ERROR = _object(kind=_is_text, type=_is_text, message=_is_text, traceback=_is_text)
+_TOOL = _object(
+    deterministic=_is_flag,
+    persistent=_is_flag,
+    devices=_list_of(_is_text),
+    gpus_per_instance=lambda value: _is_whole(value) and value > 0,
+    pads=_is_flag,
+    vram_mb=_or_none(_is_amount),
+    batch_limit_s=_is_limit,
+    can_move=_is_flag,
+)
+_ITEM = _object(
+    key=_is_text,
+    cost=_is_amount,
+    tokens=lambda value: _is_whole(value) and value >= 0,
+    name=_is_text,
+)
+_OUTCOME = _object(error=_or_none(_ERROR), oom=_is_flag)
+_PEAK = _or_none(_is_amount)
+
+#: The fields of each kind of frame.
+_FIELDS: dict[str, dict[str, Check]] = {
+    "tool": {"info": _TOOL},
+    "tool_failed": {"error": _ERROR},
+    "items": {
+        "job": _is_whole,
+        "items": _list_of(_ITEM),
+        "last": _is_flag,
+        "model": _is_text,
+        "model_label": _is_text,
+        "group": _is_text,
+    },
+    "read_failed": {"job": _is_whole, "error": _ERROR},
+    "written": {"job": _is_whole, "seconds": _is_amount},
+    "write_failed": {"job": _is_whole, "error": _ERROR},
+    "loaded": {"batch_tokens": _is_whole, "seconds": _is_amount, "peak_mib": _PEAK},
+    "load_failed": {"error": _ERROR},
+    "done": {
+        "batch": _is_whole,
+        "outcomes": _list_of(_OUTCOME),
+        "seconds": _is_amount,
+        "peak_mib": _PEAK,
+    },
+    "moved": {"away": _is_flag},
+    "move_failed": {"error": _ERROR},
+}
+#: What a model's worker may say in each stage; one that is being stopped may still be at it.
+_TOLD_IN = {
+    "tool": {Stage.STARTING},
+    "tool_failed": {Stage.STARTING},
+    "loaded": {Stage.LOADING},
+    "load_failed": {Stage.LOADING},
+    "done": {Stage.READY},
+    "moved": {Stage.MOVING},
+    "move_failed": {Stage.MOVING},
+}
+#: What a file process may say of the job in its hands, by what it was asked to do with it.
+_TOLD_OF = {
+    Phase.READING: {"items", "read_failed"},
+    Phase.WRITING: {"written", "write_failed"},
+}
+_OF_FILES = set().union(*_TOLD_OF.values())
+
+
+class Answers:
+    """Takes the frames of all workers for the scheduler.
+
+    Parameters
+    ----------
+    scheduler
+        Hears of every frame that makes sense.
+    spools
+        The only directories whose files a blob may name: what is in them is removed after use.
+    moved_away
+        Tells whether a worker's weights have left its devices, as far as the driver knows.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, spools: Sequence[str], moved_away: Callable[[str], bool]
+    ) -> None:
+        self._scheduler = scheduler
+        self._spools = frozenset(spools)
+        self._moved_away = moved_away
+
+    def take(self, worker_id: str, frame: Frame, now_s: float) -> None:
+        """Believe a frame.
+
+        Raises
+        ------
+        ProtocolError
+            It makes no sense, or answers nothing that its sender was asked. Nothing has changed.
+        """
+        self._check_shape(frame)
+        filing, dispatch = self._scheduler.filing, self._scheduler.dispatch
+        if filing.owns(worker_id):
+            self._check_file_worker(filing.worker(worker_id), frame)
+        elif dispatch.owns(worker_id):
+            _check_model_worker(dispatch.worker(worker_id), frame)
+        else:
+            raise ProtocolError("it has ended")
+        self._deliver(worker_id, frame, now_s)
+
+    # -- shape -------------------------------------------------------------------
+    def _check_shape(self, frame: Frame) -> None:
+        fields = _FIELDS.get(frame.type)
+        if fields is None:
+            raise ProtocolError(f"there is no {frame.type[:40]!r} frame")
+        for name, check in fields.items():
+            if name not in frame.meta or not check(frame.meta[name]):
+                told = repr(frame.meta.get(name, "missing"))[:200]
+                raise ProtocolError(f"{name!r} of a {frame.type!r} frame is {told}")
+        expected = _count_blobs(frame.type, frame.meta)
+        if len(frame.blobs) != expected:
+            raise ProtocolError(
+                f"a {frame.type!r} frame has {len(frame.blobs)} blobs instead of {expected}"
+            )
+        for blob in frame.blobs:
+            if isinstance(blob, SpoolFile) and blob.path.rpartition("/")[0] not in self._spools:
+                raise ProtocolError(f"a blob lies at {blob.path[:200]}, outside the spool")
+
+    # -- sense -------------------------------------------------------------------
+    def _check_file_worker(self, worker: FileWorker, frame: Frame) -> None:
+        if frame.type not in _OF_FILES:
+            _require(frame.type in {"tool", "tool_failed"} and not worker.ready, frame)
+            return
+        job_id = frame.meta["job"]
+        _require(bool(worker.in_flight) and worker.in_flight[0] == job_id, frame)
+        job = self._scheduler.jobs.get(job_id)
+        # A job that has failed meanwhile is no longer known: its answer changes nothing.
+        _require(job is None or frame.type in _TOLD_OF.get(job.phase, ()), frame)
+
+    # -- delivery ----------------------------------------------------------------
+    def _deliver(self, worker_id: str, frame: Frame, now_s: float) -> None:  # noqa: C901 - one case a kind
+        scheduler, dispatch, meta = self._scheduler, self._scheduler.dispatch, frame.meta
+        match frame.type:
+            case "done":
+                figures = meta["seconds"], now_s, meta["peak_mib"]
+                dispatch.batch_done(worker_id, meta["outcomes"], frame.blobs, *figures)
+            case "items":
+                scheduler.items(worker_id, meta["job"], meta, frame.blobs, now_s)
+            case "written":
+                scheduler.written(worker_id, meta["job"], meta["seconds"], now_s)
+            case "read_failed":
+                scheduler.read_failed(worker_id, meta["job"], meta["error"], now_s)
+            case "write_failed":
+                scheduler.write_failed(worker_id, meta["job"], meta["error"], now_s)
+            case "tool":
+                scheduler.process_ready(worker_id, meta["info"], now_s)
+            case "tool_failed":
+                scheduler.process_failed(worker_id, meta["error"], now_s)
+            case "loaded":
+                figures = meta["seconds"], now_s, meta["peak_mib"]
+                dispatch.loaded(worker_id, meta["batch_tokens"], *figures)
+            case "load_failed":
+                dispatch.load_failed(worker_id, meta["error"], now_s)
+            case "moved":
+                self._moved(worker_id, meta["away"], now_s)
+            case "move_failed":
+                dispatch.move_failed(worker_id, meta["error"], now_s)
+
+    def _moved(self, worker_id: str, away: bool, now_s: float) -> None:
+        """Believe a worker that its weights have left the device only when the driver agrees."""
+        if not away or self._moved_away(worker_id):
+            self._scheduler.dispatch.moved(worker_id, away, now_s)
+            return
+        error = {"message": "its weights are still on the device after the move to the host"}
+        self._scheduler.dispatch.move_failed(worker_id, error, now_s)
+
+
+def _count_blobs(kind: str, meta: Mapping[str, Any]) -> int:
+    if kind == "items":
+        return len(meta["items"])
+    if kind == "done":
+        return sum(outcome["error"] is None for outcome in meta["outcomes"])
+    return 0
+
+
+def _check_model_worker(worker: ModelWorker, frame: Frame) -> None:
+    _require(worker.stage in {*_TOLD_IN.get(frame.type, ()), Stage.STOPPING}, frame)
+    if frame.type == "done":
+        batch = worker.in_flight[0] if worker.in_flight else None
+        _require(batch is not None and batch.batch_id == frame.meta["batch"], frame)
+        _require(batch is not None and len(batch.units) == len(frame.meta["outcomes"]), frame)
+    elif frame.type == "moved" and worker.stage is Stage.MOVING:
+        _require(worker.is_leaving == frame.meta["away"], frame)
+
+
+def _require(sense: bool, frame: Frame) -> None:
+    if not sense:
+        told = {name: value for name, value in frame.meta.items() if name in ("job", "batch")}
+        raise ProtocolError(f"nothing asked for a {frame.type!r} frame {told or ''}".rstrip())
