@@ -238,7 +238,8 @@ def _count_blobs(kind: str, meta: Mapping[str, Any]) -> int:
 
 
 def _check_model_worker(worker: ModelWorker, frame: Frame) -> None:
-    _require(worker.stage in {*_TOLD_IN.get(frame.type, ()), Stage.STOPPING}, frame)
+    stages = _TOLD_IN.get(frame.type)
+    _require(stages is not None and worker.stage in {*stages, Stage.STOPPING}, frame)
     if frame.type == "done":
         batch = worker.in_flight[0] if worker.in_flight else None
         _require(batch is not None and batch.batch_id == frame.meta["batch"], frame)
