@@ -86,6 +86,7 @@ class Allocator:
     ) -> None:
         self._all = tuple(sorted(devices, key=device_key))
         self._managed = self._all
+        self._expected: tuple[Device, ...] = ()
         self._packing = allow_multiple_per_device
         self._strategy = offload_strategy
         self._yield_after_s = yield_after_s
@@ -119,7 +120,7 @@ class Allocator:
         return self._request(Waiter(ask, now_s, self._next_serial()), now_s)
 
     def _request(self, waiter: Waiter, now_s: float) -> list[Effect]:
-        reason = why_impossible(waiter.ask, self._usable)
+        reason = why_impossible(waiter.ask, (*self._usable, *self._expected))
         if reason:
             return [Impossible(waiter.ask.ask_id, reason)]
         return self._enqueue(waiter, now_s)
@@ -254,6 +255,23 @@ class Allocator:
         self._lost.add(device_name)
         return self._refuse_impossible() + self._serve(now_s)
 
+    def join(self, devices: Sequence[Device], now_s: float) -> list[Effect]:
+        """Take in devices that were not there before, or are there again after they were lost."""
+        names = {device.name for device in devices}
+
+        def with_them(known: Sequence[Device]) -> tuple[Device, ...]:
+            others = [device for device in known if device.name not in names]
+            return tuple(sorted([*others, *devices], key=device_key))
+
+        self._all, self._managed = with_them(self._all), with_them(self._managed)
+        self._lost -= names
+        self._foreign -= names
+        return self._serve(now_s)
+
+    def expect(self, devices: Sequence[Device]) -> None:
+        """Let requests wait for devices such as these, which may yet :meth:`join`."""
+        self._expected = tuple(devices)
+
     def configure(
         self,
         managed: Sequence[Device] | None,
@@ -280,6 +298,11 @@ class Allocator:
     def devices(self) -> tuple[Device, ...]:
         """The managed devices that are not lost."""
         return tuple(device for device in self._managed if device.name not in self._lost)
+
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of device that there are, or that may yet come."""
+        return {device.kind for device in (*self.devices, *self._expected)}
 
     def allocation_map(self) -> dict[str, list[str]]:
         """Return for each device who is on it, in the order of their grants."""
@@ -359,7 +382,7 @@ class Allocator:
         """Refuse those in line whom a change of the devices left without hope."""
         refused: list[Effect] = []
         for waiter in list(self._line):
-            reason = why_impossible(waiter.ask, self._usable)
+            reason = why_impossible(waiter.ask, (*self._usable, *self._expected))
             if reason:
                 self._line.leave(waiter)
                 refused.append(Impossible(waiter.ask.ask_id, reason))

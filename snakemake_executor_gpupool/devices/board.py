@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from snakemake_executor_gpupool.devices.model import CPU, Device, device_key
+from snakemake_executor_gpupool.devices.model import CPU, Device, device_key, most_on_one_host
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 
 WORKER = "worker"
@@ -198,9 +198,7 @@ class Board:
 
 def suits(ask: Ask, device: Device) -> bool:
     """Whether the device, with nobody on it, could be one of those for the request."""
-    if device.kind != ask.spec.kind:
-        return False
-    if ask.spec.names and device.name not in ask.spec.names:
+    if not ask.spec.accepts(device):
         return False
     if device.is_mig and ask.spec.count > 1:
         return False  # CUDA shows a process one slice only, so two are never two
@@ -216,12 +214,13 @@ def _fits(ask: Ask, there: Iterable[Ask], device: Device) -> bool:
 
 def why_impossible(ask: Ask, devices: Sequence[Device]) -> str | None:
     """Say why no amount of waiting could serve the request; None if it can be served."""
-    if sum(suits(ask, device) for device in devices) >= ask.spec.count:
+    if most_on_one_host(device for device in devices if suits(ask, device)) >= ask.spec.count:
         return None
     same_kind = [device for device in devices if device.kind == ask.spec.kind]
     names = [device.name for device in sorted(same_kind, key=device_key)]
     managed = f"managed here: {', '.join(names) or f'no {ask.spec.kind} device'}"
-    unknown = [name for name in ask.spec.names if name not in names]
+    known = {*names, *(device.local_name for device in same_kind)}
+    unknown = [name for name in ask.spec.names if name not in known]
     if unknown:
         return f"{ask.label} asks for {', '.join(unknown)}; {managed}"
     return f"{ask.label} asks for {ask.spec}{_shortfall(ask, same_kind)}; {managed}"
@@ -229,6 +228,10 @@ def why_impossible(ask: Ask, devices: Sequence[Device]) -> str | None:
 
 def _shortfall(ask: Ask, same_kind: Sequence[Device]) -> str:
     if len(same_kind) < ask.spec.count:
+        return ""
+    if most_on_one_host(same_kind) < ask.spec.count:
+        return ", which no one machine has"
+    if ask.spec.host:
         return ""
     if any(device.is_mig for device in same_kind) and ask.spec.count > 1:
         return ", but a process can use only one MIG slice"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from snakemake_executor_gpupool.errors import ConfigError
 
@@ -79,6 +81,22 @@ class Device:
     is_mig: bool = False
     simulated: bool = False
 
+    @property
+    def host(self) -> str:
+        """The machine that it is in; empty for this one."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def local_name(self) -> str:
+        """What it is called on its own machine: ``"cuda:0"``."""
+        return self.name.rpartition("/")[2]
+
+    def on(self, host: str) -> Device:
+        """Return the same device as others see it: named after its machine."""
+        # Every machine's simulated cards have the same numbers, and are not the same cards.
+        uuid = f"{self.uuid}@{host}" if self.simulated else self.uuid
+        return replace(self, name=f"{host}/{self.local_name}", uuid=uuid)
+
 
 def cpu_slot(index: int) -> Device:
     """Return the CPU slot of that index: a place for workers, all of which share the cores."""
@@ -100,3 +118,8 @@ def natural_key(name: str) -> tuple[tuple[str, int], ...]:
 def device_key(device: Device) -> tuple[bool, tuple[tuple[str, int], ...]]:
     """Sort key of a device: GPUs before CPU slots, then by number."""
     return device.kind == CPU, natural_key(device.name)
+
+
+def most_on_one_host(devices: Iterable[Device]) -> int:
+    """Return how many of the devices one process could have: those of one machine."""
+    return max(Counter(device.host for device in devices).values(), default=0)

@@ -9,8 +9,10 @@ smallest such set: without any one of them, the request would not fit.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from snakemake_executor_gpupool.devices.board import Ask, Board, Tenant
 from snakemake_executor_gpupool.devices.model import Device, device_key
@@ -53,21 +55,30 @@ class _Search:
         self.suited = {device.name: device for device in board.suited(ask) if board.is_open(device)}
         self.removed: list[Tenant] = []
         self._open: set[str] = set()
+        self._open_in: Counter[str] = Counter()  # by machine
         self._look_at(self.suited)
         self._open_at_first = frozenset(self._open)
 
     @property
     def enough(self) -> bool:
         """Whether the request fits now."""
-        return len(self._open) >= self.ask.spec.count
+        count = self.ask.spec.count
+        if len(self._open) < count:
+            return False
+        return count == 1 or max(self._open_in.values()) >= count
 
     def _look_at(self, names: Iterable[str]) -> None:
         for name in names:
             device = self.suited.get(name)
-            if device and self.board.admits(self.ask, device):
+            if device is None:
+                continue
+            admits = self.board.admits(self.ask, device)
+            if admits and name not in self._open:
                 self._open.add(name)
-            else:
+                self._open_in[device.host] += 1
+            elif not admits and name in self._open:
                 self._open.discard(name)
+                self._open_in[device.host] -= 1
 
     def remove_until_enough(self) -> None:
         """Take tenants away, the cheapest loss first, until the request fits."""
@@ -100,15 +111,28 @@ class _Search:
             self.board.put(tenant)
 
     def choose(self) -> tuple[Device, ...]:
-        """Choose among the devices that are open by now."""
+        """Choose among the devices that are open by now, all in one machine."""
         lost = {name: tenant for tenant in self.removed for name in tenant.device_names}
-        order = sorted(
-            (self.suited[name] for name in self._open),
-            key=lambda device: (
+
+        def worth(device: Device) -> tuple[Any, ...]:
+            return (
                 device.name not in self._open_at_first,
                 lost[device.name].cost_of_loss if device.name in lost else (),
                 self.board.crowd(device),
                 device_key(device),
-            ),
-        )
-        return tuple(sorted(order[: self.ask.spec.count], key=device_key))
+            )
+
+        count = self.ask.spec.count
+        candidates = [
+            self.suited[name]
+            for name in self._open
+            if self._open_in[self.suited[name].host] >= count
+        ]
+        if count == 1:
+            return (min(candidates, key=worth),)
+        best: dict[str, list[Device]] = defaultdict(list)
+        for device in sorted(candidates, key=worth):
+            if len(best[device.host]) < count:
+                best[device.host].append(device)
+        chosen = min(best.values(), key=lambda devices: worth(devices[-1]))
+        return tuple(sorted(chosen, key=device_key))

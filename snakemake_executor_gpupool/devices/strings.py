@@ -2,11 +2,16 @@
 
 A *device string* says what one job or worker needs::
 
-    cpu   cpu:0   cuda   cudax2   cuda:0   cuda:0,1   cuda:0,cuda:1
+    cpu   cpu:0   cuda   cudax2   cuda:0   cuda:0,1   cuda:0,cuda:1   n1/cuda:0   n1/cudax2
 
 A *managed-devices string* says what the whole pool may use::
 
-    auto   all   2   cuda:0,cuda:1   cpu:2   cuda:0,1,cpu:2
+    auto   all   2   cuda:0,cuda:1   cpu:2   cuda:0,1,cpu:2   n1/all,n2/cuda:0
+
+Over several machines, a device string without a host means any one of them: ``cuda:0`` is
+the card of that number in some machine, ``cudax2`` two cards of the same one. A
+managed-devices string without hosts holds for each machine; one with hosts for those
+that it names, and no others are used.
 
 The two differ on purpose in ``cpu:N``: as a device string it is the CPU slot of
 that number; as managed devices it is N slots, that is N workers that share the
@@ -31,7 +36,8 @@ from snakemake_executor_gpupool.errors import ConfigError, DeviceStringError
 
 DEVICE_GRAMMAR = (
     'a device is one of: "cpu", "cuda" (any one GPU), "cudaxN" (any N GPUs), '
-    '"cuda:I" or "cuda:I,J" (these GPUs), "cpu:I" (this CPU slot)'
+    '"cuda:I" or "cuda:I,J" (these GPUs), "cpu:I" (this CPU slot); '
+    'on a cluster "NODE/" before it says on which node'
 )
 MANAGED_GRAMMAR = (
     'managed devices are: "auto" (all visible GPUs, else the CPU), "all" (all visible GPUs), '
@@ -42,6 +48,7 @@ MANAGED_GRAMMAR = (
 
 # Longer numbers are no device indices; the bound also keeps int() cheap on garbage.
 _NUMBER = "[0-9]{1,6}"
+_HOST = "[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
 @dataclass(frozen=True)
@@ -55,17 +62,29 @@ class DeviceSpec:
     count
         How many devices.
     names
-        Exactly these devices, in numeric order; empty: any ``count`` of them.
+        Exactly these devices, in numeric order; empty: any ``count`` of them. One without a
+        host is the device of that name in any machine.
+    host
+        The machine that they are to be in; empty: any one.
     """
 
     kind: str
     count: int = 1
     names: tuple[str, ...] = ()
+    host: str = ""
 
     def __str__(self) -> str:
+        before = f"{self.host}/" if self.host else ""
         if self.names:
-            return f"{self.kind}:" + ",".join(name.rpartition(":")[2] for name in self.names)
-        return self.kind if self.count == 1 else f"{self.kind}x{self.count}"
+            numbers = ",".join(name.rpartition(":")[2] for name in self.names)
+            return f"{before}{self.kind}:{numbers}"
+        return before + (self.kind if self.count == 1 else f"{self.kind}x{self.count}")
+
+    def accepts(self, device: Device) -> bool:
+        """Tell whether a device is one of those that are asked for."""
+        if device.kind != self.kind or (self.host and device.host != self.host):
+            return False
+        return not self.names or device.name in self.names or device.local_name in self.names
 
 
 def parse_device(text: str) -> DeviceSpec:
@@ -86,11 +105,22 @@ def parse_device(text: str) -> DeviceSpec:
     if not isinstance(text, str):
         raise _not_a_device(text, "it must be text")
     compact = "".join(text.split())
+    if at := re.fullmatch(rf"({_HOST})/(.*)", compact):
+        return _on_host(at[1], _parse_local(text, at[2].replace(f",{at[1]}/", ",")))
+    return _parse_local(text, compact)
+
+
+def _parse_local(text: str, compact: str) -> DeviceSpec:
     if compact in (CPU, CUDA):
         return DeviceSpec(compact)
     if counted := re.fullmatch(rf"cudax({_NUMBER})", compact):
         return _counted(text, int(counted[1]))
     return _specific(text, compact)
+
+
+def _on_host(host: str, spec: DeviceSpec) -> DeviceSpec:
+    names = tuple(f"{host}/{name}" for name in spec.names)
+    return DeviceSpec(spec.kind, spec.count, names, host)
 
 
 def gpus(count: int) -> DeviceSpec:
@@ -163,6 +193,24 @@ def parse_managed(
     if request.auto:
         return tuple(cards) or _cpu_slots(auto_cpu_slots)
     return request.choose(text, cards) + _cpu_slots(request.cpu_slots)
+
+
+def managed_of_host(text: str, host: str) -> str | None:
+    """Return the part of a managed-devices string that holds for one machine; None: no part does.
+
+    Examples
+    --------
+    >>> managed_of_host("n1/cuda:0,1,n2/all", "n1"), managed_of_host("2", "n1")
+    ('cuda:0,1', '2')
+    """
+    compact = "".join(text.split())
+    parts = re.split(rf"(?:^|,)({_HOST})/", compact)
+    if len(parts) == 1:
+        return text
+    if parts[0]:
+        raise _not_managed(text, "either every part names its node or none does")
+    named = zip(parts[1::2], parts[2::2], strict=True)
+    return ",".join(part for name, part in named if name == host) or None
 
 
 def _cpu_slots(count: int) -> tuple[Device, ...]:
