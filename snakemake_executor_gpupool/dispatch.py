@@ -102,8 +102,11 @@ class Dispatch(Placement):
             model.waiting_s(), len(model.alive), model.load_s, model.waiting
         ):
             self._ask(model, now_s)
+        if model.oversized and not any(worker.is_alone for worker in model.alive):
+            self._ask(model, now_s, alone=True)
         for worker in model.alive:
-            if worker.stage is Stage.AWAY and model.waiting:
+            has_work = model.waiting or (model.oversized and worker.is_alone)
+            if worker.stage is Stage.AWAY and has_work:
                 worker.stage = Stage.ASKING
                 # Its process sees no other device than the ones it was started on.
                 effects = self._allocator.resume(worker.worker_id, now_s, same_devices=True)
@@ -186,29 +189,34 @@ class Dispatch(Placement):
         if any(outcome["oom"] for outcome in outcomes):
             model.shrink_budget(batch)
             self._outbox.note("out_of_memory", worker=worker_id, budget=model.budget_tokens)
-        self._settle(model, batch, outcomes, blobs, seconds, worker_id)
+        self._settle(worker, batch, outcomes, blobs, seconds)
         if not model.info["persistent"]:
             self._stop(worker, "one-shot tool")
         self.feed(model, now_s)
 
     def _settle(
         self,
-        model: Model,
+        worker: ModelWorker,
         batch: Batch,
         outcomes: list[dict[str, Any]],
         blobs: list[Blob],
         seconds: float,
-        worker_id: str,
     ) -> None:
-        results = iter(blobs)
+        model, results = worker.model, iter(blobs)
         total = batch.cost or len(batch.units)
         for unit, outcome in zip(batch.units, outcomes, strict=True):
+            error = outcome["error"]
+            if error is not None and outcome["oom"]:
+                if not worker.is_alone:
+                    model.oversized.append(unit)
+                    continue
+                error = oversize_error(error, worker)
             model.items_done += 1
-            if outcome["error"] is None:
+            if error is None:
                 share_s = seconds * (unit.cost if batch.cost else 1.0) / total
-                self._jobs.unit_done(unit, next(results), share_s, worker_id)
+                self._jobs.unit_done(unit, next(results), share_s, worker.worker_id)
             else:
-                self._jobs.unit_failed(unit, outcome["error"])
+                self._jobs.unit_failed(unit, error)
 
     # -- deaths ----------------------------------------------------------------------
     def died(self, worker_id: str, reason: str, now_s: float) -> None:
@@ -268,10 +276,11 @@ class Dispatch(Placement):
 
     def _fail_waiting(self, model: Model, error: dict[str, Any]) -> None:
         told = error
-        for unit in [*model.suspects, *model.queue.drain()]:
+        for unit in [*model.suspects, *model.oversized, *model.queue.drain()]:
             self._jobs.unit_failed(unit, told, f"model {model.name}")
             told = {**error, "traceback": ""}
         model.suspects.clear()
+        model.oversized.clear()
 
     # -- time ------------------------------------------------------------------------
     def tick(self, now_s: float) -> None:
@@ -306,3 +315,14 @@ class Dispatch(Placement):
         """Return when time alone may next change something, at most a second away."""
         gathering = any(model.window_opened_s is not None for model in self.models.values())
         return now_s + (min(self._config.batch_window_s, 0.05) if gathering else 1.0)
+
+
+def oversize_error(error: dict[str, Any], worker: ModelWorker) -> dict[str, Any]:
+    """Say of an item that no memory was enough for it, and what to do."""
+    where = ", ".join(device.name for device in worker.devices)
+    message = (
+        f"it needs more memory than {where} has, even alone in its batch and with nothing else on "
+        f"the device. Shorten or split it, choose a smaller model or a lower precision, or a "
+        f"device with more memory. The tool said: {error['type']}: {error['message']}"
+    )
+    return {**error, "kind": "input", "message": message}

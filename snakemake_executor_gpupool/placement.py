@@ -62,10 +62,10 @@ class Placement(abc.ABC):
         managed = sum(d.kind == model.spec.kind for d in self._allocator.devices)
         return max(managed // max(model.spec.count, 1), 1)
 
-    def _ask(self, model: Model, now_s: float) -> None:
+    def _ask(self, model: Model, now_s: float, *, alone: bool = False) -> None:
         self._numbers[model.tool.name] += 1
         worker_id = f"{model.tool.name}.{self._numbers[model.tool.name]}"
-        worker = ModelWorker(worker_id, model, since_s=now_s)
+        worker = ModelWorker(worker_id, model, since_s=now_s, is_alone=alone)
         self._workers[worker_id] = model.workers[worker_id] = worker
         priority = max((-unit.order[0] for unit in model.suspects), default=0)
         ask = Ask(
@@ -76,6 +76,7 @@ class Placement(abc.ABC):
             priority=max(priority, model.priority),
             vram_mib=self._need_mib(model),
             can_offload=model.info["can_move"] and model.info["persistent"],
+            alone=alone,
         )
         self.apply(self._allocator.request(ask, now_s), now_s)
 
@@ -135,12 +136,20 @@ class Placement(abc.ABC):
         worker.devices, worker.since_s = devices, now_s
         names = [device.name for device in devices]
         self._outbox.note("device_granted", worker=worker.worker_id, devices=names)
+        if worker.is_alone:
+            self._empty(worker)
         if was_loaded:
             worker.stage, worker.is_leaving = Stage.MOVING, False
             self._outbox.put(MoveModel(worker.worker_id, devices))
         else:
             worker.stage = Stage.STARTING
             self._outbox.put(StartWorker(worker.worker_id, worker.model.tool.ref, devices))
+
+    def _empty(self, worker: ModelWorker) -> None:
+        """End the processes whose weights have left a worker's devices: they still hold some."""
+        for other in self._workers.values():
+            if other.stage is Stage.AWAY and set(other.devices) & set(worker.devices):
+                self._stop(other, f"{worker.worker_id} needs its device empty")
 
     def _evict(self, worker: ModelWorker, how: OffloadStrategy) -> None:
         if worker.stage is Stage.STOPPING:

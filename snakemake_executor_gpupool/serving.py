@@ -67,6 +67,8 @@ class ModelWorker:
     idle_since_s: float | None = None
     #: While its weights move: whether to host memory, or back.
     is_leaving: bool = False
+    #: Nobody else has anything on its devices.
+    is_alone: bool = False
     #: It was ended because it did not answer.
     hung: bool = False
 
@@ -102,6 +104,8 @@ class Model:
     priority: int = 0
     queue: ShardedQueue[Unit] = field(default_factory=ShardedQueue)
     suspects: deque[Unit] = field(default_factory=deque)
+    #: Units that ran out of device memory although they were alone in their batch.
+    oversized: deque[Unit] = field(default_factory=deque)
     params_of_group: dict[str, bytes] = field(default_factory=dict)
     workers: dict[str, ModelWorker] = field(default_factory=dict)
     load_s: float | None = None
@@ -160,10 +164,14 @@ class Model:
         self.queue.push(units)
 
     def next_batch(self, worker: ModelWorker) -> list[Unit]:
-        """Take the worker's next micro-batch; a suspect travels alone.
+        """Take the worker's next micro-batch; an oversized unit or a suspect travels alone.
 
         Units that nobody waits for any more are left out.
         """
+        while self.oversized and worker.is_alone and not worker.in_flight:
+            unit = self.oversized.popleft()
+            if unit.places:
+                return [unit]
         while self.suspects:
             if worker.in_flight:
                 return []

@@ -333,7 +333,7 @@ class Allocator:
 
     def _apply(self, move: Grant | Removal) -> Effect:
         if isinstance(move, Removal):
-            return self._evict(self._holders[move.tenant.ask.ask_id])
+            return self._evict(self._holders[move.tenant.ask.ask_id], wholly=move.waiter.ask.alone)
         self._line.leave(move.waiter)
         return self._grant(move.waiter, move.devices)
 
@@ -348,9 +348,10 @@ class Allocator:
         self._given_at.update(dict.fromkeys(names, serial))
         return Granted(ask_id, devices)
 
-    def _evict(self, holder: Tenant) -> Evict:
+    def _evict(self, holder: Tenant, *, wholly: bool = False) -> Evict:
         self._holders[holder.ask.ask_id] = replace(holder, phase=Phase.LEAVING)
-        return Evict(holder.ask.ask_id, self._how(holder))
+        how = OffloadStrategy.RESTART if wholly else self._how(holder)
+        return Evict(holder.ask.ask_id, how)
 
     def _how(self, holder: Tenant) -> OffloadStrategy:
         """Choose how a worker makes room: only what certainly works is offloaded."""

@@ -36,6 +36,9 @@ class Ask:
         The tool can move its weights to host memory and back.
     pinned
         Never moved to host memory: evicted by restart.
+    alone
+        For a device that nobody else has anything on: it is not shared, and whoever makes
+        room for it ends, since a process whose weights have moved still holds some memory.
     """
 
     ask_id: str
@@ -46,6 +49,7 @@ class Ask:
     vram_mib: int | None = None
     can_offload: bool = False
     pinned: bool = False
+    alone: bool = False
 
     @property
     def label(self) -> str:
@@ -55,7 +59,7 @@ class Ask:
     @property
     def shares(self) -> bool:
         """Whether it can live beside others: a lease only with a known need."""
-        return self.kind == WORKER or self.vram_mib is not None
+        return not self.alone and (self.kind == WORKER or self.vram_mib is not None)
 
 
 class Phase(enum.IntEnum):

@@ -63,6 +63,10 @@ class World:
         Keys of items that kill the worker that computes them.
     bad
         Keys of items for which the tool raises.
+    roomy
+        Keys of items that fit a device only while nobody else has a process on it.
+    huge
+        Keys of items that fit no device.
     """
 
     gpus: int = 2
@@ -74,6 +78,8 @@ class World:
     seconds_per_cost: float | Callable[[str], float] = 1.0
     deadly: set[str] = field(default_factory=set)
     bad: set[str] = field(default_factory=set)
+    roomy: set[str] = field(default_factory=set)
+    huge: set[str] = field(default_factory=set)
     failing_loads: set[str] = field(default_factory=set)
     info: dict[str, Any] = field(default_factory=dict)
     config: DispatchConfig = field(default_factory=DispatchConfig)
@@ -276,12 +282,26 @@ class World:
 
     def _batch_done(self, worker: str, batch_id: int, keys: list[str], seconds: float) -> None:
         error = {"kind": "tool", "type": "ValueError", "message": "bad item", "traceback": ""}
-        outcomes = [{"error": error if key in self.bad else None, "oom": False} for key in keys]
-        blobs = [f"result of {key}".encode() for key in keys if key not in self.bad]
-        self.computed += keys
+        exhausted = {"kind": "tool", "type": "OutOfMemoryError", "message": "CUDA out of memory"}
+        too_large = {key for key in keys if self._exhausts(worker, key)}
+        errors = {key: error for key in keys if key in self.bad}
+        errors |= {key: {**exhausted, "traceback": ""} for key in too_large}
+        outcomes = [{"error": errors.get(key), "oom": bool(too_large)} for key in keys]
+        blobs = [f"result of {key}".encode() for key in keys if key not in errors]
+        self.computed += [key for key in keys if key not in too_large]
         self.finished_s.update(dict.fromkeys(keys, self.now_s))
         told = {"batch": batch_id, "outcomes": outcomes, "seconds": seconds, "peak_mib": None}
         self._answer(worker, "done", blobs, **told)
+
+    def _exhausts(self, worker: str, key: str) -> bool:
+        workers = self.scheduler.dispatch._workers
+        devices = set(workers[worker].devices)
+        alone = not any(
+            devices & set(other.devices)
+            for name, other in workers.items()
+            if name != worker and name in self._alive
+        )
+        return key in self.huge or (key in self.roomy and not alone)
 
     def _die(self, worker: str, reason: str) -> None:
         if worker in self._alive:
