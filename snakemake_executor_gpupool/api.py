@@ -226,7 +226,7 @@ class ToolPool:
         self, spec: str, name: str, job: Job, device: str | None, instance: str
     ) -> Request:
         pool = self._at_work()
-        tool = ToolRef(spec, str(Path.cwd()), pool.config.python, name)
+        tool = ToolRef(spec, str(Path.cwd()), pool.config.python, name=name)
         return Request(
             job_id=next(self._ids),
             title=f"call of {name}",

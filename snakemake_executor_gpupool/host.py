@@ -131,8 +131,9 @@ class LocalHost:
             process = WorkerProcess(
                 worker_id,
                 tool.python,
-                self._environment(worker_id, devices),
+                self._environment(worker_id, tool, devices),
                 self._paths.worker_log(worker_id),
+                tool.activation,
             )
         except WorkerStartError as error:
             self._found.append(WorkerGone(worker_id, str(error), expected=False))
@@ -143,9 +144,12 @@ class LocalHost:
         first = {"type": "tool", "spec": tool.spec, "base_dir": tool.base_dir}
         self.send(worker_id, {**first, "spool": self._paths.spools})
 
-    def _environment(self, worker_id: str, devices: tuple[Device, ...]) -> dict[str, str]:
+    def _environment(
+        self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]
+    ) -> dict[str, str]:
         computes_on_cpu = all(d.kind != CUDA or d.simulated for d in devices)
         environment = {**os.environ, **visible_env(devices), "GPUPOOL_WORKER": worker_id}
+        environment["GPUPOOL_ENVIRONMENT"] = tool.environment
         if computes_on_cpu:
             threads = str(self._threads if devices else 1)
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

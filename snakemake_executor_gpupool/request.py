@@ -22,6 +22,10 @@ class ToolRef:
     base_dir: str
     #: Interpreter to run the tool under.
     python: str
+    #: Directory of the rule's own software environment; empty: it has none.
+    environment: str = ""
+    #: Shell commands that enter it and then run ``"$@"``.
+    activation: str = dataclasses.field(default="", repr=False)
     #: What the user called it.
     name: str = dataclasses.field(default="", compare=False)
 

@@ -167,9 +167,9 @@ class Scheduler:
     ) -> Unit:
         assert tool.info is not None
         self._arrivals += 1
-        key = (meta["model"], meta["group"], item["key"]) if tool.info["deterministic"] else None
+        key = (tool.ref.environment, meta["model"], meta["group"], item["key"])
         return Unit(
-            key=key,
+            key=key if tool.info["deterministic"] else None,
             group=meta["group"],
             cost=item["cost"],
             tokens=item["tokens"],

@@ -30,8 +30,8 @@ from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.executor.checks import check_start
+from snakemake_executor_gpupool.executor.software import Unservable
 from snakemake_executor_gpupool.executor.translate import (
-    Unservable,
     build_request,
     device_request,
     is_served,

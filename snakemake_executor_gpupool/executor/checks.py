@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_gpupool.config import PoolConfig
 from snakemake_executor_gpupool.errors import UnknownTool
-from snakemake_executor_gpupool.executor.translate import (
+from snakemake_executor_gpupool.executor.software import (
     Unservable,
+    software_of,
+)
+from snakemake_executor_gpupool.executor.translate import (
     device_request,
     is_served,
     tool_spec,
@@ -30,7 +34,7 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
     problems = [
         f"rule {name}: {problem}"
         for name, job in jobs.items()
-        for problem in find_problems(job, config)
+        for problem in find_problems(workflow, job, config)
     ]
     warn_of_throttles(workflow, jobs, logger)
     if not problems:
@@ -43,7 +47,7 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
     logger.error(text)
 
 
-def find_problems(job: Any, config: PoolConfig) -> list[str]:
+def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
     """Return what keeps a rule from ever running; what is not known yet passes."""
     problems: list[str] = []
     try:
@@ -51,6 +55,8 @@ def find_problems(job: Any, config: PoolConfig) -> list[str]:
         served = is_served(job)
         if served:
             check_tool(tool_spec(job) or "")
+            # Also asks conda what it is, once, before any job waits for the answer.
+            software_of(workflow, job, sys.executable)
     except (Unservable, UnknownTool) as error:
         return [str(error)]
     except Exception:

@@ -9,11 +9,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
-from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 from snakemake_executor_gpupool.cold import named_from_namedlist
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, gpus, parse_device
-from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, UnknownTool
+from snakemake_executor_gpupool.errors import ConfigError, UnknownTool
+from snakemake_executor_gpupool.executor.software import Unservable, software_of
 from snakemake_executor_gpupool.request import Request, ToolRef
 from snakemake_executor_gpupool.tool import Job
 from snakemake_executor_gpupool.toolspec import resolve_spec, split_spec
@@ -22,10 +22,6 @@ from snakemake_executor_gpupool.toolspec import resolve_spec, split_spec
 TOOL = "gpupool_tool"
 #: Highest protocol that Python 3.9 reads.
 PICKLE_PROTOCOL = 5
-
-
-class Unservable(GpupoolError):
-    """A job asks to be served in a way that it cannot be."""
 
 
 def title(job: Any) -> str:
@@ -77,7 +73,6 @@ def build_request(workflow: Any, job: Any, job_id: int, python: str) -> Request:
     Unservable
         The rule asks for something that serving cannot give; the message says what to do.
     """
-    refuse_container(workflow, job)
     plain = plain_job(job)
     return Request(
         job_id=job_id,
@@ -103,17 +98,6 @@ def _minutes(value: Any) -> float | None:
     return 60.0 * value if isinstance(value, (int, float)) and value > 0 else None
 
 
-def refuse_container(workflow: Any, job: Any) -> None:
-    """Say what to do about a container, in which a warm worker cannot run."""
-    methods = workflow.deployment_settings.deployment_method
-    if job.container_img_url and DeploymentMethod.APPTAINER in methods:
-        raise Unservable(
-            "a rule with container: cannot be served from a warm worker under --sdm apptainer. "
-            "Remove its gpupool_tool (it then runs as a plain GPU job in its container), or give "
-            "it a conda: environment instead"
-        )
-
-
 def tool_ref(workflow: Any, job: Any, python: str) -> ToolRef:
     """Return which tool a rule names; file paths count from its Snakefile, as scripts do."""
     spec = tool_spec(job) or ""
@@ -130,8 +114,15 @@ def tool_ref(workflow: Any, job: Any, python: str) -> ToolRef:
         spec = resolved(spec)
     except UnknownTool as error:
         raise Unservable(str(error)) from error
-    python = worker_python(workflow, job, python)
-    return ToolRef(spec=spec, base_dir=str(Path.cwd()), python=python, name=name)
+    software = software_of(workflow, job, python)
+    return ToolRef(
+        spec=spec,
+        base_dir=str(Path.cwd()),
+        python=software.python,
+        environment=software.environment,
+        activation=software.activation,
+        name=name,
+    )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -153,14 +144,6 @@ def source_path(workflow: Any, job: Any, path: str) -> str:
         return str(workflow.sourcecache.get_path(infer_source_file(source)))
     except (WorkflowError, OSError) as error:
         raise Unservable(f"the tool file {path} cannot be found beside its Snakefile") from error
-
-
-def worker_python(workflow: Any, job: Any, python: str) -> str:
-    """Return the interpreter for a job's tool: its conda environment's, if it has one."""
-    methods = workflow.deployment_settings.deployment_method
-    if DeploymentMethod.CONDA in methods and job.conda_env:
-        return str(Path(job.conda_env.address) / "bin" / "python")
-    return python
 
 
 def plain_job(job: Any) -> Job:

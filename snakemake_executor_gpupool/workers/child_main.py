@@ -16,6 +16,7 @@ PACKAGE = "snakemake_executor_gpupool"
 
 def main() -> None:
     """Serve the coordinator until it closes the channel."""
+    refuse_old_python()
     channel_fd, package_dir = int(sys.argv[1]), sys.argv[2]
     # Ctrl-C reaches the whole foreground group; when to end is the coordinator's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -31,6 +32,13 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def refuse_old_python() -> None:
+    """Leave with a clear message where the package could not even be imported."""
+    if sys.version_info < (3, 9):  # noqa: UP036 - a rule's environment may have any
+        has = "{}.{}".format(*sys.version_info)
+        sys.exit(f"gpupool: a worker needs Python 3.9 or newer; {sys.prefix} has {has}")
 
 
 def make_importable(package_dir: str) -> None:

@@ -43,13 +43,31 @@ def _redirect(targets: list[int]) -> None:
         os.dup2(target, descriptor)
 
 
+def missing_package(error: BaseException) -> str:
+    """Say whose Python lacks a package, if that is what an error comes from."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ModuleNotFoundError):
+        cause = cause.__cause__
+    if cause is None:
+        return ""
+    package = str(cause.name or "").partition(".")[0] or "it"
+    version = "{}.{}".format(*sys.version_info)
+    environment = os.environ.get("GPUPOOL_ENVIRONMENT")
+    if environment:
+        return f". The rule's environment {environment} (Python {version}) lacks {package}: add it"
+    return (
+        f". The workers' Python ({sys.executable}) lacks {package}: install it there, or give "
+        "the rule a conda: environment that has it"
+    )
+
+
 def tell_error(error: BaseException) -> dict[str, Any]:
     """Return an error as plain values; a user's own mistake comes without a traceback."""
     is_input = isinstance(error, (InputError, GpupoolError))
     if isinstance(error, OSError) and error.filename is not None:
         message = f"{error.strerror}: {error.filename}"
     else:
-        message = str(error) or type(error).__name__
+        message = (str(error) or type(error).__name__) + missing_package(error)
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     return {
         "kind": "input" if is_input else "tool",

@@ -36,6 +36,9 @@ class WorkerProcess:
         The whole environment of the process.
     log_path
         Where its standard output and error go.
+    activation
+        Shell commands that enter the software environment of a rule and then run ``"$@"``;
+        empty: none.
 
     Raises
     ------
@@ -44,12 +47,19 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, worker_id: str, python: str, environment: Mapping[str, str], log_path: Path
+        self,
+        worker_id: str,
+        python: str,
+        environment: Mapping[str, str],
+        log_path: Path,
+        activation: str = "",
     ) -> None:
         self.worker_id = worker_id
         self.log_path = log_path
         ours, theirs = socket.socketpair()
         command = [python, str(CHILD_ENTRY), str(theirs.fileno()), str(PACKAGE_DIR)]
+        if activation:
+            command = ["bash", "-c", activation, "bash", *command]
         try:
             with theirs, log_path.open("ab") as log:
                 self._process = subprocess.Popen(
