@@ -1,6 +1,7 @@
 """The ``gpupool`` command.
 
     gpupool run TOOL --input K=PATH --output K=PATH   one job, cold: a rule's shell: body
+    gpupool check TOOL --input K=PATH                 does a tool keep its contract
     gpupool devices                                   the devices of this machine
     gpupool tools                                     the installed tools
 
@@ -29,6 +30,17 @@ names, rename them.
 A value after K=V continues it as a list, which is how Snakemake expands one:
 --param layers=6 12 and --input fasta=a.fa b.fa. Bare paths before any K=PATH are
 positional. Values of --param are numbers, true, false, null, [lists], or text.
+"""
+
+
+CHECK_DESCRIPTION = """\
+Try a tool on sample input and say what it does wrong, in words: results of the wrong
+number or order, or that depend on their batch, on the load or on a move; duplicates
+that are none; params that would be mixed up; items or results that cannot travel;
+outputs that are missing or elsewhere. Then say what the pool would make of the input.
+
+Give an input as a job has it, small, with items of different sizes, and the params of
+the rule. Each --vary K=V also tries another value of a param.
 """
 
 
@@ -69,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gpupool {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands)
+    _add_check(commands)
     _add_listing(commands, "devices", "list the devices of this machine", _devices)
     _add_listing(commands, "tools", "list the installed tools", _tools)
     return parser
@@ -96,6 +109,33 @@ def _add_run(commands: Any) -> None:
     parser.set_defaults(command=_run)
 
 
+def _add_check(commands: Any) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="try whether a tool keeps its contract",
+        description=CHECK_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("tool", help="installed tool, package.module:Class, or path/to/file.py:Class")
+    pairs = {"nargs": "+", "action": "append", "default": []}
+    add("--input", "-i", metavar="[K=]PATH", help="input files of one job", **pairs)
+    add("--output", "-o", metavar="[K=]PATH", help="its output files; nothing is kept", **pairs)
+    add("--param", "-p", metavar="K=V", help="params of the tool", **pairs)
+    add("--vary", metavar="K=V", help="another value of a param to try", **pairs)
+    add("--wildcard", metavar="K=V", help="wildcards of the rule", **pairs)
+    add("--device", default="cpu", help="cpu, cuda or cuda:0 (default: cpu)")
+    add(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="by how much two results may differ, relative to the larger of 1 and their size "
+        "(default: 1e-4)",
+    )
+    add("--json", action="store_true", help="as JSON")
+    parser.set_defaults(command=_check)
+
+
 def _add_listing(commands: Any, name: str, text: str, command: Callable[..., int]) -> None:
     parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -106,6 +146,12 @@ def _run(options: argparse.Namespace) -> int:
     from snakemake_executor_gpupool.cli_run import run
 
     return run(options)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from snakemake_executor_gpupool.cli_check import check
+
+    return check(options)
 
 
 def _devices(options: argparse.Namespace) -> int:

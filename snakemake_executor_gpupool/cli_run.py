@@ -116,14 +116,15 @@ def open_log(path: str) -> int:
 # -- the command line's words ----------------------------------------------------
 def build_job(options: argparse.Namespace) -> Job:
     """Build the job that the options describe."""
+    log = getattr(options, "log", None)
     return Job(
-        rule=options.rule,
+        rule=getattr(options, "rule", ""),
         wildcards=dict(named("--wildcard", options.wildcard)),
         input=Named.from_pairs(pairs(options.input)),
         output=Named.from_pairs(pairs(options.output)),
         params={key: parsed(value) for key, value in named("--param", options.param)},
-        log=[options.log] if options.log else [],
-        threads=options.threads,
+        log=[log] if log else [],
+        threads=getattr(options, "threads", 1),
     )
 
 

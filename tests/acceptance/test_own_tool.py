@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import runpy
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from snakemake_executor_gpupool.cli import main
 from tests.acceptance.running import LOCAL, Finished, Workflow
-from tests.pages import printed_files, printed_members
+from tests.pages import code_blocks, printed_files, printed_members
 
 PAGE = "your-own-tool.md"
 DNA = {
@@ -50,6 +52,13 @@ def test_as_printed_it_is_served_and_runs_cold(printed) -> None:  # S2 T1 T5
     assert len(set(scores(ours))) == 4, "the weights make no difference"
     assert (ours.summary["jobs_served"], ours.summary["model_loads"]) == (2, 1)
     assert (ours.summary["items"], ours.summary["items_unique"]) == (5, 5)
+
+
+def test_it_passes_its_check(printed, capfd) -> None:  # T1
+    printed("checked", printed_members(PAGE))
+    commands = [block for block in code_blocks(PAGE) if block.startswith("gpupool check")]
+    assert main(shlex.split(commands[0])[1:]) == 0, capfd.readouterr().out
+    assert "3 items, 3 computed" in capfd.readouterr().out
 
 
 def decimals(text: str) -> int:
