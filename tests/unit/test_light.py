@@ -25,7 +25,10 @@ WORKER_SIDE = [
     "workers/reaper.py",
 ]
 #: Whose process is a caller's own, not the coordinator: they read the results that they asked for.
-CALLERS = {"api.py", "cold.py", *(f"check/{path.name}" for path in (PACKAGE / "check").glob("*.py"))}
+CALLERS = [
+    *("api.py", "cold.py"),
+    *(f"check/{path.name}" for path in (PACKAGE / "check").glob("*.py")),
+]
 UNPICKLERS = {
     *("marshal", "shelve", "dill", "cloudpickle", "joblib", "multiprocessing.connection"),
     *("copyreg", "pandas", "numpy", "torch"),
