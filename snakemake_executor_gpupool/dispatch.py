@@ -21,7 +21,6 @@ from snakemake_executor_gpupool.effects import Outbox, RunBatch
 from snakemake_executor_gpupool.filing import crash_error
 from snakemake_executor_gpupool.jobs import JobTable
 from snakemake_executor_gpupool.placement import Placement
-from snakemake_executor_gpupool.planner import worth_another_worker
 from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker, Stage
 from snakemake_executor_gpupool.workers.protocol import Blob
 
@@ -98,10 +97,10 @@ class Dispatch(Placement):
 
     def _ask_for_workers(self, model: Model, now_s: float) -> None:
         capacity = self._capacity(model)
-        while len(model.alive) < capacity and worth_another_worker(
-            model.waiting_s(), len(model.alive), model.load_s, model.waiting
-        ):
-            self._ask(model, now_s)
+        if len(model.alive) < capacity:
+            wanted = model.workers_wanted(self._free_places(model), capacity, now_s)
+            for _ in range(wanted - len(model.alive)):
+                self._ask(model, now_s)
         if model.oversized and not any(worker.is_alone for worker in model.alive):
             self._ask(model, now_s, alone=True)
         for worker in model.alive:
@@ -132,7 +131,7 @@ class Dispatch(Placement):
         if not model.info["persistent"]:
             return
         for worker in ready:
-            ahead = len(worker.in_flight) == 1 and model.worth_sending_ahead()
+            ahead = len(worker.in_flight) == 1 and model.worth_sending_ahead(worker)
             if ahead and not self._allocator.wants_yield(worker.worker_id, now_s):
                 self._send_batch(worker, now_s)
 
@@ -179,7 +178,7 @@ class Dispatch(Placement):
         model, batch = worker.model, worker.in_flight.popleft()
         if worker.in_flight:
             worker.in_flight[0].sent_s = now_s
-        model.learn_batch(batch, seconds)
+        model.speed.learn(batch.cost, seconds, len(batch.units))
         model.memory = model.memory.computed(peak_mib, model.batch_tokens(batch))
         for device in worker.devices:
             self.busy_s[device.name] += seconds
@@ -224,7 +223,6 @@ class Dispatch(Placement):
         worker = self._workers.pop(worker_id)
         model = worker.model
         del model.workers[worker_id]
-        model.queue.remove_worker(worker_id)
         if worker.stage is not Stage.STOPPING or worker.hung:
             self.counts["worker_crashes"] += 1
             self._outbox.note("worker_died", worker=worker_id, reason=reason)
@@ -305,7 +303,7 @@ class Dispatch(Placement):
         if worker.stage is not Stage.READY or not worker.in_flight:
             return False
         batch = worker.in_flight[0]
-        expected_s = batch.cost * (worker.model.s_per_cost or 0.0)
+        expected_s = worker.model.speed.seconds(batch.cost) or 0.0
         least_s: float = worker.model.info["batch_limit_s"]
         limit_s = max(least_s, self._config.batch_limit_factor * expected_s)
         limit_s = min(limit_s, worker.model.timeout_s or limit_s)

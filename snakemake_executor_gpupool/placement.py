@@ -13,7 +13,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Effect, Evict, Granted
 from snakemake_executor_gpupool.devices.claims import Refusal
-from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.model import CPU, Device, OffloadStrategy
 from snakemake_executor_gpupool.effects import (
     LoadModel,
     MoveModel,
@@ -61,6 +61,14 @@ class Placement(abc.ABC):
             return 1
         managed = sum(d.kind == model.spec.kind for d in self._allocator.devices)
         return max(managed // max(model.spec.count, 1), 1)
+
+    def _free_places(self, model: Model) -> int:
+        """Return how many more of a model's workers could start where nobody else is."""
+        if model.spec.kind == CPU:
+            return self._capacity(model)
+        users = self._allocator.allocation_map()
+        suited = [d.name for d in self._allocator.devices if d.kind == model.spec.kind]
+        return sum(not users.get(name) for name in suited) // max(model.spec.count, 1)
 
     def _ask(self, model: Model, now_s: float, *, alone: bool = False) -> None:
         self._numbers[model.tool.name] += 1
@@ -159,14 +167,12 @@ class Placement(abc.ABC):
         self._outbox.note("evicted", worker=worker.worker_id, devices=names, how=how.value)
         if how is OffloadStrategy.CPU:
             worker.stage, worker.is_leaving = Stage.MOVING, True
-            worker.model.queue.remove_worker(worker.worker_id)
             self._outbox.put(MoveModel(worker.worker_id, ()))
         else:
             self._stop(worker, "evicted")
 
     def _stop(self, worker: ModelWorker, why: str, *, force: bool = False) -> None:
         worker.stage = Stage.STOPPING
-        worker.model.queue.remove_worker(worker.worker_id)
         self._outbox.put(StopWorker(worker.worker_id, why, force))
 
     # -- what workers tell ---------------------------------------------------------
@@ -228,7 +234,6 @@ class Placement(abc.ABC):
     def _ready(self, worker: ModelWorker, now_s: float) -> None:
         worker.stage = Stage.READY
         worker.idle_since_s = None
-        worker.model.queue.add_worker(worker.worker_id)
         self.feed(worker.model, now_s)
 
     def load_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:

@@ -1,10 +1,17 @@
-"""Who computes what, in which order, in batches of which size. Pure decisions."""
+"""Who computes what, in which order, in batches of which size, on how many devices. Pure.
+
+All workers of a model take from one queue, the costliest items first. That is LPT, longest
+processing time first: whoever is free first is the one with the least load so far. It needs
+no shards that would have to be corrected when a cost was wrong, a worker is slower, comes
+late or dies; and since the whole queue is in order of cost, neighbours are of like length,
+which keeps padding small.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterable, Sequence
-from itertools import takewhile
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 
@@ -29,209 +36,184 @@ class Weighted(Protocol):
 
 
 ItemT = TypeVar("ItemT", bound=Weighted)
+#: (negated priority, group): items that may share a micro-batch.
+Kind = tuple[int, str]
+#: (negated cost, negated tokens, arrival).
+Rank = tuple[float, int, int]
+#: Finishing this much later than possible is worth a worker less.
+SLACK = 1.04
 
 
-def lpt_shards(costs: Sequence[float], workers: int) -> list[list[int]]:
-    """Split items over workers by longest processing time first.
+class WorkQueue(Generic[ItemT]):
+    """The items that wait for one model's workers: by priority, then the costliest first.
 
-    Items are taken by descending cost, each by the worker with the least load so far
-    (ties: the lower worker number; equal costs keep their order). The makespan is at
-    most 4/3 - 1/(3m) times the optimum for m workers.
-
-    Parameters
-    ----------
-    costs
-        One non-negative cost per item, in any one unit.
-    workers
-        How many workers, at least 1.
-
-    Returns
-    -------
-    list of list of int
-        For each worker the indices of its items, by descending cost.
+    Each group of items is a heap, and so is the list of groups by their first items. Items go
+    in and out in logarithmic time, in an order that depends on them alone.
 
     References
     ----------
-    R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17
-    (1969) 416-429.
+    R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17 (1969)
+    416-429: with m workers the makespan is at most 4/3 - 1/(3m) times the least possible.
     """
-    shards: list[list[int]] = [[] for _ in range(workers)]
-    heap = [(0.0, worker) for worker in range(workers)]
-    for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        load, worker = heapq.heappop(heap)
-        shards[worker].append(index)
-        heapq.heappush(heap, (load + costs[index], worker))
-    return shards
-
-
-def batch_length(items: Sequence[Weighted], budget_tokens: int, pads: bool) -> int:
-    """Return how many items from the front of ``items`` fit one micro-batch; at least one.
-
-    A padded batch takes its longest item's tokens times its size.
-    """
-    longest = total = 0
-    for count, item in enumerate(items):
-        longest, total = max(longest, item.tokens), total + item.tokens
-        size = longest * (count + 1) if pads else total
-        if count and size > budget_tokens:
-            return count
-    return len(items)
-
-
-class Shard(Generic[ItemT]):
-    """The items that one worker is to compute, longest first within equal priority."""
 
     def __init__(self) -> None:
-        self._items: list[ItemT] = []
-        self._sorted = True
+        self._heaps: dict[Kind, list[tuple[Rank, ItemT]]] = {}
+        # Where each group stands by its first item. An entry whose item is no longer its
+        # group's first is out of date, and dropped when it comes up.
+        self._heads: list[tuple[int, Rank, str]] = []
+        self._count = 0
+        #: Total cost of the waiting items.
         self.load = 0.0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._count
 
-    def add(self, item: ItemT) -> None:
-        """Put an item in."""
-        self._items.append(item)
-        self._sorted = False
-        self.load += item.cost
-
-    def drain(self) -> list[ItemT]:
-        """Take all items out."""
-        items, self._items, self.load = self._items, [], 0.0
-        return items
-
-    def take(self, budget_tokens: int, pads: bool) -> list[ItemT]:
-        """Take the next micro-batch: items of one group and priority, neighbours in length."""
-        self._sort()
-        # Kept in reverse, since a list gives up its end for nothing.
-        window = self._items[: -self.LOOKAHEAD - 1 : -1]
-        kind = (window[0].order[0], window[0].group)
-        same = list(takewhile(lambda item: (item.order[0], item.group) == kind, window))
-        count = batch_length(same, budget_tokens, pads)
-        del self._items[len(self._items) - count :]
-        batch = same[:count]
-        self.load = self.load - sum(item.cost for item in batch) if self._items else 0.0
-        return batch
-
-    #: More items than any micro-batch holds.
-    LOOKAHEAD = 4096
-
-    def _sort(self) -> None:
-        if not self._sorted:
-            self._items.sort(key=_shard_order, reverse=True)
-            self._sorted = True
-
-    def give_half(self) -> list[ItemT]:
-        """Give up every other item, so that both halves keep the same mix of costs."""
-        self._sort()
-        given, self._items = self._items[::2], self._items[1::2]
-        self.load = sum(item.cost for item in self._items)
-        return given
-
-
-def _shard_order(item: Weighted) -> tuple[int, str, float, int, int]:
-    return (item.order[0], item.group, -item.cost, -item.tokens, item.order[1])
-
-
-class ShardedQueue(Generic[ItemT]):
-    """Items waiting for the workers of one model, split into LPT-balanced shards.
-
-    New items go to the least loaded shard, longest first. A worker whose shard is empty
-    takes half of the heaviest one. When workers come or go, the shards are made anew.
-    Items wait undivided until there is a worker.
-    """
-
-    def __init__(self) -> None:
-        self._shards: dict[Hashable, Shard[ItemT]] = {}
-        self._unassigned: Shard[ItemT] = Shard()
-
-    def __len__(self) -> int:
-        return len(self._unassigned) + sum(map(len, self._shards.values()))
-
-    @property
-    def load(self) -> float:
-        """Total cost of the waiting items."""
-        return self._unassigned.load + sum(shard.load for shard in self._shards.values())
-
-    def loads(self) -> dict[Hashable, float]:
-        """Return the cost that waits in each worker's shard."""
-        return {worker: shard.load for worker, shard in self._shards.items()}
+    def __iter__(self) -> Iterator[ItemT]:
+        return (item for heap in self._heaps.values() for _, item in heap)
 
     def push(self, items: Iterable[ItemT]) -> None:
-        """Add items, each to the shard that is least loaded by then."""
-        items = list(items)
-        if not self._shards:
-            for item in items:
-                self._unassigned.add(item)
-            return
-        heap = [(shard.load, n, shard) for n, shard in enumerate(self._shards.values())]
-        heapq.heapify(heap)
-        for item in sorted(items, key=_shard_order):
-            _, n, shard = heap[0]
-            shard.add(item)
-            heapq.heapreplace(heap, (shard.load, n, shard))
+        """Add items."""
+        for item in items:
+            kind = (item.order[0], item.group)
+            rank = (-item.cost, -item.tokens, item.order[1])
+            heap = self._heaps.setdefault(kind, [])
+            heapq.heappush(heap, (rank, item))
+            if heap[0][0] == rank:
+                self._put_up(kind)
+            self._count += 1
+            self.load += item.cost
 
-    def add_worker(self, worker: Hashable) -> None:
-        """Make room for a worker and divide what waits anew."""
-        self._shards[worker] = Shard()
-        self._redistribute()
+    def _put_up(self, kind: Kind) -> None:
+        priority, group = kind
+        heapq.heappush(self._heads, (priority, self._heaps[kind][0][0], group))
 
-    def remove_worker(self, worker: Hashable) -> None:
-        """Hand a worker's items to the others."""
-        shard = self._shards.pop(worker, None)
-        if shard is not None:
-            self.push(shard.drain())
+    def take(
+        self, budget_tokens: int, pads: bool = True, most_cost: float = math.inf
+    ) -> list[ItemT]:
+        """Take the next micro-batch: items of one group and priority, neighbours in cost.
 
-    def _redistribute(self) -> None:
-        items = self._unassigned.drain()
-        for shard in self._shards.values():
-            items += shard.drain()
-        self.push(items)
+        Parameters
+        ----------
+        budget_tokens
+            The most tokens of a batch; a padded one takes its longest item's times its size.
+        pads
+            Whether batches are padded.
+        most_cost
+            The most cost of a batch. One item is taken whatever its tokens and cost.
+        """
+        kind = self._first_kind()
+        if kind is None:
+            return []
+        heap, batch = self._heaps[kind], list[ItemT]()
+        longest = total = 0
+        cost = 0.0
+        while heap:
+            item = heap[0][1]
+            longest, total, cost = max(longest, item.tokens), total + item.tokens, cost + item.cost
+            size = longest * (len(batch) + 1) if pads else total
+            if batch and (size > budget_tokens or cost > most_cost):
+                break
+            batch.append(heapq.heappop(heap)[1])
+            self.load -= item.cost
+        self._count -= len(batch)
+        self._tidy_up(kind)
+        return batch
 
-    def take(self, worker: Hashable, budget_tokens: int, pads: bool = True) -> list[ItemT]:
-        """Return the worker's next micro-batch; empty if nothing waits anywhere."""
-        shard = self._shards[worker]
-        if not shard:
-            self._steal_for(shard)
-        return shard.take(budget_tokens, pads) if shard else []
+    def _first_kind(self) -> Kind | None:
+        while self._heads:
+            priority, rank, group = self._heads[0]
+            heap = self._heaps.get((priority, group))
+            if heap and heap[0][0] == rank:
+                return priority, group
+            heapq.heappop(self._heads)
+        return None
 
-    def _steal_for(self, thief: Shard[ItemT]) -> None:
-        heaviest = max(self._shards.values(), key=lambda shard: (shard.load, len(shard)))
-        for item in heaviest.give_half():
-            thief.add(item)
+    def _tidy_up(self, kind: Kind) -> None:
+        """Say where a group stands now that some of it was taken."""
+        heapq.heappop(self._heads)
+        if self._heaps[kind]:
+            self._put_up(kind)
+        else:
+            del self._heaps[kind]
+        if not self._count:
+            self.load = 0.0  # what is left of it is rounding
 
     def drain(self) -> list[ItemT]:
         """Take every waiting item out."""
-        items = self._unassigned.drain()
-        for shard in self._shards.values():
-            items += shard.drain()
+        items = list(self)
+        self._heaps, self._heads, self._count, self.load = {}, [], 0, 0.0
         return items
 
 
-def worth_another_worker(
-    waiting_s: float, workers: int, load_s: float | None, waiting_items: int
-) -> bool:
-    """Tell whether a model should be put on one more device.
+def fair_share(waiting_cost: float, workers: int) -> float:
+    """Return the most cost of a micro-batch, so that no worker is left with a long one at the end.
 
-    It pays when the time it saves on the waiting work, spread evenly, exceeds the time
-    that loading takes. Before anything was measured, one worker per eight waiting items
-    is a guess that a small batch never pays for.
+    Each batch takes at most half of a worker's even share of what waits: large ones while
+    there is much, ever smaller ones towards the end, which even out what came otherwise than
+    the costs said.
+
+    References
+    ----------
+    S. F. Hummel, E. Schonberg, L. E. Flynn, "Factoring: a method for scheduling parallel
+    loops", Commun. ACM 35 (1992) no. 8, 90-101.
+    """
+    return waiting_cost / (2 * workers) if workers > 1 else math.inf
+
+
+def finish_s(items_s: Iterable[float], free_at_s: Iterable[float]) -> float:
+    """Return when the last item is done, longest first, each by the worker that is free first.
 
     Parameters
     ----------
-    waiting_s
-        Time one worker would take for what waits, in seconds.
-    workers
-        How many workers have or are getting the model.
-    load_s
-        Measured seconds to start a worker and load the model; None: unknown.
-    waiting_items
-        How many items wait.
+    items_s
+        Seconds of each item.
+    free_at_s
+        For each worker, at least one, when it can start.
     """
-    if workers == 0:
-        return waiting_items > 0
-    if waiting_items <= workers:
-        return False
-    if load_s is None:
-        return waiting_items >= 8 * workers
-    return waiting_s / workers - waiting_s / (workers + 1) > load_s
+    workers = list(free_at_s)
+    heapq.heapify(workers)
+    last_s = 0.0
+    for seconds in sorted(items_s, reverse=True):
+        done_s = workers[0] + seconds
+        heapq.heapreplace(workers, done_s)
+        last_s = max(last_s, done_s)
+    return last_s
+
+
+def workers_that_pay(
+    items_s: Sequence[float], free_at_s: Sequence[float], load_s: float, free: int, most: int
+) -> int:
+    """Return on how many devices a model should be.
+
+    On free devices: as few as get the work done within ``SLACK`` of the earliest time that
+    any number of them could. Beyond these, a device has to be taken from another model; that
+    pays only while the time that one more saves exceeds the time that it takes to load.
+
+    Parameters
+    ----------
+    items_s
+        Seconds of each item that waits.
+    free_at_s
+        For each worker that has or is getting the model, in how many seconds it can start.
+    load_s
+        Seconds to start a worker and load the model.
+    free
+        How many more devices nobody uses.
+    most
+        How many workers there may be.
+    """
+    now = len(free_at_s)
+    most = min(most, now + len(items_s))
+    if now and (most <= now or finish_s(items_s, free_at_s) <= load_s):
+        return now
+    ends_s = [
+        finish_s(items_s, [*free_at_s, *[load_s] * (count - now)]) if count else math.inf
+        for count in range(now, most + 1)
+    ]
+    reachable = ends_s[: max(free, 0 if now else 1) + 1]
+    good_s = SLACK * min(reachable)
+    wanted = now + next(extra for extra, end_s in enumerate(reachable) if end_s <= good_s)
+    if wanted >= now + free:
+        while wanted < most and ends_s[wanted - now] - ends_s[wanted - now + 1] > load_s:
+            wanted += 1
+    return wanted

@@ -31,8 +31,8 @@ class Figures:
     ----------
     load_s
         From starting a process until the model is ready.
-    s_per_cost
-        Seconds per unit of the tool's own cost estimate.
+    s_per_cost, fixed_s
+        Seconds per unit of the tool's own cost estimate, and of a micro-batch beyond that.
     weights_mib, peak_mib, peak_tokens, full_tokens
         As :class:`~snakemake_executor_gpupool.memory.MemoryUse` has them.
     budget_tokens
@@ -41,6 +41,7 @@ class Figures:
 
     load_s: float | None = None
     s_per_cost: float | None = None
+    fixed_s: float | None = None
     weights_mib: int | None = None
     peak_mib: int | None = None
     peak_tokens: int | None = None

@@ -2,7 +2,7 @@
 
 No threads, clocks, files or locks: the run loop calls one method for each thing that
 happened, with the time, and carries out the effects. The same sequence of calls gives
-the same sequence of effects, which is what makes eviction, stealing and faults testable.
+the same sequence of effects, which is what makes eviction, balance and faults testable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Models on devices: who holds one, who gets which micro-batch, what a death means. Pure.
 
-Each model (a tool with the params that choose it, on the devices asked for) has a queue
-split into LPT shards, and workers that the device allocator has granted devices to::
+Each model (a tool with the params that choose it, on the devices asked for) has a queue, the
+costliest items first, and workers that the device allocator has granted devices to::
 
     asking ──granted──► starting ──► loading ──► ready ◄──► (away: in host memory)
        └────────────── withdrawn                  └──► stopping ──► gone
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
+import statistics
 from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
@@ -21,11 +23,16 @@ from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.filing import ToolState
 from snakemake_executor_gpupool.memory import MemoryUse
-from snakemake_executor_gpupool.planner import ShardedQueue
+from snakemake_executor_gpupool.planner import WorkQueue, fair_share, workers_that_pay
 from snakemake_executor_gpupool.profile import Figures
+from snakemake_executor_gpupool.speed import Speed
 
-#: Weight of the newest observation in the running mean of seconds per cost unit.
-NEWEST_WEIGHT = 0.3
+#: Before anything was measured: one worker more for every so many items that wait.
+ITEMS_PER_UNMEASURED_WORKER = 8
+#: With more items than this, one worker more or less is judged by their mean cost.
+JUDGED_ONE_BY_ONE = 64
+#: Towards the end micro-batches become smaller, until the fixed part of their time is this share.
+MOST_OVERHEAD = 0.5
 
 
 class Stage(enum.Enum):
@@ -86,9 +93,10 @@ class Model:
     ----------
     params_of_group
         The pickled params to send with a micro-batch of each group.
-    load_s, s_per_cost
-        Measured seconds from asking for a process until it is ready, and per unit of
-        cost; None until measured.
+    load_s
+        Measured seconds from asking for a process until it is ready; None until measured.
+    speed
+        What micro-batches were measured to take.
     budget_tokens
         Of a micro-batch; None until a worker has loaded and told.
     """
@@ -102,14 +110,14 @@ class Model:
     vram_mib: int | None = None
     timeout_s: float | None = None
     priority: int = 0
-    queue: ShardedQueue[Unit] = field(default_factory=ShardedQueue)
+    queue: WorkQueue[Unit] = field(default_factory=WorkQueue)
     suspects: deque[Unit] = field(default_factory=deque)
     #: Units that ran out of device memory although they were alone in their batch.
     oversized: deque[Unit] = field(default_factory=deque)
     params_of_group: dict[str, bytes] = field(default_factory=dict)
     workers: dict[str, ModelWorker] = field(default_factory=dict)
     load_s: float | None = None
-    s_per_cost: float | None = None
+    speed: Speed = field(default_factory=Speed)
     budget_tokens: int | None = None
     memory: MemoryUse = field(default_factory=MemoryUse)
     #: Under which the profile keeps the figures.
@@ -122,6 +130,7 @@ class Model:
     items_total: int = 0
     #: Items of all jobs, duplicates included.
     places: int = 0
+    _loads_s: list[float] = field(default_factory=list)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -144,18 +153,57 @@ class Model:
         """How many units are in workers' hands."""
         return sum(len(b.units) for w in self.workers.values() for b in w.in_flight)
 
-    def waiting_s(self) -> float:
-        """Estimate the seconds that one worker would take for what waits."""
-        cost = self.queue.load + sum(unit.cost for unit in self.suspects)
-        return cost * (self.s_per_cost or 0.0)
-
     def remaining_s(self) -> float | None:
         """Estimate the seconds until all is done; None if nothing was measured yet."""
         working = sum(worker.is_feedable for worker in self.workers.values())
-        if self.s_per_cost is None or not working:
-            return None
-        under_way = sum(b.cost for w in self.workers.values() for b in w.in_flight)
-        return (self.waiting_s() + under_way * self.s_per_cost) / working
+        under_way = [batch for w in self.workers.values() for batch in w.in_flight]
+        cost = self._waiting_cost() + sum(batch.cost for batch in under_way)
+        batches = len(under_way) + (self.speed.batches_of(self.waiting) if self.waiting else 0.0)
+        seconds = self.speed.seconds(cost, batches)
+        return None if seconds is None or not working else seconds / working
+
+    def _waiting_cost(self) -> float:
+        return self.queue.load + sum(unit.cost for unit in self.suspects)
+
+    def workers_wanted(self, free: int, most: int, now_s: float) -> int:
+        """Return how many workers the model should have, what waits considered.
+
+        Parameters
+        ----------
+        free
+            How many more could start on devices that nobody uses.
+        most
+            How many there may be.
+        """
+        if self.load_s is None or self.speed.s_per_cost is None:
+            guess = 1 + self.waiting // ITEMS_PER_UNMEASURED_WORKER
+            return min(guess if self.waiting else 0, most)
+        if not self.waiting:
+            return 0
+        # The fixed time of each worker's first batch; that of further ones is in the items' share.
+        fixed_s = self.speed.fixed_s
+        free_at_s = [self._free_in_s(worker, now_s) + fixed_s for worker in self.alive]
+        return workers_that_pay(self._items_s(), free_at_s, self.load_s + fixed_s, free, most)
+
+    def _items_s(self) -> list[float]:
+        """Estimate the seconds of what waits, item by item if there are few."""
+        assert self.speed.s_per_cost is not None
+        if self.waiting <= JUDGED_ONE_BY_ONE:
+            costs = [unit.cost for unit in (*self.suspects, *self.queue)]
+        else:
+            costs = [self._waiting_cost() / JUDGED_ONE_BY_ONE] * JUDGED_ONE_BY_ONE
+        more_batches = self.speed.batches_of(self.waiting) - 1.0
+        share_s = self.speed.fixed_s * more_batches / len(costs)
+        return [self.speed.s_per_cost * cost + share_s for cost in costs]
+
+    def _free_in_s(self, worker: ModelWorker, now_s: float) -> float:
+        """Estimate in how many seconds a worker can start with what waits."""
+        if worker.is_feedable:
+            end_s = sum(self.speed.seconds(batch.cost) or 0.0 for batch in worker.in_flight)
+            since_s = worker.in_flight[0].sent_s if worker.in_flight else now_s
+        else:
+            end_s, since_s = self.load_s or 0.0, worker.since_s
+        return max(since_s + end_s - now_s, 0.0)
 
     def push(self, units: Iterable[Unit]) -> None:
         """Queue units."""
@@ -180,31 +228,44 @@ class Model:
                 return [suspect]
         budget = self.budget_tokens or 1
         while True:
-            batch = self.queue.take(worker.worker_id, budget, self.info["pads"])
+            batch = self.queue.take(budget, self.info["pads"], self._most_batch_cost())
             wanted = [unit for unit in batch if unit.places]
             if wanted or not batch:
                 return wanted
 
-    def worth_sending_ahead(self) -> bool:
-        """Whether so much waits that a worker should have its next batch beforehand.
+    def _most_batch_cost(self) -> float:
+        """Return how much cost the next micro-batch may have."""
+        if not self.info["persistent"]:
+            return math.inf
+        share = fair_share(self.queue.load, len(self.alive))
+        if not self.speed.s_per_cost:
+            return share
+        return max(share, self.speed.fixed_s / self.speed.s_per_cost / MOST_OVERHEAD)
+
+    def worth_sending_ahead(self, worker: ModelWorker) -> bool:
+        """Whether so much waits that a busy worker should have its next batch beforehand.
 
         Near the end it should not: a batch that waits behind another could run elsewhere.
         """
-        ready = [w for w in self.workers.values() if w.is_feedable]
-        in_hands = max((b.cost for w in ready for b in w.in_flight), default=0.0)
-        return not self.suspects and self.queue.load > 2 * in_hands * len(ready)
+        ready = sum(w.is_feedable for w in self.workers.values())
+        in_hands = sum(batch.cost for batch in worker.in_flight)
+        return not self.suspects and self.queue.load > 2 * in_hands * ready
 
     def give_another_chance(self) -> None:
         """Forget that the model could not be loaded: a retried job may find it can be."""
         self.error, self.load_deaths = None, 0
 
     def learn_load(self, seconds: float) -> None:
-        """Remember how long it took from asking for a process until it was ready."""
-        self.load_s = seconds
+        """Take in how long it took from asking for a process until it was ready."""
+        self._loads_s.append(seconds)
+        self.load_s = statistics.median(self._loads_s)
 
     def recall(self, figures: Figures) -> None:
         """Start from what earlier runs measured."""
-        self.load_s, self.s_per_cost = figures.load_s, figures.s_per_cost
+        self.load_s = figures.load_s
+        # One observation among those to come: that load may have found a cold disk.
+        self._loads_s = [] if figures.load_s is None else [figures.load_s]
+        self.speed = Speed(figures.s_per_cost, figures.fixed_s)
         self.budget_tokens = figures.budget_tokens
         self.memory = MemoryUse(
             figures.weights_mib, figures.peak_mib, figures.peak_tokens, figures.full_tokens
@@ -214,17 +275,8 @@ class Model:
         """Return what is worth keeping for later runs."""
         shrunk = self.budget_tokens if self.has_shrunk else None
         held = dataclasses.asdict(self.memory)
-        return Figures(self.load_s, self.s_per_cost, budget_tokens=shrunk, **held)
-
-    def learn_batch(self, batch: Batch, seconds: float) -> None:
-        """Correct the seconds per cost unit by what a batch took."""
-        if batch.cost <= 0:
-            return
-        observed = seconds / batch.cost
-        if self.s_per_cost is None:
-            self.s_per_cost = observed
-        else:
-            self.s_per_cost += NEWEST_WEIGHT * (observed - self.s_per_cost)
+        speed = self.speed.s_per_cost, self.speed.fixed_s if self.speed.s_per_cost else None
+        return Figures(self.load_s, *speed, budget_tokens=shrunk, **held)
 
     def shrink_budget(self, batch: Batch) -> None:
         """A batch did not fit the device's memory: aim at half of it from now on."""

@@ -42,6 +42,7 @@ PURE = [
     "filing",
     "jobs",
     "planner",
+    "speed",
     "dedup",
     "effects",
 ]

@@ -1,4 +1,4 @@
-"""LPT shards, the sharded queue and micro-batches (P2, P3, P4, P7)."""
+"""The work queue, its micro-batches, and how many workers pay (P2, P3, P4, P7)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.planner import (
-    ShardedQueue,
-    batch_length,
-    lpt_shards,
-    worth_another_worker,
+    SLACK,
+    WorkQueue,
+    fair_share,
+    finish_s,
+    workers_that_pay,
 )
 
 COSTS = st.lists(st.floats(0, 1e6, allow_nan=False), max_size=60)
@@ -35,8 +36,15 @@ class Item:
         return (-self.priority, self.number)
 
 
-def makespan(costs: list[float], shards: list[list[int]]) -> float:
-    return max(sum(costs[i] for i in shard) for shard in shards)
+def queue_of(items: list[Item]) -> WorkQueue[Item]:
+    queue: WorkQueue[Item] = WorkQueue()
+    queue.push(items)
+    return queue
+
+
+def taken_alone(queue: WorkQueue[Item]) -> list[int]:
+    """The numbers of all items, in the order in which the queue gives them."""
+    return [queue.take(budget_tokens=1)[0].number for _ in range(len(queue))]
 
 
 def best_makespan(costs: list[float], workers: int) -> float:
@@ -48,114 +56,146 @@ def best_makespan(costs: list[float], workers: int) -> float:
     )
 
 
-@given(COSTS, st.integers(1, 8))
-def test_every_item_is_in_one_shard(costs: list[float], workers: int) -> None:  # P2
-    shards = lpt_shards(costs, workers)
-    assert len(shards) == workers
-    assert sorted(itertools.chain(*shards)) == list(range(len(costs)))
-    assert all(costs[a] >= costs[b] for shard in shards for a, b in itertools.pairwise(shard))
-
-
 @settings(max_examples=60)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=7), st.integers(1, 3))
-def test_the_makespan_is_within_grahams_bound(costs: list[int], workers: int) -> None:  # P2
-    reached = makespan([float(c) for c in costs], lpt_shards(costs, workers))
+def test_whoever_is_free_takes_the_costliest_and_keeps_to_grahams_bound(
+    costs: list[int], workers: int
+) -> None:  # P2
+    queue = queue_of([Item(number, float(cost)) for number, cost in enumerate(costs)])
+    free_at = [0.0] * workers
+    while queue:
+        first = free_at.index(min(free_at))
+        free_at[first] += queue.take(budget_tokens=1)[0].cost
+    assert max(free_at) == finish_s([float(c) for c in costs], [0.0] * workers)
     bound = (4 / 3 - 1 / (3 * workers)) * best_makespan([float(c) for c in costs], workers)
-    assert reached <= bound + 1e-9
+    assert max(free_at) <= bound + 1e-9
 
 
-@given(COSTS, st.integers(1, 8))
-def test_lpt_is_deterministic_and_ties_are_stable(costs: list[float], workers: int) -> None:  # P2
-    assert lpt_shards(costs, workers) == lpt_shards(list(costs), workers)
-    equal = lpt_shards([1.0] * 6, 3)
-    assert equal == [[0, 3], [1, 4], [2, 5]]
+@given(COSTS, st.randoms(use_true_random=False))
+def test_the_order_does_not_depend_on_that_of_arrival(
+    costs: list[float], chance: random.Random
+) -> None:  # P2 R5
+    items = [Item(number, cost) for number, cost in enumerate(costs)]
+    expected = [item.number for item in sorted(items, key=lambda item: (-item.cost, item.number))]
+    chance.shuffle(items)
+    assert taken_alone(queue_of(items)) == expected
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(1, 40), st.sampled_from("ab")), max_size=50),
     st.integers(1, 100),
+    st.floats(1, 100),
     st.integers(0, 2**32),
 )
 def test_the_queue_gives_every_item_once(
-    specs: list[tuple[int, int, str]], budget: int, seed: int
+    specs: list[tuple[int, int, str]], budget: int, most_cost: float, seed: int
 ) -> None:  # P2 P3 P7
     chance = random.Random(seed)
-    queue: ShardedQueue[Item] = ShardedQueue()
-    items = [
-        Item(n, cost=float(tokens), tokens=tokens, group=group, priority=priority)
-        for n, (priority, tokens, group) in enumerate(specs)
+    coming = [
+        Item(number, cost=float(tokens), tokens=tokens, group=group, priority=priority)
+        for number, (priority, tokens, group) in enumerate(specs)
     ]
-    queue.push(items[::2])
-    workers = ["w0"]
-    queue.add_worker("w0")
-    queue.push(items[1::2])
+    queue: WorkQueue[Item] = WorkQueue()
     given_out: list[Item] = []
-    while len(queue):
-        if chance.random() < 0.2 and len(workers) < 5:
-            workers.append(f"w{len(workers)}x{chance.random()}")
-            queue.add_worker(workers[-1])
-        if chance.random() < 0.1 and len(workers) > 1:
-            queue.remove_worker(workers.pop(chance.randrange(len(workers))))
-        batch = queue.take(chance.choice(workers), budget)
-        assert batch, "work waits, so an idle worker gets some"
-        assert len({(item.group, item.priority) for item in batch}) == 1
+    while coming or queue:
+        if coming and (chance.random() < 0.5 or not queue):
+            queue.push(coming[:7])
+            coming = coming[7:]
+            continue
+        waiting = list(queue)
+        batch = queue.take(budget, pads=True, most_cost=most_cost)
+        assert {(item.group, item.priority) for item in batch} == {
+            (batch[0].group, batch[0].priority)
+        }
         assert len(batch) == 1 or max(i.tokens for i in batch) * len(batch) <= budget
+        assert len(batch) == 1 or sum(i.cost for i in batch) <= most_cost
+        highest = max(item.priority for item in waiting)
+        assert batch[0].priority == highest
+        assert batch[0].cost == max(i.cost for i in waiting if i.priority == highest)
         given_out += batch
-    assert sorted(item.number for item in given_out) == list(range(len(items)))
-    assert queue.load == pytest.approx(0)
+    assert sorted(item.number for item in given_out) == list(range(len(specs)))
+    assert (queue.load, queue.take(budget)) == (0.0, [])
 
 
-def test_an_idle_worker_takes_from_the_heaviest_shard() -> None:  # P3
-    queue: ShardedQueue[Item] = ShardedQueue()
-    for worker in ("a", "b", "c"):
-        queue.add_worker(worker)
-    queue.push(Item(n) for n in range(30))
-    for _ in range(10):
-        queue.take("a", 1)
-    queue.take("b", 1)
-    assert queue.loads() == {"a": 0, "b": 9, "c": 10}
-    queue.take("a", 1)
-    assert queue.loads()["c"] == 5
-
-
-def test_no_shard_is_made_before_there_is_a_worker() -> None:
-    queue: ShardedQueue[Item] = ShardedQueue()
-    queue.push([Item(1), Item(2)])
-    assert (len(queue), queue.load) == (2, 2.0)
-    queue.add_worker("a")
-    assert len(queue.take("a", 10)) == 2
+def test_the_group_with_the_costliest_item_is_next() -> None:  # P2
+    queue = queue_of([Item(1, 5, group="a"), Item(2, 9, group="b"), Item(3, 4, group="a")])
+    queue.push([Item(4, 7, group="a")])
+    batches = [[item.number for item in queue.take(budget_tokens=2)] for _ in range(3)]
+    assert batches == [[2], [4, 1], [3]]
 
 
 def test_higher_priority_comes_first_whatever_its_length() -> None:  # M4
-    queue: ShardedQueue[Item] = ShardedQueue()
-    queue.add_worker("a")
-    queue.push([Item(1, cost=9), Item(2, cost=1, priority=5), Item(3, cost=5)])
-    assert [queue.take("a", 1)[0].number for _ in range(3)] == [2, 1, 3]
+    queue = queue_of([Item(1, cost=9), Item(2, cost=1, priority=5), Item(3, cost=5)])
+    assert taken_alone(queue) == [2, 1, 3]
+
+
+def test_what_is_drained_is_gone() -> None:
+    queue = queue_of([Item(1), Item(2, group="b")])
+    assert {item.number for item in queue.drain()} == {1, 2}
+    assert (len(queue), queue.load, list(queue), queue.take(10)) == (0, 0.0, [], [])
 
 
 def test_a_batch_is_never_empty_and_counts_padding() -> None:  # P7
-    items = [Item(n, tokens=t) for n, t in enumerate([50, 40, 10, 10])]
-    assert batch_length(items, 10, pads=True) == 1
-    assert batch_length(items, 100, pads=True) == 2
-    assert batch_length(items, 100, pads=False) == 3
-    assert batch_length(items, 110, pads=False) == 4
-    assert batch_length([], 10, pads=True) == 0
+    def count(budget: int, pads: bool) -> int:
+        items = [Item(n, cost=t, tokens=t) for n, t in enumerate([50, 40, 10, 10])]
+        return len(queue_of(items).take(budget, pads))
+
+    assert count(10, pads=True) == 1
+    assert count(100, pads=True) == 2
+    assert count(100, pads=False) == 3
+    assert count(110, pads=False) == 4
+
+
+def test_batches_become_smaller_towards_the_end_if_there_are_several_workers() -> None:  # P3
+    queue = queue_of([Item(number) for number in range(64)])
+    sizes = []
+    while queue:
+        sizes.append(len(queue.take(1000, most_cost=fair_share(queue.load, workers=4))))
+    assert sizes[:2] == [8, 7] and sizes[-8:] == [1] * 8 and sizes == sorted(sizes, reverse=True)
+    assert fair_share(10.0, workers=1) == float("inf")
 
 
 @pytest.mark.parametrize(
-    ("waiting_s", "workers", "load_s", "items", "worth"),
+    ("items_s", "free_at_s", "load_s", "free", "wanted"),
     [
-        (0.0, 0, None, 1, True),  # the first worker always
-        (100.0, 1, 10.0, 50, True),  # saves 50 s for 10
-        (15.0, 1, 10.0, 50, False),  # saves 7.5 s for 10
-        (100.0, 4, 10.0, 50, False),  # saves 5 s for 10
-        (100.0, 1, 1.0, 1, False),  # one item cannot be split
-        (0.0, 1, None, 7, False),
-        (0.0, 1, None, 8, True),
-        (0.0, 2, None, 15, False),
+        ([], [], 1.0, 8, 0),
+        ([0.01], [], 100.0, 8, 1),  # one is always needed
+        ([5.0, 5.0], [], 100.0, 0, 1),  # but no device is taken to save 5 s
+        ([5.0, 5.0], [], 1.0, 8, 2),
+        ([1.0] * 16, [], 0.0, 8, 8),
+        ([1.0] * 16, [], 100.0, 8, 3),  # 106 s; with eight 102 s
+        ([1.0] * 8, [0.0], 100.0, 7, 1),  # done before another could start
+        ([10.0] * 10, [0.0], 10.0, 7, 5),  # 30 s; more would be no sooner
+        ([10.0] * 10, [0.0], 10.0, 0, 3),  # two take 60 s, three 40 s; a fourth saves nothing
+        ([100.0], [0.0], 1.0, 7, 1),  # one item cannot be divided
+        ([1.0, 1.0], [3.0], 1.0, 7, 3),  # the one that is there is busy
     ],
 )
 def test_another_worker_only_where_it_pays(
-    waiting_s: float, workers: int, load_s: float | None, items: int, worth: bool
+    items_s: list[float], free_at_s: list[float], load_s: float, free: int, wanted: int
 ) -> None:  # P4
-    assert worth_another_worker(waiting_s, workers, load_s, items) is worth
+    assert workers_that_pay(items_s, free_at_s, load_s, free, most=8) == wanted
+
+
+@given(
+    st.lists(st.floats(0.01, 100), min_size=1, max_size=16),
+    st.lists(st.floats(0, 50), max_size=3),
+    st.floats(0, 1000),
+    st.integers(1, 8),
+)
+def test_no_other_number_of_workers_would_be_much_sooner(
+    items_s: list[float], free_at_s: list[float], load_s: float, most: int
+) -> None:  # P4
+    now, most = len(free_at_s), max(most, len(free_at_s))
+
+    def end_s(workers: int) -> float:
+        return finish_s(items_s, [*free_at_s, *[load_s] * (workers - now)])
+
+    wanted = workers_that_pay(items_s, free_at_s, load_s, most - now, most)
+    assert max(now, 1) <= wanted <= most
+    assert (
+        end_s(wanted) <= SLACK * min(end_s(count) for count in range(max(now, 1), most + 1)) + 1e-9
+    )
+    strict = workers_that_pay(items_s, free_at_s, load_s, 0, most)
+    for count in range(max(now, 1), strict):
+        assert end_s(count) - end_s(count + 1) > load_s
