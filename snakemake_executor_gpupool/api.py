@@ -33,9 +33,12 @@ from snakemake_executor_gpupool.workers.child_serve import (
     describe_model,
     tool_info,
 )
-from snakemake_executor_gpupool.workers.protocol import Blob, blob_bytes
-
-PICKLE_PROTOCOL = 5
+from snakemake_executor_gpupool.workers.payload import (
+    PICKLE_PROTOCOL,
+    load_payload,
+    save_payload,
+)
+from snakemake_executor_gpupool.workers.protocol import Blob, Spool
 
 
 class JobFailed(GpupoolError):
@@ -174,7 +177,8 @@ class ToolPool:
         instance_of_tool = self._class(spec)(params)
         request = self._request(spec, tool, Job(params=params), device, instance)
         future = self._await(request.job_id)
-        head, metas, payloads = _describe(instance_of_tool, items)
+        spool = Spool(self._at_work().paths.spools)
+        head, metas, payloads = _describe(instance_of_tool, items, spool)
         meta = {**head, "items": metas, "last": True}
         info = tool_info(self._class(spec))
         self._at_work().submit_items(request, info, meta, payloads)
@@ -182,7 +186,7 @@ class ToolPool:
         blobs: list[Blob] = report.details["blobs"]  # type: ignore[assignment]
         order: list[int] = report.details["order"]  # type: ignore[assignment]
         try:
-            distinct = [pickle.loads(blob_bytes(blob)) for blob in blobs]
+            distinct = [load_payload(blob) for blob in blobs]
         finally:
             self._at_work().take_back(request.job_id)
         return [distinct[place] for place in order]
@@ -214,7 +218,7 @@ class ToolPool:
         spec = resolve_spec(tool, str(Path.cwd()))
         request = self._request(spec, tool, job, device, "")
         future = self._await(request.job_id)
-        self._at_work().submit(request)
+        self._at_work().submit([request])
         self._finished(future)
 
     def _class(self, spec: str) -> type[Tool]:
@@ -260,12 +264,12 @@ class ToolPool:
 
 
 def _describe(
-    tool: Tool, items: list[Any]
-) -> tuple[dict[str, Any], list[dict[str, Any]], list[bytes]]:
+    tool: Tool, items: list[Any], spool: Spool
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Blob]]:
     """Do for a call's items what a file process does for a job's."""
     tool.params = Params(tool.params)
     metas = [describe_item(tool, item, position) for position, item in enumerate(items)]
-    return describe_model(tool), metas, [pickle.dumps(item, PICKLE_PROTOCOL) for item in items]
+    return describe_model(tool), metas, [save_payload(item, spool) for item in items]
 
 
 def _no_leases(job_id: int, devices: tuple[Device, ...], environment: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from snakemake_executor_gpupool.progress import Progress, closing_line
 from snakemake_executor_gpupool.request import Request
 from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
 from snakemake_executor_gpupool.store import ResultStore, bound_from
-from snakemake_executor_gpupool.workers.protocol import Frame, discard
+from snakemake_executor_gpupool.workers.protocol import Blob, Frame, discard
 
 
 class Pool:
@@ -109,12 +109,17 @@ class Pool:
         self._events.write("run_started", {"devices": names, "simulated": simulated})
 
     # -- called from any thread ----------------------------------------------------
-    def submit(self, request: Request) -> None:
-        """Serve a job. Returns at once."""
-        self._post(lambda now_s: self._scheduler.submit(request, now_s))
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Serve jobs. Returns at once."""
+
+        def act(now_s: float) -> None:
+            for request in requests:
+                self._scheduler.submit(request, now_s)
+
+        self._post(act)
 
     def submit_items(
-        self, request: Request, info: dict[str, Any], meta: dict[str, Any], payloads: list[bytes]
+        self, request: Request, info: dict[str, Any], meta: dict[str, Any], payloads: list[Blob]
     ) -> None:
         """Serve items that are in memory; the report's details have the results."""
         self._post(lambda now_s: self._scheduler.submit_items(request, info, meta, payloads, now_s))

@@ -93,7 +93,7 @@ class Scheduler:
         request: Request,
         info: dict[str, Any],
         meta: Mapping[str, Any],
-        payloads: list[bytes],
+        payloads: list[Blob],
         now_s: float,
     ) -> None:
         """A call's items are ready; their results are reported, not written."""

@@ -14,8 +14,6 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,10 @@ from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.executor.checks import check_start
+from snakemake_executor_gpupool.executor.groups import GroupRun, group_devices
+from snakemake_executor_gpupool.executor.serving import Done, Serving
 from snakemake_executor_gpupool.executor.software import Unservable
 from snakemake_executor_gpupool.executor.translate import (
-    build_request,
     device_request,
     is_served,
     title,
@@ -51,10 +50,10 @@ common_settings = CommonSettings(
     spawned_jobs_assume_shared_fs=True,
 )
 
+#: How many jobs are made ready before the pool hears of them.
+JOBS_AT_ONCE = 64
 #: How long children may take to end before they are killed.
 CANCEL_GRACE_S = 5.0
-
-Done = Callable[[JobReport], None]
 
 
 class Executor(RealExecutor):
@@ -80,8 +79,7 @@ class Executor(RealExecutor):
             self._pool.watch_process,
             self._pool.forget_process,
         )
-        # Snakemake's between-workflow cache may copy large files, which no other thread waits for.
-        self._helpers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="gpupool-helper")
+        self._serving = Serving(self.workflow, self._pool, self._expect, self._report)
 
     def _configure(self) -> PoolConfig:
         settings = self.workflow.executor_settings
@@ -122,12 +120,14 @@ class Executor(RealExecutor):
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take the whole set of ready jobs; returns without waiting for any."""
         self._catch_sigterm()
-        for job in jobs:
-            self.run_job_pre(job)
-            self.run_job(job)
+        for start in range(0, len(jobs), JOBS_AT_ONCE):
+            for job in jobs[start : start + JOBS_AT_ONCE]:
+                self.run_job_pre(job)
+                self.run_job(job)
+            self._serving.flush()
 
     def run_job(self, job: Any) -> None:
-        """Send a job its way."""
+        """Send a job its way; a served one goes with the next :meth:`Serving.flush`."""
         info = SubmittedJobInfo(job)
         self.report_job_submission(info)
         try:
@@ -139,11 +139,11 @@ class Executor(RealExecutor):
         if job.is_group():
             members = list(job.jobs)
             if all(is_served(member) for member in members):
-                GroupRun(job, self._serve, done).start()
+                GroupRun(job, self._serving.serve, done).start()
                 return
             spec = group_devices(job)
         elif is_served(job):
-            self._serve(job, done)
+            self._serving.gather(job, done)
             return
         else:
             spec = device_request(job)
@@ -155,7 +155,7 @@ class Executor(RealExecutor):
     def shutdown(self) -> None:
         """Wait for what runs, end every worker, write the summary."""
         self._lane.shutdown()
-        self._helpers.shutdown()
+        self._serving.shutdown()
         self._pool.close()
 
     def cancel(self) -> None:
@@ -164,7 +164,7 @@ class Executor(RealExecutor):
             self._done.clear()
         self._lane.cancel()
         self._pool.cancel("cancelled")
-        self._helpers.shutdown(wait=False, cancel_futures=True)
+        self._serving.shutdown(wait=False)
         killer = self._kill_later()
         self._pool.close()
         self._lane.pool.shutdown()
@@ -199,56 +199,9 @@ class Executor(RealExecutor):
         return killer
 
     # -- ways ----------------------------------------------------------------------------
-    def _serve(self, job: Any, done: Done) -> None:
-        if uses_cache(self.workflow, job):
-            self._helpers.submit(self._serve_cached, job, done)
-        else:
-            self._submit(job, done)
-
-    def _submit(self, job: Any, done: Done, *, prepared: bool = False) -> None:
-        job_id = next(self._ids)
-        try:
-            if not prepared:
-                self.workflow.async_run(job.prepare())
-            request = build_request(self.workflow, job, job_id, python=self._pool.config.python)
-        except (Unservable, WorkflowError, OSError) as error:
-            done(JobReport(job_id, f"{title(job)}: {error}"))
-            return
-        with self._lock:
-            self._done[job_id] = lambda report: done(with_benchmark(self.workflow, job, report))
-        self._pool.submit(request)
-
-    def _serve_cached(self, job: Any, done: Done) -> None:
-        """Serve a job of a rule with ``cache:``, unless another workflow left its outputs."""
-        from snakemake.exceptions import CacheMissException
-
-        def store(report: JobReport) -> None:
-            if report.error is None:
-                self._helpers.submit(self._store_cached, job, report, done)
-            else:
-                done(report)
-
-        try:
-            self.workflow.async_run(job.prepare())
-            self.workflow.async_run(job.rule.cache.fetch(job))
-        except CacheMissException:
-            self._submit(job, store, prepared=True)
-        except Exception as error:
-            done(JobReport(0, f"{title(job)}: the cache failed: {error}"))
-        else:
-            done(JobReport(0))
-
-    def _store_cached(self, job: Any, report: JobReport, done: Done) -> None:
-        try:
-            self.workflow.async_run(job.rule.cache.store(job))
-        except Exception as error:
-            report = JobReport(report.job_id, f"{title(job)}: the cache failed: {error}")
-        done(report)
-
     def _lease(self, job: Any, spec: Any, done: Done) -> None:
-        job_id = next(self._ids)
+        job_id = self._expect(done)
         with self._lock:
-            self._done[job_id] = done
             self._leased[job_id] = job
         vram = job.resources.get("vram_mb")
         self._pool.lease(
@@ -280,6 +233,13 @@ class Executor(RealExecutor):
         self._lane.submit(LaneJob(job, threads, ended, environment))
 
     # -- reports -----------------------------------------------------------------------
+    def _expect(self, done: Done) -> int:
+        """Return the number under which the pool is to report a job to ``done``."""
+        with self._lock:
+            job_id = next(self._ids)
+            self._done[job_id] = done
+        return job_id
+
     def _report(self, report: JobReport) -> None:
         with self._lock:
             done = self._done.pop(report.job_id, None)
@@ -300,61 +260,6 @@ class Executor(RealExecutor):
         )
 
 
-class GroupRun:
-    """A group whose members are all served: one level of it after the other.
-
-    Parameters
-    ----------
-    serve
-        Sends one member to the pool.
-    done
-        Told once, when the last member has ended or the first has failed.
-    """
-
-    def __init__(self, group: Any, serve: Callable[[Any, Done], None], done: Done) -> None:
-        self._levels = [list(level) for level in group.toposorted]
-        self._serve = serve
-        self._done = done
-        self._lock = threading.Lock()
-        self._open = 0
-        self._error: str | None = None
-
-    def start(self) -> None:
-        """Send the first level."""
-        self._next_level()
-
-    def _next_level(self) -> None:
-        if not self._levels or self._error is not None:
-            self._done(JobReport(0, self._error))
-            return
-        level = self._levels.pop(0)
-        self._open = len(level)
-        for job in level:
-            self._serve(job, self._member_done)
-
-    def _member_done(self, report: JobReport) -> None:
-        with self._lock:
-            self._open -= 1
-            self._error = self._error or report.error
-            is_last = self._open == 0
-        if is_last:
-            self._next_level()
-
-
-def group_devices(group: Any) -> Any:
-    """Return what a group that runs by itself needs at its widest level; None: no device."""
-    from snakemake_executor_gpupool.devices.strings import gpus
-
-    widest = 0
-    for level in group.toposorted:
-        specs = [device_request(job) for job in level]
-        named = [spec for spec in specs if spec is not None and spec.names]
-        if named:
-            return named[0]
-        widest = max(widest, sum(spec.count for spec in specs if spec and spec.kind == "cuda"))
-    return gpus(widest) if widest else None
-
-
 def cpu_budget(workflow: Any) -> int:
     """Return how many threads jobs may use: ``--cores``, else ``--local-cores``, else all."""
     settings = workflow.resource_settings
@@ -362,13 +267,6 @@ def cpu_budget(workflow: Any) -> int:
         if given and given < os.sysconf("SC_NPROCESSORS_ONLN") * 64:
             return int(given)
     return available_cores()
-
-
-def uses_cache(workflow: Any, job: Any) -> bool:
-    """Tell whether a job's outputs are kept in Snakemake's between-workflow cache."""
-    return bool(
-        workflow.workflow_settings.cache is not None and job.rule.cache and job.rule.cache.output
-    )
 
 
 def note_in_log(job: Any, message: str) -> None:
@@ -381,31 +279,3 @@ def note_in_log(job: Any, message: str) -> None:
     except OSError:
         # The error itself is reported to Snakemake; the log is a courtesy.
         return
-
-
-def with_benchmark(workflow: Any, job: Any, report: JobReport) -> JobReport:
-    """Write a job's benchmark file: its share of the time of its batches."""
-    if job.benchmark is None or report.error is not None:
-        return report
-    from snakemake.benchmark import BenchmarkRecord, write_benchmark_records
-
-    record = BenchmarkRecord(
-        jobid=job.jobid,
-        rule_name=job.rule.name,
-        wildcards=job.wildcards,
-        params=job.params,
-        running_time=report.seconds,
-        resources=job.resources,
-        threads=job.threads,
-        input=job.input,
-    )
-    # Memory and processor time are the worker's, shared by many jobs: they are not measured.
-    record.process_gone = True
-    records = [record] * (job.benchmark_repeats or 1)
-    try:
-        write_benchmark_records(
-            records, str(job.benchmark), workflow.output_settings.benchmark_extended
-        )
-    except (OSError, ValueError, TypeError) as error:
-        return JobReport(report.job_id, f"{title(job)}: cannot write its benchmark: {error}")
-    return report

@@ -65,7 +65,7 @@ def device_request(job: Any) -> DeviceSpec | None:
     return None
 
 
-def build_request(workflow: Any, job: Any, job_id: int, python: str) -> Request:
+def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Request:
     """Turn a served job into a request. Call it after the job was prepared.
 
     Raises
@@ -77,7 +77,7 @@ def build_request(workflow: Any, job: Any, job_id: int, python: str) -> Request:
     return Request(
         job_id=job_id,
         title=title(job),
-        tool=tool_ref(workflow, job, python),
+        tool=tool,
         job=pickle.dumps(plain, PICKLE_PROTOCOL),
         params=pickle.dumps(dict(plain.params), PICKLE_PROTOCOL),
         cwd=str(Path(job.shadow_dir or ".").absolute()),

@@ -16,7 +16,6 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 import time
 from typing import Any, Callable
@@ -31,18 +30,17 @@ from snakemake_executor_gpupool.workers.child_memory import (
 from snakemake_executor_gpupool.workers.child_output import job_log, tell_error
 from snakemake_executor_gpupool.workers.child_run import run_batch
 from snakemake_executor_gpupool.workers.child_store import keep_result
+from snakemake_executor_gpupool.workers.payload import load_payload, pack, save_payload
 from snakemake_executor_gpupool.workers.protocol import (
     Blob,
     Decoder,
     Frame,
     Spool,
-    blob_bytes,
     encode,
 )
 
 #: Items of one job are announced in frames of this many, so that a large job starts early.
 ITEMS_PER_FRAME = 500
-PICKLE_PROTOCOL = 5
 
 
 class Channel:
@@ -118,7 +116,7 @@ class Server:
 
     # -- files ---------------------------------------------------------------
     def _read(self, frame: Frame) -> None:
-        job: Job = pickle.loads(blob_bytes(frame.blobs[0]))
+        job: Job = load_payload(frame.blobs[0])
         ident = frame.meta["job"]
         try:
             os.chdir(frame.meta["cwd"])
@@ -134,14 +132,14 @@ class Server:
         payloads: list[Blob] = []
         for position, item in enumerate(tool.read(job)):
             items.append(describe_item(tool, item, position))
-            payloads.append(self._spool.put(pickle.dumps(item, PICKLE_PROTOCOL)))
+            payloads.append(save_payload(item, self._spool))
             if len(items) == ITEMS_PER_FRAME:
                 self._channel.send({**head, "items": items, "last": False}, payloads)
                 items, payloads = [], []
         self._channel.send({**head, "items": items, "last": True}, payloads)
 
     def _write(self, frame: Frame) -> None:
-        job: Job = pickle.loads(blob_bytes(frame.blobs[0]))
+        job: Job = load_payload(frame.blobs[0])
         ident = frame.meta["job"]
         started_s = time.perf_counter()
         try:
@@ -155,7 +153,7 @@ class Server:
         self._channel.send({"type": "written", "job": ident, "seconds": seconds})
 
     def _write_outputs(self, job: Job, frame: Frame) -> None:
-        distinct = [pickle.loads(blob_bytes(blob)) for blob in frame.blobs[1:]]
+        distinct = [load_payload(blob) for blob in frame.blobs[1:]]
         results = [distinct[place] for place in frame.meta["order"]]
         tool = self._tool_class(job.params)
         with staged_outputs(job.output) as staged:
@@ -167,7 +165,7 @@ class Server:
         device = frame.meta["device"]
         started_s = time.perf_counter()
         try:
-            tool = self._tool_class(pickle.loads(blob_bytes(frame.blobs[0])))
+            tool = self._tool_class(load_payload(frame.blobs[0]))
             tool.device = device
             tool.load(device)
             self._model = tool
@@ -182,20 +180,18 @@ class Server:
     def _run(self, frame: Frame) -> None:
         assert self._model is not None, "run before load"
         params, *payloads = frame.blobs
-        self._model.params = Params(
-            {**self._tool_class.defaults, **pickle.loads(blob_bytes(params))}
-        )
+        self._model.params = Params({**self._tool_class.defaults, **load_payload(params)})
         started_s = time.perf_counter()
-        outcomes = run_batch(self._model, [pickle.loads(blob_bytes(p)) for p in payloads])
+        outcomes = run_batch(self._model, [load_payload(payload) for payload in payloads])
         blobs: list[Blob] = []
         notes: list[dict[str, Any]] = []
         for outcome, entry in zip(outcomes, frame.meta["entries"]):
             try:
                 if outcome.error is None:
-                    data = pickle.dumps(outcome.result, PICKLE_PROTOCOL)
+                    parts = pack(outcome.result)
                     if entry:
-                        keep_result(frame.meta["store"], entry, data)
-                    blobs.append(self._spool.put(data))
+                        keep_result(frame.meta["store"], entry, parts)
+                    blobs.append(self._spool.put(parts))
                 notes.append({"error": outcome.error, "oom": outcome.out_of_memory})
             except Exception as error:  # a result that cannot be pickled, or no room for it
                 notes.append({"error": tell_error(error), "oom": False})

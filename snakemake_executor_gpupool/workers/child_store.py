@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 
-def keep_result(directory: str, name: str, data: bytes) -> None:
+def keep_result(directory: str, name: str, parts: Sequence[Any]) -> None:
     """Write an entry, unless it is there. That it cannot be written harms nobody."""
     folder = os.path.join(directory, name[:2])
     path = os.path.join(folder, name)
@@ -18,7 +20,7 @@ def keep_result(directory: str, name: str, data: bytes) -> None:
         descriptor, staged = tempfile.mkstemp(prefix=".", dir=folder)
         try:
             with open(descriptor, "wb") as file:
-                file.write(data)
+                file.writelines(parts)
             os.replace(staged, path)
         except OSError:
             os.unlink(staged)

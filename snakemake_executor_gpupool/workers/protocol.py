@@ -178,20 +178,22 @@ class Spool:
         self._directories = list(directories)
         self._numbers = itertools.count()
 
-    def put(self, data: bytes) -> Blob:
-        """Return ``data`` itself if small, else the file it now lies in."""
-        if len(data) <= SPOOL_BYTES or not self._directories:
-            return data
-        path = os.path.join(self._choose(len(data)), f"{os.getpid()}-{next(self._numbers)}.blob")
+    def put(self, parts: Sequence[Any]) -> Blob:
+        """Return the parts (bytes, or views of bytes) as one: small in memory, else in a file."""
+        size_bytes = sum(len(part) for part in parts)
+        if size_bytes <= SPOOL_BYTES or not self._directories:
+            return b"".join(parts)
+        directory = self._choose(size_bytes)
+        path = os.path.join(directory, f"{os.getpid()}-{next(self._numbers)}.blob")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with open(descriptor, "wb") as file:
-                file.write(data)
+                file.writelines(parts)
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             raise
-        return SpoolFile(path, len(data))
+        return SpoolFile(path, size_bytes)
 
     def _choose(self, size_bytes: int) -> str:
         for directory in self._directories[:-1]:

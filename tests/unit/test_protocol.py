@@ -166,9 +166,9 @@ def test_large_bodies_are_not_copied_into_one_chunk() -> None:  # W2
 
 def test_the_spool_holds_what_a_pipe_should_not(tmp_path: Path) -> None:  # W2
     spool = Spool([str(tmp_path)])
-    assert spool.put(b"small") == b"small"
+    assert spool.put([b"sm", b"all"]) == b"small"
     large = os.urandom(SPOOL_BYTES + 1)
-    blob = spool.put(large)
+    blob = spool.put([large])
     assert isinstance(blob, SpoolFile)
     assert Path(blob.path).stat().st_mode & 0o777 == 0o600
     [frame] = Decoder().feed(b"".join(encode({"type": "x"}, [b"a", blob])))
@@ -180,5 +180,5 @@ def test_the_spool_holds_what_a_pipe_should_not(tmp_path: Path) -> None:  # W2
 
 def test_a_full_first_spool_is_passed_over(tmp_path: Path) -> None:
     full = Path("/proc/self")  # a file system with no room at all
-    blob = Spool([str(full), str(tmp_path)]).put(bytes(SPOOL_BYTES + 1))
+    blob = Spool([str(full), str(tmp_path)]).put([bytes(SPOOL_BYTES + 1)])
     assert isinstance(blob, SpoolFile) and Path(blob.path).parent == tmp_path

@@ -1,0 +1,13 @@
+"""A tool that returns its items."""
+
+from snakemake_executor_gpupool.tool import Tool
+
+
+class Echo(Tool):
+    """Return what comes."""
+
+    reload_on = ()
+
+    def run(self, items: list[object]) -> list[object]:
+        """Return the items."""
+        return items

@@ -1,0 +1,174 @@
+"""Served jobs on Snakemake's side: made ready together, submitted together, seen to their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from snakemake_executor_gpupool.executor.translate import (
+    build_request,
+    title,
+    tool_ref,
+    tool_spec,
+)
+from snakemake_executor_gpupool.pool import Pool
+from snakemake_executor_gpupool.request import JobReport, ToolRef
+
+Done = Callable[[JobReport], None]
+
+
+class Serving:
+    """Sends served jobs to the pool.
+
+    Jobs that are gathered go together: each entry into Snakemake's event loop and each
+    message to the pool's thread costs as much as all else that is done for a small job.
+
+    Parameters
+    ----------
+    workflow
+        Snakemake's workflow.
+    pool
+        Where jobs go.
+    expect
+        Returns the number of a job whose report goes to the given callback.
+    report
+        Takes the report of a job that has a number, but never reached the pool.
+    """
+
+    def __init__(
+        self, workflow: Any, pool: Pool, expect: Callable[[Done], int], report: Done
+    ) -> None:
+        self._workflow = workflow
+        self._pool = pool
+        self._expect = expect
+        self._report = report
+        self._tools: dict[tuple[str, str | None, Any], ToolRef] = {}
+        self._gathered: list[tuple[Any, Done]] = []
+        # Snakemake's between-workflow cache may copy large files, which no other thread waits for.
+        self._helpers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="gpupool-helper")
+
+    def gather(self, job: Any, done: Done) -> None:
+        """Take a job that goes to the pool with the next :meth:`flush`."""
+        if uses_cache(self._workflow, job):
+            self._helpers.submit(self._serve_cached, job, done)
+        else:
+            self._gathered.append((job, done))
+
+    def flush(self) -> None:
+        """Make the gathered jobs ready and send them to the pool."""
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._submit(self._prepared(gathered))
+
+    def serve(self, job: Any, done: Done) -> None:
+        """Send one job at once."""
+        if uses_cache(self._workflow, job):
+            self._helpers.submit(self._serve_cached, job, done)
+        else:
+            self._submit(self._prepared([(job, done)]))
+
+    def shutdown(self, *, wait: bool = True) -> None:
+        """Take no more jobs."""
+        self._helpers.shutdown(wait=wait, cancel_futures=not wait)
+
+    def _prepared(self, jobs: list[tuple[Any, Done]]) -> list[tuple[Any, Done]]:
+        """Have Snakemake make jobs ready; one that cannot be has failed, and is left out."""
+        ready = []
+
+        async def prepare() -> None:
+            for job, done in jobs:
+                try:
+                    await job.prepare()
+                except Exception as error:
+                    done(JobReport(0, f"{title(job)}: {error}"))
+                else:
+                    ready.append((job, done))
+
+        self._workflow.async_run(prepare())
+        return ready
+
+    def _submit(self, jobs: list[tuple[Any, Done]]) -> None:
+        requests = []
+        for job, done in jobs:
+            job_id = self._expect(self._with_benchmark(job, done))
+            try:
+                requests.append(build_request(self._workflow, job, job_id, self._tool(job)))
+            except Exception as error:
+                self._report(JobReport(job_id, f"{title(job)}: {error}"))
+        self._pool.submit(requests)
+
+    def _tool(self, job: Any) -> ToolRef:
+        """Find a rule's tool once, not for every job: it means looking for files."""
+        key = (job.rule.name, tool_spec(job), job.conda_env_spec)
+        if key not in self._tools:
+            self._tools[key] = tool_ref(self._workflow, job, self._pool.config.python)
+        return self._tools[key]
+
+    def _with_benchmark(self, job: Any, done: Done) -> Done:
+        if job.benchmark is None:
+            return done
+        return lambda report: done(with_benchmark(self._workflow, job, report))
+
+    # -- Snakemake's cache between workflows -------------------------------------------
+    def _serve_cached(self, job: Any, done: Done) -> None:
+        """Serve a job of a rule with ``cache:``, unless another workflow left its outputs."""
+        from snakemake.exceptions import CacheMissException
+
+        def store(report: JobReport) -> None:
+            if report.error is None:
+                self._helpers.submit(self._store_cached, job, report, done)
+            else:
+                done(report)
+
+        try:
+            self._workflow.async_run(job.prepare())
+            self._workflow.async_run(job.rule.cache.fetch(job))
+        except CacheMissException:
+            self._submit([(job, store)])
+        except Exception as error:
+            done(JobReport(0, f"{title(job)}: the cache failed: {error}"))
+        else:
+            done(JobReport(0))
+
+    def _store_cached(self, job: Any, report: JobReport, done: Done) -> None:
+        try:
+            self._workflow.async_run(job.rule.cache.store(job))
+        except Exception as error:
+            report = JobReport(report.job_id, f"{title(job)}: the cache failed: {error}")
+        done(report)
+
+
+def uses_cache(workflow: Any, job: Any) -> bool:
+    """Tell whether a job's outputs are kept in Snakemake's between-workflow cache."""
+    return bool(
+        workflow.workflow_settings.cache is not None and job.rule.cache and job.rule.cache.output
+    )
+
+
+def with_benchmark(workflow: Any, job: Any, report: JobReport) -> JobReport:
+    """Write a job's benchmark file: its share of the time of its batches."""
+    if job.benchmark is None or report.error is not None:
+        return report
+    from snakemake.benchmark import BenchmarkRecord, write_benchmark_records
+
+    record = BenchmarkRecord(
+        jobid=job.jobid,
+        rule_name=job.rule.name,
+        wildcards=job.wildcards,
+        params=job.params,
+        running_time=report.seconds,
+        resources=job.resources,
+        threads=job.threads,
+        input=job.input,
+    )
+    # Memory and processor time are the worker's, shared by many jobs: they are not measured.
+    record.process_gone = True
+    records = [record] * (job.benchmark_repeats or 1)
+    try:
+        write_benchmark_records(
+            records, str(job.benchmark), workflow.output_settings.benchmark_extended
+        )
+    except (OSError, ValueError, TypeError) as error:
+        return JobReport(report.job_id, f"{title(job)}: cannot write its benchmark: {error}")
+    return report
