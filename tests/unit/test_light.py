@@ -21,6 +21,7 @@ WORKER_SIDE = [
     "toolspec.py",
     "__init__.py",
     *(f"workers/{path.name}" for path in (PACKAGE / "workers").glob("child_*.py")),
+    "workers/payload.py",
     "workers/protocol.py",
     "workers/reaper.py",
 ]
@@ -32,6 +33,7 @@ CALLERS = [
 UNPICKLERS = {
     *("marshal", "shelve", "dill", "cloudpickle", "joblib", "multiprocessing.connection"),
     *("copyreg", "pandas", "numpy", "torch"),
+    "snakemake_executor_gpupool.workers.payload",
 }
 PURE = [
     "answers",
@@ -45,6 +47,7 @@ PURE = [
     "speed",
     "dedup",
     "effects",
+    "memory",
 ]
 
 
