@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from snakemake_executor_gpupool.inputs import explained_inputs
 from snakemake_executor_gpupool.outputs import staged_outputs
 from snakemake_executor_gpupool.tool import Job, Named, Params, Tool
 
@@ -55,7 +56,8 @@ def run_cold(tool_class: type[Tool], job: Job, device: str | None = None) -> Non
     """
     tool = tool_class(job.params)
     device = device or pick_device(tool)
-    items = list(tool.read(job))
+    with explained_inputs(job):
+        items = list(tool.read(job))
     results: list[Any] = [None] * len(items)
     if items:
         tool.device = device

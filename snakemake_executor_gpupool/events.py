@@ -1,12 +1,15 @@
-"""The run's event log and its summary."""
+"""The run's event log and its summary. Neither may end a run: what cannot be written is lost."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from snakemake_executor_gpupool.paths import open_private
 
 
 class EventLog:
@@ -16,32 +19,56 @@ class EventLog:
     ----------
     path
         The file; opened on the first event.
+
+    Attributes
+    ----------
+    error
+        Why lines were lost, if some were: the disk is full, or gone.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
+        self._pending: list[str] = []
+        self._is_torn = False
+        self.error: OSError | None = None
 
     def write(self, event: str, fields: Mapping[str, Any]) -> None:
         """Append one event."""
-        if self._file is None:
-            self._file = self._path.open("a", encoding="utf-8")
         record = {"time_s": round(time.time(), 6), "event": event, **fields}
-        self._file.write(json.dumps(record, default=str) + "\n")
+        self._pending.append(json.dumps(record, default=str) + "\n")
 
     def flush(self) -> None:
         """Hand what was written to the operating system."""
-        if self._file is not None:
-            self._file.flush()
+        if not self._pending:
+            return
+        # A line that was cut off ends before the next one starts.
+        data = ("\n" * self._is_torn + "".join(self._pending)).encode()
+        self._pending.clear()
+        try:
+            if self._file is None:
+                self._file = FileIO(self._path, "a", opener=open_private)
+            written = self._file.write(data)
+            self._is_torn = written < len(data)
+        except OSError as error:
+            self.error = error
 
     def close(self) -> None:
         """Close the file."""
+        self.flush()
         if self._file is not None:
             self._file.close()
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write the summary of a run, whole or not at all."""
+    """Write the summary of a run, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
     staged = path.with_suffix(".tmp")
-    staged.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with open(staged, "w", encoding="utf-8", opener=open_private) as file:
+        file.write(json.dumps(summary, indent=2) + "\n")
     staged.replace(path)

@@ -11,6 +11,11 @@ from pathlib import Path
 MEMORY_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
 
 
+def open_private(path: str, flags: int) -> int:
+    """Open a file, new ones for this user alone: an ``opener`` for :func:`open`."""
+    return os.open(path, flags, 0o600)
+
+
 class RunPaths:
     """The directory of one run, made on first use.
 

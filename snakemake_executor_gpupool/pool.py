@@ -81,6 +81,7 @@ class Pool:
         self._scheduler.dispatch.claim = self._claim
         self._refusals_said: set[str] = set()
         self._events = EventLog(self.paths.events)
+        self._has_lost_events = False
         self._inbox: queue.SimpleQueue[Callable[[float], None]] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._actions = Actions(self._host, self._events, self._store, callbacks, self._outgoing)
@@ -253,7 +254,14 @@ class Pool:
         discarded, self._scheduler.ledger.discarded = self._scheduler.ledger.discarded, []
         for blob in discarded:
             discard(blob)
+        self._flush_events()
+
+    def _flush_events(self) -> None:
         self._events.flush()
+        if self._events.error is not None and not self._has_lost_events:
+            self._has_lost_events = True
+            why = self._events.error.strerror
+            self._say(f"gpupool: {self.paths.events} is incomplete, the run goes on: {why}")
 
     def _say(self, line: str) -> None:
         self._outgoing.put(lambda: self._callbacks.log(line))
@@ -275,7 +283,10 @@ class Pool:
         summary = self.summary()
         self._events.write("run_ended", {"wall_s": summary["wall_s"]})
         self._events.close()
-        write_summary(self.paths.summary, summary)
+        try:
+            write_summary(self.paths.summary, summary)
+        except OSError as error:
+            self._say(f"gpupool: {self.paths.summary} cannot be written: {error.strerror}")
         for model in self._scheduler.dispatch.models.values():
             self._profile.note(model.profile_key, model.figures())
         self._profile.save()

@@ -274,7 +274,8 @@ def note_in_log(job: Any, message: str) -> None:
     if job.is_group() or not job.log or not message:
         return
     try:
-        with open(job.log[0], "a", encoding="utf-8") as log:  # noqa: PTH123
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK  # a pipe is not waited for
+        with open(os.open(job.log[0], flags, 0o666), "a", encoding="utf-8") as log:  # noqa: PTH123
             log.write(f"gpupool: {message}\n")
     except OSError:
         # The error itself is reported to Snakemake; the log is a courtesy.

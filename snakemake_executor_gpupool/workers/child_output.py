@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -22,8 +23,7 @@ def job_log(job: Job, text: str = "") -> Iterator[None]:
     if not job.log:
         yield
         return
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    log = os.open(job.log[0], flags, 0o666)
+    log = _open_log(job.log[0])
     kept = [os.dup(1), os.dup(2)]
     try:
         os.write(log, text.encode())
@@ -33,6 +33,19 @@ def job_log(job: Job, text: str = "") -> Iterator[None]:
         _redirect(kept)
         for descriptor in [log, *kept]:
             os.close(descriptor)
+
+
+def _open_log(path: str) -> int:
+    """Open a log to append to; a pipe that nobody reads is refused, not waited for."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
+    try:
+        log = os.open(path, flags, 0o666)
+    except OSError as error:
+        pipe = "; it is a pipe that nobody reads" if error.errno == errno.ENXIO else ""
+        message = f"log {path} cannot be written: {error.strerror}{pipe}"
+        raise InputError(message) from error
+    os.set_blocking(log, True)
+    return log
 
 
 def _redirect(targets: list[int]) -> None:

@@ -20,6 +20,7 @@ import socket
 import time
 from typing import Any, Callable
 
+from snakemake_executor_gpupool.inputs import explained_inputs
 from snakemake_executor_gpupool.outputs import staged_outputs
 from snakemake_executor_gpupool.tool import InputError, Job, Params, Tool
 from snakemake_executor_gpupool.workers.child_memory import (
@@ -120,7 +121,7 @@ class Server:
         ident = frame.meta["job"]
         try:
             os.chdir(frame.meta["cwd"])
-            with job_log(job):
+            with job_log(job), explained_inputs(job):
                 self._announce_items(ident, job)
         except Exception as error:
             self._channel.send({"type": "read_failed", "job": ident, "error": tell_error(error)})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import WorkerStartError
+from snakemake_executor_gpupool.paths import open_private
 from snakemake_executor_gpupool.workers.protocol import Blob, Decoder, Frame, encode
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
@@ -61,7 +62,7 @@ class WorkerProcess:
         if activation:
             command = ["bash", "-c", activation, "bash", *command]
         try:
-            with theirs, log_path.open("ab") as log:
+            with theirs, open(log_path, "ab", opener=open_private) as log:
                 self._process = subprocess.Popen(
                     command,
                     env=dict(environment),

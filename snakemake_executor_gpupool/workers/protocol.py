@@ -189,10 +189,10 @@ class Spool:
         try:
             with open(descriptor, "wb") as file:
                 file.writelines(parts)
-        except OSError:
+        except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(path)
-            raise
+            raise OSError(error.errno, error.strerror, path) from error
         return SpoolFile(path, size_bytes)
 
     def _choose(self, size_bytes: int) -> str:

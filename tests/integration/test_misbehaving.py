@@ -14,18 +14,15 @@ from snakemake_executor_gpupool.api import JobFailed
 TOOL = f"{Path(__file__).parent.parent / 'tools' / 'misbehaving.py'}:Misbehaving"
 INNOCENT = [f"word{n}" for n in range(12)]
 
-#: What an item does, and what the message about it must say.
+#: What an item does, and what the message about it must say; all else that one may do is in
+#: ``tests/acceptance/test_misbehaving_jobs.py``.
 GUILTY = {
     "raise": "item raise: ValueError: told to",
     "refuse": "item refuse: x.txt: expected something else",
     "exit": "exit code 3",
-    "system-exit": "leaving",
-    "segfault": "SIGSEGV",
-    "kill": "SIGKILL",
-    "stop": "hung",
-    "hang": "hung",
-    "grandchild": "exit code 4",
     "garbage": "protocol",
+    "eat": "it needs more memory than cpu:0 has",
+    "too-large": "Shorten or split it",
     "unpicklable": "does not travel",
     "too-few": "must return",
 }
@@ -57,6 +54,16 @@ def test_prints_cannot_reach_the_channel(pool: ToolPool) -> None:  # W1
 def test_out_of_memory_halves_until_it_fits(pool: ToolPool) -> None:  # W6
     items = ["out-of-memory", *(f"oom{n}" for n in range(11))]
     assert pool.run(TOOL, items) == [f"done {item}" for item in items]
+
+
+def test_nobody_but_workers_unpickles_a_result(pool: ToolPool, tmp_path: Path) -> None:  # W1
+    mark, source, output = tmp_path / "mark", tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("mark\n")
+    files = {"input": [str(source)], "output": [str(output)]}
+    pool.run_job(TOOL, **files, params={"mark": str(mark)})
+    assert output.read_text() == "marked\n"
+    pids = set(map(int, mark.read_text().split()))
+    assert pids and os.getpid() not in pids
 
 
 def test_grandchildren_die_with_their_worker(pool: ToolPool) -> None:  # W7

@@ -2,13 +2,33 @@
 
 import ctypes
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from snakemake_executor_gpupool import Tool
 from snakemake_executor_gpupool.tool import InputError
+from snakemake_executor_gpupool.workers import protocol
+
+ERROR = {"kind": "tool", "type": "ValueError", "message": "forged", "traceback": ""}
+#: Frames that a worker at work has no business to send, each well-formed.
+FORGED = {
+    "unknown": {"type": "dance"},
+    "other-batch": {
+        "type": "done",
+        "batch": 10**9,
+        "outcomes": [],
+        "seconds": 0.0,
+        "peak_mib": None,
+    },
+    "other-job": {"type": "written", "job": 1, "seconds": 0.0},
+    "wrong-types": {"type": "done", "batch": "1", "outcomes": {"a": 1}, "seconds": [], "oom": 0},
+    "load-failed": {"type": "load_failed", "error": ERROR},
+}
 
 
 class Unpicklable:
@@ -18,11 +38,34 @@ class Unpicklable:
         raise TypeError("this result does not travel")
 
 
-class Misbehaving(Tool):
-    """Echoes innocent items."""
+def leave_mark(path):
+    """Write down which process unpickles."""
+    with Path(path).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return "marked"
 
-    reload_on = ()
-    batch_limit_s = 2.0
+
+class Marking:
+    """Runs code wherever it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return leave_mark, (self.path,)
+
+
+class Misbehaving(Tool):
+    """Echoes innocent items, which are the lines of a file."""
+
+    defaults = {"mark": ""}
+    batch_limit_s = 1.5
+
+    def read(self, job):
+        yield from Path(job.input[0]).read_text().splitlines()
+
+    def write(self, job, results):
+        Path(job.output[0]).write_text("".join(f"{result}\n" for result in results))
 
     def name(self, item):
         return item
@@ -37,8 +80,9 @@ class Misbehaving(Tool):
         return results[:-1] if "too-few" in items else results
 
     def one(self, item):
-        act = getattr(self, "do_" + item.partition(":")[0].replace("-", "_"), None)
-        result = act() if act is not None else None
+        act, _, detail = item.partition(":")
+        act = getattr(self, "do_" + act.replace("-", "_"), None)
+        result = act(*filter(None, [detail])) if act is not None else None
         return f"done {item}" if result is None else result
 
     def do_raise(self):
@@ -48,6 +92,7 @@ class Misbehaving(Tool):
         raise InputError("x.txt: expected something else")
 
     def do_exit(self):
+        print("last words", file=sys.stderr, flush=True)
         os._exit(3)
 
     def do_system_exit(self):
@@ -62,9 +107,15 @@ class Misbehaving(Tool):
     def do_stop(self):
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    def do_hang(self):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    def do_sleep(self):
         time.sleep(3600)
+
+    def do_hang(self):
+        self.do_ignore_sigterm()
+        time.sleep(3600)
+
+    def do_ignore_sigterm(self):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def do_grandchild(self):
         subprocess.Popen(["sleep", "3600"])
@@ -82,5 +133,34 @@ class Misbehaving(Tool):
             except OSError:
                 continue
 
+    def do_forge(self, name):
+        for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+            try:
+                channel = socket.socket(fileno=os.dup(descriptor))
+            except OSError:
+                continue
+            for chunk in protocol.encode(FORGED[name]):
+                channel.sendall(chunk)
+        time.sleep(0.2)
+
+    def do_eat(self):
+        """Take memory until there is no more: the limit is near, for everybody's sake."""
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + (256 << 20), before[1]))
+        eaten = []
+        try:
+            while True:
+                eaten.append(bytearray(16 << 20))
+        finally:
+            eaten.clear()
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+    def do_too_large(self):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 90 GiB")
+
     def do_unpicklable(self):
         return Unpicklable()
+
+    def do_mark(self):
+        return Marking(self.params.mark)

@@ -16,6 +16,7 @@ WORKER_SIDE = [
     "tool.py",
     "canonical.py",
     "cold.py",
+    "inputs.py",
     "outputs.py",
     "errors.py",
     "toolspec.py",

@@ -1,0 +1,56 @@
+"""Inputs that are not there, or are no files, are said clearly and never waited for.
+
+Opening a named pipe that nobody writes to waits forever, and a file may vanish between the
+moment a job was planned and the moment it is read. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+
+from snakemake_executor_gpupool.tool import InputError, Job
+
+
+@contextlib.contextmanager
+def explained_inputs(job: Job) -> Iterator[None]:
+    """Check a job's inputs, then tell of what goes wrong with one while it is read.
+
+    Raises
+    ------
+    InputError
+        An input is missing, unreadable, a pipe or a socket; the message names it.
+    """
+    for path in job.input:
+        _check(path)
+    try:
+        yield
+    except OSError as error:
+        if error.filename in job.input:
+            raise InputError(f"input {error.filename} {_cause(error)}") from error
+        raise
+
+
+def _check(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise InputError(f"input {path} {_cause(error)}") from error
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        raise InputError(
+            f"input {path} is a pipe or a socket, and served jobs read files or directories: "
+            "write what comes through it to a file first"
+        )
+
+
+def _cause(error: OSError) -> str:
+    path = str(error.filename)
+    if not isinstance(error, FileNotFoundError):
+        return f"cannot be read: {error.strerror}"
+    if os.path.islink(path):
+        return (
+            f"is a link to {os.readlink(path)}, which does not exist: make that, or the link anew"
+        )
+    return "has vanished since the job was planned: make it again, then run Snakemake once more"
