@@ -53,4 +53,4 @@ def _cause(error: OSError) -> str:
         return (
             f"is a link to {os.readlink(path)}, which does not exist: make that, or the link anew"
         )
-    return "has vanished since the job was planned: make it again, then run Snakemake once more"
+    return "is not there: was it removed after the run had started? Make it, and run again"

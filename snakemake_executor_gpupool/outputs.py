@@ -59,7 +59,7 @@ def staged_outputs(outputs: Named) -> Iterator[Named]:
         path, number = _what_failed(error, outputs, stages)
         if path is None:
             raise
-        advice = f"; {ADVICE[number]} and run Snakemake again" if number in ADVICE else ""
+        advice = f"; {ADVICE[number]}, and run again" if number in ADVICE else ""
         raise InputError(
             f"output {path} cannot be written: {os.strerror(number)}{advice}"
         ) from error

@@ -76,7 +76,7 @@ rmdir out/blocked; echo > out/blocked
 SPOIL_MOUNTED = "mount -o remount,ro out/readonly\n"
 #: Each bad job's wildcard, and what its message must say.
 BAD_UP = {
-    "deleted": "input in/deleted.txt has vanished since the job was planned: make it again",
+    "deleted": "input in/deleted.txt is not there: was it removed after the run had started?",
     "fifo": "input in/fifo.txt is a pipe or a socket",
     "dangling": "input in/dangling.txt is a link to nowhere, which does not exist",
     "directory": "input in/directory.txt cannot be read: Is a directory",
@@ -90,7 +90,7 @@ BAD_UP_MOUNTED = {
     "full/x": "output out/full/x.up cannot be written: No space left on device; make room",
 }
 BAD_EMBED = {
-    "deleted.npz": "in/deleted.fasta has vanished since the job was planned",
+    "deleted.npz": "in/deleted.fasta is not there: was it removed",
     "fifo.npz": "in/fifo.fasta is a pipe",
     "dangling.npz": "in/dangling.fasta is a link to nowhere, which does not exist",
     "directory.npz": "in/directory.fasta is a directory; expected a FASTA file",

@@ -119,7 +119,9 @@ class TestRun:
 
     def test_unwritable_output_directory(self, shout, workdir):
         (workdir / "out").write_text("a file where a directory should be")
-        assert "out: File exists" in one_line(shout("--log", "a.log"), 1)
+        assert "output out/shout.txt cannot be written: File exists" in one_line(
+            shout("--log", "a.log"), 1
+        )
 
     def test_failure_as_json(self, shout, workdir):
         (workdir / "empty.txt").write_text("")
