@@ -17,6 +17,7 @@ from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
 from snakemake_executor_gpupool.tools.esm2_module import SHAPES
 from snakemake_executor_gpupool.tools.esm2_options import DEFAULTS, TRAINED_LENGTH, Options
 from snakemake_executor_gpupool.tools.fasta import Record, read_fasta
+from snakemake_executor_gpupool.tools.params import one_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,11 +160,11 @@ class Esm2Embed(Tool):
             or a sequence is longer than the model takes.
         """
         options = Options.from_params(self.params)
-        array_format(_one_file(job, "output", "embeddings"))
+        array_format(one_file("esm2-embed", job, "output", "embeddings"))
         shape = esm2_checkpoints.known_shape(options.model)
         if shape is not None:
             options.resolve_layers(shape.layers)
-        path = _one_file(job, "input", "fasta")
+        path = one_file("esm2-embed", job, "input", "fasta")
         records = [_prepared(path, record, options) for record in read_fasta(path)]
         _report_truncated(path, records, options)
         for record, sequence in records:
@@ -171,7 +172,7 @@ class Esm2Embed(Tool):
 
     def write(self, job: Job, results: list[Arrays]) -> None:
         """Write all arrays to the output, in the order of the input."""
-        write_arrays(_one_file(job, "output", "embeddings"), job.item_names, results)
+        write_arrays(one_file("esm2-embed", job, "output", "embeddings"), job.item_names, results)
 
     # -- what the pool should know of an item ----------------------------------
     def key(self, item: Record) -> str:
@@ -215,15 +216,6 @@ def _check_installed() -> None:
             f"esm2-embed needs the Python package fair-esm 2, but {esm.__file__} is "
             "of another one; remove that and install fair-esm"
         )
-
-
-def _one_file(job: Job, kind: str, name: str) -> str:
-    """Return the input or output of that name, else the first."""
-    files = getattr(job, kind)
-    path = files.get(name, files[0] if files else None)
-    if not isinstance(path, str):
-        raise InputError(f"esm2-embed takes one {kind} file ({name}); got {path or 'none'}")
-    return path
 
 
 def _prepared(path: str, record: Record, options: Options) -> tuple[Record, str]:

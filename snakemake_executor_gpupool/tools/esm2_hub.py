@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from snakemake_executor_gpupool.tool import InputError
+from snakemake_executor_gpupool.tools.hub import forbidden_by
 
 #: Where fair-esm publishes its files (``esm/pretrained.py``).
 BASE_URL = "https://dl.fbaipublicfiles.com/fair-esm"
 WEIGHTS = "models/{}.pt"
 CONTACTS = "regression/{}-contact-regression.pt"
-#: Any of these set to something true forbids downloads.
-OFFLINE = ("GPUPOOL_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 #: A connection that is silent for so long is given up.
 SILENCE_S = 20.0
 #: A download that takes longer is given up: the 2.6 GB of the 650M model at 1 MB/s take 2,600 s.
@@ -72,9 +71,9 @@ def _how_to_get(model: str, url: str, path: Path, error: Exception) -> str:
 
 
 def _refuse_offline() -> None:
-    for name in OFFLINE:
-        if os.environ.get(name, "").lower() not in ("", "0", "false", "no", "off"):
-            raise ConnectionError(f"{name} is set")
+    variable = forbidden_by()
+    if variable:
+        raise ConnectionError(f"{variable} is set")
 
 
 def _download(url: str, path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool import InputError
+from snakemake_executor_gpupool.tools.params import PRECISIONS, choice, flag, text, whole
 
 #: ESM-2 was trained on at most 1,024 tokens, of which two are the start and the end of the
 #: sequence (Lin et al. 2023, doi:10.1126/science.ade2574, supplementary methods).
@@ -22,7 +22,6 @@ DEFAULTS: dict[str, Any] = {
     "long_sequences": "refuse",
     "strip_stop": False,
 }
-WORDS = {"true": True, "yes": True, "false": False, "no": False}
 
 
 class Options(NamedTuple):
@@ -67,14 +66,14 @@ class Options(NamedTuple):
             A value is none that the param can take; the message names both.
         """
         options = cls(
-            model=_model(params),
-            precision=_choice(params, "precision", ("fp32", "bf16", "fp16")),
+            model=text(params, "model", "the name of a model, or the path of a checkpoint"),
+            precision=choice(params, "precision", PRECISIONS),
             layers=_layers(params),
-            pool=_choice(params, "pool", ("mean", "per_token")),
-            contacts=_flag(params, "contacts"),
-            max_length=_length(params),
-            truncate=_choice(params, "long_sequences", ("refuse", "truncate")) == "truncate",
-            strip_stop=_flag(params, "strip_stop"),
+            pool=choice(params, "pool", ("mean", "per_token")),
+            contacts=flag(params, "contacts"),
+            max_length=whole("max_length", params["max_length"], at_least=1),
+            truncate=choice(params, "long_sequences", ("refuse", "truncate")) == "truncate",
+            strip_stop=flag(params, "strip_stop"),
         )
         if options.contacts and options.precision != "fp32":
             raise InputError(
@@ -102,35 +101,6 @@ class Options(NamedTuple):
         return list(dict.fromkeys(layer % (layers + 1) for layer in self.layers or (layers,)))
 
 
-def _model(params: Mapping[str, Any]) -> str:
-    value = params["model"]
-    if not isinstance(value, (str, os.PathLike)) or not str(value):
-        raise _wrong("model", value, "the name of a model, or the path of a checkpoint")
-    return str(value)
-
-
-def _choice(params: Mapping[str, Any], name: str, choices: Sequence[str]) -> str:
-    value = params[name]
-    if value not in choices:
-        raise _wrong(name, value, f"one of {', '.join(choices)}")
-    return str(value)
-
-
-def _flag(params: Mapping[str, Any], name: str) -> bool:
-    value = params[name]
-    known = WORDS.get(value.lower()) if isinstance(value, str) else value
-    if not isinstance(known, bool):
-        raise _wrong(name, value, "true or false")
-    return known
-
-
-def _length(params: Mapping[str, Any]) -> int:
-    value = _integer("max_length", params["max_length"])
-    if value < 1:
-        raise _wrong("max_length", value, "a positive number of residues")
-    return value
-
-
 def _layers(params: Mapping[str, Any]) -> tuple[int, ...]:
     """Read one layer, several, or text of them as a command line gives it."""
     value = params["layers"]
@@ -139,17 +109,4 @@ def _layers(params: Mapping[str, Any]) -> tuple[int, ...]:
     if isinstance(value, str):
         value = value.replace(",", " ").split()
     values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return tuple(_integer("layers", entry) for entry in values)
-
-
-def _integer(name: str, value: Any) -> int:
-    try:
-        if isinstance(value, bool) or int(value) != float(value):
-            raise ValueError
-        return int(value)
-    except (OverflowError, TypeError, ValueError):
-        raise _wrong(name, value, "whole numbers") from None
-
-
-def _wrong(name: str, value: Any, expected: str) -> InputError:
-    return InputError(f"param {name}: got {value!r}; expected {expected}")
+    return tuple(whole("layers", entry) for entry in values)

@@ -277,7 +277,7 @@ class TestItems:
             ({"layers": [1.5]}, "param layers: got 1.5"),
             ({"layers": True}, "param layers: got True"),
             ({"layers": float("inf")}, "param layers: got inf"),
-            ({"max_length": 0}, "param max_length: got 0; expected a positive number"),
+            ({"max_length": 0}, "param max_length: got 0; expected a whole number"),
             ({"max_length": None}, "param max_length: got None"),
             ({"contacts": "maybe"}, "param contacts: got 'maybe'; expected true or false"),
             ({"contacts": 1}, "param contacts: got 1"),
