@@ -12,6 +12,7 @@ from typing import Any
 from snakemake_executor_gpupool.inputs import explained_inputs
 from snakemake_executor_gpupool.outputs import staged_outputs
 from snakemake_executor_gpupool.tool import Job, Named, Params, Tool
+from snakemake_executor_gpupool.workers.child_memory import is_out_of_memory, release_memory
 
 
 def job_from_snakemake(snakemake: Any) -> Job:
@@ -63,15 +64,28 @@ def run_cold(tool_class: type[Tool], job: Job, device: str | None = None) -> Non
         tool.device = device
         tool.load(device)
         for batch in tool.micro_batches(items, tool.batch_tokens(device)):
-            outcome = tool.run([items[i] for i in batch])
-            check_length(tool, outcome, len(batch))
-            for index, result in zip(batch, outcome):
+            for index, result in zip(batch, run_halving(tool, [items[i] for i in batch])):
                 results[index] = result
     names = [tool.name(item) for item in items]
     with staged_outputs(job.output) as staged:
         tool.write(
             job.replace(output=staged, item_names=names, params=Params(tool.params)), results
         )
+
+
+def run_halving(tool: Tool, items: list[Any]) -> list[Any]:
+    """Compute one result per item; a batch that memory does not hold is halved until it fits."""
+    try:
+        results: list[Any] = tool.run(items)
+        check_length(tool, results, len(items))
+        return results
+    except Exception as error:
+        if len(items) == 1 or not is_out_of_memory(error):
+            raise
+    # Outside the handler: the traceback would keep the failed call's arrays alive.
+    release_memory()
+    middle = len(items) // 2
+    return run_halving(tool, items[:middle]) + run_halving(tool, items[middle:])
 
 
 def check_length(tool: Tool, results: Any, expected: int) -> None:

@@ -1,0 +1,156 @@
+"""Folding with transformers' ``EsmForProteinFolding``: sequences in, atoms and confidence out.
+
+This module imports torch and transformers: only a worker that holds the model imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import EsmConfig, EsmForProteinFolding
+from transformers.models.esm.openfold_utils import OFProtein, compute_tm, to_pdb
+from transformers.models.esm.openfold_utils.feats import atom14_to_atom37
+from transformers.models.esm.openfold_utils.residue_constants import restype_order_with_x
+
+from snakemake_executor_gpupool.tool import InputError
+from snakemake_executor_gpupool.tools import hub
+from snakemake_executor_gpupool.tools.esmfold_chains import Joined
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: Folding does not use it, and not all checkpoints have it.
+UNUSED = "esm.contact_head."
+
+
+class Structure(NamedTuple):
+    """What the model predicts for one protein.
+
+    Attributes
+    ----------
+    atoms
+        ``ATOM`` and ``TER`` lines of a PDB file; chains are named A, B, ..., residues
+        count from 1 in each, and B-factors are pLDDT from 0 to 100.
+    chains
+        Residues in each chain.
+    plddt
+        Mean over all atoms, 0 to 100.
+    ptm
+        Predicted TM-score, 0 to 1, of the chains without linkers.
+    """
+
+    atoms: str
+    chains: list[int]
+    plddt: float
+    ptm: float
+
+
+def load_model(name: str, precision: str) -> Any:
+    """Load a model onto the CPU.
+
+    Parameters
+    ----------
+    name
+        A directory, or the name of a repository on the Hugging Face hub.
+    precision
+        Type of the language model's weights; the trunk's are float32 always.
+
+    Raises
+    ------
+    InputError
+        There is no such model, or it is no whole ESMFold; the message says what to do.
+    """
+    offline = bool(hub.forbidden_by())
+    with hub.explained(name, "an ESMFold model"):
+        config = EsmConfig.from_pretrained(name, local_files_only=offline)
+        if config.esmfold_config is None:
+            raise InputError(f"{name} is no ESMFold model: its config.json has no esmfold_config")
+        # The language model's precision is set below, to what the param says.
+        config.esmfold_config.fp16_esm = False
+        model, report = EsmForProteinFolding.from_pretrained(
+            name,
+            config=config,
+            local_files_only=offline,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED))
+    if missing:
+        # transformers would have drawn them at random.
+        raise InputError(f"{name} is not a whole ESMFold model: it lacks {', '.join(missing[:3])}")
+    model.esm.to(PRECISIONS[precision])
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def fold(
+    model: Any, proteins: Sequence[Joined], recycles: int | None, chunk_size: int | None
+) -> list[Structure]:
+    """Fold proteins that share a batch.
+
+    Parameters
+    ----------
+    model
+        From :func:`load_model`.
+    proteins
+        At least one.
+    recycles
+        How often the trunk's output goes through it again; None: as the model's settings say.
+    chunk_size
+        Rows of the pair representation that attention takes at a time; None: all.
+    """
+    device = model.af2_to_esm.device
+    letters = [[restype_order_with_x.get(a, 20) for a in p.sequence] for p in proteins]
+    residues = _padded(letters, device)
+    present = _padded([[1] * len(p.sequence) for p in proteins], device)
+    positions = _padded([p.positions for p in proteins], device)
+    model.trunk.set_chunk_size(chunk_size)
+    with torch.inference_mode():
+        output = model(residues, present, position_ids=positions, num_recycles=recycles)
+        places = atom14_to_atom37(output["positions"][-1], output).float().cpu().numpy()
+        exists = output["atom37_atom_exists"].cpu().numpy()
+        plddt = 100 * output["plddt"].float().cpu().numpy()
+        ptms = [_ptm(output["ptm_logits"][i], p) for i, p in enumerate(proteins)]
+    rows = zip(proteins, letters, places, exists, plddt, ptms)
+    return [_structure(*row) for row in rows]
+
+
+def _padded(rows: Sequence[Sequence[int]], device: Any) -> Tensor:
+    """Return int64 of shape (B, longest), zero at the end of shorter rows."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device)
+
+
+def _ptm(logits: Tensor, protein: Joined) -> float:
+    """Return the predicted TM-score of one protein.
+
+    What the model itself returns is one number for the whole batch, padding and linkers included.
+    """
+    kept = torch.tensor([i for i, c in enumerate(protein.chains) if c is not None])
+    kept = kept.to(logits.device)
+    own = logits.index_select(0, kept).index_select(1, kept)
+    return float(compute_tm(own[None].float(), max_bin=31, no_bins=own.shape[-1]))
+
+
+def _structure(
+    protein: Joined, letters: Sequence[int], places: Any, exists: Any, plddt: Any, ptm: float
+) -> Structure:
+    """Cut a batch's padded arrays, of shape (longest, 37, ...), to one protein's own atoms."""
+    kept = [i for i, chain in enumerate(protein.chains) if chain is not None]
+    chains: Any = np.array([protein.chains[i] for i in kept])
+    model = OFProtein(
+        aatype=np.array(letters)[kept],
+        atom_positions=places[kept],
+        atom_mask=exists[kept],
+        residue_index=np.array(protein.numbers)[kept],
+        b_factors=plddt[kept],
+        chain_index=chains,
+    )
+    lines = [line for line in to_pdb(model).splitlines() if line.startswith(("ATOM", "TER"))]
+    return Structure(
+        atoms="".join(f"{line:<80}\n" for line in lines),
+        chains=np.bincount(chains).tolist(),
+        plddt=float(plddt[kept][exists[kept] > 0].mean()),
+        ptm=ptm,
+    )

@@ -1,0 +1,186 @@
+"""``linear-head``: class scores of embeddings by one trained linear layer.
+
+The top level imports the standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from snakemake_executor_gpupool.canonical import content_hash
+from snakemake_executor_gpupool.tool import InputError, Job, Tool
+from snakemake_executor_gpupool.tools.params import choice, one_file, optional_text, text
+from snakemake_executor_gpupool.tools.tables import table_format, write_table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from snakemake_executor_gpupool.tools.linear_head_weights import Head
+
+    Array = np.ndarray[Any, Any]
+
+ACTIVATIONS = ("softmax", "sigmoid", "none")
+DEFAULTS: dict[str, Any] = {"model": None, "activation": "softmax", "array": None}
+NAME = "linear-head"
+
+
+class Embedding(NamedTuple):
+    """One embedding: its id and a float32 array of shape (D,)."""
+
+    id: str
+    vector: Array
+
+
+class Score(NamedTuple):
+    """What the layer makes of one embedding: the class names, and float32 of shape (C,)."""
+
+    classes: tuple[str, ...]
+    scores: Array
+
+
+class Options(NamedTuple):
+    """The params of one job.
+
+    Attributes
+    ----------
+    model
+        File of the weights.
+    activation
+        What turns the layer's outputs into scores.
+    array
+        Which of several arrays per sequence is taken (``"layer6"``); empty: the only one.
+    """
+
+    model: str
+    activation: str
+    array: str
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Options:
+        """Check a job's params.
+
+        Raises
+        ------
+        InputError
+            A value is none that the param can take; the message names both.
+        """
+        return cls(
+            model=text(params, "model", "the path of the trained weights"),
+            activation=choice(params, "activation", ACTIVATIONS),
+            array=optional_text(params, "array", "the name of an array, as 'layer6'"),
+        )
+
+
+class LinearHead(Tool):
+    """Class scores of embeddings by a linear layer.
+
+    Input ``embeddings`` (or the first): ``.npz`` or ``.parquet`` as the embedding
+    tools write them. Output ``scores`` (or the first): ``.tsv`` or ``.parquet``, a
+    row per embedding. The user reference is ``docs/tools/linear-head.md``.
+
+    An item is an :class:`Embedding`, a result a :class:`Score`.
+    """
+
+    reload_on = ("model",)
+    write_params = ("array",)
+    defaults = DEFAULTS
+    devices = ("cpu",)
+    pads = False
+    version = "1"
+
+    _head: Head
+
+    # -- the model ---------------------------------------------------------
+    def load(self, device: str) -> None:
+        """Read the weights.
+
+        Raises
+        ------
+        InputError
+            The file is missing, or holds no weights of a linear layer.
+        """
+        from snakemake_executor_gpupool.tools.linear_head_weights import read_head
+
+        self._head = read_head(Options.from_params(self.params).model)
+        self.device = device
+
+    def run(self, items: list[Embedding]) -> list[Score]:
+        """Score embeddings.
+
+        Sums are done in float64: what an embedding shares its batch with shows in no digit
+        of a float32.
+
+        Raises
+        ------
+        InputError
+            An embedding is not as long as the layer is wide.
+        """
+        import numpy as np
+
+        options = Options.from_params(self.params)
+        head = self._head
+        for item in items:
+            if len(item.vector) != head.weight.shape[1]:
+                raise InputError(
+                    f"the embedding {item.id!r} has {len(item.vector)} dimensions; "
+                    f"{options.model} takes {head.weight.shape[1]}; embed with the model that "
+                    "it was trained on"
+                )
+        vectors = np.stack([item.vector for item in items]).astype(np.float64)
+        scores = _activated(vectors @ head.weight.T + head.bias, options.activation)
+        return [Score(head.classes, row.copy()) for row in scores.astype(np.float32)]
+
+    # -- the files -----------------------------------------------------------
+    def read(self, job: Job) -> Iterator[Embedding]:
+        """Yield the embeddings, in the order of the file.
+
+        Raises
+        ------
+        InputError
+            A param, the output's suffix or the file is wrong.
+        """
+        from snakemake_executor_gpupool.tools.vectors import read_vectors
+
+        options = Options.from_params(self.params)
+        table_format(one_file(NAME, job, "output", "scores"))
+        path = one_file(NAME, job, "input", "embeddings")
+        for name, vector in read_vectors(path, options.array):
+            yield Embedding(name, vector)
+
+    def write(self, job: Job, results: list[Score]) -> None:
+        """Write the table: ``id``, a column per class, ``label`` (the class of highest score)."""
+        path = one_file(NAME, job, "output", "scores")
+        classes = results[0].classes if results else ()
+        columns: dict[str, list[Any]] = {"id": job.item_names}
+        for place, name in enumerate(classes):
+            columns[name] = [float(result.scores[place]) for result in results]
+        columns["label"] = [classes[int(result.scores.argmax())] for result in results]
+        write_table(path, columns)
+
+    # -- what the pool should know of an item ----------------------------------
+    def key(self, item: Embedding) -> str:
+        """Return a hash of the vector: equal ones are duplicates under any id."""
+        return content_hash(item.vector)
+
+    def name(self, item: Embedding) -> str:
+        """Return the embedding's id."""
+        return item.id
+
+    def batch_tokens(self, device: str) -> int:
+        """Return how many embeddings share a batch."""
+        return 4096
+
+
+def _activated(logits: Array, activation: str) -> Array:
+    """Return scores, float64 of shape (B, C)."""
+    import numpy as np
+
+    scores = logits
+    if activation == "sigmoid":
+        # By way of tanh: exp() of a large negative logit would overflow.
+        scores = 0.5 * (1 + np.tanh(0.5 * logits))
+    elif activation == "softmax":
+        powers: Array = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores = powers / powers.sum(axis=1, keepdims=True)
+    return scores

@@ -1,0 +1,130 @@
+"""Reading a trained linear layer: ``.npz``, ``.safetensors``, or ``.pt`` as torch saves it.
+
+A file holds ``weight``, a number per class and dimension; ``bias``, a number per class,
+zero if it is left out; and ``classes``, the names of the classes, ``class0`` and so on if
+they are left out. No code in a file is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+from snakemake_executor_gpupool.tool import InputError
+
+#: Columns of the output that a class cannot share its name with.
+TAKEN = frozenset(("id", "label"))
+
+
+class Head(NamedTuple):
+    """A linear layer.
+
+    Attributes
+    ----------
+    weight
+        float64 of shape (C, D).
+    bias
+        float64 of shape (C,).
+    classes
+        Names of the C classes.
+    """
+
+    weight: np.ndarray[Any, Any]
+    bias: np.ndarray[Any, Any]
+    classes: tuple[str, ...]
+
+
+def read_head(path: str) -> Head:
+    """Read a layer.
+
+    Raises
+    ------
+    InputError
+        The file is missing, of another kind, damaged, or its parts do not fit together.
+    """
+    readers: dict[str, Callable[[str], Mapping[str, Any]]] = {
+        ".npz": _read_npz,
+        ".safetensors": _read_safetensors,
+        ".pt": _read_pt,
+    }
+    reader = readers.get(Path(path).suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: weights are read from {', '.join(readers)}")
+    if not Path(path).is_file():
+        raise InputError(f"{path} is not there: train the layer first, or correct param model")
+    try:
+        found = reader(path)
+    except ImportError as error:
+        raise InputError(f"{path}: reading it needs the Python package {error.name}") from error
+    except Exception as error:  # each library has error classes of its own
+        raise InputError(
+            f"{path} is damaged, or no {Path(path).suffix} file of a linear layer ({error})"
+        ) from error
+    return _checked(path, found)
+
+
+def write_head(path: str, weight: Any, bias: Any, classes: list[str]) -> None:
+    """Write a layer as ``.npz``.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.npz``.
+    weight, bias
+        Of shapes (C, D) and (C,).
+    classes
+        C names.
+    """
+    head = _checked(path, {"weight": weight, "bias": bias, "classes": classes})
+    np.savez(path, weight=head.weight, bias=head.bias, classes=np.array(head.classes))
+
+
+def _read_npz(path: str) -> Mapping[str, Any]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _read_safetensors(path: str) -> Mapping[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        metadata = file.metadata() or {}
+    if "classes" in metadata:
+        found["classes"] = json.loads(metadata["classes"])
+    return found
+
+
+def _read_pt(path: str) -> Mapping[str, Any]:
+    import torch
+
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    return {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in found.items()}
+
+
+def _checked(path: str, found: Mapping[str, Any]) -> Head:
+    if "weight" not in found:
+        names = ", ".join(sorted(found)) or "nothing"
+        raise InputError(f"{path} has no 'weight'; it has {names}")
+    weight: Any = np.asarray(found["weight"], dtype=np.float64)
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise InputError(f"{path}: weight has the shape {weight.shape}; expected (classes, D)")
+    count = len(weight)
+    bias: Any = np.asarray(found.get("bias", np.zeros(count)), dtype=np.float64)
+    classes = tuple(map(str, found.get("classes", [f"class{i}" for i in range(count)])))
+    for name, shape in (("bias", bias.shape), ("classes", (len(classes),))):
+        if shape != (count,):
+            raise InputError(
+                f"{path}: {name} has the shape {shape}; weight has {count} rows, one per class"
+            )
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise InputError(f"{path} has weights that are not finite")
+    if len(set(classes)) < count or TAKEN.intersection(classes):
+        raise InputError(
+            f"{path}: classes {', '.join(classes)} must differ, and none be 'id' or 'label'"
+        )
+    return Head(weight, bias, classes)

@@ -1,0 +1,228 @@
+"""``sentence-embed``: embeddings of short texts, on sentence-transformers.
+
+The top level imports the standard library only: reading texts happens in a
+process that never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from snakemake_executor_gpupool.canonical import content_hash
+from snakemake_executor_gpupool.tool import InputError, Job, Tool
+from snakemake_executor_gpupool.tools import hub
+from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
+from snakemake_executor_gpupool.tools.params import (
+    PRECISIONS,
+    choice,
+    flag,
+    one_file,
+    optional_text,
+    optional_whole,
+    text,
+)
+from snakemake_executor_gpupool.tools.texts import Text, read_texts
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Vector = np.ndarray[Any, Any]
+
+NAME = "sentence-embed"
+DEFAULTS: dict[str, Any] = {
+    "model": "sentence-transformers/all-MiniLM-L6-v2",
+    "precision": "fp32",
+    "normalize": False,
+    "prompt": None,
+    "max_tokens": None,
+    "column": "text",
+    "id_column": None,
+}
+#: UTF-8 bytes of a token: English has about four in the vocabulary of BERT, other scripts more.
+BYTES_PER_TOKEN = 4
+#: Start and end of a text.
+ADDED_TOKENS = 2
+#: Most sentence models see no more of a text; only guesses of cost depend on it.
+USUAL_MAX_TOKENS = 512
+#: Token budgets of a micro-batch; sentence-transformers' own default of 32 texts is of this order.
+CPU_TOKENS, CUDA_TOKENS = 2048, 32768
+
+
+class Options(NamedTuple):
+    """The params of one job.
+
+    Attributes
+    ----------
+    model
+        Directory of a sentence-transformers model, or the name of a repository on the hub.
+    precision
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``: the type of the weights.
+    normalize
+        Whether embeddings are scaled to length 1.
+    prompt
+        Text put before each text; empty: the model's own default, if it has one.
+    max_tokens
+        How much of a text the model sees; None: what the model says.
+    column, id_column
+        Columns of a table that hold texts and ids.
+    """
+
+    model: str
+    precision: str
+    normalize: bool
+    prompt: str
+    max_tokens: int | None
+    column: str
+    id_column: str
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Options:
+        """Check a job's params.
+
+        Raises
+        ------
+        InputError
+            A value is none that the param can take; the message names both.
+        """
+        return cls(
+            model=text(params, "model", "a directory, or the name of a model on the hub"),
+            precision=choice(params, "precision", PRECISIONS),
+            normalize=flag(params, "normalize"),
+            prompt=optional_text(params, "prompt", "a text"),
+            max_tokens=optional_whole(params, "max_tokens", at_least=1 + ADDED_TOKENS),
+            column=text(params, "column", "the name of a column"),
+            id_column=optional_text(params, "id_column", "the name of a column"),
+        )
+
+
+class SentenceEmbed(Tool):
+    """Embeddings of texts by a sentence-transformers model.
+
+    Input ``texts`` (or the first): ``.txt``, ``.tsv`` or ``.parquet``. Output
+    ``embeddings`` (or the first): ``.npz``, ``.parquet``, ``.pt`` or ``.npy``, in input
+    order. The user reference is ``docs/tools/sentence-embed.md``.
+
+    An item is a :class:`~snakemake_executor_gpupool.tools.texts.Text`, a result a
+    float32 array of shape (D,).
+    """
+
+    reload_on = ("model", "precision", "max_tokens")
+    write_params = ("column", "id_column")
+    defaults = DEFAULTS
+    devices = ("cuda", "cpu")
+    pads = True
+    version = "1"
+
+    _model: Any = None
+
+    # -- the model ---------------------------------------------------------
+    def load(self, device: str) -> None:
+        """Read the weights and put them on ``device``.
+
+        Raises
+        ------
+        InputError
+            There are no such weights; the message says where to put them.
+        """
+        if importlib.util.find_spec("sentence_transformers") is None:
+            raise InputError(
+                "sentence-embed needs the Python package sentence-transformers: "
+                "pip install 'snakemake-executor-plugin-gpupool[sentence]'"
+            )
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        options = Options.from_params(self.params)
+        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        with hub.explained(options.model, "a sentence-transformers model"):
+            self._model = SentenceTransformer(
+                options.model,
+                device=device,
+                local_files_only=bool(hub.forbidden_by()),
+                model_kwargs={"dtype": dtypes[options.precision]},
+            )
+        if options.max_tokens is not None:
+            self._model.max_seq_length = options.max_tokens
+        self._model.eval()
+        self.device = device
+
+    def to(self, device: str) -> None:
+        """Move the weights to another device and give the old one's memory back."""
+        import gc
+
+        import torch
+
+        self._model.to(device)
+        self.device = device
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def run(self, items: list[Text]) -> list[Vector]:
+        """Embed texts that share a batch."""
+        options = Options.from_params(self.params)
+        vectors = self._model.encode(
+            [item.text for item in items],
+            prompt=options.prompt or None,
+            batch_size=len(items),
+            normalize_embeddings=options.normalize,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
+        return [row.astype("float32") for row in vectors]
+
+    # -- the files -----------------------------------------------------------
+    def read(self, job: Job) -> Iterator[Text]:
+        """Yield the texts.
+
+        Raises
+        ------
+        InputError
+            A param, the output's suffix or the file is wrong.
+        """
+        options = Options.from_params(self.params)
+        output = one_file(NAME, job, "output", "embeddings")
+        if not output.lower().endswith(".npy"):
+            array_format(output)
+        path = one_file(NAME, job, "input", "texts")
+        yield from read_texts(path, options.column, options.id_column)
+
+    def write(self, job: Job, results: list[Vector]) -> None:
+        """Write all embeddings to the output, in the order of the input."""
+        path = one_file(NAME, job, "output", "embeddings")
+        if path.lower().endswith(".npy"):
+            _write_matrix(path, results)
+        else:
+            write_arrays(path, job.item_names, [{"embedding": vector} for vector in results])
+
+    # -- what the pool should know of an item ----------------------------------
+    def key(self, item: Text) -> str:
+        """Return a hash of the text: those with other ids are duplicates all the same."""
+        return content_hash(item.text)
+
+    def name(self, item: Text) -> str:
+        """Return the text's id."""
+        return item.id
+
+    def cost(self, item: Text) -> float:
+        """Return the tokens: the short texts that models take cost little attention."""
+        return float(self.tokens(item))
+
+    def tokens(self, item: Text) -> int:
+        """Return a guess at the tokens of a text, without the model's tokenizer."""
+        most = optional_whole(self.params, "max_tokens", at_least=1) or USUAL_MAX_TOKENS
+        shown = len(item.text.encode()) // BYTES_PER_TOKEN + 1 + ADDED_TOKENS
+        return min(shown, most)
+
+    def batch_tokens(self, device: str) -> int:
+        """Return the token budget of a micro-batch."""
+        return CPU_TOKENS if device == "cpu" else CUDA_TOKENS
+
+
+def _write_matrix(path: str, results: Sequence[Vector]) -> None:
+    import numpy as np
+
+    with open(path, "wb") as file:  # noqa: PTH123 - numpy.save would add a suffix to .NPY
+        np.save(file, np.stack(results), allow_pickle=False)
