@@ -237,7 +237,7 @@ class EsmFold(Tool):
         return item.id
 
     def cost(self, item: Record) -> float:
-        """Return the multiply-adds of the published model, in 1e9."""
+        """Return what the published model would take, in 1e9 multiply-adds worth of time."""
         length = joined_length(item.sequence, int(self.params.linker))
         return giga_sums(length, optional_whole(self.params, "num_recycles", at_least=0))
 

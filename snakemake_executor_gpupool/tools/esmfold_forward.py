@@ -66,7 +66,9 @@ def load_model(name: str, precision: str) -> Any:
     with hub.explained(name, "an ESMFold model"):
         config = EsmConfig.from_pretrained(name, local_files_only=offline)
         if config.esmfold_config is None:
-            raise InputError(f"{name} is no ESMFold model: its config.json has no esmfold_config")
+            raise InputError(
+                f"{name} is no ESMFold model: its config.json is missing or has no esmfold_config"
+            )
         # The language model's precision is set below, to what the param says.
         config.esmfold_config.fp16_esm = False
         model, report = EsmForProteinFolding.from_pretrained(

