@@ -60,7 +60,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check rules workflow example_pipeline
 	$(BIN)/snakemake --workflow-profile none --lint
-	$(BIN)/snakemake --workflow-profile none --lint --snakefile rules/esm2.smk
+	set -e; for rules in rules/*.smk; do \
+		$(BIN)/snakemake --workflow-profile none --lint --snakefile $$rules; \
+	done
 	cd example_pipeline && $(BIN)/snakemake --workflow-profile none --lint
 
 bench: $(READY)

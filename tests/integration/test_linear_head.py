@@ -175,7 +175,7 @@ class TestReading:
         path.write_text("no such thing")
         with pytest.raises(InputError, match="is damaged, or no file of embeddings"):
             self.read(path)
-        with pytest.raises(InputError, match="cannot be read: .*[nN]o such file"):
+        with pytest.raises(InputError, match=r"cannot be read: .*[nN]o such file"):
             self.read(tmp_path / f"absent.{suffix}")
 
     def test_numbers_that_are_none(self, tmp_path):
