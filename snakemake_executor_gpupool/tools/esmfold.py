@@ -6,13 +6,13 @@ a process that never loads torch.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from snakemake_executor_gpupool.canonical import content_hash
 from snakemake_executor_gpupool.tool import InputError, Job, Tool
+from snakemake_executor_gpupool.tools import hub
 from snakemake_executor_gpupool.tools.esmfold_chains import (
     CHAIN_BREAK,
     MOST_CHAINS,
@@ -141,11 +141,7 @@ class EsmFold(Tool):
             There are no such weights; the message says where to put them.
         """
         for package in ("torch", "transformers"):
-            if importlib.util.find_spec(package) is None:
-                raise InputError(
-                    f"esmfold needs the Python package {package}: "
-                    "pip install 'snakemake-executor-plugin-gpupool[esmfold]'"
-                )
+            hub.library(package, NAME, package)
         from snakemake_executor_gpupool.tools.esmfold_forward import load_model
 
         options = Options.from_params(self.params)
@@ -155,9 +151,12 @@ class EsmFold(Tool):
 
     def to(self, device: str) -> None:
         """Move the weights to another device and give the old one's memory back."""
+        import torch
+
         self._model.to(device)
         self.device = device
-        release_memory()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def run(self, items: list[Record]) -> list[Structure]:
         """Fold proteins that share a batch.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from snakemake_executor_gpupool.tool import InputError
 
@@ -18,6 +20,20 @@ def forbidden_by() -> str:
         if os.environ.get(name, "").lower() not in ("", "0", "false", "no", "off"):
             return name
     return ""
+
+
+def library(module: str, tool: str, package: str) -> Any:
+    """Import a library that a tool needs, and return it.
+
+    Raises
+    ------
+    InputError
+        It cannot be imported; the message names the package.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{tool} needs the Python package {package} ({error})") from error
 
 
 @contextlib.contextmanager

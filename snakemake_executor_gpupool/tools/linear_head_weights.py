@@ -67,22 +67,6 @@ def read_head(path: str) -> Head:
     return _checked(path, found)
 
 
-def write_head(path: str, weight: Any, bias: Any, classes: list[str]) -> None:
-    """Write a layer as ``.npz``.
-
-    Parameters
-    ----------
-    path
-        Ends in ``.npz``.
-    weight, bias
-        Of shapes (C, D) and (C,).
-    classes
-        C names.
-    """
-    head = _checked(path, {"weight": weight, "bias": bias, "classes": classes})
-    np.savez(path, weight=head.weight, bias=head.bias, classes=np.array(head.classes))
-
-
 def _read_npz(path: str) -> Mapping[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         return dict(file)

@@ -6,12 +6,11 @@ process that never loads torch.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from snakemake_executor_gpupool.canonical import content_hash
-from snakemake_executor_gpupool.tool import InputError, Job, Tool
+from snakemake_executor_gpupool.tool import Job, Tool
 from snakemake_executor_gpupool.tools import hub
 from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
 from snakemake_executor_gpupool.tools.params import (
@@ -126,18 +125,12 @@ class SentenceEmbed(Tool):
         InputError
             There are no such weights; the message says where to put them.
         """
-        if importlib.util.find_spec("sentence_transformers") is None:
-            raise InputError(
-                "sentence-embed needs the Python package sentence-transformers: "
-                "pip install 'snakemake-executor-plugin-gpupool[sentence]'"
-            )
-        import torch
-        from sentence_transformers import SentenceTransformer
-
+        torch = hub.library("torch", NAME, "torch")
+        library = hub.library("sentence_transformers", NAME, "sentence-transformers")
         options = Options.from_params(self.params)
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         with hub.explained(options.model, "a sentence-transformers model"):
-            self._model = SentenceTransformer(
+            self._model = library.SentenceTransformer(
                 options.model,
                 device=device,
                 local_files_only=bool(hub.forbidden_by()),
@@ -150,13 +143,10 @@ class SentenceEmbed(Tool):
 
     def to(self, device: str) -> None:
         """Move the weights to another device and give the old one's memory back."""
-        import gc
-
         import torch
 
         self._model.to(device)
         self.device = device
-        gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 

@@ -212,3 +212,12 @@ def test_the_workflow_plans_its_own_configuration():
         REPOSITORY, "--workflow-profile", "none", "--cores", "1", "--dry-run", "--quiet"
     )
     assert "Error" not in text
+
+
+def test_the_classifier_is_planned_after_the_embeddings(deploy):
+    text = snakemake(
+        deploy("habitat"), "--snakefile", "habitat.smk", "--dry-run", "--quiet", "host"
+    )
+    counts = {line.split()[0]: line.split()[1] for line in text.splitlines() if line.count(" ") > 2}
+    assert counts.get("train_habitat") == "1", text
+    assert counts.get("habitat_linear_head") == counts.get("esm2_embed") == str(len(SAMPLES))

