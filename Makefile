@@ -64,6 +64,7 @@ lint: $(READY)
 		$(BIN)/snakemake --workflow-profile none --lint --snakefile $$rules; \
 	done
 	cd example_pipeline && $(BIN)/snakemake --workflow-profile none --lint
+	cd example_pipeline && $(BIN)/snakemake --workflow-profile none --lint --snakefile habitat.smk
 
 bench: $(READY)
 	$(IN_VENV) python bench/pipeline.py $(ARGS)
