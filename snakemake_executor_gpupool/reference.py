@@ -1,0 +1,98 @@
+"""Every name that a user meets in a Snakefile, a shell or a run's files, said once.
+
+The reference pages of the documentation are made from these tables and from the options in
+:mod:`~snakemake_executor_gpupool.settings`. Tests hold the tables against the code.
+"""
+
+from __future__ import annotations
+
+#: Resources of a rule that mean something to gpupool.
+RESOURCES = {
+    "gpupool_tool": "The tool that serves the rule: an installed tool's name, "
+    "`package.module:Class`, `path/to/file.py:Class` relative to the Snakefile, or `script` for "
+    "the rule's own script. Without it the rule runs as a plain one. It may be a param instead.",
+    "gpu": "How many GPUs a job needs. For a plain rule they are its own while it runs; for a "
+    "served rule, how many each copy of the model takes.",
+    "device": "Which devices, as a device string (`cuda`, `cudax2`, `cuda:0`, `cpu`); goes before "
+    "`gpu`.",
+    "gpupool_instance": "A name. Rules that give different ones have models and workers of their "
+    "own, even for the same tool and params.",
+    "vram_mb": "Device memory that a job or a copy of the model needs on each device, in MiB. "
+    "Used to choose cards that are large enough, and to pack several on one.",
+    "runtime": "Minutes that a job may take. For a served rule: the most that one of its "
+    "micro-batches may take before its worker counts as hung.",
+}
+
+#: What each line of ``events.jsonl`` may tell; beside ``time_s`` and ``event``.
+EVENTS = {
+    "run_started": "The pool is open: `devices`, `simulated`.",
+    "run_ended": "The pool is closed: `wall_s`.",
+    "pool_failed": "The pool itself failed, which is a bug: `error`.",
+    "job_submitted": "A served job is ready: `job` (rule and wildcards), `job_id`.",
+    "job_done": "Its outputs are in place: `job`, `job_id`.",
+    "job_failed": "It has failed: `job`, `job_id`, `error`.",
+    "lease_requested": "A plain job waits for devices: `job`, `job_id`.",
+    "lease_granted": "It has them and runs: `job`, `job_id`, `devices`.",
+    "lease_released": "It has ended: `job`, `job_id`.",
+    "device_granted": "A worker may use `devices`: `worker`.",
+    "device_refused": "Another process holds a device: `device`, `why`.",
+    "device_given_back": "It no longer does: `device`.",
+    "evicted": "A worker has to make room: `worker`, `devices`, `how` (`restart` or `cpu`).",
+    "worker_started": "A process was started: `worker`, `devices` (empty: it reads and writes "
+    "files).",
+    "worker_stopping": "It was told to end: `worker`, `why`.",
+    "worker_ended": "It has ended: `worker`, `reason`, `expected`.",
+    "worker_died": "A model's worker ended by itself: `worker`, `reason`.",
+    "model_loaded": "A worker has its model: `worker`, `model`, `seconds`.",
+    "model_moved": "Its weights are elsewhere: `worker`, `to`.",
+    "move_failed": "They could not be moved, and the worker is ended: `worker`, `error`.",
+    "model_failed": "A model was given up: `model`, `error`.",
+    "batch_sent": "A micro-batch went to a worker: `batch`, `worker`, `items`, `tokens`, "
+    "`longest_tokens`.",
+    "batch_done": "Its results are back: `batch`, `worker`, `seconds`.",
+    "out_of_memory": "A micro-batch did not fit and was halved: `worker`, `budget` (tokens, from "
+    "now on).",
+}
+
+#: What ``summary.json`` holds.
+SUMMARY = {
+    "jobs_served": "served jobs that succeeded",
+    "jobs_failed": "served jobs that failed",
+    "items": "items of all jobs",
+    "items_unique": "items that were computed, each once",
+    "items_reused": "distinct items whose results an earlier run had left in the cache",
+    "model_loads": "how often a model was loaded",
+    "evictions": "how often a worker had to make room",
+    "offloads": "how many of these moved its weights to host memory",
+    "worker_crashes": "workers that ended by themselves",
+    "wall_s": "seconds from the pool's opening to its end",
+    "simulated": "whether the GPUs were simulated",
+    "devices": "for each device `busy_s`, the seconds that it computed",
+}
+
+#: The files of a run, below ``.snakemake/gpupool/latest/``.
+FILES = {
+    "events.jsonl": "what happened, one JSON object a line",
+    "summary.json": "the figures of the run",
+    "workers/*.log": "what each worker process printed",
+    "spool/": "large results in transit, if the memory file system is too small; empty afterwards",
+}
+
+#: Environment variables that gpupool reads, and those that it sets for jobs and workers.
+VARIABLES = {
+    "GPUPOOL_MANAGED_DEVICES": "As `--gpupool-devices`.",
+    "GPUPOOL_OFFLOAD_STRATEGY": "As `--gpupool-offload-strategy`.",
+    "GPUPOOL_ALLOW_MULTI_DEVICE": "As `--gpupool-allow-multiple-per-device`: `1` or `0`.",
+    "GPUPOOL_SIMULATE": "Simulated GPUs, on a machine without: `4` or `4x80GiB`.",
+    "GPUPOOL_LOCK_DIR": "Where runs on one machine see each other's locks; a site sets it for "
+    "all users.",
+    "GPUPOOL_PROFILE": "File of measured speeds and memory needs; `off`: none. Default: "
+    "`gpupool/profile.json` in the user's cache directory.",
+    "GPUPOOL_CACHE_GIB": "Bound of the result cache, in GiB. Default: 20.",
+    "GPUPOOL_OFFLINE": "`1`: tools download nothing.",
+    "GPUPOOL_DEVICE": "The device of a rule's own body, run cold: `cpu`, `cuda:0`. Default: a "
+    "GPU where there is one.",
+    "GPUPOOL_SIMULATED": "Set for jobs: `1` if their devices are simulated.",
+    "GPUPOOL_WORKER": "Set in worker processes: the worker's name.",
+    "GPUPOOL_ENVIRONMENT": "Set in worker processes: the directory of the rule's own environment.",
+}

@@ -1,0 +1,53 @@
+"""The reference tables name what the code has, all of it and nothing else (W10)."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import snakemake_executor_gpupool
+from snakemake_executor_gpupool import reference
+
+PACKAGE = Path(snakemake_executor_gpupool.__file__).parent
+
+
+def sources() -> Iterator[Path]:
+    return (path for path in PACKAGE.rglob("*.py") if path.name != "reference.py")
+
+
+def noted_events() -> set[str]:
+    """The first argument of every call that writes an event."""
+    events = set()
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = ast.unparse(node.func.value)
+                writes = node.func.attr == "note" or owner.endswith("events")
+                if writes and node.args and isinstance(node.args[0], ast.Constant):
+                    events.add(node.args[0].value)
+    return events
+
+
+def test_every_event_is_described() -> None:
+    assert set(reference.EVENTS) == noted_events() | {"job_done", "job_failed"}
+
+
+def test_every_variable_is_described() -> None:
+    found = {
+        name for path in sources() for name in re.findall(r"GPUPOOL_[A-Z_]+[A-Z]", path.read_text())
+    }
+    assert set(reference.VARIABLES) == found
+
+
+def test_every_resource_is_described() -> None:
+    text = "".join(path.read_text() for path in (PACKAGE / "executor").glob("*.py"))
+    read = set(re.findall(r"resources\.get\(\"(\w+)\"\)", text))
+    assert set(reference.RESOURCES) == read | {"gpupool_tool"}
+
+
+def test_every_figure_of_the_summary_is_described() -> None:
+    text = (PACKAGE / "pool.py").read_text()
+    body = text[text.index("def summary(") :]
+    assert set(reference.SUMMARY) == set(re.findall(r"^ {12}\"(\w+)\":", body, re.MULTILINE))
