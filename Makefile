@@ -73,6 +73,7 @@ docs: $(READY)
 bench: $(READY)
 	$(IN_VENV) python bench/pipeline.py $(ARGS)
 	$(IN_VENV) python bench/offload.py
+	$(IN_VENV) python bench/planning.py
 
 clean:
 	rm -rf results example_pipeline/results bench/out .snakemake example_pipeline/.snakemake

@@ -14,11 +14,20 @@ _HOMES = {
     "Job": "tool",
     "InputError": "tool",
     "ToolPool": "api",
+    "tool_function": "functions",
     "DeviceManager": "devices.manager",
     "OffloadStrategy": "devices.model",
 }
 
-__all__ = ["DeviceManager", "InputError", "Job", "OffloadStrategy", "Tool", "ToolPool"]
+__all__ = [
+    "DeviceManager",
+    "InputError",
+    "Job",
+    "OffloadStrategy",
+    "Tool",
+    "ToolPool",
+    "tool_function",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,8 @@
 """The Python API: the same tools and the same pool, without Snakemake.
 
->>> with ToolPool(devices="all") as pool:                      # doctest: +SKIP
-...     embeddings = pool.run("esm2-embed", proteins, {"model": "esm2_t33_650M_UR50D"})
+>>> embed = tool_function("esm2-embed", model="esm2_t33_650M_UR50D")   # doctest: +SKIP
+>>> with ToolPool(devices="all"):                                       # doctest: +SKIP
+...     embeddings = embed(["MKTAYIAKQR", "MADQLTEEQI"])
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class ToolPool:
             "dispatch": DispatchConfig(batch_window_s=0.0, idle_timeout_s=idle_timeout_s),
             "cache": cache,
         }
+        self._pid = os.getpid()
         self._ids = itertools.count(1)
         self._futures: dict[int, concurrent.futures.Future[JobReport]] = {}
         self._classes: dict[str, type[Tool]] = {}
@@ -122,6 +124,13 @@ class ToolPool:
         self._cleanup.close()
         with ToolPool._guard:
             ToolPool._open = None
+
+    @classmethod
+    def current(cls) -> ToolPool | None:
+        """Return the pool that is open in this process; None if there is none."""
+        pool = cls._open
+        # A forked process has none of its parent's threads, and so not its pool.
+        return pool if pool is not None and pool._pid == os.getpid() else None
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -157,7 +166,7 @@ class ToolPool:
         tool
             Name of an installed tool, ``package.module:Class`` or ``path/to/file.py:Class``.
         items
-            What the tool's ``run`` takes.
+            What the tool's ``run`` takes, or its ``item`` makes items of.
         params
             The tool's params.
         device
@@ -175,10 +184,10 @@ class ToolPool:
         items = list(items)
         spec = resolve_spec(tool, str(Path.cwd()))
         instance_of_tool = self._class(spec)(params)
-        request = self._request(spec, tool, Job(params=params), device, instance)
-        future = self._await(request.job_id)
         spool = Spool(self._at_work().paths.spools)
         head, metas, payloads = _describe(instance_of_tool, items, spool)
+        request = self._request(spec, tool, Job(params=params), device, instance)
+        future = self._await(request.job_id)
         meta = {**head, "items": metas, "last": True}
         info = tool_info(self._class(spec))
         self._at_work().submit_items(request, info, meta, payloads)
@@ -264,10 +273,11 @@ class ToolPool:
 
 
 def _describe(
-    tool: Tool, items: list[Any], spool: Spool
+    tool: Tool, values: list[Any], spool: Spool
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Blob]]:
     """Do for a call's items what a file process does for a job's."""
     tool.params = Params(tool.params)
+    items = [tool.item(value) for value in values]
     metas = [describe_item(tool, item, position) for position, item in enumerate(items)]
     return describe_model(tool), metas, [save_payload(item, spool) for item in items]
 

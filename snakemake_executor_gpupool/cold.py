@@ -7,6 +7,7 @@ micro-batches, write under temporary names, rename. Standard library only.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.inputs import explained_inputs
@@ -56,21 +57,27 @@ def run_cold(tool_class: type[Tool], job: Job, device: str | None = None) -> Non
         The input or a param is wrong.
     """
     tool = tool_class(job.params)
-    device = device or pick_device(tool)
     with explained_inputs(job):
         items = list(tool.read(job))
-    results: list[Any] = [None] * len(items)
-    if items:
-        tool.device = device
-        tool.load(device)
-        for batch in tool.micro_batches(items, tool.batch_tokens(device)):
-            for index, result in zip(batch, run_halving(tool, [items[i] for i in batch])):
-                results[index] = result
+    results = compute(tool, items, device)
     names = [tool.name(item) for item in items]
     with staged_outputs(job.output) as staged:
         tool.write(
             job.replace(output=staged, item_names=names, params=Params(tool.params)), results
         )
+
+
+def compute(tool: Tool, items: Sequence[Any], device: str | None = None) -> list[Any]:
+    """Load a tool in this process and return one result per item, in order."""
+    results: list[Any] = [None] * len(items)
+    if items:
+        device = device or pick_device(tool)
+        tool.device = device
+        tool.load(device)
+        for batch in tool.micro_batches(items, tool.batch_tokens(device)):
+            for index, result in zip(batch, run_halving(tool, [items[i] for i in batch])):
+                results[index] = result
+    return results
 
 
 def run_halving(tool: Tool, items: list[Any]) -> list[Any]:

@@ -247,9 +247,8 @@ class Model:
 
         Near the end it should not: a batch that waits behind another could run elsewhere.
         """
-        ready = sum(w.is_feedable for w in self.workers.values())
         in_hands = sum(batch.cost for batch in worker.in_flight)
-        return not self.suspects and self.queue.load > 2 * in_hands * ready
+        return not self.suspects and self.queue.load > 2 * in_hands * len(self.alive)
 
     def give_another_chance(self) -> None:
         """Forget that the model could not be loaded: a retried job may find it can be."""

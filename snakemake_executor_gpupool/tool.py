@@ -233,6 +233,10 @@ class Tool:
         """Write ``job.output`` from the results, one per item, in the order of ``read``."""
         raise NotImplementedError(f"{type(self).__name__} has no write()")
 
+    def item(self, value: Any) -> Any:
+        """Return the item that a caller of the Python API means by a value: by default itself."""
+        return value
+
     # -- what the pool should know of an item --------------------------------
     def key(self, item: Any) -> bytes | str:
         """Return what makes an item a duplicate of another: by default its whole content."""

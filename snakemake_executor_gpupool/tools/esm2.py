@@ -174,6 +174,23 @@ class Esm2Embed(Tool):
         """Write all arrays to the output, in the order of the input."""
         write_arrays(one_file("esm2-embed", job, "output", "embeddings"), job.item_names, results)
 
+    def item(self, value: Any) -> Record:
+        """Return the record of a sequence, named by its start, or of an (id, sequence) pair.
+
+        Raises
+        ------
+        InputError
+            It is neither, or no protein; the message says which letter is none.
+        """
+        options = Options.from_params(self.params)
+        pair = (value[:10], value) if isinstance(value, str) else value
+        if not (isinstance(pair, tuple) and [type(part) for part in pair] == [str, str]):
+            raise InputError(
+                f"esm2-embed takes sequences or (id, sequence) pairs; got {value!r:.100}"
+            )
+        record, sequence = _prepared("esm2-embed", Record(*pair), options)
+        return Record(record.id, sequence[: options.max_length])
+
     # -- what the pool should know of an item ----------------------------------
     def key(self, item: Record) -> str:
         """Return a hash of the sequence: records with other ids are duplicates all the same."""

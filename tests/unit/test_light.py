@@ -118,7 +118,7 @@ def test_only_the_executor_and_the_settings_import_snakemake() -> None:
 def test_the_public_names() -> None:
     import snakemake_executor_gpupool as package
 
-    names = ["DeviceManager", "InputError", "Job", "OffloadStrategy", "Tool", "ToolPool"]
-    assert package.__all__ == names
+    classes = ["DeviceManager", "InputError", "Job", "OffloadStrategy", "Tool", "ToolPool"]
+    assert package.__all__ == [*classes, "tool_function"]
     for name in package.__all__:
         assert getattr(package, name).__name__ == name

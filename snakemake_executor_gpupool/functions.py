@@ -1,0 +1,111 @@
+"""A tool as a plain function: on the open pool if there is one, else cold in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_gpupool.cold import compute
+from snakemake_executor_gpupool.tool import Tool
+from snakemake_executor_gpupool.toolspec import load_tool_class, resolve_spec
+
+
+class ToolFunction:
+    """What :func:`tool_function` returns: call it with items, and params by name.
+
+    Attributes
+    ----------
+    tool
+        The tool, as it was named.
+    params
+        Params of every call, under those of the call itself.
+    """
+
+    def __init__(
+        self, tool: str, params: Mapping[str, Any], device: str | None, instance: str
+    ) -> None:
+        self.tool = tool
+        self.params = dict(params)
+        self._spec = resolve_spec(tool, str(Path.cwd()))
+        self._device = device
+        self._instance = instance
+
+    def __repr__(self) -> str:
+        given = [repr(self.tool), *(f"{name}={value!r}" for name, value in self.params.items())]
+        return f"tool_function({', '.join(given)})"
+
+    def __call__(self, items: Iterable[Any], **params: Any) -> list[Any]:
+        """Compute items; return one result per item, in order. Duplicates are computed once.
+
+        Parameters
+        ----------
+        items
+            What the tool's ``run`` takes, or its ``item`` makes items of: for ESM-2 sequences.
+        **params
+            The tool's params.
+
+        Raises
+        ------
+        TypeError
+            ``items`` is one string, whose letters are hardly meant.
+        JobFailed
+            In a pool: an item failed; the message names it. Cold, the tool's own error is raised.
+        """
+        if isinstance(items, str | bytes):
+            raise TypeError(f"{self.tool} takes a list of items; got one string: write [it]")
+        from snakemake_executor_gpupool.api import ToolPool
+
+        merged = {**self.params, **params}
+        pool = ToolPool.current()
+        if pool is None:
+            return _cold(load_tool_class(self._spec)(merged), list(items), self._device)
+        return pool.run(self._spec, items, merged, device=self._device, instance=self._instance)
+
+
+def tool_function(
+    tool: str,
+    /,
+    *,
+    device: str | None = None,
+    instance: str = "",
+    **params: Any,
+) -> ToolFunction:
+    """Make a function of a tool.
+
+    Inside a ``with ToolPool(...)`` block a call is divided over all workers of that pool, and
+    the model stays loaded for later calls. Outside of one it loads the model, computes in this
+    process, and forgets it.
+
+    Parameters
+    ----------
+    tool
+        Name of an installed tool, ``package.module:Class`` or ``path/to/file.py:Class``.
+    device
+        A device string; None: as the tool prefers.
+    instance
+        Name of a worker group of its own, in a pool.
+    **params
+        The tool's params, for every call.
+
+    Raises
+    ------
+    UnknownTool
+        There is no such tool.
+
+    Examples
+    --------
+    >>> embed = tool_function("esm2-embed", model="esm2_t6_8M_UR50D")   # doctest: +SKIP
+    >>> with ToolPool(devices="all"):                                    # doctest: +SKIP
+    ...     first = embed(["MKTAYIAKQR", "MADQLTEEQI"])
+    ...     again = embed(["MSDNGPQNQR"], pool="per_token")
+    """
+    return ToolFunction(tool, params, device, instance)
+
+
+def _cold(tool: Tool, values: list[Any], device: str | None) -> list[Any]:
+    items = [tool.item(value) for value in values]
+    keys = [tool.key(item) if tool.deterministic else number for number, item in enumerate(items)]
+    distinct = dict(zip(keys, items, strict=True))
+    results = dict(zip(distinct, compute(tool, list(distinct.values()), device), strict=True))
+    return [results[key] for key in keys]

@@ -1,0 +1,101 @@
+"""A tool as a function, in a pool and without one (T5)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from snakemake_executor_gpupool import InputError, ToolPool, tool_function
+from snakemake_executor_gpupool.api import JobFailed
+from snakemake_executor_gpupool.errors import UnknownTool
+from snakemake_executor_gpupool.tools import functions
+from snakemake_executor_gpupool.tools.esm2_checkpoints import write_seeded_checkpoint
+
+TEXTUAL = f"{Path(__file__).parent.parent / 'tools' / 'textual.py'}:Textual"
+
+
+def test_a_call_is_the_same_in_a_pool_and_cold() -> None:  # T5 P5 P6
+    shout = tool_function(TEXTUAL, suffix="!")
+    words = [f"w{n % 7}" for n in range(30)]
+    cold = shout(words)
+    assert cold == [f"{word.upper()}!.plain" for word in words]
+    with ToolPool(devices="cpu:2") as pool:
+        assert shout(words) == cold
+        assert shout(iter(words), suffix="?")[0] == "W0?.plain"
+        assert shout([]) == [] and shout(["one"]) == ["ONE!.plain"]
+        assert pool.summary["items_unique"] == 7 + 7 + 1
+        assert pool.summary["model_loads"] <= 2
+    assert shout(["one"]) == ["ONE!.plain"]
+
+
+def test_the_model_stays_for_later_calls_and_the_work_is_divided() -> None:  # T2 T5
+    where = tool_function(TEXTUAL, pid=True, sleep_s=0.05)
+    with ToolPool(devices="cpu:2") as pool:
+        calls = [where([f"{call}-{n}" for n in range(60)]) for call in range(3)]
+        assert pool.summary["model_loads"] == 2
+    pids = {line.rpartition(".")[2] for lines in calls for line in lines}
+    assert len(pids) == 2 and str(os.getpid()) not in pids
+    assert where(["x"])[0].endswith(f".{os.getpid()}")
+
+
+def test_errors_say_what_is_wrong() -> None:  # P9
+    shout = tool_function(TEXTUAL)
+    with pytest.raises(TypeError, match="one string"):
+        shout("letters")
+    with pytest.raises(ValueError, match="this line is bad"):
+        shout(["good", "bad"])
+    with ToolPool(devices="cpu:1"), pytest.raises(JobFailed, match="item bad: ValueError"):
+        shout(["good", "bad"])
+    with pytest.raises(UnknownTool, match="esm2-embed"):
+        tool_function("esm2-embedd")
+    assert repr(tool_function(TEXTUAL, suffix="!")) == f"tool_function({TEXTUAL!r}, suffix='!')"
+
+
+def test_a_forked_process_does_not_use_its_parents_pool() -> None:
+    with ToolPool(devices="cpu:1"):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if ToolPool.current() is None else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert ToolPool.current() is not None
+    assert ToolPool.current() is None
+
+
+def test_installed_tools_are_functions_and_import_nothing_heavy() -> None:
+    assert "esm2_embed" in dir(functions)
+    assert repr(functions.esm2_embed) == "tool_function('esm2-embed')"
+    with pytest.raises(AttributeError, match="no such tool"):
+        _ = functions.nothing_of_the_kind
+    code = (
+        "import sys; from snakemake_executor_gpupool.tools.functions import esm2_embed; "
+        "sys.exit(bool({'torch', 'numpy', 'esm'} & set(sys.modules)))"
+    )
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
+
+
+def test_esm2_takes_plain_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # T5 T6 P1
+    monkeypatch.setenv("GPUPOOL_SIMULATE", "4")
+    model = write_seeded_checkpoint(str(tmp_path), 3, 24, 2, seed=7)
+    embed = tool_function("esm2-embed", model=model)
+    sequences = ["MKTAYIAKQR", "madqlteeqi", "MKTAYIAKQR", "M" * 90]
+    cold = embed(sequences)
+    with ToolPool(devices=2) as pool:
+        assert [device.name for device in pool.devices if device.kind == "cuda"] == [
+            "cuda:0",
+            "cuda:1",
+        ]
+        served = embed([("a", sequences[0]), ("b", "MADQLTEEQI"), *sequences[2:]])
+        assert pool.summary["items_unique"] == 3
+        with pytest.raises(InputError, match="'b' has '1' at position 2"):
+            embed([("a", "MKT"), ("b", "M1T")])
+        per_residue = embed(sequences[:1], pool="per_token")[0]
+    for one, other in zip(cold, served, strict=True):
+        np.testing.assert_allclose(one["layer3"], other["layer3"], atol=1e-5)
+    assert per_residue["layer3"].shape == (10, 24)
+    with pytest.raises(InputError, match=r"sequences or \(id, sequence\) pairs; got 3"):
+        embed([3])
