@@ -30,8 +30,6 @@ class Unit:
         (negated priority, arrival number).
     places
         (job id, position in the job) of every place that waits for the result.
-    deaths_alone
-        How many workers have died while computing this unit and nothing else.
     """
 
     key: Hashable
@@ -42,8 +40,6 @@ class Unit:
     name: str
     order: tuple[int, int]
     places: list[tuple[int, int]] = field(default_factory=list)
-    suspect: bool = False
-    deaths_alone: int = 0
     result: Blob | None = None
     error: dict[str, Any] | None = None
     #: How many places still hold the result.

@@ -22,9 +22,11 @@ from snakemake_executor_gpupool.filing import crash_error
 from snakemake_executor_gpupool.jobs import JobTable
 from snakemake_executor_gpupool.placement import Placement
 from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker, Stage
+from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
 from snakemake_executor_gpupool.workers.protocol import Blob
 
-#: A unit that ends this many workers while it is alone with them is given up.
+#: A unit that ends this many workers while it is alone with them is given up; more where
+#: something outside kills (:mod:`~.suspicion`), as for all such bounds.
 MOST_DEATHS_ALONE = 2
 #: A model whose workers die this often while loading, one after the other, is given up.
 MOST_LOAD_DEATHS = 3
@@ -62,9 +64,10 @@ class Dispatch(Placement):
         jobs: JobTable,
         ledger: Ledger,
         outbox: Outbox,
+        suspicion: Suspicion,
         config: DispatchConfig,
     ) -> None:
-        super().__init__(allocator, outbox)
+        super().__init__(allocator, outbox, suspicion)
         self._jobs = jobs
         self._ledger = ledger
         self._config = config
@@ -85,6 +88,7 @@ class Dispatch(Placement):
         if model.error is not None:
             self._fail_waiting(model, model.error)
             return
+        model.wake_resting(now_s)
         self._ask_for_workers(model, now_s)
         if not self._is_gathering(model, now_s):
             self._hand_out(model, now_s)
@@ -100,8 +104,10 @@ class Dispatch(Placement):
         if len(model.alive) < capacity:
             wanted = model.workers_wanted(self._free_places(model), capacity, now_s)
             for _ in range(wanted - len(model.alive)):
-                self._ask(model, now_s)
-        if model.oversized and not any(worker.is_alone for worker in model.alive):
+                if self._may_load(model, now_s):
+                    self._ask(model, now_s)
+        is_room_asked = any(worker.is_alone for worker in model.alive)
+        if model.oversized and not is_room_asked and self._may_load(model, now_s):
             self._ask(model, now_s, alone=True)
         for worker in model.alive:
             has_work = model.waiting or (model.oversized and worker.is_alone)
@@ -110,6 +116,13 @@ class Dispatch(Placement):
                 # Its process sees no other device than the ones it was started on.
                 effects = self._allocator.resume(worker.worker_id, now_s, same_devices=True)
                 self.apply(effects, now_s)
+
+    def _may_load(self, model: Model, now_s: float) -> bool:
+        """Once a worker has died while loading, one at a time tries, after a wait."""
+        if not self._suspicion.is_suspect(model):
+            return True
+        is_tried = any(not worker.has_loaded for worker in model.alive)
+        return not is_tried and self._suspicion.next_try_s(model) <= now_s
 
     def _is_gathering(self, model: Model, now_s: float) -> bool:
         """Whether to let more inputs arrive before the first batch is cut."""
@@ -136,7 +149,7 @@ class Dispatch(Placement):
                 self._send_batch(worker, now_s)
 
     def _send_batch(self, worker: ModelWorker, now_s: float) -> None:
-        units = worker.model.next_batch(worker)
+        units = worker.model.next_batch(worker, self._abandon)
         if not units:
             return
         self._batches += 1
@@ -204,6 +217,7 @@ class Dispatch(Placement):
         model, results = worker.model, iter(blobs)
         total = batch.cost or len(batch.units)
         for unit, outcome in zip(batch.units, outcomes, strict=True):
+            self._suspicion.cleared(unit)
             error = outcome["error"]
             if error is not None and outcome["oom"]:
                 if not worker.is_alone:
@@ -234,50 +248,69 @@ class Dispatch(Placement):
         self.feed(model, now_s)
 
     def _blame(self, worker: ModelWorker, reason: str, now_s: float) -> None:
+        if not worker.has_loaded:
+            self._blame_loading(worker, reason, now_s)
+            return
+        units = worker.in_flight.popleft().units if worker.in_flight else []
+        self._suspicion.died(units, now_s)
+        for unit in units:
+            if self._suspicion.is_guilty(unit, MOST_DEATHS_ALONE, now_s):
+                count = self._suspicion.deaths_alone(unit)
+                message = f"{count} workers died while computing it alone: {reason}"
+                self._suspicion.forget(unit)
+                self._jobs.unit_failed(unit, crash_error(message))
+            else:
+                worker.model.resting.append((self._suspicion.next_try_s(unit), unit))
+
+    def _blame_loading(self, worker: ModelWorker, reason: str, now_s: float) -> None:
         model = worker.model
-        if worker.stage in (Stage.STARTING, Stage.LOADING):
-            model.load_deaths += 1
-            if model.load_deaths >= MOST_LOAD_DEATHS:
-                error = crash_error(f"its worker died while loading: {reason}")
-                self._give_up_model(model, error, now_s)
-        if not worker.in_flight:
-            return
-        batch = worker.in_flight.popleft()
-        if len(batch.units) > 1:
-            for unit in batch.units:
-                model.suspects.append(unit)
-            return
-        unit = batch.units[0]
-        unit.deaths_alone += 1
-        if unit.deaths_alone >= MOST_DEATHS_ALONE:
-            message = f"{unit.deaths_alone} workers died while computing it alone: {reason}"
-            self._jobs.unit_failed(unit, crash_error(message))
-        else:
-            model.suspects.append(unit)
+        known_good = model.has_loaded
+        self._suspicion.died([model], now_s, since_s=worker.since_s, came_through_before=known_good)
+        self._withdraw_asking(model, now_s)
+        # Whatever this one's trouble was, others serve.
+        is_served = any(other.has_loaded for other in model.alive)
+        if not is_served and self._suspicion.is_guilty(
+            model, MOST_LOAD_DEATHS, now_s, least_s=LEAST_TRIAL_S
+        ):
+            error = crash_error(f"its worker died while loading: {reason}")
+            self._give_up_model(model, error, now_s)
 
     def _requeue(self, model: Model, units: list[Unit]) -> None:
         model.queue.push(unit for unit in units if unit.places)
         for unit in units:
             if not unit.places:
-                self._ledger.abandon(unit)
+                self._abandon(unit)
+
+    def _abandon(self, unit: Unit) -> None:
+        self._suspicion.forget(unit)
+        self._ledger.abandon(unit)
 
     def _give_up_model(self, model: Model, error: dict[str, Any], now_s: float) -> None:
         model.error = error
+        self._suspicion.forget(model)
         self._outbox.note("model_failed", model=model.name, error=error["message"])
         self._fail_waiting(model, error)
+        self._withdraw_asking(model, now_s)
         for worker in model.alive:
-            if worker.stage is Stage.ASKING:
+            if not worker.in_flight:
+                self._stop(worker, "its model was given up")
+
+    def _withdraw_asking(self, model: Model, now_s: float) -> None:
+        """Let nobody start whose turn comes later: it is to be decided anew by then."""
+        for worker in model.alive:
+            if worker.stage is Stage.ASKING and not worker.has_loaded:
                 del self._workers[worker.worker_id], model.workers[worker.worker_id]
                 self.apply(self._allocator.withdraw(worker.worker_id, now_s), now_s)
-            elif not worker.in_flight:
-                self._stop(worker, "its model was given up")
 
     def _fail_waiting(self, model: Model, error: dict[str, Any]) -> None:
         told = error
-        for unit in [*model.suspects, *model.oversized, *model.queue.drain()]:
+        resting = (unit for _, unit in model.resting)
+        for unit in [*model.suspects, *resting, *model.oversized, *model.queue.drain()]:
+            self._suspicion.forget(unit)
             self._jobs.unit_failed(unit, told, f"model {model.name}")
             told = {**error, "traceback": ""}
         model.suspects.clear()
+        model.resting.clear()
         model.oversized.clear()
 
     # -- time ------------------------------------------------------------------------
@@ -306,13 +339,17 @@ class Dispatch(Placement):
         expected_s = worker.model.speed.seconds(batch.cost) or 0.0
         least_s: float = worker.model.info["batch_limit_s"]
         limit_s = max(least_s, self._config.batch_limit_factor * expected_s)
-        limit_s = min(limit_s, worker.model.timeout_s or limit_s)
-        return now_s - batch.sent_s > limit_s
+        return now_s - batch.sent_s > min(limit_s, self._jobs.patience_s(batch.units))
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when time alone may next change something, at most a second away."""
         gathering = any(model.window_opened_s is not None for model in self.models.values())
-        return now_s + (min(self._config.batch_window_s, 0.05) if gathering else 1.0)
+        wake_s = now_s + (min(self._config.batch_window_s, 0.05) if gathering else 1.0)
+        for model in self.models.values():
+            tries_s = [until_s for until_s, _ in model.resting]
+            tries_s.append(self._suspicion.next_try_s(model))
+            wake_s = min([wake_s, *(try_s for try_s in tries_s if try_s > now_s)])
+        return wake_s
 
 
 def oversize_error(error: dict[str, Any], worker: ModelWorker) -> dict[str, Any]:

@@ -20,13 +20,17 @@ from snakemake_executor_gpupool.effects import (
 )
 from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase, explain
 from snakemake_executor_gpupool.request import ToolRef
+from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
 
 #: Frames sent ahead to one process.
 FRAMES_AHEAD = 8
-#: A process that is at one file, or at importing its tool, for so long counts as hung.
+#: A process that is at one file, or at importing its tool, for so long counts as hung; at a
+#: file sooner, if its job's runtime is less.
 FILE_LIMIT_S = 900.0
-#: Deaths of a process in the same job's hands before the job is given up.
+#: Deaths of a process with the same job in its hands before the job is given up.
 MOST_DEATHS = 2
+#: Deaths of a tool's process while it starts, one after the other, before the tool is given up.
+MOST_START_DEATHS = 3
 
 
 @dataclass(eq=False)
@@ -54,7 +58,6 @@ class ToolState:
     writes: deque[int] = field(default_factory=deque)
     #: Jobs whose items are arriving.
     reading: set[int] = field(default_factory=set)
-    start_deaths: int = 0
 
     @property
     def is_reading(self) -> bool:
@@ -72,9 +75,12 @@ class Filing:
         others have more work queued than they are sent ahead.
     """
 
-    def __init__(self, jobs: JobTable, outbox: Outbox, most_workers: int = 1) -> None:
+    def __init__(
+        self, jobs: JobTable, outbox: Outbox, suspicion: Suspicion, most_workers: int = 1
+    ) -> None:
         self._jobs = jobs
         self._outbox = outbox
+        self._suspicion = suspicion
         self._most_workers = most_workers
         self._tools: dict[ToolRef, ToolState] = {}
         self._tool_of: dict[str, ToolState] = {}
@@ -139,6 +145,8 @@ class Filing:
         waiting = len(tool.reads) + len(tool.writes)
         if not waiting or len(tool.workers) >= self._most_workers:
             return False
+        if self._suspicion.next_try_s(tool) > self.now_s:
+            return False
         everyone_ready = all(worker.ready for worker in tool.workers.values())
         return not tool.workers or (everyone_ready and waiting > FRAMES_AHEAD * len(tool.workers))
 
@@ -170,6 +178,7 @@ class Filing:
         """A process has imported its tool."""
         tool = self._tool_of[worker_id]
         tool.info = info
+        self._suspicion.cleared(tool)
         tool.workers[worker_id].ready = True
         self._send(tool)
 
@@ -196,22 +205,35 @@ class Filing:
         if job_id in in_flight:
             in_flight.remove(job_id)
             tool.reading.discard(job_id)
+            self._suspicion.cleared(self._jobs.get(job_id))
         return tool
 
     def heard_of(self, worker_id: str) -> None:
         """A process has sent something: it is not hung."""
         self._tool_of[worker_id].workers[worker_id].active_s = self.now_s
 
+    def next_wake_s(self, now_s: float) -> float:
+        """Return when a tool whose process has died may next be tried; else infinity."""
+        tries_s = map(self._suspicion.next_try_s, self._tools.values())
+        return min((try_s for try_s in tries_s if try_s > now_s), default=float("inf"))
+
     def tick(self) -> None:
         """End processes that hang: on a pipe that nobody writes to, a file system that is gone."""
         for tool in self._tools.values():
+            if not tool.workers:
+                self._send(tool)
             for worker in tool.workers.values():
                 silent_s = self.now_s - worker.active_s
                 at_work = worker.in_flight or not worker.ready
-                if at_work and silent_s > FILE_LIMIT_S and not worker.hung:
+                if at_work and not worker.hung and silent_s > self._limit_s(worker):
                     worker.hung = True
-                    why = f"no answer for {FILE_LIMIT_S:.0f} s"
+                    why = f"no answer for {silent_s:.0f} s"
                     self._outbox.put(StopWorker(worker.worker_id, why, force=True))
+
+    def _limit_s(self, worker: FileWorker) -> float:
+        job = self._jobs.get(worker.in_flight[0]) if worker.in_flight else None
+        runtime_s = job.request.timeout_s if job is not None else None
+        return min(runtime_s or FILE_LIMIT_S, FILE_LIMIT_S)
 
     def send_more(self, tool: ToolState) -> None:
         """Hand out what waits, now that a process has room."""
@@ -222,24 +244,36 @@ class Filing:
         tool = self._tool_of.pop(worker_id)
         worker = tool.workers.pop(worker_id)
         expected = expected and not worker.hung
-        if not worker.ready and not expected and tool.error is None:
-            tool.start_deaths += 1
-            if tool.start_deaths >= MOST_DEATHS:
-                self._give_up(tool, crash_error(f"its process ended while starting: {reason}"))
-        for position, job_id in enumerate(worker.in_flight):
+        if not expected and tool.error is None:
+            self._blame(tool, worker, reason)
+        # In reverse, so that they wait in the order in which they were sent.
+        for job_id in reversed(worker.in_flight):
             tool.reading.discard(job_id)
             job = self._jobs.get(job_id)
             if job is not None:
-                self._take_back(tool, job, reason, suspect=position == 0 and not expected)
+                self._take_back(tool, job, reason)
         if tool.reads or tool.writes:
             self._send(tool)
 
-    def _take_back(self, tool: ToolState, job: JobState, reason: str, *, suspect: bool) -> None:
+    def _blame(self, tool: ToolState, worker: FileWorker, reason: str) -> None:
+        if not worker.ready:
+            self._suspicion.died([tool], self.now_s)
+            if self._suspicion.is_guilty(
+                tool, MOST_START_DEATHS, self.now_s, least_s=LEAST_TRIAL_S
+            ):
+                self._give_up(tool, crash_error(f"its process ended while starting: {reason}"))
+            return
+        first = self._jobs.get(worker.in_flight[0]) if worker.in_flight else None
+        self._suspicion.died([first] if first is not None else [], self.now_s)
+
+    def _take_back(self, tool: ToolState, job: JobState, reason: str) -> None:
         was_reading = job.phase is Phase.READING
-        job.io_deaths += suspect
-        if job.io_deaths >= MOST_DEATHS:
+        if self._suspicion.is_guilty(job, MOST_DEATHS, self.now_s):
             doing = "reading its input" if was_reading else "writing its output"
-            self._jobs.fail(job, f"{job.request.title}: the process {doing} died twice: {reason}")
+            deaths = self._suspicion.deaths_alone(job)
+            self._suspicion.forget(job)
+            message = f"{deaths} processes died while {doing}: {reason}"
+            self._jobs.fail(job, f"{job.request.title}: {message}")
             return
         if was_reading:
             self._jobs.forget_items(job)

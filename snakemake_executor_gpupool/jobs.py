@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,8 +32,6 @@ class JobState:
         The unit of each item, in the job's order.
     missing
         How many items have no result yet.
-    io_deaths
-        How many processes died while reading or writing this job.
     """
 
     request: Request
@@ -42,7 +40,6 @@ class JobState:
     names: list[str] = field(default_factory=list)
     missing: int = 0
     all_read: bool = False
-    io_deaths: int = 0
     submitted_s: float = 0.0
     seconds: float = 0.0
     workers: set[str] = field(default_factory=set)
@@ -131,6 +128,12 @@ class JobTable:
         job.phase = Phase.COMPUTING
         if job.is_computed:
             self._on_computed(job)
+
+    def patience_s(self, units: Iterable[Unit]) -> float:
+        """Return how long the most patient of the jobs that wait for the units will wait."""
+        waiting = {job_id for unit in units for job_id, _ in unit.places}
+        limits_s = (self._jobs[job_id].request.timeout_s for job_id in waiting)
+        return max((limit_s or float("inf") for limit_s in limits_s), default=float("inf"))
 
     # -- results -----------------------------------------------------------
     def unit_done(self, unit: Unit, result: Any, seconds: float, worker_id: str) -> None:

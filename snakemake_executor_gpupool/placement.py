@@ -23,14 +23,16 @@ from snakemake_executor_gpupool.effects import (
 )
 from snakemake_executor_gpupool.filing import crash_error
 from snakemake_executor_gpupool.serving import Model, ModelWorker, Stage
+from snakemake_executor_gpupool.suspicion import Suspicion
 
 
 class Placement(abc.ABC):
     """The workers of all models, between the allocator and the work."""
 
-    def __init__(self, allocator: Allocator, outbox: Outbox) -> None:
+    def __init__(self, allocator: Allocator, outbox: Outbox, suspicion: Suspicion) -> None:
         self._allocator = allocator
         self._outbox = outbox
+        self._suspicion = suspicion
         self._workers: dict[str, ModelWorker] = {}
         self._numbers: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
@@ -201,7 +203,8 @@ class Placement(abc.ABC):
             "model_loaded", worker=worker_id, model=model.name, seconds=round(seconds, 3)
         )
         model.learn_load(now_s - worker.since_s)
-        model.load_deaths = 0
+        worker.has_loaded = model.has_loaded = True
+        self._suspicion.cleared(model)
         model.memory = model.memory.loaded(peak_mib, batch_tokens)
         if model.budget_tokens is None:
             model.budget_tokens = batch_tokens

@@ -28,6 +28,7 @@ from snakemake_executor_gpupool.jobs import JobState, JobTable, explain
 from snakemake_executor_gpupool.profile import Figures
 from snakemake_executor_gpupool.request import JobReport, Request
 from snakemake_executor_gpupool.serving import Model
+from snakemake_executor_gpupool.suspicion import Suspicion
 from snakemake_executor_gpupool.workers.protocol import Blob
 
 
@@ -70,9 +71,10 @@ class Scheduler:
         self.outbox = Outbox()
         self.ledger = Ledger(look_up=look_up)
         self.jobs = JobTable(self.ledger, self.outbox, self._computed)
-        self.filing = Filing(self.jobs, self.outbox, file_workers)
+        suspicion = Suspicion()
+        self.filing = Filing(self.jobs, self.outbox, suspicion, file_workers)
         self.dispatch = Dispatch(
-            allocator, self.jobs, self.ledger, self.outbox, config or DispatchConfig()
+            allocator, self.jobs, self.ledger, self.outbox, suspicion, config or DispatchConfig()
         )
         self.dispatch.on_lease_effect = self._lease_effect
         self._allocator = allocator
@@ -193,14 +195,14 @@ class Scheduler:
                 params=request.params,
                 instance=request.instance,
                 vram_mib=request.vram_mib or tool.info["vram_mb"],
-                timeout_s=request.timeout_s,
                 priority=request.priority,
                 profile_key=f"{meta['model']}/{self._device_label(spec)}",
             )
             model.recall(self._recall(model.profile_key))
         model = self.dispatch.models[key]
         if model.error is not None and request.attempt > 1:
-            model.give_another_chance()
+            # What could not be loaded may be there by now.
+            model.error = None
         return model
 
     def _device_label(self, spec: DeviceSpec) -> str:
@@ -282,7 +284,7 @@ class Scheduler:
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when ``tick`` is next worth a call."""
-        return self.dispatch.next_wake_s(now_s)
+        return min(self.filing.next_wake_s(now_s), self.dispatch.next_wake_s(now_s))
 
     # -- leases --------------------------------------------------------------------
     def lease(self, request: LeaseRequest, now_s: float) -> None:

@@ -14,7 +14,7 @@ import enum
 import math
 import statistics
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,7 @@ class ModelWorker:
     is_leaving: bool = False
     #: Nobody else has anything on its devices.
     is_alone: bool = False
+    has_loaded: bool = False
     #: It was ended because it did not answer.
     hung: bool = False
 
@@ -99,6 +100,10 @@ class Model:
         What micro-batches were measured to take.
     budget_tokens
         Of a micro-batch; None until a worker has loaded and told.
+    suspects
+        Units to be computed alone, since a worker died with them and others in its hands.
+    resting
+        Suspects that wait before they are tried again, and until when.
     """
 
     key: Hashable
@@ -108,12 +113,12 @@ class Model:
     params: bytes
     instance: str = ""
     vram_mib: int | None = None
-    timeout_s: float | None = None
     priority: int = 0
     queue: WorkQueue[Unit] = field(default_factory=WorkQueue)
     suspects: deque[Unit] = field(default_factory=deque)
     #: Units that ran out of device memory although they were alone in their batch.
     oversized: deque[Unit] = field(default_factory=deque)
+    resting: list[tuple[float, Unit]] = field(default_factory=list)
     params_of_group: dict[str, bytes] = field(default_factory=dict)
     workers: dict[str, ModelWorker] = field(default_factory=dict)
     load_s: float | None = None
@@ -123,7 +128,8 @@ class Model:
     #: Under which the profile keeps the figures.
     profile_key: str = ""
     error: dict[str, Any] | None = None
-    load_deaths: int = 0
+    #: Whether a worker has ever loaded it in this run.
+    has_loaded: bool = False
     has_shrunk: bool = False
     window_opened_s: float | None = None
     items_done: int = 0
@@ -140,7 +146,7 @@ class Model:
 
     @property
     def waiting(self) -> int:
-        """How many units wait to be sent."""
+        """How many units wait and can be sent now."""
         return len(self.queue) + len(self.suspects)
 
     @property
@@ -211,27 +217,38 @@ class Model:
         self.items_total += len(units)
         self.queue.push(units)
 
-    def next_batch(self, worker: ModelWorker) -> list[Unit]:
+    def next_batch(self, worker: ModelWorker, abandon: Callable[[Unit], None]) -> list[Unit]:
         """Take the worker's next micro-batch; an oversized unit or a suspect travels alone.
 
-        Units that nobody waits for any more are left out.
+        Units that nobody waits for any more are left out, and ``abandon`` is told of them.
         """
         while self.oversized and worker.is_alone and not worker.in_flight:
             unit = self.oversized.popleft()
             if unit.places:
                 return [unit]
+            abandon(unit)
         while self.suspects:
             if worker.in_flight:
                 return []
             suspect = self.suspects.popleft()
             if suspect.places:
                 return [suspect]
+            abandon(suspect)
         budget = self.budget_tokens or 1
         while True:
             batch = self.queue.take(budget, self.info["pads"], self._most_batch_cost())
             wanted = [unit for unit in batch if unit.places]
+            for unit in batch:
+                if not unit.places:
+                    abandon(unit)
             if wanted or not batch:
                 return wanted
+
+    def wake_resting(self, now_s: float) -> None:
+        """Let suspects that have waited long enough be tried again."""
+        if self.resting:
+            self.suspects.extend(unit for until_s, unit in self.resting if until_s <= now_s)
+            self.resting = [(until_s, unit) for until_s, unit in self.resting if until_s > now_s]
 
     def _most_batch_cost(self) -> float:
         """Return how much cost the next micro-batch may have."""
@@ -249,10 +266,6 @@ class Model:
         """
         in_hands = sum(batch.cost for batch in worker.in_flight)
         return not self.suspects and self.queue.load > 2 * in_hands * len(self.alive)
-
-    def give_another_chance(self) -> None:
-        """Forget that the model could not be loaded: a retried job may find it can be."""
-        self.error, self.load_deaths = None, 0
 
     def learn_load(self, seconds: float) -> None:
         """Take in how long it took from asking for a process until it was ready."""

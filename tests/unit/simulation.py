@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +68,8 @@ class World:
         Keys of items that fit a device only while nobody else has a process on it.
     huge
         Keys of items that fit no device.
+    failing_loads, fatal_loads
+        Models for which ``load`` raises, or kills its worker.
     """
 
     gpus: int = 2
@@ -81,6 +84,7 @@ class World:
     roomy: set[str] = field(default_factory=set)
     huge: set[str] = field(default_factory=set)
     failing_loads: set[str] = field(default_factory=set)
+    fatal_loads: set[str] = field(default_factory=set)
     info: dict[str, Any] = field(default_factory=dict)
     config: DispatchConfig = field(default_factory=DispatchConfig)
     strategy: OffloadStrategy = OffloadStrategy.RESTART
@@ -105,6 +109,7 @@ class World:
         self.results: dict[int, list[str]] = {}
         self.granted: dict[int, tuple[Device, ...]] = {}
         self.computed: list[str] = []
+        self.batches: list[list[str]] = []
         self.finished_s: dict[str, float] = {}
         self._jobs: dict[int, tuple[str, list[FakeItem]]] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -123,6 +128,7 @@ class World:
         priority: int = 0,
         devices: DeviceSpec | None = None,
         instance: str = "",
+        timeout_s: float | None = None,
     ) -> None:
         """Make a job ready now."""
         made = [item if isinstance(item, FakeItem) else FakeItem(item) for item in items]
@@ -137,6 +143,7 @@ class World:
             priority=priority,
             devices=devices,
             instance=instance,
+            timeout_s=timeout_s,
         )
         self.scheduler.submit(request, self.now_s)
         self._act()
@@ -156,21 +163,28 @@ class World:
         """End a process from outside."""
         self._die(worker_id, "killed by SIGKILL")
 
+    def kill_one(self, pick: Callable[[Sequence[str]], str]) -> None:
+        """End one of the processes from outside, if there is one."""
+        if self._alive:
+            self.kill(pick(sorted(self._alive)))
+
     def run(self, until_s: float = 1e9) -> float:
         """Let time pass until nothing more happens; return the time."""
-        while self._events and self._events[0][0] <= until_s:
-            time_s, _, act = heapq.heappop(self._events)
-            self.now_s = max(self.now_s, time_s)
-            act()
+        while (next_s := self._next_s()) <= until_s:
+            self.now_s = max(self.now_s, next_s)
+            if self._events and self._events[0][0] <= self.now_s:
+                heapq.heappop(self._events)[2]()
+            else:
+                self.scheduler.tick(self.now_s)
             self._act()
-            if not self._events and not self.scheduler.is_quiet:
-                self._tick_later()
         return self.now_s
 
-    def _tick_later(self) -> None:
-        wake_s = self.scheduler.next_wake_s(self.now_s)
-        if wake_s < 1e6:
-            self.at(wake_s, lambda: self.scheduler.tick(self.now_s))
+    def _next_s(self) -> float:
+        """When something happens next, a tick of the run loop included; never if all is done."""
+        event_s = self._events[0][0] if self._events else math.inf
+        if self.scheduler.is_quiet:
+            return event_s
+        return min(event_s, self.scheduler.next_wake_s(self.now_s))
 
     # -- frames ------------------------------------------------------------------------
     def _answer(self, worker: str, kind: str, blobs: Sequence[bytes] = (), **fields: Any) -> None:
@@ -258,7 +272,9 @@ class World:
         self._answer(worker, "items", payloads, job=job_id, **meta)
 
     def _loaded(self, worker: str, model: str) -> None:
-        if model in self.failing_loads:
+        if model in self.fatal_loads:
+            self._die(worker, "killed by SIGSEGV")
+        elif model in self.failing_loads:
             error = {"kind": "input", "type": "InputError", "message": "no weights"}
             self._answer(worker, "load_failed", error={**error, "traceback": ""})
         else:
@@ -267,6 +283,7 @@ class World:
 
     def _run_batch(self, effect: fx.RunBatch) -> None:
         keys = [unit.payload.decode() for unit in effect.units]  # type: ignore[union-attr]
+        self.batches.append(keys)
         speed = self.seconds_per_cost
         seconds = sum(
             unit.cost * (speed(key) if callable(speed) else speed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from snakemake_executor_gpupool import effects as fx
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, parse_device
 from snakemake_executor_gpupool.dispatch import DispatchConfig
+from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S
 from tests.unit.simulation import FakeItem, World
 
 
@@ -134,20 +135,24 @@ def test_a_load_that_fails_fails_its_jobs_and_frees_the_device() -> None:  # W8
     assert world.reports[3] is None
 
 
-def test_a_load_that_dies_three_times_in_a_row_is_given_up() -> None:  # W8 W4
-    world = World(gpus=1, load_s=1.0)
-    world.submit(1, ["a"])
-    for time_s in (0.5, 1.2, 2.0):
-        world.at(time_s, lambda: world.kill(next(iter(world.scheduler.dispatch._workers))))
-    world.run()
+def test_a_model_whose_workers_die_while_loading_is_given_up_soon() -> None:  # W8 W4
+    world = World(gpus=4, load_s=1.0, fatal_loads={"m"})
+    world.submit(1, [f"i{n}" for n in range(100)])
+    world.submit(2, ["a"], model="fine")
+    world.run(60)
     assert "died while loading" in str(world.reports[1])
+    assert world.reports[2] is None
+    assert world.scheduler.dispatch.counts["worker_crashes"] <= 4 + 5
+    assert LEAST_TRIAL_S < world.report_times[1] < 2 * LEAST_TRIAL_S
 
 
 def test_deaths_while_loading_are_forgotten_once_it_has_loaded() -> None:  # W4
     world = World(gpus=1, load_s=1.0, seconds_per_cost=0.5)
     world.submit(1, ["a", "b", "c", "d"])
-    for time_s in (0.5, 1.2, 3.0, 3.4, 4.0):
-        world.at(time_s, lambda: world.kill(next(iter(world.scheduler.dispatch._workers))))
+    world.run(0.5)
+    for kill in ("loading", "loading", "ready", "loading", "loading", "ready"):
+        world.run(world.now_s + 1.3 if kill == "loading" else world.now_s + 5.5)
+        world.kill(next(iter(world.scheduler.dispatch._workers), "none"))
     world.run()
     assert world.reports[1] is None
 
@@ -270,7 +275,7 @@ def test_a_file_process_that_hangs_is_ended_and_its_job_fails_in_the_end() -> No
     for time_s in range(0, 4000, 100):
         world.at(time_s, lambda: world.scheduler.tick(world.now_s))
     world.run(4000)
-    assert "died twice" in str(world.reports[1])
+    assert "2 processes died while reading" in str(world.reports[1])
     assert world.reports[2] is None
 
 
@@ -313,7 +318,7 @@ def test_a_file_process_that_dies_twice_on_one_job_fails_that_job_only() -> None
 
     world._read = read  # type: ignore[method-assign]
     world.run()
-    assert "died twice" in str(world.reports[1])
+    assert "2 processes died while reading" in str(world.reports[1])
     assert world.reports[2] is None
 
 
@@ -326,3 +331,53 @@ def test_the_same_events_give_the_same_effects() -> None:
         return [f"{time_s} {effect}" for time_s, effect in world.log]
 
     assert story() == story()
+
+
+def test_items_that_nobody_waited_for_are_computed_for_a_retry() -> None:  # P9 S4
+    world = World(gpus=1, budget_tokens=1, bad={"x"})
+    world.submit(1, [FakeItem("x", cost=9.0), "a", "b"])
+    world.run()
+    assert world.reports[1] is not None
+    world.bad.clear()
+    world.submit(2, ["x", "a", "b"])
+    world.run(100)
+    assert world.reports.get(2, "never reported") is None
+
+
+def test_a_load_that_hangs_every_time_is_given_up() -> None:  # W5 W8
+    world = World(gpus=1, config=DispatchConfig(load_limit_s=30.0))
+    world._loaded = lambda worker, model: None  # type: ignore[method-assign]
+    world.submit(1, ["a"])
+    world.run(1000)
+    assert "died while loading" in world.reports.get(1, "never reported")  # type: ignore[operator]
+
+
+def test_the_runtime_of_a_rule_limits_its_batches_and_nobody_elses() -> None:  # W5
+    world = World(gpus=2, budget_tokens=1, seconds_per_cost=lambda key: 90.0)
+    world.submit(1, ["a"], timeout_s=60.0)
+    world.submit(2, ["b"])
+    world.run(2000)
+    assert "2 workers died while computing it alone" in str(world.reports[1])
+    assert 120 < world.report_times[1] < 140
+    assert world.reports[2] is None
+
+
+def test_a_batch_may_take_as_long_as_its_cost_lets_expect() -> None:  # W5
+    world = World(gpus=1, budget_tokens=1, info={"batch_limit_s": 5.0})
+    world.submit(1, [FakeItem("small", cost=0.5)])
+    world.run(10)
+    world.submit(2, [FakeItem("large", cost=9.0)])
+    world.run(100)
+    assert world.reports == {1: None, 2: None}, "9 s is less than 20 times what it should take"
+    assert world.scheduler.dispatch.counts["worker_crashes"] == 0
+
+
+def test_the_runtime_of_a_rule_limits_reading() -> None:  # W5
+    world = World(gpus=1)
+    real_read = world._read
+    world._read = lambda worker, job_id: real_read(worker, job_id) if job_id == 2 else None  # type: ignore[method-assign]
+    world.submit(1, ["a"], timeout_s=10.0)
+    world.submit(2, ["b"])
+    world.run(100)
+    assert "2 processes died while reading" in str(world.reports[1])
+    assert world.reports[2] is None and world.report_times[1] < 30
