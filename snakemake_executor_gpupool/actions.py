@@ -93,9 +93,7 @@ class Actions:
             case Note(event=event, fields=fields):
                 self._events.write(event, fields)
             case StartWorker():
-                names = [device.name for device in effect.devices]
-                self._events.write("worker_started", {"worker": effect.worker_id, "devices": names})
-                self._host.start(effect.worker_id, effect.tool, effect.devices)
+                self._start(effect)
             case StopWorker():
                 fields = {"worker": effect.worker_id, "why": effect.why}
                 self._events.write("worker_stopping", fields)
@@ -103,10 +101,19 @@ class Actions:
                 self._host.stop(effect.worker_id, force=effect.force, complaint=complaint)
             case LoadModel():
                 meta = {"type": "load", "device": tool_device(effect.devices)}
+                self._events.write("load_sent", {"worker": effect.worker_id})
                 self._host.send(effect.worker_id, meta, [effect.params])
             case MoveModel():
                 meta = {"type": "move", "device": tool_device(effect.devices)}
+                names = [device.name for device in effect.devices] or ["cpu"]
+                self._events.write("move_sent", {"worker": effect.worker_id, "to": names})
                 self._host.send(effect.worker_id, {**meta, "away": not effect.devices})
+
+    def _start(self, effect: StartWorker) -> None:
+        pid = self._host.start(effect.worker_id, effect.tool, effect.devices)
+        names = [device.name for device in effect.devices]
+        fields = {"worker": effect.worker_id, "tool": str(effect.tool), "devices": names}
+        self._events.write("worker_started", {**fields, "pid": pid})
 
     def _send_batch(self, effect: RunBatch) -> None:
         store = self._store
@@ -118,6 +125,8 @@ class Actions:
 
     def _send_files(self, effect: ReadJob | WriteJob) -> None:
         request = effect.request
+        event = "read_sent" if isinstance(effect, ReadJob) else "write_sent"
+        self._events.write(event, {"worker": effect.worker_id, "job_id": request.job_id})
         meta: dict[str, Any] = {"job": request.job_id, "cwd": request.cwd}
         if isinstance(effect, ReadJob):
             self._host.send(effect.worker_id, {"type": "read", **meta}, [request.job])

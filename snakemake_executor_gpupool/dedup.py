@@ -16,7 +16,7 @@ from typing import Any
 from snakemake_executor_gpupool.workers.protocol import Blob, SpoolFile
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Unit:
     """One item to be computed once.
 

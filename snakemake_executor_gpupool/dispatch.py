@@ -163,6 +163,7 @@ class Dispatch(Placement):
             batch=batch.batch_id,
             worker=worker.worker_id,
             items=len(units),
+            jobs=sorted({job_id for unit in units for job_id, _ in unit.places}),
             tokens=sum(unit.tokens for unit in units),
             longest_tokens=max(unit.tokens for unit in units),
         )

@@ -205,6 +205,7 @@ class Filing:
         if job_id in in_flight:
             in_flight.remove(job_id)
             tool.reading.discard(job_id)
+            self._outbox.note("file_done", worker=worker_id, job_id=job_id)
             self._suspicion.cleared(self._jobs.get(job_id))
         return tool
 

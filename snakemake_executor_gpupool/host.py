@@ -124,8 +124,11 @@ class LocalHost:
         self._reaper.forget(group)
 
     # -- workers -------------------------------------------------------------------
-    def start(self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]) -> None:
-        """Start a process for a tool; a failure to do so is a happening like any other."""
+    def start(self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]) -> int | None:
+        """Start a process for a tool and return its id; None if it could not be started.
+
+        That is a happening like any other.
+        """
         self._handover.arrived(worker_id, devices)
         try:
             process = WorkerProcess(
@@ -137,12 +140,13 @@ class LocalHost:
             )
         except WorkerStartError as error:
             self._found.append(WorkerGone(worker_id, str(error), expected=False))
-            return
+            return None
         self._reaper.watch(process.pid)
         self._running[worker_id] = _Running(process, devices)
         self._selector.register(process.socket, selectors.EVENT_READ, worker_id)
         first = {"type": "tool", "spec": tool.spec, "base_dir": tool.base_dir}
         self.send(worker_id, {**first, "spool": self._paths.spools})
+        return process.pid
 
     def _environment(
         self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]

@@ -85,8 +85,9 @@ class Workflow:
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Start a run without waiting for it."""
+        executor = () if "--executor" in arguments else GPUPOOL
         return subprocess.Popen(
-            self.command(*GPUPOOL, *arguments),
+            self.command(*executor, *arguments),
             cwd=self.directory,
             env=self.environment(**env),
             stdout=subprocess.PIPE,
