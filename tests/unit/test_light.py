@@ -42,6 +42,7 @@ PURE = [
     "scheduler",
     "dispatch",
     "serving",
+    "suspicion",
     "filing",
     "jobs",
     "planner",
