@@ -19,7 +19,9 @@ from snakemake_executor_gpupool.workers.protocol import Blob, Decoder, Frame, en
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 CHILD_ENTRY = Path(__file__).resolve().with_name("child_main.py")
-READ_CHUNK_BYTES = 1 << 20
+#: Where the run loop's thread reads into: most frames are small, and a fresh buffer of this size
+#: for each would cost more than all else that is done with them.
+_SCRATCH = memoryview(bytearray(1 << 20))
 #: How much of the end of a worker's log an error message quotes.
 LOG_TAIL_BYTES = 2000
 
@@ -116,16 +118,16 @@ class WorkerProcess:
         """
         while True:
             try:
-                data = self.socket.recv(READ_CHUNK_BYTES)
+                size_bytes = self.socket.recv_into(_SCRATCH)
             except BlockingIOError:
                 return
             except ConnectionResetError:
-                data = b""
-            if not data:
+                size_bytes = 0
+            if not size_bytes:
                 yield None
                 return
-            yield from self._decoder.feed(data)
-            if len(data) < READ_CHUNK_BYTES:
+            yield from self._decoder.feed(_SCRATCH[:size_bytes])
+            if size_bytes < len(_SCRATCH):
                 return
 
     # -- the end -----------------------------------------------------------------

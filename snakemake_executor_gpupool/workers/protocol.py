@@ -97,7 +97,7 @@ class Decoder:
         """How many more bytes would complete the next header or frame."""
         return max(self._need - len(self._buffer), 1)
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
         """Add bytes; yield every frame that is complete.
 
         Raises
