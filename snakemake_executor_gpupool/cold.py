@@ -7,6 +7,7 @@ micro-batches, write under temporary names, rename. Standard library only.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def job_from_snakemake(snakemake: Any) -> Job:
         params=dict(snakemake.params.items()),
         log=named_from_namedlist(snakemake.log),
         threads=snakemake.threads,
-        resources=dict(snakemake.resources.items()),
+        resources={k: v for k, v in snakemake.resources.items() if not k.startswith("_")},
     )
 
 
@@ -118,6 +119,9 @@ def pick_device(tool: Tool) -> str:
 
 
 def _cuda_available() -> bool:
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        # No need to import torch, which takes seconds, to hear the same.
+        return False
     try:
         torch = importlib.import_module("torch")
     except ImportError:

@@ -15,6 +15,7 @@ A tool's life, whoever calls it::
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
@@ -108,6 +109,23 @@ class Params(dict):  # type: ignore[type-arg]  # values of any kind
             return self[name]
         except KeyError:
             raise AttributeError(f"no param named {name!r}; there are: {', '.join(self)}") from None
+
+
+class PortablePath:
+    """A path that is pickled so that every Python reads it, as a :class:`pathlib.Path`.
+
+    The classes of paths have been in several modules.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __reduce__(self) -> Any:
+        return (_as_path, (self.text,))
+
+
+def _as_path(text: str) -> pathlib.Path:
+    return pathlib.Path(text)
 
 
 class Job:

@@ -33,6 +33,7 @@ from snakemake_executor_gpupool.executor.serving import Done, Serving
 from snakemake_executor_gpupool.executor.software import Unservable
 from snakemake_executor_gpupool.executor.translate import (
     device_request,
+    evaluate_here,
     is_served,
     title,
 )
@@ -122,6 +123,7 @@ class Executor(RealExecutor):
         self._catch_sigterm()
         for start in range(0, len(jobs), JOBS_AT_ONCE):
             for job in jobs[start : start + JOBS_AT_ONCE]:
+                evaluate_here(job)
                 self.run_job_pre(job)
                 self.run_job(job)
             self._serving.flush()

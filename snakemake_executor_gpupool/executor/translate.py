@@ -15,7 +15,7 @@ from snakemake_executor_gpupool.devices.strings import DeviceSpec, gpus, parse_d
 from snakemake_executor_gpupool.errors import ConfigError, UnknownTool
 from snakemake_executor_gpupool.executor.software import Unservable, software_of
 from snakemake_executor_gpupool.request import Request, ToolRef
-from snakemake_executor_gpupool.tool import Job
+from snakemake_executor_gpupool.tool import Job, PortablePath
 from snakemake_executor_gpupool.toolspec import resolve_spec, split_spec
 
 #: The resource, or param, that makes a rule a served one.
@@ -43,6 +43,23 @@ def is_served(job: Any) -> bool:
     if tool_spec(job) is None:
         return False
     return not (job.is_pipe or job.is_service)
+
+
+def evaluate_here(job: Any) -> None:
+    """Evaluate what Snakemake leaves open for jobs that run on another machine: ``tmpdir``.
+
+    A job of ours runs on this one, and so it gets what it would get under the local executor.
+    Params may be functions of resources.
+    """
+    from snakemake.common.tbdstring import TBDString
+
+    for member in job.jobs if job.is_group() else (job,):
+        if isinstance(member.resources.get("tmpdir"), TBDString):
+            rule = member.rule
+            known = member.wildcards_dict, member.input, member.attempt
+            member._resources = rule.expand_resources(*known)
+            if any(callable(param) for param in rule.params):
+                member._params = None
 
 
 def device_request(job: Any) -> DeviceSpec | None:
@@ -161,7 +178,7 @@ def plain_job(job: Any) -> Job:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as types that any Python can unpickle, where there is a plain twin."""
+    """Return a value as types that pickle for any Python, where there is a plain twin."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, Mapping):
@@ -170,5 +187,5 @@ def plain(value: Any) -> Any:
         plained = [plain(item) for item in value]
         return tuple(plained) if type(value) is tuple else plained
     if isinstance(value, PurePath):
-        return str(value)
+        return PortablePath(str(value))
     return value
