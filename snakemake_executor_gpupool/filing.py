@@ -56,6 +56,8 @@ class ToolState:
     workers: dict[str, FileWorker] = field(default_factory=dict)
     reads: deque[int] = field(default_factory=deque)
     writes: deque[int] = field(default_factory=deque)
+    #: Jobs that a process died with, and until when they wait before they are tried again.
+    resting: list[tuple[float, int]] = field(default_factory=list)
     #: Jobs whose items are arriving.
     reading: set[int] = field(default_factory=set)
 
@@ -188,7 +190,8 @@ class Filing:
 
     def _give_up(self, tool: ToolState, error: dict[str, Any]) -> None:
         tool.error = error
-        waiting = [*tool.reads, *tool.writes]
+        waiting = [*tool.reads, *tool.writes, *(job_id for _, job_id in tool.resting)]
+        tool.resting.clear()
         tool.reads.clear()
         tool.writes.clear()
         for number, job_id in enumerate(waiting):
@@ -215,14 +218,15 @@ class Filing:
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when a tool whose process has died may next be tried; else infinity."""
-        tries_s = map(self._suspicion.next_try_s, self._tools.values())
+        tries_s = [*map(self._suspicion.next_try_s, self._tools.values())]
+        tries_s += [until_s for tool in self._tools.values() for until_s, _ in tool.resting]
         return min((try_s for try_s in tries_s if try_s > now_s), default=float("inf"))
 
     def tick(self) -> None:
         """End processes that hang: on a pipe that nobody writes to, a file system that is gone."""
         for tool in self._tools.values():
-            if not tool.workers:
-                self._send(tool)
+            self._wake_resting(tool)
+            self._send(tool)
             for worker in tool.workers.values():
                 silent_s = self.now_s - worker.active_s
                 at_work = worker.in_flight or not worker.ready
@@ -278,9 +282,18 @@ class Filing:
             return
         if was_reading:
             self._jobs.forget_items(job)
-            tool.reads.appendleft(job.request.job_id)
+        until_s = self._suspicion.next_try_s(job)
+        if until_s > self.now_s:
+            tool.resting.append((until_s, job.request.job_id))
         else:
-            tool.writes.appendleft(job.request.job_id)
+            (tool.reads if was_reading else tool.writes).appendleft(job.request.job_id)
+
+    def _wake_resting(self, tool: ToolState) -> None:
+        due = [job_id for until_s, job_id in tool.resting if until_s <= self.now_s]
+        tool.resting = [(until_s, n) for until_s, n in tool.resting if until_s > self.now_s]
+        for job in filter(None, map(self._jobs.get, due)):
+            is_writing = job.phase is Phase.WRITING
+            (tool.writes if is_writing else tool.reads).append(job.request.job_id)
 
 
 def crash_error(message: str) -> dict[str, Any]:
