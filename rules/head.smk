@@ -10,7 +10,7 @@
 # Output    scores       .tsv or .parquet: id, a column per class, label
 #
 # Configuration, all optional, under the key `head`:
-#   activation   softmax, sigmoid or none                   [softmax]
+#   activation   softmax, sigmoid or linear                 [softmax]
 #   array        which of several arrays per id is taken, as `layer6`; null: the only one
 #                                                           [null]
 #   weights      the trained layer              [results/head/weights.npz]

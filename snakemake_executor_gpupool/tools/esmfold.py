@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.canonical import content_hash
 from snakemake_executor_gpupool.tool import InputError, Job, Tool
@@ -32,12 +32,13 @@ from snakemake_executor_gpupool.tools.params import (
     text,
     whole,
 )
-from snakemake_executor_gpupool.tools.structures import check_target, write_structures
+from snakemake_executor_gpupool.tools.structures import (
+    Structure,
+    check_target,
+    write_structures,
+)
 from snakemake_executor_gpupool.tools.tables import table_format, write_table
 from snakemake_executor_gpupool.workers.child_memory import is_out_of_memory, release_memory
-
-if TYPE_CHECKING:
-    from snakemake_executor_gpupool.tools.esmfold_forward import Structure
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class EsmFold(Tool):
     user reference is ``docs/tools/esmfold.md``.
 
     An item is a :class:`~snakemake_executor_gpupool.tools.fasta.Record`, a result a
-    :class:`~snakemake_executor_gpupool.tools.esmfold_forward.Structure`.
+    :class:`~snakemake_executor_gpupool.tools.structures.Structure`.
     """
 
     reload_on = ("model", "precision")
@@ -214,14 +215,14 @@ class EsmFold(Tool):
 
     def write(self, job: Job, results: list[Structure]) -> None:
         """Write the structures, and the table if there is one, in the order of the input."""
-        write_structures(_target(job), job.item_names, [result.atoms for result in results])
+        write_structures(_target(job), job.item_names, results)
         table = job.output.get("table")
         if table:
             columns: dict[str, list[Any]] = {
                 "id": job.item_names,
                 "chains": [len(result.chains) for result in results],
                 "length": [sum(result.chains) for result in results],
-                "mean_plddt": [result.plddt for result in results],
+                "mean_plddt": [float(result.plddt.mean()) for result in results],
                 "ptm": [result.ptm for result in results],
             }
             write_table(table, columns)

@@ -6,45 +6,29 @@ This module imports torch and transformers: only a worker that holds the model i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import EsmConfig, EsmForProteinFolding
-from transformers.models.esm.openfold_utils import OFProtein, compute_tm, to_pdb
+from transformers.models.esm.openfold_utils import compute_tm
 from transformers.models.esm.openfold_utils.feats import atom14_to_atom37
-from transformers.models.esm.openfold_utils.residue_constants import restype_order_with_x
+from transformers.models.esm.openfold_utils.residue_constants import (
+    atom_types,
+    restype_1to3,
+    restype_order_with_x,
+    restypes,
+)
 
 from snakemake_executor_gpupool.tool import InputError
 from snakemake_executor_gpupool.tools import hub
 from snakemake_executor_gpupool.tools.esmfold_chains import Joined
+from snakemake_executor_gpupool.tools.structures import LARGEST_COORDINATE, Structure
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: Folding does not use it, and not all checkpoints have it.
 UNUSED = "esm.contact_head."
-
-
-class Structure(NamedTuple):
-    """What the model predicts for one protein.
-
-    Attributes
-    ----------
-    atoms
-        ``ATOM`` and ``TER`` lines of a PDB file; chains are named A, B, ..., residues
-        count from 1 in each, and B-factors are pLDDT from 0 to 100.
-    chains
-        Residues in each chain.
-    plddt
-        Mean over all atoms, 0 to 100.
-    ptm
-        Predicted TM-score, 0 to 1, of the chains without linkers.
-    """
-
-    atoms: str
-    chains: list[int]
-    plddt: float
-    ptm: float
 
 
 def load_model(name: str, precision: str) -> Any:
@@ -139,20 +123,22 @@ def _structure(
     protein: Joined, letters: Sequence[int], places: Any, exists: Any, plddt: Any, ptm: float
 ) -> Structure:
     """Cut a batch's padded arrays, of shape (longest, 37, ...), to one protein's own atoms."""
-    kept = [i for i, chain in enumerate(protein.chains) if chain is not None]
-    chains: Any = np.array([protein.chains[i] for i in kept])
-    model = OFProtein(
-        aatype=np.array(letters)[kept],
-        atom_positions=places[kept],
-        atom_mask=exists[kept],
-        residue_index=np.array(protein.numbers)[kept],
-        b_factors=plddt[kept],
-        chain_index=chains,
-    )
-    lines = [line for line in to_pdb(model).splitlines() if line.startswith(("ATOM", "TER"))]
+    kept = np.array([i for i, chain in enumerate(protein.chains) if chain is not None])
+    row, kind = np.nonzero(exists[kept] > 0)
+    own = kept[row]
+    if not (np.abs(places[own, kind]) < LARGEST_COORDINATE).all():
+        raise ArithmeticError(
+            "the model predicts coordinates that are no numbers, or that no PDB file can hold; if "
+            "precision is fp16, try bf16 or fp32"
+        )
+    chains = [protein.chains[i] or 0 for i in kept]
     return Structure(
-        atoms="".join(f"{line:<80}\n" for line in lines),
         chains=np.bincount(chains).tolist(),
-        plddt=float(plddt[kept][exists[kept] > 0].mean()),
+        chain=np.array(chains, np.int32)[row],
+        number=np.array(protein.numbers, np.int32)[own],
+        residue=[restype_1to3[restypes[letters[i]]] for i in own],
+        atom=[atom_types[i] for i in kind],
+        xyz=places[own, kind].astype(np.float32),
+        plddt=plddt[own, kind].astype(np.float32),
         ptm=ptm,
     )

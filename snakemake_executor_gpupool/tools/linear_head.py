@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-ACTIVATIONS = ("softmax", "sigmoid", "none")
+ACTIVATIONS = ("softmax", "sigmoid", "linear")
 DEFAULTS: dict[str, Any] = {"model": None, "activation": "softmax", "array": None}
 NAME = "linear-head"
 

@@ -8,15 +8,73 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from snakemake_executor_gpupool.tool import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
 
 SUFFIX = ".pdb"
 #: Suffixes that somebody may expect to work.
 OTHER_SUFFIXES = frozenset((".cif", ".mmcif", ".ent", ".gz", ".zip"))
+#: What fits into the columns of a PDB file, with a sign and three decimals, in Å.
+LARGEST_COORDINATE = 999.999
 #: Longest part of a path that file systems take.
 LONGEST_NAME = 255
+
+
+class Structure(NamedTuple):
+    """A predicted structure of one protein; the arrays have one entry per atom.
+
+    Attributes
+    ----------
+    chains
+        Residues in each chain, those without atoms included.
+    chain
+        int32 of shape (A,): the chain of an atom, from 0.
+    number
+        int32 of shape (A,): the number of its residue in that chain, from 1.
+    residue, atom
+        A names each, as ``"GLY"`` and ``"CA"``.
+    xyz
+        float32 of shape (A, 3), in Å.
+    plddt
+        float32 of shape (A,), 0 to 100.
+    ptm
+        Predicted TM-score, 0 to 1, of all chains.
+    """
+
+    chains: list[int]
+    chain: Array
+    number: Array
+    residue: list[str]
+    atom: list[str]
+    xyz: Array
+    plddt: Array
+    ptm: float
+
+
+def pdb_lines(structure: Structure) -> Iterator[str]:
+    """Yield the ``ATOM`` and ``TER`` lines of a PDB file (format version 3.3)."""
+    numbers, places = structure.number.tolist(), structure.xyz.tolist()
+    chains = [chr(ord("A") + chain) for chain in structure.chain.tolist()]
+    atoms = zip(structure.atom, structure.residue, chains, numbers, places, structure.plddt)
+    serial, last = 0, ""
+    for atom, residue, chain, number, (x, y, z), plddt in atoms:
+        serial += 1
+        if last and last[4] != chain:
+            yield f"TER   {serial:>5}      {last}\n"
+            serial += 1
+        last = f"{residue:>3} {chain}{number:>4}"
+        # Proteins hold C, N, O and S alone: the first letter of an atom's name is its element.
+        yield (
+            f"ATOM  {serial:>5}  {atom:<3} {last}    {x:8.3f}{y:8.3f}{z:8.3f}"
+            f"{1:6.2f}{plddt:6.2f}          {atom[0]:>2}  \n"
+        )
+    yield f"TER   {serial + 1:>5}      {last}\n"
 
 
 def check_target(target: Any, ids: Sequence[str]) -> None:
@@ -48,34 +106,37 @@ def check_target(target: Any, ids: Sequence[str]) -> None:
             _check_file_name(name)
 
 
-def write_structures(target: Any, ids: Sequence[str], atoms: Sequence[str]) -> None:
-    """Write structures, given as ``ATOM`` and ``TER`` lines, to what ``target`` names.
+def write_structures(target: Any, ids: Sequence[str], structures: Sequence[Structure]) -> None:
+    """Write structures to what ``target`` names.
 
     In a file of several, each is a ``MODEL``, in the order of ``ids``, and remarks at the
     top say which is which.
     """
     if isinstance(target, list):
         paths = _by_id(target, ids)
-        for name, lines in zip(ids, atoms):
-            _write(paths[name], [lines])
+        for name, structure in zip(ids, structures):
+            _write(paths[name], pdb_lines(structure))
     elif Path(target).suffix.lower() == SUFFIX:
-        _write(target, _models(ids, atoms) if len(ids) > 1 else atoms)
+        several = len(ids) > 1
+        _write(target, _models(ids, structures) if several else pdb_lines(structures[0]))
     else:
         Path(target).mkdir()
-        for name, lines in zip(ids, atoms):
-            _write(os.path.join(target, f"{name}{SUFFIX}"), [lines])  # noqa: PTH118 - a plain id
+        for name, structure in zip(ids, structures):
+            _write(str(Path(target, f"{name}{SUFFIX}")), pdb_lines(structure))
 
 
-def _models(ids: Sequence[str], atoms: Sequence[str]) -> Iterator[str]:
+def _models(ids: Sequence[str], structures: Sequence[Structure]) -> Iterator[str]:
     for number, name in enumerate(ids, start=1):
         yield f"REMARK 999 MODEL {number} {name}\n"
-    for number, lines in enumerate(atoms, start=1):
-        yield f"MODEL     {number:>4}\n{lines}ENDMDL\n"
+    for number, structure in enumerate(structures, start=1):
+        yield f"MODEL     {number:>4}\n"
+        yield from pdb_lines(structure)
+        yield "ENDMDL\n"
 
 
-def _write(path: str, parts: Any) -> None:
+def _write(path: str, lines: Iterator[str]) -> None:
     with Path(path).open("w", encoding="utf-8") as file:
-        file.writelines(parts)
+        file.writelines(lines)
         file.write("END\n")
 
 

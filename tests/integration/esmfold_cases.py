@@ -7,6 +7,7 @@ import torch
 
 from snakemake_executor_gpupool.tools.esmfold import EsmFold
 from snakemake_executor_gpupool.tools.fasta import Record
+from snakemake_executor_gpupool.tools.structures import pdb_lines
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 #: Every part of the real model, the trunk with its two kinds of triangles among them, but small.
@@ -69,9 +70,14 @@ def fold(tool, items, **params):
         tool.params = kept
 
 
-def parsed(atoms):
-    """Read ``ATOM`` lines by gemmi."""
-    return gemmi.read_pdb_string(atoms)[0]
+def text_of(structure):
+    """The lines that a PDB file has of a structure."""
+    return "".join(pdb_lines(structure))
+
+
+def parsed(structure):
+    """Read these lines by gemmi."""
+    return gemmi.read_pdb_string(text_of(structure))[0]
 
 
 def sequence_of(chain):

@@ -50,7 +50,7 @@ def job_of(embeddings, scores, **params):
 class TestScores:
     @pytest.mark.parametrize(
         ("activation", "function"),
-        [("softmax", lambda x: x.softmax(1)), ("sigmoid", torch.sigmoid), ("none", lambda x: x)],
+        [("softmax", lambda x: x.softmax(1)), ("sigmoid", torch.sigmoid), ("linear", lambda x: x)],
     )
     @pytest.mark.parametrize("suffixes", [("npz", "tsv"), ("parquet", "parquet")])
     def test_are_those_of_torch(
