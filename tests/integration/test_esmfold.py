@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from snakemake_executor_gpupool.cli import main
 from snakemake_executor_gpupool.cold import run_cold
 from snakemake_executor_gpupool.tool import InputError, Job, Named
 from snakemake_executor_gpupool.tools.esmfold import EsmFold
@@ -28,13 +29,7 @@ HEAVY_ATOMS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other are slower than one, where matrices are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -335,6 +330,13 @@ class TestFiles:
             "sys.exit(str(heavy) if heavy or len(items) != 2 else 0)\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_it_keeps_the_contract_of_tools(tmp_path, model, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.fasta").write_text(">a\nMKTAY\n>b\nGS:HML\n>c\nMLEDPVAW\n")
+    job = ("--input", "in.fasta", "--output", "structures=s.pdb", "--param", f"model={model}")
+    assert main(["check", "esmfold", *job, "--vary", "linker=3"]) == 0, capfd.readouterr()
 
 
 class TestWeights:

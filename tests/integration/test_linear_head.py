@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from snakemake_executor_gpupool.cli import main
 from snakemake_executor_gpupool.cold import run_cold
 from snakemake_executor_gpupool.tool import InputError, Job, Named
 from snakemake_executor_gpupool.tools.arrays import write_arrays
@@ -96,6 +97,15 @@ class TestScores:
         tool.load("cpu")
         with pytest.raises(InputError, match=r"'a' has 4 dimensions; .*head\.npz takes 16"):
             tool.run([Embedding("a", np.zeros(4, np.float32))])
+
+
+def test_it_keeps_the_contract_of_tools(tmp_path, weights, vectors, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    write_arrays("x.npz", IDS, [{"layer6": vector} for vector in vectors])
+    job = ("--input", "embeddings=x.npz", "--output", "scores=o.tsv", "--param", f"model={weights}")
+    assert main(["check", "linear-head", *job, "--vary", "activation=linear"]) == 0, (
+        capfd.readouterr()
+    )
 
 
 class TestWeights:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from snakemake_executor_gpupool.cli import main
 from snakemake_executor_gpupool.cold import run_cold
 from snakemake_executor_gpupool.tool import InputError, Job, Named
 from snakemake_executor_gpupool.tools.sentence import SentenceEmbed
@@ -22,8 +23,10 @@ TEXTS = [
     "The ribosome translates messenger RNA.",
     "Ein Kätzchen saß auf der Matte, 小猫.",
     "x",
-    "word " * 400,
+    "word " * 300,
 ]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +125,13 @@ def job_of(texts, output, **params):
         output=Named.from_pairs([("embeddings", str(output))]),
         params=params,
     )
+
+
+def test_it_keeps_the_contract_of_tools(tmp_path, model, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in TEXTS[:4]))
+    job = ("--input", "in.txt", "--output", "o.npz", "--param", f"model={model}")
+    assert main(["check", "sentence-embed", *job, "--vary", "prompt=q"]) == 0, capfd.readouterr()
 
 
 class TestFiles:
