@@ -78,6 +78,10 @@ bench: $(READY)
 	$(IN_VENV) python bench/pipeline.py $(ARGS)
 	$(IN_VENV) python bench/offload.py
 	$(IN_VENV) python bench/planning.py
+	$(IN_VENV) python bench/balance.py
+	$(IN_VENV) python bench/api.py
+	$(IN_VENV) python bench/duplicates.py
+	$(IN_VENV) python bench/streaming.py
 
 clean:
 	rm -rf results example_pipeline/results bench/out .snakemake example_pipeline/.snakemake

@@ -24,16 +24,15 @@ from measure import end_on_sigterm, machine
 
 from snakemake_executor_gpupool import ToolPool, tool_function
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-sys.path.insert(0, str(HERE / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "tools"))
 
 from sleeper import Nap
 
 from tests.unit import promises
 
 WORKERS = 4
-SLEEPER = f"{HERE / 'tools' / 'sleeper.py'}:Sleeper"
+SLEEPER = f"{Path(__file__).resolve().parent / 'tools' / 'sleeper.py'}:Sleeper"
 MEDIAN_S, ITEMS = 0.04, 250
 MOST_OVER_IDEAL = 1.05
 SECOND_RUN = 0.85

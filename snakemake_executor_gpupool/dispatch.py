@@ -148,8 +148,21 @@ class Dispatch(Placement):
             if ahead and not self._allocator.wants_yield(worker.worker_id, now_s):
                 self._send_batch(worker, now_s)
 
+    def _first_look(self, model: Model) -> list[Unit]:
+        """Return a model's very first batch: the job that is done soonest.
+
+        So there are outputs before the costliest items are done, and a speed to plan by.
+        """
+        if model.items_done or model.in_flight or model.suspects or model.oversized:
+            return []
+        units = self._jobs.soonest_done(set(model.queue))
+        if not units or not model.fits_one_batch(units):
+            return []
+        model.queue.remove(set(units))
+        return units
+
     def _send_batch(self, worker: ModelWorker, now_s: float) -> None:
-        units = worker.model.next_batch(worker, self._abandon)
+        units = self._first_look(worker.model) or worker.model.next_batch(worker, self._abandon)
         if not units:
             return
         self._batches += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,22 @@ class JobTable:
     def ids(self) -> list[int]:
         """Return the numbers of all jobs in flight."""
         return list(self._jobs)
+
+    def soonest_done(self, waiting: Collection[Unit]) -> list[Unit]:
+        """Return what the job lacks that is completed with the least work; all of it waits.
+
+        Empty if there is no such job. Higher priority goes first.
+        """
+        best: tuple[int, float, int] | None = None
+        units: list[Unit] = []
+        for job_id, job in self._jobs.items():
+            lacking = {unit for unit in job.units if not unit.is_done} if job.all_read else set()
+            if not lacking or not all(unit in waiting for unit in lacking):
+                continue
+            work = (-job.request.priority, sum(unit.cost for unit in lacking), job_id)
+            if best is None or work < best:
+                best, units = work, sorted(lacking, key=lambda unit: unit.order)
+        return units
 
     def add(self, request: Request, now_s: float) -> JobState:
         """Take a job in."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 
@@ -137,6 +137,11 @@ class WorkQueue(Generic[ItemT]):
             del self._heaps[kind]
         if not self._count:
             self.load = 0.0  # what is left of it is rounding
+
+    def remove(self, items: Collection[ItemT]) -> None:
+        """Take these items out."""
+        others = [item for item in self.drain() if item not in items]
+        self.push(others)
 
     def drain(self) -> list[ItemT]:
         """Take every waiting item out."""

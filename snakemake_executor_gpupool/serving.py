@@ -259,6 +259,13 @@ class Model:
             return share
         return max(share, self.speed.fixed_s / self.speed.s_per_cost / MOST_OVERHEAD)
 
+    def fits_one_batch(self, units: list[Unit]) -> bool:
+        """Whether units may share a micro-batch, and it is no more than what one should have."""
+        batch = Batch(0, units, 0.0)
+        fits = self.batch_tokens(batch) <= (self.budget_tokens or 1)
+        same = len({unit.group for unit in units}) == 1
+        return same and fits and batch.cost <= self._most_batch_cost()
+
     def worth_sending_ahead(self, worker: ModelWorker) -> bool:
         """Whether so much waits that a busy worker should have its next batch beforehand.
 
