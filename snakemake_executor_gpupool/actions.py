@@ -23,7 +23,7 @@ from snakemake_executor_gpupool.effects import (
     WriteJob,
 )
 from snakemake_executor_gpupool.events import EventLog
-from snakemake_executor_gpupool.host import LocalHost
+from snakemake_executor_gpupool.host import Host
 from snakemake_executor_gpupool.request import JobReport
 from snakemake_executor_gpupool.store import ResultStore, entry_name
 
@@ -67,7 +67,7 @@ class Actions:
 
     def __init__(
         self,
-        host: LocalHost,
+        host: Host,
         events: EventLog,
         store: ResultStore | None,
         callbacks: Callbacks,

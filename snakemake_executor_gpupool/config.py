@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from snakemake_executor_gpupool.devices.environment import DeviceSettings, Managed, resolve
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.model import CPU, CUDA, Device, cpu_slot
-from snakemake_executor_gpupool.devices.probe import probe
+from snakemake_executor_gpupool.devices.probe import ProbeResult, probe
 from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import ConfigError
 
@@ -40,6 +40,10 @@ class PoolConfig:
     python: str = sys.executable
     #: Directory of results kept across runs; None: none are.
     cache: Path | None = None
+    #: Devices that are not there and may yet come: a cluster's.
+    expected: tuple[Device, ...] = ()
+    #: How many machines there are, or may be; 0: this one alone.
+    nodes: int = 0
     warnings: tuple[str, ...] = ()
 
     @property
@@ -50,15 +54,50 @@ class PoolConfig:
     @property
     def file_workers(self) -> int:
         """How many processes may read and write for one tool."""
+        if self.nodes:
+            return min(2 * self.nodes, 16)
         return max(1, min(4, self.cores // 4))
 
     @property
     def worker_threads(self) -> int:
         """How many threads a worker that computes on the CPU may use."""
-        slots = sum(device.kind == CPU or device.simulated for device in self.devices)
-        if self.gpus and all(device.simulated for device in self.gpus):
-            slots = len(self.gpus)
-        return max(self.cores // max(slots, 1), 1)
+        return worker_threads(self.devices, self.cores)
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What there is to run on.
+
+    Attributes
+    ----------
+    devices
+        Those that are there.
+    expected
+        Such as may yet come.
+    nodes
+        How many machines beside this one there are, or may be.
+    """
+
+    devices: tuple[Device, ...]
+    warnings: tuple[str, ...] = ()
+    expected: tuple[Device, ...] = ()
+    nodes: int = 0
+
+
+def this_machine(settings: DeviceSettings, env: Mapping[str, str], cores: int) -> Machines:
+    """Return the devices of this machine that the pool may use.
+
+    Raises
+    ------
+    ConfigError
+        The settings name a device that is not there.
+    """
+    found = probe(env)
+    devices = choose_devices(settings, found, cores)
+    warnings = found.warnings
+    if not any(device.kind == CUDA for device in devices):
+        warnings += (no_gpu_warning(sum(d.kind == CPU for d in devices), cores),)
+    return Machines(devices, warnings)
 
 
 def build_config(
@@ -71,8 +110,11 @@ def build_config(
     dispatch: DispatchConfig | None = None,
     cache: str | None = None,
     env: Mapping[str, str] | None = None,
+    find: Callable[[DeviceSettings], Machines] | None = None,
 ) -> PoolConfig:
     """Find the devices and put options, environment and defaults together.
+
+    ``find`` tells what machines there are, given the settings; None: this one alone.
 
     Raises
     ------
@@ -87,22 +129,16 @@ def build_config(
         allow_multiple=allow_multiple_per_device,
         configured=DeviceManager.get_instance().options,
     )
-    found = probe(env)
     cores = cores or available_cores()
-    slots = default_cpu_workers(cores)
-    devices = settings.choose(found.devices, slots)
+    found = find(settings) if find else this_machine(settings, env, cores)
+    devices = found.devices
     warnings = list(found.warnings)
-    if not any(device.kind == CUDA for device in devices):
-        warnings.append(no_gpu_warning(sum(d.kind == CPU for d in devices), cores))
-    elif not any(device.kind == CPU for device in devices):
-        # Tools that run on nothing else, and rules that say device="cpu", need a place too.
-        devices = (*devices, cpu_slot(0))
     if any(device.simulated for device in devices):
         warnings.append(
             "GPUPOOL_SIMULATE is set: the GPUs of this run are SIMULATED, all workers compute on "
             "the CPU."
         )
-    if not devices:
+    if not devices and not found.expected:
         raise ConfigError("there is no device to manage")
     return PoolConfig(
         devices=devices,
@@ -111,8 +147,34 @@ def build_config(
         run_root=run_root,
         dispatch=dispatch or DispatchConfig(),
         cache=Path(cache).expanduser() if cache else None,
+        expected=found.expected,
+        nodes=found.nodes,
         warnings=tuple(warnings),
     )
+
+
+def choose_devices(settings: DeviceSettings, found: ProbeResult, cores: int) -> tuple[Device, ...]:
+    """Return the devices of this machine that the pool may use, CPU slots among them.
+
+    Raises
+    ------
+    ConfigError
+        The settings name a device that is not there.
+    """
+    devices = settings.choose(found.devices, default_cpu_workers(cores))
+    if any(device.kind == CPU for device in devices):
+        return devices
+    # Tools that run on nothing else, and rules that say device="cpu", need a place too.
+    return (*devices, cpu_slot(0))
+
+
+def worker_threads(devices: Sequence[Device], cores: int) -> int:
+    """Return how many threads a worker that computes on the CPU may use."""
+    gpus = [device for device in devices if device.kind == CUDA]
+    slots = sum(device.kind == CPU or device.simulated for device in devices)
+    if gpus and all(device.simulated for device in gpus):
+        slots = len(gpus)
+    return max(cores // max(slots, 1), 1)
 
 
 def available_cores() -> int:

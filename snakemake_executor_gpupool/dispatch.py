@@ -165,6 +165,10 @@ class Dispatch(Placement):
         units = self._first_look(worker.model) or worker.model.next_batch(worker, self._abandon)
         if not units:
             return
+        if self._comes_too_late(worker, units):
+            self._requeue(worker.model, units)
+            self.devices_left([device.name for device in worker.devices], now_s)
+            return
         self._batches += 1
         batch = Batch(self._batches, units, now_s)
         worker.in_flight.append(batch)
@@ -181,6 +185,12 @@ class Dispatch(Placement):
             longest_tokens=max(unit.tokens for unit in units),
         )
         self._outbox.put(RunBatch(worker.worker_id, batch.batch_id, params, units))
+
+    def _comes_too_late(self, worker: ModelWorker, units: list[Unit]) -> bool:
+        """Whether a worker's machine is given back before it would be through with a batch."""
+        in_hands = sum(batch.cost for batch in worker.in_flight)
+        cost = in_hands + sum(unit.cost for unit in units)
+        return cost * (worker.model.s_per_cost or 0.0) > self.time_left_s(worker.devices)
 
     def _rest(self, model: Model, now_s: float) -> None:
         for worker in model.alive:
@@ -246,7 +256,7 @@ class Dispatch(Placement):
                 self._jobs.unit_failed(unit, error)
 
     # -- deaths ----------------------------------------------------------------------
-    def died(self, worker_id: str, reason: str, now_s: float) -> None:
+    def died(self, worker_id: str, reason: str, now_s: float, *, blameless: bool = False) -> None:
         """A process is gone and what it held is free."""
         worker = self._workers.pop(worker_id)
         model = worker.model
@@ -254,7 +264,8 @@ class Dispatch(Placement):
         if worker.stage is not Stage.STOPPING or worker.hung:
             self.counts["worker_crashes"] += 1
             self._outbox.note("worker_died", worker=worker_id, reason=reason)
-            self._blame(worker, reason, now_s)
+            if not blameless:
+                self._blame(worker, reason, now_s)
         for batch in worker.in_flight:
             self._requeue(model, batch.units)
         worker.in_flight.clear()

@@ -1,19 +1,21 @@
-"""The seam to a machine: starts worker processes on its devices and moves frames.
+"""The seam to machines: starts worker processes on their devices and moves frames.
 
-Nothing above it knows where a device is or what a process is. This one is the machine
-itself; used by the run loop's thread alone, except for :meth:`LocalHost.wake`.
+Nothing above :class:`Host` knows where a device is or what a process is. :class:`LocalHost`
+is this machine; several are a :class:`~snakemake_executor_gpupool.cluster.host.ClusterHost`,
+each with a local host of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from snakemake_executor_gpupool.devices.handover import Handover
 from snakemake_executor_gpupool.devices.model import CUDA, Device
@@ -49,9 +51,61 @@ class WorkerGone:
     worker_id: str
     reason: str
     expected: bool
+    #: Its machine went, and took it along: nothing that it did was the cause.
+    blameless: bool = False
 
 
-Happening = FrameArrived | WorkerGone
+@dataclass(frozen=True)
+class DevicesJoined:
+    """Devices are there that were not there before."""
+
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True)
+class DevicesLeft:
+    """Devices are gone, or about to go: nothing new may be put on them."""
+
+    names: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class DevicesExpected:
+    """Devices such as these may yet join, and no others."""
+
+    devices: tuple[Device, ...]
+
+
+Happening = FrameArrived | WorkerGone | DevicesJoined | DevicesLeft | DevicesExpected
+
+
+class Host(Protocol):
+    """What the pool knows of machines; used by the run loop's thread alone, but for ``wake``."""
+
+    def wake(self) -> None: ...  # noqa: D102 - as LocalHost's, for the whole class
+    def pids(self) -> list[int]: ...  # noqa: D102
+    def moved_away(self, worker_id: str) -> bool: ...  # noqa: D102
+    def believes(self, worker_id: str) -> bool: ...  # noqa: D102
+    def reject(self, worker_id: str, why: str) -> None: ...  # noqa: D102
+    def watch(self, group: int) -> None: ...  # noqa: D102
+    def forget(self, group: int) -> None: ...  # noqa: D102
+    def start(  # noqa: D102
+        self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]
+    ) -> None: ...
+    def send(  # noqa: D102
+        self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()
+    ) -> None: ...
+    def stop(  # noqa: D102
+        self, worker_id: str, *, force: bool = False, complaint: str = ""
+    ) -> None: ...
+    def poll(self, timeout_s: float) -> list[Happening]: ...  # noqa: D102
+    def stop_all(self, *, force: bool = False) -> None: ...  # noqa: D102
+    def close(self, on_end: Callable[[WorkerGone], None]) -> list[str]: ...  # noqa: D102
+
+    def time_left_s(self, devices: Sequence[Device]) -> float:
+        """Return how long these devices' machine is still ours; infinite if for ever."""
+        ...
 
 
 @dataclass(eq=False)
@@ -279,6 +333,10 @@ class LocalHost:
         if words:
             return f"{reason}; the end of its log ({running.process.log_path}):\n{words}"
         return f"{reason}; its log: {running.process.log_path}"
+
+    def time_left_s(self, devices: Sequence[Device]) -> float:
+        """Return how long these devices' machine is still ours."""
+        return math.inf
 
     # -- the end ---------------------------------------------------------------------
     def stop_all(self, *, force: bool = False) -> None:

@@ -38,12 +38,15 @@ class RunPaths:
         self._disk_spool = self.directory / "spool"
         self._memory_spool: Path | None = None
 
-    def create(self) -> None:
-        """Make the directories, for this user alone, and point ``latest`` at them."""
+    def create(self, *, in_memory: bool = True) -> None:
+        """Make the directories, for this user alone, and point ``latest`` at them.
+
+        With ``in_memory``, large blobs prefer this machine's memory, which no other one sees.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         for directory in (self.directory, self.workers, self._disk_spool):
             directory.mkdir(mode=0o700, exist_ok=True)
-        if os.access(MEMORY_FILE_SYSTEM, os.W_OK):
+        if in_memory and os.access(MEMORY_FILE_SYSTEM, os.W_OK):
             made = tempfile.mkdtemp(prefix=f"gpupool-{os.getpid()}-", dir=MEMORY_FILE_SYSTEM)
             self._memory_spool = Path(made)
         self._point_latest()

@@ -7,8 +7,9 @@ allocator decides; which work goes where is :class:`~.dispatch.Dispatch`'s, whic
 from __future__ import annotations
 
 import abc
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Effect, Evict, Granted
@@ -40,10 +41,16 @@ class Placement(abc.ABC):
         self.on_lease_effect: Callable[[Effect], None] = lambda effect: None
         #: Takes granted devices against other processes; tells why if they are not to be had.
         self.claim: Callable[[tuple[Device, ...]], Refusal | None] = lambda devices: None
+        #: Tells how long devices are still ours.
+        self.time_left_s: Callable[[Sequence[Device]], float] = lambda devices: math.inf
 
     @abc.abstractmethod
     def feed(self, model: Model, now_s: float) -> None:
         """Do for a model what can be done now that one of its workers has changed."""
+
+    @abc.abstractmethod
+    def feed_all(self, now_s: float) -> None:
+        """Do for every model what can be done now."""
 
     @abc.abstractmethod
     def _give_up_model(self, model: Model, error: dict[str, Any], now_s: float) -> None:
@@ -133,6 +140,16 @@ class Placement(abc.ABC):
         """Another process has let go of a device."""
         self._outbox.note("device_given_back", device=device_name)
         self.apply(self._allocator.foreign(device_name, False, now_s), now_s)
+
+    def devices_joined(self, devices: Sequence[Device], now_s: float) -> None:
+        """Another machine takes part, or one is back."""
+        self.apply(self._allocator.join(devices, now_s), now_s)
+        self.feed_all(now_s)
+
+    def devices_left(self, names: Iterable[str], now_s: float) -> None:
+        """Devices are gone, or will be soon: their workers end once they are idle."""
+        for name in names:
+            self.apply(self._allocator.lost(name, now_s), now_s)
 
     def make_room(self, device_name: str) -> None:
         """Another run waits for a device: end the workers that only idle on it."""

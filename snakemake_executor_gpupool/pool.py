@@ -29,7 +29,16 @@ from snakemake_executor_gpupool.devices.claims import Claims, Refusal
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError, ProtocolError
 from snakemake_executor_gpupool.events import EventLog, write_summary
-from snakemake_executor_gpupool.host import FrameArrived, Happening, LocalHost, WorkerGone
+from snakemake_executor_gpupool.host import (
+    DevicesExpected,
+    DevicesJoined,
+    DevicesLeft,
+    FrameArrived,
+    Happening,
+    Host,
+    LocalHost,
+    WorkerGone,
+)
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.profile import Profile, profile_path
 from snakemake_executor_gpupool.progress import Progress, closing_line
@@ -48,12 +57,22 @@ class Pool:
         Devices, limits, directories.
     callbacks
         Whom to tell.
+    machines
+        The run's directory and the machines that it runs on; None: this one.
     """
 
-    def __init__(self, config: PoolConfig, callbacks: Callbacks) -> None:
+    def __init__(
+        self,
+        config: PoolConfig,
+        callbacks: Callbacks,
+        machines: tuple[RunPaths, Host] | None = None,
+    ) -> None:
         self.config = config
-        self.paths = RunPaths(config.run_root)
-        self.paths.create()
+        if machines is None:
+            self.paths = RunPaths(config.run_root)
+            self.paths.create()
+        else:
+            self.paths, self._host = machines
         try:
             self._store = self._open_store()
         except ConfigError:
@@ -66,6 +85,7 @@ class Pool:
             allow_multiple_per_device=settings.allow_multiple_per_device,
             offload_strategy=settings.offload_strategy,
         )
+        self._allocator.expect(config.expected, 0.0)
         look_up = self._store.look_up if self._store else lambda key: None
         self._profile = Profile(profile_path(os.environ))
         self._scheduler = Scheduler(
@@ -75,10 +95,12 @@ class Pool:
             look_up,
             self._profile.__getitem__,
         )
-        self._host = LocalHost(self.paths, config.worker_threads)
+        if machines is None:
+            self._host = LocalHost(self.paths, config.worker_threads)
         self._answers = Answers(self._scheduler, self.paths.spools, self._host.moved_away)
         self._claims = Claims(os.environ)
         self._scheduler.dispatch.claim = self._claim
+        self._scheduler.dispatch.time_left_s = self._host.time_left_s
         self._refusals_said: set[str] = set()
         self._events = EventLog(self.paths.events)
         self._has_lost_events = False
@@ -206,7 +228,9 @@ class Pool:
 
     # -- devices that other processes want, too --------------------------------------
     def _claim(self, devices: tuple[Device, ...]) -> Refusal | None:
-        refusal = self._claims.take(devices, ours=self._host.pids())
+        # Those of other machines are claimed there, by whoever offers them.
+        here = [device for device in devices if not device.host]
+        refusal = self._claims.take(here, ours=self._host.pids())
         if refusal is not None and refusal.why not in self._refusals_said:
             self._refusals_said.add(refusal.why)
             self._say(f"gpupool: {refusal.why}; waiting for it")
@@ -228,10 +252,25 @@ class Pool:
         if isinstance(happening, FrameArrived):
             if self._host.believes(happening.worker_id):
                 self._frame(happening.worker_id, happening.frame, now_s)
+        elif isinstance(happening, DevicesJoined):
+            names = [device.name for device in happening.devices]
+            self._events.write("devices_joined", {"devices": names})
+            self._scheduler.dispatch.devices_joined(happening.devices, now_s)
+        elif isinstance(happening, DevicesLeft):
+            fields = {"devices": list(happening.names), "why": happening.why}
+            self._events.write("devices_left", fields)
+            self._scheduler.dispatch.devices_left(happening.names, now_s)
+        elif isinstance(happening, DevicesExpected):
+            effects = self._allocator.expect(happening.devices, now_s)
+            self._scheduler.dispatch.apply(effects, now_s)
         else:
             self._note_exit(happening)
             self._scheduler.died(
-                happening.worker_id, happening.reason, now_s, expected=happening.expected
+                happening.worker_id,
+                happening.reason,
+                now_s,
+                expected=happening.expected,
+                blameless=happening.blameless,
             )
             self._look_around(now_s)
 
@@ -311,9 +350,9 @@ class Pool:
             "offloads": dispatch.counts["offloads"],
             "worker_crashes": dispatch.counts["worker_crashes"],
             "wall_s": round(wall_s, 3),
-            "simulated": any(device.simulated for device in self.config.devices),
+            "simulated": any(device.simulated for device in self._allocator.all_devices),
             "devices": {
                 device.name: {"busy_s": round(dispatch.busy_s[device.name], 3)}
-                for device in self.config.devices
+                for device in self._allocator.all_devices
             },
         }

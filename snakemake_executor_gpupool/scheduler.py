@@ -213,7 +213,7 @@ class Scheduler:
     def _spec_for(self, request: Request, tool: ToolState) -> DeviceSpec:
         """Return what devices a job's model goes to: the rule's wish, else the tool's."""
         assert tool.info is not None
-        kinds = {device.kind for device in self._allocator.devices}
+        kinds = self._allocator.kinds
         accepted = tool.info["devices"]
         wish = request.devices
         if wish is not None and wish.kind not in accepted:
@@ -268,13 +268,24 @@ class Scheduler:
             self.filing.write(job)
 
     # -- workers -------------------------------------------------------------------
-    def died(self, worker_id: str, reason: str, now_s: float, *, expected: bool = False) -> None:
-        """A process is gone; what it held of a device is free."""
+    def died(
+        self,
+        worker_id: str,
+        reason: str,
+        now_s: float,
+        *,
+        expected: bool = False,
+        blameless: bool = False,
+    ) -> None:
+        """A process is gone; what it held of a device is free.
+
+        ``expected``: it was told to end; ``blameless``: its machine went.
+        """
         self.filing.now_s = now_s
         if self.filing.owns(worker_id):
-            self.filing.died(worker_id, reason, expected=expected)
+            self.filing.died(worker_id, reason, expected=expected or blameless)
         elif self.dispatch.owns(worker_id):
-            self.dispatch.died(worker_id, reason, now_s)
+            self.dispatch.died(worker_id, reason, now_s, blameless=blameless)
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""

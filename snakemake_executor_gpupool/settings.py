@@ -63,3 +63,62 @@ class ExecutorSettings(ExecutorSettingsBase):
             "Safe for runs at the same time; bounded in size (GPUPOOL_CACHE_GIB, default 20).",
         },
     )
+    cluster: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Run the pool on several nodes. 'allocation': those of the Slurm allocation "
+            "that Snakemake was started in. 'slurm', 'pbs', 'lsf', 'sge' or 'htcondor': submit "
+            "pilot jobs as they are needed, see nodes. 'tls://host:port': the workers of a Dask "
+            "scheduler that runs already, see tls_ca.",
+        },
+    )
+    nodes: Optional[str] = field(
+        default=None,
+        metadata={"help": "MIN:MAX, how many pilot jobs there may be at a time."},
+    )
+    partition: Optional[str] = field(
+        default=None, metadata={"help": "Partition or queue of pilot jobs."}
+    )
+    account: Optional[str] = field(
+        default=None, metadata={"help": "Account or project of pilot jobs."}
+    )
+    walltime: Optional[str] = field(
+        default=None,
+        metadata={"help": "How long a pilot job may run, hours:minutes:seconds."},
+    )
+    gpus_per_node: int = field(default=1, metadata={"help": "GPUs of a pilot job."})
+    cores_per_node: int = field(default=4, metadata={"help": "Processor cores of a pilot job."})
+    memory_per_node: str = field(default="16GiB", metadata={"help": "Memory of a pilot job."})
+    pilot_options: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Further options for the batch system, separated by semicolons, as in "
+            "'--constraint=a100; --exclusive'. For systems other than Slurm they have to say "
+            "how GPUs are asked for.",
+        },
+    )
+    interface: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Network interface to listen on for the nodes, such as ib0. By default the "
+            "one that leads out of this machine.",
+        },
+    )
+    tls_ca: Optional[str] = field(
+        default=None,
+        metadata={"help": "Certificate authority of a Dask scheduler that runs already (file)."},
+    )
+    tls_cert: Optional[str] = field(
+        default=None, metadata={"help": "Certificate to show to it (file)."}
+    )
+    tls_key: Optional[str] = field(
+        default=None, metadata={"help": "Key of that certificate (file)."}
+    )
+    link_timeout: float = field(
+        default=60.0,
+        metadata={
+            "help": "Seconds without word after which a node counts as lost, and its work goes "
+            "to others.",
+            "type": float,
+        },
+    )

@@ -268,9 +268,13 @@ class Allocator:
         self._foreign -= names
         return self._serve(now_s)
 
-    def expect(self, devices: Sequence[Device]) -> None:
-        """Let requests wait for devices such as these, which may yet :meth:`join`."""
+    def expect(self, devices: Sequence[Device], now_s: float) -> list[Effect]:
+        """Let requests wait for devices such as these, which may yet :meth:`join`, and no others.
+
+        Those in line for what is no longer expected are refused.
+        """
         self._expected = tuple(devices)
+        return self._refuse_impossible() + self._serve(now_s)
 
     def configure(
         self,
@@ -298,6 +302,11 @@ class Allocator:
     def devices(self) -> tuple[Device, ...]:
         """The managed devices that are not lost."""
         return tuple(device for device in self._managed if device.name not in self._lost)
+
+    @property
+    def all_devices(self) -> tuple[Device, ...]:
+        """Every device that there ever was."""
+        return self._all
 
     @property
     def kinds(self) -> set[str]:

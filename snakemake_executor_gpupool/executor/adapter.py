@@ -23,7 +23,13 @@ from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMode
 
 from snakemake_executor_gpupool.actions import Callbacks
-from snakemake_executor_gpupool.config import PoolConfig, available_cores, build_config
+from snakemake_executor_gpupool.config import (
+    Machines,
+    PoolConfig,
+    available_cores,
+    build_config,
+)
+from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import ConfigError
@@ -37,6 +43,8 @@ from snakemake_executor_gpupool.executor.translate import (
     is_served,
     title,
 )
+from snakemake_executor_gpupool.host import Host
+from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.pool import Pool
 from snakemake_executor_gpupool.request import JobReport
 from snakemake_executor_gpupool.scheduler import LeaseRequest
@@ -69,10 +77,16 @@ class Executor(RealExecutor):
         self._lock = threading.Lock()
         self._signals_caught = False
         self._cores = cpu_budget(self.workflow)
+        self._machines: tuple[RunPaths, Host] | None = None
         config = self._configure()
-        check_start(self.workflow, config, self.logger)
+        try:
+            check_start(self.workflow, config, self.logger)
+        except WorkflowError:
+            if self._machines is not None:
+                self._machines[1].close(lambda end: None)
+            raise
         callbacks = Callbacks(self._report, self._grant, self._broken, self.logger.info)
-        self._pool = Pool(config, callbacks)
+        self._pool = Pool(config, callbacks, self._machines)
         self._lane = LocalLane(
             self.workflow,
             self.logger,
@@ -97,12 +111,19 @@ class Executor(RealExecutor):
                     idle_timeout_s=settings.idle_timeout,
                 ),
                 cache=settings.cache,
+                find=self._bring_up_cluster if settings.cluster else None,
             )
         except ConfigError as error:
             raise WorkflowError(f"gpupool: {error}") from error
         for warning in config.warnings:
             self.logger.warning(f"gpupool: {warning}")
         return config
+
+    def _bring_up_cluster(self, device_settings: DeviceSettings) -> Machines:
+        from snakemake_executor_gpupool.executor.cluster import bring_up
+
+        self._machines, machines = bring_up(self.workflow, device_settings, self.logger)
+        return machines
 
     # -- Snakemake's side ------------------------------------------------------------
     @property

@@ -8,6 +8,7 @@ from typing import Any
 from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_gpupool.config import PoolConfig
+from snakemake_executor_gpupool.devices.model import most_on_one_host
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.executor.software import (
     Unservable,
@@ -79,12 +80,14 @@ def check_tool(spec: str) -> None:
 
 def device_problem(spec: Any, config: PoolConfig) -> str | None:
     """Say why the managed devices can never satisfy a request; None if they can."""
-    managed = [device.name for device in config.gpus]
-    there = f"the pool manages {', '.join(managed) or 'no GPU'}"
-    missing = [name for name in spec.names if name not in managed]
+    managed = [*config.gpus, *(device for device in config.expected if device.kind == "cuda")]
+    names = ", ".join(dict.fromkeys(device.name for device in managed))
+    there = f"the pool manages {names or 'no GPU'}"
+    known = {*(d.name for d in managed), *(d.local_name for d in managed)}
+    missing = [name for name in spec.names if name not in known]
     if missing:
         return f"asks for {', '.join(missing)}, but {there}"
-    if spec.count > len(managed):
+    if spec.count > most_on_one_host(filter(spec.accepts, managed)):
         return f"asks for {spec.count} GPU{'s' * (spec.count > 1)}, but {there}"
     return None
 

@@ -31,6 +31,7 @@ from snakemake_executor_gpupool.workers.child_memory import (
 from snakemake_executor_gpupool.workers.child_output import job_log, tell_error
 from snakemake_executor_gpupool.workers.child_run import run_batch
 from snakemake_executor_gpupool.workers.child_store import keep_result
+from snakemake_executor_gpupool.workers.child_wait import wait_for_files
 from snakemake_executor_gpupool.workers.payload import load_payload, pack, save_payload
 from snakemake_executor_gpupool.workers.protocol import (
     Blob,
@@ -121,6 +122,7 @@ class Server:
         ident = frame.meta["job"]
         try:
             os.chdir(frame.meta["cwd"])
+            wait_for_files(job.input, frame.meta.get("latency_wait_s", 0.0))
             with job_log(job), explained_inputs(job):
                 self._announce_items(ident, job)
         except Exception as error:

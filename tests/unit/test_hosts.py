@@ -103,11 +103,19 @@ def test_an_eviction_empties_one_machine_only() -> None:  # D5
 
 def test_a_machine_that_joins_serves_those_who_wait() -> None:  # D5
     allocator = Allocator([])
-    allocator.expect([card("a node to come", 0)])
+    allocator.expect([card("n9", 0)], 0.0)
     assert allocator.kinds == {"cuda"}
     assert allocator.request(ask("cuda"), 0.0) == []
     (effect,) = allocator.join([card("n1", 0)], 1.0)
     assert isinstance(effect, Granted) and effect.devices[0].name == "n1/cuda:0"
+
+
+def test_what_is_no_longer_expected_is_no_longer_waited_for() -> None:  # D10
+    allocator = Allocator([])
+    allocator.expect([card("n9", 0)], 0.0)
+    allocator.request(ask("cuda"), 0.0)
+    (effect,) = allocator.expect([], 1.0)
+    assert isinstance(effect, Impossible)
 
 
 def test_a_machine_that_was_lost_may_come_back() -> None:  # D12

@@ -1,0 +1,1 @@
+"""The same pool over several machines, on Dask; imported only with ``--gpupool-cluster``."""

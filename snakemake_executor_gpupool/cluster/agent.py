@@ -1,0 +1,315 @@
+"""A node's part of a run: a thin agent in a Dask worker, which starts the model's workers.
+
+::
+
+    coordinator ◄── link ──► Agent (event loop) ◄── queue, wake ──► Session (thread): LocalHost
+
+The agent is a plugin of the Dask worker; the processes that hold models are started by
+:class:`~snakemake_executor_gpupool.host.LocalHost`, just as on a single machine, and end
+when the agent does, however that happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distributed.core import Status
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from snakemake_executor_gpupool.cluster.endpoint import Endpoint
+from snakemake_executor_gpupool.cluster.link import LinkBroken
+from snakemake_executor_gpupool.cluster.messages import Begin, Joined, device_fields, pack, unpack
+from snakemake_executor_gpupool.cluster.node import (
+    device_environment,
+    ends_in_s,
+    node_cores,
+    node_name,
+    why_not_shared,
+)
+from snakemake_executor_gpupool.config import choose_devices, worker_threads
+from snakemake_executor_gpupool.devices.claims import Claims
+from snakemake_executor_gpupool.devices.environment import DeviceSettings
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.probe import probe
+from snakemake_executor_gpupool.devices.strings import managed_of_host
+from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.host import FrameArrived, Happening, LocalHost, WorkerGone
+from snakemake_executor_gpupool.paths import RunPaths
+from snakemake_executor_gpupool.request import ToolRef
+from snakemake_executor_gpupool.workers.protocol import Blob, Frame
+
+log = logging.getLogger("gpupool.agent")
+
+#: How often a session looks around when nothing happens.
+TURN_S = 1.0
+#: How often devices that somebody else holds are asked for again.
+CLAIM_S = 10.0
+#: How long a session may take to end its workers.
+PATIENCE_S = 8.0
+
+
+class AgentPlugin(WorkerPlugin):
+    """Makes a Dask worker an agent for one run.
+
+    Parameters
+    ----------
+    run_id
+        The run; also the name of the topic under which agents announce themselves.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.name = f"gpupool-{run_id}"
+        self._agent: Agent | None = None
+
+    def setup(self, worker: Any) -> None:
+        """Offer the link, and tell the coordinator so."""
+        self._agent = Agent()
+        worker.handlers[self.name] = self._agent.attend
+        node = node_name(os.environ)
+        place = worker.nanny or worker.address
+        told = {"address": worker.address, "node": node, "place": place, "name": worker.name}
+        worker.log_event(self.name, told)
+
+    async def teardown(self, worker: Any) -> None:
+        """End everything."""
+        worker.handlers.pop(self.name, None)
+        if self._agent is not None:
+            await self._agent.close()
+
+
+class Agent:
+    """One end of the link, and the session that it serves; on the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+
+    async def attend(self, comm: Any, session: str, received: int) -> Any:
+        """Serve one connection of a session until it breaks; a handler of the Dask worker."""
+        if self._session is None or self._session.ident != session or self._session.is_over:
+            if received:  # a session that this agent has ended, or never knew
+                await comm.write({"received": None})
+                return Status.dont_reply
+            await self.close()
+            self._session = Session(session, asyncio.get_running_loop())
+        endpoint = self._session.endpoint
+        await comm.write({"received": endpoint.link.received})
+        try:
+            await endpoint.attend(comm, received)
+        except LinkBroken as error:
+            log.error("the link to the coordinator is beyond repair: %s", error)
+            await self.close()
+        return Status.dont_reply
+
+    async def close(self) -> None:
+        """End the session and all its processes."""
+        session, self._session = self._session, None
+        if session is not None:
+            await asyncio.to_thread(session.close)
+
+
+class Session:
+    """One coordinator's work on this node, on a thread of its own.
+
+    Parameters
+    ----------
+    ident
+        The coordinator's name for it.
+    loop
+        The event loop that the link runs on.
+    """
+
+    def __init__(self, ident: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.ident = ident
+        self.endpoint = Endpoint(loop, self._delivered)
+        self._inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._host: LocalHost | None = None
+        self._devices: dict[str, Device] = {}
+        self._waiting: list[Device] = []  # devices that somebody else holds
+        self._claims = Claims(os.environ)
+        self._claimed_s = 0.0
+        self._silence_s = 60.0
+        self._handlers: dict[str, Callable[[Frame], None]] = {
+            "begin": self._begin,
+            "start": self._start,
+            "send": self._send,
+            "stop": self._stop,
+            "end": lambda frame: self._closing.set(),
+        }
+        self._thread = threading.Thread(target=self._run, name="gpupool-agent", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """End it, and wait until it has."""
+        self._closing.set()
+        self._wake()
+        self._thread.join()
+
+    def _delivered(self, message: bytes) -> None:
+        self._inbox.put(message)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._host is not None:
+            self._host.wake()
+
+    def _tell(self, kind: str, fields: dict[str, Any], blobs: list[Blob] | None = None) -> None:
+        self.endpoint.post(pack(kind, fields, blobs or ()))
+
+    # -- the thread ------------------------------------------------------------------
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._turn()
+        except Exception:
+            log.exception("the agent failed, which is a bug; its processes end")
+        finally:
+            self._end()
+
+    def _turn(self) -> None:
+        if self._host is None:
+            self._take(timeout_s=TURN_S)
+        else:
+            for happening in self._host.poll(TURN_S):
+                self._happened(happening)
+        while self._take():
+            pass
+        if time.monotonic() - self.endpoint.heard_s > self._silence_s:
+            log.error("no word from the coordinator for %s s: all ends", self._silence_s)
+            self._closing.set()
+        self._ask_again()
+
+    def _take(self, timeout_s: float = 0.0) -> bool:
+        """Do what the next message says; tell whether there was one."""
+        try:
+            message = self._inbox.get(timeout=timeout_s) if timeout_s else self._inbox.get_nowait()
+        except queue.Empty:
+            return False
+        frame = unpack(message)
+        self._handlers[frame.type](frame)
+        return True
+
+    def _end(self) -> None:
+        if self._host is not None:
+            self._host.stop_all(force=True)
+            self._host.close(on_end=self._happened, patience_s=PATIENCE_S)
+        self._claims.close()
+
+    # -- what the coordinator wants ------------------------------------------------------
+    def _begin(self, frame: Frame) -> None:
+        fields = {name: value for name, value in frame.meta.items() if name != "type"}
+        begin = Begin(**fields)
+        self._silence_s = begin.silence_s
+        for name, value in begin.environment.items():
+            os.environ.setdefault(name, value)
+        problem = why_not_shared(begin.probe, begin.token, begin.cwd, begin.latency_wait_s)
+        if problem is not None:
+            self._tell("unfit", {"why": problem})
+            return
+        try:
+            self._open(begin)
+        except GpupoolError as error:
+            self._tell("unfit", {"why": str(error)})
+
+    def _open(self, begin: Begin) -> None:
+        env = device_environment(os.environ)
+        cores = node_cores(env)
+        devices, notes = managed_here(begin.managed, env, cores)
+        self._host = LocalHost(
+            RunPaths(Path(begin.run_root), begin.run_id), worker_threads(devices, cores)
+        )
+        node = node_name(env)
+        self._devices = {device.name: device for device in devices}
+        self._waiting = [device.on(node) for device in devices]
+        free = self._claim(notes)
+        left_s = ends_in_s(env, begin.walltime_s)
+        fields = [device_fields(device) for device in free]
+        self._tell("joined", vars(Joined(fields, cores, left_s, notes)))
+
+    def _claim(self, notes: list[str]) -> list[Device]:
+        """Take what nobody else on this machine holds; return that."""
+        self._claimed_s = time.monotonic()
+        taken, refused = [], []
+        for device in self._waiting:
+            refusal = self._claims.take([device])
+            if refusal is None:
+                taken.append(self._devices[device.local_name])
+            elif refusal.lost:
+                notes.append(refusal.why)
+            else:
+                refused.append(device)
+                notes.append(refusal.why)
+        self._waiting = refused
+        return taken
+
+    def _ask_again(self) -> None:
+        if self._waiting and time.monotonic() - self._claimed_s > CLAIM_S:
+            free = self._claim([])
+            if free:
+                self._tell("offer", {"devices": [device_fields(device) for device in free]})
+
+    def _start(self, frame: Frame) -> None:
+        assert self._host is not None, "start before begin"
+        devices = tuple(self._devices[name] for name in frame.meta["devices"])
+        self._host.start(frame.meta["worker"], ToolRef(**frame.meta["tool"]), devices)
+
+    def _send(self, frame: Frame) -> None:
+        if self._host is not None:
+            self._host.send(frame.meta["worker"], frame.meta["meta"], frame.blobs)
+
+    def _stop(self, frame: Frame) -> None:
+        if self._host is not None:
+            force, complaint = frame.meta["force"], frame.meta["complaint"]
+            self._host.stop(frame.meta["worker"], force=force, complaint=complaint)
+
+    # -- what happens here -----------------------------------------------------------------
+    def _happened(self, happening: Happening) -> None:
+        if isinstance(happening, WorkerGone):
+            fields = {"reason": happening.reason, "expected": happening.expected}
+            self._tell("gone", {"worker": happening.worker_id, **fields})
+            return
+        assert isinstance(happening, FrameArrived), "a machine's own processes are all there is"
+        frame = self._checked(happening.worker_id, happening.frame)
+        self._tell("frame", {"worker": happening.worker_id, "meta": frame.meta}, frame.blobs)
+
+    def _checked(self, worker_id: str, frame: Frame) -> Frame:
+        """Believe a worker that its weights have left a device only if the driver agrees."""
+        if frame.type != "moved" or not frame.meta.get("away"):
+            return frame
+        assert self._host is not None
+        if self._host.moved_away(worker_id):
+            return frame
+        message = "its weights are still on the device after the move to the host"
+        error = {"kind": "tool", "type": "RuntimeError", "message": message, "traceback": ""}
+        return Frame({"type": "move_failed", "error": error}, [])
+
+
+def managed_here(
+    managed: str, env: dict[str, str], cores: int
+) -> tuple[tuple[Device, ...], list[str]]:
+    """Return the devices of this node that the run may use, and what to tell about them.
+
+    Raises
+    ------
+    ConfigError
+        The string names what is not there.
+    """
+    text = managed_of_host(managed, node_name(env))
+    if text is None:
+        return (), []
+    found = probe(env)
+    settings = DeviceSettings(managed=text, managed_source="--gpupool-devices")
+    return choose_devices(settings, found, cores), list(found.warnings)

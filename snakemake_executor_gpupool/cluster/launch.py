@@ -1,0 +1,233 @@
+"""Where nodes come from: an allocation that we are in, pilots of our own, or a running Dask."""
+
+from __future__ import annotations
+
+import abc
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from snakemake_executor_gpupool.cluster.security import Credentials
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.errors import ConfigError
+
+#: How often an agent that ended is started again.
+MOST_RESTARTS = 3
+#: Pause before that.
+RESTART_S = 2.0
+#: How long agents may take to end by themselves, once their scheduler is gone.
+GRACE_S = 5.0
+
+WORKER = "snakemake_executor_gpupool.cluster.worker_main"
+
+
+class Launcher(abc.ABC):
+    """Gets nodes and keeps them.
+
+    Attributes
+    ----------
+    nodes
+        How many there will be at the start.
+    """
+
+    nodes: int
+
+    @property
+    @abc.abstractmethod
+    def has_hope(self) -> bool:
+        """Whether nodes may yet come, or come back."""
+
+    @abc.abstractmethod
+    def look(self, now_s: float) -> None:
+        """Look after what was started."""
+
+    @abc.abstractmethod
+    def where_to_look(self) -> str:
+        """Say where a user finds out why no node came."""
+
+    def devices_to_come(self) -> tuple[Device, ...]:
+        """Return devices such as the nodes will have, where that is known beforehand."""
+        return ()
+
+    def close(self) -> None:  # noqa: B027 - there may be nothing to do
+        """Start nothing more."""
+
+    def finish(self) -> None:  # noqa: B027
+        """Wait for what was started to end, now that its scheduler is gone."""
+
+
+class RunningDask(Launcher):
+    """A Dask cluster that somebody else started and will end."""
+
+    has_hope = True
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes = nodes
+
+    def look(self, now_s: float) -> None:
+        """Nothing is ours to look after."""
+
+    def where_to_look(self) -> str:
+        """Say where a user finds out why no node came."""
+        return "does the Dask cluster have workers, and do these have gpupool installed?"
+
+
+@dataclass(eq=False)
+class _Step:
+    """One node's ``srun``."""
+
+    node: str
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    start_s: float = 0.0
+
+
+class Allocation(Launcher):
+    """The Slurm allocation that Snakemake was started in: one step, and one agent, a node.
+
+    Parameters
+    ----------
+    scheduler
+        Address of the Dask scheduler.
+    credentials
+        The run's.
+    logs
+        Directory for what agents print.
+    env
+        The environment.
+    watch, forget
+        Told of process groups to be killed, should this process be.
+
+    Raises
+    ------
+    ConfigError
+        This is no allocation.
+    """
+
+    def __init__(
+        self,
+        scheduler: str,
+        credentials: Credentials,
+        logs: Path,
+        env: Mapping[str, str],
+        watch: Callable[[int], None],
+        forget: Callable[[int], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._credentials = credentials
+        self._logs = logs
+        self._env = env
+        self._watch = watch
+        self._forget = forget
+        logs.mkdir(mode=0o700, exist_ok=True)
+        self._steps = [_Step(node) for node in allocated_nodes(env)]
+        self.nodes = len(self._steps)
+        for step in self._steps:
+            self._start(step)
+
+    def _start(self, step: _Step) -> None:
+        with (self._logs / f"{step.node}.log").open("ab") as log:
+            step.process = subprocess.Popen(
+                [*srun(step.node), *worker_command(self._scheduler, self._credentials)],
+                env=dict(self._env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._watch(step.process.pid)
+
+    @property
+    def has_hope(self) -> bool:
+        """Whether any step runs, or is to be started again."""
+        return any(step.process or step.restarts < MOST_RESTARTS for step in self._steps)
+
+    def look(self, now_s: float) -> None:
+        """Start agents again that have ended."""
+        for step in self._steps:
+            if step.process is not None and step.process.poll() is not None:
+                self._forget(step.process.pid)
+                step.process, step.start_s = None, now_s + RESTART_S
+            may_start = step.restarts < MOST_RESTARTS and now_s >= step.start_s
+            if step.process is None and may_start:
+                step.restarts += 1
+                self._start(step)
+
+    def where_to_look(self) -> str:
+        """Say where a user finds out why no node came."""
+        return f"what the agents said is in {self._logs}"
+
+    def close(self) -> None:
+        """Start nothing more."""
+        for step in self._steps:
+            step.restarts = MOST_RESTARTS
+
+    def finish(self) -> None:
+        """Wait for the steps, which end with their agents, and end those that do not."""
+        running = [step.process for step in self._steps if step.process is not None]
+        for number in (0, signal.SIGTERM, signal.SIGKILL):
+            for process in running:
+                if number and process.poll() is None:
+                    process.send_signal(number)
+            for process in running:
+                try:
+                    process.wait(timeout=GRACE_S / len(running))
+                except subprocess.TimeoutExpired:
+                    continue
+        for process in running:
+            self._forget(process.pid)
+
+
+def allocated_nodes(env: Mapping[str, str]) -> list[str]:
+    """Return the nodes of the Slurm allocation that this process is in.
+
+    Raises
+    ------
+    ConfigError
+        It is in none, or Slurm does not tell.
+    """
+    names = env.get("SLURM_JOB_NODELIST")
+    if not names:
+        raise ConfigError(
+            "--gpupool-cluster allocation: this is no Slurm allocation (SLURM_JOB_NODELIST is not "
+            "set). Start Snakemake inside one, as in "
+            "`salloc --nodes=2 --gres=gpu:2 snakemake ...`, or use --gpupool-cluster slurm, which "
+            "submits pilots of its own"
+        )
+    try:
+        told = subprocess.run(
+            ["scontrol", "show", "hostnames", names],  # noqa: S607 - the site's own
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError(f"scontrol does not tell which nodes {names} are: {error}") from error
+    return told.stdout.split()
+
+
+def srun(node: str) -> list[str]:
+    """Return the command that starts something on one node of the allocation.
+
+    One step a node, so that one that ends takes no other along. ``-n`` is always given, since
+    the allocation's own number of tasks is inherited; ``--overlap``, since other steps may
+    hold the same cores meanwhile.
+    """
+    options = ["--overlap", "--nodes=1", "-n", "1", "--nodelist", node, "--cpu-bind=none"]
+    return ["srun", *options, "--kill-on-bad-exit=0", "--unbuffered", "--input=none"]
+
+
+def worker_command(scheduler: str, credentials: Credentials) -> list[str]:
+    """Return the command that runs an agent."""
+    files = {
+        "ca-file": credentials.certificate,
+        "cert": credentials.certificate,
+        "key": credentials.key,
+    }
+    tls = [text for name, path in files.items() for text in (f"--tls-{name}", path)]
+    limits = ["--nthreads", str(os.cpu_count() or 1), "--memory-limit", "0"]
+    return [sys.executable, "-m", WORKER, scheduler, *limits, "--death-timeout", "60", *tls]

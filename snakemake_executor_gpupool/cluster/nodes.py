@@ -1,0 +1,98 @@
+"""One agent as the coordinator sees it, and how it stays connected."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from snakemake_executor_gpupool.cluster.endpoint import Endpoint
+from snakemake_executor_gpupool.cluster.link import LinkBroken
+from snakemake_executor_gpupool.cluster.messages import pack
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.workers.protocol import Blob
+
+#: Pause before an agent is tried again.
+RETRY_S = 0.2
+#: Refused so often in a row, an agent is dead.
+MOST_REFUSALS = 2
+
+Connect = Callable[[str, str, int], Awaitable[tuple[Any, int | None]]]
+
+
+@dataclass(eq=False)
+class Node:
+    """One agent as the coordinator sees it.
+
+    Attributes
+    ----------
+    address
+        Of its Dask worker.
+    place
+        What stays the same when its Dask worker is started again.
+    workers
+        The processes on it, and the devices of each.
+    """
+
+    name: str
+    address: str
+    place: str
+    session: str
+    endpoint: Endpoint
+    token: str
+    devices: dict[str, Device] = field(default_factory=dict)
+    workers: dict[str, tuple[Device, ...]] = field(default_factory=dict)
+    ends_s: float = math.inf
+    has_joined: bool = False
+    is_leaving: bool = False
+    #: Nobody is interested in it any longer.
+    is_given_up: bool = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether new processes may be started on it."""
+        return self.has_joined and not self.is_leaving
+
+    @property
+    def filing(self) -> int:
+        """How many processes without devices it has."""
+        return sum(not devices for devices in self.workers.values())
+
+    def tell(self, kind: str, fields: dict[str, Any], blobs: Sequence[Blob] = ()) -> None:
+        """Send the agent a message."""
+        self.endpoint.post(pack(kind, fields, blobs))
+
+    async def until_lost(self, connect: Connect, limit_s: float) -> str:
+        """Stay connected to the agent as long as that can be done; return why it no longer can.
+
+        Parameters
+        ----------
+        connect
+            Connects to an address, for a session, telling how many messages have arrived.
+        limit_s
+            Without word for so long, the node is lost.
+        """
+        refusals = 0
+        while not self.is_given_up:
+            try:
+                received = self.endpoint.link.received
+                comm, theirs = await connect(self.address, self.session, received)
+                refusals = 0
+                if theirs is None:
+                    return "it had ended this run's processes"
+                await self.endpoint.attend(comm, theirs)
+            except ConnectionRefusedError:
+                refusals += 1
+            except LinkBroken as error:
+                return str(error)
+            except OSError:
+                pass  # it may be back in a moment
+            if refusals >= MOST_REFUSALS:
+                return "its agent is dead"
+            if time.monotonic() - self.endpoint.heard_s > limit_s:
+                return f"no word from it for {limit_s:.0f} s"
+            await asyncio.sleep(RETRY_S)
+        return "the run is over"

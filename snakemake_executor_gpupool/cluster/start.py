@@ -1,0 +1,163 @@
+"""Brings a cluster up for a run: credentials, Dask, nodes, and the host over them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distributed.security import Security
+
+from snakemake_executor_gpupool.cluster.engine import CLOSE_S, Engine, own_scheduler
+from snakemake_executor_gpupool.cluster.host import ClusterHost, environment_for_nodes
+from snakemake_executor_gpupool.cluster.launch import (
+    Allocation,
+    Launcher,
+    RunningDask,
+    allocated_nodes,
+)
+from snakemake_executor_gpupool.cluster.messages import Begin
+from snakemake_executor_gpupool.cluster.options import ALLOCATION, ClusterOptions
+from snakemake_executor_gpupool.cluster.security import Credentials, tls
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.host import LocalHost, WorkerGone
+from snakemake_executor_gpupool.paths import RunPaths
+
+#: How long the nodes of an allocation may take to join.
+JOIN_S = 120.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a cluster must know of the run.
+
+    Attributes
+    ----------
+    run_root
+        The directory that gets one subdirectory per run.
+    managed
+        A managed-devices string.
+    latency_wait_s
+        How long files may take to be seen on other machines.
+    say
+        Takes a line for the user.
+    """
+
+    run_root: Path
+    managed: str
+    latency_wait_s: float
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that is up.
+
+    Attributes
+    ----------
+    paths
+        The run's files.
+    host
+        The machines, as the pool wants them.
+    devices
+        Those that are there already.
+    expected
+        Such as may yet come.
+    """
+
+    paths: RunPaths
+    host: ClusterHost
+    devices: tuple[Device, ...]
+    expected: tuple[Device, ...]
+
+
+def start_cluster(options: ClusterOptions, around: Surroundings) -> Cluster:
+    """Bring a cluster up.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be; the message says what to do.
+    """
+    options.check()
+    if options.way == ALLOCATION:
+        allocated_nodes(os.environ)  # said before anything is started
+    paths = RunPaths(around.run_root.resolve())
+    paths.create(in_memory=False)
+    with contextlib.ExitStack() as undo:
+        undo.callback(paths.remove_spools)
+        local = LocalHost(paths, threads=1)
+        undo.callback(local.close, _nobody_cares)
+        resources = contextlib.ExitStack()
+        undo.push(resources)
+        engine, launcher = _start(options, paths, local, resources)
+        begin = _begin(options, around, paths)
+        host = ClusterHost(local, engine, launcher, paths, begin, options, around.say, resources)
+        undo.callback(host.stop_listening)
+        devices: tuple[Device, ...] = ()
+        if not options.is_pilots:
+            devices = host.wait_for_nodes(launcher.nodes, JOIN_S)
+        undo.pop_all()
+    return Cluster(paths, host, devices, devices or launcher.devices_to_come())
+
+
+def _start(
+    options: ClusterOptions, paths: RunPaths, local: LocalHost, undo: contextlib.ExitStack
+) -> tuple[Engine, Launcher]:
+    """Start Dask, and what gets nodes."""
+    Engine.configure()
+    launcher: Launcher
+    if options.is_running_dask:
+        assert options.tls is not None
+        engine = _engine(options.way, tls(*options.tls), paths.run_id)
+        undo.callback(engine.close)
+        return engine, RunningDask(engine.count_workers())
+    credentials = Credentials(paths.directory / "tls")
+    undo.callback(credentials.remove)
+    security = credentials.security()
+    own = own_scheduler(options.interface, security)
+    finish = undo.enter_context(contextlib.ExitStack())
+    undo.callback(own.close, timeout=CLOSE_S)
+    engine = _engine(own, security, paths.run_id)
+    undo.callback(engine.close)
+    launcher = Allocation(
+        own.scheduler_address,
+        credentials,
+        paths.directory / "agents",
+        os.environ,
+        local.watch,
+        local.forget,
+    )
+    finish.callback(launcher.finish)
+    undo.callback(launcher.close)
+    return engine, launcher
+
+
+def _engine(where: Any, security: Security, run_id: str) -> Engine:
+    try:
+        return Engine(where, security, run_id)
+    except (OSError, TypeError) as error:
+        raise ConfigError(f"the Dask scheduler cannot be reached: {error}") from error
+
+
+def _begin(options: ClusterOptions, around: Surroundings, paths: RunPaths) -> Begin:
+    return Begin(
+        run_root=str(paths.root),
+        run_id=paths.run_id,
+        cwd=str(Path.cwd()),
+        probe="",
+        token="",
+        managed=around.managed,
+        silence_s=options.link_timeout_s,
+        latency_wait_s=around.latency_wait_s,
+        walltime_s=options.walltime_s,
+        environment=environment_for_nodes(),
+    )
+
+
+def _nobody_cares(end: WorkerGone) -> None:
+    """Nothing was started yet."""

@@ -1,0 +1,43 @@
+"""Starts a Dask worker on a node: ``python -m snakemake_executor_gpupool.cluster.worker_main``.
+
+Dask's own command line with what has to be decided on the node: it listens on the address
+that leads to the scheduler, never on all; it has no web pages; and it leaves the variables
+for numeric libraries' threads alone, which are for the model's workers to have.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+from urllib.parse import urlsplit
+
+import dask
+from distributed.cli.dask_worker import main as dask_worker
+from distributed.utils import get_ip
+
+SETTINGS: dict[str, Any] = {
+    "distributed.nanny.environ": {},
+    "distributed.nanny.pre-spawn-environ": {},
+    "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+}
+
+
+def main() -> None:
+    """Run the worker until the scheduler is gone."""
+    arguments = sys.argv[1:]
+    if not {"--host", "--interface"} & set(arguments):
+        scheduler = urlsplit(arguments[0]).hostname or ""
+        arguments += ["--host", get_ip(scheduler)]
+    if "--host" in arguments:
+        host = arguments[arguments.index("--host") + 1]
+        arguments += ["--dashboard-address", f"{host}:0"]
+    dask.config.set(SETTINGS)
+    dask_worker(args=[*arguments, "--no-dashboard"], standalone_mode=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Runs a workflow on the two nodes, and looks at what goes on meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+
+from tests.acceptance.running import GPUPOOL, Finished, Workflow
+
+SNAKEFILE = """
+rule all:
+    input: expand("out/{i}.up", i=range(JOBS)), PLAIN
+
+rule up:
+    input: "in/{i}.txt"
+    output: "out/{i}.up"
+    log: "log/{i}.txt"
+    resources: gpupool_tool="textual.py:Textual"
+    params: sleep_s=SLEEP
+    script: "textual.py"
+
+rule plain:
+    output: "plain/{i}.txt"
+    resources: gpu=1
+    shell: "echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES > {output}"
+"""
+
+
+class OnSlurm(Workflow):
+    """A workflow of served jobs with four lines each, run on the cluster."""
+
+    def __init__(self, directory: Path, jobs: int = 12, sleep_s: float = 0.2, plain: int = 0):
+        text = SNAKEFILE.replace("JOBS", str(jobs)).replace("SLEEP", str(sleep_s))
+        text = text.replace("PLAIN", f'expand("plain/{{i}}.txt", i=range({plain}))')
+        # One line fills a micro-batch, so that every device gets many.
+        lines = {i: [f"{i}-{n}-".ljust(60, "x") for n in range(4)] for i in range(jobs)}
+        files = {f"in/{i}.txt": "\n".join(some) + "\n" for i, some in lines.items()}
+        super().__init__(directory, text, files)
+        self.jobs = jobs
+        self._expected = {
+            f"{i}.up": "".join(f"{line.upper()}.plain\n" for line in some)
+            for i, some in lines.items()
+        }
+        self._alloc: list[str] = []
+
+    def allocated(self, *options: str) -> OnSlurm:
+        """Run inside an allocation from now on."""
+        self._alloc = ["salloc", "--quiet", *options]
+        return self
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of a run."""
+        own = ("--gpupool-interface", "lo", "--latency-wait", "3")
+        return [*self._alloc, *super().command(*arguments), *own]
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """Two simulated cards a node, masked by what Slurm assigns."""
+        environment = super().environment(GPUPOOL_SIMULATE="2x16GiB", **extra)
+        del environment["CUDA_VISIBLE_DEVICES"]
+        return environment
+
+    def begin(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        """Start a run whose processes can be signalled together."""
+        return subprocess.Popen(
+            self.command(*GPUPOOL, *arguments),
+            cwd=self.directory,
+            env=self.environment(**env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self, run: subprocess.Popen[str], timeout_s: float = 120) -> Finished:
+        """Wait for a run that was begun."""
+        try:
+            text, _ = run.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+            text, _ = run.communicate()
+            return Finished(self.directory, 999, text + self.events_text())
+        return Finished(self.directory, run.returncode, text)
+
+    def events_text(self) -> str:
+        """The newest run's events as they are."""
+        path = self.directory / ".snakemake/gpupool/latest/events.jsonl"
+        return path.read_text() if path.exists() else ""
+
+    def has_event(self, kind: str, count: int = 1) -> bool:
+        """Whether the run has got so far."""
+        return self.events_text().count(f'"event": "{kind}"') >= count
+
+    def check(self, run: Finished) -> None:
+        """Everything is done, and as it would be on one machine without any fault."""
+        assert run.code == 0, run.text[-6000:]
+        done = {path.name: path.read_text() for path in (self.directory / "out").iterdir()}
+        assert done == self._expected
+        assert run.summary["jobs_served"] == self.jobs
+
+    # -- processes -------------------------------------------------------------------
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """The processes of this run's directory whose command line has all of these words."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                command = " ".join(process.cmdline())
+                if process.cwd() == str(self.directory) and all(w in command for w in words):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return sorted(found, key=lambda process: process.create_time())
+
+    def nannies(self) -> list[psutil.Process]:
+        """The processes that look after the Dask workers."""
+        found = self.processes("cluster.worker_main", "--nthreads")
+        return [process for process in found if process.name() != "srun"]
+
+    def agents(self) -> list[psutil.Process]:
+        """The Dask workers; each is the child of its nanny."""
+        return [
+            process
+            for nanny in self.nannies()
+            for process in nanny.children()
+            if "spawn_main" in " ".join(process.cmdline())
+        ]
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that hold a model."""
+        found = self.processes("child_main.py")
+        return [p for p in found if ".files" not in p.environ().get("GPUPOOL_WORKER", "")]
+
+
+def node_of(process: psutil.Process) -> str:
+    """The node that a process runs on."""
+    return str(process.environ().get("SLURMD_NODENAME", ""))
+
+
+def devices_of_events(run: Finished) -> set[str]:
+    """The devices that workers were granted."""
+    return {device for event in run.events("device_granted") for device in event["devices"]}
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A file of JSON."""
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
