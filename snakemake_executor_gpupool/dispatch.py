@@ -10,6 +10,7 @@ What one turn does, read downwards::
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -188,9 +189,11 @@ class Dispatch(Placement):
 
     def _comes_too_late(self, worker: ModelWorker, units: list[Unit]) -> bool:
         """Whether a worker's machine is given back before it would be through with a batch."""
-        in_hands = sum(batch.cost for batch in worker.in_flight)
-        cost = in_hands + sum(unit.cost for unit in units)
-        return cost * (worker.model.s_per_cost or 0.0) > self.time_left_s(worker.devices)
+        left_s = self.time_left_s(worker.devices)
+        if left_s == math.inf:
+            return False
+        cost = sum(b.cost for b in worker.in_flight) + sum(unit.cost for unit in units)
+        return (worker.model.speed.seconds(cost, len(worker.in_flight) + 1) or 0.0) > left_s
 
     def _rest(self, model: Model, now_s: float) -> None:
         for worker in model.alive:

@@ -122,3 +122,11 @@ class ExecutorSettings(ExecutorSettingsBase):
             "type": float,
         },
     )
+    cpu_rules: str = field(
+        default="local",
+        metadata={
+            "help": "Where rules without a device run when there is a cluster: 'local' (the "
+            "default), on the machine that Snakemake runs on, or 'cluster', on the nodes.",
+            "choices": ["local", "cluster"],
+        },
+    )

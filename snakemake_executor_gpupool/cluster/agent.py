@@ -24,6 +24,7 @@ from typing import Any
 from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from snakemake_executor_gpupool.cluster.commands import NodeProcesses
 from snakemake_executor_gpupool.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.cluster.link import LinkBroken
 from snakemake_executor_gpupool.cluster.messages import Begin, Joined, device_fields, pack, unpack
@@ -69,6 +70,11 @@ class AgentPlugin(WorkerPlugin):
         self.name = f"gpupool-{run_id}"
         self._agent: Agent | None = None
 
+    @property
+    def processes(self) -> NodeProcesses | None:
+        """The commands of the present session; None: there is none."""
+        return self._agent.processes if self._agent else None
+
     def setup(self, worker: Any) -> None:
         """Offer the link, and tell the coordinator so."""
         self._agent = Agent()
@@ -90,6 +96,11 @@ class Agent:
 
     def __init__(self) -> None:
         self._session: Session | None = None
+
+    @property
+    def processes(self) -> NodeProcesses | None:
+        """The commands of the present session; None: there is none."""
+        return self._session.processes if self._session else None
 
     async def attend(self, comm: Any, session: str, received: int) -> Any:
         """Serve one connection of a session until it breaks; a handler of the Dask worker."""
@@ -129,7 +140,8 @@ class Session:
     def __init__(self, ident: str, loop: asyncio.AbstractEventLoop) -> None:
         self.ident = ident
         self.endpoint = Endpoint(loop, self._delivered)
-        self._inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.processes = NodeProcesses(self._watch, self._forget)
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._host: LocalHost | None = None
         self._devices: dict[str, Device] = {}
@@ -159,7 +171,16 @@ class Session:
         self._thread.join()
 
     def _delivered(self, message: bytes) -> None:
-        self._inbox.put(message)
+        self._post(lambda: self._obey(unpack(message)))
+
+    def _watch(self, group: int) -> None:
+        self._post(lambda: self._host.watch(group) if self._host else None)
+
+    def _forget(self, group: int) -> None:
+        self._post(lambda: self._host.forget(group) if self._host else None)
+
+    def _post(self, act: Callable[[], None]) -> None:
+        self._inbox.put(act)
         self._wake()
 
     def _wake(self) -> None:
@@ -193,16 +214,19 @@ class Session:
         self._ask_again()
 
     def _take(self, timeout_s: float = 0.0) -> bool:
-        """Do what the next message says; tell whether there was one."""
+        """Do the next thing that is to be done; tell whether there was one."""
         try:
-            message = self._inbox.get(timeout=timeout_s) if timeout_s else self._inbox.get_nowait()
+            act = self._inbox.get(timeout=timeout_s) if timeout_s else self._inbox.get_nowait()
         except queue.Empty:
             return False
-        frame = unpack(message)
-        self._handlers[frame.type](frame)
+        act()
         return True
 
+    def _obey(self, frame: Frame) -> None:
+        self._handlers[frame.type](frame)
+
     def _end(self) -> None:
+        self.processes.end()
         if self._host is not None:
             self._host.stop_all(force=True)
             self._host.close(on_end=self._happened, patience_s=PATIENCE_S)

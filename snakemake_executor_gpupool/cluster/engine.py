@@ -78,9 +78,9 @@ class Engine:
         logging.getLogger("distributed").setLevel(logging.ERROR)
 
     @property
-    def address(self) -> str:
-        """The scheduler's address."""
-        return str(self.client.scheduler.address)
+    def plugin_name(self) -> str:
+        """What agents of this run are called within their Dask workers."""
+        return self._plugin.name
 
     def watch(self, on_agent: Callable[[dict[str, str]], None]) -> None:
         """Make every Dask worker an agent, those yet to come too; be told of each.

@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_gpupool.cluster.commands import NodeCommands
 from snakemake_executor_gpupool.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.cluster.engine import Engine
 from snakemake_executor_gpupool.cluster.launch import Launcher
@@ -110,6 +111,7 @@ class ClusterHost:
         self._looked_s = 0.0
         self._closed = False
         self._has_hope = True
+        self.commands = NodeCommands(engine, self._address_of, paths.directory / "commands")
         engine.watch(lambda told: self._post(lambda: self._meet(told)))
 
     # -- from the event loop --------------------------------------------------------
@@ -139,6 +141,10 @@ class ClusterHost:
         probe.write_text(token, encoding="utf-8")
         node.tell("begin", {**asdict(self._begin), "probe": str(probe), "token": token})
         self._engine.run(self._keep(node))
+
+    def _address_of(self, name: str) -> str | None:
+        node = self._nodes.get(name)
+        return node.address if node else None
 
     def _free_name(self, wanted: str) -> str:
         names = itertools.chain([wanted], (f"{wanted}.{n}" for n in itertools.count(2)))
@@ -270,8 +276,11 @@ class ClusterHost:
         """A watched process group has ended."""
         self._local.forget(group)
 
-    def start(self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]) -> None:
-        """Start a process where its devices are; one for files where there are fewest."""
+    def start(self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]) -> int | None:
+        """Start a process where its devices are, one for files where there are fewest.
+
+        Return its id if it is one of this machine's.
+        """
         node = self._nodes.get(devices[0].host) if devices else self._node_for_files()
         if node is not None:
             self._where[worker_id] = node
@@ -282,7 +291,8 @@ class ClusterHost:
             reason = f"node {devices[0].host} was lost"
             self._found.append(WorkerGone(worker_id, reason, expected=False, blameless=True))
         else:
-            self._local.start(worker_id, tool, devices)
+            return self._local.start(worker_id, tool, devices)
+        return None
 
     def _node_for_files(self) -> Node | None:
         usable = [node for node in self._nodes.values() if node.is_usable]
@@ -391,6 +401,7 @@ class ClusterHost:
         stuck = [f"{worker} (node {node.name})" for worker, node in self._where.items()]
         for node in self._nodes.values():
             node.tell("end", {})
+        self.commands.cancel()
         self._resources.close()
         return stuck + self._local.close(on_end)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,9 @@ MOST_RESTARTS = 3
 RESTART_S = 2.0
 #: How long agents may take to end by themselves, once their scheduler is gone.
 GRACE_S = 5.0
+
+#: How many commands may run on a node at a time.
+MOST_COMMANDS = 256
 
 WORKER = "snakemake_executor_gpupool.cluster.worker_main"
 
@@ -159,7 +161,9 @@ class Allocation(Launcher):
 
     def where_to_look(self) -> str:
         """Say where a user finds out why no node came."""
-        return f"what the agents said is in {self._logs}"
+        said = [path.read_text(errors="replace").split("\n") for path in self._logs.glob("*.log")]
+        last = [line for lines in said for line in lines if line.startswith("gpupool:")][-1:]
+        return "; ".join([*last, f"what the agents said is in {self._logs}"])
 
     def close(self) -> None:
         """Start nothing more."""
@@ -229,5 +233,6 @@ def worker_command(scheduler: str, credentials: Credentials) -> list[str]:
         "key": credentials.key,
     }
     tls = [text for name, path in files.items() for text in (f"--tls-{name}", path)]
-    limits = ["--nthreads", str(os.cpu_count() or 1), "--memory-limit", "0"]
-    return [sys.executable, "-m", WORKER, scheduler, *limits, "--death-timeout", "60", *tls]
+    # Threads only wait for processes; how many run is bounded by the resource.
+    limits = ["--nthreads", str(MOST_COMMANDS), "--memory-limit", "0", "--death-timeout", "60"]
+    return [sys.executable, "-m", WORKER, scheduler, *limits, *tls]

@@ -7,7 +7,6 @@
     start {worker, tool, devices}                  frame {worker, meta} [blob...]
     send  {worker, meta} [blob...]                 gone {worker, reason, expected}
     stop  {worker, force, complaint}               offer {devices}
-    kill  {command, number}
     end
 
 Blobs stay what they are: bytes, or the path and size of a file on the shared file system.

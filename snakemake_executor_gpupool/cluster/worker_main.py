@@ -7,13 +7,18 @@ for numeric libraries' threads alone, which are for the model's workers to have.
 
 from __future__ import annotations
 
+import os
 import sys
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
 import dask
 from distributed.cli.dask_worker import main as dask_worker
 from distributed.utils import get_ip
+
+from snakemake_executor_gpupool.cluster.commands import CORES
+from snakemake_executor_gpupool.cluster.node import node_cores, node_name
 
 SETTINGS: dict[str, Any] = {
     "distributed.nanny.environ": {},
@@ -35,8 +40,20 @@ def main() -> None:
     if "--host" in arguments:
         host = arguments[arguments.index("--host") + 1]
         arguments += ["--dashboard-address", f"{host}:0"]
+    arguments += ["--resources", f"{CORES}={node_cores(os.environ)}"]
+    _check_files(arguments)
     dask.config.set(SETTINGS)
     dask_worker(args=[*arguments, "--no-dashboard"], standalone_mode=True)
+
+
+def _check_files(arguments: list[str]) -> None:
+    """Say the likeliest mistake in plain words: Dask's own would not tell it."""
+    for option, value in pairwise(arguments):
+        if option.startswith("--tls-") and not os.access(value, os.R_OK):
+            sys.exit(
+                f"gpupool: node {node_name(os.environ)} does not see {value}: the workflow's "
+                "directory must be on a file system that all nodes share"
+            )
 
 
 if __name__ == "__main__":

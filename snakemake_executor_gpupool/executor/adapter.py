@@ -14,6 +14,7 @@ import itertools
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,6 @@ from snakemake_executor_gpupool.executor.translate import (
     is_served,
     title,
 )
-from snakemake_executor_gpupool.host import Host
-from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.pool import Pool
 from snakemake_executor_gpupool.request import JobReport
 from snakemake_executor_gpupool.scheduler import LeaseRequest
@@ -77,16 +76,17 @@ class Executor(RealExecutor):
         self._lock = threading.Lock()
         self._signals_caught = False
         self._cores = cpu_budget(self.workflow)
-        self._machines: tuple[RunPaths, Host] | None = None
+        self._cluster: Any = None
         config = self._configure()
         try:
             check_start(self.workflow, config, self.logger)
         except WorkflowError:
-            if self._machines is not None:
-                self._machines[1].close(lambda end: None)
+            if self._cluster is not None:
+                self._cluster.host.close(lambda end: None)
             raise
         callbacks = Callbacks(self._report, self._grant, self._broken, self.logger.info)
-        self._pool = Pool(config, callbacks, self._machines)
+        machines = (self._cluster.paths, self._cluster.host) if self._cluster else None
+        self._pool = Pool(config, callbacks, machines)
         self._lane = LocalLane(
             self.workflow,
             self.logger,
@@ -122,7 +122,7 @@ class Executor(RealExecutor):
     def _bring_up_cluster(self, device_settings: DeviceSettings) -> Machines:
         from snakemake_executor_gpupool.executor.cluster import bring_up
 
-        self._machines, machines = bring_up(self.workflow, device_settings, self.logger)
+        self._cluster, machines = bring_up(self.workflow, device_settings, self.logger)
         return machines
 
     # -- Snakemake's side ------------------------------------------------------------
@@ -234,26 +234,44 @@ class Executor(RealExecutor):
     def _grant(self, job_id: int, devices: tuple[Device, ...], environment: dict[str, str]) -> None:
         with self._lock:
             job, done = self._leased.pop(job_id), self._done.pop(job_id, None)
+        spec = device_request(job) if not job.is_group() else group_devices(job)
 
         def released(report: JobReport) -> None:
             self._pool.lease_done(job_id)
             if done is not None:
                 done(report)
 
-        self._run_in_lane(job, released, environment)
+        def lost() -> None:
+            self._pool.lease_done(job_id)
+            if done is not None:
+                self._lease(job, spec, done)
 
-    def _run_in_lane(self, job: Any, done: Done, environment: dict[str, str]) -> None:
-        from snakemake_executor_gpupool.executor.lane import LaneJob
+        self._run_in_lane(job, released, environment, devices[0].host, lost)
+
+    def _run_in_lane(
+        self,
+        job: Any,
+        done: Done,
+        environment: dict[str, str],
+        node: str = "",
+        lost: Callable[[], None] | None = None,
+    ) -> None:
+        from snakemake_executor_gpupool.executor.lane import LaneJob, NodeLost
 
         def ended(failure: BaseException | None) -> None:
             if failure is None:
                 done(JobReport(0))
                 return
+            if isinstance(failure, NodeLost) and lost is not None:
+                lost()
+                return
             self._lane.explain(failure)
             done(JobReport(0, ""))
 
-        threads = int(job.threads)
-        self._lane.submit(LaneJob(job, threads, ended, environment))
+        lane_job = LaneJob(job, int(job.threads), ended, environment)
+        if self._cluster is not None:
+            self._cluster.place(lane_job, node)
+        self._lane.submit(lane_job)
 
     # -- reports -----------------------------------------------------------------------
     def _expect(self, done: Done) -> int:

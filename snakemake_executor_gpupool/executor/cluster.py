@@ -12,9 +12,37 @@ from snakemake_executor_gpupool.host import Host
 from snakemake_executor_gpupool.paths import RunPaths
 
 
+class RunningCluster:
+    """A cluster that is up, as the executor sees it.
+
+    Parameters
+    ----------
+    cluster
+        A :class:`~snakemake_executor_gpupool.cluster.start.Cluster`.
+    cpu_rules
+        Whether rules without devices run on the nodes, too.
+    """
+
+    def __init__(self, cluster: Any, cpu_rules: bool) -> None:
+        self.paths: RunPaths = cluster.paths
+        self.host: Host = cluster.host
+        self._commands = cluster.host.commands
+        self._cpu_rules = cpu_rules
+
+    def place(self, lane_job: Any, node: str) -> None:
+        """Say where a job that is not served runs: at its devices, on any node, or here."""
+        environment, threads = lane_job.environment, lane_job.threads
+        if node:
+            lane_job.elsewhere = lambda command: self._commands.run(command, environment, node)
+        elif self._cpu_rules and not environment and not lane_job.job.is_local:
+            lane_job.elsewhere = lambda command: self._commands.run(command, {}, threads=threads)
+        if lane_job.elsewhere is not None:
+            lane_job.threads = 0  # of this machine's
+
+
 def bring_up(
     workflow: Any, device_settings: DeviceSettings, logger: Any
-) -> tuple[tuple[RunPaths, Host], Machines]:
+) -> tuple[RunningCluster, Machines]:
     """Bring the cluster up that the settings ask for.
 
     Raises
@@ -42,7 +70,7 @@ def bring_up(
     cluster = start_cluster(options, around)
     nodes = options.most_nodes or len({device.host for device in cluster.devices})
     machines = Machines(cluster.devices, (), cluster.expected, nodes)
-    return (cluster.paths, cluster.host), machines
+    return RunningCluster(cluster, options.cpu_rules_on_cluster), machines
 
 
 def cluster_options(settings: Any) -> Any:
@@ -72,4 +100,5 @@ def cluster_options(settings: Any) -> Any:
         interface=settings.interface,
         tls=None if None in tls else tls,
         link_timeout_s=settings.link_timeout,
+        cpu_rules_on_cluster=settings.cpu_rules == "cluster",
     )

@@ -49,7 +49,13 @@ class LaneJob:
     threads: int
     done: Callable[[BaseException | None], None]
     environment: dict[str, str] = field(default_factory=dict)
+    #: Runs its command on another machine, and returns the exit code; None: here.
+    elsewhere: Callable[[str], int | None] | None = None
     overtaken: int = 0
+
+
+class NodeLost(SpawnedJobError):
+    """The machine that a job ran on is gone, and the job with it."""
 
 
 class Admission:
@@ -124,7 +130,7 @@ class LocalLane(LocalExecutor):
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._cancelled = False
         # Threads are made as needed; jobs that claim no thread come on top of the budget.
-        self.pool = ThreadPoolExecutor(max_workers=self._budget + 64, thread_name_prefix="lane")
+        self.pool = ThreadPoolExecutor(max_workers=self._budget + 1024, thread_name_prefix="lane")
 
     @property
     def common_settings(self) -> CommonSettings:
@@ -162,9 +168,8 @@ class LocalLane(LocalExecutor):
 
     def _run_body(self, lane_job: LaneJob) -> None:
         job = lane_job.job
-        in_thread = not (job.is_group() or lane_job.environment) and (
-            job.is_template_engine or not (job.is_shadow or job.is_run)
-        )
+        in_process = job.is_group() or lane_job.environment or lane_job.elsewhere
+        in_thread = not in_process and (job.is_template_engine or not (job.is_shadow or job.is_run))
         if in_thread:
             self.cached_or_run(job, run_wrapper, *self.job_args_and_prepare(job))
         elif job.is_group():
@@ -175,6 +180,9 @@ class LocalLane(LocalExecutor):
     # -- children --------------------------------------------------------------------
     def _spawn(self, lane_job: LaneJob) -> None:
         command = self.format_job_exec(lane_job.job)
+        if lane_job.elsewhere is not None:
+            check_exit(lane_job.elsewhere(command))
+            return
         child = subprocess.Popen(  # noqa: S602 - Snakemake builds and quotes the command
             command,
             shell=True,
@@ -193,8 +201,7 @@ class LocalLane(LocalExecutor):
             with self._lock:
                 del self._children[child.pid]
             self._forget(child.pid)
-        if code != 0:
-            raise SpawnedJobError
+        check_exit(code)
 
     def get_job_args(self, job: Any, **kwargs: Any) -> str:
         """Give the child as many cores as the job has threads."""
@@ -240,6 +247,14 @@ class LocalLane(LocalExecutor):
     def is_idle(self) -> bool:
         """Whether nothing runs."""
         return not self._running
+
+
+def check_exit(code: int | None) -> None:
+    """Raise for a child that failed, or went with its machine."""
+    if code is None:
+        raise NodeLost
+    if code != 0:
+        raise SpawnedJobError
 
 
 def signal_descendants(number: int) -> None:

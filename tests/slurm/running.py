@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -27,8 +29,25 @@ rule up:
 rule plain:
     output: "plain/{i}.txt"
     resources: gpu=1
-    shell: "echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES > {output}"
+    shell: "echo $(printenv SLURMD_NODENAME) $CUDA_VISIBLE_DEVICES > {output}"
 """
+
+
+@dataclass
+class Run:
+    """A run that goes on."""
+
+    directory: Path
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def finished(self, timeout_s: float = 120) -> Finished:
+        """Wait for its end."""
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            code = 999
+        return Finished(self.directory, code, self.output.read_text())
 
 
 class OnSlurm(Workflow):
@@ -64,27 +83,27 @@ class OnSlurm(Workflow):
         del environment["CUDA_VISIBLE_DEVICES"]
         return environment
 
-    def begin(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
-        """Start a run whose processes can be signalled together."""
-        return subprocess.Popen(
-            self.command(*GPUPOOL, *arguments),
-            cwd=self.directory,
-            env=self.environment(**env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def finish(self, run: subprocess.Popen[str], timeout_s: float = 120) -> Finished:
-        """Wait for a run that was begun."""
+    @contextlib.contextmanager
+    def running(self, *arguments: str, **env: str) -> Iterator[Run]:
+        """Have a run go on meanwhile; it does not outlive the block."""
+        output = self.directory / "output.txt"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                self.command(*GPUPOOL, *arguments),
+                cwd=self.directory,
+                env=self.environment(**env),
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
         try:
-            text, _ = run.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(run.pid, signal.SIGKILL)
-            text, _ = run.communicate()
-            return Finished(self.directory, 999, text + self.events_text())
-        return Finished(self.directory, run.returncode, text)
+            yield Run(self.directory, process, output)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            # An allocation outlives a salloc that was killed.
+            subprocess.run(["scancel", "--user", "root"], check=True)
 
     def events_text(self) -> str:
         """The newest run's events as they are."""
@@ -108,12 +127,17 @@ class OnSlurm(Workflow):
         found = []
         for process in psutil.process_iter():
             try:
-                command = " ".join(process.cmdline())
-                if process.cwd() == str(self.directory) and all(w in command for w in words):
+                line = " ".join(process.cmdline())
+                if process.cwd() == str(self.directory) and all(word in line for word in words):
                     found.append(process)
             except psutil.Error:
                 continue
         return sorted(found, key=lambda process: process.create_time())
+
+    def coordinators(self) -> list[psutil.Process]:
+        """Snakemake itself."""
+        found = self.processes("-m snakemake --executor")
+        return [process for process in found if process.name() != "salloc"]
 
     def nannies(self) -> list[psutil.Process]:
         """The processes that look after the Dask workers."""
@@ -125,26 +149,42 @@ class OnSlurm(Workflow):
         return [
             process
             for nanny in self.nannies()
-            for process in nanny.children()
-            if "spawn_main" in " ".join(process.cmdline())
+            for process in children(nanny)
+            if "spawn_main" in " ".join(command(process))
         ]
 
     def workers(self) -> list[psutil.Process]:
         """The processes that hold a model."""
         found = self.processes("child_main.py")
-        return [p for p in found if ".files" not in p.environ().get("GPUPOOL_WORKER", "")]
+        return [p for p in found if ".files" not in variable(p, "GPUPOOL_WORKER")]
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """A process's children; none if it is gone."""
+    with contextlib.suppress(psutil.Error):
+        return list(process.children())
+    return []
+
+
+def command(process: psutil.Process) -> list[str]:
+    """A process's command line; empty if it is gone."""
+    with contextlib.suppress(psutil.Error):
+        return list(process.cmdline())
+    return []
+
+
+def variable(process: psutil.Process, name: str) -> str:
+    """A variable of a process's environment; empty if it is gone."""
+    with contextlib.suppress(psutil.Error):
+        return str(process.environ().get(name, ""))
+    return ""
 
 
 def node_of(process: psutil.Process) -> str:
     """The node that a process runs on."""
-    return str(process.environ().get("SLURMD_NODENAME", ""))
+    return variable(process, "SLURMD_NODENAME")
 
 
 def devices_of_events(run: Finished) -> set[str]:
     """The devices that workers were granted."""
     return {device for event in run.events("device_granted") for device in event["devices"]}
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """A file of JSON."""
-    return json.loads(path.read_text())  # type: ignore[no-any-return]

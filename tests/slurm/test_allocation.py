@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import ssl
@@ -16,7 +15,7 @@ import psutil
 import pytest
 
 from tests.acceptance.test_faults import eventually
-from tests.slurm.running import OnSlurm, devices_of_events, node_of
+from tests.slurm.running import OnSlurm, devices_of_events, node_of, variable
 
 pytestmark = pytest.mark.usefixtures("slurm")
 
@@ -26,13 +25,12 @@ ALLOCATION = ("--gpupool-cluster", "allocation")
 
 def test_both_nodes_work_and_only_they_can_talk(tmp_path: Path) -> None:  # D2 D3 S7
     workflow = OnSlurm(tmp_path, jobs=24, sleep_s=0.5, plain=4).allocated(*BOTH)
-    run = workflow.begin(*ALLOCATION)
-    assert eventually(lambda: workflow.has_event("batch_done", 4), 60), workflow.events_text()
-    assert eventually(lambda: len(workflow.workers()) == 4, 20)
-    seen = {(node_of(p), p.environ()["CUDA_VISIBLE_DEVICES"]) for p in workflow.workers()}
-    _check_credentials(tmp_path)
-    _check_listeners(workflow)
-    done = workflow.finish(run)
+    with workflow.running(*ALLOCATION) as run:
+        assert eventually(lambda: len(workflow.workers()) == 4, 60), run.output.read_text()
+        seen = {(node_of(p), variable(p, "CUDA_VISIBLE_DEVICES")) for p in workflow.workers()}
+        _check_credentials(tmp_path)
+        _check_listeners(workflow)
+        done = run.finished()
     workflow.check(done)
     assert seen == {(node, card) for node in ("n1", "n2") for card in "01"}
     assert devices_of_events(done) == {f"n{n}/cuda:{i}" for n in (1, 2) for i in (0, 1)}
@@ -51,10 +49,8 @@ def _check_credentials(directory: Path) -> None:
 
 def _check_listeners(workflow: OnSlurm) -> None:
     """Nobody listens on all addresses, and nobody talks without the run's certificate."""
-    coordinators = workflow.processes("-m snakemake")
-    coordinators = [process for process in coordinators if process.name() != "salloc"]
     ports = set()
-    for process in [*workflow.agents(), *workflow.nannies(), *coordinators]:
+    for process in [*workflow.agents(), *workflow.nannies(), *workflow.coordinators()]:
         for connection in process.net_connections(kind="tcp"):
             if connection.status == psutil.CONN_LISTEN:
                 assert connection.laddr.ip == "127.0.0.1", (process.cmdline(), connection)
@@ -89,20 +85,20 @@ def test_slurm_says_which_devices(tmp_path: Path) -> None:  # D2
 def test_every_fault_at_once(tmp_path: Path) -> None:  # W4 W7
     """An agent and a worker are killed, another agent is silent for 5 s: nobody notices."""
     workflow = OnSlurm(tmp_path, jobs=24, sleep_s=0.5).allocated(*BOTH)
-    run = workflow.begin(*ALLOCATION)
-    assert eventually(lambda: workflow.has_event("batch_done", 4), 60), workflow.events_text()
-    workflow.workers()[-1].send_signal(signal.SIGKILL)
-    agent, other = sorted(workflow.agents(), key=node_of)
-    lost = [worker for worker in workflow.workers() if node_of(worker) == "n1"]
-    agent.send_signal(signal.SIGKILL)
-    assert eventually(lambda: not any(worker.is_running() for worker in lost), 5), "orphans"
-    other.send_signal(signal.SIGSTOP)
-    time.sleep(5.0)
-    other.send_signal(signal.SIGCONT)
-    assert eventually(lambda: workflow.has_event("devices_joined", 3), 30), workflow.events_text()
-    done = workflow.finish(run)
+    with workflow.running(*ALLOCATION) as run:
+        assert eventually(lambda: workflow.has_event("batch_done", 4), 60), run.output.read_text()
+        workflow.workers()[-1].send_signal(signal.SIGKILL)
+        agent, other = sorted(workflow.agents(), key=node_of)
+        lost = [worker for worker in workflow.workers() if node_of(worker) == "n1"]
+        agent.send_signal(signal.SIGKILL)
+        assert eventually(lambda: not any(worker.is_running() for worker in lost), 5), "orphans"
+        other.send_signal(signal.SIGSTOP)
+        time.sleep(5.0)
+        other.send_signal(signal.SIGCONT)
+        done = run.finished()
     workflow.check(done)
-    assert "node n1 is lost" in done.text
+    assert len(done.events("devices_joined")) == 3, "the killed agent was started again"
+    assert "node n1 is lost: its agent" in done.text
     assert done.summary["worker_crashes"] >= 2
 
 
@@ -134,14 +130,9 @@ def test_outside_of_an_allocation(tmp_path: Path) -> None:
 
 def test_a_killed_coordinator_leaves_nothing_behind(tmp_path: Path) -> None:  # W7
     workflow = OnSlurm(tmp_path, jobs=4, sleep_s=2.0).allocated(*BOTH)
-    run = workflow.begin(*ALLOCATION)
-    assert eventually(lambda: len(workflow.workers()) >= 1, 60), workflow.events_text()
-    (coordinator,) = [
-        process for process in workflow.processes("-m snakemake") if "salloc" not in process.name()
-    ]
-    os.kill(coordinator.pid, signal.SIGKILL)
-    gone = eventually(
-        lambda: not workflow.processes("child_main") and not workflow.processes("worker_main"), 20
-    )
-    workflow.finish(run)
-    assert gone
+    with workflow.running(*ALLOCATION) as run:
+        assert eventually(lambda: len(workflow.workers()) >= 1, 60), run.output.read_text()
+        (coordinator,) = workflow.coordinators()
+        coordinator.kill()
+        assert eventually(lambda: not workflow.processes("child_main"), 10)
+        assert eventually(lambda: not workflow.processes("worker_main"), 20)

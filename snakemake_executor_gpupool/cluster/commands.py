@@ -1,0 +1,170 @@
+"""Jobs that the pool does not serve, run on a node: plain Dask tasks that start a process.
+
+A job with devices runs on the node that has them, any other where Dask sees room for its
+threads. If the node goes, the process goes with it, and the job is run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distributed import Future, get_worker
+
+if TYPE_CHECKING:
+    from snakemake_executor_gpupool.cluster.engine import Engine
+
+#: The Dask resource that a node has as much of as cores.
+CORES = "gpupool-cores"
+#: How often it is looked whether a node is still there.
+LOOK_S = 1.0
+#: How many nodes may be lost under a job without devices before it fails.
+MOST_LOSSES = 3
+
+
+class NodeProcesses:
+    """The commands that run in one agent's process; its Dask tasks' threads wait for them.
+
+    Parameters
+    ----------
+    watch, forget
+        Told of process groups to be killed, should the agent be.
+    """
+
+    def __init__(self, watch: Callable[[int], None], forget: Callable[[int], None]) -> None:
+        self._watch = watch
+        self._forget = forget
+        self._lock = threading.Lock()
+        self._groups: set[int] = set()
+        self._ended = False
+
+    def run(self, command: str, cwd: str, environment: dict[str, str], log: str) -> int:
+        """Run a shell command to its end; return its exit code."""
+        with self._lock:
+            if self._ended:
+                return -signal.SIGTERM
+            with Path(log).open("ab") as output:
+                process = subprocess.Popen(  # noqa: S602 - Snakemake builds and quotes the command
+                    command,
+                    shell=True,
+                    executable="/bin/bash",
+                    cwd=cwd,
+                    env={**os.environ, **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            self._groups.add(process.pid)
+        self._watch(process.pid)
+        try:
+            return process.wait()
+        finally:
+            with self._lock:
+                self._groups.discard(process.pid)
+            self._forget(process.pid)
+
+    def end(self) -> None:
+        """Kill what runs, start nothing more."""
+        with self._lock:
+            self._ended = True
+            for group in self._groups:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+
+
+def run_here(
+    plugin: str, command: str, cwd: str, environment: dict[str, str], log: str
+) -> int | None:
+    """Run a command on the node that this Dask task was sent to; None: no run is at home there."""
+    processes: NodeProcesses | None = get_worker().plugins[plugin].processes
+    if processes is None:
+        return None
+    return processes.run(command, cwd, environment, log)
+
+
+class NodeCommands:
+    """The coordinator's side.
+
+    Parameters
+    ----------
+    engine
+        Dask.
+    address_of
+        Returns the address of a node's agent; None: the node is lost.
+    logs
+        Directory for what the commands print, on the file system that all nodes share.
+    """
+
+    def __init__(self, engine: Engine, address_of: Callable[[str], str | None], logs: Path) -> None:
+        self._engine = engine
+        self._address_of = address_of
+        self._logs = logs
+        self._numbers = itertools.count(1)
+        self._futures: set[Future] = set()
+        logs.mkdir(mode=0o700, exist_ok=True)
+
+    def run(
+        self, command: str, environment: dict[str, str], node: str = "", threads: int = 0
+    ) -> int | None:
+        """Run a command on a node, or on any that has the threads; waits for its end.
+
+        Returns
+        -------
+        int or None
+            The exit code; None: the node was lost.
+        """
+        number = next(self._numbers)
+        log = self._logs / f"{number}.log"
+        where: dict[str, Any] = {"resources": {CORES: threads}, "retries": MOST_LOSSES}
+        if node:
+            address = self._address_of(node)
+            if address is None:
+                return None
+            where = {"workers": [address], "allow_other_workers": False}
+        future = self._engine.client.submit(
+            run_here,
+            self._engine.plugin_name,
+            command,
+            str(Path.cwd()),
+            environment,
+            str(log),
+            key=f"{self._engine.plugin_name}-{number}",
+            pure=False,
+            **where,
+        )
+        self._futures.add(future)
+        try:
+            code = self._wait(future, node)
+        finally:
+            self._futures.discard(future)
+        if log.exists() and code is not None:
+            # What the job prints belongs where a local one's goes.
+            sys.stderr.write(log.read_text(encoding="utf-8", errors="replace"))
+            log.unlink()
+        return code
+
+    def _wait(self, future: Future, node: str) -> int | None:
+        address = self._address_of(node) if node else None
+        while True:
+            try:
+                return future.result(timeout=LOOK_S)  # type: ignore[no-any-return]
+            except TimeoutError:
+                if node and self._address_of(node) != address:
+                    future.cancel()
+                    return None
+            except Exception:  # Dask's many ways to say that the worker is gone
+                return None
+
+    def cancel(self) -> None:
+        """Forget all tasks; their processes end with the agents' sessions."""
+        for future in list(self._futures):
+            future.cancel()
