@@ -5,7 +5,7 @@
 # make test-slurm  tests on a real Slurm of two nodes on this machine (root; installs Debian's)
 # make lint    check style, types and the workflows
 # make docs    build the documentation into docs/_build/html; a link that leads nowhere fails
-# make bench   measure against other ways to run the same pipeline
+# make bench   measure against other ways to do the same; `BENCHES=pipeline` runs one of bench/*.py
 # make clean   remove results and caches; `make distclean` also .venv and the models
 #
 # Variables: PYTHON, VENV; TORCH_SPEC and TORCH_ARGS (what pip gets to install torch,
@@ -78,14 +78,15 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 
+# Each is a program of its own; one that misses its target does not keep the others from running.
+BENCHES := pipeline offload planning balance api duplicates streaming
+
 bench: $(READY)
-	$(IN_VENV) python bench/pipeline.py $(ARGS)
-	$(IN_VENV) python bench/offload.py
-	$(IN_VENV) python bench/planning.py
-	$(IN_VENV) python bench/balance.py
-	$(IN_VENV) python bench/api.py
-	$(IN_VENV) python bench/duplicates.py
-	$(IN_VENV) python bench/streaming.py
+	@failed=; for bench in $(BENCHES); do \
+		echo "== bench/$$bench.py"; \
+		$(IN_VENV) python bench/$$bench.py $(ARGS) || failed="$$failed $$bench"; \
+	done; \
+	test -z "$$failed" || { echo "missed a target:$$failed"; exit 1; }
 
 clean:
 	rm -rf results example_pipeline/results bench/out .snakemake example_pipeline/.snakemake

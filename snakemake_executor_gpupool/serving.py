@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 import statistics
 from collections import deque
@@ -55,7 +56,7 @@ class Batch:
     units: list[Unit]
     sent_s: float
 
-    @property
+    @functools.cached_property
     def cost(self) -> float:
         """Sum of the items' costs."""
         return sum(unit.cost for unit in self.units)

@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
 from snakemake_executor_gpupool.tools.esm2_module import SHAPES
 from snakemake_executor_gpupool.tools.esm2_options import DEFAULTS, TRAINED_LENGTH, Options
 from snakemake_executor_gpupool.tools.fasta import Record, read_fasta
-from snakemake_executor_gpupool.tools.params import one_file
+from snakemake_executor_gpupool.tools.params import named, one_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,12 +183,8 @@ class Esm2Embed(Tool):
             It is neither, or no protein; the message says which letter is none.
         """
         options = Options.from_params(self.params)
-        pair = (value[:10], value) if isinstance(value, str) else value
-        if not (isinstance(pair, tuple) and [type(part) for part in pair] == [str, str]):
-            raise InputError(
-                f"esm2-embed takes sequences or (id, sequence) pairs; got {value!r:.100}"
-            )
-        record, sequence = _prepared("esm2-embed", Record(*pair), options)
+        given = Record(*named("esm2-embed", "sequences", value))
+        record, sequence = _prepared("esm2-embed", given, options)
         return Record(record.id, sequence[: options.max_length])
 
     # -- what the pool should know of an item ----------------------------------

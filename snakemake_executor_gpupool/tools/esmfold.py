@@ -27,6 +27,7 @@ from snakemake_executor_gpupool.tools.params import (
     PRECISIONS,
     choice,
     flag,
+    named,
     one_file,
     optional_whole,
     text,
@@ -226,6 +227,18 @@ class EsmFold(Tool):
                 "ptm": [result.ptm for result in results],
             }
             write_table(table, columns)
+
+    def item(self, value: Any) -> Record:
+        """Return the record of a sequence, named by its start, or of an (id, sequence) pair.
+
+        Raises
+        ------
+        InputError
+            It is neither, or no protein; the message says which letter is none.
+        """
+        return _prepared(
+            NAME, Record(*named(NAME, "sequences", value)), Options.from_params(self.params)
+        )
 
     # -- what the pool should know of an item ----------------------------------
     def key(self, item: Record) -> str:

@@ -83,3 +83,28 @@ def one_file(tool: str, job: Job, kind: str, name: str) -> str:
     if not isinstance(path, str):
         raise InputError(f"{tool} takes one {kind} file ({name}); got {path or 'none'}")
     return path
+
+
+def named(tool: str, what: str, value: Any) -> tuple[str, str]:
+    """Return id and text of what a caller of the Python API gives for an item.
+
+    Parameters
+    ----------
+    tool, what
+        Whose items they are, and what a message calls them: ``"sequences"``.
+    value
+        A text, which is named by its start, or an (id, text) pair.
+
+    Raises
+    ------
+    InputError
+        It is neither, or there is nothing in it.
+    """
+    pair = (value[:10], value) if isinstance(value, str) else value
+    if not (isinstance(pair, tuple) and [type(part) for part in pair] == [str, str]):
+        raise InputError(
+            f"{tool} takes {what} or (id, {what.rstrip('s')}) pairs; got {value!r:.100}"
+        )
+    if not pair[1].strip():
+        raise InputError(f"{tool}: the {what.rstrip('s')} {pair[0]!r} is empty")
+    return pair

@@ -17,6 +17,7 @@ from snakemake_executor_gpupool.tools.params import (
     PRECISIONS,
     choice,
     flag,
+    named,
     one_file,
     optional_text,
     optional_whole,
@@ -186,6 +187,16 @@ class SentenceEmbed(Tool):
             _write_matrix(path, results)
         else:
             write_arrays(path, job.item_names, [{"embedding": vector} for vector in results])
+
+    def item(self, value: Any) -> Text:
+        """Return a text, named by its start, or one of an (id, text) pair.
+
+        Raises
+        ------
+        InputError
+            It is neither, or empty.
+        """
+        return Text(*named(NAME, "texts", value))
 
     # -- what the pool should know of an item ----------------------------------
     def key(self, item: Text) -> str:

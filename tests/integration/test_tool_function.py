@@ -99,3 +99,16 @@ def test_esm2_takes_plain_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert per_residue["layer3"].shape == (10, 24)
     with pytest.raises(InputError, match=r"sequences or \(id, sequence\) pairs; got 3"):
         embed([3])
+
+
+def test_other_tools_take_plain_values_too() -> None:  # T5
+    from snakemake_executor_gpupool.tools.esmfold import EsmFold
+    from snakemake_executor_gpupool.tools.sentence import SentenceEmbed
+
+    assert EsmFold().item("mktayiakqrqi") == ("mktayiakqr", "MKTAYIAKQRQI")
+    assert EsmFold().item(("p1", "MKT")) == ("p1", "MKT")
+    assert SentenceEmbed().item("A short text.") == ("A short te", "A short text.")
+    with pytest.raises(InputError, match="the text 'a' is empty"):
+        SentenceEmbed().item(("a", " "))
+    with pytest.raises(InputError, match=r"texts or \(id, text\) pairs; got b'x'"):
+        SentenceEmbed().item(b"x")
