@@ -5,6 +5,7 @@ from __future__ import annotations
 from snakemake_executor_gpupool import effects as fx
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, parse_device
 from snakemake_executor_gpupool.dispatch import DispatchConfig
+from snakemake_executor_gpupool.profile import Figures
 from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S
 from tests.unit.simulation import FakeItem, World
 
@@ -182,6 +183,22 @@ def test_a_lone_item_never_pays_for_eight_loads() -> None:  # P4
     world.submit(1, ["a", "b"])
     world.run()
     assert world.scheduler.dispatch.counts["model_loads"] == 1
+
+
+def test_a_device_is_taken_from_another_model_only_if_that_saves_a_load() -> None:  # P4 D5
+    def evictions(items: int) -> int:
+        world = World(gpus=2, load_s=10.0, budget_tokens=1)
+        world.scheduler._recall = lambda key: Figures(load_s=10.0, s_per_cost=1.0)
+        world.submit(1, [f"a{n}" for n in range(30)], model="m1")
+        world.run()
+        assert world.scheduler.dispatch.counts["model_loads"] == 2
+        world.submit(2, [f"b{n}" for n in range(items)], model="m2")
+        world.run()
+        assert set(world.reports.values()) == {None}
+        return world.scheduler.dispatch.counts["evictions"]
+
+    assert evictions(items=16) == 1, "8 s sooner are not worth 10 s on a device that m1 is on"
+    assert evictions(items=40) == 2
 
 
 def test_much_work_spreads_over_all_devices() -> None:  # P1 P3
