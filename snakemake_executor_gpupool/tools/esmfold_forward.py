@@ -46,28 +46,26 @@ def load_model(name: str, precision: str) -> Any:
     InputError
         There is no such model, or it is no whole ESMFold; the message says what to do.
     """
-    offline = bool(hub.forbidden_by())
-    with hub.explained(name, "an ESMFold model"):
-        config = EsmConfig.from_pretrained(name, local_files_only=offline)
-        if config.esmfold_config is None:
-            raise InputError(
-                f"{name} is no ESMFold model: its config.json is missing or has no esmfold_config"
-            )
-        # The language model's precision is set below, to what the param says.
-        config.esmfold_config.fp16_esm = False
-        model, report = EsmForProteinFolding.from_pretrained(
-            name,
-            config=config,
-            local_files_only=offline,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+    model, report = hub.found(name, "an ESMFold model", lambda local: _loaded(name, local))
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED))
     if missing:
         # transformers would have drawn them at random.
         raise InputError(f"{name} is not a whole ESMFold model: it lacks {', '.join(missing[:3])}")
     model.esm.to(PRECISIONS[precision])
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def _loaded(name: str, local: bool) -> Any:
+    config = EsmConfig.from_pretrained(name, local_files_only=local)
+    if config.esmfold_config is None:
+        raise InputError(
+            f"{name} is no ESMFold model: its config.json is missing or has no esmfold_config"
+        )
+    # The language model's precision is set later, to what the param says.
+    config.esmfold_config.fp16_esm = False
+    return EsmForProteinFolding.from_pretrained(
+        name, config=config, local_files_only=local, dtype=torch.float32, output_loading_info=True
+    )
 
 
 def fold(

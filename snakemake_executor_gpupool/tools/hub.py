@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Callable
 
 from snakemake_executor_gpupool.tool import InputError
 
@@ -36,9 +34,11 @@ def library(module: str, tool: str, package: str) -> Any:
         raise InputError(f"{tool} needs the Python package {package} ({error})") from error
 
 
-@contextlib.contextmanager
-def explained(model: str, what: str) -> Iterator[None]:
-    """Turn a library's failure to find or read ``model`` into an error that says what to do.
+def found(model: str, what: str, load: Callable[[bool], Any]) -> Any:
+    """Load a model from its directory or the cache, and only if it is not there by a download.
+
+    A library left to itself asks the hub first, also for what is in the cache: on a machine
+    without a network it would try for a minute.
 
     Parameters
     ----------
@@ -46,24 +46,35 @@ def explained(model: str, what: str) -> Iterator[None]:
         A directory, or the name of a repository on the Hugging Face hub.
     what
         What is expected there, for example ``"an ESMFold model"``.
+    load
+        Loads it; is told whether it must do without the network.
 
     Raises
     ------
     InputError
-        In place of :class:`OSError` and :class:`ValueError`, which transformers and
-        sentence-transformers raise for models that are not there or are not whole.
+        In place of what libraries raise for models that are not there, not whole or damaged.
     """
+    from safetensors import SafetensorError
+
+    not_there = (OSError, ValueError, KeyError, SafetensorError)
     try:
-        yield
+        try:
+            return load(True)
+        except InputError:
+            raise
+        except not_there:
+            if os.path.isdir(model) or forbidden_by():  # noqa: PTH112 - as few imports as possible
+                raise
+        return load(False)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except not_there as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{_advice(model, what)} ({first})") from error
 
 
 def _advice(model: str, what: str) -> str:
-    if os.path.isdir(model):  # noqa: PTH112 - a worker imports as little as possible
+    if os.path.isdir(model):  # noqa: PTH112 - as few imports as possible
         return f"{model} holds no usable weights: expected {what} in the Hugging Face format"
     from huggingface_hub.constants import HF_HUB_CACHE
 

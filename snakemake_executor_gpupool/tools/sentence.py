@@ -6,6 +6,7 @@ process that never loads torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,8 @@ DEFAULTS: dict[str, Any] = {
     "column": "text",
     "id_column": None,
 }
+#: The file of a model that says which parts it has, pooling among them.
+MODULES = "modules.json"
 #: UTF-8 bytes of a token: English has about four in the vocabulary of BERT, other scripts more.
 BYTES_PER_TOKEN = 4
 #: Start and end of a text.
@@ -130,13 +133,17 @@ class SentenceEmbed(Tool):
         library = hub.library("sentence_transformers", NAME, "sentence-transformers")
         options = Options.from_params(self.params)
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        with hub.explained(options.model, "a sentence-transformers model"):
-            self._model = library.SentenceTransformer(
+
+        def load(local: bool) -> Any:
+            _check_modules(options.model, local)
+            return library.SentenceTransformer(
                 options.model,
                 device=device,
-                local_files_only=bool(hub.forbidden_by()),
+                local_files_only=local,
                 model_kwargs={"dtype": dtypes[options.precision]},
             )
+
+        self._model = hub.found(options.model, "a sentence-transformers model", load)
         if options.max_tokens is not None:
             self._model.max_seq_length = options.max_tokens
         self._model.eval()
@@ -220,6 +227,22 @@ class SentenceEmbed(Tool):
     def batch_tokens(self, device: str) -> int:
         """Return the token budget of a micro-batch."""
         return CPU_TOKENS if device == "cpu" else CUDA_TOKENS
+
+
+def _check_modules(model: str, local: bool) -> None:
+    """Refuse a model that does not say how its token embeddings are pooled.
+
+    sentence-transformers would take their mean, also if the file was only not cached.
+    """
+    if os.path.isdir(model):  # noqa: PTH112 - as few imports as possible
+        if not os.path.isfile(os.path.join(model, MODULES)):  # noqa: PTH113, PTH118
+            raise FileNotFoundError(f"there is no {MODULES}")
+        return
+    from huggingface_hub import hf_hub_download
+
+    # As sentence-transformers completes names.
+    name = model if "/" in model else f"sentence-transformers/{model}"
+    hf_hub_download(name, MODULES, local_files_only=local)
 
 
 def _write_matrix(path: str, results: Sequence[Vector]) -> None:

@@ -11,3 +11,20 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def cache_with(tmp_path_factory, monkeypatch):
+    """Return a function that puts a directory into a Hugging Face cache of its own."""
+    from huggingface_hub import constants
+
+    def cache_with(name, directory):
+        cache = tmp_path_factory.mktemp("hub")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        commit = "0" * 40
+        (cache / name / "refs").mkdir(parents=True)
+        (cache / name / "refs/main").write_text(commit)
+        (cache / name / "snapshots").mkdir()
+        (cache / name / "snapshots" / commit).symlink_to(directory)
+
+    return cache_with

@@ -348,16 +348,11 @@ class TestWeights:
         assert "GPUPOOL_OFFLINE is set" in str(caught.value)
         assert "Run 'hf download someone/esmfold-of-theirs'" in str(caught.value)
 
-    def test_a_name_that_is_cached(self, model, tool, tmp_path, monkeypatch):
-        from huggingface_hub import constants
-
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-        cached = tmp_path / "models--lab--fold"
-        (cached / "refs").mkdir(parents=True)
-        (cached / "refs/main").write_text("0" * 40)
-        (cached / "snapshots").mkdir()
-        (cached / "snapshots" / ("0" * 40)).symlink_to(model)
+    def test_what_is_cached_is_used_without_a_look_outside(
+        self, model, tool, monkeypatch, cache_with
+    ):
+        monkeypatch.setattr("socket.socket.connect", None)
+        cache_with("models--lab--fold", model)
         items = cases.proteins([8])
         assert_same_bits(cases.loaded("lab/fold").run(items)[0], tool.run(items)[0])
 
@@ -372,6 +367,12 @@ class TestWeights:
         with pytest.raises(InputError, match=r"its config\.json is missing"):
             cases.loaded(tmp_path)
         (tmp_path / "config.json").write_bytes(Path(model, "config.json").read_bytes())
+        with pytest.raises(InputError, match="holds no usable weights: expected an ESMFold"):
+            cases.loaded(tmp_path)
+
+    def test_damaged_weights(self, tmp_path, model):
+        (tmp_path / "config.json").write_bytes(Path(model, "config.json").read_bytes())
+        (tmp_path / "model.safetensors").write_bytes(b"no such thing")
         with pytest.raises(InputError, match="holds no usable weights: expected an ESMFold"):
             cases.loaded(tmp_path)
 

@@ -114,8 +114,25 @@ class TestRun:
         monkeypatch.setenv("GPUPOOL_OFFLINE", "1")
         with pytest.raises(InputError, match=r"GPUPOOL_OFFLINE is set\. Run 'hf download a/b'"):
             loaded("a/b")
-        with pytest.raises(InputError, match="holds no usable weights: expected a sentence-tran"):
+        with pytest.raises(InputError, match=r"holds no usable weights: .* no modules\.json"):
             loaded(str(tmp_path))
+
+    def test_what_is_cached_is_used_without_a_look_outside(
+        self, model, tool, monkeypatch, cache_with
+    ):
+        monkeypatch.setattr("socket.socket.connect", None)
+        cache_with("models--lab--texts", model)
+        assert np.array_equal(embed(loaded("lab/texts"), TEXTS[:1]), embed(tool, TEXTS[:1]))
+
+    def test_a_cached_model_without_its_pooling(self, model, monkeypatch, cache_with, tmp_path):
+        """As other libraries leave it, which need less of it."""
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        for path in Path(model).iterdir():
+            if path.name not in ("modules.json", "1_Pooling"):
+                (tmp_path / path.name).symlink_to(path)
+        cache_with("models--lab--half", tmp_path)
+        with pytest.raises(InputError, match=r"HF_HUB_OFFLINE is set\. Run 'hf download lab/half'"):
+            loaded("lab/half")
 
 
 def job_of(texts, output, **params):
