@@ -158,6 +158,28 @@ class LinearHead(Tool):
         columns["label"] = [classes[int(result.scores.argmax())] for result in results]
         write_table(path, columns)
 
+    def item(self, value: Any) -> Embedding:
+        """Return the embedding of a vector, or of an (id, vector) pair.
+
+        Raises
+        ------
+        InputError
+            It is neither, or not all of it are finite numbers.
+        """
+        import numpy as np
+
+        from snakemake_executor_gpupool.tools.vectors import checked
+
+        has_id = isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
+        name, vector = value if has_id else ("", value)
+        try:
+            array = np.asarray(vector, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"linear-head takes vectors or (id, vector) pairs; got {value!r:.100}"
+            ) from error
+        return Embedding(name, checked("linear-head", name, array))
+
     # -- what the pool should know of an item ----------------------------------
     def key(self, item: Embedding) -> str:
         """Return a hash of the vector: equal ones are duplicates under any id."""

@@ -43,7 +43,7 @@ def read_vectors(path: str, array: str = "") -> Pairs:
 
     try:
         for name, value in reader(path, array):
-            yield name, _vector(path, name, np.asarray(value, dtype=np.float32))
+            yield name, checked(path, name, np.asarray(value, dtype=np.float32))
     except InputError:
         raise
     except OSError as error:
@@ -90,14 +90,15 @@ def _numbers(value: Any) -> Any:
     return value.as_py() or ()
 
 
-def _vector(path: str, name: str, vector: Any) -> Any:
+def checked(origin: str, name: str, vector: Any) -> Any:
+    """Return an array if it is one vector of finite numbers; an error names where it is from."""
     import numpy as np
 
     if vector.ndim != 1 or not vector.size:
         raise InputError(
-            f"{path}: {name!r} has the shape {vector.shape}; expected one vector per id, as "
+            f"{origin}: {name!r} has the shape {vector.shape}; expected one vector per id, as "
             "'pool: mean' of esm2-embed makes it"
         )
     if not np.isfinite(vector).all():
-        raise InputError(f"{path}: {name!r} holds numbers that are not finite")
+        raise InputError(f"{origin}: {name!r} holds numbers that are not finite")
     return vector

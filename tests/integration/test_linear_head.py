@@ -99,6 +99,21 @@ class TestScores:
             tool.run([Embedding("a", np.zeros(4, np.float32))])
 
 
+def test_plain_vectors_are_items():  # T5
+    tool = LinearHead({"model": "h.npz"})
+    for given, name in (([1, 2], ""), (np.ones(2), ""), (("a", [1, 2]), "a")):
+        item = tool.item(given)
+        assert item.id == name
+        assert item.vector.dtype == np.float32
+        assert item.vector.shape == (2,)
+    for wrong, message in (
+        ("text", "takes vectors or"),
+        ([[1], [2]], r"'' has the shape \(2, 1\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tool.item(wrong)
+
+
 def test_it_keeps_the_contract_of_tools(tmp_path, weights, vectors, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     write_arrays("x.npz", IDS, [{"layer6": vector} for vector in vectors])
