@@ -142,6 +142,8 @@ class Executor(RealExecutor):
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take the whole set of ready jobs; returns without waiting for any."""
         self._catch_sigterm()
+        # Snakemake hands them out in no order of its own; what starts first is ours to say.
+        jobs = sorted(jobs, key=lambda job: -job.priority)
         for start in range(0, len(jobs), JOBS_AT_ONCE):
             for job in jobs[start : start + JOBS_AT_ONCE]:
                 evaluate_here(job)
@@ -268,7 +270,7 @@ class Executor(RealExecutor):
             self._lane.explain(failure)
             done(JobReport(0, ""))
 
-        lane_job = LaneJob(job, int(job.threads), ended, environment)
+        lane_job = LaneJob(job, int(job.threads), ended, environment, priority=job.priority)
         if self._cluster is not None:
             self._cluster.place(lane_job, node)
         self._lane.submit(lane_job)

@@ -8,6 +8,7 @@ else costs a thread.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 import shutil
@@ -43,6 +44,8 @@ class LaneJob:
         What its own process has beyond ours; empty: it needs none.
     done
         Called on a thread of the lane with None, or with what went wrong.
+    priority
+        Of those that wait, the highest is first in line.
     """
 
     job: Any
@@ -51,6 +54,7 @@ class LaneJob:
     environment: dict[str, str] = field(default_factory=dict)
     #: Runs its command on another machine, and returns the exit code; None: here.
     elsewhere: Callable[[str], int | None] | None = None
+    priority: float = 0
     overtaken: int = 0
 
 
@@ -67,8 +71,11 @@ class Admission:
         self._waiting: deque[LaneJob] = deque()
 
     def add(self, job: LaneJob) -> None:
-        """Put a job in line."""
-        self._waiting.append(job)
+        """Put a job in line: behind those of its own priority, before those of a lower one."""
+        if not self._waiting or self._waiting[-1].priority >= job.priority:
+            self._waiting.append(job)
+        else:
+            bisect.insort(self._waiting, job, key=lambda waiting: -waiting.priority)
 
     def release(self, job: LaneJob) -> None:
         """Give a finished job's threads back."""

@@ -20,6 +20,8 @@ from snakemake_executor_gpupool.toolspec import resolve_spec, split_spec
 
 #: The resource, or param, that makes a rule a served one.
 TOOL = "gpupool_tool"
+#: The resource that Snakemake evaluates only where a job runs.
+EVALUATED_WHERE_IT_RUNS = "tmpdir"
 #: Highest protocol that Python 3.9 reads.
 PICKLE_PROTOCOL = 5
 
@@ -54,7 +56,7 @@ def evaluate_here(job: Any) -> None:
     from snakemake.common.tbdstring import TBDString
 
     for member in job.jobs if job.is_group() else (job,):
-        if isinstance(member.resources.get("tmpdir"), TBDString):
+        if isinstance(member.resources.get(EVALUATED_WHERE_IT_RUNS), TBDString):
             rule = member.rule
             known = member.wildcards_dict, member.input, member.attempt
             member._resources = rule.expand_resources(*known)

@@ -1,0 +1,45 @@
+"""Who starts next in the lane of CPU jobs (S6)."""
+
+from __future__ import annotations
+
+from snakemake_executor_gpupool.executor.lane import MOST_OVERTAKES, Admission, LaneJob
+
+
+def lane_job(name: str, threads: int = 1, priority: float = 0) -> LaneJob:
+    return LaneJob(name, threads, lambda failure: None, priority=priority)
+
+
+def admitted(admission: Admission) -> list[str]:
+    return [job.job for job in admission.admit()]
+
+
+def test_the_highest_priority_is_first_and_equals_keep_their_order() -> None:
+    admission = Admission(budget=1)
+    jobs = [lane_job("a"), lane_job("b", priority=3.14), lane_job("c"), lane_job("d", priority=5)]
+    jobs += [lane_job("e", priority=3.14), lane_job("f", priority=-1), lane_job("g")]
+    for job in jobs:
+        admission.add(job)
+    order = []
+    for _ in jobs:
+        order += admitted(admission)
+        admission.release(jobs[0])
+    assert "".join(order) == "dbeacgf"
+
+
+def test_small_jobs_pass_a_wide_one_for_a_while() -> None:
+    admission = Admission(budget=4)
+    running = lane_job("running", threads=2)
+    for job in (running, lane_job("wide", threads=4)):
+        admission.add(job)
+    assert admitted(admission) == ["running"]
+    passed = 0
+    while passed < 2 * MOST_OVERTAKES:
+        small = lane_job("small")
+        admission.add(small)
+        if not admitted(admission):
+            break
+        passed += 1
+        admission.release(small)
+    assert passed == MOST_OVERTAKES
+    admission.release(running)
+    assert admitted(admission) == ["wide"]
