@@ -80,6 +80,22 @@ class DevicesExpected:
 Happening = FrameArrived | WorkerGone | DevicesJoined | DevicesLeft | DevicesExpected
 
 
+@dataclass(frozen=True)
+class Demand:
+    """What the pool could use.
+
+    Attributes
+    ----------
+    devices
+        How many devices, those that it has and those that would pay.
+    busy_hosts
+        Machines on which something computes.
+    """
+
+    devices: int = 0
+    busy_hosts: frozenset[str] = frozenset()
+
+
 class Host(Protocol):
     """What the pool knows of machines; used by the run loop's thread alone, but for ``wake``."""
 
@@ -102,6 +118,8 @@ class Host(Protocol):
     def poll(self, timeout_s: float) -> list[Happening]: ...  # noqa: D102
     def stop_all(self, *, force: bool = False) -> None: ...  # noqa: D102
     def close(self, on_end: Callable[[WorkerGone], None]) -> list[str]: ...  # noqa: D102
+
+    def wants(self, demand: Demand) -> None: ...  # noqa: D102
 
     def time_left_s(self, devices: Sequence[Device]) -> float:
         """Return how long these devices' machine is still ours; infinite if for ever."""
@@ -333,6 +351,9 @@ class LocalHost:
         if words:
             return f"{reason}; the end of its log ({running.process.log_path}):\n{words}"
         return f"{reason}; its log: {running.process.log_path}"
+
+    def wants(self, demand: Demand) -> None:
+        """Take note of what the pool could use; this machine has what it has."""
 
     def time_left_s(self, devices: Sequence[Device]) -> float:
         """Return how long these devices' machine is still ours."""

@@ -24,6 +24,7 @@ from typing import Any
 from snakemake_executor_gpupool.actions import Actions, Callbacks
 from snakemake_executor_gpupool.answers import Answers
 from snakemake_executor_gpupool.config import PoolConfig
+from snakemake_executor_gpupool.demand import demand_of
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.claims import Claims, Refusal
 from snakemake_executor_gpupool.devices.model import Device
@@ -223,6 +224,8 @@ class Pool:
             self._last_tick_s = now_s
             self._scheduler.tick(now_s)
             self._look_around(now_s)
+            if self.config.expected:
+                self._host.wants(demand_of(self._scheduler.dispatch, self._allocator, now_s))
             for line in self._progress.lines(self._scheduler.dispatch.models.values(), now_s):
                 self._say(line)
 

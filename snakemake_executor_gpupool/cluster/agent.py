@@ -81,7 +81,7 @@ class AgentPlugin(WorkerPlugin):
         worker.handlers[self.name] = self._agent.attend
         node = node_name(os.environ)
         place = worker.nanny or worker.address
-        told = {"address": worker.address, "node": node, "place": place, "name": worker.name}
+        told = {"address": worker.address, "node": node, "place": place, "name": str(worker.name)}
         worker.log_event(self.name, told)
 
     async def teardown(self, worker: Any) -> None:

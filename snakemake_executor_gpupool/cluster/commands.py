@@ -164,6 +164,11 @@ class NodeCommands:
             except Exception:  # Dask's many ways to say that the worker is gone
                 return None
 
+    @property
+    def pending(self) -> int:
+        """How many commands run, or wait for a node."""
+        return len(self._futures)
+
     def cancel(self) -> None:
         """Forget all tasks; their processes end with the agents' sessions."""
         for future in list(self._futures):

@@ -26,6 +26,7 @@ CLOSE_S = 5.0
 SETTINGS: dict[str, Any] = {
     "distributed.scheduler.http.routes": [],
     "distributed.scheduler.worker-ttl": None,
+    "distributed.deploy.lost-worker-timeout": "5s",
     "distributed.admin.low-level-log-length": 0,
 }
 

@@ -20,7 +20,7 @@ import os
 import queue
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.host import (
     GRACE_S,
+    Demand,
     DevicesExpected,
     DevicesJoined,
     DevicesLeft,
@@ -135,7 +136,7 @@ class ClusterHost:
         endpoint = Endpoint(self._engine.loop, lambda data: self._arrived(node, data))
         session = f"{self._paths.run_id}-{next(self._numbers)}"
         token = secrets.token_hex(8)
-        node = Node(name, told["address"], told["place"], session, endpoint, token)
+        node = Node(name, told["address"], told["place"], told["name"], session, endpoint, token)
         self._nodes[name] = node
         probe = self._probe(node)
         probe.write_text(token, encoding="utf-8")
@@ -145,6 +146,16 @@ class ClusterHost:
     def _address_of(self, name: str) -> str | None:
         node = self._nodes.get(name)
         return node.address if node else None
+
+    def leaving(self, names: set[str]) -> None:
+        """Put nothing more on nodes that are to be given back; from any thread."""
+        self._post(lambda: self._drain(names, "it is given back"))
+
+    def _drain(self, names: Iterable[str], why: str) -> None:
+        for node in map(self._nodes.get, names):
+            if node is not None and node.is_usable:
+                node.is_leaving = True
+                self._found.append(DevicesLeft(tuple(node.devices), why))
 
     def _free_name(self, wanted: str) -> str:
         names = itertools.chain([wanted], (f"{wanted}.{n}" for n in itertools.count(2)))
@@ -185,6 +196,7 @@ class ClusterHost:
         node.has_joined = True
         if meta["ends_in_s"] is not None:
             node.ends_s = time.monotonic() + meta["ends_in_s"]
+        self._launcher.joined(node.name, node.dask_name)
         for note in meta["notes"]:
             self._say_once(f"{node.name}: {note}")
         self._offered(node, meta["devices"])
@@ -211,8 +223,9 @@ class ClusterHost:
         del self._nodes[node.name]
         node.is_given_up = True
         self._engine.loop.call_soon_threadsafe(node.endpoint.drop)
+        self._launcher.gone(node.name)
         self._found.append(DevicesLeft(tuple(node.devices), why))
-        if not self._closed:
+        if not self._closed and not node.is_leaving:
             self._say_once(f"node {node.name} is lost: {why}; its work goes to others")
         for worker_id in node.workers:
             del self._where[worker_id]
@@ -317,6 +330,10 @@ class ClusterHost:
         else:
             node.tell("stop", {"worker": worker_id, "force": force, "complaint": complaint})
 
+    def wants(self, demand: Demand) -> None:
+        """Take note of what the pool could use."""
+        self._launcher.wants(demand, self.commands.pending)
+
     def time_left_s(self, devices: Sequence[Device]) -> float:
         """Return how long these devices' node is still ours."""
         node = self._nodes.get(devices[0].host) if devices else None
@@ -336,10 +353,8 @@ class ClusterHost:
         if now_s - self._looked_s < LOOK_S:
             return
         self._looked_s = now_s
-        for node in self._nodes.values():
-            if node.is_usable and node.ends_s - now_s < DRAIN_S:
-                node.is_leaving = True
-                self._found.append(DevicesLeft(tuple(node.devices), "its time is nearly up"))
+        ending = [node.name for node in self._nodes.values() if node.ends_s - now_s < DRAIN_S]
+        self._drain(ending, "its time is nearly up")
         self._launcher.look(now_s)
         if self._has_hope and not self._launcher.has_hope and not self._closed:
             self._has_hope = False

@@ -9,10 +9,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from snakemake_executor_gpupool.cluster.security import Credentials
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.host import Demand
+
+if TYPE_CHECKING:
+    from snakemake_executor_gpupool.cluster.security import Credentials
 
 #: How often an agent that ended is started again.
 MOST_RESTARTS = 3
@@ -21,7 +25,7 @@ RESTART_S = 2.0
 #: How long agents may take to end by themselves, once their scheduler is gone.
 GRACE_S = 5.0
 
-#: How many commands may run on a node at a time.
+#: How many commands a node can wait for at a time; how many run is bounded by its cores.
 MOST_COMMANDS = 256
 
 WORKER = "snakemake_executor_gpupool.cluster.worker_main"
@@ -51,11 +55,23 @@ class Launcher(abc.ABC):
     def where_to_look(self) -> str:
         """Say where a user finds out why no node came."""
 
+    def start(self, leaving: Callable[[set[str]], None]) -> None:  # noqa: B027
+        """Begin to follow the demand; ``leaving`` is told of nodes that are given back."""
+
     def devices_to_come(self) -> tuple[Device, ...]:
         """Return devices such as the nodes will have, where that is known beforehand."""
         return ()
 
-    def close(self) -> None:  # noqa: B027 - there may be nothing to do
+    def joined(self, node: str, dask_name: str) -> None:  # noqa: B027 - not all care
+        """A node has joined."""
+
+    def gone(self, node: str) -> None:  # noqa: B027
+        """A node is gone."""
+
+    def wants(self, demand: Demand, commands: int) -> None:  # noqa: B027
+        """Take note of what the pool could use, and of commands that run or wait."""
+
+    def close(self) -> None:  # noqa: B027
         """Start nothing more."""
 
     def finish(self) -> None:  # noqa: B027
@@ -233,6 +249,4 @@ def worker_command(scheduler: str, credentials: Credentials) -> list[str]:
         "key": credentials.key,
     }
     tls = [text for name, path in files.items() for text in (f"--tls-{name}", path)]
-    # Threads only wait for processes; how many run is bounded by the resource.
-    limits = ["--nthreads", str(MOST_COMMANDS), "--memory-limit", "0", "--death-timeout", "60"]
-    return [sys.executable, "-m", WORKER, scheduler, *limits, *tls]
+    return [sys.executable, "-m", WORKER, scheduler, "--death-timeout", "60", *tls]

@@ -33,6 +33,8 @@ class Node:
         Of its Dask worker.
     place
         What stays the same when its Dask worker is started again.
+    dask_name
+        What Dask calls its worker.
     workers
         The processes on it, and the devices of each.
     """
@@ -40,6 +42,7 @@ class Node:
     name: str
     address: str
     place: str
+    dask_name: str
     session: str
     endpoint: Endpoint
     token: str

@@ -94,19 +94,25 @@ def start_cluster(options: ClusterOptions, around: Surroundings) -> Cluster:
         undo.callback(local.close, _nobody_cares)
         resources = contextlib.ExitStack()
         undo.push(resources)
-        engine, launcher = _start(options, paths, local, resources)
+        engine, launcher = _start(options, paths, local, resources, around.say)
         begin = _begin(options, around, paths)
         host = ClusterHost(local, engine, launcher, paths, begin, options, around.say, resources)
         undo.callback(host.stop_listening)
         devices: tuple[Device, ...] = ()
-        if not options.is_pilots:
+        if options.is_pilots:
+            launcher.start(host.leaving)
+        else:
             devices = host.wait_for_nodes(launcher.nodes, JOIN_S)
         undo.pop_all()
     return Cluster(paths, host, devices, devices or launcher.devices_to_come())
 
 
 def _start(
-    options: ClusterOptions, paths: RunPaths, local: LocalHost, undo: contextlib.ExitStack
+    options: ClusterOptions,
+    paths: RunPaths,
+    local: LocalHost,
+    undo: contextlib.ExitStack,
+    say: Callable[[str], None],
 ) -> tuple[Engine, Launcher]:
     """Start Dask, and what gets nodes."""
     Engine.configure()
@@ -119,8 +125,17 @@ def _start(
     credentials = Credentials(paths.directory / "tls")
     undo.callback(credentials.remove)
     security = credentials.security()
-    own = own_scheduler(options.interface, security)
     finish = undo.enter_context(contextlib.ExitStack())
+    if options.is_pilots:
+        # Not before it is needed: dask-jobqueue is an extra of its own at some sites.
+        from snakemake_executor_gpupool.cluster.pilots import Pilots
+
+        launcher = Pilots(options, security, paths.directory / "agents", say)
+        undo.callback(launcher.cluster.close, timeout=CLOSE_S)
+        engine = _engine(launcher.cluster, security, paths.run_id)
+        undo.callback(engine.close)
+        return engine, launcher
+    own = own_scheduler(options.interface, security)
     undo.callback(own.close, timeout=CLOSE_S)
     engine = _engine(own, security, paths.run_id)
     undo.callback(engine.close)

@@ -18,6 +18,7 @@ from distributed.cli.dask_worker import main as dask_worker
 from distributed.utils import get_ip
 
 from snakemake_executor_gpupool.cluster.commands import CORES
+from snakemake_executor_gpupool.cluster.launch import MOST_COMMANDS
 from snakemake_executor_gpupool.cluster.node import node_cores, node_name
 
 SETTINGS: dict[str, Any] = {
@@ -40,6 +41,8 @@ def main() -> None:
     if "--host" in arguments:
         host = arguments[arguments.index("--host") + 1]
         arguments += ["--dashboard-address", f"{host}:0"]
+    # Of the batch system's own limits this process needs little: it only starts others.
+    arguments += ["--memory-limit", "0", "--nthreads", str(MOST_COMMANDS)]
     arguments += ["--resources", f"{CORES}={node_cores(os.environ)}"]
     _check_files(arguments)
     dask.config.set(SETTINGS)

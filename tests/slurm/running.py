@@ -16,7 +16,7 @@ from tests.acceptance.running import GPUPOOL, Finished, Workflow
 
 SNAKEFILE = """
 rule all:
-    input: expand("out/{i}.up", i=range(JOBS)), PLAIN
+    input: expand("out/{i}.up", i=range(JOBS)), PLAIN, TAIL
 
 rule up:
     input: "in/{i}.txt"
@@ -25,6 +25,11 @@ rule up:
     resources: gpupool_tool="textual.py:Textual"
     params: sleep_s=SLEEP
     script: "textual.py"
+
+rule tail:
+    input: expand("out/{i}.up", i=range(JOBS))
+    output: "tail.txt"
+    shell: "touch tail.started; sleep SECONDS; touch {output}"
 
 rule plain:
     output: "plain/{i}.txt"
@@ -53,8 +58,17 @@ class Run:
 class OnSlurm(Workflow):
     """A workflow of served jobs with four lines each, run on the cluster."""
 
-    def __init__(self, directory: Path, jobs: int = 12, sleep_s: float = 0.2, plain: int = 0):
+    def __init__(
+        self,
+        directory: Path,
+        jobs: int = 12,
+        sleep_s: float = 0.2,
+        plain: int = 0,
+        tail_s: float = 0.0,
+    ) -> None:
         text = SNAKEFILE.replace("JOBS", str(jobs)).replace("SLEEP", str(sleep_s))
+        text = text.replace("TAIL", '"tail.txt"' if tail_s else "[]")
+        text = text.replace("SECONDS", str(tail_s))
         text = text.replace("PLAIN", f'expand("plain/{{i}}.txt", i=range({plain}))')
         # One line fills a micro-batch, so that every device gets many.
         lines = {i: [f"{i}-{n}-".ljust(60, "x") for n in range(4)] for i in range(jobs)}
@@ -141,7 +155,7 @@ class OnSlurm(Workflow):
 
     def nannies(self) -> list[psutil.Process]:
         """The processes that look after the Dask workers."""
-        found = self.processes("cluster.worker_main", "--nthreads")
+        found = self.processes("cluster.worker_main", "--death-timeout")
         return [process for process in found if process.name() != "srun"]
 
     def agents(self) -> list[psutil.Process]:

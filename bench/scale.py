@@ -1,0 +1,158 @@
+"""A thousand devices and a million items through the real scheduler, without any process.
+
+``python bench/scale.py [--devices 1000] [--items 1000000]`` prints how many items a second are
+decided on (read, kept apart from their duplicates, planned, sent, answered, gathered) and how
+much memory the coordinator takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import resource
+import time
+from typing import Any
+
+from snakemake_executor_gpupool import effects as fx
+from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.request import Request, ToolRef
+from snakemake_executor_gpupool.scheduler import Scheduler
+
+CARDS_PER_NODE = 8
+ITEMS_PER_FRAME = 500
+ITEMS_PER_BATCH = 64
+OK = {"error": None, "oom": False}
+INFO: dict[str, Any] = {
+    "deterministic": True,
+    "persistent": True,
+    "devices": ["cuda"],
+    "gpus_per_instance": 1,
+    "pads": False,
+    "vram_mb": None,
+    "batch_limit_s": 1e9,
+    "can_move": False,
+}
+
+
+class Simulation:
+    """Carries the scheduler's effects out on a clock that jumps; computes nothing.
+
+    Parameters
+    ----------
+    devices
+        How many cards, eight a node.
+    items, items_per_job
+        How much work.
+    """
+
+    def __init__(self, devices: int, items: int, items_per_job: int) -> None:
+        cards = [
+            Device(f"cuda:{i % CARDS_PER_NODE}", "cuda", i % CARDS_PER_NODE).on(
+                f"n{i // CARDS_PER_NODE}"
+            )
+            for i in range(devices)
+        ]
+        self.scheduler = Scheduler(Allocator(cards), file_workers=16)
+        self._items_per_job = items_per_job
+        self._jobs = items // items_per_job
+        self._now_s = 0.0
+        self._numbers = itertools.count()
+        self._coming: list[tuple[float, int, Any, tuple[Any, ...]]] = []
+        self._free_s: dict[str, float] = {}  # when each worker is through with what it has
+        self.done = 0
+
+    def run(self) -> None:
+        """Submit all jobs and let time pass until the last one is done."""
+        tool = ToolRef("tool", "/", "python")
+        for job_id in range(self._jobs):
+            title = f"rule r (i={job_id})"
+            request = Request(job_id, title, tool, job=b"", params=b"", cwd="/")
+            self.scheduler.submit(request, 0.0)
+        self._act()
+        while self.done < self._jobs:
+            if not self._coming:
+                self._now_s = self.scheduler.next_wake_s(self._now_s)
+                self.scheduler.tick(self._now_s)
+            else:
+                self._now_s, _, act, arguments = heapq.heappop(self._coming)
+                act(*arguments)
+            self._act()
+
+    def _later(self, seconds: float, act: Any, *arguments: Any) -> None:
+        heapq.heappush(self._coming, (self._now_s + seconds, next(self._numbers), act, arguments))
+
+    def _act(self) -> None:
+        while taken := self.scheduler.outbox.take():
+            for effect in taken:
+                self._carry_out(effect)
+
+    def _carry_out(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.RunBatch():
+                seconds = sum(unit.cost for unit in effect.units) / 1000.0
+                start_s = max(self._free_s.get(effect.worker_id, 0.0), self._now_s)
+                self._free_s[effect.worker_id] = start_s + seconds
+                self._later(start_s + seconds - self._now_s, self._computed, effect, seconds)
+            case fx.StartWorker(worker_id=worker):
+                self._later(0.5, lambda: self.scheduler.process_ready(worker, INFO, self._now_s))
+            case fx.LoadModel(worker_id=worker):
+                self._later(2.0, self._loaded, worker)
+            case fx.ReadJob(worker_id=worker, request=request):
+                self._later(0.0, self._read, worker, request.job_id)
+            case fx.WriteJob(worker_id=worker, request=request):
+                self._later(0.0, self._written, worker, request.job_id)
+            case fx.Report(report=report):
+                assert report.error is None, report.error
+                self.done += 1
+            case fx.StopWorker(worker_id=worker):
+                self._later(0.01, lambda: self.scheduler.died(worker, "ended", self._now_s))
+
+    def _loaded(self, worker: str) -> None:
+        self.scheduler.dispatch.loaded(worker, ITEMS_PER_BATCH, 2.0, self._now_s)
+
+    def _computed(self, effect: fx.RunBatch, seconds: float) -> None:
+        count = len(effect.units)
+        blobs: list[Any] = [b"result"] * count
+        self.scheduler.dispatch.batch_done(
+            effect.worker_id, [OK] * count, blobs, seconds, self._now_s
+        )
+
+    def _read(self, worker: str, job_id: int) -> None:
+        first = job_id * self._items_per_job
+        for start in range(0, self._items_per_job, ITEMS_PER_FRAME):
+            count = min(ITEMS_PER_FRAME, self._items_per_job - start)
+            items = [
+                {"key": str(n), "cost": 1.0 + n % 7, "tokens": 1, "name": str(n)}
+                for n in range(first + start, first + start + count)
+            ]
+            last = start + count == self._items_per_job
+            meta = {"model": "m", "model_label": "", "group": "g", "items": items, "last": last}
+            self.scheduler.items(worker, job_id, meta, [b"item"] * count, self._now_s)
+
+    def _written(self, worker: str, job_id: int) -> None:
+        self.scheduler.written(worker, job_id, 0.0, self._now_s)
+
+
+def main() -> None:
+    """Run the simulation, and print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--devices", type=int, default=1000)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--items-per-job", type=int, default=100)
+    options = parser.parse_args()
+    simulation = Simulation(options.devices, options.items, options.items_per_job)
+    started_s = time.process_time()
+    simulation.run()
+    seconds = time.process_time() - started_s
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"{options.items} items on {options.devices} devices: {seconds:.1f} s of processor time, "
+        f"{options.items / seconds:.0f} items/s, {peak_mib:.0f} MiB at most, "
+        f"{simulation.scheduler.dispatch.counts['model_loads']} model loads"
+    )
+
+
+if __name__ == "__main__":
+    main()

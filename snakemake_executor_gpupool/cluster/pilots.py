@@ -1,0 +1,227 @@
+"""Pilots: jobs of a batch system that become agents, as many as there is work for.
+
+dask-jobqueue writes the job scripts and submits them, and Dask's ``adapt`` calls in more or
+gives some back; how many there should be is the pool's to say, since Dask itself sees none of
+the work.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import dask_jobqueue
+from distributed.deploy.adaptive import Adaptive
+from distributed.security import Security
+
+from snakemake_executor_gpupool.cluster.engine import scheduler_options
+from snakemake_executor_gpupool.cluster.launch import WORKER, Launcher
+from snakemake_executor_gpupool.cluster.options import BATCH_SYSTEMS, ClusterOptions
+from snakemake_executor_gpupool.config import default_cpu_workers
+from snakemake_executor_gpupool.devices.model import CUDA, Device, cpu_slot
+from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.host import Demand
+
+#: How often it is looked whether there are enough pilots, or too many.
+ADAPT_S = 2.0
+#: A pilot is given back once it was not needed so many times in a row.
+IDLE_TIMES = 5
+#: So many submissions that fail one after the other are the end of hope; the first is, if no
+#: pilot has ever come.
+MOST_FAILURES = 3
+#: A pilot that waits for its scheduler for so long ends by itself.
+DEATH_S = 60
+
+
+class PilotAdaptive(Adaptive):
+    """Dask's adaptive scaling after the pool's demand.
+
+    Parameters
+    ----------
+    pilots
+        Knows what is wanted.
+    """
+
+    def __init__(self, cluster: Any, *, pilots: Pilots, **options: Any) -> None:
+        self._pilots = pilots
+        super().__init__(cluster, **options)
+
+    async def target(self) -> int:
+        """Return how many pilots there should be."""
+        return self._pilots.wanted
+
+    async def workers_to_close(self, target: int) -> list[str]:
+        """Return the pilots that are needed least, idle ones only."""
+        return self._pilots.idle(len(self.observed) - target)
+
+    async def scale_down(self, workers: Iterable[str]) -> None:
+        """Give pilots back."""
+        workers = list(workers)
+        self._pilots.leaving(workers)
+        await super().scale_down(workers)
+
+
+class Pilots(Launcher):
+    """Pilots of one batch system.
+
+    Parameters
+    ----------
+    options
+        As the user gave them.
+    security
+        The run's credentials, in files that the nodes see.
+    logs
+        Directory for what pilots print.
+    say
+        Takes a line for the user.
+
+    Raises
+    ------
+    ConfigError
+        The batch system's module does not take the options.
+    """
+
+    nodes = 0
+
+    def __init__(
+        self,
+        options: ClusterOptions,
+        security: Security,
+        logs: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self._options = options
+        self._logs = logs
+        self._say = say
+        self._failures = 0
+        self._has_come = False
+        self._demand = Demand()
+        self._commands = 0
+        self._names: dict[str, str] = {}  # node -> its Dask worker's name
+        self._on_leaving: Callable[[set[str]], None] = lambda nodes: None
+        logs.mkdir(mode=0o700, exist_ok=True)
+        self.cluster = self._make(security)
+
+    def _make(self, security: Security) -> Any:
+        kind = getattr(dask_jobqueue, BATCH_SYSTEMS[self._options.way])
+        # As for Dask, so that a submission that fails is not only logged.
+        failing = self._failed
+
+        class Job(kind.job_cls):  # type: ignore[name-defined]
+            async def start(self) -> None:
+                try:
+                    await super().start()
+                except Exception as error:
+                    failing(str(error))
+                    raise
+
+        try:
+            return kind(job_cls=Job, **self._arguments(security))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"--gpupool-cluster {self._options.way}: {error}") from error
+
+    def _arguments(self, security: Security) -> dict[str, Any]:
+        options = self._options
+        directives = list(options.pilot_options)
+        if options.way == "slurm" and options.gpus_per_node:
+            directives.insert(0, f"--gres=gpu:{options.gpus_per_node}")
+        arguments = {
+            "cores": options.cores_per_node,
+            "memory": options.memory_per_node,
+            "processes": 1,
+            "python": sys.executable,
+            "worker_command": WORKER,
+            "death_timeout": DEATH_S,
+            "job_name": "gpupool",
+            "log_directory": str(self._logs),
+            "job_extra_directives": directives,
+            "security": security,
+            "protocol": "tls",
+            "scheduler_options": scheduler_options(options.interface, security),
+            "silence_logs": logging.ERROR,
+        }
+        named = {
+            "queue": options.partition,
+            "account": options.account,
+            "walltime": options.walltime,
+        }
+        if options.way == "htcondor":  # knows no queues
+            named = {}
+            arguments["disk"] = "1GiB"
+        elif options.way in ("lsf", "sge"):
+            named["project"] = named.pop("account")
+        return {**arguments, **{name: value for name, value in named.items() if value}}
+
+    def start(self, leaving: Callable[[set[str]], None]) -> None:
+        """Let the number of pilots follow the demand from now on."""
+        self._on_leaving = leaving
+        self.cluster.adapt(
+            minimum=self._options.fewest_nodes,
+            maximum=self._options.most_nodes,
+            Adaptive=PilotAdaptive,
+            pilots=self,
+            interval=f"{ADAPT_S} s",
+            wait_count=IDLE_TIMES,
+        )
+
+    def _failed(self, why: str) -> None:
+        self._failures += 1
+        if self._failures <= MOST_FAILURES:
+            self._say(f"a pilot cannot be submitted: {why}")
+
+    # -- as any launcher ---------------------------------------------------------------
+    @property
+    def has_hope(self) -> bool:
+        """Whether the batch system takes our jobs."""
+        return self._failures < (MOST_FAILURES if self._has_come else 1)
+
+    def look(self, now_s: float) -> None:
+        """Dask looks after the pilots."""
+
+    def where_to_look(self) -> str:
+        """Say where a user finds out why no node came."""
+        return f"what the pilots said is in {self._logs}"
+
+    def devices_to_come(self) -> tuple[Device, ...]:
+        """Return the devices of a pilot that has not come yet."""
+        gpus = [
+            Device(name=f"{CUDA}:{index}", kind=CUDA, index=index, model_name="GPU of a pilot")
+            for index in range(self._options.gpus_per_node)
+        ]
+        return tuple(device.on("pilot") for device in (*gpus, cpu_slot(0)))
+
+    def joined(self, node: str, dask_name: str) -> None:
+        """A pilot has become a node."""
+        self._failures, self._has_come = 0, True
+        self._names[node] = dask_name
+
+    def gone(self, node: str) -> None:
+        """A node is gone."""
+        self._names.pop(node, None)
+
+    def wants(self, demand: Demand, commands: int) -> None:
+        """Take note of what the pool could use, and of commands that run or wait."""
+        self._demand, self._commands = demand, commands
+
+    # -- as the adaptive scaling asks, on the event loop -------------------------------------
+    @property
+    def wanted(self) -> int:
+        """How many pilots there should be."""
+        per_node = self._options.gpus_per_node or default_cpu_workers(self._options.cores_per_node)
+        devices = max(math.ceil(self._demand.devices / per_node), len(self._demand.busy_hosts))
+        return max(devices, math.ceil(self._commands / self._options.cores_per_node))
+
+    def idle(self, count: int) -> list[str]:
+        """Return up to so many pilots, by their names in Dask, on which nothing computes."""
+        if self._commands:
+            return []
+        idle = [name for node, name in self._names.items() if node not in self._demand.busy_hosts]
+        return idle[: max(count, 0)]
+
+    def leaving(self, dask_names: list[str]) -> None:
+        """These pilots are about to be given back."""
+        self._on_leaving({node for node, name in self._names.items() if name in dask_names})
