@@ -36,10 +36,13 @@ class Weighted(Protocol):
 
 
 ItemT = TypeVar("ItemT", bound=Weighted)
-#: (negated priority, group): items that may share a micro-batch.
-Kind = tuple[int, str]
+#: (negated priority, wave, group): items that may share a micro-batch.
+Kind = tuple[int, int, str]
 #: (negated cost, negated tokens, arrival).
 Rank = tuple[float, int, int]
+#: Of very many items this many at a time are ordered by cost, so that whole jobs get done, and
+#: their results can go, long before all are. Enough for neighbours to be of like length.
+WAVE_ITEMS = 4096
 #: Finishing this much later than possible is worth a worker less.
 SLACK = 1.04
 
@@ -47,8 +50,9 @@ SLACK = 1.04
 class WorkQueue(Generic[ItemT]):
     """The items that wait for one model's workers: by priority, then the costliest first.
 
-    Each group of items is a heap, and so is the list of groups by their first items. Items go
-    in and out in logarithmic time, in an order that depends on them alone.
+    More than ``WAVE_ITEMS`` are taken in waves, by arrival; what remains in the end becomes one
+    wave again, so that the costliest items never come last. Each group of items is a heap, and
+    so is the list of groups by their first items: items go in and out in logarithmic time.
 
     References
     ----------
@@ -60,8 +64,9 @@ class WorkQueue(Generic[ItemT]):
         self._heaps: dict[Kind, list[tuple[Rank, ItemT]]] = {}
         # Where each group stands by its first item. An entry whose item is no longer its
         # group's first is out of date, and dropped when it comes up.
-        self._heads: list[tuple[int, Rank, str]] = []
+        self._heads: list[tuple[int, int, Rank, str]] = []
         self._count = 0
+        self._wave = self._in_wave = 0
         #: Total cost of the waiting items.
         self.load = 0.0
 
@@ -74,7 +79,10 @@ class WorkQueue(Generic[ItemT]):
     def push(self, items: Iterable[ItemT]) -> None:
         """Add items."""
         for item in items:
-            kind = (item.order[0], item.group)
+            if self._in_wave == WAVE_ITEMS:
+                self._wave, self._in_wave = self._wave + 1, 0
+            self._in_wave += 1
+            kind = (item.order[0], self._wave, item.group)
             rank = (-item.cost, -item.tokens, item.order[1])
             heap = self._heaps.setdefault(kind, [])
             heapq.heappush(heap, (rank, item))
@@ -84,8 +92,8 @@ class WorkQueue(Generic[ItemT]):
             self.load += item.cost
 
     def _put_up(self, kind: Kind) -> None:
-        priority, group = kind
-        heapq.heappush(self._heads, (priority, self._heaps[kind][0][0], group))
+        priority, wave, group = kind
+        heapq.heappush(self._heads, (priority, wave, self._heaps[kind][0][0], group))
 
     def take(
         self, budget_tokens: int, pads: bool = True, most_cost: float = math.inf
@@ -101,6 +109,8 @@ class WorkQueue(Generic[ItemT]):
         most_cost
             The most cost of a batch. One item is taken whatever its tokens and cost.
         """
+        if self._wave and self._count <= WAVE_ITEMS // 2:
+            self.push(self.drain())
         kind = self._first_kind()
         if kind is None:
             return []
@@ -121,10 +131,10 @@ class WorkQueue(Generic[ItemT]):
 
     def _first_kind(self) -> Kind | None:
         while self._heads:
-            priority, rank, group = self._heads[0]
-            heap = self._heaps.get((priority, group))
+            priority, wave, rank, group = self._heads[0]
+            heap = self._heaps.get((priority, wave, group))
             if heap and heap[0][0] == rank:
-                return priority, group
+                return priority, wave, group
             heapq.heappop(self._heads)
         return None
 
@@ -136,7 +146,7 @@ class WorkQueue(Generic[ItemT]):
         else:
             del self._heaps[kind]
         if not self._count:
-            self.load = 0.0  # what is left of it is rounding
+            self.drain()  # what is left of the load is rounding
 
     def remove(self, items: Collection[ItemT]) -> None:
         """Take these items out."""
@@ -147,6 +157,7 @@ class WorkQueue(Generic[ItemT]):
         """Take every waiting item out."""
         items = list(self)
         self._heaps, self._heads, self._count, self.load = {}, [], 0, 0.0
+        self._wave = self._in_wave = 0
         return items
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.planner import (
     SLACK,
+    WAVE_ITEMS,
     WorkQueue,
     fair_share,
     finish_s,
@@ -115,6 +116,20 @@ def test_the_queue_gives_every_item_once(
         given_out += batch
     assert sorted(item.number for item in given_out) == list(range(len(specs)))
     assert (queue.load, queue.take(budget)) == (0.0, [])
+
+
+def test_very_many_items_go_in_waves_and_the_costliest_never_last() -> None:  # P2 P8
+    chance = random.Random(0)
+    items = [Item(n, cost=chance.uniform(1, 2)) for n in range(2 * WAVE_ITEMS + 2)]
+    items.append(Item(len(items), cost=99.0))
+    queue = queue_of(items)
+    taken = taken_alone(queue)
+    assert sorted(taken) == list(range(len(items)))
+    assert set(taken[:WAVE_ITEMS]) == set(range(WAVE_ITEMS))
+    last = taken[WAVE_ITEMS + WAVE_ITEMS // 2 + 3 :]
+    assert last[0] == len(items) - 1
+    costs = [items[number].cost for number in last]
+    assert costs == sorted(costs, reverse=True) and len(last) == WAVE_ITEMS // 2
 
 
 def test_the_group_with_the_costliest_item_is_next() -> None:  # P2
