@@ -91,9 +91,26 @@ class Dispatch(Placement):
             return
         model.wake_resting(now_s)
         self._ask_for_workers(model, now_s)
+        alive = model.alive
         if not self._is_gathering(model, now_s):
-            self._hand_out(model, now_s)
-        self._rest(model, now_s)
+            self._hand_out(model, alive, now_s)
+        self._rest(model, alive, now_s)
+
+    def _feed_one(self, worker: ModelWorker, now_s: float) -> None:
+        """Do for one worker what can be done, now that nothing else has changed for its model.
+
+        With a thousand workers, looking at all of them after every batch would take longer
+        than the batch.
+        """
+        model = worker.model
+        if model.error is not None or model.resting or model.window_opened_s is not None:
+            self.feed(model, now_s)
+            return
+        if len(model.workers) < self._capacity(model) or model.oversized:
+            self._ask_for_workers(model, now_s)
+        if worker.stage is not Stage.STOPPING:
+            self._hand_out(model, [worker], now_s)
+            self._rest(model, [worker], now_s)
 
     def feed_all(self, now_s: float) -> None:
         """Do for every model what can be done now."""
@@ -107,12 +124,11 @@ class Dispatch(Placement):
             for _ in range(wanted - len(model.alive)):
                 if self._may_load(model, now_s):
                     self._ask(model, now_s)
-        is_room_asked = any(worker.is_alone for worker in model.alive)
+        is_room_asked = model.oversized and any(worker.is_alone for worker in model.alive)
         if model.oversized and not is_room_asked and self._may_load(model, now_s):
             self._ask(model, now_s, alone=True)
-        for worker in model.alive:
-            has_work = model.waiting or (model.oversized and worker.is_alone)
-            if worker.stage is Stage.AWAY and has_work:
+        for worker in [worker for worker in model.alive if worker.stage is Stage.AWAY]:
+            if model.waiting or (model.oversized and worker.is_alone):
                 worker.stage = Stage.ASKING
                 # Its process sees no other device than the ones it was started on.
                 effects = self._allocator.resume(worker.worker_id, now_s, same_devices=True)
@@ -137,17 +153,20 @@ class Dispatch(Placement):
         return False
 
     # -- batches -----------------------------------------------------------------
-    def _hand_out(self, model: Model, now_s: float) -> None:
-        ready = [worker for worker in model.alive if worker.is_feedable]
+    def _hand_out(self, model: Model, workers: list[ModelWorker], now_s: float) -> None:
+        """Give a model's work to those of these workers that should have some."""
+        ready = [worker for worker in workers if worker.is_feedable]
         for worker in ready:
             if not worker.in_flight and not self._allocator.wants_yield(worker.worker_id, now_s):
                 self._send_batch(worker, now_s)
         if not model.info["persistent"]:
             return
+        most_in_hands = model.most_in_hands_for_another()
         for worker in ready:
-            ahead = len(worker.in_flight) == 1 and model.worth_sending_ahead(worker)
+            ahead = len(worker.in_flight) == 1 and worker.in_flight[0].cost < most_in_hands
             if ahead and not self._allocator.wants_yield(worker.worker_id, now_s):
                 self._send_batch(worker, now_s)
+                most_in_hands = model.most_in_hands_for_another()
 
     def _first_look(self, model: Model) -> list[Unit]:
         """Return a model's very first batch: the job that is done soonest.
@@ -195,8 +214,8 @@ class Dispatch(Placement):
         cost = sum(b.cost for b in worker.in_flight) + sum(unit.cost for unit in units)
         return (worker.model.speed.seconds(cost, len(worker.in_flight) + 1) or 0.0) > left_s
 
-    def _rest(self, model: Model, now_s: float) -> None:
-        for worker in model.alive:
+    def _rest(self, model: Model, workers: list[ModelWorker], now_s: float) -> None:
+        for worker in workers:
             if worker.is_feedable and not worker.in_flight and worker.idle_since_s is None:
                 if not model.info["persistent"] and not model.waiting:
                     self._stop(worker, "one-shot tool")
@@ -231,7 +250,10 @@ class Dispatch(Placement):
         self._settle(worker, batch, outcomes, blobs, seconds)
         if not model.info["persistent"]:
             self._stop(worker, "one-shot tool")
-        self.feed(model, now_s)
+        if any(outcome["error"] for outcome in outcomes):
+            self.feed(model, now_s)
+        else:
+            self._feed_one(worker, now_s)
 
     def _settle(
         self,

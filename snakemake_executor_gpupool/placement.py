@@ -68,7 +68,7 @@ class Placement(abc.ABC):
     def _capacity(self, model: Model) -> int:
         if model.spec.names:
             return 1
-        managed = sum(d.kind == model.spec.kind for d in self._allocator.devices)
+        managed = self._allocator.count(model.spec.kind)
         return max(managed // max(model.spec.count, 1), 1)
 
     def _free_places(self, model: Model) -> int:

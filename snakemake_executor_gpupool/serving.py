@@ -255,7 +255,7 @@ class Model:
         """Return how much cost the next micro-batch may have."""
         if not self.info["persistent"]:
             return math.inf
-        share = fair_share(self.queue.load, len(self.alive))
+        share = fair_share(self.queue.load, len(self.workers))
         if not self.speed.s_per_cost:
             return share
         return max(share, self.speed.fixed_s / self.speed.s_per_cost / MOST_OVERHEAD)
@@ -267,13 +267,14 @@ class Model:
         same = len({unit.group for unit in units}) == 1
         return same and fits and batch.cost <= self._most_batch_cost()
 
-    def worth_sending_ahead(self, worker: ModelWorker) -> bool:
-        """Whether so much waits that a busy worker should have its next batch beforehand.
+    def most_in_hands_for_another(self) -> float:
+        """Return the cost below which a busy worker should have its next batch beforehand.
 
-        Near the end it should not: a batch that waits behind another could run elsewhere.
+        Near the end there is none: a batch that waits behind another could run elsewhere.
         """
-        in_hands = sum(batch.cost for batch in worker.in_flight)
-        return not self.suspects and self.queue.load > 2 * in_hands * len(self.alive)
+        if self.suspects:
+            return 0.0
+        return self.queue.load / (2 * max(len(self.workers), 1))
 
     def learn_load(self, seconds: float) -> None:
         """Take in how long it took from asking for a process until it was ready."""

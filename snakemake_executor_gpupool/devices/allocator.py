@@ -13,6 +13,8 @@ A holder is busy from its grant on, until :meth:`Allocator.idle` is called.
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -253,6 +255,7 @@ class Allocator:
     def lost(self, device_name: str, now_s: float) -> list[Effect]:
         """Note that a device is gone for good: it is never granted again."""
         self._lost.add(device_name)
+        self._forget_usable()
         return self._refuse_impossible() + self._serve(now_s)
 
     def join(self, devices: Sequence[Device], now_s: float) -> list[Effect]:
@@ -266,6 +269,7 @@ class Allocator:
         self._all, self._managed = with_them(self._all), with_them(self._managed)
         self._lost -= names
         self._foreign -= names
+        self._forget_usable()
         return self._serve(now_s)
 
     def expect(self, devices: Sequence[Device], now_s: float) -> list[Effect]:
@@ -274,6 +278,7 @@ class Allocator:
         Those in line for what is no longer expected are refused.
         """
         self._expected = tuple(devices)
+        self._forget_usable()
         return self._refuse_impossible() + self._serve(now_s)
 
     def configure(
@@ -290,6 +295,7 @@ class Allocator:
         once they are idle; leases run to their end.
         """
         self._managed = self._all if managed is None else tuple(sorted(managed, key=device_key))
+        self._forget_usable()
         if allow_multiple_per_device is not None:
             self._packing = allow_multiple_per_device
         if offload_strategy is not None:
@@ -298,7 +304,7 @@ class Allocator:
 
     # --- what one can see
 
-    @property
+    @functools.cached_property
     def devices(self) -> tuple[Device, ...]:
         """The managed devices that are not lost."""
         return tuple(device for device in self._managed if device.name not in self._lost)
@@ -308,7 +314,15 @@ class Allocator:
         """Every device that there ever was."""
         return self._all
 
-    @property
+    def count(self, kind: str) -> int:
+        """Return how many managed devices of a kind there are."""
+        return self._counts[kind]
+
+    @functools.cached_property
+    def _counts(self) -> Counter[str]:
+        return Counter(device.kind for device in self.devices)
+
+    @functools.cached_property
     def kinds(self) -> set[str]:
         """The kinds of device that there are, or that may yet come."""
         return {device.kind for device in (*self.devices, *self._expected)}
@@ -385,8 +399,7 @@ class Allocator:
         return [self._evict(holder) for holder in strays]
 
     def _is_stray(self, holder: Tenant) -> bool:
-        usable = {device.name for device in self._usable}
-        return any(name not in usable for name in holder.device_names)
+        return not self._usable_names.issuperset(holder.device_names)
 
     def _refuse_impossible(self) -> list[Effect]:
         """Refuse those in line whom a change of the devices left without hope."""
@@ -400,11 +413,24 @@ class Allocator:
 
     # --- small helpers
 
-    @property
+    @functools.cached_property
     def _usable(self) -> tuple[Device, ...]:
         """The managed devices, and the host: a request for "cpu" needs no managed slot."""
         has_slots = any(device.kind == CPU for device in self._managed)
         return self.devices if has_slots else (*self.devices, cpu_slot(0))
+
+    @functools.cached_property
+    def _usable_names(self) -> frozenset[str]:
+        return frozenset(device.name for device in self._usable)
+
+    @functools.cached_property
+    def _known(self) -> dict[str, Device]:
+        return {device.name: device for device in (*self._all, *self._usable)}
+
+    def _forget_usable(self) -> None:
+        """The managed devices have changed."""
+        for name in ("devices", "kinds", "_counts", "_usable", "_usable_names", "_known"):
+            self.__dict__.pop(name, None)
 
     def _board(self) -> Board:
         on_devices = [
@@ -413,8 +439,7 @@ class Allocator:
         return Board(self._usable, on_devices, self._foreign, self._packing, self._given_at)
 
     def _devices_of(self, holder: Tenant) -> tuple[Device, ...]:
-        known = {device.name: device for device in (*self._all, *self._usable)}
-        return tuple(known[name] for name in holder.device_names)
+        return tuple(self._known[name] for name in holder.device_names)
 
     def _expect(self, holder_id: str, *phases: Phase) -> Tenant:
         holder = self._holders[holder_id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -103,6 +104,7 @@ def cpu_slot(index: int) -> Device:
     return Device(name=f"{CPU}:{index}", kind=CPU, index=index, model_name="CPU")
 
 
+@functools.lru_cache(maxsize=65536)
 def natural_key(name: str) -> tuple[tuple[str, int], ...]:
     """Sort key of a device name, by number where there are numbers.
 
