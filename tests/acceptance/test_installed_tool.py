@@ -81,4 +81,5 @@ def test_it_is_listed_and_served_by_name(tmp_path: Path, installed: dict[str, st
 
     without = workflow.run("out.txt", "--forceall")
     assert without.code == 1
-    assert "rule up: there is no tool 'line-case'. Installed tools: esm2-embed" in without.text
+    assert "rule up: there is no tool 'line-case'." in without.text
+    assert "Installed tools: esm2-embed" in without.text

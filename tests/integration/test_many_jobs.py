@@ -75,10 +75,10 @@ class Driver:
     def send(self, numbers: range) -> None:
         """Send jobs, and wait until all are done."""
         for number in numbers:
-            self._done.acquire(timeout=60)
-            self.pool.submit(self._request(number))
+            assert self._done.acquire(timeout=60), f"a job was lost: {self.errors}"
+            self.pool.submit([self._request(number)])
         for _ in range(AHEAD):
-            assert self._done.acquire(timeout=60), "a job was lost"
+            assert self._done.acquire(timeout=60), f"a job was lost: {self.errors}"
         self._done.release(AHEAD)
         assert not self.errors
 
