@@ -68,16 +68,38 @@ def jobs_done(log: Path) -> int:
     return log.read_text().count('"job_done"')
 
 
+def worker_at_new_work(log: Path) -> int | None:
+    """The pid of a worker that computes something over which no worker has died."""
+    events = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    by_kind = {
+        kind: [e for e in events if e["event"] == kind] for kind in ("worker_died", "batch_done")
+    }
+    dead = {event["worker"] for event in by_kind["worker_died"]}
+    done = {event["batch"] for event in by_kind["batch_done"]}
+    at_hand: dict[str, tuple[int, ...]] = {}
+    for event in events:
+        if event["event"] == "batch_sent" and event["batch"] not in done:
+            at_hand.setdefault(event["worker"], tuple(event["jobs"]))
+    interrupted = {at_hand[worker] for worker in dead if worker in at_hand}
+    for event in events:
+        hers = at_hand.get(event.get("worker", ""))
+        alive = event["event"] == "worker_started" and event["worker"] not in dead
+        if alive and hers and hers not in interrupted:
+            return int(event["pid"])
+    return None
+
+
 def test_killed_workers_cost_nobody_a_result(tmp_path: Path) -> None:  # W4
     workflow = Workflow(tmp_path, SLOW.replace("SLEEP", "0.4"), INPUTS)
     run = workflow.start("--gpupool-devices", "cpu:2")
     log = tmp_path / ".snakemake/gpupool/latest/events.jsonl"
     for kills in range(1, 4):
-        # What the last kill interrupted is done by then: the same item is never hit twice, since
-        # two workers that die over one item alone would count against it.
-        assert eventually(lambda n=kills: log.exists() and jobs_done(log) >= 2 * n - 1)
-        assert eventually(lambda: bool(model_workers(tmp_path)))
-        os.kill(model_workers(tmp_path)[0], signal.SIGKILL)
+        # Never the same item twice: two workers that die over one item alone count against it.
+        assert eventually(lambda: log.exists() and worker_at_new_work(log))
+        pid = worker_at_new_work(log)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda n=kills: log.read_text().count('"worker_died"') == n)
     text, _ = run.communicate(timeout=60)
     assert run.returncode == 0, text
     summary = json.loads((log.parent / "summary.json").read_text())
