@@ -72,7 +72,8 @@ class Replay:
 class Killer(threading.Thread):
     """Sends SIGKILL to a random worker every few hundred milliseconds, ``kills`` times.
 
-    One in two goes to a worker in a phase where nobody was killed yet, if it meets one soon.
+    One in two goes to a worker in a phase where nobody was killed yet, if it meets one soon;
+    the last ones are kept for such phases, which may come late in a run.
     """
 
     def __init__(self, directory: Path, seed: int, kills: int) -> None:
@@ -90,7 +91,7 @@ class Killer(threading.Thread):
         while self._left and not self._done.wait(self._draw.uniform(0.15, 0.6)):
             self._look()
             missing = PHASES - set(+self._replay.killed)
-            if missing and self._draw.random() < 0.5:
+            if missing and (self._left <= len(missing) or self._draw.random() < 0.5):
                 self._hunt(missing)
             elif candidates := self._candidates():
                 self._strike(self._draw.choice(candidates))
