@@ -18,6 +18,7 @@ from snakemake_executor_gpupool.effects import (
     ReadJob,
     Report,
     RunBatch,
+    RunChains,
     StartWorker,
     StopWorker,
     WriteJob,
@@ -25,7 +26,9 @@ from snakemake_executor_gpupool.effects import (
 from snakemake_executor_gpupool.events import EventLog
 from snakemake_executor_gpupool.host import Host
 from snakemake_executor_gpupool.request import JobReport
-from snakemake_executor_gpupool.store import ResultStore, entry_name
+from snakemake_executor_gpupool.store import ResultStore
+from snakemake_executor_gpupool.workers.child_store import entry_name
+from snakemake_executor_gpupool.workers.protocol import Blob
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Actions:
         match effect:
             case RunBatch():
                 self._send_batch(effect)
+            case RunChains():
+                self._send_chains(effect)
             case ReadJob() | WriteJob():
                 self._send_files(effect)
             case Report(report=report):
@@ -92,6 +97,11 @@ class Actions:
                 self._grant(effect)
             case Note(event=event, fields=fields):
                 self._events.write(event, fields)
+            case _:
+                self._see_to_worker(effect)
+
+    def _see_to_worker(self, effect: Effect) -> None:
+        match effect:
             case StartWorker():
                 self._start(effect)
             case StopWorker():
@@ -102,7 +112,7 @@ class Actions:
             case LoadModel():
                 meta = {"type": "load", "device": tool_device(effect.devices)}
                 self._events.write("load_sent", {"worker": effect.worker_id})
-                self._host.send(effect.worker_id, meta, [effect.params])
+                self._host.send(effect.worker_id, meta, [effect.params, *effect.more_params])
             case MoveModel():
                 meta = {"type": "move", "device": tool_device(effect.devices)}
                 names = [device.name for device in effect.devices] or ["cpu"]
@@ -123,13 +133,24 @@ class Actions:
         blobs = [effect.params, *(unit.payload for unit in effect.units)]
         self._host.send(effect.worker_id, meta, blobs)
 
+    def _send_chains(self, effect: RunChains) -> None:
+        blobs: list[Blob] = []
+        for chain in effect.chains:
+            blobs += [link.request.job for link in chain.links]
+            blobs += [u.payload if u.result is None else u.result for u in chain.parts]
+        meta = {"type": "chain", "batch": effect.batch_id, "chains": map_chains(effect)}
+        meta["store"] = str(self._store.directory) if self._store else ""
+        self._host.send(effect.worker_id, meta, blobs)
+
     def _send_files(self, effect: ReadJob | WriteJob) -> None:
         request = effect.request
         event = "read_sent" if isinstance(effect, ReadJob) else "write_sent"
         self._events.write(event, {"worker": effect.worker_id, "job_id": request.job_id})
         meta: dict[str, Any] = {"job": request.job_id, "cwd": request.cwd}
         if isinstance(effect, ReadJob):
-            self._host.send(effect.worker_id, {"type": "read", **meta}, [request.job])
+            meta["follow"] = [later.tool.spec for later in request.follow]
+            jobs = [request.job, *(later.job for later in request.follow)]
+            self._host.send(effect.worker_id, {"type": "read", **meta}, jobs)
             return
         meta |= {"order": effect.order, "names": effect.names, "log_text": effect.log_text}
         blobs = [request.job, *effect.blobs]
@@ -140,6 +161,26 @@ class Actions:
         self._outgoing.put(
             lambda: self._callbacks.leased(effect.job_id, effect.devices, environment)
         )
+
+
+def map_chains(effect: RunChains) -> list[dict[str, Any]]:
+    """Return what a worker must know of each chain, beside its jobs and items."""
+    told = []
+    for chain in effect.chains:
+        count, distinct = len(chain.job.units), len(chain.parts)
+        told.append(
+            {
+                "cwd": chain.job.request.cwd,
+                "keys": chain.part_keys,
+                "known": [unit.result is not None for unit in chain.parts],
+                "order": chain.gather(),
+                "names": chain.job.names,
+                "models": [link.key_head for link in chain.links],
+                "log_text": f"gpupool: {count} items, {distinct} distinct, computed by "
+                f"{effect.worker_id}\n",
+            }
+        )
+    return told
 
 
 def tool_device(devices: tuple[Device, ...]) -> str:

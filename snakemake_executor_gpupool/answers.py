@@ -12,11 +12,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.chains import chains_of
 from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.filing import FileWorker
 from snakemake_executor_gpupool.jobs import Phase
+from snakemake_executor_gpupool.links import ChainUnit
 from snakemake_executor_gpupool.scheduler import Scheduler
-from snakemake_executor_gpupool.serving import ModelWorker, Stage
+from snakemake_executor_gpupool.serving import Batch, ModelWorker, Stage
 from snakemake_executor_gpupool.workers.protocol import Frame, SpoolFile
 
 Check = Callable[[Any], bool]
@@ -71,6 +73,12 @@ _TOOL = _object(
     batch_limit_s=_is_limit,
     can_move=_is_flag,
 )
+_MODEL = {
+    "model": _is_text,
+    "model_label": _is_text,
+    "group": _is_text,
+    "short_tokens": lambda value: _is_whole(value) and value >= 0,
+}
 _ITEM = _object(
     key=_is_text,
     cost=_is_amount,
@@ -88,9 +96,8 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "job": _is_whole,
         "items": _list_of(_ITEM),
         "last": _is_flag,
-        "model": _is_text,
-        "model_label": _is_text,
-        "group": _is_text,
+        "follow": _list_of(_object(**_MODEL, info=_TOOL)),
+        **_MODEL,
     },
     "read_failed": {"job": _is_whole, "error": _ERROR},
     "written": {"job": _is_whole, "seconds": _is_amount},
@@ -100,6 +107,14 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "done": {
         "batch": _is_whole,
         "outcomes": _list_of(_OUTCOME),
+        "seconds": _is_amount,
+        "peak_mib": _PEAK,
+    },
+    "stage": {
+        "batch": _is_whole,
+        "stage": _is_whole,
+        "last": _is_flag,
+        "chains": _list_of(_object(chain=_is_whole, keys=_list_of(_is_text))),
         "seconds": _is_amount,
         "peak_mib": _PEAK,
     },
@@ -113,6 +128,7 @@ _TOLD_IN = {
     "loaded": {Stage.LOADING},
     "load_failed": {Stage.LOADING},
     "done": {Stage.READY},
+    "stage": {Stage.READY},
     "moved": {Stage.MOVING},
     "move_failed": {Stage.MOVING},
 }
@@ -198,6 +214,8 @@ class Answers:
             case "done":
                 figures = meta["seconds"], now_s, meta["peak_mib"]
                 dispatch.batch_done(worker_id, meta["outcomes"], frame.blobs, *figures)
+            case "stage":
+                scheduler.stage_done(worker_id, meta, frame.blobs, now_s)
             case "items":
                 scheduler.items(worker_id, meta["job"], meta, frame.blobs, now_s)
             case "written":
@@ -232,18 +250,46 @@ class Answers:
 def _count_blobs(kind: str, meta: Mapping[str, Any]) -> int:
     if kind == "items":
         return len(meta["items"])
+    if kind == "stage":
+        return sum(len(each["keys"]) for each in meta["chains"])
     if kind == "done":
         return sum(outcome["error"] is None for outcome in meta["outcomes"])
     return 0
 
 
+def is_next_stage(batch: Batch, meta: Mapping[str, Any]) -> bool:
+    """Tell whether an answer is about the stage that a dispatch of chains is at."""
+    chains = list(chains_of(batch))
+    numbers = [each["chain"] for each in meta["chains"]]
+    open_ones = [number for number, chain in enumerate(chains) if not chain.is_over]
+    if meta["stage"] != batch.stages_done or not set(numbers) <= set(open_ones):
+        return False
+    is_last = not numbers or batch.stages_done + 1 == len(chains[0].links)
+    return (
+        meta["last"] == is_last
+        and numbers == sorted(set(numbers))
+        and all(_has_sound_keys(chains[each["chain"]], each["keys"]) for each in meta["chains"])
+    )
+
+
+def _has_sound_keys(chain: ChainUnit, keys: list[str]) -> bool:
+    if chain.stages_done == 0:
+        return keys == chain.part_keys
+    return len(set(keys)) == len(keys)
+
+
 def _check_model_worker(worker: ModelWorker, frame: Frame) -> None:
     stages = _TOLD_IN.get(frame.type)
     _require(stages is not None and worker.stage in {*stages, Stage.STOPPING}, frame)
-    if frame.type == "done":
+    if frame.type in ("done", "stage"):
         batch = worker.in_flight[0] if worker.in_flight else None
         _require(batch is not None and batch.batch_id == frame.meta["batch"], frame)
-        _require(batch is not None and len(batch.units) == len(frame.meta["outcomes"]), frame)
+        assert batch is not None
+        _require(worker.model.is_chain == (frame.type == "stage"), frame)
+        if frame.type == "done":
+            _require(len(batch.units) == len(frame.meta["outcomes"]), frame)
+        else:
+            _require(is_next_stage(batch, frame.meta), frame)
     elif frame.type == "moved" and worker.stage is Stage.MOVING:
         _require(worker.is_leaving == frame.meta["away"], frame)
 

@@ -27,7 +27,7 @@ class Unit:
     group
         Units of one group may share a micro-batch: same model, same params.
     order
-        (negated priority, arrival number).
+        (negated priority, 0 if its request is short else 1, arrival number).
     places
         (job id, position in the job) of every place that waits for the result.
     """
@@ -38,10 +38,14 @@ class Unit:
     tokens: int
     payload: Blob
     name: str
-    order: tuple[int, int]
+    order: tuple[int, int, int]
     places: list[tuple[int, int]] = field(default_factory=list)
     result: Blob | None = None
     error: dict[str, Any] | None = None
+    #: A chain is to compute it, and no queue has it.
+    is_merged: bool = False
+    #: Computed before any job asked for it, by a chain.
+    is_guess: bool = False
     #: How many places still hold the result.
     holders: int = 0
 
@@ -86,6 +90,8 @@ class Ledger:
         self.unique = 0
         #: Distinct items whose result an earlier run had left.
         self.reused = 0
+        #: Results that chains computed beforehand, and how many of these a job has asked for.
+        self.guesses = self.claimed = 0
 
     def place(self, unit: Unit, job_id: int, position: int) -> tuple[Unit, bool]:
         """Return the unit that answers an item, and whether it is a new computation.
@@ -109,6 +115,10 @@ class Ledger:
                 self._discard(unit.payload)
         elif unit.payload is not known.payload:
             self._discard(unit.payload)
+        if known.is_guess:
+            known.is_guess = False
+            self.claimed += 1
+            self.unique += 1
         if known.result is None:
             known.places.append((job_id, position))
         known.order = min(known.order, unit.order)
@@ -125,6 +135,16 @@ class Ledger:
         elif unit.holders == 0:
             self._keep(unit)
 
+    def offer(self, key: Hashable, result: Blob) -> None:
+        """Keep the result of an item that no job has asked for yet, within the bound."""
+        self.guesses += 1
+        if key in self._units:
+            self._discard(result)
+            return
+        unit = Unit(key, "", 0.0, 0, b"", "", (0, 0, 0), result=result, is_guess=True)
+        self._units[key] = unit
+        self._keep(unit)
+
     def release(self, unit: Unit) -> None:
         """One place no longer needs the unit's result."""
         unit.holders -= 1
@@ -133,8 +153,13 @@ class Ledger:
 
     def abandon(self, unit: Unit) -> None:
         """Forget a unit that will never be computed, since nobody waits for it."""
-        self._units.pop(unit.key, None)
-        self._discard(unit.payload)
+        if not unit.is_done:
+            self._units.pop(unit.key, None)
+            self._discard(unit.payload)
+
+    def discard(self, result: Blob) -> None:
+        """Let go of a result that nobody needs."""
+        self._discard(result)
 
     def _keep(self, unit: Unit) -> None:
         if unit.key is None:

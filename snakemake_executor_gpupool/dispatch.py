@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from snakemake_executor_gpupool.dedup import Ledger, Unit
 from snakemake_executor_gpupool.devices.allocator import Allocator
-from snakemake_executor_gpupool.effects import Outbox, RunBatch
+from snakemake_executor_gpupool.effects import Outbox, RunBatch, RunChains
 from snakemake_executor_gpupool.filing import crash_error
 from snakemake_executor_gpupool.jobs import JobTable
+from snakemake_executor_gpupool.links import ChainUnit
 from snakemake_executor_gpupool.placement import Placement
 from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker, Stage
 from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
@@ -31,6 +32,8 @@ from snakemake_executor_gpupool.workers.protocol import Blob
 MOST_DEATHS_ALONE = 2
 #: A model whose workers die this often while loading, one after the other, is given up.
 MOST_LOAD_DEATHS = 3
+#: Workers of a chain that may die; its requests go the ordinary way from then on.
+MOST_CHAIN_DEATHS = 3
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Dispatch(Placement):
         self._config = config
         self._batches = 0
         self.models: dict[Hashable, Model] = {}
+        #: Takes a chain that came to nothing, whatever the cause.
+        self.on_chain_ended: Callable[[ChainUnit, float], None] = lambda chain, now_s: None
         self.busy_s: defaultdict[str, float] = defaultdict(float)
 
     # -- work in -----------------------------------------------------------------
@@ -87,7 +92,7 @@ class Dispatch(Placement):
     def feed(self, model: Model, now_s: float) -> None:
         """Do for one model what can be done now."""
         if model.error is not None:
-            self._fail_waiting(model, model.error)
+            self._fail_waiting(model, model.error, now_s)
             return
         model.wake_resting(now_s)
         self._ask_for_workers(model, now_s)
@@ -120,7 +125,7 @@ class Dispatch(Placement):
     def _ask_for_workers(self, model: Model, now_s: float) -> None:
         capacity = self._capacity(model)
         if len(model.alive) < capacity:
-            wanted = model.workers_wanted(self._free_places(model), capacity, now_s)
+            wanted = model.workers_wanted(self.free_places(model), capacity, now_s)
             for _ in range(wanted - len(model.alive)):
                 if self._may_load(model, now_s):
                     self._ask(model, now_s)
@@ -194,7 +199,6 @@ class Dispatch(Placement):
         worker.in_flight.append(batch)
         worker.idle_since_s = None
         self._allocator.busy(worker.worker_id, now_s)
-        params = worker.model.params_of_group[units[0].group]
         self._outbox.note(
             "batch_sent",
             batch=batch.batch_id,
@@ -204,6 +208,11 @@ class Dispatch(Placement):
             tokens=sum(unit.tokens for unit in units),
             longest_tokens=max(unit.tokens for unit in units),
         )
+        chains = [unit for unit in units if isinstance(unit, ChainUnit)]
+        if chains:
+            self._outbox.put(RunChains(worker.worker_id, batch.batch_id, chains))
+            return
+        params = worker.model.params_of_group[units[0].group]
         self._outbox.put(RunBatch(worker.worker_id, batch.batch_id, params, units))
 
     def _comes_too_late(self, worker: ModelWorker, units: list[Unit]) -> bool:
@@ -234,16 +243,8 @@ class Dispatch(Placement):
     ) -> None:
         """A worker has answered its oldest micro-batch."""
         worker = self._workers[worker_id]
-        model, batch = worker.model, worker.in_flight.popleft()
-        if worker.in_flight:
-            worker.in_flight[0].sent_s = now_s
-        model.speed.learn(batch.cost, seconds, len(batch.units))
-        model.memory = model.memory.computed(peak_mib, model.batch_tokens(batch))
-        for device in worker.devices:
-            self.busy_s[device.name] += seconds
-        self._outbox.note(
-            "batch_done", batch=batch.batch_id, worker=worker_id, seconds=round(seconds, 6)
-        )
+        model = worker.model
+        batch = self._batch_over(worker, seconds, now_s, peak_mib)
         if any(outcome["oom"] for outcome in outcomes):
             model.shrink_budget(batch)
             self._outbox.note("out_of_memory", worker=worker_id, budget=model.budget_tokens)
@@ -254,6 +255,29 @@ class Dispatch(Placement):
             self.feed(model, now_s)
         else:
             self._feed_one(worker, now_s)
+
+    def chains_done(self, worker_id: str, now_s: float, peak_mib: int | None = None) -> None:
+        """A worker has answered all stages of its oldest dispatch of chains."""
+        worker = self._workers[worker_id]
+        batch = self._batch_over(worker, worker.in_flight[0].seconds, now_s, peak_mib)
+        worker.model.items_done += len(batch.units)
+        self.feed(worker.model, now_s)
+
+    def _batch_over(
+        self, worker: ModelWorker, seconds: float, now_s: float, peak_mib: int | None
+    ) -> Batch:
+        model, batch = worker.model, worker.in_flight.popleft()
+        if worker.in_flight:
+            worker.in_flight[0].sent_s = now_s
+        model.speed.learn(batch.cost, seconds, len(batch.units))
+        model.memory = model.memory.computed(peak_mib, model.batch_tokens(batch))
+        for device in worker.devices:
+            self.busy_s[device.name] += seconds
+        seconds = round(seconds, 6)
+        self._outbox.note(
+            "batch_done", batch=batch.batch_id, worker=worker.worker_id, seconds=seconds
+        )
+        return batch
 
     def _settle(
         self,
@@ -289,8 +313,11 @@ class Dispatch(Placement):
         if worker.stage is not Stage.STOPPING or worker.hung:
             self.counts["worker_crashes"] += 1
             self._outbox.note("worker_died", worker=worker_id, reason=reason)
-            if not blameless:
+            if model.is_chain:
+                self._blame_chain(worker, reason, now_s, blameless=blameless)
+            elif not blameless:
                 self._blame(worker, reason, now_s)
+        self._end_chains([unit for batch in worker.in_flight for unit in batch.units], now_s)
         for batch in worker.in_flight:
             self._requeue(model, batch.units)
         worker.in_flight.clear()
@@ -311,6 +338,21 @@ class Dispatch(Placement):
                 self._jobs.unit_failed(unit, crash_error(message))
             else:
                 worker.model.resting.append((self._suspicion.next_try_s(unit), unit))
+
+    def _blame_chain(
+        self, worker: ModelWorker, reason: str, now_s: float, *, blameless: bool
+    ) -> None:
+        """Look no further than whether to go on merging: what it had in hands is tried apart."""
+        if blameless:
+            return
+        worker.model.chain_deaths += 1
+        if not worker.has_loaded or worker.model.chain_deaths >= MOST_CHAIN_DEATHS:
+            self._give_up_model(worker.model, crash_error(f"its worker died: {reason}"), now_s)
+
+    def _end_chains(self, units: Iterable[Unit], now_s: float) -> None:
+        for unit in units:
+            if isinstance(unit, ChainUnit) and not unit.is_over:
+                self.on_chain_ended(unit, now_s)
 
     def _blame_loading(self, worker: ModelWorker, reason: str, now_s: float) -> None:
         model = worker.model
@@ -339,7 +381,7 @@ class Dispatch(Placement):
         model.error = error
         self._suspicion.forget(model)
         self._outbox.note("model_failed", model=model.name, error=error["message"])
-        self._fail_waiting(model, error)
+        self._fail_waiting(model, error, now_s)
         self._withdraw_asking(model, now_s)
         for worker in model.alive:
             if not worker.in_flight:
@@ -352,7 +394,10 @@ class Dispatch(Placement):
                 del self._workers[worker.worker_id], model.workers[worker.worker_id]
                 self.apply(self._allocator.withdraw(worker.worker_id, now_s), now_s)
 
-    def _fail_waiting(self, model: Model, error: dict[str, Any]) -> None:
+    def _fail_waiting(self, model: Model, error: dict[str, Any], now_s: float) -> None:
+        if model.is_chain:
+            self._end_chains(model.queue.drain(), now_s)
+            return
         told = error
         resting = (unit for _, unit in model.resting)
         for unit in [*model.suspects, *resting, *model.oversized, *model.queue.drain()]:

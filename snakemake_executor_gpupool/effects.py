@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool.dedup import Unit
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.workers.protocol import Blob
+
+if TYPE_CHECKING:
+    from snakemake_executor_gpupool.links import ChainUnit
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class LoadModel:
     worker_id: str
     devices: tuple[Device, ...]
     params: bytes
+    #: For a chain: the params of its further models.
+    more_params: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,15 @@ class RunBatch:
 
 
 @dataclass(frozen=True)
+class RunChains:
+    """Send ``chain``: short requests through all models of a chain."""
+
+    worker_id: str
+    batch_id: int
+    chains: list[ChainUnit]
+
+
+@dataclass(frozen=True)
 class Report:
     """Tell whoever submitted the job how it ended."""
 
@@ -108,6 +122,7 @@ Effect = (
     | ReadJob
     | WriteJob
     | RunBatch
+    | RunChains
     | Report
     | GrantLease
     | Note

@@ -216,7 +216,7 @@ class LocalHost:
         self._reaper.watch(process.pid)
         self._running[worker_id] = _Running(process, devices)
         self._selector.register(process.socket, selectors.EVENT_READ, worker_id)
-        first = {"type": "tool", "spec": tool.spec, "base_dir": tool.base_dir}
+        first = {"type": "tool", "spec": tool.spec, "base_dir": tool.base_dir, "more": tool.more}
         self.send(worker_id, {**first, "spool": self._paths.spools})
         return process.pid
 

@@ -20,6 +20,8 @@ class Phase(enum.Enum):
     READING = "reading"
     COMPUTING = "computing"
     WRITING = "writing"
+    #: A chain computes its items and writes its outputs.
+    MERGED = "merged"
 
 
 @dataclass(eq=False)
@@ -45,6 +47,8 @@ class JobState:
     workers: set[str] = field(default_factory=set)
     #: It is a call, not a rule's job: its results go into the report.
     wants_results: bool = False
+    #: How many of its items' results a chain had computed beforehand.
+    claimed: int = 0
 
     def gather(self) -> tuple[list[int], list[Blob]]:
         """Return each distinct result once, and for each item which of them is its own."""
@@ -141,6 +145,10 @@ class JobTable:
     def read_complete(self, job: JobState) -> None:
         """All items of the job are known."""
         job.all_read = True
+        self.go_on(job)
+
+    def go_on(self, job: JobState) -> None:
+        """Have a job's items computed each by itself; its outputs follow."""
         job.phase = Phase.COMPUTING
         if job.is_computed:
             self._on_computed(job)

@@ -71,7 +71,7 @@ class Placement(abc.ABC):
         managed = self._allocator.count(model.spec.kind)
         return max(managed // max(model.spec.count, 1), 1)
 
-    def _free_places(self, model: Model) -> int:
+    def free_places(self, model: Model) -> int:
         """Return how many more of a model's workers could start where nobody else is."""
         if model.spec.kind == CPU:
             return self._capacity(model)
@@ -200,7 +200,8 @@ class Placement(abc.ABC):
         worker = self._workers[worker_id]
         if worker.stage is Stage.STARTING:
             worker.stage = Stage.LOADING
-            self._outbox.put(LoadModel(worker_id, worker.devices, worker.model.params))
+            params = worker.model.params, worker.model.more_params
+            self._outbox.put(LoadModel(worker_id, worker.devices, *params))
 
     def loaded(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -31,13 +32,15 @@ class Weighted(Protocol):
         """Items of one group may share a micro-batch."""
 
     @property
-    def order(self) -> tuple[int, int]:
-        """(negated priority, arrival): breaks ties, so that plans are deterministic."""
+    def order(self) -> tuple[int, int, int]:
+        """(negated priority, 0 if its request is short else 1, arrival)."""
 
 
 ItemT = TypeVar("ItemT", bound=Weighted)
-#: (negated priority, wave, group): items that may share a micro-batch.
-Kind = tuple[int, int, str]
+#: (negated priority, 0 for short requests else 1): what goes before what.
+Level = tuple[int, int]
+#: (level, wave, group): items that may share a micro-batch.
+Kind = tuple[Level, int, str]
 #: (negated cost, negated tokens, arrival).
 Rank = tuple[float, int, int]
 #: Of very many items this many at a time are ordered by cost, so that whole jobs get done, and
@@ -45,14 +48,21 @@ Rank = tuple[float, int, int]
 WAVE_ITEMS = 4096
 #: Finishing this much later than possible is worth a worker less.
 SLACK = 1.04
+#: After so many micro-batches of short requests, one of the others of their priority is next.
+MOST_PASSED = 4
 
 
 class WorkQueue(Generic[ItemT]):
-    """The items that wait for one model's workers: by priority, then the costliest first.
+    """The items that wait for one model's workers.
+
+    By priority; then those of short requests; then the costliest first. At most ``MOST_PASSED``
+    micro-batches of short requests in a row go before others of their priority that wait, so
+    that a steady stream of them slows the others down, but never stops them.
 
     More than ``WAVE_ITEMS`` are taken in waves, by arrival; what remains in the end becomes one
     wave again, so that the costliest items never come last. Each group of items is a heap, and
-    so is the list of groups by their first items: items go in and out in logarithmic time.
+    so is the list of a level's groups by their first items: items go in and out in logarithmic
+    time.
 
     References
     ----------
@@ -62,9 +72,13 @@ class WorkQueue(Generic[ItemT]):
 
     def __init__(self) -> None:
         self._heaps: dict[Kind, list[tuple[Rank, ItemT]]] = {}
-        # Where each group stands by its first item. An entry whose item is no longer its
-        # group's first is out of date, and dropped when it comes up.
-        self._heads: list[tuple[int, int, Rank, str]] = []
+        # Where each of a level's groups stands by its first item. An entry whose item is no
+        # longer its group's first is out of date, and dropped when it comes up.
+        self._heads: dict[Level, list[tuple[int, Rank, str]]] = {}
+        self._groups: Counter[Level] = Counter()
+        # By priority: how many micro-batches of short requests have passed others since one of
+        # these was taken.
+        self._passed: Counter[int] = Counter()
         self._count = 0
         self._wave = self._in_wave = 0
         #: Total cost of the waiting items.
@@ -76,14 +90,21 @@ class WorkQueue(Generic[ItemT]):
     def __iter__(self) -> Iterator[ItemT]:
         return (item for heap in self._heaps.values() for _, item in heap)
 
+    @property
+    def has_levels(self) -> bool:
+        """Whether short requests and others wait."""
+        return len({is_long for _, is_long in self._heads}) > 1
+
     def push(self, items: Iterable[ItemT]) -> None:
         """Add items."""
         for item in items:
             if self._in_wave == WAVE_ITEMS:
                 self._wave, self._in_wave = self._wave + 1, 0
             self._in_wave += 1
-            kind = (item.order[0], self._wave, item.group)
-            rank = (-item.cost, -item.tokens, item.order[1])
+            kind = (item.order[:2], self._wave, item.group)
+            rank = (-item.cost, -item.tokens, item.order[2])
+            if kind not in self._heaps:
+                self._groups[kind[0]] += 1
             heap = self._heaps.setdefault(kind, [])
             heapq.heappush(heap, (rank, item))
             if heap[0][0] == rank:
@@ -92,8 +113,10 @@ class WorkQueue(Generic[ItemT]):
             self.load += item.cost
 
     def _put_up(self, kind: Kind) -> None:
-        priority, wave, group = kind
-        heapq.heappush(self._heads, (priority, wave, self._heaps[kind][0][0], group))
+        level, wave, group = kind
+        heapq.heappush(
+            self._heads.setdefault(level, []), (wave, self._heaps[kind][0][0], group)
+        )
 
     def take(
         self, budget_tokens: int, pads: bool = True, most_cost: float = math.inf
@@ -130,21 +153,41 @@ class WorkQueue(Generic[ItemT]):
         return batch
 
     def _first_kind(self) -> Kind | None:
-        while self._heads:
-            priority, wave, rank, group = self._heads[0]
-            heap = self._heaps.get((priority, wave, group))
+        """Choose whose turn it is; a waiting item that was passed often enough goes first."""
+        if not self._heads:
+            return None
+        first = min(self._heads)
+        priority, is_long = first
+        others = (priority, 1)
+        if is_long or others not in self._heads:
+            self._passed[priority] = 0
+        elif self._passed[priority] < MOST_PASSED:
+            self._passed[priority] += 1
+        else:
+            self._passed[priority] = 0
+            first = others
+        return self._first_of(first)
+
+    def _first_of(self, level: Level) -> Kind:
+        heads = self._heads[level]
+        while True:
+            wave, rank, group = heads[0]
+            heap = self._heaps.get((level, wave, group))
             if heap and heap[0][0] == rank:
-                return priority, wave, group
-            heapq.heappop(self._heads)
-        return None
+                return level, wave, group
+            heapq.heappop(heads)
 
     def _tidy_up(self, kind: Kind) -> None:
         """Say where a group stands now that some of it was taken."""
-        heapq.heappop(self._heads)
+        level = kind[0]
+        heapq.heappop(self._heads[level])
         if self._heaps[kind]:
             self._put_up(kind)
         else:
             del self._heaps[kind]
+            self._groups[level] -= 1
+            if not self._groups[level]:
+                del self._heads[level]
         if not self._count:
             self.drain()  # what is left of the load is rounding
 
@@ -156,8 +199,9 @@ class WorkQueue(Generic[ItemT]):
     def drain(self) -> list[ItemT]:
         """Take every waiting item out."""
         items = list(self)
-        self._heaps, self._heads, self._count, self.load = {}, [], 0, 0.0
+        self._heaps, self._heads, self._count, self.load = {}, {}, 0, 0.0
         self._wave = self._in_wave = 0
+        self._groups.clear()
         return items
 
 

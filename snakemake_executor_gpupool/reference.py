@@ -57,6 +57,10 @@ EVENTS = {
     "batch_sent": "A micro-batch went to a worker: `batch`, `worker`, `items`, `tokens`, "
     "`longest_tokens`.",
     "batch_done": "Its results are back: `batch`, `worker`, `seconds`.",
+    "stage_done": "A dispatch through a chain has come through one of its models: `job`, `stage` "
+    "(from 0), `worker`.",
+    "dispatch_saved": "A job's results were all there, computed with those of the job before it: "
+    "`job`, `job_id`.",
     "out_of_memory": "A micro-batch did not fit and was halved: `worker`, `budget` (tokens, from "
     "now on).",
 }
@@ -68,6 +72,9 @@ SUMMARY = {
     "items": "items of all jobs",
     "items_unique": "items that were computed, each once",
     "items_reused": "distinct items whose results an earlier run had left in the cache",
+    "chains_merged": "short jobs that took the jobs after them along in one dispatch",
+    "dispatches_saved": "jobs that needed no dispatch, since one of these had computed their items",
+    "guesses_unclaimed": "results computed that way that no job asked for",
     "model_loads": "how often a model was loaded",
     "evictions": "how often a worker had to make room",
     "offloads": "how many of these moved its weights to host memory",

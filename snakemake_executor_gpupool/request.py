@@ -24,6 +24,8 @@ class ToolRef:
     python: str
     #: Directory of the rule's own software environment; empty: it has none.
     environment: str = ""
+    #: Specs of further tools that the same processes hold: those of a chain.
+    more: tuple[str, ...] = ()
     #: Shell commands that enter it and then run ``"$@"``.
     activation: str = dataclasses.field(default="", repr=False)
     #: What the user called it.
@@ -53,6 +55,9 @@ class Request:
         What the rule asks for; None: the tool's own preference.
     attempt
         1 for a job's first try; a later one also retries a model that could not be loaded.
+    follow
+        The jobs that read what this one writes, one after the other, as far as they can be
+        told beforehand. They are guesses: their own requests, once their jobs are ready, count.
     """
 
     job_id: int
@@ -67,6 +72,7 @@ class Request:
     priority: int = 0
     timeout_s: float | None = None
     attempt: int = 1
+    follow: tuple[Request, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from snakemake_executor_gpupool.chains import Chains
 from snakemake_executor_gpupool.dedup import Ledger, Unit
 from snakemake_executor_gpupool.devices.allocator import (
     Allocator,
@@ -25,6 +26,7 @@ from snakemake_executor_gpupool.effects import GrantLease, Outbox, Report
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.filing import Filing, ToolState
 from snakemake_executor_gpupool.jobs import JobState, JobTable, explain
+from snakemake_executor_gpupool.merging import is_short
 from snakemake_executor_gpupool.profile import Figures
 from snakemake_executor_gpupool.request import JobReport, Request
 from snakemake_executor_gpupool.serving import Model
@@ -76,6 +78,16 @@ class Scheduler:
         self.dispatch = Dispatch(
             allocator, self.jobs, self.ledger, self.outbox, suspicion, config or DispatchConfig()
         )
+        self.chains = Chains(
+            allocator,
+            self.dispatch,
+            self.jobs,
+            self.ledger,
+            self.outbox,
+            self._spec_for,
+            self._recall_figures,
+            self.filing.read,
+        )
         self.dispatch.on_lease_effect = self._lease_effect
         self._allocator = allocator
         self._recall = recall
@@ -88,7 +100,8 @@ class Scheduler:
         self.filing.now_s = now_s
         job = self.jobs.add(request, now_s)
         self.outbox.note("job_submitted", job=request.title, job_id=request.job_id)
-        self.filing.read(job)
+        if not self.chains.holds(job):
+            self.filing.read(job)
 
     def submit_items(
         self,
@@ -149,14 +162,23 @@ class Scheduler:
             return
         model.params_of_group.setdefault(meta["group"], job.request.params)
         model.places += len(blobs)
+        is_brief = is_whole_and_short(job, meta)
+        claimed = self.ledger.claimed
         new = []
         for item, payload in zip(meta["items"], blobs, strict=True):
-            unit = self.jobs.place(job, self._unit(job.request, tool, meta, item, payload))
+            made = self._unit(job.request, tool, meta, item, payload, is_brief)
+            unit = self.jobs.place(job, made)
             if unit is not None:
                 new.append(unit)
+        job.claimed += self.ledger.claimed - claimed
+        may_merge = is_brief and job.request.follow
+        if may_merge and self.chains.take(job, model, tool, meta, new, now_s):
+            return
         if new:
             self.dispatch.add(model, new, now_s)
         if meta["last"] and self.jobs.get(job.request.job_id) is job:
+            if job.claimed and not job.missing:
+                self.chains.claimed(job)
             self.jobs.read_complete(job)
 
     def _unit(
@@ -166,6 +188,7 @@ class Scheduler:
         meta: Mapping[str, Any],
         item: Mapping[str, Any],
         payload: Blob,
+        is_brief: bool,
     ) -> Unit:
         assert tool.info is not None
         self._arrivals += 1
@@ -177,14 +200,14 @@ class Scheduler:
             tokens=item["tokens"],
             payload=payload,
             name=item["name"],
-            order=(-request.priority, self._arrivals),
+            order=(-request.priority, 0 if is_brief else 1, self._arrivals),
         )
 
     def _model_for(self, request: Request, tool: ToolState, meta: Mapping[str, Any]) -> Model:
-        spec = self._spec_for(request, tool)
+        assert tool.info is not None
+        spec = self._spec_for(request, tool.info)
         key = (meta["model"], request.instance, spec, tool.ref)
         if key not in self.dispatch.models:
-            assert tool.info is not None
             label = meta["model_label"]
             name = f"{tool.name} ({label})" if label else tool.name
             model = self.dispatch.models[key] = Model(
@@ -198,36 +221,39 @@ class Scheduler:
                 priority=request.priority,
                 profile_key=f"{meta['model']}/{self._device_label(spec)}",
             )
-            model.recall(self._recall(model.profile_key))
+            self._recall_figures(model)
         model = self.dispatch.models[key]
         if model.error is not None and request.attempt > 1:
             # What could not be loaded may be there by now.
             model.error = None
         return model
 
+    def _recall_figures(self, model: Model) -> None:
+        model.recall(self._recall(model.profile_key))
+
     def _device_label(self, spec: DeviceSpec) -> str:
         """Name the kind of device, as far as figures measured on one hold for another."""
         names = {d.model_name for d in self._allocator.devices if d.kind == spec.kind}
         return f"{spec.kind}x{spec.count}:{min(names, default='')}"
 
-    def _spec_for(self, request: Request, tool: ToolState) -> DeviceSpec:
+    def _spec_for(self, request: Request, info: Mapping[str, Any]) -> DeviceSpec:
         """Return what devices a job's model goes to: the rule's wish, else the tool's."""
-        assert tool.info is not None
         kinds = self._allocator.kinds
-        accepted = tool.info["devices"]
+        accepted = info["devices"]
         wish = request.devices
         if wish is not None and wish.kind not in accepted:
             raise ImpossibleRequest(
-                f"the rule asks for {wish}, and the tool {tool.ref} runs on {', '.join(accepted)}"
+                f"the rule asks for {wish}, and the tool {request.tool} runs on "
+                f"{', '.join(accepted)}"
             )
         if wish is not None and (wish.kind in kinds or wish.names or "cpu" not in accepted):
             return wish
-        count = tool.info["gpus_per_instance"]
+        count = info["gpus_per_instance"]
         for kind in accepted:
             if kind in kinds or kind == "cpu":
                 return DeviceSpec(kind, count if kind != "cpu" else 1, ())
         raise ImpossibleRequest(
-            f"the tool {tool.ref} runs on {', '.join(accepted)}, and the pool manages "
+            f"the tool {request.tool} runs on {', '.join(accepted)}, and the pool manages "
             f"{', '.join(sorted(kinds)) or 'no device'}"
         )
 
@@ -266,6 +292,16 @@ class Scheduler:
             self.jobs.succeed(job)
         else:
             self.filing.write(job)
+
+    def stage_done(
+        self, worker_id: str, meta: Mapping[str, Any], blobs: list[Blob], now_s: float
+    ) -> None:
+        """A worker has come through one stage of a dispatch of chains."""
+        self.filing.now_s = now_s
+        worker = self.dispatch.worker(worker_id)
+        self.chains.stage_done(worker, meta["chains"], blobs, meta["seconds"], now_s)
+        if meta["last"]:
+            self.dispatch.chains_done(worker_id, now_s, meta["peak_mib"])
 
     # -- workers -------------------------------------------------------------------
     def died(
@@ -346,3 +382,10 @@ class Scheduler:
     def is_quiet(self) -> bool:
         """Whether no served job and no lease is in flight."""
         return not self.jobs and not self._leases
+
+
+def is_whole_and_short(job: JobState, meta: Mapping[str, Any]) -> bool:
+    """Tell whether a job is short, all of whose items have come at once."""
+    tokens = {item["key"]: item["tokens"] for item in meta["items"]}
+    is_whole = meta["last"] and not job.units
+    return is_whole and is_short(list(tokens.values()), meta["short_tokens"])

@@ -55,6 +55,9 @@ class Batch:
     batch_id: int
     units: list[Unit]
     sent_s: float
+    #: Of a chain: how many stages have been answered, and what they took.
+    stages_done: int = 0
+    seconds: float = 0.0
 
     @functools.cached_property
     def cost(self) -> float:
@@ -112,6 +115,8 @@ class Model:
     tool: ToolState
     spec: DeviceSpec
     params: bytes
+    #: For a chain: the params of its further models.
+    more_params: tuple[bytes, ...] = ()
     instance: str = ""
     vram_mib: int | None = None
     priority: int = 0
@@ -129,15 +134,24 @@ class Model:
     #: Under which the profile keeps the figures.
     profile_key: str = ""
     error: dict[str, Any] | None = None
+    #: How many workers of a chain have died.
+    chain_deaths: int = 0
     #: Whether a worker has ever loaded it in this run.
     has_loaded: bool = False
     has_shrunk: bool = False
     window_opened_s: float | None = None
+    #: Whether short requests have come beside others.
+    has_short: bool = False
     items_done: int = 0
     items_total: int = 0
     #: Items of all jobs, duplicates included.
     places: int = 0
     _loads_s: list[float] = field(default_factory=list)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it is several models side by side, for short requests."""
+        return bool(self.more_params)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -217,6 +231,7 @@ class Model:
         units = list(units)
         self.items_total += len(units)
         self.queue.push(units)
+        self.has_short = self.has_short or self.queue.has_levels
 
     def next_batch(self, worker: ModelWorker, abandon: Callable[[Unit], None]) -> list[Unit]:
         """Take the worker's next micro-batch; an oversized unit or a suspect travels alone.
@@ -270,9 +285,10 @@ class Model:
     def most_in_hands_for_another(self) -> float:
         """Return the cost below which a busy worker should have its next batch beforehand.
 
-        Near the end there is none: a batch that waits behind another could run elsewhere.
+        Near the end there is none: a batch that waits behind another could run elsewhere. Nor
+        is there where short requests come, which would wait for both.
         """
-        if self.suspects:
+        if self.suspects or self.has_short:
             return 0.0
         return self.queue.load / (2 * max(len(self.workers), 1))
 

@@ -47,6 +47,16 @@ class ExecutorSettings(ExecutorSettingsBase):
             "type": float,
         },
     )
+    merge: Optional[str] = field(
+        default="auto",
+        metadata={
+            "help": "What happens to short jobs (at most 128 tokens, or what the tool says) whose "
+            "outputs the next served rule reads: 'auto' (the default) runs them through the whole "
+            "chain of models in one dispatch where these fit side by side on a device; 'off' runs "
+            "every rule by itself. Results are the same.",
+            "choices": ["auto", "off"],
+        },
+    )
     idle_timeout: Optional[float] = field(
         default=None,
         metadata={

@@ -13,7 +13,6 @@ the file away in between. Nothing is locked: a name's content never changes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import stat
@@ -21,16 +20,12 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.workers.child_store import entry_name
 from snakemake_executor_gpupool.workers.protocol import SpoolFile
 
 DEFAULT_BOUND_GIB = 20.0
 #: What a clean-up leaves: it is not worth removing one file at a time.
 KEPT_SHARE = 0.9
-
-
-def entry_name(key: Hashable) -> str:
-    """Return the name of a key's entry; keys are tuples of strings."""
-    return hashlib.sha256(repr(key).encode()).hexdigest()
 
 
 def bound_from(environment: Mapping[str, str]) -> int:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.canonical import content_hash
+from snakemake_executor_gpupool.merging import ShortTokens, short_tokens
 
 
 class InputError(ValueError):
@@ -216,6 +217,10 @@ class Tool:
     #: The most tokens (padded, if ``pads``) of one micro-batch; a single item over it is refused.
     #: None: no bound.
     max_batch_tokens: int | None = None
+    #: Up to how many tokens (items times the longest) a job is short: short jobs go before others,
+    #: and through a chain of models in one dispatch. One number, or one for each value of the
+    #: param ``precision``; 0: no job is. None: 128, and 1 for ``nf4`` (see :mod:`.merging`).
+    max_short_tokens: ShortTokens = None
     #: Whether a batch is padded to its longest item.
     pads: bool = True
     #: Device memory that an instance needs, in MiB, if known.
@@ -286,6 +291,10 @@ class Tool:
         known = set(self.defaults) if self.defaults else set(self.params)
         left_out = {*self.reload_on, *self.write_params, "gpupool_tool"}
         return {k: v for k, v in sorted(self.params.items()) if k in known - left_out}
+
+    def short_tokens(self) -> int:
+        """Return up to how many tokens a job is short, at its precision."""
+        return short_tokens(self.max_short_tokens, str(self.params.get("precision", "")).lower())
 
     # -- cold ------------------------------------------------------------------
     @classmethod

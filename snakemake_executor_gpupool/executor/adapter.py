@@ -94,7 +94,10 @@ class Executor(RealExecutor):
             self._pool.watch_process,
             self._pool.forget_process,
         )
-        self._serving = Serving(self.workflow, self._pool, self._expect, self._report)
+        merges = self.workflow.executor_settings.merge != "off"
+        self._serving = Serving(
+            self.workflow, self._pool, self._expect, self._report, merges=merges
+        )
 
     def _configure(self) -> PoolConfig:
         settings = self.workflow.executor_settings

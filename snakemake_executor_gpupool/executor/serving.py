@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from snakemake_executor_gpupool.executor.following import Following
 from snakemake_executor_gpupool.executor.translate import (
     build_request,
     title,
@@ -13,7 +15,7 @@ from snakemake_executor_gpupool.executor.translate import (
     tool_spec,
 )
 from snakemake_executor_gpupool.pool import Pool
-from snakemake_executor_gpupool.request import JobReport, ToolRef
+from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
 
 Done = Callable[[JobReport], None]
 
@@ -34,10 +36,18 @@ class Serving:
         Returns the number of a job whose report goes to the given callback.
     report
         Takes the report of a job that has a number, but never reached the pool.
+    merges
+        Whether to look ahead for the jobs that follow.
     """
 
     def __init__(
-        self, workflow: Any, pool: Pool, expect: Callable[[Done], int], report: Done
+        self,
+        workflow: Any,
+        pool: Pool,
+        expect: Callable[[Done], int],
+        report: Done,
+        *,
+        merges: bool = True,
     ) -> None:
         self._workflow = workflow
         self._pool = pool
@@ -45,6 +55,8 @@ class Serving:
         self._report = report
         self._tools: dict[tuple[str, str | None, Any], ToolRef] = {}
         self._gathered: list[tuple[Any, Done]] = []
+        self._following = Following(workflow, self._tool, lambda job: uses_cache(workflow, job))
+        self._merges = merges
         # Snakemake's between-workflow cache may copy large files, which no other thread waits for.
         self._helpers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="gpupool-helper")
 
@@ -93,10 +105,16 @@ class Serving:
         for job, done in jobs:
             job_id = self._expect(self._with_benchmark(job, done))
             try:
-                requests.append(build_request(self._workflow, job, job_id, self._tool(job)))
+                requests.append(self._request(job, job_id))
             except Exception as error:
                 self._report(JobReport(job_id, f"{title(job)}: {error}"))
         self._pool.submit(requests)
+
+    def _request(self, job: Any, job_id: int) -> Request:
+        request = build_request(self._workflow, job, job_id, self._tool(job))
+        if not self._merges or uses_cache(self._workflow, job):
+            return request
+        return dataclasses.replace(request, follow=self._following.requests(job))
 
     def _tool(self, job: Any) -> ToolRef:
         """Find a rule's tool once, not for every job: it means looking for files."""

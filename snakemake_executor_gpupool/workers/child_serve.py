@@ -5,16 +5,19 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
 
     coordinator → worker                       worker → coordinator
     tool  {spec, base_dir, spool}              tool {info} | tool_failed
-    read  {job, cwd} [job]                     items {job, items, last} [payload...] | read_failed
+    read  {job, cwd, follow} [job, later job...]
+                                               items {job, items, last} [payload...] | read_failed
     write {job, cwd, order, names} [job, result...]   written | write_failed
     load  {device} [params]                    loaded | load_failed
     run   {batch, store, entries} [params, payload...]   done {batch, outcomes} [result...]
     move  {device, away}                       moved | move_failed
+    chain (see child_chain)
     (end of file)                              the process ends
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -86,10 +89,13 @@ def serve(descriptor: int) -> None:
 class Server:
     """One tool's class, its loaded instance if any, and the answers to frames."""
 
-    def __init__(self, channel: Channel, tool_class: type[Tool], spool: Spool) -> None:
+    def __init__(
+        self, channel: Channel, tool_class: type[Tool], spool: Spool, base_dir: str
+    ) -> None:
         self._channel = channel
         self._tool_class = tool_class
         self._spool = spool
+        self._base_dir = base_dir
         self._model: Tool | None = None
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
@@ -110,7 +116,13 @@ class Server:
             channel.send({"type": "tool_failed", "error": tell_error(error)})
             return None
         channel.send({"type": "tool", "info": tool_info(tool_class), "pid": os.getpid()})
-        return cls(channel, tool_class, Spool(frame.meta["spool"]))
+        base_dir, spool = frame.meta["base_dir"], Spool(frame.meta["spool"])
+        if not frame.meta["more"]:
+            return cls(channel, tool_class, spool, base_dir)
+        from snakemake_executor_gpupool.workers.child_chain import ChainServer
+
+        more = [load_tool_class(spec, base_dir) for spec in frame.meta["more"]]
+        return ChainServer(channel, tool_class, spool, base_dir, more)
 
     def handle(self, frame: Frame) -> None:
         """Answer one frame."""
@@ -124,13 +136,28 @@ class Server:
             os.chdir(frame.meta["cwd"])
             wait_for_files(job.input, frame.meta.get("latency_wait_s", 0.0))
             with job_log(job), explained_inputs(job):
-                self._announce_items(ident, job)
+                self._announce_items(ident, job, self._describe_later(frame))
         except Exception as error:
             self._channel.send({"type": "read_failed", "job": ident, "error": tell_error(error)})
 
-    def _announce_items(self, ident: int, job: Job) -> None:
+    def _describe_later(self, frame: Frame) -> list[dict[str, Any]]:
+        """Say of the jobs that are to follow which models they need, as far as that is known.
+
+        One that cannot be told ends the list: its own process says what is wrong, to its own job.
+        """
+        from snakemake_executor_gpupool.toolspec import load_tool_class
+
+        told: list[dict[str, Any]] = []
+        with contextlib.suppress(Exception):
+            for spec, blob in zip(frame.meta["follow"], frame.blobs[1:]):
+                tool_class = load_tool_class(spec, self._base_dir)
+                model = describe_model(tool_class(load_payload(blob).params))
+                told.append({**model, "info": tool_info(tool_class)})
+        return told
+
+    def _announce_items(self, ident: int, job: Job, later: list[dict[str, Any]]) -> None:
         tool = self._tool_class(job.params)
-        head = {"type": "items", "job": ident, **describe_model(tool)}
+        head = {"type": "items", "job": ident, **describe_model(tool), "follow": later}
         items: list[dict[str, Any]] = []
         payloads: list[Blob] = []
         for position, item in enumerate(tool.read(job)):
@@ -256,6 +283,7 @@ def describe_model(tool: Tool) -> dict[str, Any]:
         ),
         "model_label": label,
         "group": content_hash(tool.run_params()),
+        "short_tokens": tool.short_tokens(),
     }
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
+
+
+def entry_name(key: Hashable) -> str:
+    """Return the name of a key's entry; keys are tuples of strings."""
+    return hashlib.sha256(repr(key).encode()).hexdigest()
 
 
 def keep_result(directory: str, name: str, parts: Sequence[Any]) -> None:

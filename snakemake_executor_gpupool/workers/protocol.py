@@ -175,13 +175,13 @@ class Spool:
     """
 
     def __init__(self, directories: Sequence[str]) -> None:
-        self._directories = list(directories)
+        self.directories = list(directories)
         self._numbers = itertools.count()
 
     def put(self, parts: Sequence[Any]) -> Blob:
         """Return the parts (bytes, or views of bytes) as one: small in memory, else in a file."""
         size_bytes = sum(len(part) for part in parts)
-        if size_bytes <= SPOOL_BYTES or not self._directories:
+        if size_bytes <= SPOOL_BYTES or not self.directories:
             return b"".join(parts)
         directory = self._choose(size_bytes)
         path = os.path.join(directory, f"{os.getpid()}-{next(self._numbers)}.blob")
@@ -196,11 +196,11 @@ class Spool:
         return SpoolFile(path, size_bytes)
 
     def _choose(self, size_bytes: int) -> str:
-        for directory in self._directories[:-1]:
+        for directory in self.directories[:-1]:
             stat = os.statvfs(directory)
             if stat.f_bavail * stat.f_frsize > 2 * size_bytes:
                 return directory
-        return self._directories[-1]
+        return self.directories[-1]
 
 
 def blob_bytes(blob: Blob) -> bytes:

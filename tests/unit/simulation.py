@@ -6,6 +6,7 @@ wants to go wrong, it names: items that kill their worker, loads that fail, and 
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import itertools
 import math
@@ -70,6 +71,10 @@ class World:
         Keys of items that fit no device.
     failing_loads, fatal_loads
         Models for which ``load`` raises, or kills its worker.
+    short_tokens
+        Up to how many tokens a job is short; 0: none is.
+    dispatch_s
+        What a dispatch takes beside its items.
     """
 
     gpus: int = 2
@@ -90,6 +95,8 @@ class World:
     strategy: OffloadStrategy = OffloadStrategy.RESTART
     gpu_mib: int | None = None
     packing: bool = False
+    short_tokens: int = 0
+    dispatch_s: float = 0.0
 
     def __post_init__(self) -> None:
         cards = [gpu(i, self.gpu_mib) for i in range(self.gpus)]
@@ -112,6 +119,7 @@ class World:
         self.batches: list[list[str]] = []
         self.finished_s: dict[str, float] = {}
         self._jobs: dict[int, tuple[str, list[FakeItem]]] = {}
+        self.requests: dict[int, Request] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._free_at: dict[str, float] = {}
@@ -129,24 +137,35 @@ class World:
         devices: DeviceSpec | None = None,
         instance: str = "",
         timeout_s: float | None = None,
+        follow: Sequence[int] = (),
     ) -> None:
-        """Make a job ready now."""
+        """Make a job ready now; ``follow`` are jobs that were declared."""
         made = [item if isinstance(item, FakeItem) else FakeItem(item) for item in items]
-        self._jobs[job_id] = (model, made)
-        request = Request(
-            job_id=job_id,
-            title=f"rule r (job={job_id})",
-            tool=ToolRef(tool, "", "python"),
-            job=b"",
-            params=model.encode(),
-            cwd="/",
+        self.declare(job_id, made, model=model, tool=tool)
+        request = dataclasses.replace(
+            self.requests[job_id],
             priority=priority,
             devices=devices,
             instance=instance,
             timeout_s=timeout_s,
+            follow=tuple(self.requests[later] for later in follow),
         )
         self.scheduler.submit(request, self.now_s)
         self._act()
+
+    def declare(
+        self, job_id: int, items: Sequence[FakeItem], *, model: str = "m", tool: str = "tool"
+    ) -> None:
+        """Say what a job is, without making it ready."""
+        self._jobs[job_id] = (model, list(items))
+        self.requests[job_id] = Request(
+            job_id=job_id,
+            title=f"rule r (job={job_id})",
+            tool=ToolRef(tool, "", "python"),
+            job=str(job_id).encode(),
+            params=model.encode(),
+            cwd="/",
+        )
 
     def lease(self, job_id: int, spec: DeviceSpec, hold_s: float, priority: int = 0) -> None:
         """Make a plain GPU job ready now; it runs for ``hold_s``."""
@@ -225,7 +244,7 @@ class World:
 
         self.at(start_s + seconds, if_alive)
 
-    def _carry_out(self, effect: fx.Effect) -> None:
+    def _carry_out(self, effect: fx.Effect) -> None:  # noqa: C901 - one case an effect
         sched = self.scheduler
         match effect:
             case fx.StartWorker(worker_id=worker):
@@ -240,7 +259,7 @@ class World:
                 away = not devices
                 self._later(worker, 0.05, lambda: self._answer(worker, "moved", away=away))
             case fx.ReadJob(worker_id=worker, request=request):
-                self._later(worker, self.read_s, lambda: self._read(worker, request.job_id))
+                self._later(worker, self.read_s, lambda: self._read(worker, request))
             case fx.WriteJob(worker_id=worker, request=request):
                 values = [effect.blobs[place].decode() for place in effect.order]
                 self.results[request.job_id] = values
@@ -251,6 +270,8 @@ class World:
                 )
             case fx.RunBatch():
                 self._run_batch(effect)
+            case fx.RunChains():
+                self._run_stage(effect, 0, list(range(len(effect.chains))))
             case fx.Report(report=report):
                 assert report.job_id not in self.reports, "a job is reported once"
                 self.reports[report.job_id] = report.error
@@ -260,16 +281,64 @@ class World:
                 hold_s = self._hold_s[job_id]
                 self.at(self.now_s + hold_s, lambda: sched.lease_done(job_id, self.now_s))
 
-    def _read(self, worker: str, job_id: int) -> None:
-        model, items = self._jobs[job_id]
+    def _read(self, worker: str, request: Request) -> None:
+        job_id = request.job_id
+        _, items = self._jobs[job_id]
         metas = [
             {"key": i.key, "cost": i.cost, "tokens": i.tokens, "name": f"{i.key}@{n}"}
             for n, i in enumerate(items)
         ]
-        group = items[0].group if items else "g"
-        meta = {"model": model, "model_label": model, "group": group, "items": metas, "last": True}
+        info = {**INFO, **self.info}
+        follow = [{**self._describe(int(later.job)), "info": info} for later in request.follow]
+        meta = {**self._describe(job_id), "items": metas, "last": True, "follow": follow}
         payloads = [f"{item.key}".encode() for item in items]
         self._answer(worker, "items", payloads, job=job_id, **meta)
+
+    def _describe(self, job_id: int) -> dict[str, Any]:
+        model, items = self._jobs[job_id]
+        group = items[0].group if items else "g"
+        names = {"model": model, "model_label": model, "group": group}
+        return {**names, "short_tokens": self.short_tokens}
+
+    # A chain's worker sends a frame for each stage; items fail or kill in it as they do elsewhere.
+    def _run_stage(self, effect: fx.RunChains, stage: int, open_ones: list[int]) -> None:
+        items = {number: self._stage_items(effect, stage, number) for number in open_ones}
+        keys = {item.key for each in items.values() for item in each}
+        self.batches.append(sorted(keys))
+        seconds = sum(item.cost for each in items.values() for item in each)
+        seconds = seconds * float(self.seconds_per_cost) + self.dispatch_s * (stage == 0)  # type: ignore[arg-type]
+        worker = effect.worker_id
+        if self.deadly & keys:
+            self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
+            return
+        self._later(worker, seconds, lambda: self._stage_done(effect, stage, items, seconds))
+
+    def _stage_items(self, effect: fx.RunChains, stage: int, number: int) -> list[FakeItem]:
+        chain = effect.chains[number]
+        _, items = self._jobs[int(chain.links[stage].request.job)]
+        return list({item.key: item for item in items}.values())
+
+    def _stage_done(
+        self, effect: fx.RunChains, stage: int, items: dict[int, list[FakeItem]], seconds: float
+    ) -> None:
+        unfit = self.bad | self.huge
+        whole = {n: each for n, each in items.items() if not unfit & {i.key for i in each}}
+        is_last = not whole or stage + 1 == len(effect.chains[0].links)
+        keys = [[item.key for item in each] for each in whole.values()]
+        told = [{"chain": n, "keys": k} for n, k in zip(whole, keys, strict=True)]
+        blobs = [f"result of {key}".encode() for each in keys for key in each]
+        self.computed += [key for each in keys for key in each]
+        self.finished_s.update(dict.fromkeys((key for each in keys for key in each), self.now_s))
+        if stage == 0:
+            for number in whole:
+                job_id = int(effect.chains[number].links[0].request.job)
+                _, its = self._jobs[job_id]
+                self.results[job_id] = [f"result of {item.key}" for item in its]
+        figures = {"seconds": seconds, "peak_mib": None, "batch": effect.batch_id}
+        last = {"stage": stage, "last": is_last, "chains": told}
+        self._answer(effect.worker_id, "stage", blobs, **figures, **last)
+        if not is_last and effect.worker_id in self._alive:
+            self._run_stage(effect, stage + 1, list(whole))
 
     def _loaded(self, worker: str, model: str) -> None:
         if model in self.fatal_loads:
@@ -289,6 +358,7 @@ class World:
             unit.cost * (speed(key) if callable(speed) else speed)
             for unit, key in zip(effect.units, keys, strict=True)
         )
+        seconds += self.dispatch_s
         worker = effect.worker_id
         if self.deadly & set(keys):
             self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))

@@ -50,6 +50,8 @@ UNASKED = {
         "model": "m1",
         "model_label": "",
         "group": "g",
+        "short_tokens": 128,
+        "follow": [],
         "job": 1,
     },
     "read_failed": {"job": 1, "error": ERROR},
@@ -58,6 +60,14 @@ UNASKED = {
     "loaded": {"batch_tokens": 8, "seconds": 0.1, "peak_mib": None},
     "load_failed": {"error": ERROR},
     "done": {"batch": 1, "outcomes": [], "seconds": 0.1, "peak_mib": None},
+    "stage": {
+        "batch": 1,
+        "stage": 0,
+        "last": True,
+        "chains": [],
+        "seconds": 0.1,
+        "peak_mib": None,
+    },
     "moved": {"away": True},
     "move_failed": {"error": ERROR},
 }

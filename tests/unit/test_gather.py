@@ -36,7 +36,7 @@ def test_every_job_gets_its_own(
 
 
 def unit(key: str, payload: bytes = b"item") -> Unit:
-    return Unit(key=key, group="g", cost=1, tokens=1, payload=payload, name=key, order=(0, 1))
+    return Unit(key=key, group="g", cost=1, tokens=1, payload=payload, name=key, order=(0, 1, 1))
 
 
 def test_kept_results_are_bounded_and_dropped_oldest_first() -> None:  # P5

@@ -22,6 +22,7 @@ WORKER_SIDE = [
     "toolspec.py",
     "__init__.py",
     *(f"workers/{path.name}" for path in (PACKAGE / "workers").glob("child_*.py")),
+    "merging.py",
     "workers/payload.py",
     "workers/protocol.py",
     "workers/reaper.py",
@@ -49,6 +50,8 @@ PURE = [
     "speed",
     "dedup",
     "effects",
+    "chains",
+    "links",
     "memory",
 ]
 

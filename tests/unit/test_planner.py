@@ -33,8 +33,8 @@ class Item:
     priority: int = 0
 
     @property
-    def order(self) -> tuple[int, int]:
-        return (-self.priority, self.number)
+    def order(self) -> tuple[int, int, int]:
+        return (-self.priority, 1, self.number)
 
 
 def queue_of(items: list[Item]) -> WorkQueue[Item]:

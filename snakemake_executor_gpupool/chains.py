@@ -1,0 +1,349 @@
+"""Short requests through a chain of models in one dispatch. Pure decisions.
+
+::
+
+    A's items are read ─► short, and the models fit side by side? ─► one dispatch runs A, B, C
+    stage A answered   ─► A's job is done, its outputs are in place
+    stage B answered   ─► the ledger keeps B's results, by content
+    B's job arrives    ─► waits until its stage is answered, is read as any job, finds its results
+
+A chain is a model of its own whose worker holds all its models. What goes wrong with one, in
+whatever way, only ends the chain: what is left of it goes the ordinary way, stage by stage.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from snakemake_executor_gpupool.dedup import Ledger, Unit
+from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.model import CPU
+from snakemake_executor_gpupool.devices.strings import DeviceSpec
+from snakemake_executor_gpupool.dispatch import Dispatch
+from snakemake_executor_gpupool.effects import Outbox
+from snakemake_executor_gpupool.errors import ImpossibleRequest
+from snakemake_executor_gpupool.filing import ToolState
+from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase
+from snakemake_executor_gpupool.links import ChainUnit, Link
+from snakemake_executor_gpupool.request import Request, ToolRef
+from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker
+from snakemake_executor_gpupool.workers.protocol import Blob
+
+
+class Chains:
+    """All chains, and the jobs that wait for theirs.
+
+    Parameters
+    ----------
+    spec_for
+        Returns the devices of a request, given what is known of its tool.
+    recall
+        Starts a model's figures from what earlier runs measured.
+    resume
+        Takes a job that waited for its chain: its inputs are to be read.
+    """
+
+    def __init__(
+        self,
+        allocator: Allocator,
+        dispatch: Dispatch,
+        jobs: JobTable,
+        ledger: Ledger,
+        outbox: Outbox,
+        spec_for: Callable[[Request, Mapping[str, Any]], DeviceSpec],
+        recall: Callable[[Model], None],
+        resume: Callable[[JobState], None],
+    ) -> None:
+        self._allocator = allocator
+        self._dispatch = dispatch
+        self._jobs = jobs
+        self._ledger = ledger
+        self._outbox = outbox
+        self._spec_for = spec_for
+        self._recall = recall
+        self._resume = resume
+        self._expected: dict[str, ChainUnit] = {}
+        self._held: dict[str, JobState] = {}
+        self._arrivals = 0
+        self.counts: Counter[str] = Counter()
+        dispatch.on_chain_ended = self.dissolve
+
+    # -- jobs --------------------------------------------------------------------
+    def holds(self, job: JobState) -> bool:
+        """Keep a job back whose results a chain is about to bring."""
+        if job.request.title not in self._expected:
+            return False
+        self._held[job.request.title] = job
+        return True
+
+    def take(
+        self,
+        job: JobState,
+        home: Model,
+        tool: ToolState,
+        meta: Mapping[str, Any],
+        new: list[Unit],
+        now_s: float,
+    ) -> bool:
+        """Send a short job through its chain, if it has one and may go now.
+
+        Parameters
+        ----------
+        new
+            Those of its items that nobody has asked for before.
+        """
+        parts = list(dict.fromkeys(job.units))
+        fresh = set(new)
+        # What waits in a queue, or is in the hands of a worker, is left there and waited for.
+        is_free = all(unit in fresh or unit.is_done or unit.is_merged for unit in parts)
+        if home.error is not None or not fresh or not is_free:
+            return False
+        links = self._links(job.request, tool, meta)
+        model = self._model(links, home, tool) if len(links) > 1 else None
+        if model is None:
+            return False
+        for unit in fresh:
+            unit.is_merged = True
+        job.all_read, job.phase = True, Phase.MERGED
+        chain = self._chain(job, home, links, parts)
+        model.places += len(job.units)
+        self._expected.update((link.request.title, chain) for link in links[1:])
+        self._dispatch.add(model, [chain], now_s)
+        return True
+
+    def _chain(
+        self, job: JobState, home: Model, links: tuple[Link, ...], parts: list[Unit]
+    ) -> ChainUnit:
+        self._arrivals += 1
+        return ChainUnit(
+            key=None,
+            group="|".join(link.group for link in links),
+            cost=sum(unit.cost for unit in parts),
+            tokens=len(parts) * max(unit.tokens for unit in parts),
+            payload=b"",
+            name=job.request.title,
+            order=(-job.request.priority, 0, self._arrivals),
+            places=[(job.request.job_id, 0)],
+            links=links,
+            job=job,
+            home=home,
+            parts=parts,
+        )
+
+    # -- which stages, and where ----------------------------------------------------
+    def _links(
+        self, request: Request, tool: ToolState, meta: Mapping[str, Any]
+    ) -> tuple[Link, ...]:
+        """Return the stages that one process can hold, as far as they go in one row."""
+        assert tool.info is not None
+        told = [(request, {**meta, "info": tool.info})]
+        told += list(zip(request.follow, meta["follow"], strict=False))
+        links: list[Link] = []
+        for each, described in told:
+            try:
+                spec = self._spec_for(each, described["info"])
+            except ImpossibleRequest:
+                break
+            names = ("model", "group", "short_tokens", "info")
+            label = described["model_label"]
+            link = Link(each, label=label, spec=spec, **{name: described[name] for name in names})
+            if not _joins(link, links):
+                break
+            links.append(link)
+        return tuple(links)
+
+    def _model(self, links: tuple[Link, ...], home: Model, tool: ToolState) -> Model | None:
+        """Return the chain's model if its models may be side by side now; None: they may not."""
+        models = tuple((link.model, link.request.tool) for link in links)
+        key = ("chain", models, home.spec)
+        known = self._dispatch.models.get(key)
+        if known is None:
+            known = self._new_model(key, links, home, tool)
+            if known is None or not self._has_room(known):
+                return None
+            self._dispatch.models[key] = known
+            self._recall(known)
+        return known if known.error is None and self._has_room(known) else None
+
+    def _new_model(
+        self, key: Any, links: tuple[Link, ...], home: Model, tool: ToolState
+    ) -> Model | None:
+        needs = [self._need_mib(link) for link in links]
+        need_mib = sum(need or 0 for need in needs) if None not in needs else None
+        if home.spec.kind == CPU:
+            need_mib = None
+        elif need_mib is not None and need_mib > self._largest_mib(home.spec):
+            return None
+        name = " + ".join(link.label or str(link.request.tool) for link in links)
+        state = ToolState(chain_ref(links), f"{tool.name}.chain", info=chain_info(links))
+        # It gathers while inputs of its first stage are being read.
+        state.reads, state.reading = tool.reads, tool.reading
+        return Model(
+            key=key,
+            name=f"chain {name}",
+            tool=state,
+            spec=home.spec,
+            params=links[0].request.params,
+            more_params=tuple(link.request.params for link in links[1:]),
+            vram_mib=need_mib,
+            priority=home.priority,
+            profile_key=f"{'+'.join(link.model for link in links)}/{home.profile_key}",
+        )
+
+    def _need_mib(self, link: Link) -> int | None:
+        """Return a stage's need of device memory: as declared, else as its own workers showed."""
+        declared = link.request.vram_mib or link.info["vram_mb"]
+        if declared:
+            return int(declared)
+        needs = (m.memory.need_mib for k, m in self._dispatch.models.items() if k[0] == link.model)  # type: ignore[index]
+        return max((need for need in needs if need is not None), default=None)
+
+    def _largest_mib(self, spec: DeviceSpec) -> float:
+        sizes = [d.memory_mib for d in self._allocator.devices if d.kind == spec.kind]
+        return max((float("inf") if size is None else size for size in sizes), default=0.0)
+
+    def _has_room(self, model: Model) -> bool:
+        """Tell whether a chain's worker is there, or can be without sending others away."""
+        if model.alive or model.spec.kind == CPU:
+            return True
+        return not model.spec.names and self._dispatch.free_places(model) > 0
+
+    # -- answers -----------------------------------------------------------------------
+    def stage_done(
+        self,
+        worker: ModelWorker,
+        told: list[Mapping[str, Any]],
+        blobs: list[Blob],
+        seconds: float,
+        now_s: float,
+    ) -> None:
+        """A worker has come through one stage, with those chains that it tells of."""
+        batch = worker.in_flight[0]
+        stage = batch.stages_done
+        batch.stages_done += 1
+        batch.seconds += seconds
+        results = iter(blobs)
+        keys_of = {each["chain"]: each["keys"] for each in told}
+        for number, chain in enumerate(chains_of(batch)):
+            if number in keys_of:
+                found = {key: next(results) for key in keys_of[number]}
+                share_s = seconds / len(keys_of)
+                self._answered(chain, stage, found, share_s, worker.worker_id)
+            elif not chain.is_over:
+                self.dissolve(chain, now_s)
+
+    def _answered(
+        self, chain: ChainUnit, stage: int, found: dict[str, Blob], share_s: float, worker_id: str
+    ) -> None:
+        link = chain.links[stage]
+        chain.stages_done += 1
+        chain.is_over = chain.stages_done == len(chain.links)
+        self._outbox.note("stage_done", job=link.request.title, stage=stage, worker=worker_id)
+        if stage == 0:
+            self._first_done(chain, list(found.values()), share_s, worker_id)
+            return
+        for key, blob in found.items():
+            self._ledger.offer((*link.key_head, key), blob)
+        self._let_go(chain, stage)
+
+    def _first_done(
+        self, chain: ChainUnit, results: list[Blob], share_s: float, worker_id: str
+    ) -> None:
+        chain.places = []
+        for unit, blob in zip(chain.parts, results, strict=True):
+            if unit.is_done:
+                self._ledger.discard(blob)
+            else:
+                self._jobs.unit_done(unit, blob, share_s / len(results), worker_id)
+        self.counts["merged"] += 1
+        if self._jobs.get(chain.job.request.job_id) is chain.job:
+            self._jobs.succeed(chain.job)
+
+    def dissolve(self, chain: ChainUnit, now_s: float) -> None:
+        """Send what is left of a chain the ordinary way."""
+        chain.is_over = True
+        chain.places = []
+        if chain.stages_done == 0:
+            self._dispatch_apart(chain, now_s)
+        for stage in range(1, len(chain.links)):
+            self._let_go(chain, stage)
+
+    def _dispatch_apart(self, chain: ChainUnit, now_s: float) -> None:
+        """Have a chain's first stage computed by its own model."""
+        apart = [unit for unit in chain.parts if unit.is_merged and not unit.is_done]
+        for unit in apart:
+            unit.is_merged = False
+        if self._jobs.get(chain.job.request.job_id) is chain.job:
+            self._jobs.go_on(chain.job)
+        if apart:
+            self._dispatch.add(chain.home, apart, now_s)
+
+    def _let_go(self, chain: ChainUnit, stage: int) -> None:
+        """Read the job of a stage, should it have come already: nothing more of it is expected."""
+        title = chain.links[stage].request.title
+        if self._expected.get(title) is not chain:
+            return
+        del self._expected[title]
+        job = self._held.pop(title, None)
+        if job is not None and self._jobs.get(job.request.job_id) is job:
+            self._resume(job)
+
+    def claimed(self, job: JobState) -> None:
+        """A chain had computed all that a job needs: it costs no dispatch of its own."""
+        self.counts["saved"] += 1
+        self._outbox.note("dispatch_saved", job=job.request.title, job_id=job.request.job_id)
+
+
+def chains_of(batch: Batch) -> Iterator[ChainUnit]:
+    """Return the chains of a dispatch."""
+    for unit in batch.units:
+        assert isinstance(unit, ChainUnit)
+        yield unit
+
+
+def _joins(link: Link, before: list[Link]) -> bool:
+    """Tell whether a stage can share its process and device with those before it."""
+    info = link.info
+    is_fit = info["deterministic"] and info["persistent"] and link.short_tokens > 0
+    is_single = info["gpus_per_instance"] == 1 and link.spec.count == 1
+    if not is_fit or not is_single or not before:
+        return bool(is_fit and is_single)
+    first, its = before[0].request, link.request
+    return (
+        link.spec == before[0].spec
+        and its.instance == first.instance
+        and its.cwd == first.cwd
+        and _python(its.tool) == _python(first.tool)
+    )
+
+
+def _python(tool: ToolRef) -> tuple[str, ...]:
+    return tool.base_dir, tool.python, tool.environment, tool.activation
+
+
+def chain_ref(links: tuple[Link, ...]) -> ToolRef:
+    """Return the processes that a chain's workers are."""
+    first, *more = (link.request.tool for link in links)
+    return ToolRef(
+        spec=first.spec,
+        base_dir=first.base_dir,
+        python=first.python,
+        environment=first.environment,
+        more=tuple(tool.spec for tool in more),
+        activation=first.activation,
+        name=" + ".join(str(tool) for tool in (first, *more)),
+    )
+
+
+def chain_info(links: tuple[Link, ...]) -> dict[str, Any]:
+    """Return what would be said of a tool that is the chain's tools in a row."""
+    infos = [link.info for link in links]
+    return {
+        **infos[0],
+        "pads": any(info["pads"] for info in infos),
+        "can_move": all(info["can_move"] for info in infos),
+        "batch_limit_s": sum(info["batch_limit_s"] for info in infos),
+        "vram_mb": None,
+    }

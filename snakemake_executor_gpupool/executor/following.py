@@ -1,0 +1,95 @@
+"""The jobs that follow a served job, as requests made before they are ready."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from snakemake_executor_gpupool.executor.lookahead import Lookahead
+from snakemake_executor_gpupool.executor.translate import build_request, is_served
+from snakemake_executor_gpupool.request import Request, ToolRef
+
+
+class DagView:
+    """Snakemake's graph of jobs, as :class:`~.lookahead.Lookahead` looks at it."""
+
+    def __init__(self, dag: Any, cached: Callable[[Any], bool]) -> None:
+        self._dag = dag
+        self._cached = cached
+
+    def readers(self, job: Any) -> Iterable[Any]:
+        """Return the jobs that read what a job writes."""
+        # Looking a job up would add it: the graph's tables make what is missing.
+        return list(self._dag.depending[job]) if job in self._dag.depending else []
+
+    def writers(self, job: Any) -> Iterable[Any]:
+        """Return the jobs that write what a job reads."""
+        return list(self._dag.dependencies[job]) if job in self._dag.dependencies else []
+
+    def is_pending(self, job: Any) -> bool:
+        """Tell whether a job is yet to run, or runs."""
+        return bool(self._dag.needrun(job) and not self._dag.finished(job))
+
+    def is_servable(self, job: Any) -> bool:
+        """Tell whether a pending job would be served, from files that are where they are said."""
+        with contextlib.suppress(Exception), untouched(job):
+            return is_plain(job) and is_served(job) and not self._cached(job)
+        return False
+
+
+class Following:
+    """Makes the requests of the jobs that follow.
+
+    Parameters
+    ----------
+    workflow
+        Snakemake's workflow.
+    tool_of
+        Returns a job's tool.
+    cached
+        Tells whether a job's outputs are kept in Snakemake's between-workflow cache.
+    """
+
+    def __init__(
+        self, workflow: Any, tool_of: Callable[[Any], ToolRef], cached: Callable[[Any], bool]
+    ) -> None:
+        self._workflow = workflow
+        self._tool_of = tool_of
+        self._cached = cached
+
+    def requests(self, job: Any) -> tuple[Request, ...]:
+        """Return the requests of the jobs that follow a job in a row, as far as can be told.
+
+        Params may be functions of files that are not there yet. Where one fails, the row ends.
+        """
+        if not is_plain(job) or job.attempt > 1:
+            return ()
+        requests = []
+        with contextlib.suppress(Exception):
+            for later in Lookahead(DagView(self._workflow.dag, self._cached)).chain(job):
+                with untouched(later):
+                    requests.append(build_request(self._workflow, later, 0, self._tool_of(later)))
+        return tuple(requests)
+
+
+def is_plain(job: Any) -> bool:
+    """Tell whether a job reads and writes files in the working directory, under their names."""
+    special = job.is_checkpoint or job.is_shadow or job.is_norun
+    return not special and not any(file.is_storage for file in (*job.input, *job.output))
+
+
+@contextlib.contextmanager
+def untouched(job: Any) -> Iterator[None]:
+    """Leave a job as it was: what is evaluated before its time must not be kept.
+
+    Params and resources may be functions of input files, and Snakemake evaluates them anew for
+    a job that becomes ready only if that was not done before.
+    """
+    names = ("_params", "_non_derived_params", "_resources")
+    before = {name: getattr(job, name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(job, name, value)

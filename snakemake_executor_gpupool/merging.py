@@ -1,0 +1,52 @@
+"""Which requests are short enough to run through a chain of models in one dispatch.
+
+A dispatch, its two frames and a turn of the run loop cost the same however little there is
+to compute: what a chain of models saves by one dispatch instead of one for each matters to
+short requests only, while a long one that holds all the models would keep others waiting.
+
+Worker side: standard library only, Python >= 3.9.
+
+References
+----------
+Petals (https://github.com/bigscience-workshop/petals), ``src/petals/server/block_functions.py``:
+its servers pass a short inference request through one merged pool, which runs all their blocks
+in one call, and a longer one through the pool of each block. The two bounds are Petals' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Union
+
+#: A request of at most so many tokens, batch size times length, is short.
+MAX_SHORT_INFERENCE_TOKENS = 128
+#: The same for weights in NF4, whose kernels are quick for a single token only.
+MAX_NF4_SHORT_INFERENCE_TOKENS = 1
+#: Precisions whose bound is not the general one.
+SHORT_TOKENS_OF = {"nf4": MAX_NF4_SHORT_INFERENCE_TOKENS}
+#: More models than this in a row are not put side by side.
+MOST_STAGES = 8
+
+#: What a tool may say of itself: one bound, one for each precision, or None for the general ones.
+ShortTokens = Union[int, Mapping[str, int], None]  # noqa: UP007 - evaluated under Python 3.9, too
+
+
+def short_tokens(own: ShortTokens, precision: str) -> int:
+    """Return up to how many tokens a request is short; 0 means that none is."""
+    if isinstance(own, int):
+        return own
+    usual = SHORT_TOKENS_OF.get(precision, MAX_SHORT_INFERENCE_TOKENS)
+    return int((own or {}).get(precision, usual))
+
+
+def is_short(tokens: Sequence[int], most_tokens: int) -> bool:
+    """Tell whether a request is short: its items as one batch, padded to the longest.
+
+    Parameters
+    ----------
+    tokens
+        Of each distinct item.
+    most_tokens
+        From :func:`short_tokens`.
+    """
+    return 0 < len(tokens) * max(tokens, default=0) <= most_tokens

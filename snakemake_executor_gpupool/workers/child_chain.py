@@ -1,0 +1,305 @@
+"""A worker that holds all models of a chain, and runs short requests through them at once.
+
+::
+
+    coordinator → worker     chain {batch, store, chains} [job of each stage..., payload... of each]
+    worker → coordinator     stage {batch, stage, chains, last} [result...]     one for each stage
+
+The first stage's job is ready: its outputs are written under their own names. Those that
+follow are not: Snakemake has not released their jobs, and may still clear the way for them.
+What they would write goes to a directory of the worker's own, for the next stage to read,
+and ends with the dispatch; their results go to the coordinator, which has the real outputs
+written once the jobs are there. A chain that fails at a stage, or is not short there, ends
+before it: the coordinator sends what is left the ordinary way, where errors are told.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections import OrderedDict
+from typing import Any
+
+from snakemake_executor_gpupool.inputs import explained_inputs
+from snakemake_executor_gpupool.merging import is_short
+from snakemake_executor_gpupool.outputs import staged_outputs
+from snakemake_executor_gpupool.tool import Job, Named, Params, Tool
+from snakemake_executor_gpupool.workers.child_memory import (
+    peak_memory_mib,
+    release_memory,
+    settle_memory,
+)
+from snakemake_executor_gpupool.workers.child_output import job_log, tell_error
+from snakemake_executor_gpupool.workers.child_run import run_batch
+from snakemake_executor_gpupool.workers.child_serve import (
+    Channel,
+    Server,
+    describe_item,
+    describe_model,
+)
+from snakemake_executor_gpupool.workers.child_store import entry_name, keep_result
+from snakemake_executor_gpupool.workers.payload import load_bytes, load_payload, pack
+from snakemake_executor_gpupool.workers.protocol import Frame, Spool
+
+#: Bound of the results that a worker keeps at hand.
+REMEMBERED_BYTES = 64 * 1024**2
+
+
+class _Chain:
+    """One request on its way through the models.
+
+    Attributes
+    ----------
+    keys, items
+        Of the distinct items of the stage at hand.
+    order
+        For each of the job's items, which of the distinct ones it is.
+    paths
+        Where earlier stages' outputs lie, if not under their own names.
+    """
+
+    def __init__(self, meta: dict[str, Any], jobs: list[Job], items: list[Any]) -> None:
+        self.meta = meta
+        self.jobs = jobs
+        self.keys: list[str] = meta["keys"]
+        self.items = items
+        self.order: list[int] = meta["order"]
+        self.names: list[str] = meta["names"]
+        self.results: list[Any] = []
+        self.parts: list[list[Any]] = []
+        self.paths: dict[str, str] = {}
+        self.is_whole = True
+
+
+class Memory:
+    """Latest results by key, within a bound: later dispatches may need them again."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[str, ...]) -> list[Any] | None:
+        """Return a packed result, or None."""
+        whole = self._kept.get(key)
+        return None if whole is None else [whole]
+
+    def keep(self, key: tuple[str, ...], parts: list[Any]) -> None:
+        """Keep a packed result; the oldest go when there are too many."""
+        self._kept[key] = b"".join(parts)
+        self._bytes += len(self._kept[key])
+        while self._bytes > REMEMBERED_BYTES:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= len(oldest)
+
+
+class ChainServer(Server):
+    """Several tools in one process, each with its model; the first one's is its own."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        tool_class: type[Tool],
+        spool: Spool,
+        base_dir: str,
+        more: list[type[Tool]],
+    ) -> None:
+        super().__init__(channel, tool_class, spool, base_dir)
+        self._classes = [tool_class, *more]
+        self._tools: list[Tool] = []
+        self._device = "cpu"
+        self._remembered = Memory()
+        self._handlers = {"load": self._load, "move": self._move, "chain": self._run_chains}
+
+    # -- the models ------------------------------------------------------------
+    def _load(self, frame: Frame) -> None:
+        self._device = frame.meta["device"]
+        started_s = time.perf_counter()
+        try:
+            self._tools = self._loaded([load_payload(params) for params in frame.blobs])
+            budget = min(int(tool.batch_tokens(self._device)) for tool in self._tools)
+        except Exception as error:
+            self._channel.send({"type": "load_failed", "error": tell_error(error)})
+            return
+        settle_memory()
+        figures = {"seconds": time.perf_counter() - started_s, "batch_tokens": budget}
+        self._channel.send({"type": "loaded", **figures, "peak_mib": peak_memory_mib(self._device)})
+
+    def _loaded(self, params_of_stages: list[dict[str, Any]]) -> list[Tool]:
+        """Load each model once, however many stages need it."""
+        by_model: dict[str, Tool] = {}
+        tools = []
+        for tool_class, params in zip(self._classes, params_of_stages):
+            tool = tool_class(params)
+            model = describe_model(tool)["model"]
+            if model not in by_model:
+                tool.device = self._device
+                tool.load(self._device)
+                by_model[model] = tool
+            tools.append(by_model[model])
+        return tools
+
+    def _move(self, frame: Frame) -> None:
+        device, away = frame.meta["device"], frame.meta["away"]
+        try:
+            for tool in {id(tool): tool for tool in self._tools}.values():
+                tool.to(device)  # type: ignore[attr-defined]
+                tool.device = device
+            if away:
+                release_memory()
+        except Exception as error:
+            self._channel.send({"type": "move_failed", "error": tell_error(error)})
+            return
+        self._channel.send({"type": "moved", "device": device, "away": away})
+
+    # -- a dispatch --------------------------------------------------------------
+    def _run_chains(self, frame: Frame) -> None:
+        chains = unpack_chains(frame, len(self._tools))
+        room = tempfile.mkdtemp(prefix="chain-", dir=self._spool.directories[-1])
+        try:
+            for stage in range(len(self._tools)):
+                is_last = self._run_stage(stage, chains, frame.meta, room)
+                if is_last:
+                    return
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+
+    def _run_stage(self, stage: int, chains: list[_Chain], meta: dict[str, Any], room: str) -> bool:
+        """Run one stage of all chains that are whole, and tell; return whether it was the last."""
+        started_s = time.perf_counter()
+        if stage:
+            for chain in chains:
+                self._guarded(chain, self._read_stage, stage)
+        self._compute(stage, [chain for chain in chains if chain.is_whole], meta["store"])
+        is_last = stage == len(self._tools) - 1
+        for number, chain in enumerate(chains):
+            if stage == 0:
+                self._guarded(chain, self._write_outputs_of_first)
+            elif not is_last:
+                self._guarded(chain, self._write_aside, stage, os.path.join(room, str(number)))
+        whole = [(number, chain) for number, chain in enumerate(chains) if chain.is_whole]
+        is_last = is_last or not whole
+        blobs = [self._spool.put(parts) for _, chain in whole for parts in chain.parts]
+        answer = {"type": "stage", "batch": meta["batch"], "stage": stage, "last": is_last}
+        told = [{"chain": number, "keys": chain.keys} for number, chain in whole]
+        seconds, peak_mib = time.perf_counter() - started_s, peak_memory_mib(self._device)
+        self._channel.send(
+            {**answer, "chains": told, "seconds": seconds, "peak_mib": peak_mib}, blobs
+        )
+        return is_last
+
+    @staticmethod
+    def _guarded(chain: _Chain, act: Any, *arguments: Any) -> None:
+        """Do a part of a chain that is whole; an error ends the chain, and is not told.
+
+        The ordinary way comes to the same error, and tells it as its own.
+        """
+        if chain.is_whole:
+            try:
+                os.chdir(chain.meta["cwd"])
+                act(chain, *arguments)
+            except Exception:
+                chain.is_whole = False
+
+    def _read_stage(self, chain: _Chain, stage: int) -> None:
+        job = chain.jobs[stage]
+        job = job.replace(input=job.input.mapped(lambda path: chain.paths.get(path, path)))
+        tool = self._classes[stage](job.params)
+        with explained_inputs(job):
+            items = list(tool.read(job))
+        told = [describe_item(tool, item, position) for position, item in enumerate(items)]
+        firsts: dict[str, int] = {}
+        for position, each in enumerate(told):
+            firsts.setdefault(each["key"], position)
+        chain.keys = list(firsts)
+        chain.items = [items[position] for position in firsts.values()]
+        chain.order = [chain.keys.index(each["key"]) for each in told]
+        chain.names = [each["name"] for each in told]
+        tokens = [told[position]["tokens"] for position in firsts.values()]
+        chain.is_whole = is_short(tokens, tool.short_tokens())
+
+    def _compute(self, stage: int, chains: list[_Chain], store: str) -> None:
+        """Compute the stage's items of all chains together, an item that several have once."""
+        if not chains:
+            return
+        head = tuple(chains[0].meta["models"][stage])
+        items = {key: item for chain in chains for key, item in zip(chain.keys, chain.items)}
+        found = known_results(chains) if stage == 0 else {}
+        for key in items:
+            remembered = self._remembered.get((*head, key))
+            if key not in found and remembered is not None:
+                found[key] = remembered
+        missing = {key: item for key, item in items.items() if key not in found}
+        computed = self._compute_missing(stage, chains[0].jobs[stage].params, missing)
+        for key, parts in computed.items():
+            if store:
+                keep_result(store, entry_name((*head, key)), parts)
+            self._remembered.keep((*head, key), parts)
+        for chain in chains:
+            self._guarded(chain, self._take_results, {**found, **computed})
+
+    def _compute_missing(
+        self, stage: int, params: dict[str, Any], items: dict[str, Any]
+    ) -> dict[str, list[Any]]:
+        """Return the packed result of each item that has one."""
+        tool = self._tools[stage]
+        tool.params = Params({**self._classes[stage].defaults, **params})
+        keys, values = list(items), list(items.values())
+        computed = {}
+        for batch in tool.micro_batches(values, int(tool.batch_tokens(self._device))):
+            for index, outcome in zip(batch, run_batch(tool, [values[i] for i in batch])):
+                if outcome.error is None:
+                    computed[keys[index]] = pack(outcome.result)
+        return computed
+
+    @staticmethod
+    def _take_results(chain: _Chain, found: dict[str, list[Any]]) -> None:
+        chain.parts = [found[key] for key in chain.keys]  # one that failed ends the chain
+        # Copies of its own, as if they had come by a frame: a tool may change them as it writes.
+        results = [load_bytes(b"".join(parts)) for parts in chain.parts]
+        chain.results = [results[place] for place in chain.order]
+
+    # -- files -------------------------------------------------------------------
+    def _write_outputs_of_first(self, chain: _Chain) -> None:
+        job = chain.jobs[0]
+        with job_log(job, chain.meta["log_text"]), staged_outputs(job.output) as staged:
+            self._write_stage(chain, 0, staged)
+
+    def _write_aside(self, chain: _Chain, stage: int, room: str) -> None:
+        """Write what the next stage reads, where nobody else looks."""
+        outputs = chain.jobs[stage].output
+        aside = {}
+        for number, path in enumerate(outputs):
+            place = os.path.join(room, f"{stage}-{number}")
+            os.makedirs(place)
+            aside[path] = os.path.join(place, os.path.basename(os.path.normpath(path)))
+        self._write_stage(chain, stage, outputs.mapped(aside.__getitem__))
+        chain.paths.update(aside)
+
+    def _write_stage(self, chain: _Chain, stage: int, outputs: Named) -> None:
+        job = chain.jobs[stage]
+        tool = self._classes[stage](job.params)
+        target = job.replace(output=outputs, params=tool.params, item_names=chain.names)
+        tool.write(target, chain.results)
+
+
+def known_results(chains: list[_Chain]) -> dict[str, list[Any]]:
+    """Return the results that came instead of items: other jobs have had these computed."""
+    return {
+        key: pack(value)
+        for chain in chains
+        for key, is_known, value in zip(chain.keys, chain.meta["known"], chain.items)
+        if is_known
+    }
+
+
+def unpack_chains(frame: Frame, stages: int) -> list[_Chain]:
+    """Return the requests of a ``chain`` frame."""
+    chains, blobs = [], list(frame.blobs)
+    for meta in frame.meta["chains"]:
+        values = [load_payload(blobs.pop(0)) for _ in range(stages + len(meta["keys"]))]
+        chains.append(_Chain(meta, values[:stages], values[stages:]))
+    return chains
