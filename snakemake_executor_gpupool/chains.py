@@ -101,7 +101,10 @@ class Chains:
         if home.error is not None or not fresh or not is_free:
             return False
         links = self._links(job.request, tool, meta)
-        model = self._model(links, home, tool) if len(links) > 1 else None
+        model = None
+        while len(links) > 1 and model is None:  # as much of the row as fits
+            model = self._model(links, home, tool)
+            links = links if model is not None else links[:-1]
         if model is None:
             return False
         for unit in fresh:

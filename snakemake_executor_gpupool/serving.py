@@ -268,8 +268,8 @@ class Model:
 
     def _most_batch_cost(self) -> float:
         """Return how much cost the next micro-batch may have."""
-        if not self.info["persistent"]:
-            return math.inf
+        if not self.info["persistent"] or self.is_chain:
+            return math.inf  # a chain's requests are all short: it is dispatches that count
         share = fair_share(self.queue.load, len(self.workers))
         if not self.speed.s_per_cost:
             return share

@@ -7,6 +7,7 @@ wants to go wrong, it names: items that kill their worker, loads that fail, and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import heapq
 import itertools
 import math
@@ -150,6 +151,7 @@ class World:
             timeout_s=timeout_s,
             follow=tuple(self.requests[later] for later in follow),
         )
+        self.requests[job_id] = request
         self.scheduler.submit(request, self.now_s)
         self._act()
 
@@ -259,7 +261,7 @@ class World:
                 away = not devices
                 self._later(worker, 0.05, lambda: self._answer(worker, "moved", away=away))
             case fx.ReadJob(worker_id=worker, request=request):
-                self._later(worker, self.read_s, lambda: self._read(worker, request))
+                self._later(worker, self.read_s, lambda: self._read(worker, request.job_id))
             case fx.WriteJob(worker_id=worker, request=request):
                 values = [effect.blobs[place].decode() for place in effect.order]
                 self.results[request.job_id] = values
@@ -271,7 +273,7 @@ class World:
             case fx.RunBatch():
                 self._run_batch(effect)
             case fx.RunChains():
-                self._run_stage(effect, 0, list(range(len(effect.chains))))
+                self._run_chains(effect)
             case fx.Report(report=report):
                 assert report.job_id not in self.reports, "a job is reported once"
                 self.reports[report.job_id] = report.error
@@ -281,9 +283,8 @@ class World:
                 hold_s = self._hold_s[job_id]
                 self.at(self.now_s + hold_s, lambda: sched.lease_done(job_id, self.now_s))
 
-    def _read(self, worker: str, request: Request) -> None:
-        job_id = request.job_id
-        _, items = self._jobs[job_id]
+    def _read(self, worker: str, job_id: int) -> None:
+        request, (_, items) = self.requests[job_id], self._jobs[job_id]
         metas = [
             {"key": i.key, "cost": i.cost, "tokens": i.tokens, "name": f"{i.key}@{n}"}
             for n, i in enumerate(items)
@@ -301,44 +302,41 @@ class World:
         return {**names, "short_tokens": self.short_tokens}
 
     # A chain's worker sends a frame for each stage; items fail or kill in it as they do elsewhere.
-    def _run_stage(self, effect: fx.RunChains, stage: int, open_ones: list[int]) -> None:
-        items = {number: self._stage_items(effect, stage, number) for number in open_ones}
-        keys = {item.key for each in items.values() for item in each}
-        self.batches.append(sorted(keys))
-        seconds = sum(item.cost for each in items.values() for item in each)
-        seconds = seconds * float(self.seconds_per_cost) + self.dispatch_s * (stage == 0)  # type: ignore[arg-type]
-        worker = effect.worker_id
-        if self.deadly & keys:
-            self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
-            return
-        self._later(worker, seconds, lambda: self._stage_done(effect, stage, items, seconds))
+    def _run_chains(self, effect: fx.RunChains) -> None:
+        worker, stages = effect.worker_id, len(effect.chains[0].links)
+        whole = list(range(len(effect.chains)))
+        for stage in range(stages):
+            items = {number: self._stage_items(effect, stage, number) for number in whole}
+            keys = {item.key for each in items.values() for item in each}
+            seconds = sum(item.cost for each in items.values() for item in each)
+            seconds = seconds * float(self.seconds_per_cost) + self.dispatch_s * (stage == 0)  # type: ignore[arg-type]
+            if self.deadly & keys:
+                self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
+                return
+            unfit = self.bad | self.huge
+            whole = [n for n, each in items.items() if not unfit & {i.key for i in each}]
+            told = {number: items[number] for number in whole}
+            meta = {"stage": stage, "last": not whole or stage + 1 == stages, "seconds": seconds}
+            self._later(worker, seconds, functools.partial(self._stage_done, effect, meta, told))
+            if not whole:
+                return
 
     def _stage_items(self, effect: fx.RunChains, stage: int, number: int) -> list[FakeItem]:
-        chain = effect.chains[number]
-        _, items = self._jobs[int(chain.links[stage].request.job)]
+        _, items = self._jobs[int(effect.chains[number].links[stage].request.job)]
         return list({item.key: item for item in items}.values())
 
     def _stage_done(
-        self, effect: fx.RunChains, stage: int, items: dict[int, list[FakeItem]], seconds: float
+        self, effect: fx.RunChains, meta: dict[str, Any], items: dict[int, list[FakeItem]]
     ) -> None:
-        unfit = self.bad | self.huge
-        whole = {n: each for n, each in items.items() if not unfit & {i.key for i in each}}
-        is_last = not whole or stage + 1 == len(effect.chains[0].links)
-        keys = [[item.key for item in each] for each in whole.values()]
-        told = [{"chain": n, "keys": k} for n, k in zip(whole, keys, strict=True)]
-        blobs = [f"result of {key}".encode() for each in keys for key in each]
-        self.computed += [key for each in keys for key in each]
-        self.finished_s.update(dict.fromkeys((key for each in keys for key in each), self.now_s))
-        if stage == 0:
-            for number in whole:
-                job_id = int(effect.chains[number].links[0].request.job)
-                _, its = self._jobs[job_id]
-                self.results[job_id] = [f"result of {item.key}" for item in its]
-        figures = {"seconds": seconds, "peak_mib": None, "batch": effect.batch_id}
-        last = {"stage": stage, "last": is_last, "chains": told}
-        self._answer(effect.worker_id, "stage", blobs, **figures, **last)
-        if not is_last and effect.worker_id in self._alive:
-            self._run_stage(effect, stage + 1, list(whole))
+        keys = [item.key for each in items.values() for item in each]
+        self.computed += list(dict.fromkeys(keys))
+        self.finished_s.update(dict.fromkeys(keys, self.now_s))
+        for number in items if meta["stage"] == 0 else ():
+            job_id = int(effect.chains[number].links[0].request.job)
+            self.results[job_id] = [f"result of {item.key}" for item in self._jobs[job_id][1]]
+        chains = [{"chain": n, "keys": [i.key for i in each]} for n, each in items.items()]
+        told = {**meta, "batch": effect.batch_id, "chains": chains, "peak_mib": None}
+        self._answer(effect.worker_id, "stage", [f"result of {k}".encode() for k in keys], **told)
 
     def _loaded(self, worker: str, model: str) -> None:
         if model in self.fatal_loads:
