@@ -137,10 +137,10 @@ class Ledger:
 
     def offer(self, key: Hashable, result: Blob) -> None:
         """Keep the result of an item that no job has asked for yet, within the bound."""
-        self.guesses += 1
         if key in self._units:
             self._discard(result)
             return
+        self.guesses += 1
         unit = Unit(key, "", 0.0, 0, b"", "", (0, 0, 0), result=result, is_guess=True)
         self._units[key] = unit
         self._keep(unit)

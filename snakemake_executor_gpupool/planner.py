@@ -114,9 +114,7 @@ class WorkQueue(Generic[ItemT]):
 
     def _put_up(self, kind: Kind) -> None:
         level, wave, group = kind
-        heapq.heappush(
-            self._heads.setdefault(level, []), (wave, self._heaps[kind][0][0], group)
-        )
+        heapq.heappush(self._heads.setdefault(level, []), (wave, self._heaps[kind][0][0], group))
 
     def take(
         self, budget_tokens: int, pads: bool = True, most_cost: float = math.inf

@@ -111,17 +111,17 @@ class Server:
         from snakemake_executor_gpupool.toolspec import load_tool_class
 
         try:
-            tool_class = load_tool_class(frame.meta["spec"], frame.meta["base_dir"])
+            specs = [frame.meta["spec"], *frame.meta["more"]]
+            tool_class, *more = [load_tool_class(spec, frame.meta["base_dir"]) for spec in specs]
         except BaseException as error:  # a tool's module may even call sys.exit
             channel.send({"type": "tool_failed", "error": tell_error(error)})
             return None
         channel.send({"type": "tool", "info": tool_info(tool_class), "pid": os.getpid()})
         base_dir, spool = frame.meta["base_dir"], Spool(frame.meta["spool"])
-        if not frame.meta["more"]:
+        if not more:
             return cls(channel, tool_class, spool, base_dir)
         from snakemake_executor_gpupool.workers.child_chain import ChainServer
 
-        more = [load_tool_class(spec, base_dir) for spec in frame.meta["more"]]
         return ChainServer(channel, tool_class, spool, base_dir, more)
 
     def handle(self, frame: Frame) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -98,13 +99,13 @@ def test_the_rule_of_thumb_is_the_one_of_petals() -> None:  # M1 M3
 
 def test_a_tool_sets_its_own_bound_for_all_precisions_or_for_some() -> None:  # M3
     class Plain(Tool):
-        defaults = {"precision": "float32"}
+        defaults: ClassVar = {"precision": "float32"}
 
     class Own(Plain):
         max_short_tokens = 16
 
     class Mapped(Plain):
-        max_short_tokens = {"nf4": 4, "float32": 0}
+        max_short_tokens: ClassVar = {"nf4": 4, "float32": 0}
 
     assert Plain().short_tokens() == 128
     assert Plain({"precision": "NF4"}).short_tokens() == 1
@@ -215,6 +216,25 @@ def test_a_worker_that_dies_between_two_stages_loses_nothing() -> None:  # M5 W4
     assert world.computed.count("a/0") == 1
 
 
+def live_through(
+    merges: bool, rows: list[list[str]], kills_s: list[float], **options: Any
+) -> dict[int, bool]:
+    """Run rows to the end; return which jobs succeeded, all of them with their own results."""
+    world = pipeline(**options)
+    world.merges = merges
+    for number, items in enumerate(rows, 1):
+        world.at(0.3 * number, functools.partial(world.row, number, items))
+    picks = random.Random(1)
+    for time_s in kills_s:
+        world.at(time_s, lambda: world.kill_one(picks.choice))
+    world.run(until_s=50_000)
+    assert world.scheduler.is_quiet
+    for job_id, error in world.reports.items():
+        own = [f"result of {item.key}" for item in world._jobs[job_id][1]]
+        assert error is not None or world.results[job_id] == own
+    return {job_id: error is None for job_id, error in world.reports.items()}
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3), min_size=1, max_size=5),
@@ -226,22 +246,11 @@ def test_a_worker_that_dies_between_two_stages_loses_nothing() -> None:  # M5 W4
 def test_merged_or_not_every_job_ends_the_same_way(
     rows: list[list[str]], kills_s: list[float], culprit: str, harm: str, gpus: int
 ) -> None:  # M5
-    ends = []
-    for merges in (True, False):
-        world = pipeline(gpus=gpus, **({harm: {culprit}} if culprit else {}))
-        world.merges = merges
-        for number, items in enumerate(rows, 1):
-            world.at(0.3 * number, lambda n=number, i=items: world.row(n, i))
-        picks = random.Random(1)
-        for time_s in kills_s if not culprit else ():
-            world.at(time_s, lambda: world.kill_one(picks.choice))
-        world.run(until_s=50_000)
-        assert world.scheduler.is_quiet
-        ends.append({job_id: error is None for job_id, error in world.reports.items()})
-        for job_id, is_good in ends[-1].items():
-            if is_good:
-                own = [f"result of {item.key}" for item in world._jobs[job_id][1]]
-                assert world.results[job_id] == own
+    harms = {harm: {culprit}} if culprit else {}
+    ends = [
+        live_through(merges, rows, [] if culprit else kills_s, gpus=gpus, **harms)
+        for merges in (True, False)
+    ]
     assert ends[0] == ends[1]
 
 
@@ -271,9 +280,8 @@ def test_short_goes_before_bulk_and_bulk_is_never_starved() -> None:  # M4
     bulk = [FakeItem(f"bulk{number}", 1.0, 500) for number in range(6)]
     world.submit(1, bulk)
     for number in range(200):
-        world.at(
-            0.25 * number, lambda n=number: world.submit(10 + n, [FakeItem(f"s{n}", 1.0, 100)])
-        )
+        brief = FakeItem(f"s{number}", 1.0, 100)
+        world.at(0.25 * number, functools.partial(world.submit, 10 + number, [brief]))
     world.run()
     kinds = ["bulk" if keys[0].startswith("bulk") else "short" for keys in world.batches]
     runs = [(kind, len(list(each))) for kind, each in itertools.groupby(kinds)]
@@ -299,7 +307,7 @@ def test_a_stream_of_short_requests_waits_less_than_two_bulk_batches() -> None: 
     arrivals = {10 + number: 5.0 + 2.9 * number for number in range(80)}
     for job_id, time_s in arrivals.items():
         item = FakeItem(f"s{job_id}", 0.05, 100)
-        world.at(time_s, lambda j=job_id, i=item: world.submit(j, [i]))
+        world.at(time_s, functools.partial(world.submit, job_id, [item]))
     world.run()
     waits_s = sorted(world.report_times[job_id] - arrivals[job_id] for job_id in arrivals)
     assert waits_s[int(0.95 * len(waits_s))] < 2.0
