@@ -8,6 +8,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.executor.lookahead import Lookahead
 from snakemake_executor_gpupool.executor.translate import build_request, is_served
+from snakemake_executor_gpupool.reference import RESOURCES
 from snakemake_executor_gpupool.request import Request, ToolRef
 
 
@@ -61,7 +62,7 @@ class Following:
     def requests(self, job: Any) -> tuple[Request, ...]:
         """Return the requests of the jobs that follow a job in a row, as far as can be told.
 
-        Params may be functions of files that are not there yet. Where one fails, the row ends.
+        Params may be functions of files that are not there yet. With such a one the row ends.
         """
         if not is_plain(job) or job.attempt > 1:
             return ()
@@ -69,6 +70,8 @@ class Following:
         with contextlib.suppress(Exception):
             for later in Lookahead(DagView(self._workflow.dag, self._cached)).chain(job):
                 with untouched(later):
+                    if not is_known(later):
+                        break
                     requests.append(build_request(self._workflow, later, 0, self._tool_of(later)))
         return tuple(requests)
 
@@ -77,6 +80,17 @@ def is_plain(job: Any) -> bool:
     """Tell whether a job reads and writes files in the working directory, under their names."""
     special = job.is_checkpoint or job.is_shadow or job.is_norun
     return not special and not any(file.is_storage for file in (*job.input, *job.output))
+
+
+def is_known(job: Any) -> bool:
+    """Tell whether a job's params and resources can be told already.
+
+    Snakemake puts a placeholder where a function of input files finds these missing.
+    """
+    from snakemake.common import TBDString
+
+    values = (*job.params.values(), *(job.resources.get(name) for name in RESOURCES))
+    return not any(isinstance(value, TBDString) for value in values)
 
 
 @contextlib.contextmanager

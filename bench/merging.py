@@ -1,0 +1,218 @@
+"""Chains of small models, merged and not: throughput, latency, and what dispatching takes.
+
+The pool is driven as Snakemake drives it, without Snakemake's own time: a job is submitted
+once the one before it was reported. Merged and not take turns, so that what else the machine
+does falls on both alike::
+
+    python bench/merging.py                        500 requests, chains of 2, 3 and 6
+    python bench/merging.py --requests 50 --repeats 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import pickle
+import queue
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import report
+from merging_tools import WIDTH
+
+from snakemake_executor_gpupool.actions import Callbacks
+from snakemake_executor_gpupool.config import build_config
+from snakemake_executor_gpupool.pool import Pool
+from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
+from snakemake_executor_gpupool.tool import Job
+
+TOOL = f"{Path(__file__).with_name('merging_tools.py')}:Layer"
+#: Tokens (rows) of a request.
+SHORT, LONG, BULK = 8, 256, 1024
+#: Bounds of merged / not: time of short requests, latency of one, time of long requests.
+SHORT_TIME, LATENCY, LONG_TIME = 0.5, 0.35, 1.03
+#: The 95th percentile of a short request's wait, in micro-batches of the bulk work beside it.
+WAIT_BATCHES = 2.0
+#: Lone requests whose latencies are measured.
+LONE = 20
+
+
+class Driver:
+    """A pool, and rows of jobs that are submitted one after the other.
+
+    Parameters
+    ----------
+    room
+        An empty directory.
+    merges
+        Whether jobs come with those that follow them.
+    """
+
+    def __init__(self, room: Path, merges: bool) -> None:
+        self.room, self._merges = room, merges
+        self._ids = itertools.count(1)
+        self._reports: queue.SimpleQueue[JobReport | BaseException] = queue.SimpleQueue()
+        self._rest: dict[int, list[Request]] = {}
+        config = build_config(run_root=room / "run", managed_devices="cpu:1", env={})
+        put = self._reports.put
+        self.pool = Pool(config, Callbacks(put, lambda *_: None, put, lambda line: None))
+        self._tool = ToolRef(TOOL, str(room), sys.executable)
+
+    def row(self, name: str, rows: int, stages: int) -> list[Request]:
+        """Return the requests of a chain; its first input is written."""
+        rng = np.random.default_rng(abs(hash(name)) % 2**32)
+        paths = [self.room / f"{name}-{stage}.npy" for stage in range(stages + 1)]
+        np.save(paths[0], rng.standard_normal((rows, WIDTH)))
+        pairs = itertools.pairwise(map(str, paths))
+        return [self._request(name, n, *pair) for n, pair in enumerate(pairs)]
+
+    def _request(self, name: str, stage: int, source: str, target: str) -> Request:
+        params = {"model": stage}
+        job = Job(f"stage{stage}", {"name": name}, input=[source], output=[target], params=params)
+        return Request(
+            job_id=next(self._ids),
+            title=f"rule stage{stage} (name={name})",
+            tool=self._tool,
+            job=pickle.dumps(job),
+            params=pickle.dumps(params),
+            cwd=str(self.room),
+        )
+
+    def submit(self, rows: Iterable[list[Request]]) -> None:
+        """Submit the next job of each row."""
+        ready = []
+        for first, *later in rows:
+            self._rest[first.job_id] = later
+            follow = tuple(later) if self._merges else ()
+            ready.append(Request(**{**vars(first), "follow": follow}))
+        self.pool.submit(ready)
+
+    def wait(self, jobs: int) -> dict[int, float]:
+        """Submit what follows, until so many jobs are done; return when each was."""
+        done_s = {}
+        while len(done_s) < jobs:
+            told = self._reports.get(timeout=300)
+            if isinstance(told, BaseException) or told.error is not None:
+                raise SystemExit(f"a job failed: {told}")
+            done_s[told.job_id] = time.perf_counter()
+            later = self._rest.pop(told.job_id)
+            if later:
+                self.submit([later])
+        return done_s
+
+    def run(self, rows: list[list[Request]]) -> float:
+        """Run rows to their ends; return the seconds."""
+        started_s = time.perf_counter()
+        self.submit(rows)
+        self.wait(sum(map(len, rows)))
+        return time.perf_counter() - started_s
+
+    def computed_s(self) -> tuple[float, int]:
+        """Return the seconds that workers computed so far, and the dispatches."""
+        lines = self.pool.paths.events.read_text().splitlines()
+        events = [event for event in map(json.loads, lines) if event["event"] == "batch_done"]
+        return sum(event["seconds"] for event in events), len(events)
+
+
+def measured(stages: int, tokens: int, requests: int, merges: bool) -> dict[str, float]:
+    """Run requests through a chain that is warm; return what it took."""
+    with tempfile.TemporaryDirectory() as room:
+        driver = Driver(Path(room), merges)
+        try:
+            driver.run([driver.row("warm", tokens, stages)])
+            lone = [driver.run([driver.row(f"lone{n}", tokens, stages)]) for n in range(LONE)]
+            before_s, before = driver.computed_s()
+            wall_s = driver.run([driver.row(f"r{n}", tokens, stages) for n in range(requests)])
+            after_s, after = driver.computed_s()
+        finally:
+            driver.pool.close()
+    return {
+        "wall_s": wall_s,
+        "latency_s": statistics.median(lone),
+        "dispatches": after - before,
+        "share": 1.0 - min((after_s - before_s) / wall_s, 1.0),
+    }
+
+
+def compare(stages: int, tokens: int, requests: int, repeats: int) -> dict[str, float]:
+    """Print a line for merged and one for not; return the ratios of times."""
+    runs: dict[bool, list[dict[str, float]]] = {True: [], False: []}
+    for number in range(repeats):
+        for merges in (True, False) if number % 2 else (False, True):
+            runs[merges].append(measured(stages, tokens, requests, merges))
+    middle = {
+        merges: {name: statistics.median(run[name] for run in each) for name in each[0]}
+        for merges, each in runs.items()
+    }
+    for merges, figures in middle.items():
+        say(
+            f"| {stages} | {tokens} | {'merged' if merges else 'apart'} "
+            f"| {requests / figures['wall_s']:.0f} | {1000 * figures['latency_s']:.1f} "
+            f"| {figures['dispatches']:.0f} | {100 * figures['share']:.0f}% |"
+        )
+    return {name: middle[True][name] / middle[False][name] for name in ("wall_s", "latency_s")}
+
+
+def stream(requests: int) -> float:
+    """Return the 95th percentile of short requests' waits beside bulk work, in its micro-batches."""
+    with tempfile.TemporaryDirectory() as room:
+        driver = Driver(Path(room), merges=False)
+        try:
+            driver.run([driver.row("warm", SHORT, 1)])
+            bulk = [driver.row(f"bulk{n}", BULK, 1) for n in range(20 * requests)]
+            before_s, before = driver.computed_s()
+            driver.submit(bulk)
+            driver.wait(requests)
+            waits_s = []
+            for number in range(requests):
+                (request,) = driver.row(f"short{number}", SHORT, 1)
+                started_s = time.perf_counter()
+                driver.submit([[request]])
+                while request.job_id not in (done_s := driver.wait(1)):
+                    pass
+                waits_s.append(done_s[request.job_id] - started_s)
+            after_s, after = driver.computed_s()
+        finally:
+            driver.pool.close()
+    return sorted(waits_s)[int(0.95 * len(waits_s))] / ((after_s - before_s) / (after - before))
+
+
+def say(text: str) -> None:
+    """Print at once."""
+    print(text, flush=True)
+
+
+def main() -> int:
+    """Run all; return 0 if every target is reached."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--requests", type=int, default=500, help="(default: 500)")
+    parser.add_argument("--repeats", type=int, default=3, help="(default: 3)")
+    options = parser.parse_args()
+    os.environ["GPUPOOL_PROFILE"] = "off"
+    say("| stages | tokens | | requests/s | latency of one, ms | dispatches | not computing |")
+    say("|---|---|---|---|---|---|---|")
+    ratios = {
+        (stages, tokens): compare(stages, tokens, options.requests, options.repeats)
+        for stages in (2, 3, 6)
+        for tokens in (SHORT, LONG)
+    }
+    targets = [
+        report.Target("time of short requests, 6 stages", ratios[6, SHORT]["wall_s"], SHORT_TIME),
+        report.Target("latency of one, 6 stages", ratios[6, SHORT]["latency_s"], LATENCY),
+        report.Target(
+            "time of long requests, worst", max(ratios[n, LONG]["wall_s"] for n in (2, 3, 6)), LONG_TIME
+        ),
+    ]
+    say("\n" + "\n".join(map(str, targets)))
+    return 0 if all(target.reached for target in targets) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
