@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from snakemake_executor_gpupool.executor.lookahead import Lookahead
-from snakemake_executor_gpupool.executor.translate import build_request, is_served
+from snakemake_executor_gpupool.executor.translate import build_request, evaluate_here, is_served
 from snakemake_executor_gpupool.reference import RESOURCES
 from snakemake_executor_gpupool.request import Request, ToolRef
 
@@ -70,6 +70,7 @@ class Following:
         with contextlib.suppress(Exception):
             for later in Lookahead(DagView(self._workflow.dag, self._cached)).chain(job):
                 with untouched(later):
+                    evaluate_here(later)
                     if not is_known(later):
                         break
                     requests.append(build_request(self._workflow, later, 0, self._tool_of(later)))
@@ -87,9 +88,9 @@ def is_known(job: Any) -> bool:
 
     Snakemake puts a placeholder where a function of input files finds these missing.
     """
-    from snakemake.common import TBDString
+    from snakemake.common.tbdstring import TBDString
 
-    values = (*job.params.values(), *(job.resources.get(name) for name in RESOURCES))
+    values = (*job.params, *(job.resources.get(name) for name in RESOURCES))
     return not any(isinstance(value, TBDString) for value in values)
 
 

@@ -120,7 +120,8 @@ class ChainServer(Server):
         started_s = time.perf_counter()
         try:
             self._tools = self._loaded([load_payload(params) for params in frame.blobs])
-            budget = min(int(tool.batch_tokens(self._device)) for tool in self._tools)
+            # Requests are counted by their first stage; each stage cuts its own micro-batches.
+            budget = int(self._tools[0].batch_tokens(self._device))
         except Exception as error:
             self._channel.send({"type": "load_failed", "error": tell_error(error)})
             return

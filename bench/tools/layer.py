@@ -1,0 +1,51 @@
+"""A small model, and the files that a chain of it reads and writes."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+
+from snakemake_executor_gpupool.tool import Job, Tool
+
+WIDTH = 256
+
+
+class Layer(Tool):
+    """One layer with a bend; ``model`` seeds its weights.
+
+    An item is a file's float64 array of shape (rows, WIDTH); its rows are its tokens.
+    """
+
+    defaults: ClassVar = {"model": 0}
+    devices = ("cpu",)
+    pads = False
+
+    def load(self, device: str) -> None:
+        """Draw the weights."""
+        rng = np.random.default_rng(int(self.params.model))
+        self.weights = rng.standard_normal((WIDTH, WIDTH)) / WIDTH**0.5
+
+    def read(self, job: Job) -> Iterator[Any]:
+        """Yield the file's array."""
+        yield np.load(job.input[0])
+
+    def tokens(self, item: Any) -> int:
+        """Return the number of rows."""
+        return len(item)
+
+    def cost(self, item: Any) -> float:
+        """Return the number of rows, too."""
+        return float(len(item))
+
+    def batch_tokens(self, device: str) -> int:
+        """Return the most rows of a micro-batch."""
+        return 1024
+
+    def run(self, items: list[Any]) -> list[Any]:
+        """Apply the layer to all rows at once."""
+        ends = np.cumsum([len(item) for item in items])[:-1]
+        return np.split(np.tanh(np.concatenate(items) @ self.weights), ends)
+
+    def write(self, job: Job, results: list[Any]) -> None:
+        """Write an array like the one that was read."""
+        np.save(job.output[0], results[0])
