@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -22,6 +23,8 @@ from snakemake_executor_gpupool.toolspec import resolve_spec, split_spec
 TOOL = "gpupool_tool"
 #: The resource that Snakemake evaluates only where a job runs.
 EVALUATED_WHERE_IT_RUNS = "tmpdir"
+#: What Snakemake gives it by default: an expression.
+DEFAULT_TMPDIR = "system_tmpdir"
 #: Highest protocol that Python 3.9 reads.
 PICKLE_PROTOCOL = 5
 
@@ -58,8 +61,16 @@ def evaluate_here(job: Any) -> None:
     for member in job.jobs if job.is_group() else (job,):
         if isinstance(member.resources.get(EVALUATED_WHERE_IT_RUNS), TBDString):
             rule = member.rule
-            known = member.wildcards_dict, member.input, member.attempt
-            member._resources = rule.expand_resources(*known)
+            if rule.resources[EVALUATED_WHERE_IT_RUNS].raw == DEFAULT_TMPDIR:
+                # Evaluating all resources again would be a tenth of what a job costs Snakemake.
+                here = {EVALUATED_WHERE_IT_RUNS: tempfile.gettempdir()}
+                member._resources = type(member.resources)(
+                    fromdict={**dict(member.resources.items()), **here}
+                )
+            else:
+                member._resources = rule.expand_resources(
+                    member.wildcards_dict, member.input, member.attempt
+                )
             if any(callable(param) for param in rule.params):
                 member._params = None
 
