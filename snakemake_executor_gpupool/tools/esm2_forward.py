@@ -19,7 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from snakemake_executor_gpupool.tools.nf4 import quantize_linears
+
+#: The type of what goes into matrix products.
+PRECISIONS = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "nf4": torch.float32,
+}
 #: What fair-esm's ``token_dropout`` makes of an embedding when no token is masked: training
 #: masked 15% of the tokens, 80% of these by zeros (``esm/model/esm2.py``).
 UNMASKED_SCALE = 1 - 0.15 * 0.8
@@ -35,8 +43,14 @@ class Encoder:
         ``precision`` applies to its linear layers.
     precision
         ``"fp32"``, ``"bf16"`` or ``"fp16"``: the type of the weights and inputs of
-        matrix products. The residual stream, layer norms and all results stay
-        float32, so that rounding does not add up over the layers.
+        matrix products; or ``"nf4"``: the weights of linear layers take four bits
+        each. The residual stream, layer norms and all results stay float32, so that
+        rounding does not add up over the layers.
+
+    Raises
+    ------
+    InputError
+        NF4 is asked for, and cannot be had here.
     """
 
     def __init__(self, model: Any, precision: str = "fp32") -> None:
@@ -46,6 +60,8 @@ class Encoder:
         self._dtype = PRECISIONS[precision]
         self._rotary: tuple[Tensor, Tensor] | None = None
         for layer in model.layers:
+            if precision == "nf4":
+                quantize_linears(layer)
             for part in _linear_parts(layer):
                 part.to(self._dtype)
 

@@ -32,7 +32,8 @@ class Options(NamedTuple):
     model
         A fair-esm name, a checkpoint file or a directory in the Hugging Face format.
     precision
-        ``"fp32"``, ``"bf16"`` or ``"fp16"``: the precision of the matrix products.
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``: the precision of the matrix products; or
+        ``"nf4"``: weights in four bits each, products in float32.
     layers
         Layers asked for, as asked; empty: the last.
     pool
@@ -67,7 +68,7 @@ class Options(NamedTuple):
         """
         options = cls(
             model=text(params, "model", "the name of a model, or the path of a checkpoint"),
-            precision=choice(params, "precision", PRECISIONS),
+            precision=choice(params, "precision", (*PRECISIONS, "nf4")),
             layers=_layers(params),
             pool=choice(params, "pool", ("mean", "per_token")),
             contacts=flag(params, "contacts"),

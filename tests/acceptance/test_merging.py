@@ -184,6 +184,7 @@ rule first:
 rule second:
     input: "mid/{{i}}.txt"
     output: "out/{{i}}.txt"
+    {group}
     params: model="m2", suffix={suffix}
     resources: gpupool_tool="textual.py:Textual"
     script: "textual.py"
@@ -199,13 +200,15 @@ READS_OUTPUT = "lambda wildcards, input: open(input[0]).read()[:1]"
         ("", READS_OUTPUT, 0),
         ("", "lambda wildcards, input: 'new' if os.path.exists(input[0]) else 'old'", 3),
         ("shadow: 'minimal'", "'x'", 0),
+        ("group: 'rows'", "'x'", 3),
     ],
 )
 def test_a_wrong_guess_costs_time_and_nothing_else(
     tmp_path: Path, special: str, suffix: str, merged: int
 ) -> None:  # M1 M5
     files = {f"in/{i}.txt": f"word{i}\n" for i in range(3)}
-    snakefile = "import os\n" + SAME_FILE.format(special=special, suffix=suffix)
+    group = special if "group" in special else ""
+    snakefile = "import os\n" + SAME_FILE.format(special=special, group=group, suffix=suffix)
     done = Workflow(tmp_path, snakefile, files).run("--gpupool-devices", "cpu:1")
     assert done.code == 0, done.text
     wanted = {"'x'": "x", READS_OUTPUT: "W"}.get(suffix, "new")

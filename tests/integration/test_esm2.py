@@ -179,6 +179,48 @@ class TestRun:
             assert 0 < np.abs(a - b).max() < 0.1
             assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.999
 
+    def test_weights_in_four_bits(self, tmp_path):  # M3
+        functional = pytest.importorskip("bitsandbytes.functional")
+        model = esm2_checkpoints.write_seeded_checkpoint(str(tmp_path), 3, 64, 2)
+        items = cases.proteins([40, 80])
+        quantized, expected = cases.loaded(model, precision="nf4"), cases.loaded(model)
+        assert quantized.short_tokens() == 1
+        whole = expected.run(items)
+        theirs = dict(expected._encoder.model.layers.named_parameters())
+        narrow = [
+            (theirs[name], functional.dequantize_4bit(weight.data, weight.quant_state))
+            for name, weight in quantized._encoder.model.layers.named_parameters()
+            if weight.dtype == torch.uint8
+        ]
+        assert len(narrow) == 3 * 6, "every matrix of every layer"
+        for before, after in narrow:
+            # Half of the widest gap between NF4's levels, and the rounding of scales.
+            assert 0 < (before - after).abs().max() < 0.16 * before.abs().max()
+            before.data.copy_(after)
+        results = quantized.run(items)
+        quantized.to("cpu")
+        sets = results, quantized.run(items), expected.run(items), whole
+        for first, moved, same, other in zip(*sets, strict=True):
+            assert first["layer3"].dtype == np.float32
+            assert np.array_equal(first["layer3"], moved["layer3"])
+            np.testing.assert_allclose(first["layer3"], same["layer3"], atol=1e-4)
+            assert np.abs(first["layer3"] - other["layer3"]).max() > 1e-3
+
+    def test_layers_that_cannot_be_in_four_bits_stay(self, checkpoint):  # M3
+        pytest.importorskip("bitsandbytes")
+        items = cases.proteins([9])  # its layers are 24 and 96 wide
+        quantized, whole = cases.loaded(checkpoint, precision="nf4"), cases.loaded(checkpoint)
+        assert np.array_equal(quantized.run(items)[0]["layer3"], whole.run(items)[0]["layer3"])
+
+    def test_four_bits_are_refused_where_they_cannot_be_had(self, checkpoint, monkeypatch):  # M3
+        from snakemake_executor_gpupool.tools import nf4
+
+        nf4._checked.cache_clear()
+        monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
+        with pytest.raises(InputError, match="nf4 needs the Python package bitsandbytes") as caught:
+            cases.loaded(checkpoint, precision="nf4")
+        assert "ModuleNotFoundError: import of bitsandbytes.nn halted" in str(caught.value)
+
     def test_moved_weights_compute_the_same(self, checkpoint):
         tool = cases.loaded(checkpoint)
         before = cases.embed(tool, cases.proteins([20]), contacts=True)

@@ -21,7 +21,8 @@ from snakemake_executor_gpupool.merging import (
     short_tokens,
 )
 from snakemake_executor_gpupool.planner import MOST_PASSED
-from snakemake_executor_gpupool.tool import Tool
+from snakemake_executor_gpupool.tool import InputError, Tool
+from snakemake_executor_gpupool.workers.child_serve import describe_item
 from tests.unit.simulation import FakeItem, World
 
 STAGES = 3
@@ -113,6 +114,21 @@ def test_a_tool_sets_its_own_bound_for_all_precisions_or_for_some() -> None:  # 
     assert Mapped({"precision": "nf4"}).short_tokens() == 4
     assert (Mapped().short_tokens(), Mapped({"precision": "bf16"}).short_tokens()) == (0, 128)
     assert short_tokens(None, "") == 128
+
+
+def test_an_item_above_its_tools_maximum_is_refused_by_name() -> None:  # M4
+    class Bounded(Tool):
+        max_batch_tokens = 10
+
+        def tokens(self, item: str) -> int:
+            return len(item)
+
+        def name(self, item: str) -> str:
+            return f"word {item[0]}"
+
+    assert describe_item(Bounded(), "x" * 10, 0)["tokens"] == 10
+    with pytest.raises(InputError, match="item word x has 11 tokens; Bounded takes at most 10"):
+        describe_item(Bounded(), "x" * 11, 0)
 
 
 # -- one dispatch ------------------------------------------------------------------------
