@@ -11,6 +11,7 @@ import argparse
 import heapq
 import itertools
 import resource
+import sys
 import time
 from typing import Any
 
@@ -23,6 +24,8 @@ from snakemake_executor_gpupool.scheduler import Scheduler
 CARDS_PER_NODE = 8
 ITEMS_PER_FRAME = 500
 ITEMS_PER_BATCH = 64
+ITEMS_PER_S_TO_REACH = 20_000
+MIB_TO_REACH = 2048
 OK = {"error": None, "oom": False}
 INFO: dict[str, Any] = {
     "deterministic": True,
@@ -147,11 +150,16 @@ def main() -> None:
     simulation.run()
     seconds = time.process_time() - started_s
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rate = options.items / seconds
+    is_reached = rate >= ITEMS_PER_S_TO_REACH and peak_mib <= MIB_TO_REACH
     print(
         f"{options.items} items on {options.devices} devices: {seconds:.1f} s of processor time, "
-        f"{options.items / seconds:.0f} items/s, {peak_mib:.0f} MiB at most, "
-        f"{simulation.scheduler.dispatch.counts['model_loads']} model loads"
+        f"{rate:.0f} items/s (to reach: {ITEMS_PER_S_TO_REACH}), {peak_mib:.0f} MiB at most "
+        f"(to reach: {MIB_TO_REACH}), "
+        f"{simulation.scheduler.dispatch.counts['model_loads']} model loads: "
+        f"{'PASS' if is_reached else 'FAIL'}"
     )
+    sys.exit(not is_reached)
 
 
 if __name__ == "__main__":

@@ -127,10 +127,14 @@ class Engine:
         """Return how many Dask workers there are."""
         return len(self.client.scheduler_info(n_workers=-1)["workers"])
 
+    async def _leave(self) -> None:
+        await self.client.scheduler.unregister_worker_plugin(name=self._plugin.name)
+
     def close(self) -> None:
         """Let go of the agents, and of Dask."""
-        with contextlib.suppress(Exception):
-            self.client.unregister_worker_plugin(self._plugin.name)
+        if isinstance(self._where, str):  # others' workers stay, and need not know of us
+            with contextlib.suppress(Exception):
+                self.run(self._leave()).result(CLOSE_S)
         with contextlib.suppress(Exception):
             self.client.close(timeout=CLOSE_S)
 

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from snakemake_executor_gpupool.cluster.slurm import (
+    allocated_nodes,
+    gpus_of_nodes,
+    srun,
+    step_environment,
+)
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.host import Demand
 
 if TYPE_CHECKING:
@@ -143,6 +148,7 @@ class Allocation(Launcher):
         self._forget = forget
         logs.mkdir(mode=0o700, exist_ok=True)
         self._steps = [_Step(node) for node in allocated_nodes(env)]
+        self._gpus = gpus_of_nodes(env)
         self.nodes = len(self._steps)
         for step in self._steps:
             self._start(step)
@@ -150,14 +156,17 @@ class Allocation(Launcher):
     def _start(self, step: _Step) -> None:
         with (self._logs / f"{step.node}.log").open("ab") as log:
             step.process = subprocess.Popen(
-                [*srun(step.node), *worker_command(self._scheduler, self._credentials)],
-                env=dict(self._env),
+                [*self._srun(step.node), *worker_command(self._scheduler, self._credentials)],
+                env=step_environment(self._env),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         self._watch(step.process.pid)
+
+    def _srun(self, node: str) -> list[str]:
+        return srun(node, self._gpus.get(node, 0))
 
     @property
     def has_hope(self) -> bool:
@@ -200,45 +209,6 @@ class Allocation(Launcher):
                     continue
         for process in running:
             self._forget(process.pid)
-
-
-def allocated_nodes(env: Mapping[str, str]) -> list[str]:
-    """Return the nodes of the Slurm allocation that this process is in.
-
-    Raises
-    ------
-    ConfigError
-        It is in none, or Slurm does not tell.
-    """
-    names = env.get("SLURM_JOB_NODELIST")
-    if not names:
-        raise ConfigError(
-            "--gpupool-cluster allocation: this is no Slurm allocation (SLURM_JOB_NODELIST is not "
-            "set). Start Snakemake inside one, as in "
-            "`salloc --nodes=2 --gres=gpu:2 snakemake ...`, or use --gpupool-cluster slurm, which "
-            "submits pilots of its own"
-        )
-    try:
-        told = subprocess.run(
-            ["scontrol", "show", "hostnames", names],  # noqa: S607 - the site's own
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise ConfigError(f"scontrol does not tell which nodes {names} are: {error}") from error
-    return told.stdout.split()
-
-
-def srun(node: str) -> list[str]:
-    """Return the command that starts something on one node of the allocation.
-
-    One step a node, so that one that ends takes no other along. ``-n`` is always given, since
-    the allocation's own number of tasks is inherited; ``--overlap``, since other steps may
-    hold the same cores meanwhile.
-    """
-    options = ["--overlap", "--nodes=1", "-n", "1", "--nodelist", node, "--cpu-bind=none"]
-    return ["srun", *options, "--kill-on-bad-exit=0", "--unbuffered", "--input=none"]
 
 
 def worker_command(scheduler: str, credentials: Credentials) -> list[str]:

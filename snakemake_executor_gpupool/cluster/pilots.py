@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import dask_jobqueue
+from dask.utils import parse_bytes
 from distributed.deploy.adaptive import Adaptive
 from distributed.security import Security
 
@@ -120,41 +121,16 @@ class Pilots(Launcher):
                     raise
 
         try:
-            return kind(job_cls=Job, **self._arguments(security))
+            return kind(
+                job_cls=Job,
+                security=security,
+                protocol="tls",
+                scheduler_options=scheduler_options(self._options.interface, security),
+                silence_logs=logging.ERROR,
+                **job_arguments(self._options, self._logs),
+            )
         except (TypeError, ValueError) as error:
             raise ConfigError(f"--gpupool-cluster {self._options.way}: {error}") from error
-
-    def _arguments(self, security: Security) -> dict[str, Any]:
-        options = self._options
-        directives = list(options.pilot_options)
-        if options.way == "slurm" and options.gpus_per_node:
-            directives.insert(0, f"--gres=gpu:{options.gpus_per_node}")
-        arguments = {
-            "cores": options.cores_per_node,
-            "memory": options.memory_per_node,
-            "processes": 1,
-            "python": sys.executable,
-            "worker_command": WORKER,
-            "death_timeout": DEATH_S,
-            "job_name": "gpupool",
-            "log_directory": str(self._logs),
-            "job_extra_directives": directives,
-            "security": security,
-            "protocol": "tls",
-            "scheduler_options": scheduler_options(options.interface, security),
-            "silence_logs": logging.ERROR,
-        }
-        named = {
-            "queue": options.partition,
-            "account": options.account,
-            "walltime": options.walltime,
-        }
-        if options.way == "htcondor":  # knows no queues
-            named = {}
-            arguments["disk"] = "1GiB"
-        elif options.way in ("lsf", "sge"):
-            named["project"] = named.pop("account")
-        return {**arguments, **{name: value for name, value in named.items() if value}}
 
     def start(self, leaving: Callable[[set[str]], None]) -> None:
         """Let the number of pilots follow the demand from now on."""
@@ -225,3 +201,67 @@ class Pilots(Launcher):
     def leaving(self, dask_names: list[str]) -> None:
         """These pilots are about to be given back."""
         self._on_leaving({node for node, name in self._names.items() if name in dask_names})
+
+
+def job_arguments(options: ClusterOptions, logs: Path) -> dict[str, Any]:
+    """Return what dask-jobqueue is told of a pilot."""
+    arguments: dict[str, Any] = {
+        "cores": options.cores_per_node,
+        "memory": options.memory_per_node,
+        "processes": 1,
+        "python": sys.executable,
+        "worker_command": WORKER,
+        "death_timeout": DEATH_S,
+        "job_name": "gpupool",
+        "log_directory": str(logs),
+        **_DIALECTS[options.way](options),
+    }
+    named = {
+        "queue": options.partition,
+        "account": options.account,
+        "walltime": options.walltime,
+    }
+    if options.way == "htcondor":  # knows no queues
+        named = {}
+    elif options.way in ("lsf", "sge"):
+        named["project"] = named.pop("account")
+    return {**arguments, **{name: value for name, value in named.items() if value}}
+
+
+def _slurm(options: ClusterOptions) -> dict[str, Any]:
+    cards = [f"--gres=gpu:{options.gpus_per_node}"] if options.gpus_per_node else []
+    return {"job_extra_directives": [*cards, *options.pilot_options]}
+
+
+def _pbs(options: ClusterOptions) -> dict[str, Any]:
+    """PBS takes one ``select``: the user's, or one made of the sizes."""
+    chosen = [text for text in options.pilot_options if text.startswith(_SELECT)]
+    others = [text for text in options.pilot_options if text not in chosen]
+    memory_mib = parse_bytes(options.memory_per_node) // 1024**2
+    made = f"select=1:ncpus={options.cores_per_node}:mem={memory_mib}mb"
+    if options.gpus_per_node:
+        made += f":ngpus={options.gpus_per_node}"
+    spec = chosen[0].removeprefix("-l").strip() if chosen else made
+    return {"resource_spec": spec, "job_extra_directives": others}
+
+
+def _lsf(options: ClusterOptions) -> dict[str, Any]:
+    has_cards = any(text.startswith("-gpu ") for text in options.pilot_options)
+    cards = [f"-gpu num={options.gpus_per_node}"] if options.gpus_per_node and not has_cards else []
+    return {"job_extra_directives": [*cards, *options.pilot_options]}
+
+
+def _sge(options: ClusterOptions) -> dict[str, Any]:
+    """What a GPU is called is each site's own choice."""
+    return {"job_extra_directives": list(options.pilot_options)}
+
+
+def _htcondor(options: ClusterOptions) -> dict[str, Any]:
+    cards = {"request_gpus": str(options.gpus_per_node)} if options.gpus_per_node else {}
+    named = (text.partition("=") for text in options.pilot_options)
+    wanted = {name.strip(): value.strip() for name, _, value in named}
+    return {"disk": "1GiB", "job_extra_directives": {**cards, **wanted}}
+
+
+_SELECT = "-l select="
+_DIALECTS = {"slurm": _slurm, "pbs": _pbs, "lsf": _lsf, "sge": _sge, "htcondor": _htcondor}

@@ -13,15 +13,11 @@ from distributed.security import Security
 
 from snakemake_executor_gpupool.cluster.engine import CLOSE_S, Engine, own_scheduler
 from snakemake_executor_gpupool.cluster.host import ClusterHost, environment_for_nodes
-from snakemake_executor_gpupool.cluster.launch import (
-    Allocation,
-    Launcher,
-    RunningDask,
-    allocated_nodes,
-)
+from snakemake_executor_gpupool.cluster.launch import Allocation, Launcher, RunningDask
 from snakemake_executor_gpupool.cluster.messages import Begin
 from snakemake_executor_gpupool.cluster.options import ALLOCATION, ClusterOptions
 from snakemake_executor_gpupool.cluster.security import Credentials, tls
+from snakemake_executor_gpupool.cluster.slurm import allocated_nodes
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.host import LocalHost, WorkerGone

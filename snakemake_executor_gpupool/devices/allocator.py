@@ -349,6 +349,9 @@ class Allocator:
     def _serve(self, now_s: float) -> list[Effect]:
         """Decide one turn, apply it, and return its effects."""
         effects = self._evict_strays()
+        if not self._line:
+            self._all_spoken_for = False
+            return effects  # of a thousand workers, most fall idle when nobody waits
         board = self._board()
         moves = plan_turn(board, self._line, now_s, self._yield_after_s, self._serial + 1)
         self._all_spoken_for = not board.has_open_gpus

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from snakemake_executor_gpupool.devices.model import CPU, Device, device_key, most_on_one_host
+from snakemake_executor_gpupool.devices.model import CPU, Device, device_key, fit_one_process
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 
 WORKER = "worker"
@@ -119,6 +119,7 @@ class Board:
         self._foreign = frozenset(foreign)
         self._given_at = dict(given_at or {})
         self._reserved: set[str] = set()
+        self._suited: dict[str, list[Device]] = {}
         self._on: dict[str, dict[str, Tenant]] = {device.name: {} for device in self.devices}
         self._tenants: dict[str, Tenant] = {}
         for tenant in tenants:
@@ -180,7 +181,9 @@ class Board:
 
     def suited(self, ask: Ask) -> list[Device]:
         """Return the devices that could ever serve the request."""
-        return [device for device in self.devices if suits(ask, device)]
+        if ask.ask_id not in self._suited:
+            self._suited[ask.ask_id] = [device for device in self.devices if suits(ask, device)]
+        return self._suited[ask.ask_id]
 
     def admits(self, ask: Ask, device: Device) -> bool:
         """Whether the request fits on the device beside who is there now."""
@@ -218,7 +221,7 @@ def _fits(ask: Ask, there: Iterable[Ask], device: Device) -> bool:
 
 def why_impossible(ask: Ask, devices: Sequence[Device]) -> str | None:
     """Say why no amount of waiting could serve the request; None if it can be served."""
-    if most_on_one_host(device for device in devices if suits(ask, device)) >= ask.spec.count:
+    if fit_one_process((device for device in devices if suits(ask, device)), ask.spec.count):
         return None
     same_kind = [device for device in devices if device.kind == ask.spec.kind]
     names = [device.name for device in sorted(same_kind, key=device_key)]
@@ -233,7 +236,7 @@ def why_impossible(ask: Ask, devices: Sequence[Device]) -> str | None:
 def _shortfall(ask: Ask, same_kind: Sequence[Device]) -> str:
     if len(same_kind) < ask.spec.count:
         return ""
-    if most_on_one_host(same_kind) < ask.spec.count:
+    if not fit_one_process(same_kind, ask.spec.count):
         return ", which no one machine has"
     if ask.spec.host:
         return ""

@@ -82,7 +82,7 @@ class Device:
     is_mig: bool = False
     simulated: bool = False
 
-    @property
+    @functools.cached_property
     def host(self) -> str:
         """The machine that it is in; empty for this one."""
         return self.name.rpartition("/")[0]
@@ -91,6 +91,11 @@ class Device:
     def local_name(self) -> str:
         """What it is called on its own machine: ``"cuda:0"``."""
         return self.name.rpartition("/")[2]
+
+    @functools.cached_property
+    def sort_key(self) -> tuple[bool, tuple[tuple[str, int], ...]]:
+        """GPUs before CPU slots, then by number."""
+        return self.kind == CPU, natural_key(self.name)
 
     def on(self, host: str) -> Device:
         """Return the same device as others see it: named after its machine."""
@@ -119,9 +124,11 @@ def natural_key(name: str) -> tuple[tuple[str, int], ...]:
 
 def device_key(device: Device) -> tuple[bool, tuple[tuple[str, int], ...]]:
     """Sort key of a device: GPUs before CPU slots, then by number."""
-    return device.kind == CPU, natural_key(device.name)
+    return device.sort_key
 
 
-def most_on_one_host(devices: Iterable[Device]) -> int:
-    """Return how many of the devices one process could have: those of one machine."""
-    return max(Counter(device.host for device in devices).values(), default=0)
+def fit_one_process(devices: Iterable[Device], count: int) -> bool:
+    """Tell whether one process could have so many of the devices: those of one machine."""
+    if count == 1:
+        return any(True for _ in devices)
+    return max(Counter(device.host for device in devices).values(), default=0) >= count

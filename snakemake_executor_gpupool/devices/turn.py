@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.board import LEASE, Ask, Board, Phase, Tenant
-from snakemake_executor_gpupool.devices.model import Device, most_on_one_host
+from snakemake_executor_gpupool.devices.model import Device, fit_one_process
 from snakemake_executor_gpupool.devices.policy import Room, find_room
 
 
@@ -124,8 +124,8 @@ def plan_turn(
 
 def _waits_for_others(ask: Ask, board: Board) -> bool:
     """Whether other processes hold so much that our own line cannot serve it: no claim then."""
-    ours = [device for device in board.suited(ask) if not board.is_foreign(device)]
-    return most_on_one_host(ours) < ask.spec.count
+    ours = (device for device in board.suited(ask) if not board.is_foreign(device))
+    return not fit_one_process(ours, ask.spec.count)
 
 
 def _grant(board: Board, waiter: Waiter, devices: tuple[Device, ...], serial: int) -> Grant:

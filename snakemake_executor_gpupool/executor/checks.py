@@ -8,7 +8,7 @@ from typing import Any
 from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_gpupool.config import PoolConfig
-from snakemake_executor_gpupool.devices.model import most_on_one_host
+from snakemake_executor_gpupool.devices.model import fit_one_process
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.executor.software import (
     Unservable,
@@ -87,7 +87,7 @@ def device_problem(spec: Any, config: PoolConfig) -> str | None:
     missing = [name for name in spec.names if name not in known]
     if missing:
         return f"asks for {', '.join(missing)}, but {there}"
-    if spec.count > most_on_one_host(filter(spec.accepts, managed)):
+    if not fit_one_process(filter(spec.accepts, managed), spec.count):
         return f"asks for {spec.count} GPU{'s' * (spec.count > 1)}, but {there}"
     return None
 

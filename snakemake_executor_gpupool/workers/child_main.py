@@ -12,6 +12,7 @@ import signal
 import sys
 
 PACKAGE = "snakemake_executor_gpupool"
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     channel_fd, package_dir = int(sys.argv[1]), sys.argv[2]
     # Ctrl-C reaches the whole foreground group; when to end is the coordinator's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
     faulthandler.enable()
     # A script's own directory must not shadow the tool's imports.
     sys.path = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
@@ -32,6 +34,20 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process with the one that started it.
+
+    Both the end of the channel and the reaper do the same; but a process that is stopped sees no
+    end of a channel, and the reaper may be killed along with our parent.
+    """
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (ImportError, OSError, AttributeError):
+        pass  # this Python was built without ctypes
 
 
 def refuse_old_python() -> None:

@@ -29,12 +29,20 @@ rule up:
 rule tail:
     input: expand("out/{i}.up", i=range(JOBS))
     output: "tail.txt"
-    shell: "touch tail.started; sleep SECONDS; touch {output}"
+    shell: "touch tail.started; until [ -e tail.may_end ]; do sleep 0.1; done; touch {output}"
 
 rule plain:
     output: "plain/{i}.txt"
     resources: gpu=1
     shell: "echo $(printenv SLURMD_NODENAME) $CUDA_VISIBLE_DEVICES > {output}"
+
+use rule plain as there with:
+    output: "there.txt"
+    resources: device="n2/cuda:1"
+
+rule here:
+    output: "here.txt"
+    shell: "printenv SLURMD_NODENAME > {output} || echo here > {output}"
 """
 
 
@@ -64,12 +72,12 @@ class OnSlurm(Workflow):
         jobs: int = 12,
         sleep_s: float = 0.2,
         plain: int = 0,
-        tail_s: float = 0.0,
+        has_tail: bool = False,
     ) -> None:
         text = SNAKEFILE.replace("JOBS", str(jobs)).replace("SLEEP", str(sleep_s))
-        text = text.replace("TAIL", '"tail.txt"' if tail_s else "[]")
-        text = text.replace("SECONDS", str(tail_s))
-        text = text.replace("PLAIN", f'expand("plain/{{i}}.txt", i=range({plain}))')
+        text = text.replace("TAIL", '"tail.txt"' if has_tail else "[]")
+        others = f'expand("plain/{{i}}.txt", i=range({plain})), "there.txt", "here.txt"'
+        text = text.replace("PLAIN", others if plain else "[]")
         # One line fills a micro-batch, so that every device gets many.
         lines = {i: [f"{i}-{n}-".ljust(60, "x") for n in range(4)] for i in range(jobs)}
         files = {f"in/{i}.txt": "\n".join(some) + "\n" for i, some in lines.items()}
@@ -117,7 +125,8 @@ class OnSlurm(Workflow):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             # An allocation outlives a salloc that was killed.
-            subprocess.run(["scancel", "--user", "root"], check=True)
+            for job in self.slurm_jobs():
+                subprocess.run(["scancel", job], check=False)
 
     def events_text(self) -> str:
         """The newest run's events as they are."""
@@ -134,6 +143,17 @@ class OnSlurm(Workflow):
         done = {path.name: path.read_text() for path in (self.directory / "out").iterdir()}
         assert done == self._expected
         assert run.summary["jobs_served"] == self.jobs
+
+    def slurm_jobs(self) -> list[str]:
+        """The numbers of this run's jobs in Slurm."""
+        told = subprocess.run(
+            ["squeue", "--noheader", "--format", "%i %Z"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        jobs = (line.split(maxsplit=1) for line in told.stdout.splitlines())
+        return [number for number, directory in jobs if directory == str(self.directory)]
 
     # -- processes -------------------------------------------------------------------
     def processes(self, *words: str) -> list[psutil.Process]:

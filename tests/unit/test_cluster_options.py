@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.cluster.launch import allocated_nodes, srun
 from snakemake_executor_gpupool.cluster.node import (
     device_environment,
     node_name,
@@ -14,6 +13,12 @@ from snakemake_executor_gpupool.cluster.node import (
     why_not_shared,
 )
 from snakemake_executor_gpupool.cluster.options import ClusterOptions, parse_nodes
+from snakemake_executor_gpupool.cluster.slurm import (
+    allocated_nodes,
+    gpus_in,
+    srun,
+    step_environment,
+)
 from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.errors import ConfigError
 
@@ -65,10 +70,20 @@ def test_outside_of_an_allocation() -> None:  # S9
         allocated_nodes({})
 
 
-def test_steps_never_inherit_a_number_of_tasks() -> None:
-    command = srun("n1")
+def test_steps_inherit_no_share_of_the_allocation() -> None:
+    command = srun("n1", gpus=2)
     assert command[command.index("-n") + 1] == "1"
-    assert "--overlap" in command and "--kill-on-bad-exit=0" in command
+    assert {"--overlap", "--kill-on-bad-exit=0", "--gres=gpu:2"} <= set(command)
+    assert not any("gres" in option for option in srun("n1", gpus=0))
+    kept = {"SLURM_JOB_ID": "1", "SLURM_CONF": "x", "PATH": "y", "SLURM_JOB_NODELIST": "n1"}
+    narrow = {"SLURM_GPUS_PER_TASK": "1", "SLURM_NTASKS": "4", "SRUN_CPUS_PER_TASK": "2"}
+    assert step_environment({**kept, **narrow}) == kept
+
+
+def test_cards_of_a_node() -> None:
+    assert gpus_in("gpu:2(IDX:0-1)") == 2
+    assert gpus_in("gpu:a100:1(IDX:0),gpu:v100:3(IDX:1-3),shard:4(0/4)") == 4
+    assert gpus_in("") == 0
 
 
 def test_a_node_is_called_as_the_batch_system_calls_it() -> None:
