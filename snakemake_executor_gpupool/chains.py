@@ -13,6 +13,7 @@ whatever way, only ends the chain: what is left of it goes the ordinary way, sta
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -66,6 +67,8 @@ class Chains:
         self._resume = resume
         self._expected: dict[str, ChainUnit] = {}
         self._held: dict[str, JobState] = {}
+        # Jobs yet to come whose results are there.
+        self._foreseen: set[str] = set()
         self._arrivals = 0
         self.counts: Counter[str] = Counter()
         dispatch.on_chain_ended = self.dissolve
@@ -77,6 +80,13 @@ class Chains:
             return False
         self._held[job.request.title] = job
         return True
+
+    def without_follow(self, request: Request) -> Request:
+        """Return the request of a job; what follows it is of no use if its results are there."""
+        if request.title not in self._foreseen:
+            return request
+        self._foreseen.discard(request.title)
+        return dataclasses.replace(request, follow=())
 
     def take(
         self,
@@ -249,6 +259,7 @@ class Chains:
             return
         for key, blob in found.items():
             self._ledger.offer((*link.key_head, key), blob)
+        self._foreseen.add(link.request.title)
         self._let_go(chain, stage)
 
     def _first_done(
@@ -291,6 +302,7 @@ class Chains:
         del self._expected[title]
         job = self._held.pop(title, None)
         if job is not None and self._jobs.get(job.request.job_id) is job:
+            job.request = self.without_follow(job.request)
             self._resume(job)
 
     def claimed(self, job: JobState) -> None:

@@ -98,7 +98,7 @@ class Scheduler:
     def submit(self, request: Request, now_s: float) -> None:
         """A served job is ready."""
         self.filing.now_s = now_s
-        job = self.jobs.add(request, now_s)
+        job = self.jobs.add(self.chains.without_follow(request), now_s)
         self.outbox.note("job_submitted", job=request.title, job_id=request.job_id)
         if not self.chains.holds(job):
             self.filing.read(job)

@@ -24,6 +24,7 @@ import time
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.inputs import explained_inputs
+from snakemake_executor_gpupool.merging import is_short
 from snakemake_executor_gpupool.outputs import staged_outputs
 from snakemake_executor_gpupool.tool import InputError, Job, Params, Tool
 from snakemake_executor_gpupool.workers.child_memory import (
@@ -136,7 +137,7 @@ class Server:
             os.chdir(frame.meta["cwd"])
             wait_for_files(job.input, frame.meta.get("latency_wait_s", 0.0))
             with job_log(job), explained_inputs(job):
-                self._announce_items(ident, job, self._describe_later(frame))
+                self._announce_items(ident, job, frame)
         except Exception as error:
             self._channel.send({"type": "read_failed", "job": ident, "error": tell_error(error)})
 
@@ -155,9 +156,9 @@ class Server:
                 told.append({**model, "info": tool_info(tool_class)})
         return told
 
-    def _announce_items(self, ident: int, job: Job, later: list[dict[str, Any]]) -> None:
+    def _announce_items(self, ident: int, job: Job, frame: Frame) -> None:
         tool = self._tool_class(job.params)
-        head = {"type": "items", "job": ident, **describe_model(tool), "follow": later}
+        head = {"type": "items", "job": ident, **describe_model(tool), "follow": []}
         items: list[dict[str, Any]] = []
         payloads: list[Blob] = []
         for position, item in enumerate(tool.read(job)):
@@ -166,6 +167,9 @@ class Server:
             if len(items) == ITEMS_PER_FRAME:
                 self._channel.send({**head, "items": items, "last": False}, payloads)
                 items, payloads = [], []
+        tokens = {item["key"]: item["tokens"] for item in items}
+        if is_short(list(tokens.values()), head["short_tokens"]):
+            head["follow"] = self._describe_later(frame)
         self._channel.send({**head, "items": items, "last": True}, payloads)
 
     def _write(self, frame: Frame) -> None:
