@@ -1,5 +1,10 @@
 """Chains of small models, merged and not: throughput, latency, and what dispatching takes.
 
+Each is measured from the start of a pool, as a run of Snakemake has it, processes and models
+included, and once more with all of these warm. The targets for short requests are for whole
+runs: a warm pool's micro-batches share dispatches over requests anyway, so that merging is left
+with what it cannot save, the reading and writing of every job's files.
+
 The pool is driven as Snakemake drives it, without Snakemake's own time: a job is submitted
 once the one before it was reported. Merged and not take turns, so that what else the machine
 does falls on both alike::
@@ -11,6 +16,7 @@ does falls on both alike::
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -20,7 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -122,23 +128,39 @@ class Driver:
 
 
 def measured(stages: int, tokens: int, requests: int, merges: bool) -> dict[str, float]:
-    """Run requests through a chain that is warm; return what it took."""
+    """Run requests through a chain, twice with a pool of their own; return what it took."""
+    with opened(merges) as driver:
+        run_s = driver.run(rows(driver, "r", tokens, stages, requests))
+    with opened(merges) as driver:
+        first_s = driver.run(rows(driver, "first", tokens, stages, 1))
+        lone = [driver.run(rows(driver, f"lone{n}", tokens, stages, 1)) for n in range(LONE)]
+        before_s, before = driver.computed_s()
+        warm_s = driver.run(rows(driver, "r", tokens, stages, requests))
+        after_s, after = driver.computed_s()
+    return {
+        "run_s": run_s,
+        "first_s": first_s,
+        "warm_s": warm_s,
+        "latency_s": statistics.median(lone),
+        "dispatches": after - before,
+        "share": 1.0 - min((after_s - before_s) / warm_s, 1.0),
+    }
+
+
+@contextlib.contextmanager
+def opened(merges: bool) -> Iterator[Driver]:
+    """Open a pool in a directory of its own."""
     with tempfile.TemporaryDirectory() as room:
         driver = Driver(Path(room), merges)
         try:
-            driver.run([driver.row("warm", tokens, stages)])
-            lone = [driver.run([driver.row(f"lone{n}", tokens, stages)]) for n in range(LONE)]
-            before_s, before = driver.computed_s()
-            wall_s = driver.run([driver.row(f"r{n}", tokens, stages) for n in range(requests)])
-            after_s, after = driver.computed_s()
+            yield driver
         finally:
             driver.pool.close()
-    return {
-        "wall_s": wall_s,
-        "latency_s": statistics.median(lone),
-        "dispatches": after - before,
-        "share": 1.0 - min((after_s - before_s) / wall_s, 1.0),
-    }
+
+
+def rows(driver: Driver, name: str, tokens: int, stages: int, count: int) -> list[list[Request]]:
+    """Return so many requests through a chain."""
+    return [driver.row(f"{name}{number}", tokens, stages) for number in range(count)]
 
 
 def compare(stages: int, tokens: int, requests: int, repeats: int) -> dict[str, float]:
@@ -154,33 +176,30 @@ def compare(stages: int, tokens: int, requests: int, repeats: int) -> dict[str, 
     for merges, figures in middle.items():
         say(
             f"| {stages} | {tokens} | {'merged' if merges else 'apart'} "
-            f"| {requests / figures['wall_s']:.0f} | {1000 * figures['latency_s']:.1f} "
+            f"| {requests / figures['run_s']:.0f} | {1000 * figures['first_s']:.0f} "
+            f"| {requests / figures['warm_s']:.0f} | {1000 * figures['latency_s']:.1f} "
             f"| {figures['dispatches']:.0f} | {100 * figures['share']:.0f}% |"
         )
-    return {name: middle[True][name] / middle[False][name] for name in ("wall_s", "latency_s")}
+    return {name: middle[True][name] / middle[False][name] for name in middle[True]}
 
 
 def stream(requests: int) -> float:
     """Return the 95th percentile of short requests' waits, in micro-batches of bulk beside."""
-    with tempfile.TemporaryDirectory() as room:
-        driver = Driver(Path(room), merges=False)
-        try:
-            driver.run([driver.row("warm", SHORT, 1)])
-            bulk = [driver.row(f"bulk{n}", BULK, 1) for n in range(20 * requests)]
-            before_s, before = driver.computed_s()
-            driver.submit(bulk)
-            driver.wait(requests)
-            waits_s = []
-            for number in range(requests):
-                (request,) = driver.row(f"short{number}", SHORT, 1)
-                started_s = time.perf_counter()
-                driver.submit([[request]])
-                while request.job_id not in (done_s := driver.wait(1)):
-                    pass
-                waits_s.append(done_s[request.job_id] - started_s)
-            after_s, after = driver.computed_s()
-        finally:
-            driver.pool.close()
+    with opened(merges=False) as driver:
+        driver.run(rows(driver, "warm", SHORT, 1, 1))
+        bulk = rows(driver, "bulk", BULK, 1, 20 * requests)
+        before_s, before = driver.computed_s()
+        driver.submit(bulk)
+        driver.wait(requests)
+        waits_s = []
+        for number in range(requests):
+            (request,) = driver.row(f"short{number}", SHORT, 1)
+            started_s = time.perf_counter()
+            driver.submit([[request]])
+            while request.job_id not in (done_s := driver.wait(1)):
+                pass
+            waits_s.append(done_s[request.job_id] - started_s)
+        after_s, after = driver.computed_s()
     return sorted(waits_s)[int(0.95 * len(waits_s))] / ((after_s - before_s) / (after - before))
 
 
@@ -196,8 +215,12 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="(default: 3)")
     options = parser.parse_args()
     os.environ["GPUPOOL_PROFILE"] = "off"
-    say("| stages | tokens | | requests/s | latency of one, ms | dispatches | not computing |")
-    say("|---|---|---|---|---|---|---|")
+    say("| | | | from the start | | warm | | | |")
+    say("|---|---|---|---|---|---|---|---|---|")
+    say(
+        "| stages | tokens | | requests/s | one request, ms | requests/s | one request, ms "
+        "| dispatches | not computing |"
+    )
     ratios = {
         (stages, tokens): compare(stages, tokens, options.requests, options.repeats)
         for stages in (2, 3, 6)
@@ -205,12 +228,12 @@ def main() -> int:
     }
     wait = stream(options.requests)
     targets = [
-        report.Target("time of short requests, 6 stages", ratios[6, SHORT]["wall_s"], SHORT_TIME),
+        report.Target("time of short requests, 6 stages", ratios[6, SHORT]["run_s"], SHORT_TIME),
         report.Target("95th percentile of waits beside bulk work", wait, WAIT_BATCHES),
-        report.Target("latency of one, 6 stages", ratios[6, SHORT]["latency_s"], LATENCY),
+        report.Target("latency of one, 6 stages", ratios[6, SHORT]["first_s"], LATENCY),
         report.Target(
             "time of long requests, worst",
-            max(ratios[n, LONG]["wall_s"] for n in (2, 3, 6)),
+            max(ratios[n, LONG]["warm_s"] for n in (2, 3, 6)),
             LONG_TIME,
         ),
     ]
