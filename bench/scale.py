@@ -132,6 +132,7 @@ class Simulation:
             ]
             last = start + count == self._items_per_job
             meta = {"model": "m", "model_label": "", "group": "g", "items": items, "last": last}
+            meta["short_tokens"] = 0  # bulk, as so many items are
             self.scheduler.items(worker, job_id, meta, [b"item"] * count, self._now_s)
 
     def _written(self, worker: str, job_id: int) -> None:
