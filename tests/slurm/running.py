@@ -214,6 +214,13 @@ def variable(process: psutil.Process, name: str) -> str:
     return ""
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process still is more than a number in its parent's hands."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def node_of(process: psutil.Process) -> str:
     """The node that a process runs on."""
     return variable(process, "SLURMD_NODENAME")

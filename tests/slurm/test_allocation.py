@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.acceptance.test_faults import eventually
-from tests.slurm.running import OnSlurm, devices_of_events, node_of, variable
+from tests.slurm.running import OnSlurm, devices_of_events, is_alive, node_of, variable
 
 pytestmark = pytest.mark.usefixtures("on_short_pilots")
 
@@ -144,13 +144,6 @@ def test_a_node_is_lost(tmp_path: Path, how: str) -> None:  # W4 D12
     workflow.check(done)
     assert "node n1 is lost" in done.text
     assert devices_of_events(done) == {"n1/cuda:0", "n2/cuda:0"}
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Whether a process still is more than a number in its parent's hands."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def bring_back(node: str, stopped: list[psutil.Process]) -> None:

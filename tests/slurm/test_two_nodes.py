@@ -16,7 +16,7 @@ import pytest
 from snakemake_executor_gpupool.cluster.security import Credentials
 from tests.acceptance.test_faults import eventually
 from tests.slurm.network import network
-from tests.slurm.running import OnSlurm, devices_of_events, node_of, variable
+from tests.slurm.running import OnSlurm, devices_of_events, is_alive, node_of, variable
 
 pytestmark = pytest.mark.usefixtures("slurm")
 
@@ -96,17 +96,18 @@ def test_every_fault_at_once(tmp_path: Path) -> None:  # W4 W7
     """
     workflow = OnSlurm(tmp_path, jobs=24, sleep_s=0.6).allocated(*BOTH)
     with workflow.running(*ALLOCATION) as run:
-        assert eventually(lambda: workflow.has_event("batch_done", 4), 60), run.output.read_text()
-        workflow.workers()[-1].send_signal(signal.SIGKILL)
+        assert eventually(lambda: workflow.has_event("model_loaded", 4), 60), run.output.read_text()
         agent, other = sorted(workflow.agents(), key=node_of)
-        lost = [worker for worker in workflow.workers() if node_of(worker) == "n1"]
+        *lost, _, last = sorted(workflow.workers(), key=node_of)
+        assert [node_of(process) for process in (*lost, last)] == ["n1", "n1", "n2"]
+        last.send_signal(signal.SIGKILL)
         for process in lost:
             process.send_signal(signal.SIGSTOP)
         for process in workflow.processes("reaper.py"):
             if node_of(process) == "n1":
                 process.kill()
         agent.send_signal(signal.SIGKILL)
-        assert eventually(lambda: not any(worker.is_running() for worker in lost), 5), "orphans"
+        assert eventually(lambda: not any(map(is_alive, lost)), 5), "orphans"
         # Two nodes at the start, and the one that was killed.
         assert eventually(lambda: workflow.has_event("devices_joined", 3), 30)
         before = workflow.events_text().count('"event": "batch_done"')
