@@ -99,6 +99,8 @@ class Dispatch(Placement):
         alive = model.alive
         if not self._is_gathering(model, now_s):
             self._hand_out(model, alive, now_s)
+        elif model.waiting:
+            return
         self._rest(model, alive, now_s)
 
     def _feed_one(self, worker: ModelWorker, now_s: float) -> None:
@@ -123,21 +125,45 @@ class Dispatch(Placement):
             self.feed(model, now_s)
 
     def _ask_for_workers(self, model: Model, now_s: float) -> None:
-        capacity = self._capacity(model)
-        if len(model.alive) < capacity:
-            wanted = model.workers_wanted(self.free_places(model), capacity, now_s)
-            for _ in range(wanted - len(model.alive)):
-                if self._may_load(model, now_s):
-                    self._ask(model, now_s)
+        self._ask_for_more(model, now_s)
         is_room_asked = model.oversized and any(worker.is_alone for worker in model.alive)
         if model.oversized and not is_room_asked and self._may_load(model, now_s):
             self._ask(model, now_s, alone=True)
-        for worker in [worker for worker in model.alive if worker.stage is Stage.AWAY]:
-            if model.waiting or (model.oversized and worker.is_alone):
-                worker.stage = Stage.ASKING
-                # Its process sees no other device than the ones it was started on.
-                effects = self._allocator.resume(worker.worker_id, now_s, same_devices=True)
-                self.apply(effects, now_s)
+        if model.oversized:
+            for worker in [w for w in model.alive if w.stage is Stage.AWAY and w.is_alone]:
+                self._resume(worker, now_s)
+
+    def _ask_for_more(self, model: Model, now_s: float) -> None:
+        """Let as many workers wait for devices as pay, no matter what was thought before."""
+        coming = sum(worker.is_coming for worker in model.workers.values())
+        in_line = [worker for worker in model.workers.values() if worker.is_in_line]
+        free = self.free_places(model)
+        most = capacity = self._capacity(model)
+        if self._allocator.is_wanted_by_others(model.key):
+            # A device taken from another model would do no more work than before.
+            most = min(max(coming + free, 1), capacity)
+        wanted = model.workers_wanted(free, most, now_s) - coming
+        for worker in in_line[max(wanted, 0) :]:
+            self._step_back(worker, now_s)
+        for _ in range(wanted - len(in_line)):
+            self._get_one_more(model, capacity, now_s)
+
+    def _get_one_more(self, model: Model, capacity: int, now_s: float) -> None:
+        """Have a worker come back whose devices are free, else a new one, else any come back."""
+        away = [worker for worker in model.alive if worker.stage is Stage.AWAY]
+        users = self._allocator.allocation_map()
+        home_free = [w for w in away if not any(users.get(d.name) for d in w.devices)]
+        is_room = len(model.alive) < capacity and (not away or self.free_places(model) > 0)
+        if home_free or (away and not is_room):
+            self._resume((home_free or away)[0], now_s)
+        elif is_room and self._may_load(model, now_s):
+            self._ask(model, now_s)
+
+    def _resume(self, worker: ModelWorker, now_s: float) -> None:
+        worker.stage = Stage.ASKING
+        # Its process sees no other device than the ones it was started on.
+        effects = self._allocator.resume(worker.worker_id, now_s, same_devices=True)
+        self.apply(effects, now_s)
 
     def _may_load(self, model: Model, now_s: float) -> bool:
         """Once a worker has died while loading, one at a time tries, after a wait."""
@@ -162,16 +188,22 @@ class Dispatch(Placement):
         """Give a model's work to those of these workers that should have some."""
         ready = [worker for worker in workers if worker.is_feedable]
         for worker in ready:
-            if not worker.in_flight and not self._allocator.wants_yield(worker.worker_id, now_s):
+            if not worker.in_flight and not self._is_turn_over(worker, now_s):
                 self._send_batch(worker, now_s)
         if not model.info["persistent"]:
             return
         most_in_hands = model.most_in_hands_for_another()
         for worker in ready:
             ahead = len(worker.in_flight) == 1 and worker.in_flight[0].cost < most_in_hands
-            if ahead and not self._allocator.wants_yield(worker.worker_id, now_s):
+            if ahead and not self._is_turn_over(worker, now_s):
                 self._send_batch(worker, now_s)
                 most_in_hands = model.most_in_hands_for_another()
+
+    def _is_turn_over(self, worker: ModelWorker, now_s: float) -> bool:
+        """Whether a worker should stop here, although there is work, for somebody else's."""
+        return self._allocator.wants_yield(
+            worker.worker_id, now_s, since_s=worker.ready_s, load_s=worker.model.load_s or 0.0
+        )
 
     def _first_look(self, model: Model) -> list[Unit]:
         """Return a model's very first batch: the job that is done soonest.
@@ -230,6 +262,9 @@ class Dispatch(Placement):
                     self._stop(worker, "one-shot tool")
                     continue
                 worker.idle_since_s = now_s
+                if not model.waiting:
+                    for other in [w for w in model.workers.values() if w.is_in_line]:
+                        self._step_back(other, now_s)
                 self.apply(self._allocator.idle(worker.worker_id, now_s), now_s)
 
     def batch_done(

@@ -90,6 +90,7 @@ class Placement(abc.ABC):
             spec=model.spec,
             kind="worker",
             owner=model.name,
+            group=model.key,
             priority=max(priority, model.priority),
             vram_mib=self._need_mib(model),
             can_offload=model.info["can_move"] and model.info["persistent"],
@@ -108,6 +109,14 @@ class Placement(abc.ABC):
         sizes = [d.memory_mib or 0 for d in self._allocator.devices if d.kind == kind]
         most_mib = sorted(sizes, reverse=True)[count - 1] if count <= len(sizes) else 0
         return min(model.memory.need_mib, most_mib) if most_mib else None
+
+    def _step_back(self, worker: ModelWorker, now_s: float) -> None:
+        """Let a worker wait for devices no longer."""
+        if worker.has_loaded:
+            worker.stage = Stage.AWAY
+        else:
+            del self._workers[worker.worker_id], worker.model.workers[worker.worker_id]
+        self.apply(self._allocator.withdraw(worker.worker_id, now_s), now_s)
 
     # -- what the allocator decides ----------------------------------------------
     def apply(self, effects: Iterable[Effect], now_s: float) -> None:
@@ -253,7 +262,7 @@ class Placement(abc.ABC):
         self._stop(worker, "its weights could not be moved")
 
     def _ready(self, worker: ModelWorker, now_s: float) -> None:
-        worker.stage = Stage.READY
+        worker.stage, worker.ready_s = Stage.READY, now_s
         worker.idle_since_s = None
         self.feed(worker.model, now_s)
 

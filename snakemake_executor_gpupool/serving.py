@@ -81,6 +81,8 @@ class ModelWorker:
     #: Nobody else has anything on its devices.
     is_alone: bool = False
     has_loaded: bool = False
+    #: When it last got its model onto its devices.
+    ready_s: float = 0.0
     #: It was ended because it did not answer.
     hung: bool = False
 
@@ -88,6 +90,16 @@ class ModelWorker:
     def is_feedable(self) -> bool:
         """Whether it can take a micro-batch."""
         return self.stage is Stage.READY
+
+    @property
+    def is_in_line(self) -> bool:
+        """Whether it waits for devices, as one of several."""
+        return self.stage is Stage.ASKING and not self.is_alone
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether it has devices, or is the one that gets them emptied."""
+        return not self.is_in_line and self.stage not in (Stage.AWAY, Stage.STOPPING)
 
 
 @dataclass(eq=False)
@@ -203,7 +215,8 @@ class Model:
             return 0
         # The fixed time of each worker's first batch; that of further ones is in the items' share.
         fixed_s = self.speed.fixed_s
-        free_at_s = [self._free_in_s(worker, now_s) + fixed_s for worker in self.alive]
+        coming = [worker for worker in self.workers.values() if worker.is_coming]
+        free_at_s = [self._free_in_s(worker, now_s) + fixed_s for worker in coming]
         return workers_that_pay(self._items_s(), free_at_s, self.load_s + fixed_s, free, most)
 
     def _items_s(self) -> list[float]:

@@ -14,8 +14,9 @@ A holder is busy from its grant on, until :meth:`Allocator.idle` is called.
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from snakemake_executor_gpupool.devices.board import (
@@ -206,25 +207,47 @@ class Allocator:
             self._holders[holder_id] = idle
         return self._serve(now_s)
 
-    def wants_yield(self, holder_id: str, now_s: float) -> bool:
+    def wants_yield(
+        self, holder_id: str, now_s: float, *, since_s: float = -math.inf, load_s: float = 0.0
+    ) -> bool:
         """Whether a worker that has work left should stop here for somebody else.
 
         Asked between two micro-batches. If True, the caller calls :meth:`idle`
-        for the worker, which is then evicted.
+        for the worker, which is then evicted. For nobody but a request of higher
+        priority does it stop before its turn was worth its load.
+
+        Parameters
+        ----------
+        since_s
+            When its turn began: it had its model on its devices.
+        load_s
+            What it had taken until then.
         """
         holder = self._holders[holder_id]
         if holder.ask.kind == LEASE or holder.phase is not Phase.BUSY:
             return False
         if self._is_stray(holder):
             return True
-        if not any(presses(waiter, holder, now_s, self._yield_after_s) for waiter in self._line):
+        is_over = now_s - since_s >= max(self._yield_after_s, load_s)
+
+        def presses_it(waiter: Waiter, board: Board) -> bool:
+            first = waiter.ask.priority > holder.ask.priority
+            return (first or is_over) and presses(waiter, holder, board, now_s, self._yield_after_s)
+
+        if not len(self._line):
             return False
         board = self._board()
+        if not any(presses_it(waiter, board) for waiter in self._line):
+            return False
         board.put(replace(holder, phase=Phase.IDLE, last_used_s=now_s))
         for move in plan_turn(board, self._line, now_s, self._yield_after_s, self._serial):
             if isinstance(move, Removal) and move.tenant.ask.ask_id == holder_id:
-                return presses(move.waiter, holder, now_s, self._yield_after_s)
+                return presses_it(move.waiter, self._board())
         return False
+
+    def is_wanted_by_others(self, group: Hashable) -> bool:
+        """Whether anybody but a group waits in line."""
+        return any(waiter.ask.group is None or waiter.ask.group != group for waiter in self._line)
 
     def gone(self, holder_id: str, now_s: float) -> list[Effect]:
         """Note that a holder ended, however it did, and its memory is free."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from snakemake_executor_gpupool.devices.model import CPU, Device, device_key, fit_one_process
@@ -39,6 +39,9 @@ class Ask:
     alone
         For a device that nobody else has anything on: it is not shared, and whoever makes
         room for it ends, since a process whose weights have moved still holds some memory.
+    group
+        What those have in common that serve one purpose, such as the workers of a model: for a
+        further one nobody with work left makes room. None: it is the only one.
     """
 
     ask_id: str
@@ -50,6 +53,7 @@ class Ask:
     can_offload: bool = False
     pinned: bool = False
     alone: bool = False
+    group: Hashable = None
 
     @property
     def label(self) -> str:
@@ -150,6 +154,15 @@ class Board:
     def tenants(self) -> Iterator[Tenant]:
         """Return everybody, in no particular order."""
         return iter(self._tenants.values())
+
+    def is_served(self, ask: Ask) -> bool:
+        """Whether somebody else of the request's group has devices, and keeps them."""
+        return ask.group is not None and any(
+            tenant.ask.group == ask.group
+            and tenant.ask.ask_id != ask.ask_id
+            and tenant.phase is not Phase.LEAVING
+            for tenant in self._tenants.values()
+        )
 
     def is_foreign(self, device: Device) -> bool:
         """Whether another process holds the device."""

@@ -143,7 +143,8 @@ def _make_room(
     removals = [
         Removal(tenant, waiter)
         for tenant in room.in_the_way
-        if tenant.phase is Phase.IDLE and _must_go(tenant, waiter, room, now_s, yield_after_s)
+        if tenant.phase is Phase.IDLE
+        and _must_go(tenant, waiter, room, board, now_s, yield_after_s)
     ]
     for removal in removals:
         board.leave(removal.tenant)
@@ -152,7 +153,7 @@ def _make_room(
 
 
 def _must_go(
-    tenant: Tenant, waiter: Waiter, room: Room, now_s: float, yield_after_s: float
+    tenant: Tenant, waiter: Waiter, room: Room, board: Board, now_s: float, yield_after_s: float
 ) -> bool:
     """Whether to evict an idle tenant already.
 
@@ -165,9 +166,16 @@ def _must_go(
     if not still_busy:
         return True
     leased = any(other.ask.kind == LEASE for other in still_busy)
-    return not leased and presses(waiter, tenant, now_s, yield_after_s)
+    return not leased and presses(waiter, tenant, board, now_s, yield_after_s)
 
 
-def presses(waiter: Waiter, tenant: Tenant, now_s: float, yield_after_s: float) -> bool:
-    """Whether a worker with work left ought to make room for the waiter."""
-    return waiter.ask.priority > tenant.ask.priority or now_s - waiter.since_s >= yield_after_s
+def presses(
+    waiter: Waiter, tenant: Tenant, board: Board, now_s: float, yield_after_s: float
+) -> bool:
+    """Whether a worker with work left ought to make room for the waiter.
+
+    For more of the same it need not: the devices would do no more work, but load once more.
+    """
+    if waiter.ask.priority > tenant.ask.priority:
+        return True
+    return now_s - waiter.since_s >= yield_after_s and not board.is_served(waiter.ask)
