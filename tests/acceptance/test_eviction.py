@@ -41,7 +41,9 @@ def steps(
 
 def run(tmp_path: Path, snakefile: str, gpus: int, *arguments: str) -> Finished:
     workflow = Workflow(tmp_path, snakefile, {"start.txt": "word\n"})
-    done = workflow.run(*arguments, GPUPOOL_SIMULATE=f"{gpus}x16GiB")
+    # The steps follow each other; merged, they would need no second worker.
+    apart = ("--gpupool-merge", "off")
+    done = workflow.run(*apart, *arguments, GPUPOOL_SIMULATE=f"{gpus}x16GiB")
     assert done.code == 0, done.text
     return done
 
