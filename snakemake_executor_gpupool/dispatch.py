@@ -22,8 +22,8 @@ from snakemake_executor_gpupool.effects import Outbox, RunBatch, RunChains
 from snakemake_executor_gpupool.filing import crash_error
 from snakemake_executor_gpupool.jobs import JobTable
 from snakemake_executor_gpupool.links import ChainUnit
-from snakemake_executor_gpupool.placement import Placement
 from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker, Stage
+from snakemake_executor_gpupool.staffing import Staffing
 from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
 from snakemake_executor_gpupool.workers.protocol import Blob
 
@@ -59,8 +59,8 @@ class DispatchConfig:
     load_limit_s: float = 1800.0
 
 
-class Dispatch(Placement):
-    """All models and their work; where their workers are is :class:`Placement`'s."""
+class Dispatch(Staffing):
+    """All models and their work; how many workers, and where, is :class:`Staffing`'s."""
 
     def __init__(
         self,
@@ -123,54 +123,6 @@ class Dispatch(Placement):
         """Do for every model what can be done now."""
         for model in self.models.values():
             self.feed(model, now_s)
-
-    def _ask_for_workers(self, model: Model, now_s: float) -> None:
-        self._ask_for_more(model, now_s)
-        is_room_asked = model.oversized and any(worker.is_alone for worker in model.alive)
-        if model.oversized and not is_room_asked and self._may_load(model, now_s):
-            self._ask(model, now_s, alone=True)
-        if model.oversized:
-            for worker in [w for w in model.alive if w.stage is Stage.AWAY and w.is_alone]:
-                self._resume(worker, now_s)
-
-    def _ask_for_more(self, model: Model, now_s: float) -> None:
-        """Let as many workers wait for devices as pay, no matter what was thought before."""
-        coming = sum(worker.is_coming for worker in model.workers.values())
-        in_line = [worker for worker in model.workers.values() if worker.is_in_line]
-        free = self.free_places(model)
-        most = capacity = self._capacity(model)
-        if self._allocator.is_wanted_by_others(model.key):
-            # A device taken from another model would do no more work than before.
-            most = min(max(coming + free, 1), capacity)
-        wanted = model.workers_wanted(free, most, now_s) - coming
-        for worker in in_line[max(wanted, 0) :]:
-            self._step_back(worker, now_s)
-        for _ in range(wanted - len(in_line)):
-            self._get_one_more(model, capacity, now_s)
-
-    def _get_one_more(self, model: Model, capacity: int, now_s: float) -> None:
-        """Have a worker come back whose devices are free, else a new one, else any come back."""
-        away = [worker for worker in model.alive if worker.stage is Stage.AWAY]
-        users = self._allocator.allocation_map()
-        home_free = [w for w in away if not any(users.get(d.name) for d in w.devices)]
-        is_room = len(model.alive) < capacity and (not away or self.free_places(model) > 0)
-        if home_free or (away and not is_room):
-            self._resume((home_free or away)[0], now_s)
-        elif is_room and self._may_load(model, now_s):
-            self._ask(model, now_s)
-
-    def _resume(self, worker: ModelWorker, now_s: float) -> None:
-        worker.stage = Stage.ASKING
-        # Its process sees no other device than the ones it was started on.
-        effects = self._allocator.resume(worker.worker_id, now_s, same_devices=True)
-        self.apply(effects, now_s)
-
-    def _may_load(self, model: Model, now_s: float) -> bool:
-        """Once a worker has died while loading, one at a time tries, after a wait."""
-        if not self._suspicion.is_suspect(model):
-            return True
-        is_tried = any(not worker.has_loaded for worker in model.alive)
-        return not is_tried and self._suspicion.next_try_s(model) <= now_s
 
     def _is_gathering(self, model: Model, now_s: float) -> bool:
         """Whether to let more inputs arrive before the first batch is cut."""

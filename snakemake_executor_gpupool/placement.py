@@ -14,7 +14,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Effect, Evict, Granted
 from snakemake_executor_gpupool.devices.claims import Refusal
-from snakemake_executor_gpupool.devices.model import CPU, Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
 from snakemake_executor_gpupool.effects import (
     LoadModel,
     MoveModel,
@@ -65,20 +65,6 @@ class Placement(abc.ABC):
         return self._workers[worker_id]
 
     # -- asking ------------------------------------------------------------------
-    def _capacity(self, model: Model) -> int:
-        if model.spec.names:
-            return 1
-        managed = self._allocator.count(model.spec.kind)
-        return max(managed // max(model.spec.count, 1), 1)
-
-    def free_places(self, model: Model) -> int:
-        """Return how many more of a model's workers could start where nobody else is."""
-        if model.spec.kind == CPU:
-            return self._capacity(model)
-        users = self._allocator.allocation_map()
-        suited = [d.name for d in self._allocator.devices if d.kind == model.spec.kind]
-        return sum(not users.get(name) for name in suited) // max(model.spec.count, 1)
-
     def _ask(self, model: Model, now_s: float, *, alone: bool = False) -> None:
         self._numbers[model.tool.name] += 1
         worker_id = f"{model.tool.name}.{self._numbers[model.tool.name]}"
