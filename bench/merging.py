@@ -89,6 +89,7 @@ class Driver:
             job=pickle.dumps(job),
             params=pickle.dumps(params),
             cwd=str(self.room),
+            bare=pickle.dumps(job),
         )
 
     def submit(self, rows: Iterable[list[Request]]) -> None:

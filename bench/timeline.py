@@ -22,6 +22,7 @@ BEGINS = {
     "model_loaded": ("worker",),
     "read_sent": ("worker", "job_id"),
     "write_sent": ("worker", "job_id"),
+    "publish_sent": ("worker", "job_id"),
     "batch_sent": ("worker", "batch"),
 }
 #: By the event that ends them, phases and the events that began them.
@@ -30,7 +31,7 @@ ENDS = {
     "model_loaded": {"import and load": "load_sent"},
     "batch_sent": {"gather (a loaded worker waits for its first batch)": "model_loaded"},
     "batch_done": {"infer": "batch_sent"},
-    "file_done": {"read": "read_sent", "write": "write_sent"},
+    "file_done": {"read": "read_sent", "write": "write_sent", "publish": "publish_sent"},
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +15,21 @@ from snakemake_executor_gpupool.effects import (
     LoadModel,
     MoveModel,
     Note,
+    PublishJob,
     ReadJob,
     Report,
     RunBatch,
     RunChains,
     StartWorker,
     StopWorker,
+    Unstage,
     WriteJob,
 )
 from snakemake_executor_gpupool.events import EventLog
 from snakemake_executor_gpupool.host import Host
 from snakemake_executor_gpupool.request import JobReport
 from snakemake_executor_gpupool.store import ResultStore
+from snakemake_executor_gpupool.workers.child_staging import remove
 from snakemake_executor_gpupool.workers.child_store import entry_name
 from snakemake_executor_gpupool.workers.protocol import Blob
 
@@ -64,6 +67,8 @@ class Actions:
         Gets every note.
     store
         Where results are kept across runs; None: nowhere.
+    staged
+        Where chains stage outputs.
     callbacks, outgoing
         Whom to tell, and the queue of what the reporting thread is to tell them.
     """
@@ -73,12 +78,14 @@ class Actions:
         host: Host,
         events: EventLog,
         store: ResultStore | None,
+        staged: str,
         callbacks: Callbacks,
         outgoing: queue.SimpleQueue[Callable[[], None] | None],
     ) -> None:
         self._host = host
         self._events = events
         self._store = store
+        self._staged = staged
         self._callbacks = callbacks
         self._outgoing = outgoing
 
@@ -91,6 +98,10 @@ class Actions:
                 self._send_chains(effect)
             case ReadJob() | WriteJob():
                 self._send_files(effect)
+            case PublishJob():
+                self._send_publish(effect)
+            case Unstage(paths=paths):
+                self._outgoing.put(lambda: remove(self._where(paths)))
             case Report(report=report):
                 self._outgoing.put(lambda: self._callbacks.report(report))
             case GrantLease():
@@ -140,7 +151,7 @@ class Actions:
             blobs += [u.payload if u.result is None else u.result for u in chain.parts]
         meta = {"type": "chain", "batch": effect.batch_id, "chains": map_chains(effect)}
         meta["store"] = str(self._store.directory) if self._store else ""
-        self._host.send(effect.worker_id, meta, blobs)
+        self._host.send(effect.worker_id, {**meta, "staged": self._staged}, blobs)
 
     def _send_files(self, effect: ReadJob | WriteJob) -> None:
         request = effect.request
@@ -156,6 +167,17 @@ class Actions:
         blobs = [request.job, *effect.blobs]
         self._host.send(effect.worker_id, {"type": "write", **meta}, blobs)
 
+    def _send_publish(self, effect: PublishJob) -> None:
+        request, claim = effect.request, effect.claim
+        fields = {"worker": effect.worker_id, "job_id": request.job_id}
+        self._events.write("publish_sent", fields)
+        meta = {"type": "publish", "job": request.job_id, "cwd": request.cwd}
+        meta |= {"outputs": self._where(claim.outputs), "logs": self._where(claim.logs)}
+        self._host.send(effect.worker_id, {**meta, "digests": claim.digests}, [request.job])
+
+    def _where(self, paths: Iterable[str]) -> list[str]:
+        return [f"{self._staged}/{path}" for path in paths]
+
     def _grant(self, effect: GrantLease) -> None:
         environment = visible_env(effect.devices)
         self._outgoing.put(
@@ -167,7 +189,6 @@ def map_chains(effect: RunChains) -> list[dict[str, Any]]:
     """Return what a worker must know of each chain, beside its jobs and items."""
     told = []
     for chain in effect.chains:
-        count, distinct = len(chain.job.units), len(chain.parts)
         told.append(
             {
                 "cwd": chain.job.request.cwd,
@@ -176,8 +197,7 @@ def map_chains(effect: RunChains) -> list[dict[str, Any]]:
                 "order": chain.gather(),
                 "names": chain.job.names,
                 "models": [link.key_head for link in chain.links],
-                "log_text": f"gpupool: {count} items, {distinct} distinct, computed by "
-                f"{effect.worker_id}\n",
+                "by": effect.worker_id,
             }
         )
     return told

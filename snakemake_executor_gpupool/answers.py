@@ -41,6 +41,11 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_inner(value: Any) -> bool:
+    """A path below a directory."""
+    return isinstance(value, str) and "\0" not in value and not {"", ".."} & {*value.split("/")}
+
+
 def _is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -87,6 +92,15 @@ _ITEM = _object(
 )
 _OUTCOME = _object(error=_or_none(_ERROR), oom=_is_flag)
 _PEAK = _or_none(_is_amount)
+_CHAIN = _object(
+    chain=_is_whole,
+    keys=_list_of(_is_text),
+    items=lambda value: _is_whole(value) and value >= 0,
+    digests=_list_of(_is_text),
+    outputs=_list_of(_is_inner),
+    logs=_list_of(_is_inner),
+    bytes=_is_amount,
+)
 
 #: The fields of each kind of frame.
 _FIELDS: dict[str, dict[str, Check]] = {
@@ -102,6 +116,8 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "read_failed": {"job": _is_whole, "error": _ERROR},
     "written": {"job": _is_whole, "seconds": _is_amount},
     "write_failed": {"job": _is_whole, "error": _ERROR},
+    "published": {"job": _is_whole, "seconds": _is_amount},
+    "unpublished": {"job": _is_whole, "seconds": _is_amount},
     "loaded": {"batch_tokens": _is_whole, "seconds": _is_amount, "peak_mib": _PEAK},
     "load_failed": {"error": _ERROR},
     "done": {
@@ -114,7 +130,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "batch": _is_whole,
         "stage": _is_whole,
         "last": _is_flag,
-        "chains": _list_of(_object(chain=_is_whole, keys=_list_of(_is_text))),
+        "chains": _list_of(_CHAIN),
         "seconds": _is_amount,
         "peak_mib": _PEAK,
     },
@@ -136,6 +152,7 @@ _TOLD_IN = {
 _TOLD_OF = {
     Phase.READING: {"items", "read_failed"},
     Phase.WRITING: {"written", "write_failed"},
+    Phase.PUBLISHING: {"published", "unpublished"},
 }
 _OF_FILES = set().union(*_TOLD_OF.values())
 
@@ -208,7 +225,7 @@ class Answers:
         _require(job is None or frame.type in _TOLD_OF.get(job.phase, ()), frame)
 
     # -- delivery ----------------------------------------------------------------
-    def _deliver(self, worker_id: str, frame: Frame, now_s: float) -> None:  # noqa: C901 - one case a kind
+    def _deliver(self, worker_id: str, frame: Frame, now_s: float) -> None:  # noqa: C901, PLR0912 - one case a kind
         scheduler, dispatch, meta = self._scheduler, self._scheduler.dispatch, frame.meta
         match frame.type:
             case "done":
@@ -220,6 +237,10 @@ class Answers:
                 scheduler.items(worker_id, meta["job"], meta, frame.blobs, now_s)
             case "written":
                 scheduler.written(worker_id, meta["job"], meta["seconds"], now_s)
+            case "published":
+                scheduler.published(worker_id, meta["job"], meta["seconds"], now_s)
+            case "unpublished":
+                scheduler.unpublished(worker_id, meta["job"], now_s)
             case "read_failed":
                 scheduler.read_failed(worker_id, meta["job"], meta["error"], now_s)
             case "write_failed":

@@ -4,8 +4,10 @@
 
     A's items are read ─► short, and the models fit side by side? ─► one dispatch runs A, B, C
     stage A answered   ─► A's job is done, its outputs are in place
-    stage B answered   ─► the ledger keeps B's results, by content
-    B's job arrives    ─► waits until its stage is answered, is read as any job, finds its results
+    stage B answered   ─► B's outputs are staged, and the ledger keeps its results, by content
+    B's job arrives    ─► waits until its stage is answered; it is the one that was guessed, and
+                          its inputs are what was read? ─► its outputs are published
+                          else it is read as any job, and may still find results
 
 A chain is a model of its own whose worker holds all its models. What goes wrong with one, in
 whatever way, only ends the chain: what is left of it goes the ordinary way, stage by stage.
@@ -13,8 +15,7 @@ whatever way, only ends the chain: what is left of it goes the ordinary way, sta
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,14 +24,18 @@ from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.model import CPU
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.dispatch import Dispatch
-from snakemake_executor_gpupool.effects import Outbox
+from snakemake_executor_gpupool.effects import Outbox, Unstage
 from snakemake_executor_gpupool.errors import ImpossibleRequest
-from snakemake_executor_gpupool.filing import ToolState
+from snakemake_executor_gpupool.filing import Filing, ToolState
 from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase
-from snakemake_executor_gpupool.links import ChainUnit, Link
+from snakemake_executor_gpupool.links import ChainUnit, Claim, Link
 from snakemake_executor_gpupool.request import Request, ToolRef
 from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker
 from snakemake_executor_gpupool.workers.protocol import Blob
+
+#: Bounds of what is staged for jobs yet to come; beyond them the oldest goes.
+MOST_STAGED_BYTES = 1024**3
+MOST_STAGED = 10_000
 
 
 class Chains:
@@ -42,8 +47,8 @@ class Chains:
         Returns the devices of a request, given what is known of its tool.
     recall
         Starts a model's figures from what earlier runs measured.
-    resume
-        Takes a job that waited for its chain: its inputs are to be read.
+    filing
+        Reads the inputs of jobs, and publishes outputs.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class Chains:
         outbox: Outbox,
         spec_for: Callable[[Request, Mapping[str, Any]], DeviceSpec],
         recall: Callable[[Model], None],
-        resume: Callable[[JobState], None],
+        filing: Filing,
     ) -> None:
         self._allocator = allocator
         self._dispatch = dispatch
@@ -64,29 +69,55 @@ class Chains:
         self._outbox = outbox
         self._spec_for = spec_for
         self._recall = recall
-        self._resume = resume
+        self._filing = filing
         self._expected: dict[str, ChainUnit] = {}
         self._held: dict[str, JobState] = {}
-        # Jobs yet to come whose results are there.
-        self._foreseen: set[str] = set()
+        # By the title of a job yet to come; the oldest first.
+        self._claims: OrderedDict[str, Claim] = OrderedDict()
+        self._staged_bytes = 0
         self._arrivals = 0
         self.counts: Counter[str] = Counter()
         dispatch.on_chain_ended = self.dissolve
 
     # -- jobs --------------------------------------------------------------------
-    def holds(self, job: JobState) -> bool:
-        """Keep a job back whose results a chain is about to bring."""
-        if job.request.title not in self._expected:
-            return False
-        self._held[job.request.title] = job
-        return True
+    def arrived(self, job: JobState) -> None:
+        """Have a job done that is ready, unless a chain is about to bring what it needs."""
+        title = job.request.title
+        if title in self._expected:
+            self._held[title] = job
+            return
+        claim = self._unclaim(title)
+        if claim is not None and claim.is_for(job.request):
+            self._filing.publish(job, claim)
+            return
+        if claim is not None:
+            self._outbox.put(Unstage(claim.paths))
+        self._filing.read(job)
 
-    def without_follow(self, request: Request) -> Request:
-        """Return the request of a job; what follows it is of no use if its results are there."""
-        if request.title not in self._foreseen:
-            return request
-        self._foreseen.discard(request.title)
-        return dataclasses.replace(request, follow=())
+    def published(self, job: JobState) -> None:
+        """A job's outputs are in place, without a dispatch of its own."""
+        assert job.claim is not None
+        job.seconds += job.claim.seconds
+        self._ledger.claim(job.claim.keys, job.claim.items)
+        self.claimed(job)
+        self._jobs.succeed(job)
+
+    def _stage_claim(self, claim: Claim) -> None:
+        """Keep what was staged for a job yet to come, within the bound."""
+        stale = self._unclaim(claim.guess.title)
+        dropped = [] if stale is None else [stale]
+        self._claims[claim.guess.title] = claim
+        self._staged_bytes += claim.size_bytes
+        while self._staged_bytes > MOST_STAGED_BYTES or len(self._claims) > MOST_STAGED:
+            oldest = self._unclaim(next(iter(self._claims)))
+            dropped += [oldest] if oldest is not None else []
+        for each in dropped:
+            self._outbox.put(Unstage(each.paths))
+
+    def _unclaim(self, title: str) -> Claim | None:
+        claim = self._claims.pop(title, None)
+        self._staged_bytes -= claim.size_bytes if claim is not None else 0
+        return claim
 
     def take(
         self,
@@ -234,32 +265,39 @@ class Chains:
     ) -> None:
         """A worker has come through one stage, with those chains that it tells of."""
         batch = worker.in_flight[0]
-        stage = batch.stages_done
         batch.stages_done += 1
         batch.seconds += seconds
         results = iter(blobs)
-        keys_of = {each["chain"]: each["keys"] for each in told}
+        told_of = {each["chain"]: each for each in told}
         for number, chain in enumerate(chains_of(batch)):
-            if number in keys_of:
-                found = {key: next(results) for key in keys_of[number]}
-                share_s = seconds / len(keys_of)
-                self._answered(chain, stage, found, share_s, worker.worker_id)
+            if number in told_of:
+                each = told_of[number]
+                found = {key: next(results) for key in each["keys"]}
+                self._answered(chain, each, found, seconds / len(told), worker.worker_id)
             elif not chain.is_over:
                 self.dissolve(chain, now_s)
 
     def _answered(
-        self, chain: ChainUnit, stage: int, found: dict[str, Blob], share_s: float, worker_id: str
+        self,
+        chain: ChainUnit,
+        told: Mapping[str, Any],
+        found: dict[str, Blob],
+        share_s: float,
+        worker_id: str,
     ) -> None:
-        link = chain.links[stage]
+        stage, link = chain.stages_done, chain.links[chain.stages_done]
         chain.stages_done += 1
         chain.is_over = chain.stages_done == len(chain.links)
         self._outbox.note("stage_done", job=link.request.title, stage=stage, worker=worker_id)
         if stage == 0:
             self._first_done(chain, list(found.values()), share_s, worker_id)
             return
-        for key, blob in found.items():
-            self._ledger.offer((*link.key_head, key), blob)
-        self._foreseen.add(link.request.title)
+        keys = [(*link.key_head, key) for key in found]
+        for key, blob in zip(keys, found.values(), strict=True):
+            self._ledger.offer(key, blob)
+        files = told["digests"], told["outputs"], told["logs"]
+        figures = told["items"], told["bytes"], share_s
+        self._stage_claim(Claim(link.request, chain.job.request.tool, *files, keys, *figures))
         self._let_go(chain, stage)
 
     def _first_done(
@@ -281,7 +319,8 @@ class Chains:
         chain.places = []
         if chain.stages_done == 0:
             self._dispatch_apart(chain, now_s)
-        for stage in range(1, len(chain.links)):
+        undone = range(max(chain.stages_done, 1), len(chain.links))
+        for stage in undone:
             self._let_go(chain, stage)
 
     def _dispatch_apart(self, chain: ChainUnit, now_s: float) -> None:
@@ -302,8 +341,7 @@ class Chains:
         del self._expected[title]
         job = self._held.pop(title, None)
         if job is not None and self._jobs.get(job.request.job_id) is job:
-            job.request = self.without_follow(job.request)
-            self._resume(job)
+            self.arrived(job)
 
     def claimed(self, job: JobState) -> None:
         """A chain had computed all that a job needs: it costs no dispatch of its own."""

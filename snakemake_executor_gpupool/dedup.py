@@ -9,7 +9,7 @@ within a bound, so that an equal item that comes an hour later costs nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,10 +115,7 @@ class Ledger:
                 self._discard(unit.payload)
         elif unit.payload is not known.payload:
             self._discard(unit.payload)
-        if known.is_guess:
-            known.is_guess = False
-            self.claimed += 1
-            self.unique += 1
+        self._asked_for(known)
         if known.result is None:
             known.places.append((job_id, position))
         known.order = min(known.order, unit.order)
@@ -144,6 +141,18 @@ class Ledger:
         unit = Unit(key, "", 0.0, 0, b"", "", (0, 0, 0), result=result, is_guess=True)
         self._units[key] = unit
         self._keep(unit)
+
+    def claim(self, keys: Iterable[Hashable], items: int) -> None:
+        """Count the items of a job whose outputs were made beforehand, too."""
+        self.items += items
+        for unit in filter(None, map(self._units.get, keys)):
+            self._asked_for(unit)
+
+    def _asked_for(self, unit: Unit) -> None:
+        if unit.is_guess:
+            unit.is_guess = False
+            self.claimed += 1
+            self.unique += 1
 
     def release(self, unit: Unit) -> None:
         """One place no longer needs the unit's result."""

@@ -12,7 +12,7 @@ from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.workers.protocol import Blob
 
 if TYPE_CHECKING:
-    from snakemake_executor_gpupool.links import ChainUnit
+    from snakemake_executor_gpupool.links import ChainUnit, Claim
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,22 @@ class RunChains:
 
 
 @dataclass(frozen=True)
+class PublishJob:
+    """Send ``publish``: outputs that a chain has staged."""
+
+    worker_id: str
+    request: Request
+    claim: Claim
+
+
+@dataclass(frozen=True)
+class Unstage:
+    """Remove what a chain has staged; paths are below the root."""
+
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """Tell whoever submitted the job how it ended."""
 
@@ -121,6 +137,8 @@ Effect = (
     | MoveModel
     | ReadJob
     | WriteJob
+    | PublishJob
+    | Unstage
     | RunBatch
     | RunChains
     | Report

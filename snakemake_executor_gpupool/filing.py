@@ -9,18 +9,24 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool.effects import (
     Outbox,
+    PublishJob,
     ReadJob,
     StartWorker,
     StopWorker,
+    Unstage,
     WriteJob,
 )
 from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase, explain
+from snakemake_executor_gpupool.outputs import log_line
 from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
+
+if TYPE_CHECKING:
+    from snakemake_executor_gpupool.links import Claim
 
 #: Frames sent ahead to one process.
 FRAMES_AHEAD = 8
@@ -130,6 +136,22 @@ class Filing:
         tool.writes.append(job.request.job_id)
         self._send(tool)
 
+    def publish(self, job: JobState, claim: Claim) -> None:
+        """Have outputs put in place that a chain has staged."""
+        job.claim = claim
+        job.phase = Phase.PUBLISHING
+        tool = self.tool(claim.tool)
+        tool.writes.append(job.request.job_id)
+        self._send(tool)
+
+    def give_up_claim(self, job: JobState) -> None:
+        """Have a job read the ordinary way: what was staged is not its own, or not there."""
+        if job.claim is not None:
+            self._outbox.put(Unstage(job.claim.paths))
+        job.claim = None
+        job.phase = Phase.WAITING
+        self.read(job)
+
     def _send(self, tool: ToolState) -> None:
         if self._wants_worker(tool):
             self._start(tool)
@@ -171,6 +193,10 @@ class Filing:
         if job.phase is Phase.WRITING:
             self._outbox.put(write_effect(worker.worker_id, job))
             return
+        if job.phase is Phase.PUBLISHING:
+            assert job.claim is not None
+            self._outbox.put(PublishJob(worker.worker_id, job.request, job.claim))
+            return
         job.phase = Phase.READING
         tool.reading.add(job.request.job_id)
         self._outbox.put(ReadJob(worker.worker_id, job.request))
@@ -196,7 +222,9 @@ class Filing:
         tool.writes.clear()
         for number, job_id in enumerate(waiting):
             job = self._jobs.get(job_id)
-            if job is not None:
+            if job is not None and job.phase is Phase.PUBLISHING:
+                self.give_up_claim(job)
+            elif job is not None:
                 told = error if number == 0 else {**error, "traceback": ""}
                 self._jobs.fail(job, explain(job, told, f"tool {tool.ref}"))
 
@@ -272,6 +300,9 @@ class Filing:
         self._suspicion.died([first] if first is not None else [], self.now_s)
 
     def _take_back(self, tool: ToolState, job: JobState, reason: str) -> None:
+        if job.phase is Phase.PUBLISHING:
+            self.give_up_claim(job)
+            return
         was_reading = job.phase is Phase.READING
         if self._suspicion.is_guilty(job, MOST_DEATHS, self.now_s):
             doing = "reading its input" if was_reading else "writing its output"
@@ -305,5 +336,5 @@ def write_effect(worker_id: str, job: JobState) -> WriteJob:
     """Gather a job's results: each distinct one once, and for each item which it is."""
     order, blobs = job.gather()
     by = ", ".join(sorted(job.workers)) or "results computed before"
-    log_text = f"gpupool: {len(order)} items, {len(blobs)} distinct, computed by {by}\n"
+    log_text = log_line(len(order), len(blobs), by)
     return WriteJob(worker_id, job.request, order, job.names, blobs, log_text)

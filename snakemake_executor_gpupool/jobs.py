@@ -5,12 +5,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool.dedup import Ledger, Unit
 from snakemake_executor_gpupool.effects import Outbox, Report
 from snakemake_executor_gpupool.request import JobReport, Request
 from snakemake_executor_gpupool.workers.protocol import Blob
+
+if TYPE_CHECKING:
+    from snakemake_executor_gpupool.links import Claim
 
 
 class Phase(enum.Enum):
@@ -20,6 +23,8 @@ class Phase(enum.Enum):
     READING = "reading"
     COMPUTING = "computing"
     WRITING = "writing"
+    #: Its outputs, which a chain has staged, are put in place.
+    PUBLISHING = "publishing"
     #: A chain computes its items and writes its outputs.
     MERGED = "merged"
 
@@ -49,6 +54,8 @@ class JobState:
     wants_results: bool = False
     #: How many of its items' results a chain had computed beforehand.
     claimed: int = 0
+    #: What a chain has staged for it.
+    claim: Claim | None = None
 
     def gather(self) -> tuple[list[int], list[Blob]]:
         """Return each distinct result once, and for each item which of them is its own."""

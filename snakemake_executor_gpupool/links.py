@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from snakemake_executor_gpupool.dedup import Unit
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.jobs import JobState
-from snakemake_executor_gpupool.request import Request
+from snakemake_executor_gpupool.request import Request, ToolRef
 from snakemake_executor_gpupool.serving import Model
+
+#: What a request has in common with the guess, if that has come true.
+_DECISIVE = ("bare", "tool", "cwd", "devices", "instance")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,50 @@ class Link:
     def key_head(self) -> tuple[str, str, str]:
         """What the keys of its items start with."""
         return self.request.tool.environment, self.model, self.group
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a chain has staged for a job that is yet to come.
+
+    Attributes
+    ----------
+    guess
+        The request that it was made for.
+    outputs, logs
+        Where they were staged, below the root.
+    tool
+        Of the chain's first stage: a process of it is up, and may publish any job's outputs.
+    digests
+        Of the input files that it was made from, in the job's order.
+    keys, items
+        The items' keys in the ledger, each once, and how many items there are.
+    size_bytes
+        Of the staged outputs.
+    seconds
+        The job's share of the time that it took.
+    """
+
+    guess: Request
+    tool: ToolRef
+    digests: list[str]
+    outputs: list[str]
+    logs: list[str]
+    keys: Sequence[Hashable]
+    items: int
+    size_bytes: int
+    seconds: float
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All that was staged."""
+        return (*self.outputs, *self.logs)
+
+    def is_for(self, request: Request) -> bool:
+        """Tell whether a job is the one that was guessed."""
+        return request.attempt == 1 and all(
+            getattr(request, name) == getattr(self.guess, name) for name in _DECISIVE
+        )
 
 
 @dataclass(eq=False, kw_only=True)

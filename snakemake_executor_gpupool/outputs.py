@@ -35,6 +35,11 @@ ADVICE = {
 }
 
 
+def log_line(items: int, distinct: int, by: str) -> str:
+    """Return what the log of every served job says of its results."""
+    return f"gpupool: {items} items, {distinct} distinct, computed by {by}\n"
+
+
 @contextlib.contextmanager
 def staged_outputs(outputs: Named) -> Iterator[Named]:
     """Yield temporary paths for ``outputs``; rename them into place on a clean exit.
@@ -52,7 +57,7 @@ def staged_outputs(outputs: Named) -> Iterator[Named]:
         for path in outputs:
             staged = _staged_path(path, stages)
             if os.path.lexists(staged):
-                _move_into_place(staged, path)
+                move_into_place(staged, path)
     except InputError:
         raise
     except Exception as error:
@@ -85,7 +90,8 @@ def _staged_path(path: str, stages: dict[str, str]) -> str:
     return os.path.join(stages[parent], base)
 
 
-def _move_into_place(staged: str, path: str) -> None:
+def move_into_place(staged: str, path: str) -> None:
+    """Rename a staged file or directory to its final path."""
     if os.path.isdir(staged) and os.path.isdir(path):
         # Snakemake may have made the directory of a directory() output beforehand.
         shutil.rmtree(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -25,6 +26,7 @@ class RunPaths:
                         summary.json
                         workers/*.log
                         spool/         large blobs, when memory is short
+                        staged-*/      outputs of jobs that are yet to come
         <root>/latest                  points at the newest run
     """
 
@@ -37,6 +39,8 @@ class RunPaths:
         self.summary = self.directory / "summary.json"
         self._disk_spool = self.directory / "spool"
         self._memory_spool: Path | None = None
+        # A name that nothing else has: what was read from there can be told by it.
+        self._staged = self.directory / f"staged-{secrets.token_hex(8)}"
 
     def create(self, *, in_memory: bool = True) -> None:
         """Make the directories, for this user alone, and point ``latest`` at them.
@@ -63,10 +67,19 @@ class RunPaths:
         spools = [self._memory_spool, self._disk_spool]
         return [str(spool.resolve()) for spool in spools if spool is not None]
 
+    @property
+    def staged(self) -> str:
+        """Where outputs lie whose jobs are yet to come; made on first use."""
+        return str(self._staged.resolve())
+
     def worker_log(self, worker_id: str) -> Path:
         """Return where a worker's standard output and error go."""
         safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in worker_id)
         return self.workers / f"{safe}.log"
+
+    def remove_staged(self) -> None:
+        """Remove outputs that no job has come for."""
+        shutil.rmtree(self._staged, ignore_errors=True)
 
     def remove_spools(self) -> None:
         """Remove what is left of large blobs."""

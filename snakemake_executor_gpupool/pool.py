@@ -107,7 +107,9 @@ class Pool:
         self._has_lost_events = False
         self._inbox: queue.SimpleQueue[Callable[[float], None]] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._actions = Actions(self._host, self._events, self._store, callbacks, self._outgoing)
+        self._actions = Actions(
+            self._host, self._events, self._store, self.paths.staged, callbacks, self._outgoing
+        )
         self._closing = threading.Event()
         self._started_s = time.monotonic()
         self._progress = Progress(self._started_s)
@@ -333,6 +335,7 @@ class Pool:
             self._profile.note(model.profile_key, model.figures())
         self._profile.save()
         self.paths.remove_spools()
+        self.paths.remove_staged()
         if self._store is not None:
             self._store.clean_up()
         if summary["jobs_served"] or summary["jobs_failed"]:

@@ -47,6 +47,7 @@ EVENTS = {
     "worker_died": "A model's worker ended by itself: `worker`, `reason`.",
     "read_sent": "A process is to read a job's input: `worker`, `job_id`.",
     "write_sent": "It is to write a job's output: `worker`, `job_id`.",
+    "publish_sent": "It is to put outputs in place that a chain has staged: `worker`, `job_id`.",
     "file_done": "It has done so, or said why not: `worker`, `job_id`.",
     "load_sent": "A worker is to load its model: `worker`.",
     "model_loaded": "A worker has its model: `worker`, `model`, `seconds`.",
@@ -59,7 +60,7 @@ EVENTS = {
     "batch_done": "Its results are back: `batch`, `worker`, `seconds`.",
     "stage_done": "A dispatch through a chain has come through one of its models: `job`, `stage` "
     "(from 0), `worker`.",
-    "dispatch_saved": "A job's results were all there, computed with those of the job before it: "
+    "dispatch_saved": "All that a job needs was there, made with what the job before it needed: "
     "`job`, `job_id`.",
     "out_of_memory": "A micro-batch did not fit and was halved: `worker`, `budget` (tokens, from "
     "now on).",

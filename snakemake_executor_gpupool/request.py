@@ -47,6 +47,9 @@ class Request:
         What messages call it: rule and wildcards.
     job
         The pickled :class:`~snakemake_executor_gpupool.tool.Job`, for workers alone.
+    bare
+        The pickled job without its resources, which are not known beforehand: what its outputs
+        depend on. A guess has no other ``job``.
     params
         The pickled params, for ``load`` and ``run``.
     cwd
@@ -72,6 +75,7 @@ class Request:
     priority: int = 0
     timeout_s: float | None = None
     attempt: int = 1
+    bare: bytes = b""
     follow: tuple[Request, ...] = ()
 
 

@@ -86,7 +86,7 @@ class Scheduler:
             self.outbox,
             self._spec_for,
             self._recall_figures,
-            self.filing.read,
+            self.filing,
         )
         self.dispatch.on_lease_effect = self._lease_effect
         self._allocator = allocator
@@ -98,10 +98,9 @@ class Scheduler:
     def submit(self, request: Request, now_s: float) -> None:
         """A served job is ready."""
         self.filing.now_s = now_s
-        job = self.jobs.add(self.chains.without_follow(request), now_s)
+        job = self.jobs.add(request, now_s)
         self.outbox.note("job_submitted", job=request.title, job_id=request.job_id)
-        if not self.chains.holds(job):
-            self.filing.read(job)
+        self.chains.arrived(job)
 
     def submit_items(
         self,
@@ -285,6 +284,25 @@ class Scheduler:
         if job is not None:
             job.seconds += seconds
             self.jobs.succeed(job)
+        self.filing.send_more(tool)
+
+    def published(self, worker_id: str, job_id: int, seconds: float, now_s: float) -> None:
+        """A job's outputs, which a chain had staged, are in place."""
+        self.filing.now_s = now_s
+        tool = self.filing.answered(worker_id, job_id)
+        job = self.jobs.get(job_id)
+        if job is not None:
+            job.seconds += seconds
+            self.chains.published(job)
+        self.filing.send_more(tool)
+
+    def unpublished(self, worker_id: str, job_id: int, now_s: float) -> None:
+        """What a chain had staged for a job is not its own: it goes the ordinary way."""
+        self.filing.now_s = now_s
+        tool = self.filing.answered(worker_id, job_id)
+        job = self.jobs.get(job_id)
+        if job is not None:
+            self.filing.give_up_claim(job)
         self.filing.send_more(tool)
 
     def _computed(self, job: JobState) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.executor.lookahead import Lookahead
@@ -58,13 +60,14 @@ class Following:
         self._workflow = workflow
         self._tool_of = tool_of
         self._cached = cached
+        self._near: dict[Path, bool] = {}
 
     def requests(self, job: Any) -> tuple[Request, ...]:
         """Return the requests of the jobs that follow a job in a row, as far as can be told.
 
         Params may be functions of files that are not there yet. With such a one the row ends.
         """
-        if not is_plain(job) or job.attempt > 1:
+        if not is_plain(job) or job.attempt > 1 or not all(map(self._is_near, job.output)):
             return ()
         requests = []
         with contextlib.suppress(Exception):
@@ -73,8 +76,20 @@ class Following:
                     evaluate_here(later)
                     if not is_known(later):
                         break
-                    requests.append(build_request(self._workflow, later, 0, self._tool_of(later)))
+                    if not all(map(self._is_near, later.output)):
+                        break
+                    told = build_request(self._workflow, later, 0, self._tool_of(later))
+                    requests.append(dataclasses.replace(told, job=told.bare))
         return tuple(requests)
+
+    def _is_near(self, path: str) -> bool:
+        """Tell whether an output can be renamed into place from the run's own directory."""
+        parent = Path(path).parent
+        if parent not in self._near:
+            there = next(each for each in (parent, *parent.absolute().parents) if each.exists())
+            here = Path(self._workflow.persistence.path)
+            self._near[parent] = there.stat().st_dev == here.stat().st_dev
+        return self._near[parent]
 
 
 def is_plain(job: Any) -> bool:

@@ -104,11 +104,13 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         The rule asks for something that serving cannot give; the message says what to do.
     """
     plain = plain_job(job)
+    bare = pickle.dumps(plain.replace(resources={}), PICKLE_PROTOCOL)
     return Request(
         job_id=job_id,
         title=title(job),
         tool=tool,
         job=pickle.dumps(plain, PICKLE_PROTOCOL),
+        bare=bare,
         params=pickle.dumps(dict(plain.params), PICKLE_PROTOCOL),
         cwd=str(Path(job.shadow_dir or ".").absolute()),
         devices=device_request(job),

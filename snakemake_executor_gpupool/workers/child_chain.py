@@ -2,15 +2,16 @@
 
 ::
 
-    coordinator → worker     chain {batch, store, chains} [job of each stage..., payload... of each]
+    coordinator → worker     chain {batch, store, staged, chains}
+                                                       [job of each stage..., payload... of each]
     worker → coordinator     stage {batch, stage, chains, last} [result...]     one for each stage
 
 The first stage's job is ready: its outputs are written under their own names. Those that
 follow are not: Snakemake has not released their jobs, and may still clear the way for them.
-What they would write goes to a directory of the worker's own, for the next stage to read,
-and ends with the dispatch; their results go to the coordinator, which has the real outputs
-written once the jobs are there. A chain that fails at a stage, or is not short there, ends
-before it: the coordinator sends what is left the ordinary way, where errors are told.
+What they write is staged, for the next stage to read and for a file process to publish once
+the job is there, if its inputs still have the digests that are told here. Results go to the
+coordinator, too, for equal items of other jobs. A chain that fails at a stage, or is not short
+there, ends before it: the coordinator sends what is left the ordinary way, where errors are told.
 
 Standard library only, Python >= 3.9.
 """
@@ -18,16 +19,14 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from collections import OrderedDict
 from typing import Any
 
 from snakemake_executor_gpupool.inputs import explained_inputs
 from snakemake_executor_gpupool.merging import is_short
-from snakemake_executor_gpupool.outputs import staged_outputs
-from snakemake_executor_gpupool.tool import Job, Named, Params, Tool
+from snakemake_executor_gpupool.outputs import log_line, move_into_place
+from snakemake_executor_gpupool.tool import Job, Params, Tool
 from snakemake_executor_gpupool.workers.child_memory import (
     peak_memory_mib,
     release_memory,
@@ -41,6 +40,7 @@ from snakemake_executor_gpupool.workers.child_serve import (
     describe_item,
     describe_model,
 )
+from snakemake_executor_gpupool.workers.child_staging import Staging, digest, remove, size_bytes
 from snakemake_executor_gpupool.workers.child_store import entry_name, keep_result
 from snakemake_executor_gpupool.workers.payload import load_bytes, load_payload, pack
 from snakemake_executor_gpupool.workers.protocol import Frame, Spool
@@ -54,12 +54,18 @@ class _Chain:
 
     Attributes
     ----------
+    stage
+        The one at hand.
     keys, items
         Of the distinct items of the stage at hand.
     order
         For each of the job's items, which of the distinct ones it is.
+    digests
+        Of the inputs of the stage at hand.
+    staged
+        The job of the stage at hand, as it writes before it is ready.
     paths
-        Where earlier stages' outputs lie, if not under their own names.
+        Where earlier stages' outputs were staged.
     """
 
     def __init__(self, meta: dict[str, Any], jobs: list[Job], items: list[Any]) -> None:
@@ -71,8 +77,20 @@ class _Chain:
         self.names: list[str] = meta["names"]
         self.results: list[Any] = []
         self.parts: list[list[Any]] = []
+        self.digests: list[str] = []
+        self.stage = 0
+        self.staged = Job()
         self.paths: dict[str, str] = {}
         self.is_whole = True
+
+    def log_text(self) -> str:
+        """Return what the log of the stage's job says first."""
+        return log_line(len(self.order), len(self.keys), self.meta["by"])
+
+    def where(self, path: str) -> str:
+        """Return where a file is to be read: staged, unless it has been published already."""
+        staged = self.paths.get(path, path)
+        return staged if os.path.exists(staged) else path
 
 
 class Memory:
@@ -112,6 +130,7 @@ class ChainServer(Server):
         self._tools: list[Tool] = []
         self._device = "cpu"
         self._remembered = Memory()
+        self._staging = Staging("")
         self._handlers = {"load": self._load, "move": self._move, "chain": self._run_chains}
 
     # -- the models ------------------------------------------------------------
@@ -159,33 +178,27 @@ class ChainServer(Server):
     # -- a dispatch --------------------------------------------------------------
     def _run_chains(self, frame: Frame) -> None:
         chains = unpack_chains(frame, len(self._tools))
-        room = tempfile.mkdtemp(prefix="chain-", dir=self._spool.directories[-1])
-        try:
-            for stage in range(len(self._tools)):
-                is_last = self._run_stage(stage, chains, frame.meta, room)
-                if is_last:
-                    return
-        finally:
-            shutil.rmtree(room, ignore_errors=True)
+        if self._staging.root != frame.meta["staged"]:
+            self._staging = Staging(frame.meta["staged"])
+        for stage in range(len(self._tools)):
+            if self._run_stage(stage, chains, frame.meta):
+                return
 
-    def _run_stage(self, stage: int, chains: list[_Chain], meta: dict[str, Any], room: str) -> bool:
+    def _run_stage(self, stage: int, chains: list[_Chain], meta: dict[str, Any]) -> bool:
         """Run one stage of all chains that are whole, and tell; return whether it was the last."""
         started_s = time.perf_counter()
-        if stage:
-            for chain in chains:
-                self._guarded(chain, self._read_stage, stage)
         self._compute(stage, [chain for chain in chains if chain.is_whole], meta["store"])
-        is_last = stage == len(self._tools) - 1
-        for number, chain in enumerate(chains):
-            if stage == 0:
-                self._guarded(chain, self._write_outputs_of_first)
-            elif not is_last:
-                self._guarded(chain, self._write_aside, stage, os.path.join(room, str(number)))
+        for chain in chains:
+            self._guarded(chain, self._write_stage)
         whole = [(number, chain) for number, chain in enumerate(chains) if chain.is_whole]
-        is_last = is_last or not whole
+        is_last = not whole or stage == len(self._tools) - 1
         blobs = [self._spool.put(parts) for _, chain in whole for parts in chain.parts]
+        told = [self._told_of(number, chain) for number, chain in whole]
+        if not is_last:
+            # Before anybody hears that there is something to publish, which moves it.
+            for chain in chains:
+                self._guarded(chain, self._read_stage, stage + 1)
         answer = {"type": "stage", "batch": meta["batch"], "stage": stage, "last": is_last}
-        told = [{"chain": number, "keys": chain.keys} for number, chain in whole]
         seconds, peak_mib = time.perf_counter() - started_s, peak_memory_mib(self._device)
         self._channel.send(
             {**answer, "chains": told, "seconds": seconds, "peak_mib": peak_mib}, blobs
@@ -204,12 +217,17 @@ class ChainServer(Server):
                 act(chain, *arguments)
             except Exception:
                 chain.is_whole = False
+            if not chain.is_whole:
+                remove(chain.staged.output)
+                remove(chain.staged.log if chain.stage else ())
 
     def _read_stage(self, chain: _Chain, stage: int) -> None:
-        job = chain.jobs[stage]
-        job = job.replace(input=job.input.mapped(lambda path: chain.paths.get(path, path)))
+        job, chain.stage = chain.jobs[stage], stage
+        chain.staged = self._staging.aside(job)
+        job = job.replace(input=job.input.mapped(chain.where), log=chain.staged.log)
         tool = self._classes[stage](job.params)
-        with explained_inputs(job):
+        with job_log(job), explained_inputs(job):
+            chain.digests = [digest(path) for path in job.input]
             items = list(tool.read(job))
         told = [describe_item(tool, item, position) for position, item in enumerate(items)]
         firsts: dict[str, int] = {}
@@ -220,7 +238,8 @@ class ChainServer(Server):
         chain.order = [chain.keys.index(each["key"]) for each in told]
         chain.names = [each["name"] for each in told]
         tokens = [told[position]["tokens"] for position in firsts.values()]
-        chain.is_whole = is_short(tokens, tool.short_tokens())
+        is_brief = is_short(tokens, tool.short_tokens())
+        chain.is_whole = is_brief and not self._is_misplaced([chain.items, chain.names])
 
     def _compute(self, stage: int, chains: list[_Chain], store: str) -> None:
         """Compute the stage's items of all chains together, an item that several have once."""
@@ -264,27 +283,35 @@ class ChainServer(Server):
         chain.results = [results[place] for place in chain.order]
 
     # -- files -------------------------------------------------------------------
-    def _write_outputs_of_first(self, chain: _Chain) -> None:
-        job = chain.jobs[0]
-        with job_log(job, chain.meta["log_text"]), staged_outputs(job.output) as staged:
-            self._write_stage(chain, 0, staged)
+    def _write_stage(self, chain: _Chain) -> None:
+        """Write a stage's outputs, those of a job that is ready under their own names."""
+        job = chain.jobs[chain.stage]
+        if chain.stage == 0:
+            chain.staged = self._staging.aside(job).replace(log=job.log)
+        tool = self._classes[chain.stage](job.params)
+        with job_log(chain.staged, chain.log_text()):
+            written = chain.staged.replace(params=tool.params, item_names=chain.names)
+            tool.write(written, chain.results)
+        if chain.stage:
+            chain.paths.update(zip(job.output, chain.staged.output))
+            return
+        for source, target in zip(chain.staged.output, job.output):
+            os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+            move_into_place(source, target)
 
-    def _write_aside(self, chain: _Chain, stage: int, room: str) -> None:
-        """Write what the next stage reads, where nobody else looks."""
-        outputs = chain.jobs[stage].output
-        aside = {}
-        for number, path in enumerate(outputs):
-            place = os.path.join(room, f"{stage}-{number}")
-            os.makedirs(place)
-            aside[path] = os.path.join(place, os.path.basename(os.path.normpath(path)))
-        self._write_stage(chain, stage, outputs.mapped(aside.__getitem__))
-        chain.paths.update(aside)
+    def _told_of(self, number: int, chain: _Chain) -> dict[str, Any]:
+        """Return what the coordinator hears of a chain that has come through a stage."""
+        told = {"chain": number, "keys": chain.keys, "items": len(chain.order)}
+        if chain.stage == 0:
+            return {**told, "digests": [], "outputs": [], "logs": [], "bytes": 0}
+        outputs, logs = map(self._staging.inner, (chain.staged.output, chain.staged.log))
+        told.update({"digests": chain.digests, "outputs": outputs, "logs": logs})
+        return {**told, "bytes": sum(map(size_bytes, chain.staged.output))}
 
-    def _write_stage(self, chain: _Chain, stage: int, outputs: Named) -> None:
-        job = chain.jobs[stage]
-        tool = self._classes[stage](job.params)
-        target = job.replace(output=outputs, params=tool.params, item_names=chain.names)
-        tool.write(target, chain.results)
+    def _is_misplaced(self, values: Any) -> bool:
+        """Tell whether values have in them where they were read from, not the real place."""
+        name, data = os.path.basename(self._staging.root), b"".join(map(bytes, pack(values)))
+        return any(name.encode(encoding) in data for encoding in ("utf-8", "utf-32-le"))
 
 
 def known_results(chains: list[_Chain]) -> dict[str, list[Any]]:

@@ -8,6 +8,7 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     read  {job, cwd, follow} [job, later job...]
                                                items {job, items, last} [payload...] | read_failed
     write {job, cwd, order, names} [job, result...]   written | write_failed
+    publish {job, cwd, digests, outputs, logs} [job]  published | unpublished
     load  {device} [params]                    loaded | load_failed
     run   {batch, store, entries} [params, payload...]   done {batch, outcomes} [result...]
     move  {device, away}                       moved | move_failed
@@ -101,6 +102,7 @@ class Server:
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
             "write": self._write,
+            "publish": self._publish,
             "load": self._load,
             "run": self._run,
             "move": self._move,
@@ -193,6 +195,20 @@ class Server:
         with staged_outputs(job.output) as staged:
             names = frame.meta["names"]
             tool.write(job.replace(output=staged, params=tool.params, item_names=names), results)
+
+    def _publish(self, frame: Frame) -> None:
+        """Put outputs in place that a chain has staged, if they are this job's."""
+        from snakemake_executor_gpupool.workers.child_staging import publish
+
+        started_s = time.perf_counter()
+        is_done = False
+        with contextlib.suppress(Exception):  # the ordinary way tells what is wrong
+            os.chdir(frame.meta["cwd"])
+            job = load_payload(frame.blobs[0])
+            is_done = publish(job, *(frame.meta[name] for name in ("digests", "outputs", "logs")))
+        seconds = time.perf_counter() - started_s
+        kind = "published" if is_done else "unpublished"
+        self._channel.send({"type": kind, "job": frame.meta["job"], "seconds": seconds})
 
     # -- the model -------------------------------------------------------------
     def _load(self, frame: Frame) -> None:

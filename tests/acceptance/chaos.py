@@ -50,7 +50,7 @@ class Replay:
                     self._batches[worker] += 1
                 case "batch_done":
                     self._batches[worker] -= 1
-                case "read_sent" | "write_sent":
+                case "read_sent" | "write_sent" | "publish_sent":
                     self._files[worker][event["job_id"]] = event["event"]
                 case "file_done":
                     del self._files[worker][event["job_id"]]

@@ -70,6 +70,8 @@ class World:
         Keys of items that fit a device only while nobody else has a process on it.
     huge
         Keys of items that fit no device.
+    changed
+        Jobs whose inputs are not what a chain made of them.
     failing_loads, fatal_loads
         Models for which ``load`` raises, or kills its worker.
     short_tokens
@@ -89,6 +91,7 @@ class World:
     bad: set[str] = field(default_factory=set)
     roomy: set[str] = field(default_factory=set)
     huge: set[str] = field(default_factory=set)
+    changed: set[int] = field(default_factory=set)
     failing_loads: set[str] = field(default_factory=set)
     fatal_loads: set[str] = field(default_factory=set)
     info: dict[str, Any] = field(default_factory=dict)
@@ -115,6 +118,8 @@ class World:
         self.reports: dict[int, str | None] = {}
         self.report_times: dict[int, float] = {}
         self.results: dict[int, list[str]] = {}
+        #: Jobs whose params are others than those foreseen.
+        self.other_params: set[int] = set()
         self.granted: dict[int, tuple[Device, ...]] = {}
         self.computed: list[str] = []
         self.batches: list[list[str]] = []
@@ -167,6 +172,7 @@ class World:
             job=str(job_id).encode(),
             params=model.encode(),
             cwd="/",
+            bare=f"{job_id}{' changed' * (job_id in self.other_params)}".encode(),
         )
 
     def lease(self, job_id: int, spec: DeviceSpec, hold_s: float, priority: int = 0) -> None:
@@ -270,6 +276,8 @@ class World:
                     self.read_s,
                     lambda: self._answer(worker, "written", job=request.job_id, seconds=0.0),
                 )
+            case fx.PublishJob(worker_id=worker, request=request):
+                self._later(worker, self.read_s, lambda: self._publish(worker, request.job_id))
             case fx.RunBatch():
                 self._run_batch(effect)
             case fx.RunChains():
@@ -294,6 +302,14 @@ class World:
         meta = {**self._describe(job_id), "items": metas, "last": True, "follow": follow}
         payloads = [f"{item.key}".encode() for item in items]
         self._answer(worker, "items", payloads, job=job_id, **meta)
+
+    def _publish(self, worker: str, job_id: int) -> None:
+        """Put results in place, unless the job's inputs have changed."""
+        if job_id in self.changed:
+            self._answer(worker, "unpublished", job=job_id, seconds=0.0)
+            return
+        self.results[job_id] = [f"result of {item.key}" for item in self._jobs[job_id][1]]
+        self._answer(worker, "published", job=job_id, seconds=0.0)
 
     def _describe(self, job_id: int) -> dict[str, Any]:
         model, items = self._jobs[job_id]
@@ -334,7 +350,9 @@ class World:
         for number in items if meta["stage"] == 0 else ():
             job_id = int(effect.chains[number].links[0].request.job)
             self.results[job_id] = [f"result of {item.key}" for item in self._jobs[job_id][1]]
-        chains = [{"chain": n, "keys": [i.key for i in each]} for n, each in items.items()]
+        names = {number: [item.key for item in each] for number, each in items.items()}
+        files = {"digests": [], "outputs": [], "logs": [], "bytes": 1}
+        chains = [{"chain": n, "keys": k, "items": len(k), **files} for n, k in names.items()]
         told = {**meta, "batch": effect.batch_id, "chains": chains, "peak_mib": None}
         self._answer(effect.worker_id, "stage", [f"result of {k}".encode() for k in keys], **told)
 

@@ -57,6 +57,8 @@ UNASKED = {
     "read_failed": {"job": 1, "error": ERROR},
     "written": {"job": 1, "seconds": 0.1},
     "write_failed": {"job": 2, "error": ERROR},
+    "published": {"job": 2, "seconds": 0.1},
+    "unpublished": {"job": 2, "seconds": 0.1},
     "loaded": {"batch_tokens": 8, "seconds": 0.1, "peak_mib": None},
     "load_failed": {"error": ERROR},
     "done": {"batch": 1, "outcomes": [], "seconds": 0.1, "peak_mib": None},

@@ -181,6 +181,43 @@ def test_results_that_nobody_claims_are_counted() -> None:  # M1
     assert world.scheduler.is_quiet
 
 
+def test_what_was_staged_is_published_only_for_the_job_that_was_guessed() -> None:  # M1 M5
+    world = pipeline(changed={101})
+    world.row(1, ["a"])
+    world.row(2, ["b"])
+    world.at(1.0, lambda: world.other_params.add(202))
+    world.run()
+    assert all_succeeded(world)
+    published = [effect.request.job_id for effect in world.effects(fx.PublishJob)]
+    assert sorted(published) == [101, 102, 201], "101 is asked for, and its input has changed"
+    assert len(world.effects(fx.Unstage)) == 2
+    assert {effect.request.job_id for effect in world.effects(fx.WriteJob)} == {101, 202}
+    assert len(world.computed) == len(set(world.computed)), "results are found by content"
+
+
+def test_a_process_that_dies_while_it_publishes_costs_time_only() -> None:  # M5 W4
+    world = pipeline(read_s=0.1)
+    world.row(1, ["a"])
+    for tick in range(1000):
+        if not world.effects(fx.PublishJob):
+            world.run(until_s=0.01 * tick)
+    world.kill(world.effects(fx.PublishJob)[0].worker_id)
+    world.run()
+    assert all_succeeded(world)
+    assert {effect.request.job_id for effect in world.effects(fx.WriteJob)} == {101}
+
+
+def test_what_is_staged_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:  # M1
+    monkeypatch.setattr("snakemake_executor_gpupool.chains.MOST_STAGED", 3)
+    world = pipeline(release_s=5.0)
+    for number in range(1, 4):
+        world.row(number, [f"r{number}"])
+    world.run()
+    assert all_succeeded(world)
+    assert len(world.effects(fx.Unstage)) == 3
+    assert world.counts == {"merged": 3, "saved": 6}
+
+
 # -- not merged ------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "info", [{"deterministic": False}, {"persistent": False}, {"gpus_per_instance": 2}]
