@@ -11,12 +11,12 @@ WIDTH = 256
 
 
 class Layer(Tool):
-    """One layer with a bend; ``model`` seeds its weights.
+    """One layer with a bend; ``model`` seeds its weights, ``depth`` says how often to apply it.
 
     An item is a file's float64 array of shape (rows, WIDTH); its rows are its tokens.
     """
 
-    defaults: ClassVar = {"model": 0}
+    defaults: ClassVar = {"model": 0, "depth": 1}
     devices = ("cpu",)
     pads = False
 
@@ -44,7 +44,10 @@ class Layer(Tool):
     def run(self, items: list[Any]) -> list[Any]:
         """Apply the layer to all rows at once."""
         ends = np.cumsum([len(item) for item in items])[:-1]
-        return np.split(np.tanh(np.concatenate(items) @ self.weights), ends)
+        rows = np.concatenate(items)
+        for _ in range(int(self.params.depth)):
+            rows = np.tanh(rows @ self.weights)
+        return np.split(rows, ends)
 
     def write(self, job: Job, results: list[Any]) -> None:
         """Write an array like the one that was read."""
