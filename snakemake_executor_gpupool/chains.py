@@ -209,7 +209,21 @@ class Chains:
                 return None
             self._dispatch.models[key] = known
             self._recall(known)
-        return known if known.error is None and self._has_room(known) else None
+        may_run = known.error is None and self._has_room(known) and self._pays(known, links)
+        return known if may_run else None
+
+    def _pays(self, chain: Model, links: tuple[Link, ...]) -> bool:
+        """Tell whether a chain's worker is there, or saves loading one of its models elsewhere.
+
+        Beside models that are loaded already, its load would only be one more.
+        """
+        loaded = {
+            model.key[0]  # type: ignore[index]
+            for model in self._dispatch.models.values()
+            if not model.is_chain and any(worker.has_loaded for worker in model.alive)
+        }
+        is_there = any(worker.has_loaded for worker in chain.alive)
+        return is_there or not {link.model for link in links} <= loaded
 
     def _new_model(
         self, key: Any, links: tuple[Link, ...], home: Model, tool: ToolState

@@ -256,6 +256,15 @@ def test_a_chain_sends_nobody_away() -> None:  # M1
     assert not world.notes("evicted")
 
 
+def test_a_chain_is_not_loaded_beside_its_own_models() -> None:  # M1
+    world = pipeline(gpus=4)
+    world.row(1, [FakeItem("long", 1.0, 200)])
+    world.at(60.0, lambda: world.row(2, ["short"]))
+    world.run()
+    assert all_succeeded(world)
+    assert world.counts["merged"] == 0 and len(world.effects(fx.LoadModel)) == STAGES
+
+
 # -- faults ------------------------------------------------------------------------------
 def test_a_worker_that_dies_between_two_stages_loses_nothing() -> None:  # M5 W4
     world = pipeline(seconds_per_cost=1.0)
