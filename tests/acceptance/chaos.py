@@ -25,6 +25,8 @@ STATES = {
 }
 #: How long it looks for a worker in a phase where it has killed nobody yet.
 HUNT_S = 3.0
+#: Kills beyond one for each such phase that are kept: a worker may be through when it is met.
+SPARE = 2
 
 
 class Replay:
@@ -91,7 +93,7 @@ class Killer(threading.Thread):
         while self._left and not self._done.wait(self._draw.uniform(0.15, 0.6)):
             self._look()
             missing = PHASES - set(+self._replay.killed)
-            if missing and (self._left <= len(missing) or self._draw.random() < 0.5):
+            if missing and (self._left <= len(missing) + SPARE or self._draw.random() < 0.5):
                 self._hunt(missing)
             elif candidates := self._candidates():
                 self._strike(self._draw.choice(candidates))
