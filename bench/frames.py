@@ -27,7 +27,8 @@ from snakemake_executor_gpupool.host import FrameArrived, LocalHost, WorkerGone
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.workers.payload import load_payload, save_payload
-from snakemake_executor_gpupool.workers.protocol import Blob, Frame, Spool, discard
+from snakemake_executor_gpupool.workers.protocol import Blob, Frame
+from snakemake_executor_gpupool.workers.spool import Discards, Spool
 
 ECHO = Path(__file__).resolve().parent / "tools" / "echo.py"
 SMALL_CALLS = 2_000
@@ -68,6 +69,7 @@ class WarmWorker(Rival):
         self._answer()
         self.params = pickle.dumps({})
         self.used: list[Blob] = []
+        self.discards = Discards()
 
     def _answer(self) -> Frame:
         while True:
@@ -89,7 +91,7 @@ class WarmWorker(Rival):
     def settle(self) -> None:
         """Remove files, as the pool does once a result has been handed on."""
         while self.used:
-            discard(self.used.pop())
+            self.discards.discard(self.used.pop())
 
     def close(self) -> None:
         """End the worker."""

@@ -9,6 +9,8 @@ whether it answers what its sender has in hands just now. What fails either way 
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -155,6 +157,8 @@ _TOLD_OF = {
     Phase.PUBLISHING: {"published", "unpublished"},
 }
 _OF_FILES = set().union(*_TOLD_OF.values())
+#: What a file of the spool may be called.
+_FILE_NAME = re.compile(r"\w[\w.-]{0,200}", re.ASCII)
 
 
 class Answers:
@@ -209,9 +213,23 @@ class Answers:
             raise ProtocolError(
                 f"a {frame.type!r} frame has {len(frame.blobs)} blobs instead of {expected}"
             )
-        for blob in frame.blobs:
-            if isinstance(blob, SpoolFile) and blob.path.rpartition("/")[0] not in self._spools:
-                raise ProtocolError(f"a blob lies at {blob.path[:200]}, outside the spool")
+        files = [blob for blob in frame.blobs if isinstance(blob, SpoolFile)]
+        if files:
+            self._check_files(files)
+
+    def _check_files(self, files: list[SpoolFile]) -> None:
+        """See that blobs lie in files of the spool, and none in a file that others lie in, too.
+
+        A file is removed with the last of its blobs: neither too early then, nor never.
+        """
+        counts = Counter(blob.path for blob in files)
+        for blob in files:
+            directory, _, name = blob.path.rpartition("/")
+            if directory not in self._spools or not _FILE_NAME.fullmatch(name):
+                raise ProtocolError(f"a blob lies at {blob.path[:200]!r}, outside the spool")
+            if blob.sharers != counts[blob.path]:
+                told = f"{counts[blob.path]} blobs lie in {blob.path}, said to be {blob.sharers}"
+                raise ProtocolError(told[:400])
 
     # -- sense -------------------------------------------------------------------
     def _check_file_worker(self, worker: FileWorker, frame: Frame) -> None:

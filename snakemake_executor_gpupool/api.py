@@ -39,7 +39,8 @@ from snakemake_executor_gpupool.workers.payload import (
     load_payload,
     save_payload,
 )
-from snakemake_executor_gpupool.workers.protocol import Blob, Spool
+from snakemake_executor_gpupool.workers.protocol import Blob
+from snakemake_executor_gpupool.workers.spool import Spool
 
 
 class JobFailed(GpupoolError):

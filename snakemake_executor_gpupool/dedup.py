@@ -166,9 +166,10 @@ class Ledger:
             self._units.pop(unit.key, None)
             self._discard(unit.payload)
 
-    def discard(self, result: Blob) -> None:
-        """Let go of a result that nobody needs."""
-        self._discard(result)
+    def discard(self, *blobs: Blob) -> None:
+        """Let go of items or results that nobody needs."""
+        for blob in blobs:
+            self._discard(blob)
 
     def _keep(self, unit: Unit) -> None:
         if unit.key is None:

@@ -217,7 +217,8 @@ class LocalHost:
         self._running[worker_id] = _Running(process, devices)
         self._selector.register(process.socket, selectors.EVENT_READ, worker_id)
         first = {"type": "tool", "spec": tool.spec, "base_dir": tool.base_dir, "more": tool.more}
-        self.send(worker_id, {**first, "spool": self._paths.spools})
+        spool = {"spool": self._paths.spools, "shared": self._paths.is_shared}
+        self.send(worker_id, {**first, **spool})
         return process.pid
 
     def _environment(

@@ -20,6 +20,14 @@ def open_private(path: str, flags: int) -> int:
 class RunPaths:
     """The directory of one run, made on first use.
 
+    Parameters
+    ----------
+    root
+        The directory that gets one subdirectory per run; absolute if ``shared``.
+    shared
+        Whether other machines use the directory, too. Large blobs lie there then, and not in
+        this machine's memory, which no other one sees.
+
     ::
 
         <root>/<run id>/events.jsonl   one JSON object a line
@@ -30,8 +38,9 @@ class RunPaths:
         <root>/latest                  points at the newest run
     """
 
-    def __init__(self, root: Path, run_id: str | None = None) -> None:
+    def __init__(self, root: Path, run_id: str | None = None, *, shared: bool = False) -> None:
         self.root = root
+        self.is_shared = shared
         self.run_id = run_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self.directory = root / self.run_id
         self.workers = self.directory / "workers"
@@ -42,15 +51,12 @@ class RunPaths:
         # A name that nothing else has: what was read from there can be told by it.
         self._staged = self.directory / f"staged-{secrets.token_hex(8)}"
 
-    def create(self, *, in_memory: bool = True) -> None:
-        """Make the directories, for this user alone, and point ``latest`` at them.
-
-        With ``in_memory``, large blobs prefer this machine's memory, which no other one sees.
-        """
+    def create(self) -> None:
+        """Make the directories, for this user alone, and point ``latest`` at them."""
         self.root.mkdir(parents=True, exist_ok=True)
         for directory in (self.directory, self.workers, self._disk_spool):
             directory.mkdir(mode=0o700, exist_ok=True)
-        if in_memory and os.access(MEMORY_FILE_SYSTEM, os.W_OK):
+        if not self.is_shared and os.access(MEMORY_FILE_SYSTEM, os.W_OK):
             made = tempfile.mkdtemp(prefix=f"gpupool-{os.getpid()}-", dir=MEMORY_FILE_SYSTEM)
             self._memory_spool = Path(made)
         self._point_latest()
@@ -65,7 +71,8 @@ class RunPaths:
     def spools(self) -> list[str]:
         """Where large blobs go, the preferred first."""
         spools = [self._memory_spool, self._disk_spool]
-        return [str(spool.resolve()) for spool in spools if spool is not None]
+        # Not resolved: on another machine that may come to another name of the same directory.
+        return [str(spool.absolute()) for spool in spools if spool is not None]
 
     @property
     def staged(self) -> str:

@@ -46,7 +46,8 @@ from snakemake_executor_gpupool.progress import Progress, closing_line
 from snakemake_executor_gpupool.request import Request
 from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
 from snakemake_executor_gpupool.store import ResultStore, bound_from
-from snakemake_executor_gpupool.workers.protocol import Blob, Frame, discard
+from snakemake_executor_gpupool.workers.protocol import Blob, Frame
+from snakemake_executor_gpupool.workers.spool import Discards, remove_file
 
 
 class Pool:
@@ -98,6 +99,8 @@ class Pool:
         )
         if machines is None:
             self._host = LocalHost(self.paths, config.worker_threads)
+        # A network file system takes its time, which the run loop has not.
+        self._discards = Discards(self._remove_later if self.paths.is_shared else remove_file)
         self._answers = Answers(self._scheduler, self.paths.spools, self._host.moved_away)
         self._claims = Claims(os.environ)
         self._scheduler.dispatch.claim = self._claim
@@ -297,8 +300,11 @@ class Pool:
             self._actions.carry_out(effect)
         discarded, self._scheduler.ledger.discarded = self._scheduler.ledger.discarded, []
         for blob in discarded:
-            discard(blob)
+            self._discards.discard(blob)
         self._flush_events()
+
+    def _remove_later(self, path: str) -> None:
+        self._outgoing.put(lambda: remove_file(path))
 
     def _flush_events(self) -> None:
         self._events.flush()

@@ -144,6 +144,8 @@ class Scheduler:
             self.filing.answered(worker_id, job_id)
         if job is not None:
             self._place_items(job, tool, meta, blobs, now_s)
+        else:
+            self.ledger.discard(*blobs)
         self.filing.send_more(tool)
 
     def _place_items(
@@ -158,6 +160,7 @@ class Scheduler:
             model = self._model_for(job.request, tool, meta)
         except ImpossibleRequest as error:
             self.jobs.fail(job, f"{job.request.title}: {error}")
+            self.ledger.discard(*blobs)
             return
         model.params_of_group.setdefault(meta["group"], job.request.params)
         model.places += len(blobs)

@@ -252,9 +252,8 @@ class Session:
         env = device_environment(os.environ)
         cores = node_cores(env)
         devices, notes = managed_here(begin.managed, env, cores)
-        self._host = LocalHost(
-            RunPaths(Path(begin.run_root), begin.run_id), worker_threads(devices, cores)
-        )
+        paths = RunPaths(Path(begin.run_root), begin.run_id, shared=True)
+        self._host = LocalHost(paths, worker_threads(devices, cores))
         node = node_name(env)
         self._devices = {device.name: device for device in devices}
         self._waiting = [device.on(node) for device in devices]

@@ -82,8 +82,8 @@ def start_cluster(options: ClusterOptions, around: Surroundings) -> Cluster:
     options.check()
     if options.way == ALLOCATION:
         allocated_nodes(os.environ)  # said before anything is started
-    paths = RunPaths(around.run_root.resolve())
-    paths.create(in_memory=False)
+    paths = RunPaths(around.run_root.resolve(), shared=True)
+    paths.create()
     with contextlib.ExitStack() as undo:
         undo.callback(paths.remove_spools)
         local = LocalHost(paths, threads=1)

@@ -39,11 +39,14 @@ from snakemake_executor_gpupool.workers.child_serve import (
     Server,
     describe_item,
     describe_model,
+    latency_of,
 )
 from snakemake_executor_gpupool.workers.child_staging import Staging, digest, remove, size_bytes
 from snakemake_executor_gpupool.workers.child_store import entry_name, keep_result
+from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs
 from snakemake_executor_gpupool.workers.payload import load_bytes, load_payload, pack
-from snakemake_executor_gpupool.workers.protocol import Frame, Spool
+from snakemake_executor_gpupool.workers.protocol import Frame
+from snakemake_executor_gpupool.workers.spool import Spool
 
 #: Bound of the results that a worker keeps at hand.
 REMEMBERED_BYTES = 64 * 1024**2
@@ -177,7 +180,11 @@ class ChainServer(Server):
 
     # -- a dispatch --------------------------------------------------------------
     def _run_chains(self, frame: Frame) -> None:
-        chains = unpack_chains(frame, len(self._tools))
+        wait_s = latency_of(frame)
+        if wait_s and wait_for_blobs(frame.blobs, wait_s):
+            chains = []  # the ordinary way tells what cannot be seen here
+        else:
+            chains = unpack_chains(frame, len(self._tools))
         if self._staging.root != frame.meta["staged"]:
             self._staging = Staging(frame.meta["staged"])
         for stage in range(len(self._tools)):
@@ -192,7 +199,11 @@ class ChainServer(Server):
             self._guarded(chain, self._write_stage)
         whole = [(number, chain) for number, chain in enumerate(chains) if chain.is_whole]
         is_last = not whole or stage == len(self._tools) - 1
-        blobs = [self._spool.put(parts) for _, chain in whole for parts in chain.parts]
+        with self._spool.bundle() as bundle:
+            for _, chain in whole:
+                for parts in chain.parts:
+                    bundle.add(parts)
+            blobs = bundle.take()
         told = [self._told_of(number, chain) for number, chain in whole]
         if not is_last:
             # Before anybody hears that there is something to publish, which moves it.

@@ -7,12 +7,18 @@ then is no search but the cure, and the coordinator hears what size fitted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.cold import check_length
 from snakemake_executor_gpupool.tool import Tool
 from snakemake_executor_gpupool.workers.child_memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.workers.child_output import tell_error
+from snakemake_executor_gpupool.workers.child_store import keep_result
+from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs
+from snakemake_executor_gpupool.workers.payload import load_payloads, pack
+from snakemake_executor_gpupool.workers.protocol import Blob, SpoolFile
+from snakemake_executor_gpupool.workers.spool import Spool
 
 
 class Outcome(NamedTuple):
@@ -42,3 +48,44 @@ def run_batch(tool: Tool, items: list[Any]) -> list[Outcome]:
     middle = len(items) // 2
     halves = run_batch(tool, items[:middle]) + run_batch(tool, items[middle:])
     return [half._replace(out_of_memory=half.out_of_memory or exhausted) for half in halves]
+
+
+def run_payloads(tool: Tool, payloads: Sequence[Blob], wait_s: float) -> list[Outcome]:
+    """Return one outcome per item; one whose file is not seen here in time fails by itself."""
+    late = wait_for_blobs(payloads, wait_s) if wait_s else {}
+    if not late:
+        return run_batch(tool, load_payloads(payloads))
+    told = [late.get(blob.path) if isinstance(blob, SpoolFile) else None for blob in payloads]
+    there = [blob for blob, error in zip(payloads, told) if error is None]
+    computed = iter(run_batch(tool, load_payloads(there)) if there else [])
+    return [next(computed) if error is None else Outcome(None, tell_error(error)) for error in told]
+
+
+def pack_outcomes(
+    outcomes: Sequence[Outcome], entries: Sequence[str], store: str, spool: Spool
+) -> tuple[list[dict[str, Any]], list[Blob]]:
+    """Return what to tell of each item, and the results of those that have one.
+
+    Parameters
+    ----------
+    entries
+        The names under which results are kept across runs in ``store``; empty: one is not.
+    """
+    notes: list[dict[str, Any]] = []
+    with spool.bundle() as bundle:
+        for outcome, entry in zip(outcomes, entries):
+            note = {"error": outcome.error, "oom": outcome.out_of_memory}
+            try:
+                if outcome.error is None:
+                    parts = pack(outcome.result)
+                    if entry:
+                        keep_result(store, entry, parts)
+                    bundle.add(parts)
+            except Exception as error:  # a result that cannot be pickled, or no room for it
+                note = {"error": tell_error(error), "oom": False}
+            notes.append(note)
+        try:
+            return notes, bundle.take()
+        except OSError as error:  # no room for all of them together
+            failed = {"error": tell_error(error), "oom": False}
+            return [failed if note["error"] is None else note for note in notes], []

@@ -4,7 +4,7 @@ One process serves one tool, one frame after the other. A process that is never
 sent ``load`` reads inputs and writes outputs; one that is, holds the model::
 
     coordinator → worker                       worker → coordinator
-    tool  {spec, base_dir, spool}              tool {info} | tool_failed
+    tool  {spec, base_dir, spool, shared}      tool {info} | tool_failed
     read  {job, cwd, follow} [job, later job...]
                                                items {job, items, last} [payload...] | read_failed
     write {job, cwd, order, names} [job, result...]   written | write_failed
@@ -14,6 +14,9 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     move  {device, away}                       moved | move_failed
     chain (see child_chain)
     (end of file)                              the process ends
+
+Where several machines take part, every frame whose files another one may have written says
+``latency_wait_s``, how long to wait for them.
 """
 
 from __future__ import annotations
@@ -34,17 +37,11 @@ from snakemake_executor_gpupool.workers.child_memory import (
     settle_memory,
 )
 from snakemake_executor_gpupool.workers.child_output import job_log, tell_error
-from snakemake_executor_gpupool.workers.child_run import run_batch
-from snakemake_executor_gpupool.workers.child_store import keep_result
-from snakemake_executor_gpupool.workers.child_wait import wait_for_files
-from snakemake_executor_gpupool.workers.payload import load_payload, pack, save_payload
-from snakemake_executor_gpupool.workers.protocol import (
-    Blob,
-    Decoder,
-    Frame,
-    Spool,
-    encode,
-)
+from snakemake_executor_gpupool.workers.child_run import pack_outcomes, run_payloads
+from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs, wait_for_files
+from snakemake_executor_gpupool.workers.payload import load_payload, load_payloads, pack
+from snakemake_executor_gpupool.workers.protocol import Blob, Decoder, Frame, encode
+from snakemake_executor_gpupool.workers.spool import Spool
 
 #: Items of one job are announced in frames of this many, so that a large job starts early.
 ITEMS_PER_FRAME = 500
@@ -120,7 +117,8 @@ class Server:
             channel.send({"type": "tool_failed", "error": tell_error(error)})
             return None
         channel.send({"type": "tool", "info": tool_info(tool_class), "pid": os.getpid()})
-        base_dir, spool = frame.meta["base_dir"], Spool(frame.meta["spool"])
+        base_dir = frame.meta["base_dir"]
+        spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
         if not more:
             return cls(channel, tool_class, spool, base_dir)
         from snakemake_executor_gpupool.workers.child_chain import ChainServer
@@ -137,7 +135,7 @@ class Server:
         ident = frame.meta["job"]
         try:
             os.chdir(frame.meta["cwd"])
-            wait_for_files(job.input, frame.meta.get("latency_wait_s", 0.0))
+            wait_for_files(job.input, latency_of(frame))
             with job_log(job), explained_inputs(job):
                 self._announce_items(ident, job, frame)
         except Exception as error:
@@ -162,17 +160,17 @@ class Server:
         tool = self._tool_class(job.params)
         head = {"type": "items", "job": ident, **describe_model(tool), "follow": []}
         items: list[dict[str, Any]] = []
-        payloads: list[Blob] = []
-        for position, item in enumerate(tool.read(job)):
-            items.append(describe_item(tool, item, position))
-            payloads.append(save_payload(item, self._spool))
-            if len(items) == ITEMS_PER_FRAME:
-                self._channel.send({**head, "items": items, "last": False}, payloads)
-                items, payloads = [], []
-        tokens = {item["key"]: item["tokens"] for item in items}
-        if is_short(list(tokens.values()), head["short_tokens"]):
-            head["follow"] = self._describe_later(frame)
-        self._channel.send({**head, "items": items, "last": True}, payloads)
+        with self._spool.bundle() as payloads:
+            for position, item in enumerate(tool.read(job)):
+                items.append(describe_item(tool, item, position))
+                payloads.add(pack(item))
+                if len(items) == ITEMS_PER_FRAME:
+                    self._channel.send({**head, "items": items, "last": False}, payloads.take())
+                    items = []
+            tokens = {item["key"]: item["tokens"] for item in items}
+            if is_short(list(tokens.values()), head["short_tokens"]):
+                head["follow"] = self._describe_later(frame)
+            self._channel.send({**head, "items": items, "last": True}, payloads.take())
 
     def _write(self, frame: Frame) -> None:
         job: Job = load_payload(frame.blobs[0])
@@ -189,7 +187,10 @@ class Server:
         self._channel.send({"type": "written", "job": ident, "seconds": seconds})
 
     def _write_outputs(self, job: Job, frame: Frame) -> None:
-        distinct = [load_payload(blob) for blob in frame.blobs[1:]]
+        if latency_of(frame):
+            for error in wait_for_blobs(frame.blobs, latency_of(frame)).values():
+                raise error
+        distinct = load_payloads(frame.blobs[1:])
         results = [distinct[place] for place in frame.meta["order"]]
         tool = self._tool_class(job.params)
         with staged_outputs(job.output) as staged:
@@ -205,6 +206,7 @@ class Server:
         with contextlib.suppress(Exception):  # the ordinary way tells what is wrong
             os.chdir(frame.meta["cwd"])
             job = load_payload(frame.blobs[0])
+            wait_for_files([*frame.meta["outputs"], *job.input], latency_of(frame))
             is_done = publish(job, *(frame.meta[name] for name in ("digests", "outputs", "logs")))
         seconds = time.perf_counter() - started_s
         kind = "published" if is_done else "unpublished"
@@ -232,19 +234,9 @@ class Server:
         params, *payloads = frame.blobs
         self._model.params = Params({**self._tool_class.defaults, **load_payload(params)})
         started_s = time.perf_counter()
-        outcomes = run_batch(self._model, [load_payload(payload) for payload in payloads])
-        blobs: list[Blob] = []
-        notes: list[dict[str, Any]] = []
-        for outcome, entry in zip(outcomes, frame.meta["entries"]):
-            try:
-                if outcome.error is None:
-                    parts = pack(outcome.result)
-                    if entry:
-                        keep_result(frame.meta["store"], entry, parts)
-                    blobs.append(self._spool.put(parts))
-                notes.append({"error": outcome.error, "oom": outcome.out_of_memory})
-            except Exception as error:  # a result that cannot be pickled, or no room for it
-                notes.append({"error": tell_error(error), "oom": False})
+        outcomes = run_payloads(self._model, payloads, latency_of(frame))
+        entries, store = frame.meta["entries"], frame.meta["store"]
+        notes, blobs = pack_outcomes(outcomes, entries, store, self._spool)
         self._channel.send(
             {
                 "type": "done",
@@ -271,6 +263,11 @@ class Server:
         seconds = time.perf_counter() - started_s
         answer = {"type": "moved", "device": device, "away": frame.meta["away"]}
         self._channel.send({**answer, "seconds": seconds})
+
+
+def latency_of(frame: Frame) -> float:
+    """Return how long files that a frame needs may take to be seen here; 0 on one machine."""
+    return float(frame.meta.get("latency_wait_s", 0.0))
 
 
 def tool_info(tool_class: type[Tool]) -> dict[str, Any]:

@@ -8,27 +8,31 @@
 
 Arrays of a large value lie beside its pickle (PEP 574, out-of-band buffers). They are
 written to the spool as they are, and read by mapping the file: one copy on the way there,
-none on the way back. Only workers, and callers of the Python API, open payloads.
+none on the way back. What is small in a file that it shares is read like any other bytes.
+Only workers, and callers of the Python API, open payloads.
 
 Standard library only, Python >= 3.9.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import mmap
+import os
 import pickle
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from snakemake_executor_gpupool.workers.protocol import SPOOL_BYTES, Blob, Spool, SpoolFile
+from snakemake_executor_gpupool.workers.protocol import SPOOL_BYTES, Blob, SpoolFile
+from snakemake_executor_gpupool.workers.spool import ALIGNMENT, Spool
 
 #: The newest that Python 3.9 reads, and the first with buffers out of band.
 PICKLE_PROTOCOL = 5
 #: No pickle of a protocol in use starts like this.
 MAGIC = b"gpupoolB"
 COUNT = struct.Struct("<Q")
-ALIGNMENT = 64
 
 
 def save_payload(value: Any, spool: Spool) -> Blob:
@@ -64,7 +68,30 @@ def _padding(size_bytes: int) -> bytes:
 
 def load_payload(blob: Blob) -> Any:
     """Return the value of a blob; its arrays may be changed, and nobody else sees that."""
-    return _unpack(_mapped(blob.path)) if isinstance(blob, SpoolFile) else load_bytes(blob)
+    return load_payloads([blob])[0] if isinstance(blob, SpoolFile) else load_bytes(blob)
+
+
+def load_payloads(blobs: Iterable[Blob]) -> list[Any]:
+    """Return the values of blobs; a file that several in a row lie in is opened once.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read, or is shorter than it should be.
+    """
+    values = []
+    with contextlib.ExitStack() as last:
+        path, descriptor = "", -1
+        for blob in blobs:
+            if not isinstance(blob, SpoolFile):
+                values.append(load_bytes(blob))
+                continue
+            if blob.path != path:
+                last.close()
+                path, descriptor = blob.path, os.open(blob.path, os.O_RDONLY)
+                last.callback(os.close, descriptor)
+            values.append(_load_from(descriptor, blob))
+    return values
 
 
 def load_bytes(data: bytes) -> Any:
@@ -73,13 +100,38 @@ def load_bytes(data: bytes) -> Any:
     return pickle.loads(data) if is_plain else _unpack(memoryview(bytearray(data)))
 
 
-def _mapped(path: str) -> memoryview:
-    with open(path, "rb") as file:
-        try:
-            # Copy on write: the file may be another reader's, too.
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-        except OSError:  # a process may have so many mappings and no more
-            return memoryview(bytearray(file.read()))
+def _load_from(descriptor: int, blob: SpoolFile) -> Any:
+    if blob.size_bytes > SPOOL_BYTES:
+        return _unpack(_mapped(descriptor, blob))
+    return load_bytes(bytes(_read(descriptor, blob)))
+
+
+def _mapped(descriptor: int, blob: SpoolFile) -> memoryview:
+    before = blob.offset % mmap.ALLOCATIONGRANULARITY
+    if os.fstat(descriptor).st_size < blob.offset + blob.size_bytes:
+        raise _short(blob)
+    try:
+        # Copy on write: the file may be another reader's, too.
+        access, start = mmap.ACCESS_COPY, blob.offset - before
+        whole = mmap.mmap(descriptor, before + blob.size_bytes, access=access, offset=start)
+    except OSError:  # a process may have so many mappings and no more
+        return memoryview(_read(descriptor, blob))
+    return memoryview(whole)[before:]
+
+
+def _read(descriptor: int, blob: SpoolFile) -> bytearray:
+    data = bytearray()
+    while len(data) < blob.size_bytes:
+        start, left = blob.offset + len(data), blob.size_bytes - len(data)
+        some = os.pread(descriptor, left, start)
+        if not some:
+            raise _short(blob)
+        data += some
+    return data
+
+
+def _short(blob: SpoolFile) -> OSError:
+    return OSError(errno.EIO, "shorter than it should be", blob.path)
 
 
 def _unpack(view: memoryview) -> Any:

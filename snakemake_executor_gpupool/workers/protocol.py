@@ -6,8 +6,9 @@
     header = magic(4) version(u8) pad(3) meta_bytes(u32) body_bytes(u64) crc32(u32)
 
 ``meta`` is a JSON object with a ``type``; ``body`` is a run of opaque blobs whose
-lengths ``meta["blobs"]`` lists. A blob too large for a pipe travels as a file of
-the run's spool directory instead; its place in ``meta["blobs"]`` is ``[path, bytes]``.
+lengths ``meta["blobs"]`` lists. A blob too large for a pipe, or for a message between
+machines, lies in a file of a spool directory of the run instead; its place in
+``meta["blobs"]`` is ``[path, bytes, offset, sharers]``.
 
 The coordinator reads only ``meta``: what is in a blob is for workers to pickle and
 unpickle. Every length is bounded and the checksum covers header, meta and small
@@ -18,10 +19,7 @@ Standard library only, Python >= 3.9: both sides import this module.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,9 +30,10 @@ VERSION = 1
 HEADER = struct.Struct(">4sB3xIQI")
 MAX_META_BYTES = 64 * 1024**2
 MAX_BODY_BYTES = 8 * 1024**3
+MAX_FILE_BYTES = 2**63 - 1
 #: Bodies up to this size are covered by the checksum; larger ones cost more than they protect.
 CHECKED_BODY_BYTES = 1024**2
-#: A blob over this size goes through the spool.
+#: On one machine a blob over this size goes through the spool.
 SPOOL_BYTES = 256 * 1024
 
 
@@ -43,10 +42,20 @@ class FrameError(Exception):
 
 
 class SpoolFile(NamedTuple):
-    """A blob that lies in a file."""
+    """A blob that lies in a file.
+
+    Attributes
+    ----------
+    offset
+        Where in the file it starts.
+    sharers
+        How many blobs lie in the file: all of one frame.
+    """
 
     path: str
     size_bytes: int
+    offset: int = 0
+    sharers: int = 1
 
 
 Blob = Union[bytes, SpoolFile]
@@ -152,10 +161,7 @@ def _split(lengths: list[Any], body: bytes) -> tuple[list[Blob], int]:
     used = 0
     for length in lengths:
         if isinstance(length, list):
-            path, size_bytes = length
-            if not isinstance(path, str) or not isinstance(size_bytes, int) or size_bytes < 0:
-                raise ValueError(f"blob in a file {length!r}")
-            blobs.append(SpoolFile(path, size_bytes))
+            blobs.append(_spool_file(*length))
         else:
             if not isinstance(length, int) or length < 0:
                 raise ValueError(f"blob of length {length!r}")
@@ -164,55 +170,10 @@ def _split(lengths: list[Any], body: bytes) -> tuple[list[Blob], int]:
     return blobs, used
 
 
-class Spool:
-    """Writes large blobs into files of one directory, owned by the run.
-
-    Parameters
-    ----------
-    directories
-        Where to write, the preferred first: a memory file system, then the disk.
-        One whose free space is less than twice the blob is passed over.
-    """
-
-    def __init__(self, directories: Sequence[str]) -> None:
-        self.directories = list(directories)
-        self._numbers = itertools.count()
-
-    def put(self, parts: Sequence[Any]) -> Blob:
-        """Return the parts (bytes, or views of bytes) as one: small in memory, else in a file."""
-        size_bytes = sum(len(part) for part in parts)
-        if size_bytes <= SPOOL_BYTES or not self.directories:
-            return b"".join(parts)
-        directory = self._choose(size_bytes)
-        path = os.path.join(directory, f"{os.getpid()}-{next(self._numbers)}.blob")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with open(descriptor, "wb") as file:
-                file.writelines(parts)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            raise OSError(error.errno, error.strerror, path) from error
-        return SpoolFile(path, size_bytes)
-
-    def _choose(self, size_bytes: int) -> str:
-        for directory in self.directories[:-1]:
-            stat = os.statvfs(directory)
-            if stat.f_bavail * stat.f_frsize > 2 * size_bytes:
-                return directory
-        return self.directories[-1]
-
-
-def blob_bytes(blob: Blob) -> bytes:
-    """Return a blob's content, from memory or from its file."""
-    if isinstance(blob, SpoolFile):
-        with open(blob.path, "rb") as file:
-            return file.read()
-    return blob
-
-
-def discard(blob: Blob | None) -> None:
-    """Remove a blob's file, if it has one."""
-    if isinstance(blob, SpoolFile):
-        with contextlib.suppress(OSError):
-            os.unlink(blob.path)
+def _spool_file(path: Any, size_bytes: Any, offset: Any, sharers: Any) -> SpoolFile:
+    are_numbers = all(type(number) is int for number in (size_bytes, offset, sharers))
+    if not isinstance(path, str) or not are_numbers:
+        raise ValueError("a blob in a file is a path and three numbers")
+    if min(size_bytes, offset) < 0 or size_bytes + offset > MAX_FILE_BYTES or sharers < 1:
+        raise ValueError(f"{size_bytes} bytes at {offset} of a file that {sharers} share")
+    return SpoolFile(path, size_bytes, offset, sharers)

@@ -24,7 +24,8 @@ from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.request import Request, ToolRef
 from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
-from snakemake_executor_gpupool.workers.protocol import Frame, FrameError
+from snakemake_executor_gpupool.workers.protocol import Blob, Frame, FrameError, SpoolFile
+from snakemake_executor_gpupool.workers.spool import Discards
 
 INFO = {
     "deterministic": True,
@@ -78,6 +79,8 @@ class World:
         Up to how many tokens a job is short; 0: none is.
     dispatch_s
         What a dispatch takes beside its items.
+    shares
+        Whether items and results lie in files, those of a frame together.
     """
 
     gpus: int = 2
@@ -101,6 +104,7 @@ class World:
     packing: bool = False
     short_tokens: int = 0
     dispatch_s: float = 0.0
+    shares: bool = False
 
     def __post_init__(self) -> None:
         cards = [gpu(i, self.gpu_mib) for i in range(self.gpus)]
@@ -130,6 +134,10 @@ class World:
         self._numbers = itertools.count()
         self._free_at: dict[str, float] = {}
         self._alive: set[str] = set()
+        #: What lies in files, by path and offset, and which files were removed.
+        self.contents: dict[tuple[str, int], bytes] = {}
+        self.removed: set[str] = set()
+        self._discards = Discards(self.removed.add)
 
     # -- what a test does ------------------------------------------------------------
     def submit(
@@ -216,11 +224,28 @@ class World:
     # -- frames ------------------------------------------------------------------------
     def _answer(self, worker: str, kind: str, blobs: Sequence[bytes] = (), **fields: Any) -> None:
         try:
-            for frame in self.sent(worker, Frame({"type": kind, **fields}, list(blobs))):
+            for frame in self.sent(worker, Frame({"type": kind, **fields}, self._stored(blobs))):
                 self.answers.take(worker, frame, self.now_s)
         except (ProtocolError, FrameError) as error:
             self.complaints.append(str(error))
             self._die(worker, f"broke the protocol ({error})")
+
+    def _stored(self, blobs: Sequence[bytes]) -> list[Blob]:
+        if not self.shares:
+            return list(blobs)
+        path = f"/spool/{next(self._numbers)}.blob"
+        self.contents.update({(path, 64 * n): blob for n, blob in enumerate(blobs)})
+        return [SpoolFile(path, len(b), 64 * n, len(blobs)) for n, b in enumerate(blobs)]
+
+    def text(self, blob: Blob) -> str:
+        """Return what a process reads that is sent a blob."""
+        if isinstance(blob, bytes):
+            return blob.decode()
+        text = self.contents.get((blob.path, blob.offset))
+        if text is None:
+            return "lies"
+        assert blob.path not in self.removed, "a file was removed that is still needed"
+        return text.decode()
 
     def sent(self, worker: str, frame: Frame) -> Iterable[Frame]:
         """Return what a worker sends when it means to send ``frame``."""
@@ -240,6 +265,10 @@ class World:
             for effect in taken:
                 self.log.append((self.now_s, effect))
                 self._carry_out(effect)
+        ledger = self.scheduler.ledger
+        discarded, ledger.discarded = ledger.discarded, []
+        for blob in discarded:
+            self._discards.discard(blob)
 
     def _later(self, worker_id: str, seconds: float, act: Callable[[], None]) -> None:
         """Do something in a process, after what it is at, unless it has died by then."""
@@ -269,7 +298,7 @@ class World:
             case fx.ReadJob(worker_id=worker, request=request):
                 self._later(worker, self.read_s, lambda: self._read(worker, request.job_id))
             case fx.WriteJob(worker_id=worker, request=request):
-                values = [effect.blobs[place].decode() for place in effect.order]
+                values = [self.text(effect.blobs[place]) for place in effect.order]
                 self.results[request.job_id] = values
                 self._later(
                     worker,
@@ -367,7 +396,7 @@ class World:
             self._answer(worker, "loaded", **figures, peak_mib=None)
 
     def _run_batch(self, effect: fx.RunBatch) -> None:
-        keys = [unit.payload.decode() for unit in effect.units]  # type: ignore[union-attr]
+        keys = [self.text(unit.payload) for unit in effect.units]
         self.batches.append(keys)
         speed = self.seconds_per_cost
         seconds = sum(

@@ -84,6 +84,7 @@ TAMPERINGS = st.one_of(
     st.tuples(st.just("delete"), st.integers(0, 1 << 16)),
     st.tuples(st.just("blobs"), st.lists(st.sampled_from([b"", b"a", b"x"]), max_size=3)),
     st.tuples(st.just("file"), st.sampled_from(["/etc/passwd", "/spool/../x", "spool", ""])),
+    st.tuples(st.just("share"), st.sampled_from(["x", "..", "\0", ""]), st.integers(0, 4)),
     st.tuples(st.just("before"), st.sampled_from(sorted(UNASKED))),
     st.tuples(st.just("after"), st.sampled_from(sorted(UNASKED))),
 )
@@ -170,6 +171,11 @@ class Hostile(World):
         files: list[Any] = [SpoolFile(path, 1) for _ in frame.blobs]
         yield from self.tell(Frame(frame.meta, files), changed=bool(files))
 
+    def do_share(self, worker: str, frame: Frame, name: str, sharers: int) -> Iterator[Frame]:
+        path = f"/spool/{name}"
+        files: list[Any] = [SpoolFile(path, 1, n, sharers) for n in range(len(frame.blobs))]
+        yield from self.tell(Frame(frame.meta, files), changed=bool(files))
+
     def do_before(self, worker: str, frame: Frame, kind: str) -> Iterator[Frame]:
         yield from self.tell(Frame({"type": kind, **UNASKED[kind]}, []), changed=True)
         yield from self.tell(frame)
@@ -182,7 +188,9 @@ class Hostile(World):
 JOBS = {1: ("m1", ["a", "b", "c"]), 2: ("m2", ["d"]), 3: ("m1", ["c", "e"]), 4: ("m3", [])}
 
 
-def live_through(plan: dict[int, tuple[Any, ...]], gpus: int, strategy: OffloadStrategy) -> Hostile:
+def live_through(
+    plan: dict[int, tuple[Any, ...]], gpus: int, strategy: OffloadStrategy, shares: bool
+) -> Hostile:
     """Run four jobs of three models to the end, with a pause in which workers are evicted."""
     world = Hostile(
         gpus=gpus,
@@ -190,6 +198,7 @@ def live_through(plan: dict[int, tuple[Any, ...]], gpus: int, strategy: OffloadS
         strategy=strategy,
         info={"can_move": True, "batch_limit_s": 20.0},
         config=DispatchConfig(load_limit_s=20.0),
+        shares=shares,
     )
     world.plan = plan
     for job_id, (model, items) in JOBS.items():
@@ -204,11 +213,11 @@ STRATEGIES = st.sampled_from(list(OffloadStrategy))
 
 
 @cases(by_default=300)
-@given(st.integers(1, 30), TAMPERINGS, st.integers(1, 2), STRATEGIES)
+@given(st.integers(1, 30), TAMPERINGS, st.integers(1, 2), STRATEGIES, st.booleans())
 def test_one_bad_frame_harms_nobody(
-    number: int, tampering: tuple[Any, ...], gpus: int, strategy: OffloadStrategy
+    number: int, tampering: tuple[Any, ...], gpus: int, strategy: OffloadStrategy, shares: bool
 ) -> None:  # W1 W5
-    world = live_through({number: tampering}, gpus, strategy)
+    world = live_through({number: tampering}, gpus, strategy, shares)
     assert len(world.complaints) <= 1
     if world.believed:  # a lie in the right form at the right time
         return
@@ -218,11 +227,16 @@ def test_one_bad_frame_harms_nobody(
 
 
 @cases(by_default=150)
-@given(st.dictionaries(st.integers(1, 60), TAMPERINGS, max_size=12), st.integers(1, 2), STRATEGIES)
+@given(
+    st.dictionaries(st.integers(1, 60), TAMPERINGS, max_size=12),
+    st.integers(1, 2),
+    STRATEGIES,
+    st.booleans(),
+)
 def test_many_bad_frames_never_hang_or_break_a_run(
-    plan: dict[int, tuple[Any, ...]], gpus: int, strategy: OffloadStrategy
+    plan: dict[int, tuple[Any, ...]], gpus: int, strategy: OffloadStrategy, shares: bool
 ) -> None:  # W5
-    live_through(plan, gpus, strategy)
+    live_through(plan, gpus, strategy, shares)
 
 
 @cases(by_default=300)
@@ -264,7 +278,37 @@ def test_nobody_names_a_file_outside_the_spool() -> None:  # W1
     world.run(until_s=1.0)
     item = {"key": "k", "cost": 1, "tokens": 1, "name": "a"}
     meta = {"type": "items", **UNASKED["items"], "items": [item]}
-    for path in ("/etc/passwd", "/spool/../etc/passwd", "/spool/sub/x", "x"):
+    odd = (
+        "/spool/..",
+        "/spool/.",
+        "/spool/",
+        "/spool/a\0b",
+        "/spool/\ud800",
+        "/spool/" + "x" * 999,
+    )
+    for path in ("/etc/passwd", "/spool/../etc/passwd", "/spool/sub/x", "x", *odd):
         with pytest.raises(ProtocolError, match="outside the spool"):
             world.answers.take("tool.files1", Frame(meta, [SpoolFile(path, 1)]), 1.0)
     world.answers.take("tool.files1", Frame(meta, [SpoolFile("/spool/x", 1)]), 1.0)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [SpoolFile("/spool/x", 1), SpoolFile("/spool/x", 1)],
+        [SpoolFile("/spool/x", 1, 0, 3), SpoolFile("/spool/x", 1, 64, 3)],
+        [SpoolFile("/spool/x", 1, 0, 2), SpoolFile("/spool/y", 1, 64, 2)],
+        [SpoolFile("/spool/x", 1, 0, 2), SpoolFile("/spool/x", 1, 64, 1)],
+        [SpoolFile("/spool/x", 1, 0, 2), b"y"],
+    ],
+)
+def test_blobs_that_share_a_file_all_come_in_one_frame(files: list[Any]) -> None:  # W1
+    world = World(read_s=5.0)
+    world.submit(1, ["a"])
+    world.run(until_s=1.0)
+    items = [{"key": key, "cost": 1, "tokens": 1, "name": key} for key in "ab"]
+    meta = {"type": "items", **UNASKED["items"], "items": items}
+    with pytest.raises(ProtocolError, match="said to be"):
+        world.answers.take("tool.files1", Frame(meta, files), 1.0)
+    both: list[Any] = [SpoolFile("/spool/x", 1, 0, 2), SpoolFile("/spool/x", 1, 64, 2)]
+    world.answers.take("tool.files1", Frame(meta, both), 1.0)

@@ -17,11 +17,21 @@ JOBS = st.lists(
 
 
 @settings(max_examples=80, deadline=None)
-@given(JOBS, st.integers(1, 3), st.integers(1, 20), st.lists(st.floats(0, 8), max_size=3))
+@given(
+    JOBS,
+    st.integers(1, 3),
+    st.integers(1, 20),
+    st.lists(st.floats(0, 8), max_size=3),
+    st.booleans(),
+)
 def test_every_job_gets_its_own(
-    jobs: list[list[tuple[str, int]]], gpus: int, budget: int, kill_times_s: list[float]
-) -> None:  # P5 P6 W4
-    world = World(gpus=gpus, budget_tokens=budget, load_s=0.3)
+    jobs: list[list[tuple[str, int]]],
+    gpus: int,
+    budget: int,
+    kill_times_s: list[float],
+    shares: bool,
+) -> None:  # P5 P6 W2 W4
+    world = World(gpus=gpus, budget_tokens=budget, load_s=0.3, shares=shares)
     for job_id, items in enumerate(jobs):
         made = [FakeItem(f"{key}{cost}", cost=cost, tokens=cost) for key, cost in items]
         world.at(job_id * 0.7, lambda job_id=job_id, made=made: world.submit(job_id, made))
@@ -33,6 +43,8 @@ def test_every_job_gets_its_own(
         assert world.results[job_id] == [f"result of {key}{cost}" for key, cost in items]
     if not kill_times_s:
         assert len(world.computed) == len(set(world.computed))
+    left = [text for (path, _), text in world.contents.items() if path not in world.removed]
+    assert all(text.startswith(b"result") for text in left), "items that nobody needs"
 
 
 def unit(key: str, payload: bytes = b"item") -> Unit:

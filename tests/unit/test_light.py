@@ -25,6 +25,7 @@ WORKER_SIDE = [
     "merging.py",
     "workers/payload.py",
     "workers/protocol.py",
+    "workers/spool.py",
     "workers/reaper.py",
 ]
 #: Whose process is a caller's own, not the coordinator: they read the results that they asked for.

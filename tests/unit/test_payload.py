@@ -9,7 +9,8 @@ import pytest
 
 from snakemake_executor_gpupool.workers.payload import MAGIC, load_bytes, load_payload, pack
 from snakemake_executor_gpupool.workers.payload import save_payload as save
-from snakemake_executor_gpupool.workers.protocol import SPOOL_BYTES, Spool, SpoolFile
+from snakemake_executor_gpupool.workers.protocol import SPOOL_BYTES, SpoolFile
+from snakemake_executor_gpupool.workers.spool import Spool
 
 LARGE = np.arange(SPOOL_BYTES, dtype=np.float32)
 VALUES = {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,16 +14,13 @@ from snakemake_executor_gpupool.workers.protocol import (
     CHECKED_BODY_BYTES,
     HEADER,
     MAGIC,
+    MAX_FILE_BYTES,
     MAX_META_BYTES,
-    SPOOL_BYTES,
     VERSION,
     Decoder,
     Frame,
     FrameError,
-    Spool,
     SpoolFile,
-    blob_bytes,
-    discard,
     encode,
 )
 from tests.unit.fuzzing import cases
@@ -119,7 +114,9 @@ def test_a_stream_with_pieces_lost_doubled_or_moved_yields_no_other_frame(
 @given(st.binary(max_size=64), st.data())
 def test_meta_of_any_kind_is_read_or_refused(body: bytes, data: st.DataObject) -> None:
     """A frame whose checksum is right and whose meta is anything at all."""
-    blobs = st.one_of(st.integers(-9, 99), JSON, st.tuples(JSON, JSON).map(list))
+    number = st.one_of(st.integers(-9, 99), st.integers(), JSON)
+    file = st.tuples(st.one_of(st.text(), JSON), number, number, number).map(list)
+    blobs = st.one_of(st.integers(-9, 99), JSON, st.lists(JSON, max_size=5), file)
     meta = data.draw(
         st.one_of(
             st.binary(max_size=40),
@@ -135,7 +132,11 @@ def test_meta_of_any_kind_is_read_or_refused(body: bytes, data: st.DataObject) -
         return
     assert isinstance(frame.meta, dict)
     assert sum(len(blob) for blob in frame.blobs if isinstance(blob, bytes)) == len(body)
-    assert all(blob.size_bytes >= 0 for blob in frame.blobs if isinstance(blob, SpoolFile))
+    for blob in frame.blobs:
+        if isinstance(blob, SpoolFile):
+            assert [type(field) for field in blob] == [str, int, int, int]
+            assert 0 <= blob.offset <= blob.offset + blob.size_bytes <= MAX_FILE_BYTES
+            assert blob.sharers >= 1
 
 
 def test_an_announced_size_beyond_the_bound_is_refused_before_it_is_buffered() -> None:
@@ -147,7 +148,11 @@ def test_an_announced_size_beyond_the_bound_is_refused_before_it_is_buffered() -
     "meta",
     [
         *(b"[]", b"{}", b"nonsense", b'{"blobs": [-1]}', b'{"blobs": [5]}', b'{"blobs": ["x"]}'),
-        *(b'{"blobs": [["x"]]}', b'{"blobs": [["x", 1e999]]}', b'{"blobs": [["x", -1]]}'),
+        *(b'{"blobs": [["x"]]}', b'{"blobs": [["x", 1, 0]]}', b'{"blobs": [["x", 1, 0, 1, 1]]}'),
+        *(b'{"blobs": [["x", 1e999, 0, 1]]}', b'{"blobs": [["x", -1, 0, 1]]}'),
+        *(b'{"blobs": [["x", 1, -1, 1]]}', b'{"blobs": [["x", 1, 0, 0]]}'),
+        *(b'{"blobs": [["x", 1, 0, true]]}', b'{"blobs": [[1, 1, 0, 1]]}'),
+        b'{"blobs": [["x", 1, 9223372036854775807, 1]]}',
         b'{"blobs": ' + b"[" * 100_000,
     ],
 )
@@ -164,21 +169,10 @@ def test_large_bodies_are_not_copied_into_one_chunk() -> None:  # W2
     assert frame.blobs == [bytes(CHECKED_BODY_BYTES + 1)]
 
 
-def test_the_spool_holds_what_a_pipe_should_not(tmp_path: Path) -> None:  # W2
-    spool = Spool([str(tmp_path)])
-    assert spool.put([b"sm", b"all"]) == b"small"
-    large = os.urandom(SPOOL_BYTES + 1)
-    blob = spool.put([large])
-    assert isinstance(blob, SpoolFile)
-    assert Path(blob.path).stat().st_mode & 0o777 == 0o600
-    [frame] = Decoder().feed(b"".join(encode({"type": "x"}, [b"a", blob])))
-    assert [blob_bytes(each) for each in frame.blobs] == [b"a", large]
+@pytest.mark.parametrize(
+    "blob", [SpoolFile("/a", 5), SpoolFile("/b", 0, 64, 3), SpoolFile("/c", 7, 2**62, 1000)]
+)
+def test_a_blob_in_a_file_goes_through(blob: SpoolFile) -> None:  # W2
+    [frame] = Decoder().feed(b"".join(encode({"type": "x"}, [b"a", blob, b"b"])))
+    assert frame.blobs == [b"a", blob, b"b"]
     assert json.dumps(frame.meta) == '{"type": "x"}'
-    discard(blob)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_first_spool_is_passed_over(tmp_path: Path) -> None:
-    full = Path("/proc/self")  # a file system with no room at all
-    blob = Spool([str(full), str(tmp_path)]).put([bytes(SPOOL_BYTES + 1)])
-    assert isinstance(blob, SpoolFile) and Path(blob.path).parent == tmp_path

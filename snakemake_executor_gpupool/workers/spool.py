@@ -1,0 +1,219 @@
+"""Blobs as files of the run's spool directories: written, shared, removed.
+
+On one machine a large blob is a file of its own, in memory if there is room. Where machines
+share a file system, what a message must not carry goes there: all blobs of one frame
+together, in one file, since each file costs a network file system as much as the next::
+
+    0            64-byte boundary            64-byte boundary
+    | blob 0 ... | blob 1 ...                | blob 2 ...            each a SpoolFile, sharers = 3
+
+Standard library only, Python >= 3.9: both sides import this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from snakemake_executor_gpupool.workers.protocol import SPOOL_BYTES, Blob, SpoolFile
+
+#: What the blobs of one frame may take together in a message between machines. It is sent
+#: anyway; a file beside it costs a network file system several round trips.
+MESSAGE_BYTES = 16 * 1024
+#: Blobs in one file start at multiples of this, so that arrays in them are aligned, too.
+ALIGNMENT = 64
+
+
+class Spool:
+    """Writes blobs into files of the run's directories.
+
+    Parameters
+    ----------
+    directories
+        Where to write, the preferred first: a memory file system, then the disk.
+        One whose free space is less than twice the blob is passed over.
+    shared
+        Whether other machines read what is written, and write there, too.
+    """
+
+    def __init__(self, directories: Sequence[str], *, shared: bool = False) -> None:
+        self.directories = list(directories)
+        self._shared = shared
+        self._numbers = itertools.count()
+        # Another machine, or another process after this one, may have the same process id.
+        self._own = f"{os.getpid()}-{os.urandom(6).hex()}"
+
+    def put(self, parts: Sequence[Any]) -> Blob:
+        """Return the parts (bytes, or views of bytes) as one: small in memory, else in a file."""
+        size_bytes = sum(len(part) for part in parts)
+        if size_bytes <= SPOOL_BYTES or not self.directories:
+            return b"".join(parts)
+        descriptor, path = self.create(size_bytes)
+        try:
+            with open(descriptor, "wb") as file:
+                file.writelines(parts)
+        except OSError as error:
+            remove_file(path)
+            raise OSError(error.errno, error.strerror, path) from error
+        return SpoolFile(path, size_bytes)
+
+    def bundle(self) -> Bundle:
+        """Return what gathers the blobs of a frame."""
+        return Together(self) if self._shared and self.directories else Bundle(self)
+
+    def create(self, size_bytes: int) -> tuple[int, str]:
+        """Open a new file for about so many bytes; return its descriptor and path."""
+        path = os.path.join(self._choose(size_bytes), f"{self._own}-{next(self._numbers)}.blob")
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), path
+
+    def _choose(self, size_bytes: int) -> str:
+        for directory in self.directories[:-1]:
+            stat = os.statvfs(directory)
+            if stat.f_bavail * stat.f_frsize > 2 * size_bytes:
+                return directory
+        return self.directories[-1]
+
+
+class Bundle:
+    """Gathers the blobs of a frame: each by itself, in memory or in a file of its own.
+
+    Used as a context: what was not taken by the end of it is removed.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._blobs: list[Blob] = []
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.drop()
+
+    def add(self, parts: Sequence[Any]) -> None:
+        """Add a blob, given as bytes and views of bytes.
+
+        Raises
+        ------
+        OSError
+            There is no room for it; those before it are not concerned.
+        """
+        self._blobs.append(self._spool.put(parts))
+
+    def take(self) -> list[Blob]:
+        """Return the blobs in their order; the next one begins another frame's.
+
+        Raises
+        ------
+        OSError
+            They could not be written after all. None is left.
+        """
+        taken, self._blobs = self._blobs, []
+        return taken
+
+    def drop(self) -> None:
+        """Remove what was added and not taken."""
+        for blob in self.take():
+            if isinstance(blob, SpoolFile):
+                remove_file(blob.path)
+
+
+class Together(Bundle):
+    """Gathers the blobs of a frame in one file, unless they are small altogether."""
+
+    def __init__(self, spool: Spool) -> None:
+        super().__init__(spool)
+        self._end = 0
+        self._descriptor = -1
+        self._path = ""
+
+    def add(self, parts: Sequence[Any]) -> None:
+        """Add a blob: to those in memory while a message may carry them all, else to the file."""
+        size_bytes = sum(len(part) for part in parts)
+        if not self._path:
+            if self._end + size_bytes <= MESSAGE_BYTES:
+                self._blobs.append(b"".join(parts))
+                self._end += size_bytes
+                return
+            self._move_to_file(self._end + size_bytes)
+        self._append(parts, size_bytes)
+
+    def _move_to_file(self, size_bytes: int) -> None:
+        self._descriptor, self._path = self._spool.create(size_bytes)
+        in_memory, self._blobs, self._end = self._blobs, [], 0
+        for blob in in_memory:
+            self._append([blob], len(blob))
+
+    def _append(self, parts: Sequence[Any], size_bytes: int) -> None:
+        offset = self._end + -self._end % ALIGNMENT
+        try:
+            _write_at(self._descriptor, parts, offset)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._path) from error
+        self._blobs.append(SpoolFile(self._path, size_bytes, offset))
+        self._end = offset + size_bytes
+
+    def take(self) -> list[Blob]:
+        """Close the file: others see all of it from now on, as network file systems have it."""
+        taken, self._blobs, self._end = self._blobs, [], 0
+        path, self._path = self._path, ""
+        if not path:
+            return taken
+        try:
+            os.close(self._descriptor)
+        except OSError as error:
+            remove_file(path)
+            raise OSError(error.errno, error.strerror, path) from error
+        if not taken:  # there was no room for the only one
+            remove_file(path)
+        return [blob._replace(sharers=len(taken)) for blob in taken]  # type: ignore[union-attr]
+
+    def drop(self) -> None:
+        """Remove what was added and not taken, all of which is in one file."""
+        with contextlib.suppress(OSError):
+            for blob in self.take()[:1]:
+                if isinstance(blob, SpoolFile):
+                    remove_file(blob.path)
+
+
+def _write_at(descriptor: int, parts: Sequence[Any], offset: int) -> None:
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+
+def remove_file(path: str) -> None:
+    """Remove a file, if it is there."""
+    # A worker says what the file is called, and may say what no file can be called.
+    with contextlib.suppress(OSError, ValueError):
+        os.unlink(path)
+
+
+class Discards:
+    """Removes files of the spool: one that blobs share when the last of them is let go of.
+
+    Parameters
+    ----------
+    remove
+        Takes the path of a file that nobody needs any longer.
+    """
+
+    def __init__(self, remove: Callable[[str], None] = remove_file) -> None:
+        self._remove = remove
+        #: How many of a file's blobs are still needed, where some no longer are.
+        self._needed: dict[str, int] = {}
+
+    def discard(self, blob: Blob | None) -> None:
+        """Let go of a blob."""
+        if not isinstance(blob, SpoolFile):
+            return
+        needed = self._needed.pop(blob.path, blob.sharers) - 1
+        if needed > 0:
+            self._needed[blob.path] = needed
+        else:
+            self._remove(blob.path)
