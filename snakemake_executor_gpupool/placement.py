@@ -244,7 +244,8 @@ class Placement(abc.ABC):
         if worker.stage is not Stage.MOVING:
             return
         self._outbox.note("move_failed", worker=worker_id, error=error["message"])
-        self.apply(self._allocator.offload_failed(worker_id, now_s), now_s)
+        if worker.is_leaving:
+            self.apply(self._allocator.offload_failed(worker_id, now_s), now_s)
         self._stop(worker, "its weights could not be moved")
 
     def _ready(self, worker: ModelWorker, now_s: float) -> None:

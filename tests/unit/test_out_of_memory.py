@@ -59,6 +59,28 @@ def test_offloaded_workers_leave_the_device_for_a_large_item() -> None:  # D8
     assert world.reports[3] is None
 
 
+def test_weights_that_cannot_come_back_are_loaded_anew() -> None:  # D8
+    """As when somebody else's memory is still on the device."""
+    world = World(gpus=1, strategy=OffloadStrategy.CPU, info={"can_move": True}, load_s=0.2)
+    for job_id, model in enumerate(("first", "second"), start=1):
+        world.submit(job_id, [model], model=model)
+        world.run()
+    answer = world._answer
+    error = {"kind": "tool", "type": "OutOfMemoryError", "message": "no room", "traceback": ""}
+
+    def cannot_come_back(worker: str, kind: str, *blobs: object, **fields: object) -> None:
+        if kind == "moved" and not fields["away"]:
+            answer(worker, "move_failed", error=error)
+        else:
+            answer(worker, kind, *blobs, **fields)  # type: ignore[arg-type]
+
+    world._answer = cannot_come_back  # type: ignore[assignment]
+    world.submit(3, ["again"], model="first")
+    world.run()
+    assert world.notes("move_failed") and world.reports == {1: None, 2: None, 3: None}
+    assert world.scheduler.dispatch.counts["model_loads"] == 3
+
+
 def test_the_rest_of_the_queue_comes_first() -> None:  # P11
     world = World(gpus=1, roomy={"x"}, huge={"y"}, budget_tokens=2)
     world.submit(1, ["x", "y"])
