@@ -131,9 +131,11 @@ class Actions:
                 self._host.send(effect.worker_id, {**meta, "away": not effect.devices})
 
     def _start(self, effect: StartWorker) -> None:
-        pid = self._host.start(effect.worker_id, effect.tool, effect.devices)
+        pid = self._host.start(effect.worker_id, effect.tool, effect.devices, effect.node)
         names = [device.name for device in effect.devices]
+        node = effect.devices[0].host if effect.devices else effect.node or ""
         fields = {"worker": effect.worker_id, "tool": str(effect.tool), "devices": names}
+        fields["node"] = node
         self._events.write("worker_started", {**fields, "pid": pid})
 
     def _send_batch(self, effect: RunBatch) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 
 from snakemake_executor_gpupool.chains import chains_of
 from snakemake_executor_gpupool.errors import ProtocolError
-from snakemake_executor_gpupool.filing import FileWorker
 from snakemake_executor_gpupool.jobs import Phase
 from snakemake_executor_gpupool.links import ChainUnit
 from snakemake_executor_gpupool.scheduler import Scheduler
 from snakemake_executor_gpupool.serving import Batch, ModelWorker, Stage
+from snakemake_executor_gpupool.toolstate import FileWorker
 from snakemake_executor_gpupool.workers.protocol import Frame, SpoolFile
 
 Check = Callable[[Any], bool]

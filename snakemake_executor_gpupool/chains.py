@@ -26,11 +26,12 @@ from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.dispatch import Dispatch
 from snakemake_executor_gpupool.effects import Outbox, Unstage
 from snakemake_executor_gpupool.errors import ImpossibleRequest
-from snakemake_executor_gpupool.filing import Filing, ToolState
+from snakemake_executor_gpupool.filing import Filing
 from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase
 from snakemake_executor_gpupool.links import ChainUnit, Claim, Link
 from snakemake_executor_gpupool.request import Request, ToolRef
 from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker
+from snakemake_executor_gpupool.toolstate import ToolState
 from snakemake_executor_gpupool.workers.protocol import Blob
 
 #: Bounds of what is staged for jobs yet to come; beyond them the oldest goes.
@@ -287,7 +288,7 @@ class Chains:
             if number in told_of:
                 each = told_of[number]
                 found = {key: next(results) for key in each["keys"]}
-                self._answered(chain, each, found, seconds / len(told), worker.worker_id)
+                self._answered(chain, each, found, seconds / len(told), worker)
             elif not chain.is_over:
                 self.dissolve(chain, now_s)
 
@@ -297,32 +298,35 @@ class Chains:
         told: Mapping[str, Any],
         found: dict[str, Blob],
         share_s: float,
-        worker_id: str,
+        worker: ModelWorker,
     ) -> None:
         stage, link = chain.stages_done, chain.links[chain.stages_done]
         chain.stages_done += 1
         chain.is_over = chain.stages_done == len(chain.links)
-        self._outbox.note("stage_done", job=link.request.title, stage=stage, worker=worker_id)
+        name = worker.worker_id
+        self._outbox.note("stage_done", job=link.request.title, stage=stage, worker=name)
         if stage == 0:
-            self._first_done(chain, list(found.values()), share_s, worker_id)
+            self._first_done(chain, list(found.values()), share_s, worker)
             return
         keys = [(*link.key_head, key) for key in found]
         for key, blob in zip(keys, found.values(), strict=True):
             self._ledger.offer(key, blob)
         files = told["digests"], told["outputs"], told["logs"]
         figures = told["items"], told["bytes"], share_s
-        self._stage_claim(Claim(link.request, chain.job.request.tool, *files, keys, *figures))
+        tool = chain.job.request.tool
+        self._stage_claim(Claim(link.request, tool, *files, keys, *figures, worker.node))
         self._let_go(chain, stage)
 
     def _first_done(
-        self, chain: ChainUnit, results: list[Blob], share_s: float, worker_id: str
+        self, chain: ChainUnit, results: list[Blob], share_s: float, worker: ModelWorker
     ) -> None:
         chain.places = []
         for unit, blob in zip(chain.parts, results, strict=True):
             if unit.is_done:
                 self._ledger.discard(blob)
             else:
-                self._jobs.unit_done(unit, blob, share_s / len(results), worker_id)
+                seconds = share_s / len(results)
+                self._jobs.unit_done(unit, blob, seconds, worker.worker_id, worker.node)
         self.counts["merged"] += 1
         if self._jobs.get(chain.job.request.job_id) is chain.job:
             self._jobs.succeed(chain.job)

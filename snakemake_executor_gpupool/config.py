@@ -53,9 +53,9 @@ class PoolConfig:
 
     @property
     def file_workers(self) -> int:
-        """How many processes may read and write for one tool."""
+        """How many processes may read and write for one tool, on each machine."""
         if self.nodes:
-            return min(2 * self.nodes, 16)
+            return 2
         return max(1, min(4, self.cores // 4))
 
     @property

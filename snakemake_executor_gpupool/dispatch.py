@@ -274,7 +274,7 @@ class Dispatch(Staffing):
         blobs: list[Blob],
         seconds: float,
     ) -> None:
-        model, results = worker.model, iter(blobs)
+        model, results, node = worker.model, iter(blobs), worker.node
         total = batch.cost or len(batch.units)
         for unit, outcome in zip(batch.units, outcomes, strict=True):
             self._suspicion.cleared(unit)
@@ -287,7 +287,7 @@ class Dispatch(Staffing):
             model.items_done += 1
             if error is None:
                 share_s = seconds * (unit.cost if batch.cost else 1.0) / total
-                self._jobs.unit_done(unit, next(results), share_s, worker.worker_id)
+                self._jobs.unit_done(unit, next(results), share_s, worker.worker_id, node)
             else:
                 self._jobs.unit_failed(unit, error)
 

@@ -17,11 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a process for a tool; without devices it is one for files."""
+    """Start a process for a tool; without devices it is one for files.
+
+    Attributes
+    ----------
+    node
+        Where, if it is one for files: a machine's name, empty for the one where Snakemake is.
+        None: where its devices are, or if it has none, anywhere.
+    """
 
     worker_id: str
     tool: ToolRef
     devices: tuple[Device, ...] = ()
+    node: str | None = None
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,19 @@
 Each tool has processes of its own that never load the model: they turn a job's files
 into items and results into files while the devices compute. Few frames are sent ahead,
 so that a finished job's outputs do not queue behind inputs that nobody needs yet.
+
+On several machines outputs are written where most of their results were computed, whose
+files that machine need not fetch; inputs are read anywhere. A node that is not there any
+longer, or has no process, keeps nothing waiting: others write instead.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from snakemake_executor_gpupool.devices.model import natural_key
 from snakemake_executor_gpupool.effects import (
     Outbox,
     PublishJob,
@@ -24,12 +29,11 @@ from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase, explain
 from snakemake_executor_gpupool.outputs import log_line
 from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
+from snakemake_executor_gpupool.toolstate import FRAMES_AHEAD, FileWorker, ToolState
 
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.links import Claim
 
-#: Frames sent ahead to one process.
-FRAMES_AHEAD = 8
 #: A process that is at one file, or at importing its tool, for so long counts as hung; at a
 #: file sooner, if its job's runtime is less.
 FILE_LIMIT_S = 900.0
@@ -39,57 +43,31 @@ MOST_DEATHS = 2
 MOST_START_DEATHS = 3
 
 
-@dataclass(eq=False)
-class FileWorker:
-    """One process that reads and writes."""
-
-    worker_id: str
-    ready: bool = False
-    in_flight: deque[int] = field(default_factory=deque)
-    #: When it was started or last heard of, or was given work while it had none.
-    active_s: float = 0.0
-    hung: bool = False
-
-
-@dataclass(eq=False)
-class ToolState:
-    """What is known of a tool, and its jobs that wait for a process."""
-
-    ref: ToolRef
-    name: str
-    info: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
-    workers: dict[str, FileWorker] = field(default_factory=dict)
-    reads: deque[int] = field(default_factory=deque)
-    writes: deque[int] = field(default_factory=deque)
-    #: Jobs that a process died with, and until when they wait before they are tried again.
-    resting: list[tuple[float, int]] = field(default_factory=list)
-    #: Jobs whose items are arriving.
-    reading: set[int] = field(default_factory=set)
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether inputs are still being read."""
-        return bool(self.reads or self.reading)
-
-
 class Filing:
     """Sends each tool's jobs to its file processes.
 
     Parameters
     ----------
     most_workers
-        How many file processes a tool may have; a further one is started when the
-        others have more work queued than they are sent ahead.
+        How many file processes a tool may have on each node; a further one is started when
+        the others have more work queued than they are sent ahead.
+    nodes
+        Tells which machines may be given work; on a single one, that its name is empty.
     """
 
     def __init__(
-        self, jobs: JobTable, outbox: Outbox, suspicion: Suspicion, most_workers: int = 1
+        self,
+        jobs: JobTable,
+        outbox: Outbox,
+        suspicion: Suspicion,
+        most_workers: int = 1,
+        nodes: Callable[[], Collection[str]] = lambda: ("",),
     ) -> None:
         self._jobs = jobs
         self._outbox = outbox
         self._suspicion = suspicion
         self._most_workers = most_workers
+        self._nodes = nodes
         self._tools: dict[ToolRef, ToolState] = {}
         self._tool_of: dict[str, ToolState] = {}
         self._numbers = 0
@@ -133,7 +111,7 @@ class Filing:
         """Have a job's outputs written."""
         job.phase = Phase.WRITING
         tool = self.tool(job.request.tool)
-        tool.writes.append(job.request.job_id)
+        tool.to_write(job.request.job_id, job.home)
         self._send(tool)
 
     def publish(self, job: JobState, claim: Claim) -> None:
@@ -141,7 +119,7 @@ class Filing:
         job.claim = claim
         job.phase = Phase.PUBLISHING
         tool = self.tool(claim.tool)
-        tool.writes.append(job.request.job_id)
+        tool.to_write(job.request.job_id, job.home)
         self._send(tool)
 
     def give_up_claim(self, job: JobState) -> None:
@@ -152,12 +130,39 @@ class Filing:
         job.phase = Phase.WAITING
         self.read(job)
 
+    def foresee(self, ref: ToolRef, node: str) -> None:
+        """Have a process ready on a node when the first results come from there."""
+        tool = self._tools.get(ref)
+        if not node or tool is None or not tool.workers or tool.error is not None:
+            return  # one machine; or a tool that is called, not one that writes files
+        if not tool.on(node) and node in self._nodes() and self._may_start(tool):
+            self._start(tool, node)
+
     def _send(self, tool: ToolState) -> None:
-        if self._wants_worker(tool):
-            self._start(tool)
-        for worker in sorted(tool.workers.values(), key=lambda w: len(w.in_flight)):
-            while worker.ready and len(worker.in_flight) < FRAMES_AHEAD:
-                job = self._next(tool)
+        if not (tool.reads or tool.writes or tool.homes):
+            return
+        nodes = self._nodes()
+        self._staff(tool, nodes)
+        if tool.homes:
+            self._send_home(tool, nodes)
+        with_room = [w for w in tool.workers.values() if w.has_room and w.node in nodes]
+        self._fill(tool, with_room, (tool.writes, tool.reads))
+
+    def _send_home(self, tool: ToolState, nodes: Collection[str]) -> None:
+        """Send writes to their nodes; what cannot be done there is left to any."""
+        tool.rehome(nodes)
+        for node, queue in list(tool.homes.items()):
+            self._fill(tool, [w for w in tool.on(node) if w.has_room], (queue,))
+            if not queue:
+                del tool.homes[node]
+
+    def _fill(
+        self, tool: ToolState, workers: list[FileWorker], queues: Iterable[deque[int]]
+    ) -> None:
+        """Send what waits to processes with room, those with the least to do first."""
+        for worker in sorted(workers, key=lambda w: len(w.in_flight)):
+            while worker.has_room:
+                job = self._next(queues)
                 if job is None:
                     return
                 if not worker.in_flight:
@@ -165,24 +170,48 @@ class Filing:
                 worker.in_flight.append(job.request.job_id)
                 self._send_job(tool, worker, job)
 
-    def _wants_worker(self, tool: ToolState) -> bool:
+    def _staff(self, tool: ToolState, nodes: Collection[str]) -> None:
+        """Start a process on each node that has too much to write, and for what any may do."""
+        for node, queue in tool.homes.items():
+            if node in nodes and self._wants_worker(tool, tool.on(node), len(queue), 1):
+                self._start(tool, node)
+        workers = [worker for worker in tool.workers.values() if worker.node in nodes]
         waiting = len(tool.reads) + len(tool.writes)
-        if not waiting or len(tool.workers) >= self._most_workers:
-            return False
-        if self._suspicion.next_try_s(tool) > self.now_s:
-            return False
-        everyone_ready = all(worker.ready for worker in tool.workers.values())
-        return not tool.workers or (everyone_ready and waiting > FRAMES_AHEAD * len(tool.workers))
+        if self._wants_worker(tool, workers, waiting, len(nodes)):
+            self._start(tool, self._emptiest(tool, nodes))
 
-    def _start(self, tool: ToolState) -> None:
+    def _wants_worker(
+        self, tool: ToolState, workers: Collection[FileWorker], waiting: int, nodes: int
+    ) -> bool:
+        if not waiting or len(workers) >= self._most_workers * nodes:
+            return False
+        everyone_ready = all(worker.ready for worker in workers)
+        is_too_much = everyone_ready and waiting > FRAMES_AHEAD * len(workers)
+        return (not workers or is_too_much) and self._may_start(tool)
+
+    def _may_start(self, tool: ToolState) -> bool:
+        """Whether none has died lately while it started."""
+        return self._suspicion.next_try_s(tool) <= self.now_s
+
+    def _emptiest(self, tool: ToolState, nodes: Collection[str]) -> str:
+        """Return the node with the fewest file processes that may have one more of this tool."""
+        if len(nodes) == 1:
+            return next(iter(nodes))
+        counts = Counter(
+            worker.node for state in self._tools.values() for worker in state.workers.values()
+        )
+        free = [node for node in nodes if len(tool.on(node)) < self._most_workers]
+        return min(free, key=lambda node: (counts[node], natural_key(node)))
+
+    def _start(self, tool: ToolState, node: str) -> None:
         self._numbers += 1
-        worker = FileWorker(f"{tool.name}.files{self._numbers}", active_s=self.now_s)
-        tool.workers[worker.worker_id] = worker
+        worker = FileWorker(f"{tool.name}.files{self._numbers}", node, active_s=self.now_s)
+        tool.add(worker)
         self._tool_of[worker.worker_id] = tool
-        self._outbox.put(StartWorker(worker.worker_id, tool.ref))
+        self._outbox.put(StartWorker(worker.worker_id, tool.ref, node=node))
 
-    def _next(self, tool: ToolState) -> JobState | None:
-        for queue in (tool.writes, tool.reads):
+    def _next(self, queues: Iterable[deque[int]]) -> JobState | None:
+        for queue in queues:
             while queue:
                 job = self._jobs.get(queue.popleft())
                 if job is not None:
@@ -216,11 +245,7 @@ class Filing:
 
     def _give_up(self, tool: ToolState, error: dict[str, Any]) -> None:
         tool.error = error
-        waiting = [*tool.reads, *tool.writes, *(job_id for _, job_id in tool.resting)]
-        tool.resting.clear()
-        tool.reads.clear()
-        tool.writes.clear()
-        for number, job_id in enumerate(waiting):
+        for number, job_id in enumerate(tool.take_waiting()):
             job = self._jobs.get(job_id)
             if job is not None and job.phase is Phase.PUBLISHING:
                 self.give_up_claim(job)
@@ -275,7 +300,7 @@ class Filing:
     def died(self, worker_id: str, reason: str, *, expected: bool) -> None:
         """A process is gone: the job in its hands is suspect, those behind it are not."""
         tool = self._tool_of.pop(worker_id)
-        worker = tool.workers.pop(worker_id)
+        worker = tool.remove(worker_id)
         expected = expected and not worker.hung
         if not expected and tool.error is None:
             self._blame(tool, worker, reason)
@@ -285,13 +310,14 @@ class Filing:
             job = self._jobs.get(job_id)
             if job is not None:
                 self._take_back(tool, job, reason)
-        if tool.reads or tool.writes:
-            self._send(tool)
+        self._send(tool)
 
     def _blame(self, tool: ToolState, worker: FileWorker, reason: str) -> None:
         if not worker.ready:
             self._suspicion.died([tool], self.now_s)
-            if self._suspicion.is_guilty(
+            # Whatever this one's trouble was, others serve.
+            is_served = any(other.ready for other in tool.workers.values())
+            if not is_served and self._suspicion.is_guilty(
                 tool, MOST_START_DEATHS, self.now_s, least_s=LEAST_TRIAL_S
             ):
                 self._give_up(tool, crash_error(f"its process ended while starting: {reason}"))
@@ -316,15 +342,19 @@ class Filing:
         until_s = self._suspicion.next_try_s(job)
         if until_s > self.now_s:
             tool.resting.append((until_s, job.request.job_id))
+        elif was_reading:
+            tool.reads.appendleft(job.request.job_id)
         else:
-            (tool.reads if was_reading else tool.writes).appendleft(job.request.job_id)
+            tool.to_write_first(job.request.job_id, job.home)
 
     def _wake_resting(self, tool: ToolState) -> None:
         due = [job_id for until_s, job_id in tool.resting if until_s <= self.now_s]
         tool.resting = [(until_s, n) for until_s, n in tool.resting if until_s > self.now_s]
         for job in filter(None, map(self._jobs.get, due)):
-            is_writing = job.phase is Phase.WRITING
-            (tool.writes if is_writing else tool.reads).append(job.request.job_id)
+            if job.phase is Phase.WRITING:
+                tool.to_write(job.request.job_id, job.home)
+            else:
+                tool.reads.append(job.request.job_id)
 
 
 def crash_error(message: str) -> dict[str, Any]:

@@ -107,7 +107,11 @@ class Host(Protocol):
     def watch(self, group: int) -> None: ...  # noqa: D102
     def forget(self, group: int) -> None: ...  # noqa: D102
     def start(  # noqa: D102
-        self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]
+        self,
+        worker_id: str,
+        tool: ToolRef,
+        devices: tuple[Device, ...],
+        node: str | None = None,
     ) -> int | None: ...
     def send(  # noqa: D102
         self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()
@@ -196,10 +200,16 @@ class LocalHost:
         self._reaper.forget(group)
 
     # -- workers -------------------------------------------------------------------
-    def start(self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]) -> int | None:
+    def start(
+        self,
+        worker_id: str,
+        tool: ToolRef,
+        devices: tuple[Device, ...],
+        node: str | None = None,
+    ) -> int | None:
         """Start a process for a tool and return its id; None if it could not be started.
 
-        That is a happening like any other.
+        That is a happening like any other. Wherever it is to be, it is here.
         """
         self._handover.arrived(worker_id, devices)
         try:

@@ -39,6 +39,8 @@ class JobState:
         The unit of each item, in the job's order.
     missing
         How many items have no result yet.
+    cost_on
+        What was computed for it on each node of a cluster, while it waited, as costs of items.
     """
 
     request: Request
@@ -50,6 +52,7 @@ class JobState:
     submitted_s: float = 0.0
     seconds: float = 0.0
     workers: set[str] = field(default_factory=set)
+    cost_on: dict[str, float] = field(default_factory=dict)
     #: It is a call, not a rule's job: its results go into the report.
     wants_results: bool = False
     #: How many of its items' results a chain had computed beforehand.
@@ -69,6 +72,17 @@ class JobState:
                 blobs.append(unit.result)
             order.append(places[id(unit)])
         return order, blobs
+
+    @property
+    def home(self) -> str:
+        """The node that its outputs are to be written on; empty: any.
+
+        Where a chain has staged them, else where the largest part was computed for it. What was
+        there before it asked may have been used by many: it says nothing.
+        """
+        if self.claim is not None:
+            return self.claim.node
+        return max(self.cost_on, key=self.cost_on.__getitem__, default="")
 
     @property
     def is_computed(self) -> bool:
@@ -167,8 +181,10 @@ class JobTable:
         return max((limit_s or float("inf") for limit_s in limits_s), default=float("inf"))
 
     # -- results -----------------------------------------------------------
-    def unit_done(self, unit: Unit, result: Any, seconds: float, worker_id: str) -> None:
-        """Hand a unit's result to every place that waits for it."""
+    def unit_done(
+        self, unit: Unit, result: Any, seconds: float, worker_id: str, node: str = ""
+    ) -> None:
+        """Hand a unit's result to every place that waits for it; ``node``: of a cluster."""
         places, unit.places = unit.places, []
         self._ledger.finish(unit, result, None)
         for job_id, _ in places:
@@ -178,6 +194,8 @@ class JobTable:
             job.missing -= 1
             job.seconds += seconds / len(places)
             job.workers.add(worker_id)
+            if node:
+                job.cost_on[node] = job.cost_on.get(node, 0.0) + unit.cost
             if job.is_computed and job.phase is Phase.COMPUTING:
                 self._on_computed(job)
 

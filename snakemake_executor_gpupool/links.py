@@ -62,6 +62,8 @@ class Claim:
         Of the staged outputs.
     seconds
         The job's share of the time that it took.
+    node
+        The machine that staged it; empty: this one, or any.
     """
 
     guess: Request
@@ -73,6 +75,7 @@ class Claim:
     items: int
     size_bytes: int
     seconds: float
+    node: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from snakemake_executor_gpupool.effects import (
     StopWorker,
 )
 from snakemake_executor_gpupool.filing import crash_error
+from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.serving import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.suspicion import Suspicion
 
@@ -41,6 +42,8 @@ class Placement(abc.ABC):
         self.on_lease_effect: Callable[[Effect], None] = lambda effect: None
         #: Takes granted devices against other processes; tells why if they are not to be had.
         self.claim: Callable[[tuple[Device, ...]], Refusal | None] = lambda devices: None
+        #: Hears of each worker that is started: of its tool, and its node.
+        self.on_start: Callable[[ToolRef, str], None] = lambda tool, node: None
         #: Tells how long devices are still ours.
         self.time_left_s: Callable[[Sequence[Device]], float] = lambda devices: math.inf
 
@@ -165,7 +168,9 @@ class Placement(abc.ABC):
             self._outbox.put(MoveModel(worker.worker_id, devices))
         else:
             worker.stage = Stage.STARTING
-            self._outbox.put(StartWorker(worker.worker_id, worker.model.tool.ref, devices))
+            tool = worker.model.tool.ref
+            self._outbox.put(StartWorker(worker.worker_id, tool, devices))
+            self.on_start(tool, worker.node)
 
     def _empty(self, worker: ModelWorker) -> None:
         """End the processes whose weights have left a worker's devices: they still hold some."""

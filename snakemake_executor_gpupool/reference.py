@@ -41,7 +41,7 @@ EVENTS = {
     "devices_left": "A node of the cluster went: `devices`, `why`.",
     "evicted": "A worker has to make room: `worker`, `devices`, `how` (`restart` or `cpu`).",
     "worker_started": "A process was started: `worker`, `tool`, `pid`, `devices` (empty: it reads "
-    "and writes files).",
+    "and writes files), `node` (empty: where Snakemake is).",
     "worker_stopping": "It was told to end: `worker`, `why`.",
     "worker_ended": "It has ended: `worker`, `reason`, `expected`.",
     "worker_died": "A model's worker ended by itself: `worker`, `reason`.",

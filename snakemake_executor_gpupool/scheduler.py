@@ -24,13 +24,14 @@ from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.dispatch import Dispatch, DispatchConfig
 from snakemake_executor_gpupool.effects import GrantLease, Outbox, Report
 from snakemake_executor_gpupool.errors import ImpossibleRequest
-from snakemake_executor_gpupool.filing import Filing, ToolState
+from snakemake_executor_gpupool.filing import Filing
 from snakemake_executor_gpupool.jobs import JobState, JobTable, explain
 from snakemake_executor_gpupool.merging import is_short
 from snakemake_executor_gpupool.profile import Figures
 from snakemake_executor_gpupool.request import JobReport, Request
 from snakemake_executor_gpupool.serving import Model
 from snakemake_executor_gpupool.suspicion import Suspicion
+from snakemake_executor_gpupool.toolstate import ToolState
 from snakemake_executor_gpupool.workers.protocol import Blob
 
 
@@ -55,7 +56,7 @@ class Scheduler:
     config
         Windows, timeouts and limits.
     file_workers
-        How many processes may read and write for one tool.
+        How many processes may read and write for one tool, on each machine.
     look_up
         Finds results of earlier runs.
     recall
@@ -74,7 +75,9 @@ class Scheduler:
         self.ledger = Ledger(look_up=look_up)
         self.jobs = JobTable(self.ledger, self.outbox, self._computed)
         suspicion = Suspicion()
-        self.filing = Filing(self.jobs, self.outbox, suspicion, file_workers)
+        self.filing = Filing(
+            self.jobs, self.outbox, suspicion, file_workers, lambda: allocator.hosts
+        )
         self.dispatch = Dispatch(
             allocator, self.jobs, self.ledger, self.outbox, suspicion, config or DispatchConfig()
         )
@@ -89,6 +92,7 @@ class Scheduler:
             self.filing,
         )
         self.dispatch.on_lease_effect = self._lease_effect
+        self.dispatch.on_start = self.filing.foresee
         self._allocator = allocator
         self._recall = recall
         self._leases: dict[str, LeaseRequest] = {}

@@ -22,11 +22,11 @@ from typing import Any
 from snakemake_executor_gpupool.dedup import Unit
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
-from snakemake_executor_gpupool.filing import ToolState
 from snakemake_executor_gpupool.memory import MemoryUse
 from snakemake_executor_gpupool.planner import WorkQueue, fair_share, workers_that_pay
 from snakemake_executor_gpupool.profile import Figures
 from snakemake_executor_gpupool.speed import Speed
+from snakemake_executor_gpupool.toolstate import ToolState
 
 #: Before anything was measured: one worker more for every so many items that wait.
 ITEMS_PER_UNMEASURED_WORKER = 8
@@ -85,6 +85,11 @@ class ModelWorker:
     ready_s: float = 0.0
     #: It was ended because it did not answer.
     hung: bool = False
+
+    @property
+    def node(self) -> str:
+        """The machine that it is on; empty for this one, or if that does not matter."""
+        return self.devices[0].host if self.devices else ""
 
     @property
     def is_feedable(self) -> bool:

@@ -5,9 +5,8 @@
     run loop ── start, send, stop ──► ClusterHost ──► Node ── endpoint ──► agent ──► LocalHost
              ◄──── happenings ────── inbox ◄────────────────────────────────┘
 
-Devices are named after their node (``n1/cuda:0``). What has no device (a process that reads
-and writes files) goes to the node with the fewest of these, so that bulk data stays on the
-file system that the nodes share.
+Devices are named after their node (``n1/cuda:0``), and a process goes where its devices are. One
+that reads and writes files goes to the node that the pool names.
 """
 
 from __future__ import annotations
@@ -56,6 +55,8 @@ MARGIN_S = 10.0
 #: How often launchers are looked at.
 LOOK_S = 1.0
 
+#: Frames to workers whose files another node may have written.
+_WAITED_FOR = frozenset({"read", "write", "publish", "run", "chain"})
 _OWN_VARIABLES = ("GPUPOOL_SIMULATED", "GPUPOOL_LOCK_DIR", "GPUPOOL_WORKER")
 
 
@@ -289,37 +290,45 @@ class ClusterHost:
         """A watched process group has ended."""
         self._local.forget(group)
 
-    def start(self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]) -> int | None:
-        """Start a process where its devices are, one for files where there are fewest.
+    def start(
+        self,
+        worker_id: str,
+        tool: ToolRef,
+        devices: tuple[Device, ...],
+        node: str | None = None,
+    ) -> int | None:
+        """Start a process where its devices are, else on ``node``, else where there is one.
 
         Return its id if it is one of this machine's.
         """
-        node = self._nodes.get(devices[0].host) if devices else self._node_for_files()
-        if node is not None:
-            self._where[worker_id] = node
-            node.workers[worker_id] = devices
+        name = devices[0].host if devices else node
+        place = self._any_node() if name is None else self._nodes.get(name)
+        if place is not None:
+            self._where[worker_id] = place
+            place.workers[worker_id] = devices
             names = [device.local_name for device in devices]
-            node.tell("start", {"worker": worker_id, "tool": asdict(tool), "devices": names})
-        elif devices and devices[0].host:
-            reason = f"node {devices[0].host} was lost"
+            place.tell("start", {"worker": worker_id, "tool": asdict(tool), "devices": names})
+        elif name:
+            reason = f"node {name} was lost"
             self._found.append(WorkerGone(worker_id, reason, expected=False, blameless=True))
         else:
             return self._local.start(worker_id, tool, devices)
         return None
 
-    def _node_for_files(self) -> Node | None:
+    def _any_node(self) -> Node | None:
+        """Return the node with the fewest processes that have no device."""
         usable = [node for node in self._nodes.values() if node.is_usable]
-        return min(usable, key=lambda node: (node.filing, node.name), default=None)
+        return min(usable, key=lambda node: (node.deviceless, node.name), default=None)
 
     def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
         """Send a frame; to a worker that is gone it is lost, as its death will tell."""
+        if meta["type"] in _WAITED_FOR:
+            # Another node may have written it a moment ago.
+            meta = {**meta, "latency_wait_s": self._begin.latency_wait_s}
         node = self._where.get(worker_id)
         if node is None:
             self._local.send(worker_id, meta, blobs)
             return
-        if meta["type"] == "read":
-            # Another node may have written the input a moment ago.
-            meta = {**meta, "latency_wait_s": self._begin.latency_wait_s}
         node.tell("send", {"worker": worker_id, "meta": dict(meta)}, blobs)
 
     def stop(self, worker_id: str, *, force: bool = False, complaint: str = "") -> None:

@@ -60,7 +60,7 @@ class Node:
         return self.has_joined and not self.is_leaving
 
     @property
-    def filing(self) -> int:
+    def deviceless(self) -> int:
         """How many processes without devices it has."""
         return sum(not devices for devices in self.workers.values())
 

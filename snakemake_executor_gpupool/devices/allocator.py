@@ -332,6 +332,11 @@ class Allocator:
         """The managed devices that are not lost."""
         return tuple(device for device in self._managed if device.name not in self._lost)
 
+    @functools.cached_property
+    def hosts(self) -> frozenset[str]:
+        """The machines that these are in; without any, this one alone, whose name is empty."""
+        return frozenset(device.host for device in self.devices) or frozenset({""})
+
     @property
     def all_devices(self) -> tuple[Device, ...]:
         """Every device that there ever was."""
@@ -455,7 +460,8 @@ class Allocator:
 
     def _forget_usable(self) -> None:
         """The managed devices have changed."""
-        for name in ("devices", "kinds", "_counts", "_usable", "_usable_names", "_known"):
+        names = ("devices", "hosts", "kinds", "_counts", "_usable", "_usable_names", "_known")
+        for name in names:
             self.__dict__.pop(name, None)
 
     def _board(self) -> Board:

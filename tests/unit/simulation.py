@@ -81,6 +81,14 @@ class World:
         What a dispatch takes beside its items.
     shares
         Whether items and results lie in files, those of a frame together.
+    hosts
+        Nodes of a cluster, each of which has as many devices; empty: there is this machine alone.
+    file_workers
+        How many processes may read and write for one tool, on each machine.
+    write_s
+        What writing a job's outputs takes; None: as much as reading.
+    fatal_starts
+        Nodes on which file processes die while they start.
     """
 
     gpus: int = 2
@@ -105,15 +113,22 @@ class World:
     short_tokens: int = 0
     dispatch_s: float = 0.0
     shares: bool = False
+    hosts: tuple[str, ...] = ()
+    file_workers: int = 1
+    write_s: float | None = None
+    fatal_starts: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        cards = [gpu(i, self.gpu_mib) for i in range(self.gpus)]
+        self.devices = [gpu(i, self.gpu_mib) for i in range(self.gpus)]
+        self.devices += [cpu_slot(i) for i in range(self.cpus)]
+        if self.hosts:
+            self.devices = [device.on(host) for host in self.hosts for device in self.devices]
         self.allocator = Allocator(
-            cards + [cpu_slot(i) for i in range(self.cpus)],
+            self.devices,
             allow_multiple_per_device=self.packing,
             offload_strategy=self.strategy,
         )
-        self.scheduler = Scheduler(self.allocator, self.config)
+        self.scheduler = Scheduler(self.allocator, self.config, self.file_workers)
         self.answers = Answers(self.scheduler, ["/spool"], lambda worker: True)
         #: What the coordinator said of frames that it did not believe.
         self.complaints: list[str] = []
@@ -138,6 +153,8 @@ class World:
         self.contents: dict[tuple[str, int], bytes] = {}
         self.removed: set[str] = set()
         self._discards = Discards(self.removed.add)
+        #: On which node each process is or was.
+        self.node_of: dict[str, str] = {}
 
     # -- what a test does ------------------------------------------------------------
     def submit(
@@ -197,6 +214,21 @@ class World:
     def kill(self, worker_id: str) -> None:
         """End a process from outside."""
         self._die(worker_id, "killed by SIGKILL")
+
+    def lose(self, host: str, *, with_its_processes: bool = True) -> None:
+        """A node is gone, or is to be given back: then what runs on it goes on."""
+        names = [device.name for device in self.devices if device.host == host]
+        self.scheduler.dispatch.devices_left(names, self.now_s)
+        for worker in sorted(self._alive) if with_its_processes else ():
+            if self.node_of[worker] == host:
+                self._die(worker, f"node {host} was lost", blameless=True)
+        self._act()
+
+    def join(self, host: str) -> None:
+        """A node is there, or there again."""
+        devices = [device for device in self.devices if device.host == host]
+        self.scheduler.dispatch.devices_joined(devices, self.now_s)
+        self._act()
 
     def kill_one(self, pick: Callable[[Sequence[str]], str]) -> None:
         """End one of the processes from outside, if there is one."""
@@ -285,9 +317,7 @@ class World:
         sched = self.scheduler
         match effect:
             case fx.StartWorker(worker_id=worker):
-                self._alive.add(worker)
-                info = {**INFO, **self.info}
-                self._later(worker, self.start_s, lambda: self._answer(worker, "tool", info=info))
+                self._start(effect)
             case fx.StopWorker(worker_id=worker):
                 self.at(self.now_s + 0.01, lambda: self._die(worker, "exit code 0"))
             case fx.LoadModel(worker_id=worker, params=params):
@@ -302,7 +332,7 @@ class World:
                 self.results[request.job_id] = values
                 self._later(
                     worker,
-                    self.read_s,
+                    self.read_s if self.write_s is None else self.write_s,
                     lambda: self._answer(worker, "written", job=request.job_id, seconds=0.0),
                 )
             case fx.PublishJob(worker_id=worker, request=request):
@@ -319,6 +349,16 @@ class World:
                 self.granted[job_id] = devices
                 hold_s = self._hold_s[job_id]
                 self.at(self.now_s + hold_s, lambda: sched.lease_done(job_id, self.now_s))
+
+    def _start(self, effect: fx.StartWorker) -> None:
+        worker, devices = effect.worker_id, effect.devices
+        self._alive.add(worker)
+        self.node_of[worker] = devices[0].host if devices else effect.node or ""
+        if self.node_of[worker] in self.fatal_starts and not devices:
+            self._later(worker, self.start_s, lambda: self._die(worker, "killed by SIGSEGV"))
+            return
+        info = {**INFO, **self.info}
+        self._later(worker, self.start_s, lambda: self._answer(worker, "tool", info=info))
 
     def _read(self, worker: str, job_id: int) -> None:
         request, (_, items) = self.requests[job_id], self._jobs[job_id]
@@ -435,9 +475,9 @@ class World:
         )
         return key in self.huge or (key in self.roomy and not alone)
 
-    def _die(self, worker: str, reason: str) -> None:
+    def _die(self, worker: str, reason: str, *, blameless: bool = False) -> None:
         if worker in self._alive:
             self._alive.discard(worker)
             self._free_at.pop(worker, None)
-            self.scheduler.died(worker, reason, self.now_s)
+            self.scheduler.died(worker, reason, self.now_s, blameless=blameless)
             self._act()

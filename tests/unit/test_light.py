@@ -46,6 +46,7 @@ PURE = [
     "serving",
     "suspicion",
     "filing",
+    "toolstate",
     "jobs",
     "planner",
     "speed",

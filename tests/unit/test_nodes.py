@@ -1,0 +1,270 @@
+"""Which node reads and writes: where results were computed, and elsewhere if that is gone (D2)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snakemake_executor_gpupool import effects as fx
+from snakemake_executor_gpupool.devices.model import Device
+from tests.unit.simulation import FakeItem, World
+
+NODES = ("n1", "n2")
+
+
+def cluster(**options: object) -> World:
+    """Two nodes with a card each."""
+    return World(**{"gpus": 1, "cpus": 0, "hosts": NODES, **options})  # type: ignore[arg-type]
+
+
+def computed_on(world: World) -> dict[str, str]:
+    """The node that computed each item."""
+    batches = zip(world.effects(fx.RunBatch), world.batches, strict=True)
+    return {key: world.node_of[batch.worker_id] for batch, keys in batches for key in keys}
+
+
+def written_on(world: World) -> dict[int, str]:
+    """The node that wrote each job's outputs."""
+    return {e.request.job_id: world.node_of[e.worker_id] for e in world.effects(fx.WriteJob)}
+
+
+def read_on(world: World) -> dict[int, str]:
+    """The node that read each job's inputs."""
+    return {e.request.job_id: world.node_of[e.worker_id] for e in world.effects(fx.ReadJob)}
+
+
+def file_workers(world: World) -> list[fx.StartWorker]:
+    """The file processes that were started."""
+    return [effect for effect in world.effects(fx.StartWorker) if not effect.devices]
+
+
+def test_outputs_are_written_where_most_of_them_was_computed() -> None:
+    world = cluster(budget_tokens=1)
+    jobs = {
+        job_id: [FakeItem(f"{job_id}-{n}", cost=1.0 + (job_id * n) % 5) for n in range(4)]
+        for job_id in range(30)
+    }
+    for job_id, items in jobs.items():
+        world.submit(job_id, items)
+    world.run()
+    assert world.reports == dict.fromkeys(jobs)
+    where, written = computed_on(world), written_on(world)
+    assert set(where.values()) == set(written.values()) == set(NODES)
+    for job_id, items in jobs.items():
+        costs: defaultdict[str, float] = defaultdict(float)
+        for item in items:
+            costs[where[item.key]] += item.cost
+        assert costs[written[job_id]] == max(costs.values()), job_id
+
+
+def test_one_machine_names_no_node() -> None:
+    world = World(gpus=2, budget_tokens=1)
+    for job_id in range(20):
+        world.submit(job_id, [f"i{job_id}"])
+    world.run()
+    assert [worker.node for worker in file_workers(world)] == [""]
+    assert not world.scheduler.filing.worker("tool.files1").node
+
+
+def test_inputs_are_read_on_all_nodes() -> None:
+    world = cluster(read_s=1.0)
+    for job_id in range(40):
+        world.submit(job_id, [f"i{job_id}"])
+    world.run()
+    counts = Counter(read_on(world).values())
+    assert set(counts) == set(NODES) and min(counts.values()) >= 10, counts
+
+
+def test_the_bound_of_file_processes_holds_on_each_node() -> None:
+    world = cluster(file_workers=2, read_s=2.0)
+    for job_id in range(200):
+        world.submit(job_id, [f"i{job_id}"])
+    world.run()
+    assert Counter(worker.node for worker in file_workers(world)) == {"n1": 2, "n2": 2}
+
+
+def test_a_node_has_its_file_process_before_its_first_result() -> None:
+    world = cluster(start_s=5.0, load_s=1.0, budget_tokens=1)
+    for job_id in range(4):
+        world.submit(job_id, [FakeItem(f"i{job_id}", cost=20.0)])
+    world.run()
+    started_s = {
+        world.node_of[e.worker_id]: time_s
+        for time_s, e in reversed(world.log)
+        if isinstance(e, fx.StartWorker) and not e.devices
+    }
+    models_s = {
+        world.node_of[e.worker_id]: time_s
+        for time_s, e in world.log
+        if isinstance(e, fx.StartWorker) and e.devices
+    }
+    assert set(started_s) == set(models_s) == set(NODES)
+    assert all(started_s[node] <= models_s[node] for node in NODES)
+
+
+def test_a_call_has_no_process_for_files_on_any_node() -> None:
+    """Its results are reported: nobody reads or writes."""
+    world = cluster()
+    world.declare(1, [FakeItem("a")])
+    meta = {"model": "m", "model_label": "", "group": "g", "short_tokens": 0, "last": True}
+    items = [{"key": "a", "cost": 1.0, "tokens": 1, "name": "a"}]
+    info = {"deterministic": True, "persistent": True, "devices": ["cuda"], "pads": False}
+    info |= {"gpus_per_instance": 1, "vram_mb": None, "batch_limit_s": 60.0, "can_move": False}
+    told = {**meta, "items": items}
+    world.scheduler.submit_items(world.requests[1], info, told, [b"a"], 0.0)
+    world._act()
+    world.run()
+    assert world.reports == {1: None} and not file_workers(world)
+
+
+def test_of_results_from_two_nodes_the_costlier_part_decides() -> None:  # P5
+    world = cluster(budget_tokens=1)
+    for job_id in range(20):  # until both have the model
+        world.submit(job_id, [FakeItem(f"i{job_id}", cost=5.0)])
+    world.run()
+    parts = [FakeItem("a", cost=5.0), FakeItem("b", cost=9.0)]
+    for job_id, items in ((21, parts[:1]), (22, parts[1:]), (23, parts), (24, parts[::-1])):
+        world.submit(job_id, items)
+    world.run()
+    where, written = computed_on(world), written_on(world)
+    assert where["a"] != where["b"]
+    expected = {21: where["a"], 22: where["b"], 23: where["b"], 24: where["b"]}
+    assert {job_id: written[job_id] for job_id in expected} == expected
+
+
+def test_a_job_whose_results_were_there_is_written_anywhere() -> None:  # P5
+    """Results that all jobs share must not have one node write everything."""
+    world = cluster(read_s=1.0)
+    world.submit(0, ["a"])
+    world.run()
+    for job_id in range(1, 41):
+        world.submit(job_id, ["a"])
+    world.run()
+    assert world.computed == ["a"] and world.reports == dict.fromkeys(range(41))
+    counts = Counter(node for job_id, node in written_on(world).items() if job_id)
+    assert set(counts) == set(NODES) and min(counts.values()) >= 10, counts
+
+
+def written_slowly() -> World:
+    """All of 60 jobs is computed, and most of them wait to be written, on both nodes."""
+    world = cluster(budget_tokens=1, seconds_per_cost=0.1, write_s=60.0)
+    for job_id in range(60):
+        world.submit(job_id, [f"i{job_id}"])
+    world.run(until_s=30.0)
+    world.write_s = None
+    assert len(world.computed) == 60
+    assert set(written_on(world).values()) == set(NODES)
+    waiting = world.scheduler.filing.tool(world.requests[0].tool).homes
+    assert min(len(waiting[node]) for node in NODES) > 10
+    return world
+
+
+def test_writes_of_a_lost_node_go_to_others_and_nobody_is_blamed() -> None:  # W4
+    world = written_slowly()
+    sent = len(world.effects(fx.WriteJob))
+    world.lose("n1")
+    world.run()
+    assert world.reports == dict.fromkeys(range(60))
+    assert {world.node_of[e.worker_id] for e in world.effects(fx.WriteJob)[sent:]} == {"n2"}
+    assert world.report_times[59] < 600, "without a wait for anything but what n2 was at"
+
+
+def test_writes_of_a_node_that_leaves_go_to_others() -> None:
+    """What its process has in hands it may finish."""
+    world = written_slowly()
+    before = Counter(written_on(world).values())
+    world.lose("n1", with_its_processes=False)
+    world.run()
+    assert world.reports == dict.fromkeys(range(60))
+    assert Counter(written_on(world).values())["n1"] == before["n1"], "nothing new for it"
+    assert all(len(e.blobs) == 1 for e in world.effects(fx.WriteJob))
+    assert len(world.effects(fx.WriteJob)) == 60, "nothing is written twice"
+
+
+def test_a_node_whose_process_has_died_writes_again() -> None:  # W4
+    """While its successor cannot start, others take what waits."""
+    world = written_slowly()
+    first = next(worker for worker in file_workers(world) if worker.node == "n1")
+    world.kill(first.worker_id)
+    world.run()
+    assert world.reports == dict.fromkeys(range(60))
+    for job_id in range(60, 80):
+        world.submit(job_id, [f"i{job_id}"])
+    world.run()
+    assert sum(worker.node == "n1" for worker in file_workers(world)) == 2
+    where, written = computed_on(world), written_on(world)
+    assert {where[f"i{job_id}"] for job_id in range(60, 80)} == set(NODES)
+    assert all(where[f"i{job_id}"] == written[job_id] for job_id in range(60, 80))
+
+
+def test_a_node_on_which_no_file_process_starts_has_others_write() -> None:  # W4
+    world = cluster(budget_tokens=1, fatal_starts={"n2"})
+    for job_id in range(60):
+        world.submit(job_id, [f"i{job_id}"])
+    world.run()
+    assert world.reports == dict.fromkeys(range(60))
+    assert "n2" in computed_on(world).values()
+    assert set(written_on(world).values()) == {"n1"}
+
+
+def test_without_any_node_left_the_work_waits_for_one_that_comes() -> None:
+    """Until then files are read and written where Snakemake is."""
+    world = written_slowly()
+    n3 = [Device("cuda:0", "cuda", 0).on("n3")]
+    world.allocator.expect(n3, world.now_s)
+    world.lose("n1")
+    world.lose("n2")
+    world.run()
+    assert world.reports == dict.fromkeys(range(60))
+    assert "" in written_on(world).values()
+    world.devices += n3
+    world.join("n3")
+    world.submit(100, ["more"])
+    world.run()
+    assert world.reports[100] is None and written_on(world)[100] == "n3"
+
+
+def test_a_chain_s_outputs_are_published_by_the_node_that_staged_them() -> None:
+    world = cluster(short_tokens=9)
+    for job_id in range(8):
+        world.declare(100 + job_id, [FakeItem(f"b{job_id}")], model="b", tool="later")
+        world.submit(job_id, [f"a{job_id}"], model="a", follow=[100 + job_id])
+    world.run()
+    staged = {n["job"]: world.node_of[n["worker"]] for n in world.notes("stage_done")}
+    for job_id in range(100, 108):
+        world.scheduler.submit(world.requests[job_id], world.now_s)
+        world._act()
+    world.run()
+    published = {e.request.title: world.node_of[e.worker_id] for e in world.effects(fx.PublishJob)}
+    assert len(published) == 8 and None not in published.values()
+    assert published == {title: staged[title] for title in published}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from("abcdefghij"), max_size=4), min_size=1, max_size=12),
+    st.lists(st.tuples(st.sampled_from(NODES), st.floats(0.0, 12.0), st.booleans()), max_size=5),
+    st.integers(1, 2),
+    st.floats(0.001, 3.0),
+)
+def test_nodes_that_come_and_go_cost_nobody_a_result(
+    jobs: list[list[str]],
+    losses: list[tuple[str, float, bool]],
+    most: int,
+    read_s: float,
+) -> None:  # W4 P6
+    world = cluster(budget_tokens=2, file_workers=most, read_s=read_s, load_s=0.3, shares=True)
+    for job_id, items in enumerate(jobs):
+        world.at(job_id * 0.7, lambda j=job_id, i=items: world.submit(j, i))  # type: ignore[misc]
+    world.allocator.expect(world.devices, 0.0)
+    for host, time_s, at_once in losses:
+        world.at(time_s, lambda h=host, a=at_once: world.lose(h, with_its_processes=a))  # type: ignore[misc]
+        world.at(time_s + 1.5, lambda h=host: world.lose(h))  # type: ignore[misc]
+        world.at(time_s + 3.0, lambda h=host: world.join(h))  # type: ignore[misc]
+    world.run()
+    assert world.reports == dict.fromkeys(range(len(jobs)))
+    for job_id, items in enumerate(jobs):
+        assert world.results[job_id] == [f"result of {key}" for key in items]
+    assert not world.scheduler.filing.tool(world.requests[0].tool).homes
