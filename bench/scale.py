@@ -57,7 +57,7 @@ class Simulation:
             )
             for i in range(devices)
         ]
-        self.scheduler = Scheduler(Allocator(cards), file_workers=16)
+        self.scheduler = Scheduler(Allocator(cards), file_workers=2)
         self._items_per_job = items_per_job
         self._jobs = items // items_per_job
         self._now_s = 0.0

@@ -29,11 +29,13 @@ from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase, explain
 from snakemake_executor_gpupool.outputs import log_line
 from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
-from snakemake_executor_gpupool.toolstate import FRAMES_AHEAD, FileWorker, ToolState
+from snakemake_executor_gpupool.toolstate import FileWorker, ToolState
 
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.links import Claim
 
+#: Frames sent ahead to one process.
+FRAMES_AHEAD = 8
 #: A process that is at one file, or at importing its tool, for so long counts as hung; at a
 #: file sooner, if its job's runtime is less.
 FILE_LIMIT_S = 900.0
@@ -139,20 +141,26 @@ class Filing:
             self._start(tool, node)
 
     def _send(self, tool: ToolState) -> None:
-        if not (tool.reads or tool.writes or tool.homes):
+        if tool.homes:
+            self._send_home(tool)
+        waiting = len(tool.reads) + len(tool.writes)
+        if not waiting:
             return
         nodes = self._nodes()
-        self._staff(tool, nodes)
-        if tool.homes:
-            self._send_home(tool, nodes)
-        with_room = [w for w in tool.workers.values() if w.has_room and w.node in nodes]
-        self._fill(tool, with_room, (tool.writes, tool.reads))
+        workers = [worker for worker in tool.workers.values() if worker.node in nodes]
+        if self._wants_worker(tool, workers, waiting, len(nodes)):
+            self._start(tool, self._emptiest(tool, nodes))
+        self._fill(tool, workers, (tool.writes, tool.reads))
 
-    def _send_home(self, tool: ToolState, nodes: Collection[str]) -> None:
+    def _send_home(self, tool: ToolState) -> None:
         """Send writes to their nodes; what cannot be done there is left to any."""
+        nodes = self._nodes()
+        for node, queue in tool.homes.items():
+            if node in nodes and self._wants_worker(tool, tool.on(node), len(queue), 1):
+                self._start(tool, node)
         tool.rehome(nodes)
         for node, queue in list(tool.homes.items()):
-            self._fill(tool, [w for w in tool.on(node) if w.has_room], (queue,))
+            self._fill(tool, tool.on(node), (queue,))
             if not queue:
                 del tool.homes[node]
 
@@ -160,8 +168,10 @@ class Filing:
         self, tool: ToolState, workers: list[FileWorker], queues: Iterable[deque[int]]
     ) -> None:
         """Send what waits to processes with room, those with the least to do first."""
-        for worker in sorted(workers, key=lambda w: len(w.in_flight)):
-            while worker.has_room:
+        if len(workers) > 1:
+            workers = sorted(workers, key=lambda w: len(w.in_flight))
+        for worker in workers:
+            while worker.ready and len(worker.in_flight) < FRAMES_AHEAD:
                 job = self._next(queues)
                 if job is None:
                     return
@@ -169,16 +179,6 @@ class Filing:
                     worker.active_s = self.now_s
                 worker.in_flight.append(job.request.job_id)
                 self._send_job(tool, worker, job)
-
-    def _staff(self, tool: ToolState, nodes: Collection[str]) -> None:
-        """Start a process on each node that has too much to write, and for what any may do."""
-        for node, queue in tool.homes.items():
-            if node in nodes and self._wants_worker(tool, tool.on(node), len(queue), 1):
-                self._start(tool, node)
-        workers = [worker for worker in tool.workers.values() if worker.node in nodes]
-        waiting = len(tool.reads) + len(tool.writes)
-        if self._wants_worker(tool, workers, waiting, len(nodes)):
-            self._start(tool, self._emptiest(tool, nodes))
 
     def _wants_worker(
         self, tool: ToolState, workers: Collection[FileWorker], waiting: int, nodes: int

@@ -24,7 +24,7 @@ from snakemake_executor_gpupool.errors import WorkerStartError
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.workers.process import Reaper, WorkerProcess, describe_exit
-from snakemake_executor_gpupool.workers.protocol import Blob, Frame, FrameError
+from snakemake_executor_gpupool.workers.protocol import Blob, Frame, FrameError, SpoolFile
 
 #: A worker that was told to end gets this long before SIGTERM, and again before SIGKILL.
 GRACE_S = 3.0
@@ -80,6 +80,30 @@ class DevicesExpected:
 Happening = FrameArrived | WorkerGone | DevicesJoined | DevicesLeft | DevicesExpected
 
 
+@dataclass
+class Carried:
+    """Items and results that other machines have told of.
+
+    Attributes
+    ----------
+    in_messages
+        Bytes that came with the word of them, through this process.
+    in_files
+        Bytes that stayed on the file system that the machines share.
+    """
+
+    in_messages: int = 0
+    in_files: int = 0
+
+    def add(self, blobs: Sequence[Blob]) -> None:
+        """Count the blobs of a frame."""
+        for blob in blobs:
+            if isinstance(blob, SpoolFile):
+                self.in_files += blob.size_bytes
+            else:
+                self.in_messages += len(blob)
+
+
 @dataclass(frozen=True)
 class Demand:
     """What the pool could use.
@@ -98,6 +122,8 @@ class Demand:
 
 class Host(Protocol):
     """What the pool knows of machines; used by the run loop's thread alone, but for ``wake``."""
+
+    carried: Carried
 
     def wake(self) -> None: ...  # noqa: D102 - as LocalHost's, for the whole class
     def pids(self) -> list[int]: ...  # noqa: D102
@@ -171,6 +197,7 @@ class LocalHost:
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._reaper = Reaper()
         self._found: list[Happening] = []
+        self.carried = Carried()  # nothing, as there is no other machine
 
     def __len__(self) -> int:
         return len(self._running)

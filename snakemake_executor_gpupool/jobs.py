@@ -40,7 +40,7 @@ class JobState:
     missing
         How many items have no result yet.
     cost_on
-        What was computed for it on each node of a cluster, while it waited, as costs of items.
+        On a cluster: what was computed for it on each node while it waited, as costs of items.
     """
 
     request: Request
@@ -52,7 +52,7 @@ class JobState:
     submitted_s: float = 0.0
     seconds: float = 0.0
     workers: set[str] = field(default_factory=set)
-    cost_on: dict[str, float] = field(default_factory=dict)
+    cost_on: dict[str, float] | None = None
     #: It is a call, not a rule's job: its results go into the report.
     wants_results: bool = False
     #: How many of its items' results a chain had computed beforehand.
@@ -82,7 +82,7 @@ class JobState:
         """
         if self.claim is not None:
             return self.claim.node
-        return max(self.cost_on, key=self.cost_on.__getitem__, default="")
+        return max(self.cost_on, key=self.cost_on.__getitem__) if self.cost_on else ""
 
     @property
     def is_computed(self) -> bool:
@@ -195,6 +195,7 @@ class JobTable:
             job.seconds += seconds / len(places)
             job.workers.add(worker_id)
             if node:
+                job.cost_on = job.cost_on or {}
                 job.cost_on[node] = job.cost_on.get(node, 0.0) + unit.cost
             if job.is_computed and job.phase is Phase.COMPUTING:
                 self._on_computed(job)

@@ -364,6 +364,8 @@ class Pool:
             "evictions": dispatch.counts["evictions"],
             "offloads": dispatch.counts["offloads"],
             "worker_crashes": dispatch.counts["worker_crashes"],
+            "bytes_in_messages": self._host.carried.in_messages,
+            "bytes_in_files": self._host.carried.in_files,
             "wall_s": round(wall_s, 3),
             "simulated": any(device.simulated for device in self._allocator.all_devices),
             "devices": {

@@ -80,6 +80,9 @@ SUMMARY = {
     "evictions": "how often a worker had to make room",
     "offloads": "how many of these moved its weights to host memory",
     "worker_crashes": "workers that ended by themselves",
+    "bytes_in_messages": "bytes of items and results that came from a cluster's nodes through the "
+    "coordinator; 0 on one machine",
+    "bytes_in_files": "those that stayed on the file system that the nodes share",
     "wall_s": "seconds from the pool's opening to its end",
     "simulated": "whether the GPUs were simulated",
     "devices": "for each device `busy_s`, the seconds that it computed",

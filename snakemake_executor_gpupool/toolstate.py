@@ -9,9 +9,6 @@ from typing import Any
 
 from snakemake_executor_gpupool.request import ToolRef
 
-#: Frames sent ahead to one process.
-FRAMES_AHEAD = 8
-
 
 @dataclass(eq=False)
 class FileWorker:
@@ -31,11 +28,6 @@ class FileWorker:
     in_flight: deque[int] = field(default_factory=deque)
     active_s: float = 0.0
     hung: bool = False
-
-    @property
-    def has_room(self) -> bool:
-        """Whether it can be sent another frame."""
-        return self.ready and len(self.in_flight) < FRAMES_AHEAD
 
 
 @dataclass(eq=False)

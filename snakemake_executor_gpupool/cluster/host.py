@@ -35,6 +35,7 @@ from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.host import (
     GRACE_S,
+    Carried,
     Demand,
     DevicesExpected,
     DevicesJoined,
@@ -112,6 +113,7 @@ class ClusterHost:
         self._said: set[str] = set()
         self._looked_s = 0.0
         self._closed = False
+        self.carried = Carried()
         self._has_hope = True
         self.commands = NodeCommands(engine, self._address_of, paths.directory / "commands")
         engine.watch(lambda told: self._post(lambda: self._meet(told)))
@@ -246,6 +248,7 @@ class ClusterHost:
             case "frame":
                 told = Frame(meta["meta"], frame.blobs)
                 if meta["worker"] in node.workers:
+                    self.carried.add(frame.blobs)
                     self._found.append(FrameArrived(meta["worker"], told))
             case "gone":
                 if node.workers.pop(meta["worker"], None) is not None:

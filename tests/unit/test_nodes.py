@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool import effects as fx
 from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.strings import parse_device
 from tests.unit.simulation import FakeItem, World
 
 NODES = ("n1", "n2")
@@ -228,18 +229,19 @@ def test_without_any_node_left_the_work_waits_for_one_that_comes() -> None:
 
 def test_a_chain_s_outputs_are_published_by_the_node_that_staged_them() -> None:
     world = cluster(short_tokens=9)
+    world.lease(1000, parse_device("n1/cuda:0"), hold_s=1e6)  # so it can only be n2
     for job_id in range(8):
         world.declare(100 + job_id, [FakeItem(f"b{job_id}")], model="b", tool="later")
         world.submit(job_id, [f"a{job_id}"], model="a", follow=[100 + job_id])
-    world.run()
-    staged = {n["job"]: world.node_of[n["worker"]] for n in world.notes("stage_done")}
+    world.run(until_s=100.0)
     for job_id in range(100, 108):
         world.scheduler.submit(world.requests[job_id], world.now_s)
         world._act()
-    world.run()
-    published = {e.request.title: world.node_of[e.worker_id] for e in world.effects(fx.PublishJob)}
-    assert len(published) == 8 and None not in published.values()
-    assert published == {title: staged[title] for title in published}
+    world.run(until_s=200.0)
+    assert {world.node_of[note["worker"]] for note in world.notes("stage_done")} == {"n2"}
+    assert "n1" in read_on(world).values()
+    published = [world.node_of[effect.worker_id] for effect in world.effects(fx.PublishJob)]
+    assert published == ["n2"] * 8
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from snakemake_executor_gpupool.workers import payload
 from snakemake_executor_gpupool.workers import spool as spool_module
 from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs
 from snakemake_executor_gpupool.workers.payload import load_payload, load_payloads, pack
@@ -79,6 +80,16 @@ def test_between_machines_the_blobs_of_a_frame_share_a_file(
     assert all(blob.offset % ALIGNMENT == 0 for blob in blobs)  # type: ignore[union-attr]
     for loaded in (load_payloads(blobs), [load_payload(blob) for blob in reversed(blobs)][::-1]):
         assert all(map(np.array_equal, loaded, values))
+
+
+def test_a_large_one_is_mapped_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # W2
+    blobs = gathered(Spool([str(tmp_path)], shared=True), [LARGE[:-1], LARGE])
+    monkeypatch.setattr(payload, "_read", lambda descriptor, blob: pytest.fail("it was copied"))
+    arrays = load_payloads(blobs)
+    assert np.array_equal(arrays[0], LARGE[:-1]) and np.array_equal(arrays[1], LARGE)
+    assert all(array.flags.aligned and array.flags.writeable for array in arrays)
 
 
 def test_what_is_small_altogether_goes_by_message(tmp_path: Path) -> None:
