@@ -38,6 +38,30 @@ class Finished:
         events = [json.loads(line) for line in path.read_text().splitlines()]
         return [event for event in events if kind in (None, event["event"])]
 
+    def nodes_of_processes(self) -> dict[str, str]:
+        """The node that each process of the newest run was on."""
+        return {event["worker"]: event["node"] for event in self.events("worker_started")}
+
+    def written_elsewhere(self) -> list[int]:
+        """The served jobs whose outputs were not written where most of them was computed.
+
+        For jobs that share no items, each of whose items is a micro-batch.
+        """
+        node_of = self.nodes_of_processes()
+        worker_of = {event["batch"]: event["worker"] for event in self.events("batch_done")}
+        tokens: dict[int, dict[str, int]] = {}
+        for event in self.events("batch_sent"):
+            (job_id,) = event["jobs"]
+            node, counts = node_of[worker_of[event["batch"]]], tokens.setdefault(job_id, {})
+            counts[node] = counts.get(node, 0) + event["tokens"]
+        written = {e["job_id"]: node_of[e["worker"]] for e in self.events("write_sent")}
+        assert set(written) == set(tokens)
+        return [
+            job_id
+            for job_id, node in written.items()
+            if tokens[job_id].get(node, 0) < max(tokens[job_id].values())
+        ]
+
     def read(self, path: str) -> str:
         """A file's text."""
         return (self.directory / path).read_text()

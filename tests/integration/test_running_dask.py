@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,38 +45,104 @@ rule cpu:
 """
 
 
-@pytest.fixture
-def dask(tmp_path: Path) -> Iterator[tuple[str, Credentials]]:
-    """A scheduler and a worker, as an administrator would start them."""
-    credentials = Credentials(tmp_path / "tls")
+#: Its four lines a job are a micro-batch each; a line and its result are less than 256 KiB.
+LARGE_RESULTS = """
+rule all:
+    input: expand("out/{i}.up", i=range(10))
+
+rule up:
+    input: "in/{i}.txt"
+    output: "out/{i}.up"
+    resources: gpupool_tool="textual.py:Textual"
+    params: suffix="x" * 50_000, sleep_s=0.1
+    script: "textual.py"
+"""
+LINE_BYTES = 8_000
+
+Dask = tuple[str, Credentials]
+
+
+@contextlib.contextmanager
+def running_dask(workflow: Workflow, *nodes: dict[str, str]) -> Iterator[Dask]:
+    """A scheduler and workers, as an administrator would start them.
+
+    Parameters
+    ----------
+    nodes
+        The environment of each worker.
+    """
+    directory = workflow.directory
+    credentials = Credentials(directory / "tls")
     files = {"ca-file": credentials.certificate, "cert": credentials.certificate}
     tls = [f"--tls-{name}={path}" for name, path in {**files, "key": credentials.key}.items()]
     common = ["--host", "127.0.0.1", "--no-dashboard", *tls]
-    address_file = tmp_path / "scheduler.json"
-    workflow = Workflow(tmp_path, SNAKEFILE)
-    environment = workflow.environment(GPUPOOL_SIMULATE="2x16GiB", NODE="theirs", **WITH_CONDA)
-    environment["CUDA_VISIBLE_DEVICES"] = "0,1"
-    commands = [
-        ["scheduler", "--port", "0", "--protocol", "tls", "--scheduler-file", str(address_file)],
-        ["worker", "--scheduler-file", str(address_file), "--resources", "gpupool-cores=2"],
-    ]
+    file = directory / "scheduler.json"
+    scheduler = ["scheduler", "--port", "0", "--protocol", "tls", "--scheduler-file", str(file)]
+    worker = ["worker", "--scheduler-file", str(file), "--resources", "gpupool-cores=2"]
     processes = []
-    with (tmp_path / "dask.log").open("wb") as log:
-        for command in commands:
+    with (directory / "dask.log").open("wb") as log:
+        for command, own in [(scheduler, {}), *((worker, own) for own in nodes)]:
             line = [sys.executable, "-m", f"distributed.cli.dask_{command[0]}", *command[1:]]
+            environment = {**workflow.environment(), **own}
             processes.append(
                 subprocess.Popen([*line, *common], env=environment, stdout=log, stderr=log)
             )
-            assert eventually(address_file.exists, 30), (tmp_path / "dask.log").read_text()
-    address = address_file.read_text().split('"address": "')[1].split('"')[0]
-    yield address, credentials
-    for process in reversed(processes):
-        process.terminate()
-        process.wait(20)
+            assert eventually(file.exists, 30), (directory / "dask.log").read_text()
+    try:
+        yield file.read_text().split('"address": "')[1].split('"')[0], credentials
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(20)
 
 
-def test_all_kinds_of_rules(tmp_path: Path, dask: tuple[str, Credentials]) -> None:  # S5 S6 S7 D2
+def options(dask: Dask) -> list[str]:
+    """What tells gpupool of a cluster."""
     address, credentials = dask
+    certificate, key = credentials.certificate, credentials.key
+    return [
+        *("--gpupool-cluster", address, "--gpupool-tls-ca", certificate),
+        *("--gpupool-tls-cert", certificate, "--gpupool-tls-key", key),
+        *("--gpupool-interface", "lo", "--latency-wait", "3"),
+    ]
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Iterator[Dask]:
+    """A cluster of one node."""
+    node = {"GPUPOOL_SIMULATE": "2x16GiB", "CUDA_VISIBLE_DEVICES": "0,1", "NODE": "theirs"}
+    with running_dask(Workflow(tmp_path, SNAKEFILE), {**node, **WITH_CONDA}) as running:
+        yield running
+
+
+def test_each_node_writes_what_it_computed_and_sends_no_results(tmp_path: Path) -> None:  # W2 D2
+    lines = {i: [f"{i}-{n}-".ljust(LINE_BYTES, "y") for n in range(4)] for i in range(10)}
+    files = {f"in/{i}.txt": "".join(f"{line}\n" for line in some) for i, some in lines.items()}
+    workflow = Workflow(tmp_path, LARGE_RESULTS, files)
+    card = {"GPUPOOL_SIMULATE": "1x16GiB", "CUDA_VISIBLE_DEVICES": "0"}
+    nodes = [{**card, "SLURMD_NODENAME": name} for name in ("n1", "n2")]
+    with running_dask(workflow, *nodes) as running:
+        assert eventually(lambda: both_are_there(tmp_path), 30)
+        run = workflow.run(*options(running))
+    assert run.code == 0, run.text + (tmp_path / "dask.log").read_text()[-3000:]
+    for i, some in lines.items():
+        expected = [f"{line.upper()}{'x' * 50_000}.plain" for line in some]
+        assert run.read(f"out/{i}.up").splitlines() == expected
+    computing = {device for event in run.events("device_granted") for device in event["devices"]}
+    assert computing == {"n1/cuda:0", "n2/cuda:0"}
+    assert run.written_elsewhere() == []
+    assert set(run.nodes_of_processes().values()) == {"n1", "n2"}, "none where Snakemake is"
+    summary = run.summary
+    assert summary["bytes_in_messages"] == 0
+    assert summary["bytes_in_files"] >= 40 * (2 * LINE_BYTES + 50_000)
+
+
+def both_are_there(directory: Path) -> bool:
+    """Whether two workers have registered with the scheduler."""
+    return (directory / "dask.log").read_text().count("Registered to:") == 2
+
+
+def test_all_kinds_of_rules(tmp_path: Path, dask: Dask) -> None:  # S5 S6 S7 D2
     files = {f"in/{i}.txt": f"line {i}\n" for i in range(4)}
     files["words.txt"] = "alpha\nbeta\n"
     files["environs.py"] = (TOOLS / "environs.py").read_text()
@@ -83,9 +150,8 @@ def test_all_kinds_of_rules(tmp_path: Path, dask: tuple[str, Credentials]) -> No
     prefix = tmp_path / f"py{OWN}"
     make_environment(sys.executable, prefix)
     run = workflow.run(
-        *("--gpupool-cluster", address, "--gpupool-tls-ca", credentials.certificate),
-        *("--gpupool-tls-cert", credentials.certificate, "--gpupool-tls-key", credentials.key),
-        *("--gpupool-cpu-rules", "cluster", "--gpupool-interface", "lo", "--latency-wait", "3"),
+        *options(dask),
+        *("--gpupool-cpu-rules", "cluster"),
         *("--sdm", "conda", "--config", f"prefix={prefix}"),
         NODE="ours",
         **WITH_CONDA,
@@ -96,7 +162,7 @@ def test_all_kinds_of_rules(tmp_path: Path, dask: tuple[str, Credentials]) -> No
     assert run.read("gpu.txt") == "0,1 theirs\n"
     assert run.read("cpu.txt") == "theirs\n"
     again = workflow.run(
-        *("--forceall", "--gpupool-cluster", address.replace("tls://", "tcp://")),
+        *("--forceall", "--gpupool-cluster", dask[0].replace("tls://", "tcp://")),
         *("--config", f"prefix={prefix}"),
     )
     assert again.code != 0 and "anybody on the network could run code as you" in again.text

@@ -40,6 +40,7 @@ def test_both_nodes_work_and_only_they_can_talk(tmp_path: Path) -> None:  # D2 D
     assert plain <= seen
     assert done.read("there.txt") == "n2 1\n"
     assert done.read("here.txt") == "here\n", "a rule without devices stays where Snakemake is"
+    assert done.written_elsewhere() == []
     assert not list(workflow.directory.glob(".snakemake/gpupool/*/tls*")), "credentials stay"
     assert not workflow.processes("worker_main") and not workflow.processes("child_main")
 
