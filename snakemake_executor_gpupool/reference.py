@@ -93,7 +93,8 @@ FILES = {
     "events.jsonl": "what happened, one JSON object a line",
     "summary.json": "the figures of the run",
     "workers/*.log": "what each worker process printed",
-    "spool/": "large results in transit, if the memory file system is too small; empty afterwards",
+    "spool/": "large results in transit, if the memory file system is too small or several "
+    "machines take part; empty afterwards",
 }
 
 #: Environment variables that gpupool reads, and those that it sets for jobs and workers.
