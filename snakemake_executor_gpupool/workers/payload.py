@@ -16,7 +16,6 @@ Standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
@@ -79,18 +78,21 @@ def load_payloads(blobs: Iterable[Blob]) -> list[Any]:
     OSError
         A file cannot be read, or is shorter than it should be.
     """
-    values = []
-    with contextlib.ExitStack() as last:
-        path, descriptor = "", -1
+    values, path, descriptor = [], "", -1
+    try:
         for blob in blobs:
             if not isinstance(blob, SpoolFile):
                 values.append(load_bytes(blob))
                 continue
             if blob.path != path:
-                last.close()
+                if descriptor >= 0:
+                    os.close(descriptor)
+                    descriptor = -1
                 path, descriptor = blob.path, os.open(blob.path, os.O_RDONLY)
-                last.callback(os.close, descriptor)
             values.append(_load_from(descriptor, blob))
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
     return values
 
 

@@ -83,6 +83,8 @@ class Bundle:
     Used as a context: what was not taken by the end of it is removed.
     """
 
+    _path = ""
+
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._blobs: list[Blob] = []
@@ -91,7 +93,8 @@ class Bundle:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.drop()
+        if self._blobs or self._path:
+            self.drop()
 
     def add(self, parts: Sequence[Any]) -> None:
         """Add a blob, given as bytes and views of bytes.
@@ -128,7 +131,6 @@ class Together(Bundle):
         super().__init__(spool)
         self._end = 0
         self._descriptor = -1
-        self._path = ""
 
     def add(self, parts: Sequence[Any]) -> None:
         """Add a blob: to those in memory while a message may carry them all, else to the file."""
