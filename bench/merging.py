@@ -75,8 +75,8 @@ class Driver:
     def row(self, name: str, rows: int, stages: int, depth: int = 1) -> list[Request]:
         """Return the requests of a chain; its first input is written."""
         rng = np.random.default_rng(abs(hash(name)) % 2**32)
-        paths = [self.room / f"{name}-{stage}.npy" for stage in range(stages + 1)]
-        np.save(paths[0], rng.standard_normal((rows, WIDTH)))
+        paths = [self.room / f"{name}-{stage}.f32" for stage in range(stages + 1)]
+        rng.standard_normal((rows, WIDTH)).astype(np.float32).tofile(paths[0])
         pairs = itertools.pairwise(map(str, paths))
         return [self._request(name, n, *pair, depth) for n, pair in enumerate(pairs)]
 

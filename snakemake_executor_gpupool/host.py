@@ -198,6 +198,7 @@ class LocalHost:
         self._reaper = Reaper()
         self._found: list[Happening] = []
         self.carried = Carried()  # nothing, as there is no other machine
+        self._unsent: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -272,11 +273,22 @@ class LocalHost:
         return environment
 
     def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
-        """Send a frame; to a worker that is gone it is lost, as its death will tell."""
+        """Send a frame, by the next :meth:`poll`, together with others for the same worker.
+
+        To a worker that is gone it is lost, as its death will tell.
+        """
         running = self._running.get(worker_id)
         if running is not None:
-            running.process.send(dict(meta), blobs)
-            self._listen(worker_id, running)
+            running.process.queue(dict(meta), blobs)
+            self._unsent.add(worker_id)
+
+    def _flush(self) -> None:
+        for worker_id in self._unsent:
+            running = self._running.get(worker_id)
+            if running is not None:
+                running.process.flush()
+                self._listen(worker_id, running)
+        self._unsent.clear()
 
     def _listen(self, worker_id: str, running: _Running) -> None:
         events = selectors.EVENT_READ
@@ -300,6 +312,7 @@ class LocalHost:
     # -- what happened ---------------------------------------------------------------
     def poll(self, timeout_s: float) -> list[Happening]:
         """Wait until something happens or the time is up; return what did."""
+        self._flush()
         if self._found:
             timeout_s = 0.0
         elif any(running.next_step_s is not None for running in self._running.values()):

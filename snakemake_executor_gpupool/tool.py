@@ -176,8 +176,9 @@ class Job:
 
     def replace(self, **changes: Any) -> Job:
         """Return a copy with some attributes changed."""
-        fields = {**self.__dict__, **changes}
-        return Job(**fields)
+        copy = Job.__new__(Job)
+        copy.__dict__.update(self.__dict__, **changes)
+        return copy
 
 
 class Tool:

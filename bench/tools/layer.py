@@ -13,7 +13,8 @@ WIDTH = 256
 class Layer(Tool):
     """One layer with a bend; ``model`` seeds its weights, ``depth`` says how often to apply it.
 
-    An item is a file's float64 array of shape (rows, WIDTH); its rows are its tokens.
+    An item is a file's float32 array of shape (rows, WIDTH), as raw bytes; its rows are its
+    tokens.
     """
 
     defaults: ClassVar = {"model": 0, "depth": 1}
@@ -23,11 +24,12 @@ class Layer(Tool):
     def load(self, device: str) -> None:
         """Draw the weights."""
         rng = np.random.default_rng(int(self.params.model))
-        self.weights = rng.standard_normal((WIDTH, WIDTH)) / WIDTH**0.5
+        weights = rng.standard_normal((WIDTH, WIDTH)) / WIDTH**0.5
+        self.weights = weights.astype(np.float32)
 
     def read(self, job: Job) -> Iterator[Any]:
         """Yield the file's array."""
-        yield np.load(job.input[0])
+        yield np.fromfile(job.input[0], np.float32).reshape(-1, WIDTH)
 
     def tokens(self, item: Any) -> int:
         """Return the number of rows."""
@@ -51,4 +53,4 @@ class Layer(Tool):
 
     def write(self, job: Job, results: list[Any]) -> None:
         """Write an array like the one that was read."""
-        np.save(job.output[0], results[0])
+        results[0].tofile(job.output[0])

@@ -44,7 +44,12 @@ from snakemake_executor_gpupool.workers.child_serve import (
 from snakemake_executor_gpupool.workers.child_staging import Staging, digest, remove, size_bytes
 from snakemake_executor_gpupool.workers.child_store import entry_name, keep_result
 from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs
-from snakemake_executor_gpupool.workers.payload import load_bytes, load_payload, pack
+from snakemake_executor_gpupool.workers.payload import (
+    is_plain_array,
+    load_bytes,
+    load_payload,
+    pack,
+)
 from snakemake_executor_gpupool.workers.protocol import Frame
 from snakemake_executor_gpupool.workers.spool import Spool
 
@@ -94,6 +99,20 @@ class _Chain:
         """Return where a file is to be read: staged, unless it has been published already."""
         staged = self.paths.get(path, path)
         return staged if os.path.exists(staged) else path
+
+
+class _Packed:
+    """A result: its packed parts, and itself where it has been computed just now."""
+
+    def __init__(self, parts: list[Any], value: Any = None) -> None:
+        self.parts = parts
+        self._value = value
+
+    def copy(self) -> Any:
+        """Return the result as if it had come by a frame: a tool may change it as it writes."""
+        if is_plain_array(self._value):
+            return self._value.copy()
+        return load_bytes(b"".join(self.parts))
 
 
 class Memory:
@@ -195,26 +214,29 @@ class ChainServer(Server):
         """Run one stage of all chains that are whole, and tell; return whether it was the last."""
         started_s = time.perf_counter()
         self._compute(stage, [chain for chain in chains if chain.is_whole], meta["store"])
-        for chain in chains:
-            self._guarded(chain, self._write_stage)
-        whole = [(number, chain) for number, chain in enumerate(chains) if chain.is_whole]
-        is_last = not whole or stage == len(self._tools) - 1
+        told: list[dict[str, Any]] = []
+        for number, chain in enumerate(chains):
+            self._guarded(chain, self._end_stage, number, told)
+        is_last = not told or stage == len(self._tools) - 1
         with self._spool.bundle() as bundle:
-            for _, chain in whole:
-                for parts in chain.parts:
+            for each in told:
+                for parts in chains[each["chain"]].parts:
                     bundle.add(parts)
             blobs = bundle.take()
-        told = [self._told_of(number, chain) for number, chain in whole]
-        if not is_last:
-            # Before anybody hears that there is something to publish, which moves it.
-            for chain in chains:
-                self._guarded(chain, self._read_stage, stage + 1)
         answer = {"type": "stage", "batch": meta["batch"], "stage": stage, "last": is_last}
         seconds, peak_mib = time.perf_counter() - started_s, peak_memory_mib(self._device)
         self._channel.send(
             {**answer, "chains": told, "seconds": seconds, "peak_mib": peak_mib}, blobs
         )
         return is_last
+
+    def _end_stage(self, chain: _Chain, number: int, told: list[dict[str, Any]]) -> None:
+        """Write a stage's outputs, take down what to tell, and read the next stage's inputs."""
+        self._write_stage(chain)
+        told.append(self._told_of(number, chain))
+        if chain.stage + 1 < len(self._tools):
+            # Before anybody hears that there is something to publish, which moves it.
+            self._read_stage(chain, chain.stage + 1)
 
     @staticmethod
     def _guarded(chain: _Chain, act: Any, *arguments: Any) -> None:
@@ -262,20 +284,21 @@ class ChainServer(Server):
         for key in items:
             remembered = self._remembered.get((*head, key))
             if key not in found and remembered is not None:
-                found[key] = remembered
+                found[key] = _Packed(remembered)
         missing = {key: item for key, item in items.items() if key not in found}
         computed = self._compute_missing(stage, chains[0].jobs[stage].params, missing)
-        for key, parts in computed.items():
+        for key, packed in computed.items():
             if store:
-                keep_result(store, entry_name((*head, key)), parts)
-            self._remembered.keep((*head, key), parts)
+                keep_result(store, entry_name((*head, key)), packed.parts)
+            self._remembered.keep((*head, key), packed.parts)
+        found.update(computed)
         for chain in chains:
-            self._guarded(chain, self._take_results, {**found, **computed})
+            self._guarded(chain, self._take_results, found)
 
     def _compute_missing(
         self, stage: int, params: dict[str, Any], items: dict[str, Any]
-    ) -> dict[str, list[Any]]:
-        """Return the packed result of each item that has one."""
+    ) -> dict[str, _Packed]:
+        """Return the result of each item that has one."""
         tool = self._tools[stage]
         tool.params = Params({**self._classes[stage].defaults, **params})
         keys, values = list(items), list(items.values())
@@ -283,14 +306,14 @@ class ChainServer(Server):
         for batch in tool.micro_batches(values, int(tool.batch_tokens(self._device))):
             for index, outcome in zip(batch, run_batch(tool, [values[i] for i in batch])):
                 if outcome.error is None:
-                    computed[keys[index]] = pack(outcome.result)
+                    computed[keys[index]] = _Packed(pack(outcome.result), outcome.result)
         return computed
 
     @staticmethod
-    def _take_results(chain: _Chain, found: dict[str, list[Any]]) -> None:
-        chain.parts = [found[key] for key in chain.keys]  # one that failed ends the chain
-        # Copies of its own, as if they had come by a frame: a tool may change them as it writes.
-        results = [load_bytes(b"".join(parts)) for parts in chain.parts]
+    def _take_results(chain: _Chain, found: dict[str, _Packed]) -> None:
+        packed = [found[key] for key in chain.keys]  # one that failed ends the chain
+        chain.parts = [each.parts for each in packed]
+        results = [each.copy() for each in packed]
         chain.results = [results[place] for place in chain.order]
 
     # -- files -------------------------------------------------------------------
@@ -321,14 +344,15 @@ class ChainServer(Server):
 
     def _is_misplaced(self, values: Any) -> bool:
         """Tell whether values have in them where they were read from, not the real place."""
-        name, data = os.path.basename(self._staging.root), b"".join(map(bytes, pack(values)))
-        return any(name.encode(encoding) in data for encoding in ("utf-8", "utf-32-le"))
+        name, parts = os.path.basename(self._staging.root), [bytes(part) for part in pack(values)]
+        sought = [name.encode(encoding) for encoding in ("utf-8", "utf-32-le")]
+        return any(each in part for part in parts for each in sought)
 
 
-def known_results(chains: list[_Chain]) -> dict[str, list[Any]]:
+def known_results(chains: list[_Chain]) -> dict[str, _Packed]:
     """Return the results that came instead of items: other jobs have had these computed."""
     return {
-        key: pack(value)
+        key: _Packed(pack(value))
         for chain in chains
         for key, is_known, value in zip(chain.keys, chain.meta["known"], chain.items)
         if is_known

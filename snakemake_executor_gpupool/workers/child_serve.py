@@ -23,8 +23,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import socket
 import time
+from collections import deque
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.inputs import explained_inputs
@@ -39,12 +41,27 @@ from snakemake_executor_gpupool.workers.child_memory import (
 from snakemake_executor_gpupool.workers.child_output import job_log, tell_error
 from snakemake_executor_gpupool.workers.child_run import pack_outcomes, run_payloads
 from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs, wait_for_files
-from snakemake_executor_gpupool.workers.payload import load_payload, load_payloads, pack
-from snakemake_executor_gpupool.workers.protocol import Blob, Decoder, Frame, encode
+from snakemake_executor_gpupool.workers.payload import (
+    PICKLE_PROTOCOL,
+    load_payload,
+    load_payloads,
+    pack,
+)
+from snakemake_executor_gpupool.workers.protocol import (
+    SPOOL_BYTES,
+    Blob,
+    Decoder,
+    Frame,
+    encode,
+)
 from snakemake_executor_gpupool.workers.spool import Spool
 
 #: Items of one job are announced in frames of this many, so that a large job starts early.
 ITEMS_PER_FRAME = 500
+#: How many content hashes of params are kept at hand.
+MOST_HASHES = 1000
+
+_HASHES: dict[bytes, str] = {}
 
 
 class Channel:
@@ -54,7 +71,8 @@ class Channel:
         self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(True)
         self._decoder = Decoder()
-        self._frames: list[Frame] = []
+        self._frames: deque[Frame] = deque()
+        self._held: list[bytes] = []
 
     def receive(self) -> Frame | None:
         """Return the next frame; None at the end of the stream."""
@@ -63,11 +81,23 @@ class Channel:
             if not data:
                 return None
             self._frames.extend(self._decoder.feed(data))
-        return self._frames.pop(0)
+        return self._frames.popleft()
+
+    def _is_next(self, kind: str) -> bool:
+        return bool(self._frames) and self._frames[0].type == kind
 
     def send(self, meta: dict[str, Any], blobs: list[Blob] | None = None) -> None:
         """Send one frame, waiting for the coordinator to take it."""
-        for chunk in encode(meta, blobs or []):
+        self._held += encode(meta, blobs or [])
+        # Publishing is quick; to tell of each by itself would take about as long.
+        if not self._is_next("publish"):
+            self._flush()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        if sum(map(len, held)) <= SPOOL_BYTES:
+            held = [b"".join(held)]
+        for chunk in held:
             self._socket.sendall(chunk)
 
 
@@ -96,6 +126,7 @@ class Server:
         self._spool = spool
         self._base_dir = base_dir
         self._model: Tool | None = None
+        self._later: dict[str, type[Tool]] = {}
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
             "write": self._write,
@@ -146,15 +177,21 @@ class Server:
 
         One that cannot be told ends the list: its own process says what is wrong, to its own job.
         """
-        from snakemake_executor_gpupool.toolspec import load_tool_class
-
         told: list[dict[str, Any]] = []
         with contextlib.suppress(Exception):
             for spec, blob in zip(frame.meta["follow"], frame.blobs[1:]):
-                tool_class = load_tool_class(spec, self._base_dir)
+                tool_class = self._later_class(spec)
                 model = describe_model(tool_class(load_payload(blob).params))
                 told.append({**model, "info": tool_info(tool_class)})
         return told
+
+    def _later_class(self, spec: str) -> type[Tool]:
+        """Return the class of a tool that is to follow; its file is read once."""
+        from snakemake_executor_gpupool.toolspec import load_tool_class
+
+        if spec not in self._later:
+            self._later[spec] = load_tool_class(spec, self._base_dir)
+        return self._later[spec]
 
     def _announce_items(self, ident: int, job: Job, frame: Frame) -> None:
         tool = self._tool_class(job.params)
@@ -289,19 +326,28 @@ def tool_info(tool_class: type[Tool]) -> dict[str, Any]:
 
 def describe_model(tool: Tool) -> dict[str, Any]:
     """Return which model a tool's params choose, and which items may share a batch."""
-    from snakemake_executor_gpupool.canonical import content_hash
-
     model = tool.model_params()
-    label = ", ".join(str(value) for value in model.values() if value is not None)
     files = {name: stat_files(value) for name, value in model.items()}
+    ident = [type(tool).__module__, type(tool).__qualname__, tool.version, model, files]
+    label = ", ".join(str(value) for value in model.values() if value is not None)
     return {
-        "model": content_hash(
-            [type(tool).__module__, type(tool).__qualname__, tool.version, model, files]
-        ),
+        "model": _hashed(ident),
         "model_label": label,
-        "group": content_hash(tool.run_params()),
+        "group": _hashed(tool.run_params()),
         "short_tokens": tool.short_tokens(),
     }
+
+
+def _hashed(value: Any) -> str:
+    """Return a value's content hash; the jobs of a rule mostly have the same to be hashed."""
+    data = pickle.dumps(value, PICKLE_PROTOCOL)
+    if data not in _HASHES:
+        from snakemake_executor_gpupool.canonical import content_hash
+
+        if len(_HASHES) == MOST_HASHES:
+            _HASHES.clear()
+        _HASHES[data] = content_hash(value)
+    return _HASHES[data]
 
 
 def stat_files(value: Any) -> list[tuple[str, int, int]]:

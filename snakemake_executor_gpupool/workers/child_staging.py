@@ -19,6 +19,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 
 from snakemake_executor_gpupool.inputs import explained_inputs
@@ -40,6 +41,8 @@ class Staging:
     def __init__(self, root: str) -> None:
         self.root = root
         self._folders: list[str] = []
+        # By base name: the folder that it was last put into, beyond the first one.
+        self._latest: dict[str, int] = {}
         # Processes of several machines may share the root.
         self._own = os.urandom(6).hex()
 
@@ -53,24 +56,33 @@ class Staging:
         return job.replace(output=job.output.mapped(place), log=job.log.mapped(place))
 
     def _place(self, base: str, taken: set[str]) -> str:
-        for folder in self._all_folders():
-            path = os.path.join(folder, base)
+        for number in self._numbers(base):
+            path = f"{self._folder(number)}/{base}"
             if path not in taken and not os.path.lexists(path):
                 taken.add(path)
+                self._latest[base] = number
                 return path
         raise AssertionError("there is always another folder")
 
-    def _all_folders(self) -> Iterator[str]:
-        for number in itertools.count():
-            if number == len(self._folders):
-                name = f"{os.path.basename(self.root)}-{self._own}-{number}"
-                self._folders.append(os.path.join(self.root, name))
-                os.makedirs(self._folders[-1])
-            yield self._folders[number]
+    def _numbers(self, base: str) -> Iterator[int]:
+        """Yield folders to try: the first ones are free again once their files are published.
+
+        Not all that there are: with a thousand files of one name, that would be a million looks.
+        """
+        yield 0
+        yield from range(self._latest.get(base, 0) + 1, len(self._folders))
+        yield from itertools.count(len(self._folders))
+
+    def _folder(self, number: int) -> str:
+        if number >= len(self._folders):
+            name = f"{os.path.basename(self.root)}-{self._own}-{len(self._folders)}"
+            os.makedirs(f"{self.root}/{name}")
+            self._folders.append(f"{self.root}/{name}")
+        return self._folders[number]
 
     def inner(self, paths: Iterable[str]) -> list[str]:
         """Return paths as they are below the root."""
-        return [os.path.relpath(path, self.root) for path in paths]
+        return [path[len(self.root) + 1 :] for path in paths]
 
 
 def remove(paths: Iterable[str]) -> None:
@@ -82,21 +94,26 @@ def remove(paths: Iterable[str]) -> None:
 
 def size_bytes(path: str) -> int:
     """Return what a file, or all files of a directory, take."""
-    if os.path.isdir(path):
+    status = os.lstat(path)
+    if stat.S_ISDIR(status.st_mode):
         return sum(size_bytes(entry.path) for entry in os.scandir(path))
-    return os.lstat(path).st_size
+    return status.st_size
 
 
 def digest(path: str) -> str:
     """Return size and BLAKE2b digest of a file's bytes; of a directory, of all that is in it."""
     total = hashlib.blake2b(digest_size=32)
-    if os.path.isdir(path):
+    try:
+        file = open(path, "rb", buffering=0)  # noqa: SIM115
+    except IsADirectoryError:
         for name in sorted(os.listdir(path)):
             total.update(f"{name}\0{digest(os.path.join(path, name))}\0".encode())
         return f"dir:{total.hexdigest()}"
     size = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+    with file:
+        # No larger than needed: a fresh megabyte takes longer to get than a small file to read.
+        chunk_bytes = min(os.fstat(file.fileno()).st_size + 1, CHUNK_BYTES)
+        while chunk := file.read(chunk_bytes):
             total.update(chunk)
             size += len(chunk)
     return f"{size}:{total.hexdigest()}"

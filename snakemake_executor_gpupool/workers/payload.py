@@ -158,3 +158,10 @@ def _slices(view: memoryview, start: int, sizes: Sequence[int]) -> list[memoryvi
 
 def _aligned(place: int) -> int:
     return place + -place % ALIGNMENT
+
+
+def is_plain_array(value: Any) -> bool:
+    """Tell whether a value is a numpy array that a pickle would bring back as its copy."""
+    kind = type(value)
+    is_array = kind.__name__ == "ndarray" and kind.__module__ == "numpy"
+    return is_array and not value.dtype.hasobject

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -22,6 +23,8 @@ CHILD_ENTRY = Path(__file__).resolve().with_name("child_main.py")
 #: Where the run loop's thread reads into: most frames are small, and a fresh buffer of this size
 #: for each would cost more than all else that is done with them.
 _SCRATCH = memoryview(bytearray(1 << 20))
+#: How many chunks are handed to the kernel at once.
+CHUNKS_PER_WRITE = 64
 #: How much of the end of a worker's log an error message quotes.
 LOG_TAIL_BYTES = 2000
 
@@ -90,18 +93,23 @@ class WorkerProcess:
     # -- frames ----------------------------------------------------------------
     def send(self, meta: dict[str, Any], blobs: Sequence[Blob] = ()) -> None:
         """Queue a frame and write what the channel takes at once."""
-        self._outgoing.extend(memoryview(chunk) for chunk in encode(meta, blobs))
+        self.queue(meta, blobs)
         self.flush()
+
+    def queue(self, meta: dict[str, Any], blobs: Sequence[Blob] = ()) -> None:
+        """Queue a frame, to be written together with others."""
+        self._outgoing.extend(memoryview(chunk) for chunk in encode(meta, blobs) if chunk)
 
     def flush(self) -> None:
         """Write as much of what is queued as the channel takes."""
         with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
             while self._outgoing:
-                written = self.socket.send(self._outgoing[0])
-                if written == len(self._outgoing[0]):
-                    self._outgoing.popleft()
-                else:
-                    self._outgoing[0] = self._outgoing[0][written:]
+                written = self.socket.sendmsg(itertools.islice(self._outgoing, CHUNKS_PER_WRITE))
+                while written:
+                    chunk = self._outgoing.popleft()
+                    if written < len(chunk):
+                        self._outgoing.appendleft(chunk[written:])
+                    written -= min(written, len(chunk))
 
     @property
     def wants_write(self) -> bool:
