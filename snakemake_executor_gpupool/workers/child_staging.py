@@ -41,7 +41,7 @@ class Staging:
     def __init__(self, root: str) -> None:
         self.root = root
         self._folders: list[str] = []
-        # By base name: the folder that it was last put into, beyond the first one.
+        # By base name: the folder that it was last put into.
         self._latest: dict[str, int] = {}
         # Processes of several machines may share the root.
         self._own = os.urandom(6).hex()
@@ -65,12 +65,12 @@ class Staging:
         raise AssertionError("there is always another folder")
 
     def _numbers(self, base: str) -> Iterator[int]:
-        """Yield folders to try: the first ones are free again once their files are published.
+        """Yield folders to try: what was put there first is the first to be published.
 
         Not all that there are: with a thousand files of one name, that would be a million looks.
         """
-        yield 0
-        yield from range(self._latest.get(base, 0) + 1, len(self._folders))
+        used = [0, self._latest.get(base, 0) + 1, 1]
+        yield from (number for number in used if number < len(self._folders))
         yield from itertools.count(len(self._folders))
 
     def _folder(self, number: int) -> str:
