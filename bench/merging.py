@@ -34,6 +34,7 @@ from tools.layer import WIDTH
 
 from snakemake_executor_gpupool.actions import Callbacks
 from snakemake_executor_gpupool.config import build_config
+from snakemake_executor_gpupool.executor.translate import input_bytes
 from snakemake_executor_gpupool.pool import Pool
 from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.tool import Job
@@ -91,6 +92,7 @@ class Driver:
             params=pickle.dumps(params),
             cwd=str(self.room),
             bare=pickle.dumps(job),
+            input_bytes=input_bytes([source]),
         )
 
     def submit(self, rows: Iterable[list[Request]]) -> None:

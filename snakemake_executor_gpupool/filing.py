@@ -11,10 +11,11 @@ longer, or has no process, keeps nothing waiting: others write instead.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from snakemake_executor_gpupool.dedup import blob_size
 from snakemake_executor_gpupool.devices.model import natural_key
 from snakemake_executor_gpupool.effects import (
     Outbox,
@@ -25,17 +26,16 @@ from snakemake_executor_gpupool.effects import (
     Unstage,
     WriteJob,
 )
+from snakemake_executor_gpupool.filequeue import FileQueue
 from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase, explain
 from snakemake_executor_gpupool.outputs import log_line
 from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
-from snakemake_executor_gpupool.toolstate import FileWorker, ToolState
+from snakemake_executor_gpupool.toolstate import FRAMES_AHEAD, FileWorker, ToolState
 
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.links import Claim
 
-#: Frames sent ahead to one process.
-FRAMES_AHEAD = 8
 #: A process that is at one file, or at importing its tool, for so long counts as hung; at a
 #: file sooner, if its job's runtime is less.
 FILE_LIMIT_S = 900.0
@@ -106,14 +106,14 @@ class Filing:
         if tool.error is not None:
             self._jobs.fail(job, explain(job, tool.error, f"tool {tool.ref}"))
             return
-        tool.reads.append(job.request.job_id)
+        tool.reads.append(job.request.job_id, job.read_level)
         self._send(tool)
 
     def write(self, job: JobState) -> None:
         """Have a job's outputs written."""
         job.phase = Phase.WRITING
         tool = self.tool(job.request.tool)
-        tool.to_write(job.request.job_id, job.home)
+        tool.to_write(job.request.job_id, job.home, job.write_level)
         self._send(tool)
 
     def publish(self, job: JobState, claim: Claim) -> None:
@@ -121,7 +121,7 @@ class Filing:
         job.claim = claim
         job.phase = Phase.PUBLISHING
         tool = self.tool(claim.tool)
-        tool.to_write(job.request.job_id, job.home)
+        tool.to_write(job.request.job_id, job.home, job.write_level)
         self._send(tool)
 
     def give_up_claim(self, job: JobState) -> None:
@@ -165,20 +165,19 @@ class Filing:
                 del tool.homes[node]
 
     def _fill(
-        self, tool: ToolState, workers: list[FileWorker], queues: Iterable[deque[int]]
+        self, tool: ToolState, workers: list[FileWorker], queues: Iterable[FileQueue]
     ) -> None:
         """Send what waits to processes with room, those with the least to do first."""
         if len(workers) > 1:
             workers = sorted(workers, key=lambda w: len(w.in_flight))
         for worker in workers:
-            while worker.ready and len(worker.in_flight) < FRAMES_AHEAD:
+            while worker.has_room:
                 job = self._next(queues)
                 if job is None:
                     return
                 if not worker.in_flight:
                     worker.active_s = self.now_s
-                worker.in_flight.append(job.request.job_id)
-                self._send_job(tool, worker, job)
+                worker.sent(job.request.job_id, self._send_job(tool, worker.worker_id, job))
 
     def _wants_worker(
         self, tool: ToolState, workers: Collection[FileWorker], waiting: int, nodes: int
@@ -210,7 +209,7 @@ class Filing:
         self._tool_of[worker.worker_id] = tool
         self._outbox.put(StartWorker(worker.worker_id, tool.ref, node=node))
 
-    def _next(self, queues: Iterable[deque[int]]) -> JobState | None:
+    def _next(self, queues: Iterable[FileQueue]) -> JobState | None:
         for queue in queues:
             while queue:
                 job = self._jobs.get(queue.popleft())
@@ -218,17 +217,20 @@ class Filing:
                     return job
         return None
 
-    def _send_job(self, tool: ToolState, worker: FileWorker, job: JobState) -> None:
+    def _send_job(self, tool: ToolState, worker_id: str, job: JobState) -> int:
+        """Send a job to a process; return how many bytes its files have, as far as known."""
         if job.phase is Phase.WRITING:
-            self._outbox.put(write_effect(worker.worker_id, job))
-            return
+            effect = write_effect(worker_id, job)
+            self._outbox.put(effect)
+            return sum(map(blob_size, effect.blobs))
         if job.phase is Phase.PUBLISHING:
             assert job.claim is not None
-            self._outbox.put(PublishJob(worker.worker_id, job.request, job.claim))
-            return
+            self._outbox.put(PublishJob(worker_id, job.request, job.claim))
+            return 0
         job.phase = Phase.READING
         tool.reading.add(job.request.job_id)
-        self._outbox.put(ReadJob(worker.worker_id, job.request))
+        self._outbox.put(ReadJob(worker_id, job.request))
+        return job.request.input_bytes
 
     # -- answers -----------------------------------------------------------------
     def tool_ready(self, worker_id: str, info: dict[str, Any]) -> None:
@@ -257,9 +259,9 @@ class Filing:
         """A process has finished with a job: it gets the next one."""
         tool = self._tool_of[worker_id]
         self.heard_of(worker_id)
-        in_flight = tool.workers[worker_id].in_flight
-        if job_id in in_flight:
-            in_flight.remove(job_id)
+        worker = tool.workers[worker_id]
+        if worker.in_flight and worker.in_flight[0] == job_id:
+            worker.answered()
             tool.reading.discard(job_id)
             self._outbox.note("file_done", worker=worker_id, job_id=job_id)
             self._suspicion.cleared(self._jobs.get(job_id))
@@ -343,18 +345,18 @@ class Filing:
         if until_s > self.now_s:
             tool.resting.append((until_s, job.request.job_id))
         elif was_reading:
-            tool.reads.appendleft(job.request.job_id)
+            tool.reads.appendleft(job.request.job_id, job.read_level)
         else:
-            tool.to_write_first(job.request.job_id, job.home)
+            tool.to_write_first(job.request.job_id, job.home, job.write_level)
 
     def _wake_resting(self, tool: ToolState) -> None:
         due = [job_id for until_s, job_id in tool.resting if until_s <= self.now_s]
         tool.resting = [(until_s, n) for until_s, n in tool.resting if until_s > self.now_s]
         for job in filter(None, map(self._jobs.get, due)):
             if job.phase is Phase.WRITING:
-                tool.to_write(job.request.job_id, job.home)
+                tool.to_write(job.request.job_id, job.home, job.write_level)
             else:
-                tool.reads.append(job.request.job_id)
+                tool.reads.append(job.request.job_id, job.read_level)
 
 
 def crash_error(message: str) -> dict[str, Any]:

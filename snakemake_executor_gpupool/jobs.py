@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool.dedup import Ledger, Unit
 from snakemake_executor_gpupool.effects import Outbox, Report
+from snakemake_executor_gpupool.filequeue import SMALL_BYTES, Level
 from snakemake_executor_gpupool.request import JobReport, Request
 from snakemake_executor_gpupool.workers.protocol import Blob
 
@@ -59,6 +60,18 @@ class JobState:
     claimed: int = 0
     #: What a chain has staged for it.
     claim: Claim | None = None
+    #: Whether it is short, as :func:`~.merging.is_short` has it.
+    is_brief: bool = False
+
+    @property
+    def read_level(self) -> Level:
+        """When its inputs are read: by priority, small ones before large ones."""
+        return -self.request.priority, int(self.request.input_bytes > SMALL_BYTES)
+
+    @property
+    def write_level(self) -> Level:
+        """When its outputs are written: by priority, those of short jobs before others."""
+        return -self.request.priority, int(not self.is_brief and self.claim is None)
 
     def gather(self) -> tuple[list[int], list[Blob]]:
         """Return each distinct result once, and for each item which of them is its own."""

@@ -58,6 +58,8 @@ class Request:
         What the rule asks for; None: the tool's own preference.
     attempt
         1 for a job's first try; a later one also retries a model that could not be loaded.
+    input_bytes
+        Of its input files, as far as known.
     follow
         The jobs that read what this one writes, one after the other, as far as they can be
         told beforehand. They are guesses: their own requests, once their jobs are ready, count.
@@ -76,6 +78,7 @@ class Request:
     timeout_s: float | None = None
     attempt: int = 1
     bare: bytes = b""
+    input_bytes: int = 0
     follow: tuple[Request, ...] = ()
 
 

@@ -168,7 +168,7 @@ class Scheduler:
             return
         model.params_of_group.setdefault(meta["group"], job.request.params)
         model.places += len(blobs)
-        is_brief = is_whole_and_short(job, meta)
+        is_brief = job.is_brief = is_whole_and_short(job, meta)
         claimed = self.ledger.claimed
         new = []
         for item, payload in zip(meta["items"], blobs, strict=True):

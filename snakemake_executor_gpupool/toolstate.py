@@ -7,7 +7,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from snakemake_executor_gpupool.filequeue import FileQueue, Level
 from snakemake_executor_gpupool.request import ToolRef
+
+#: Frames sent ahead to one process, while their files are less than so many bytes together.
+FRAMES_AHEAD = 8
+BYTES_AHEAD = 1024**2
 
 
 @dataclass(eq=False)
@@ -28,6 +33,25 @@ class FileWorker:
     in_flight: deque[int] = field(default_factory=deque)
     active_s: float = 0.0
     hung: bool = False
+    _sizes: deque[int] = field(default_factory=deque)
+    _ahead_bytes: int = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it can be sent another frame."""
+        is_free = len(self.in_flight) < FRAMES_AHEAD and self._ahead_bytes < BYTES_AHEAD
+        return self.ready and is_free
+
+    def sent(self, job_id: int, size_bytes: int) -> None:
+        """It was sent a job whose files have about so many bytes."""
+        self.in_flight.append(job_id)
+        self._sizes.append(size_bytes)
+        self._ahead_bytes += size_bytes
+
+    def answered(self) -> None:
+        """It has done the job that it was sent first."""
+        self.in_flight.popleft()
+        self._ahead_bytes -= self._sizes.popleft()
 
 
 @dataclass(eq=False)
@@ -51,9 +75,9 @@ class ToolState:
     info: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     workers: dict[str, FileWorker] = field(default_factory=dict)
-    reads: deque[int] = field(default_factory=deque)
-    writes: deque[int] = field(default_factory=deque)
-    homes: dict[str, deque[int]] = field(default_factory=dict)
+    reads: FileQueue = field(default_factory=FileQueue)
+    writes: FileQueue = field(default_factory=FileQueue)
+    homes: dict[str, FileQueue] = field(default_factory=dict)
     resting: list[tuple[float, int]] = field(default_factory=list)
     reading: set[int] = field(default_factory=set)
     _on: dict[str, list[FileWorker]] = field(default_factory=dict)
@@ -80,26 +104,26 @@ class ToolState:
         return self._on.get(node, [])
 
     # -- jobs that wait ------------------------------------------------------------
-    def to_write(self, job_id: int, node: str) -> None:
+    def to_write(self, job_id: int, node: str, level: Level) -> None:
         """Have a job's outputs written on a node; if that is empty, anywhere."""
-        if node:
-            self.homes.setdefault(node, deque()).append(job_id)
-        else:
-            self.writes.append(job_id)
+        self._writes_on(node).append(job_id, level)
 
-    def to_write_first(self, job_id: int, node: str) -> None:
-        """The same, before all others."""
-        (self.homes.setdefault(node, deque()) if node else self.writes).appendleft(job_id)
+    def to_write_first(self, job_id: int, node: str, level: Level) -> None:
+        """The same, before all others of its level."""
+        self._writes_on(node).appendleft(job_id, level)
+
+    def _writes_on(self, node: str) -> FileQueue:
+        return self.homes.setdefault(node, FileQueue()) if node else self.writes
 
     def rehome(self, nodes: Collection[str]) -> None:
         """Have jobs written anywhere whose node is not among these, or has no process."""
         for node in [node for node in self.homes if node not in nodes or not self.on(node)]:
-            self.writes.extendleft(reversed(self.homes.pop(node)))
+            self.homes.pop(node).move_to(self.writes)
 
     def take_waiting(self) -> list[int]:
         """Return all jobs that wait or rest, and forget them."""
         homes = [job_id for queue in self.homes.values() for job_id in queue]
         waiting = [*self.reads, *self.writes, *homes, *(job_id for _, job_id in self.resting)]
-        for queue in (self.reads, self.writes, self.homes, self.resting):
-            queue.clear()
+        for each in (self.reads, self.writes, self.homes, self.resting):
+            each.clear()
         return waiting

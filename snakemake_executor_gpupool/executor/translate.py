@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import pickle
+import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -25,6 +26,10 @@ TOOL = "gpupool_tool"
 EVALUATED_WHERE_IT_RUNS = "tmpdir"
 #: What Snakemake gives it by default: an expression.
 DEFAULT_TMPDIR = "system_tmpdir"
+#: Of how many inputs the size is looked up: this is done while Snakemake waits.
+MOST_LOOKS = 16
+#: What more of them, or a directory, count as.
+MANY_BYTES = 1024**3
 #: Highest protocol that Python 3.9 reads.
 PICKLE_PROTOCOL = 5
 
@@ -119,7 +124,24 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         priority=job.priority,
         timeout_s=_minutes(job.resources.get("runtime")),
         attempt=job.attempt,
+        input_bytes=input_bytes(plain.input),
     )
+
+
+def input_bytes(paths: Sequence[str]) -> int:
+    """Return what a job's inputs take together: a lot if they are many, or a directory is.
+
+    What cannot be told counts as nothing.
+    """
+    return MANY_BYTES if len(paths) > MOST_LOOKS else sum(map(_size_bytes, paths))
+
+
+def _size_bytes(path: str) -> int:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return 0
+    return MANY_BYTES if stat.S_ISDIR(status.st_mode) else status.st_size
 
 
 def _whole(value: Any) -> int | None:
