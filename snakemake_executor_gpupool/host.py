@@ -142,6 +142,7 @@ class Host(Protocol):
     def send(  # noqa: D102
         self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()
     ) -> None: ...
+    def flush(self) -> None: ...  # noqa: D102
     def stop(  # noqa: D102
         self, worker_id: str, *, force: bool = False, complaint: str = ""
     ) -> None: ...
@@ -273,7 +274,7 @@ class LocalHost:
         return environment
 
     def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
-        """Send a frame, by the next :meth:`poll`, together with others for the same worker.
+        """Send a frame, by the next :meth:`flush`, together with others for the same worker.
 
         To a worker that is gone it is lost, as its death will tell.
         """
@@ -282,7 +283,8 @@ class LocalHost:
             running.process.queue(dict(meta), blobs)
             self._unsent.add(worker_id)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Hand what was sent to the operating system."""
         for worker_id in self._unsent:
             running = self._running.get(worker_id)
             if running is not None:
@@ -312,7 +314,7 @@ class LocalHost:
     # -- what happened ---------------------------------------------------------------
     def poll(self, timeout_s: float) -> list[Happening]:
         """Wait until something happens or the time is up; return what did."""
-        self._flush()
+        self.flush()
         if self._found:
             timeout_s = 0.0
         elif any(running.next_step_s is not None for running in self._running.values()):

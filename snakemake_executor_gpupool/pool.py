@@ -298,6 +298,7 @@ class Pool:
     def _act(self) -> None:
         for effect in self._scheduler.outbox.take():
             self._actions.carry_out(effect)
+        self._host.flush()  # workers go on while the rest is done
         discarded, self._scheduler.ledger.discarded = self._scheduler.ledger.discarded, []
         for blob in discarded:
             self._discards.discard(blob)

@@ -334,6 +334,10 @@ class ClusterHost:
             return
         node.tell("send", {"worker": worker_id, "meta": dict(meta)}, blobs)
 
+    def flush(self) -> None:
+        """Hand what was sent to the operating system."""
+        self._local.flush()
+
     def stop(self, worker_id: str, *, force: bool = False, complaint: str = "") -> None:
         """Tell a worker to end, and make sure that it does."""
         node = self._where.get(worker_id)

@@ -45,7 +45,7 @@ from snakemake_executor_gpupool.workers.child_staging import Staging, digest, re
 from snakemake_executor_gpupool.workers.child_store import entry_name, keep_result
 from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs
 from snakemake_executor_gpupool.workers.payload import (
-    is_plain_array,
+    is_float_array,
     load_bytes,
     load_payload,
     pack,
@@ -110,7 +110,7 @@ class _Packed:
 
     def copy(self) -> Any:
         """Return the result as if it had come by a frame: a tool may change it as it writes."""
-        if is_plain_array(self._value):
+        if is_float_array(self._value):
             return self._value.copy()
         return load_bytes(b"".join(self.parts))
 
@@ -272,7 +272,7 @@ class ChainServer(Server):
         chain.names = [each["name"] for each in told]
         tokens = [told[position]["tokens"] for position in firsts.values()]
         is_brief = is_short(tokens, tool.short_tokens())
-        chain.is_whole = is_brief and not self._is_misplaced([chain.items, chain.names])
+        chain.is_whole = is_brief and not self._is_misplaced(chain.items, chain.names)
 
     def _compute(self, stage: int, chains: list[_Chain], store: str) -> None:
         """Compute the stage's items of all chains together, an item that several have once."""
@@ -342,10 +342,13 @@ class ChainServer(Server):
         told.update({"digests": chain.digests, "outputs": outputs, "logs": logs})
         return {**told, "bytes": sum(map(size_bytes, chain.staged.output))}
 
-    def _is_misplaced(self, values: Any) -> bool:
-        """Tell whether values have in them where they were read from, not the real place."""
-        name, parts = os.path.basename(self._staging.root), [bytes(part) for part in pack(values)]
-        sought = [name.encode(encoding) for encoding in ("utf-8", "utf-32-le")]
+    def _is_misplaced(self, items: list[Any], names: list[str]) -> bool:
+        """Tell whether items have in them where they were read from, not the real place."""
+        place = os.path.basename(self._staging.root)
+        sought = [place.encode(encoding) for encoding in ("utf-8", "utf-32-le")]
+        # Such arrays say nothing of a place, and are most of what there is.
+        worded = [item for item in items if not is_float_array(item)]
+        parts = [bytes(part) for part in pack([worded, names])]
         return any(each in part for part in parts for each in sought)
 
 

@@ -160,8 +160,8 @@ def _aligned(place: int) -> int:
     return place + -place % ALIGNMENT
 
 
-def is_plain_array(value: Any) -> bool:
-    """Tell whether a value is a numpy array that a pickle would bring back as its copy."""
+def is_float_array(value: Any) -> bool:
+    """Tell whether a value is a numpy array of floats, whose copy is as good as its pickle."""
     kind = type(value)
     is_array = kind.__name__ == "ndarray" and kind.__module__ == "numpy"
-    return is_array and not value.dtype.hasobject
+    return is_array and value.dtype.kind in "fc"
