@@ -169,6 +169,7 @@ class World:
         instance: str = "",
         timeout_s: float | None = None,
         follow: Sequence[int] = (),
+        input_bytes: int = 0,
     ) -> None:
         """Make a job ready now; ``follow`` are jobs that were declared."""
         made = [item if isinstance(item, FakeItem) else FakeItem(item) for item in items]
@@ -179,6 +180,7 @@ class World:
             devices=devices,
             instance=instance,
             timeout_s=timeout_s,
+            input_bytes=input_bytes,
             follow=tuple(self.requests[later] for later in follow),
         )
         self.requests[job_id] = request

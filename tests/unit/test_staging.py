@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,22 @@ def test_nothing_is_published_if_anything_differs(job: Job, change: str) -> None
             Path(told[1][1]).unlink()
     assert not publish(job, *told)
     assert not Path("out").exists() and not Path("other").exists() and not Path("log").exists()
+
+
+def test_many_files_of_one_name_are_placed_without_looking_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    exists = os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda path: looks.append(path) or exists(path))
+    staging = Staging(str(tmp_path / "staged-1"))
+    places: list[str] = []
+    for n in range(300):
+        places.append(staging.aside(Job(output=[f"{n}/x"])).output[0])
+        Path(places[-1]).touch()
+    assert len(set(places)) == 300
+    assert len(looks) < 4 * 300
+    for place in places:
+        Path(place).unlink()
+    again = {staging.aside(Job(output=["x"])).output[0] for _ in range(5)}
+    assert again <= set(places), "folders are used again"
