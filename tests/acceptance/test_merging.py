@@ -169,6 +169,23 @@ def test_chains_of_three_real_tools_merged_and_not(tmp_path: Path, checkpoint: s
     assert not list(killed.directory.glob("**/.gpupool-*"))
 
 
+def test_equal_micro_batches_give_equal_bits(tmp_path: Path, checkpoint: str) -> None:  # M5
+    """One sample: in both ways each model gets its two items in one micro-batch."""
+    snakefile = SNAKEFILE.replace("weights/esm2_tiny.pt", checkpoint)
+    snakefile = snakefile.replace('range(6)] + ["long"]', "range(1)]").replace(": 4 if", ": 17 if")
+    files = {**SHORT, "chain_tools.py": TOOLS}
+    found = {}
+    for merge, saved in (("auto", 2), ("off", 0)):
+        workflow = Workflow(tmp_path / merge, snakefile, files)
+        done = workflow.run("--gpupool-devices", "cpu:1", "--gpupool-merge", merge)
+        assert done.code == 0, done.text
+        assert done.summary["dispatches_saved"] == saved
+        found[merge] = {name: values.tobytes() for name, values in numbers(done).items()}
+        assert max(map(len, done.read("norm/s0.tsv").split())) > 15, "all digits are compared"
+    assert len(found["auto"]) == 4
+    assert found["auto"] == found["off"]
+
+
 SAME_FILE = """
 rule all:
     input: expand("out/{{i}}.txt", i=range(3))
