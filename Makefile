@@ -79,7 +79,7 @@ docs: $(READY)
 	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 # Each is a program of its own; one that misses its target does not keep the others from running.
-BENCHES := pipeline overhead frames esm2 offload planning balance api duplicates streaming merging scale
+BENCHES := pipeline overhead frames esm2 offload planning balance api duplicates streaming merging groups scale
 
 bench: $(READY)
 	@failed=; for bench in $(BENCHES); do \
