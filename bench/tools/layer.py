@@ -1,4 +1,4 @@
-"""A small model, and the files that a chain of it reads and writes."""
+"""A small torch model, and the files that a chain of it reads and writes."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -23,9 +23,10 @@ class Layer(Tool):
 
     def load(self, device: str) -> None:
         """Draw the weights."""
-        rng = np.random.default_rng(int(self.params.model))
-        weights = rng.standard_normal((WIDTH, WIDTH)) / WIDTH**0.5
-        self.weights = weights.astype(np.float32)
+        import torch
+
+        torch.manual_seed(int(self.params.model))
+        self.layer = torch.nn.Linear(WIDTH, WIDTH)
 
     def read(self, job: Job) -> Iterator[Any]:
         """Yield the file's array."""
@@ -45,11 +46,14 @@ class Layer(Tool):
 
     def run(self, items: list[Any]) -> list[Any]:
         """Apply the layer to all rows at once."""
+        import torch
+
         ends = np.cumsum([len(item) for item in items])[:-1]
-        rows = np.concatenate(items)
-        for _ in range(int(self.params.depth)):
-            rows = np.tanh(rows @ self.weights)
-        return np.split(rows, ends)
+        rows = torch.from_numpy(np.concatenate(items))
+        with torch.inference_mode():
+            for _ in range(int(self.params.depth)):
+                rows = torch.tanh(self.layer(rows))
+        return np.split(rows.numpy(), ends)
 
     def write(self, job: Job, results: list[Any]) -> None:
         """Write an array like the one that was read."""
