@@ -60,6 +60,34 @@ rule up:
 """
 LINE_BYTES = 8_000
 
+#: Rows of short jobs, each model's output the next one's input.
+ROWS = """
+rule all:
+    input: expand("third/{i}.txt", i=range(6))
+
+rule first:
+    input: "in/{i}.txt"
+    output: "first/{i}.txt"
+    params: model="m1"
+    resources: gpupool_tool="textual.py:Textual"
+    script: "textual.py"
+
+rule second:
+    input: "first/{i}.txt"
+    output: "second/{i}.txt"
+    log: "logs/{i}.txt"
+    params: model="m2"
+    resources: gpupool_tool="textual.py:Textual"
+    script: "textual.py"
+
+rule third:
+    input: "second/{i}.txt"
+    output: "third/{i}.txt"
+    params: model="m3"
+    resources: gpupool_tool="textual.py:Textual"
+    script: "textual.py"
+"""
+
 Dask = tuple[str, Credentials]
 
 
@@ -136,6 +164,29 @@ def test_each_node_writes_what_it_computed_and_sends_no_results(tmp_path: Path) 
     summary = run.summary
     assert summary["bytes_in_messages"] == 0
     assert summary["bytes_in_files"] >= 50 * (2 * LINE_BYTES + 50_000)
+
+
+def test_chains_run_on_a_node_and_are_published_from_there(tmp_path: Path) -> None:  # M1 M5 D2
+    files = {f"in/{i}.txt": f"word{i}\n" for i in range(6)}
+    workflow = Workflow(tmp_path, ROWS, files)
+    card = {"GPUPOOL_SIMULATE": "1x16GiB", "CUDA_VISIBLE_DEVICES": "0"}
+    nodes = [{**card, "SLURMD_NODENAME": name} for name in ("n1", "n2")]
+    with running_dask(workflow, *nodes) as dask:
+        assert eventually(lambda: both_are_there(tmp_path), 30)
+        done = workflow.run(*options(dask))
+    assert done.code == 0, done.text
+    for number in range(6):
+        assert done.read(f"third/{number}.txt") == f"WORD{number}.M1.M2.m3\n"
+        assert "computed by" in done.read(f"logs/{number}.txt")
+    merged = done.summary["chains_merged"]
+    assert merged > 0
+    assert done.summary["dispatches_saved"] == 2 * merged
+    on = done.nodes_of_processes()
+    staged = {e["job"]: on[e["worker"]] for e in done.events("stage_done") if e["stage"]}
+    titles = {e["job_id"]: e["job"] for e in done.events("job_submitted")}
+    published = {titles[e["job_id"]]: on[e["worker"]] for e in done.events("publish_sent")}
+    assert published == staged
+    assert set(published.values()) <= {"n1", "n2"}
 
 
 def both_are_there(directory: Path) -> bool:
