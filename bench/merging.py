@@ -194,7 +194,8 @@ def compare(stages: int, tokens: int, requests: int, repeats: int) -> dict[str, 
             f"| {requests / figures['warm_s']:.0f} | {1000 * figures['latency_s']:.1f} "
             f"| {figures['dispatches']:.0f} | {100 * figures['share']:.0f}% |"
         )
-    return {name: middle[True][name] / middle[False][name] for name in middle[True]}
+    times = [name for name in middle[True] if name.endswith("_s")]
+    return {name: middle[True][name] / middle[False][name] for name in times}
 
 
 def stream() -> float:

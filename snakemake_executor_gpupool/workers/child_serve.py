@@ -48,7 +48,6 @@ from snakemake_executor_gpupool.workers.payload import (
     pack,
 )
 from snakemake_executor_gpupool.workers.protocol import (
-    SPOOL_BYTES,
     Blob,
     Decoder,
     Frame,
@@ -83,21 +82,16 @@ class Channel:
             self._frames.extend(self._decoder.feed(data))
         return self._frames.popleft()
 
-    def _is_next(self, kind: str) -> bool:
-        return bool(self._frames) and self._frames[0].type == kind
-
     def send(self, meta: dict[str, Any], blobs: list[Blob] | None = None) -> None:
         """Send one frame, waiting for the coordinator to take it."""
-        self._held += encode(meta, blobs or [])
-        # Publishing is quick; to tell of each by itself would take about as long.
-        if not self._is_next("publish"):
-            self._flush()
-
-    def _flush(self) -> None:
-        held, self._held = self._held, []
-        if sum(map(len, held)) <= SPOOL_BYTES:
-            held = [b"".join(held)]
-        for chunk in held:
+        chunks = encode(meta, blobs or ())
+        if self._frames and self._frames[0].type == "publish":
+            # Publishing is quick; to tell of each by itself would take about as long.
+            self._held += chunks
+            return
+        if self._held:
+            chunks, self._held = [b"".join(self._held), *chunks], []
+        for chunk in chunks:
             self._socket.sendall(chunk)
 
 
