@@ -23,7 +23,8 @@ import numpy as np
 import report
 from measure import OUT, end_on_sigterm, machine
 
-from snakemake_executor_gpupool.host import FrameArrived, LocalHost, WorkerGone
+from snakemake_executor_gpupool.host import FrameArrived, WorkerGone
+from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.workers.payload import load_payload, save_payload

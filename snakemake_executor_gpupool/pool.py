@@ -37,9 +37,9 @@ from snakemake_executor_gpupool.host import (
     FrameArrived,
     Happening,
     Host,
-    LocalHost,
     WorkerGone,
 )
+from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.profile import Profile, profile_path
 from snakemake_executor_gpupool.progress import Progress, closing_line

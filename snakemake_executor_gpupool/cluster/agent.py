@@ -5,7 +5,7 @@
     coordinator ◄── link ──► Agent (event loop) ◄── queue, wake ──► Session (thread): LocalHost
 
 The agent is a plugin of the Dask worker; the processes that hold models are started by
-:class:`~snakemake_executor_gpupool.host.LocalHost`, just as on a single machine, and end
+:class:`~snakemake_executor_gpupool.local_host.LocalHost`, just as on a single machine, and end
 when the agent does, however that happens.
 """
 
@@ -42,7 +42,8 @@ from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.devices.strings import managed_of_host
 from snakemake_executor_gpupool.errors import GpupoolError
-from snakemake_executor_gpupool.host import FrameArrived, Happening, LocalHost, WorkerGone
+from snakemake_executor_gpupool.host import FrameArrived, Happening, WorkerGone
+from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.workers.protocol import Blob, Frame

@@ -11,25 +11,21 @@ that reads and writes files goes to the node that the pool names.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import itertools
 import math
 import os
 import queue
-import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.cluster.commands import NodeCommands
-from snakemake_executor_gpupool.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.cluster.engine import Engine
 from snakemake_executor_gpupool.cluster.launch import Launcher
-from snakemake_executor_gpupool.cluster.messages import Begin, unpack
-from snakemake_executor_gpupool.cluster.nodes import RETRY_S, Node
+from snakemake_executor_gpupool.cluster.membership import Membership
+from snakemake_executor_gpupool.cluster.messages import Begin
+from snakemake_executor_gpupool.cluster.nodes import Node
 from snakemake_executor_gpupool.cluster.options import ClusterOptions
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
@@ -37,31 +33,21 @@ from snakemake_executor_gpupool.host import (
     GRACE_S,
     Carried,
     Demand,
-    DevicesExpected,
-    DevicesJoined,
-    DevicesLeft,
     FrameArrived,
     Happening,
-    LocalHost,
     WorkerGone,
 )
+from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.workers.protocol import Blob, Frame
-
-#: A node whose time is up so soon gets nothing new.
-DRAIN_S = 20.0
-#: How much later than an agent the coordinator gives up: its processes have ended by then.
-MARGIN_S = 10.0
-#: How often launchers are looked at.
-LOOK_S = 1.0
 
 #: Frames to workers whose files another node may have written.
 _WAITED_FOR = frozenset({"read", "write", "publish", "run", "chain"})
 _OWN_VARIABLES = ("GPUPOOL_SIMULATED", "GPUPOOL_LOCK_DIR", "GPUPOOL_WORKER")
 
 
-class ClusterHost:
+class ClusterHost(Membership):
     """The machines of a cluster, and this one.
 
     Parameters
@@ -95,151 +81,10 @@ class ClusterHost:
         say: Callable[[str], None],
         resources: contextlib.ExitStack,
     ) -> None:
-        self._local = local
-        self._engine = engine
-        self._launcher = launcher
-        self._paths = paths
-        self._begin = begin
-        self._options = options
-        self._say = say
+        super().__init__(local, engine, launcher, paths, begin, options, say)
         self._resources = resources
-        self._nodes: dict[str, Node] = {}
-        self._where: dict[str, Node] = {}
-        self._complaints: dict[str, str] = {}
-        self._numbers = itertools.count(1)
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._found: list[Happening] = []
-        self._unfit: list[str] = []
-        self._said: set[str] = set()
-        self._looked_s = 0.0
-        self._closed = False
         self.carried = Carried()
-        self._has_hope = True
         self.commands = NodeCommands(engine, self._address_of, paths.directory / "commands")
-        engine.watch(lambda told: self._post(lambda: self._meet(told)))
-
-    # -- from the event loop --------------------------------------------------------
-    def _post(self, act: Callable[[], None]) -> None:
-        self._inbox.put(act)
-        self._local.wake()
-
-    def wake(self) -> None:
-        """Make a waiting :meth:`poll` return; callable from any thread and signal handler."""
-        self._local.wake()
-
-    # -- nodes ----------------------------------------------------------------------
-    def _meet(self, told: Mapping[str, str]) -> None:
-        """An agent is there: begin with it."""
-        if any(node.address == told["address"] for node in self._nodes.values()):
-            return
-        for node in list(self._nodes.values()):
-            if node.place == told["place"]:
-                self._lost(node, "its agent was started again")
-        name = self._free_name(told["node"])
-        endpoint = Endpoint(self._engine.loop, lambda data: self._arrived(node, data))
-        session = f"{self._paths.run_id}-{next(self._numbers)}"
-        token = secrets.token_hex(8)
-        node = Node(name, told["address"], told["place"], told["name"], session, endpoint, token)
-        self._nodes[name] = node
-        probe = self._probe(node)
-        probe.write_text(token, encoding="utf-8")
-        node.tell("begin", {**asdict(self._begin), "probe": str(probe), "token": token})
-        self._engine.run(self._keep(node))
-
-    def _address_of(self, name: str) -> str | None:
-        node = self._nodes.get(name)
-        return node.address if node else None
-
-    def leaving(self, names: set[str]) -> None:
-        """Put nothing more on nodes that are to be given back; from any thread."""
-        self._post(lambda: self._drain(names, "it is given back"))
-
-    def _drain(self, names: Iterable[str], why: str) -> None:
-        for node in map(self._nodes.get, names):
-            if node is not None and node.is_usable:
-                node.is_leaving = True
-                self._found.append(DevicesLeft(tuple(node.devices), why))
-
-    def _free_name(self, wanted: str) -> str:
-        names = itertools.chain([wanted], (f"{wanted}.{n}" for n in itertools.count(2)))
-        return next(name for name in names if name not in self._nodes)
-
-    def _probe(self, node: Node) -> Path:
-        return self._paths.directory / f"node-{node.name}.probe"
-
-    async def _keep(self, node: Node) -> None:
-        """Stay connected to an agent until it is lost; on the event loop."""
-        limit_s = self._options.link_timeout_s + MARGIN_S
-        why = await node.until_lost(self._engine.connect, limit_s)
-        self._post(lambda: self._lost(node, why))
-
-    def _arrived(self, node: Node, data: bytes) -> None:
-        frame = unpack(data)
-        if frame.type == "joined":
-            self._engine.loop.create_task(self._verify(node, frame))
-        else:
-            self._post(lambda: self._answered(node, frame))
-
-    async def _verify(self, node: Node, frame: Frame) -> None:
-        """Look for what the agent wrote, as the network's file systems may take a moment."""
-        answer = self._probe(node).with_suffix(f".{node.token}")
-        deadline_s = time.monotonic() + self._begin.latency_wait_s
-        while not answer.exists() and time.monotonic() < deadline_s:
-            await asyncio.sleep(RETRY_S)
-        if answer.exists():
-            answer.unlink()
-            self._post(lambda: self._joined(node, frame.meta))
-        else:
-            self._post(lambda: self._refused(node, f"what it writes to {answer} is not seen here"))
-
-    def _joined(self, node: Node, meta: dict[str, Any]) -> None:
-        if self._nodes.get(node.name) is not node:
-            return
-        self._probe(node).unlink(missing_ok=True)
-        node.has_joined = True
-        if meta["ends_in_s"] is not None:
-            node.ends_s = time.monotonic() + meta["ends_in_s"]
-        self._launcher.joined(node.name, node.dask_name)
-        for note in meta["notes"]:
-            self._say_once(f"{node.name}: {note}")
-        self._offered(node, meta["devices"])
-
-    def _offered(self, node: Node, fields: list[dict[str, Any]]) -> None:
-        devices = tuple(Device(**one).on(node.name) for one in fields)
-        node.devices.update({device.name: device for device in devices})
-        self._found.append(DevicesJoined(devices))
-
-    def _refused(self, node: Node, why: str) -> None:
-        self._nodes.pop(node.name, None)
-        node.tell("end", {})
-        problem = (
-            f"node {node.name} cannot take part: {why}. The workflow's directory must be on a "
-            f"file system that all nodes share ({self._begin.cwd})"
-        )
-        self._unfit.append(problem)
-        self._say_once(problem)
-
-    def _lost(self, node: Node, why: str) -> None:
-        """A node is gone, with all that ran on it."""
-        if self._nodes.get(node.name) is not node:
-            return
-        del self._nodes[node.name]
-        node.is_given_up = True
-        self._engine.loop.call_soon_threadsafe(node.endpoint.drop)
-        self._launcher.gone(node.name)
-        self._found.append(DevicesLeft(tuple(node.devices), why))
-        if not self._closed and not node.is_leaving:
-            self._say_once(f"node {node.name} is lost: {why}; its work goes to others")
-        for worker_id in node.workers:
-            del self._where[worker_id]
-            self._complaints.pop(worker_id, None)
-            reason = f"node {node.name} was lost: {why}"
-            self._found.append(WorkerGone(worker_id, reason, expected=False, blameless=True))
-
-    def _say_once(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
-            self._say(line)
 
     # -- what agents tell -----------------------------------------------------------
     def _answered(self, node: Node, frame: Frame) -> None:
@@ -265,6 +110,10 @@ class ClusterHost:
         self._found.append(WorkerGone(worker_id, meta["reason"], meta["expected"]))
 
     # -- as any host ----------------------------------------------------------------
+    def wake(self) -> None:
+        """Make a waiting :meth:`poll` return; callable from any thread and signal handler."""
+        self._local.wake()
+
     def pids(self) -> list[int]:
         """Return the ids of all worker processes on this machine."""
         return self._local.pids()
@@ -365,17 +214,6 @@ class ClusterHost:
         found, self._found = self._found, []
         return [*happened, *found]
 
-    def _look(self, now_s: float) -> None:
-        if now_s - self._looked_s < LOOK_S:
-            return
-        self._looked_s = now_s
-        ending = [node.name for node in self._nodes.values() if node.ends_s - now_s < DRAIN_S]
-        self._drain(ending, "its time is nearly up")
-        self._launcher.look(now_s)
-        if self._has_hope and not self._launcher.has_hope and not self._closed:
-            self._has_hope = False
-            self._found.append(DevicesExpected(()))
-
     # -- the beginning --------------------------------------------------------------
     def wait_for_nodes(self, count: int, patience_s: float) -> tuple[Device, ...]:
         """Wait until so many nodes have joined; return their devices.
@@ -400,10 +238,6 @@ class ClusterHost:
         if self._joined_nodes < count:
             self._say_once(f"{self._joined_nodes} of {count} nodes have joined; going on with them")
         return tuple(device for node in self._nodes.values() for device in node.devices.values())
-
-    @property
-    def _joined_nodes(self) -> int:
-        return sum(node.has_joined for node in self._nodes.values())
 
     # -- the end --------------------------------------------------------------------
     def stop_all(self, *, force: bool = False) -> None:

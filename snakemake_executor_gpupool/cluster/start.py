@@ -20,7 +20,8 @@ from snakemake_executor_gpupool.cluster.security import Credentials, tls
 from snakemake_executor_gpupool.cluster.slurm import allocated_nodes
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.host import LocalHost, WorkerGone
+from snakemake_executor_gpupool.host import WorkerGone
+from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 
 #: How long the nodes of an allocation may take to join.

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from snakemake_executor_gpupool.host import FrameArrived, LocalHost, WorkerGone
+from snakemake_executor_gpupool.host import FrameArrived, WorkerGone
+from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.tool import Job, Named

@@ -1,0 +1,319 @@
+"""This machine: its worker processes, their frames and their ends."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from snakemake_executor_gpupool.devices.handover import Handover
+from snakemake_executor_gpupool.devices.model import CUDA, Device
+from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.errors import WorkerStartError
+from snakemake_executor_gpupool.host import (
+    GRACE_S,
+    Carried,
+    Demand,
+    FrameArrived,
+    Happening,
+    WorkerGone,
+)
+from snakemake_executor_gpupool.paths import RunPaths
+from snakemake_executor_gpupool.request import ToolRef
+from snakemake_executor_gpupool.workers.process import Reaper, WorkerProcess, describe_exit
+from snakemake_executor_gpupool.workers.protocol import Blob, FrameError
+
+#: How often ending processes are looked at.
+ENDING_POLL_S = 0.01
+
+# glibc gives every freed activation back to the kernel and faults it in again on the next
+# batch; keeping it cut a CPU worker's time by a third (docs/benchmarks.md).
+CPU_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**3)}
+
+
+@dataclass(eq=False)
+class _Running:
+    process: WorkerProcess
+    devices: tuple[Device, ...]
+    #: When to be less patient with a process that was told to end; None: it was not.
+    next_step_s: float | None = None
+    steps: int = 0
+    expected: bool = False
+    complaint: str = ""
+
+
+class LocalHost:
+    """This machine's worker processes.
+
+    Parameters
+    ----------
+    paths
+        Where logs and large blobs go.
+    threads
+        How many threads a worker that computes on the CPU may use.
+    handover
+        Tells whether a dead process's device memory is free.
+    """
+
+    def __init__(
+        self,
+        paths: RunPaths,
+        threads: int,
+        handover: Handover | None = None,
+    ) -> None:
+        self._paths = paths
+        self._threads = threads
+        self._handover = handover or Handover()
+        self._running: dict[str, _Running] = {}
+        self._selector = selectors.DefaultSelector()
+        self._woken, self._waker = socket.socketpair()
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._reaper = Reaper()
+        self._found: list[Happening] = []
+        self.carried = Carried()  # nothing, as there is no other machine
+        self._unsent: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def wake(self) -> None:
+        """Make a waiting :meth:`poll` return; callable from any thread and signal handler."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._waker.send(b"x")
+
+    def pids(self) -> list[int]:
+        """Return the ids of all worker processes."""
+        return [running.process.pid for running in self._running.values()]
+
+    def moved_away(self, worker_id: str) -> bool:
+        """Tell whether a worker's weights have left its devices, as far as the driver knows."""
+        running = self._running.get(worker_id)
+        if running is None:
+            return True
+        return self._handover.weights_are_gone(worker_id, running.process.pid, running.devices)
+
+    def watch(self, group: int) -> None:
+        """Have a process group killed, should this process be."""
+        self._reaper.watch(group)
+
+    def forget(self, group: int) -> None:
+        """A watched process group has ended."""
+        self._reaper.forget(group)
+
+    # -- workers -------------------------------------------------------------------
+    def start(
+        self,
+        worker_id: str,
+        tool: ToolRef,
+        devices: tuple[Device, ...],
+        node: str | None = None,
+    ) -> int | None:
+        """Start a process for a tool and return its id; None if it could not be started.
+
+        That is a happening like any other. Wherever it is to be, it is here.
+        """
+        self._handover.arrived(worker_id, devices)
+        try:
+            process = WorkerProcess(
+                worker_id,
+                tool.python,
+                self._environment(worker_id, tool, devices),
+                self._paths.worker_log(worker_id),
+                tool.activation,
+            )
+        except WorkerStartError as error:
+            self._found.append(WorkerGone(worker_id, str(error), expected=False))
+            return None
+        self._reaper.watch(process.pid)
+        self._running[worker_id] = _Running(process, devices)
+        self._selector.register(process.socket, selectors.EVENT_READ, worker_id)
+        first = {"type": "tool", "spec": tool.spec, "base_dir": tool.base_dir, "more": tool.more}
+        spool = {"spool": self._paths.spools, "shared": self._paths.is_shared}
+        self.send(worker_id, {**first, **spool})
+        return process.pid
+
+    def _environment(
+        self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]
+    ) -> dict[str, str]:
+        computes_on_cpu = all(d.kind != CUDA or d.simulated for d in devices)
+        environment = {**os.environ, **visible_env(devices), "GPUPOOL_WORKER": worker_id}
+        environment["GPUPOOL_ENVIRONMENT"] = tool.environment
+        if computes_on_cpu:
+            threads = str(self._threads if devices else 1)
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+                environment[name] = threads
+            environment.update(CPU_MALLOC)
+        return environment
+
+    def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
+        """Send a frame, by the next :meth:`flush`, together with others for the same worker.
+
+        To a worker that is gone it is lost, as its death will tell.
+        """
+        running = self._running.get(worker_id)
+        if running is not None:
+            running.process.queue(dict(meta), blobs)
+            self._unsent.add(worker_id)
+
+    def flush(self) -> None:
+        """Hand what was sent to the operating system."""
+        for worker_id in self._unsent:
+            running = self._running.get(worker_id)
+            if running is not None:
+                running.process.flush()
+                self._listen(worker_id, running)
+        self._unsent.clear()
+
+    def _listen(self, worker_id: str, running: _Running) -> None:
+        events = selectors.EVENT_READ
+        if running.process.wants_write:
+            events |= selectors.EVENT_WRITE
+        with contextlib.suppress(KeyError):  # its channel has ended
+            self._selector.modify(running.process.socket, events, worker_id)
+
+    def stop(self, worker_id: str, *, force: bool = False, complaint: str = "") -> None:
+        """Tell a worker to end, and make sure that it does."""
+        running = self._running.get(worker_id)
+        if running is None:
+            return
+        running.expected = not complaint
+        running.complaint = running.complaint or complaint
+        if force:
+            running.steps = 2
+        if running.next_step_s is None or force:
+            running.next_step_s = time.monotonic()
+
+    # -- what happened ---------------------------------------------------------------
+    def poll(self, timeout_s: float) -> list[Happening]:
+        """Wait until something happens or the time is up; return what did."""
+        self.flush()
+        if self._found:
+            timeout_s = 0.0
+        elif any(running.next_step_s is not None for running in self._running.values()):
+            timeout_s = min(timeout_s, ENDING_POLL_S)
+        for key, events in self._selector.select(max(timeout_s, 0.0)):
+            if key.data is None:
+                self._drain_wakes()
+            else:
+                self._service(key.data, events)
+        self._see_to_ends()
+        found, self._found = self._found, []
+        return found
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._woken.recv(4096):
+                pass
+
+    def _service(self, worker_id: str, events: int) -> None:
+        running = self._running[worker_id]
+        if events & selectors.EVENT_WRITE:
+            running.process.flush()
+            self._listen(worker_id, running)
+        if not events & selectors.EVENT_READ:
+            return
+        try:
+            for frame in running.process.receive():
+                if frame is None:
+                    self._channel_ended(running)
+                else:
+                    self._found.append(FrameArrived(worker_id, frame))
+        except FrameError as error:
+            self.reject(worker_id, str(error))
+
+    def believes(self, worker_id: str) -> bool:
+        """Tell whether a worker's frames still count: it has not been found out to be broken."""
+        running = self._running.get(worker_id)
+        return running is None or not running.complaint
+
+    def reject(self, worker_id: str, why: str) -> None:
+        """End a worker that broke the protocol, and listen to it no more."""
+        running = self._running.get(worker_id)
+        if running is not None:
+            self._channel_ended(running)
+            self.stop(worker_id, force=True, complaint=f"broke the protocol ({why})")
+
+    def _channel_ended(self, running: _Running) -> None:
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(running.process.socket)
+        if running.next_step_s is None:
+            running.next_step_s = time.monotonic()
+
+    def _see_to_ends(self) -> None:
+        now_s = time.monotonic()
+        for worker_id, running in list(self._running.items()):
+            if running.next_step_s is None:
+                continue
+            if running.process.exit_code() is not None:
+                self._ended(worker_id, running, now_s)
+            elif now_s >= running.next_step_s:
+                self._next_step(running, now_s)
+
+    def _next_step(self, running: _Running, now_s: float) -> None:
+        (running.process.close_channel, running.process.terminate, running.process.kill)[
+            min(running.steps, 2)
+        ]()
+        running.steps += 1
+        running.next_step_s = now_s + GRACE_S
+
+    def _ended(self, worker_id: str, running: _Running, now_s: float) -> None:
+        if not self._handover.is_rid_of(running.devices, running.process.pid):
+            return
+        self._handover.left(worker_id, running.devices)
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(running.process.socket)
+        running.process.close()
+        self._reaper.forget(running.process.pid)
+        del self._running[worker_id]
+        self._found.append(WorkerGone(worker_id, self._obituary(running), running.expected))
+
+    @staticmethod
+    def _obituary(running: _Running) -> str:
+        reason = describe_exit(running.process.exit_code())
+        if running.complaint:
+            reason = f"{running.complaint}, {reason}"
+        words = running.process.last_words()
+        if words:
+            return f"{reason}; the end of its log ({running.process.log_path}):\n{words}"
+        return f"{reason}; its log: {running.process.log_path}"
+
+    def wants(self, demand: Demand) -> None:
+        """Take note of what the pool could use; this machine has what it has."""
+
+    def time_left_s(self, devices: Sequence[Device]) -> float:
+        """Return how long these devices' machine is still ours."""
+        return math.inf
+
+    # -- the end ---------------------------------------------------------------------
+    def stop_all(self, *, force: bool = False) -> None:
+        """Tell every worker to end."""
+        for worker_id in list(self._running):
+            self.stop(worker_id, force=force)
+
+    def close(
+        self, on_end: Callable[[WorkerGone], None], patience_s: float = 2 * GRACE_S + 1.0
+    ) -> list[str]:
+        """End every worker; return those that could not be ended, which is said, not waited for.
+
+        ``on_end`` is told of each that has ended.
+        """
+        self.stop_all()
+        deadline_s = time.monotonic() + patience_s
+        while self._running and time.monotonic() < deadline_s:
+            for happening in self.poll(ENDING_POLL_S):
+                if isinstance(happening, WorkerGone):
+                    on_end(happening)
+        stuck = [f"{name} (pid {r.process.pid})" for name, r in self._running.items()]
+        self._selector.close()
+        self._woken.close()
+        self._waker.close()
+        self._reaper.close()
+        return stuck
