@@ -13,9 +13,7 @@ A holder is busy from its grant on, until :meth:`Allocator.idle` is called.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
@@ -37,12 +35,11 @@ from snakemake_executor_gpupool.devices.effects import (
     Snapshot,
     who_is_where,
 )
+from snakemake_executor_gpupool.devices.fleet import Fleet
 from snakemake_executor_gpupool.devices.model import (
     CPU,
     Device,
     OffloadStrategy,
-    cpu_slot,
-    device_key,
 )
 from snakemake_executor_gpupool.devices.policy import find_room
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, sorted_names
@@ -62,7 +59,7 @@ __all__ = [
 ]
 
 
-class Allocator:
+class Allocator(Fleet):
     """Decides who holds which device.
 
     Parameters
@@ -87,9 +84,7 @@ class Allocator:
         offload_strategy: OffloadStrategy = OffloadStrategy.RESTART,
         yield_after_s: float = 30.0,
     ) -> None:
-        self._all = tuple(sorted(devices, key=device_key))
-        self._managed = self._all
-        self._expected: tuple[Device, ...] = ()
+        super().__init__(devices)
         self._packing = allow_multiple_per_device
         self._strategy = offload_strategy
         self._yield_after_s = yield_after_s
@@ -98,8 +93,6 @@ class Allocator:
         self._homes: dict[str, tuple[str, ...]] = {}  # the last devices of offloaded ones
         self._line = Line()
         self._all_spoken_for = False  # those in line have claimed every GPU
-        self._foreign: set[str] = set()
-        self._lost: set[str] = set()
         self._given_at: dict[str, int] = {}
         self._serial = 0
 
@@ -277,22 +270,12 @@ class Allocator:
 
     def lost(self, device_name: str, now_s: float) -> list[Effect]:
         """Note that a device is gone for good: it is never granted again."""
-        self._lost.add(device_name)
-        self._forget_usable()
+        self._lose(device_name)
         return self._refuse_impossible() + self._serve(now_s)
 
     def join(self, devices: Sequence[Device], now_s: float) -> list[Effect]:
         """Take in devices that were not there before, or are there again after they were lost."""
-        names = {device.name for device in devices}
-
-        def with_them(known: Sequence[Device]) -> tuple[Device, ...]:
-            others = [device for device in known if device.name not in names]
-            return tuple(sorted([*others, *devices], key=device_key))
-
-        self._all, self._managed = with_them(self._all), with_them(self._managed)
-        self._lost -= names
-        self._foreign -= names
-        self._forget_usable()
+        self._take_in(devices)
         return self._serve(now_s)
 
     def expect(self, devices: Sequence[Device], now_s: float) -> list[Effect]:
@@ -300,8 +283,7 @@ class Allocator:
 
         Those in line for what is no longer expected are refused.
         """
-        self._expected = tuple(devices)
-        self._forget_usable()
+        self._look_forward_to(devices)
         return self._refuse_impossible() + self._serve(now_s)
 
     def configure(
@@ -317,8 +299,7 @@ class Allocator:
         Idle workers on devices that are no longer managed are ended, busy ones
         once they are idle; leases run to their end.
         """
-        self._managed = self._all if managed is None else tuple(sorted(managed, key=device_key))
-        self._forget_usable()
+        self._manage(managed)
         if allow_multiple_per_device is not None:
             self._packing = allow_multiple_per_device
         if offload_strategy is not None:
@@ -326,34 +307,6 @@ class Allocator:
         return self._refuse_impossible() + self._serve(now_s)
 
     # --- what one can see
-
-    @functools.cached_property
-    def devices(self) -> tuple[Device, ...]:
-        """The managed devices that are not lost."""
-        return tuple(device for device in self._managed if device.name not in self._lost)
-
-    @functools.cached_property
-    def hosts(self) -> frozenset[str]:
-        """The machines that these are in; without any, this one alone, whose name is empty."""
-        return frozenset(device.host for device in self.devices) or frozenset({""})
-
-    @property
-    def all_devices(self) -> tuple[Device, ...]:
-        """Every device that there ever was."""
-        return self._all
-
-    def count(self, kind: str) -> int:
-        """Return how many managed devices of a kind there are."""
-        return self._counts[kind]
-
-    @functools.cached_property
-    def _counts(self) -> Counter[str]:
-        return Counter(device.kind for device in self.devices)
-
-    @functools.cached_property
-    def kinds(self) -> set[str]:
-        """The kinds of device that there are, or that may yet come."""
-        return {device.kind for device in (*self.devices, *self._expected)}
 
     def allocation_map(self) -> dict[str, list[str]]:
         """Return for each device who is on it, in the order of their grants."""
@@ -443,26 +396,6 @@ class Allocator:
         return refused
 
     # --- small helpers
-
-    @functools.cached_property
-    def _usable(self) -> tuple[Device, ...]:
-        """The managed devices, and the host: a request for "cpu" needs no managed slot."""
-        has_slots = any(device.kind == CPU for device in self._managed)
-        return self.devices if has_slots else (*self.devices, cpu_slot(0))
-
-    @functools.cached_property
-    def _usable_names(self) -> frozenset[str]:
-        return frozenset(device.name for device in self._usable)
-
-    @functools.cached_property
-    def _known(self) -> dict[str, Device]:
-        return {device.name: device for device in (*self._all, *self._usable)}
-
-    def _forget_usable(self) -> None:
-        """The managed devices have changed."""
-        names = ("devices", "hosts", "kinds", "_counts", "_usable", "_usable_names", "_known")
-        for name in names:
-            self.__dict__.pop(name, None)
 
     def _board(self) -> Board:
         on_devices = [

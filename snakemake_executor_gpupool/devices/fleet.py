@@ -1,0 +1,102 @@
+"""The devices that there are: managed, lost, held by others, and expected. Pure bookkeeping."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+
+from snakemake_executor_gpupool.devices.model import CPU, Device, cpu_slot, device_key
+
+
+class Fleet:
+    """The devices of an allocator, and what follows from which of them are managed.
+
+    Parameters
+    ----------
+    devices
+        All that may ever be managed; all are, at first.
+    """
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self._all = tuple(sorted(devices, key=device_key))
+        self._managed = self._all
+        self._expected: tuple[Device, ...] = ()
+        self._foreign: set[str] = set()
+        self._lost: set[str] = set()
+
+    # --- what there is
+
+    @functools.cached_property
+    def devices(self) -> tuple[Device, ...]:
+        """The managed devices that are not lost."""
+        return tuple(device for device in self._managed if device.name not in self._lost)
+
+    @functools.cached_property
+    def hosts(self) -> frozenset[str]:
+        """The machines that these are in; without any, this one alone, whose name is empty."""
+        return frozenset(device.host for device in self.devices) or frozenset({""})
+
+    @property
+    def all_devices(self) -> tuple[Device, ...]:
+        """Every device that there ever was."""
+        return self._all
+
+    def count(self, kind: str) -> int:
+        """Return how many managed devices of a kind there are."""
+        return self._counts[kind]
+
+    @functools.cached_property
+    def _counts(self) -> Counter[str]:
+        return Counter(device.kind for device in self.devices)
+
+    @functools.cached_property
+    def kinds(self) -> set[str]:
+        """The kinds of device that there are, or that may yet come."""
+        return {device.kind for device in (*self.devices, *self._expected)}
+
+    @functools.cached_property
+    def _usable(self) -> tuple[Device, ...]:
+        """The managed devices, and the host: a request for "cpu" needs no managed slot."""
+        has_slots = any(device.kind == CPU for device in self._managed)
+        return self.devices if has_slots else (*self.devices, cpu_slot(0))
+
+    @functools.cached_property
+    def _usable_names(self) -> frozenset[str]:
+        return frozenset(device.name for device in self._usable)
+
+    @functools.cached_property
+    def _known(self) -> dict[str, Device]:
+        return {device.name: device for device in (*self._all, *self._usable)}
+
+    def _forget_usable(self) -> None:
+        """The managed devices have changed."""
+        names = ("devices", "hosts", "kinds", "_counts", "_usable", "_usable_names", "_known")
+        for name in names:
+            self.__dict__.pop(name, None)
+
+    # --- what changes
+
+    def _manage(self, managed: Sequence[Device] | None) -> None:
+        self._managed = self._all if managed is None else tuple(sorted(managed, key=device_key))
+        self._forget_usable()
+
+    def _lose(self, name: str) -> None:
+        self._lost.add(name)
+        self._forget_usable()
+
+    def _take_in(self, devices: Sequence[Device]) -> None:
+        names = {device.name for device in devices}
+
+        def with_them(known: Sequence[Device]) -> tuple[Device, ...]:
+            others = [device for device in known if device.name not in names]
+            return tuple(sorted([*others, *devices], key=device_key))
+
+        self._all, self._managed = with_them(self._all), with_them(self._managed)
+        self._lost -= names
+        self._foreign -= names
+        self._forget_usable()
+
+    def _look_forward_to(self, devices: Sequence[Device]) -> None:
+        self._expected = tuple(devices)
+        self._forget_usable()
