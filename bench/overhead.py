@@ -1,6 +1,7 @@
 """What a job costs: a tool that does nothing, against an executor that only touches outputs.
 
 python bench/overhead.py                         1,000 and 5,000 jobs
+python bench/overhead.py --jobs 1000 20000       how the cost of a job grows
 python bench/overhead.py --jobs 200 --repeats 1       a quick look
 """
 
@@ -18,9 +19,13 @@ import timeline
 from measure import OUT, RivalFailed, Runs, end_on_sigterm, limit_cores, machine
 
 ROOM = OUT / "overhead"
+#: Bound of gpupool / floor at 5,000 jobs: with fewer, the start of both outweighs the jobs; with
+#: many more, the floor spends most of its time on the inputs of ``rule all``.
 AGAINST_FLOOR = 1.2
-#: Below this many jobs the start of both outweighs the jobs.
-JUDGED_FROM = 5_000
+JUDGED_AT = 5_000
+#: Bound of what a job's cost grows by, beyond what the floor's does, and up to how many jobs.
+MOST_GROWTH = 1.3
+GROWN_TO = 20_000
 
 
 @dataclass
@@ -87,17 +92,29 @@ def main() -> int:
 
 def judge(sizes: list[Size]) -> list[report.Target]:
     """Return the targets that apply to the sizes that ran."""
-    return [
+    found = [
         report.Target(f"d / c at {size.jobs:,} jobs", size.ratio, AGAINST_FLOOR)
         for size in sizes
-        if size.jobs >= JUDGED_FROM
+        if size.jobs == JUDGED_AT
     ]
+    small, large = sizes[0], sizes[-1]
+    if large.jobs >= GROWN_TO:
+        served, floor = growths(small, large)
+        text = f"growth from {small.jobs:,} to {large.jobs:,} jobs / the floor's"
+        found.append(report.Target(text, served / floor, MOST_GROWTH))
+    return found
+
+
+def growths(small: Size, large: Size) -> tuple[float, float]:
+    """Return how many times the cost of a job grows: gpupool's, the floor's."""
+    served = (large.served.median_s / large.jobs) / (small.served.median_s / small.jobs)
+    floor = (large.floor.median_s / large.jobs) / (small.floor.median_s / small.jobs)
+    return served, floor
 
 
 def growth_line(small: Size, large: Size) -> str:
     """Say how much the cost of a job grows with their number, beyond what the floor's does."""
-    served = (large.served.median_s / large.jobs) / (small.served.median_s / small.jobs)
-    floor = (large.floor.median_s / large.jobs) / (small.floor.median_s / small.jobs)
+    served, floor = growths(small, large)
     return (
         f"- from {small.jobs:,} to {large.jobs:,} jobs the cost of a job grows {served:.2f} x, "
         f"the floor's {floor:.2f} x"
