@@ -42,6 +42,7 @@ from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.tool import Job
 
 TOOL = f"{Path(__file__).with_name('tools') / 'layer.py'}:Layer"
+MEMORY = Path("/dev/shm")  # noqa: S108 - directories of our own are made in it
 #: Tokens (rows) of a request.
 SHORT, LONG, BULK = 8, 256, 1024
 #: Bounds of merged / not: time of short requests, latency of one, time of long requests.
@@ -167,8 +168,8 @@ def measured(stages: int, tokens: int, requests: int, merges: bool) -> dict[str,
 
 @contextlib.contextmanager
 def opened(merges: bool) -> Iterator[Driver]:
-    """Open a pool in a directory of its own."""
-    with tempfile.TemporaryDirectory() as room:
+    """Open a pool in a directory of its own; in memory, so that no disk adds its noise."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as room:
         driver = Driver(Path(room), merges)
         try:
             yield driver
