@@ -42,7 +42,7 @@ from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.tool import Job
 
 TOOL = f"{Path(__file__).with_name('tools') / 'layer.py'}:Layer"
-MEMORY = Path("/dev/shm")  # noqa: S108 - directories of our own are made in it
+MEMORY = Path("/dev/shm")
 #: Tokens (rows) of a request.
 SHORT, LONG, BULK = 8, 256, 1024
 #: Bounds of merged / not: time of short requests, latency of one, time of long requests.
