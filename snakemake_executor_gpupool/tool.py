@@ -175,9 +175,18 @@ class Job:
         return f"rule {self.rule or '?'}" + (f" ({wildcards})" if wildcards else "")
 
     def replace(self, **changes: Any) -> Job:
-        """Return a copy with some attributes changed."""
+        """Return a copy with some attributes changed.
+
+        Raises
+        ------
+        KeyError
+            There is no such attribute.
+        """
         copy = Job.__new__(Job)
-        copy.__dict__.update(self.__dict__, **changes)
+        copy.__dict__.update(self.__dict__)
+        for name, value in changes.items():
+            made = self.__dict__[name].__class__
+            copy.__dict__[name] = value if isinstance(value, made) else made(value)
         return copy
 
 
