@@ -33,12 +33,12 @@ class FileQueue:
     def __iter__(self) -> Iterator[int]:
         return (job_id for level in sorted(self._levels) for job_id in self._levels[level])
 
-    def append(self, job_id: int, level: Level = (0, 0)) -> None:
+    def append(self, job_id: int, level: Level) -> None:
         """Add a job behind those of its level."""
         self._levels.setdefault(level, deque()).append(job_id)
         self._count += 1
 
-    def appendleft(self, job_id: int, level: Level = (0, 0)) -> None:
+    def appendleft(self, job_id: int, level: Level) -> None:
         """Add a job before those of its level."""
         self._levels.setdefault(level, deque()).appendleft(job_id)
         self._count += 1

@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from snakemake_executor_gpupool.tool import InputError, Named
 
@@ -88,6 +88,13 @@ def _stage(path: str, stages: dict[str, str]) -> str:
 def _staged_path(path: str, stages: dict[str, str]) -> str:
     parent, base = os.path.split(os.path.normpath(path))
     return os.path.join(stages[parent], base)
+
+
+def put_in_place(staged: Iterable[str], paths: Iterable[str]) -> None:
+    """Rename files and directories that were staged elsewhere to their final paths, in order."""
+    for source, target in zip(staged, paths):
+        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+        move_into_place(source, target)
 
 
 def move_into_place(staged: str, path: str) -> None:

@@ -265,51 +265,44 @@ class Scheduler:
 
     def read_failed(self, worker_id: str, job_id: int, error: dict[str, Any], now_s: float) -> None:
         """A job's input cannot be read."""
-        self._file_failed(worker_id, job_id, error, now_s)
+        self._files_done(worker_id, job_id, lambda job: self._file_failed(job, error), now_s)
 
     def write_failed(
         self, worker_id: str, job_id: int, error: dict[str, Any], now_s: float
     ) -> None:
         """A job's outputs cannot be written."""
-        self._file_failed(worker_id, job_id, error, now_s)
+        self._files_done(worker_id, job_id, lambda job: self._file_failed(job, error), now_s)
 
-    def _file_failed(
-        self, worker_id: str, job_id: int, error: dict[str, Any], now_s: float
-    ) -> None:
-        self.filing.now_s = now_s
-        tool = self.filing.answered(worker_id, job_id)
-        job = self.jobs.get(job_id)
-        if job is not None:
-            self.jobs.fail(job, explain(job, error))
-        self.filing.send_more(tool)
+    def _file_failed(self, job: JobState, error: dict[str, Any]) -> None:
+        self.jobs.fail(job, explain(job, error))
 
     def written(self, worker_id: str, job_id: int, seconds: float, now_s: float) -> None:
         """A job's outputs are in place."""
-        self.filing.now_s = now_s
-        tool = self.filing.answered(worker_id, job_id)
-        job = self.jobs.get(job_id)
-        if job is not None:
-            job.seconds += seconds
-            self.jobs.succeed(job)
-        self.filing.send_more(tool)
+        self._files_done(worker_id, job_id, self.jobs.succeed, now_s, seconds)
 
     def published(self, worker_id: str, job_id: int, seconds: float, now_s: float) -> None:
         """A job's outputs, which a chain had staged, are in place."""
+        self._files_done(worker_id, job_id, self.chains.published, now_s, seconds)
+
+    def unpublished(self, worker_id: str, job_id: int, now_s: float) -> None:
+        """What a chain had staged for a job is not its own: it goes the ordinary way."""
+        self._files_done(worker_id, job_id, self.filing.give_up_claim, now_s)
+
+    def _files_done(
+        self,
+        worker_id: str,
+        job_id: int,
+        act: Callable[[JobState], None],
+        now_s: float,
+        seconds: float = 0.0,
+    ) -> None:
+        """A process is through with a job's files: act on that, unless the job has ended."""
         self.filing.now_s = now_s
         tool = self.filing.answered(worker_id, job_id)
         job = self.jobs.get(job_id)
         if job is not None:
             job.seconds += seconds
-            self.chains.published(job)
-        self.filing.send_more(tool)
-
-    def unpublished(self, worker_id: str, job_id: int, now_s: float) -> None:
-        """What a chain had staged for a job is not its own: it goes the ordinary way."""
-        self.filing.now_s = now_s
-        tool = self.filing.answered(worker_id, job_id)
-        job = self.jobs.get(job_id)
-        if job is not None:
-            self.filing.give_up_claim(job)
+            act(job)
         self.filing.send_more(tool)
 
     def _computed(self, job: JobState) -> None:

@@ -20,25 +20,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from snakemake_executor_gpupool.cluster.commands import NodeCommands
-from snakemake_executor_gpupool.cluster.engine import Engine
-from snakemake_executor_gpupool.cluster.launch import Launcher
 from snakemake_executor_gpupool.cluster.membership import Membership
-from snakemake_executor_gpupool.cluster.messages import Begin
 from snakemake_executor_gpupool.cluster.nodes import Node
-from snakemake_executor_gpupool.cluster.options import ClusterOptions
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.host import (
     GRACE_S,
-    Carried,
     Demand,
     FrameArrived,
     Happening,
     WorkerGone,
 )
-from snakemake_executor_gpupool.local_host import LocalHost
-from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.workers.protocol import Blob, Frame
 
@@ -48,43 +40,7 @@ _OWN_VARIABLES = ("GPUPOOL_SIMULATED", "GPUPOOL_LOCK_DIR", "GPUPOOL_WORKER")
 
 
 class ClusterHost(Membership):
-    """The machines of a cluster, and this one.
-
-    Parameters
-    ----------
-    local
-        This machine: for what runs here, and for waiting.
-    engine
-        Dask.
-    launcher
-        Gets nodes and keeps them.
-    paths
-        The run's files, on the file system that all nodes share.
-    begin
-        What agents are told first, but for their own probe and token.
-    options
-        As the user gave them.
-    say
-        Takes a line for the user.
-    resources
-        Closed at the end: Dask, launchers, credentials.
-    """
-
-    def __init__(
-        self,
-        local: LocalHost,
-        engine: Engine,
-        launcher: Launcher,
-        paths: RunPaths,
-        begin: Begin,
-        options: ClusterOptions,
-        say: Callable[[str], None],
-        resources: contextlib.ExitStack,
-    ) -> None:
-        super().__init__(local, engine, launcher, paths, begin, options, say)
-        self._resources = resources
-        self.carried = Carried()
-        self.commands = NodeCommands(engine, self._address_of, paths.directory / "commands")
+    """The machines of a cluster, and this one; made like a :class:`Membership`."""
 
     # -- what agents tell -----------------------------------------------------------
     def _answered(self, node: Node, frame: Frame) -> None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import queue
 import secrets
@@ -18,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_gpupool.cluster.commands import NodeCommands
 from snakemake_executor_gpupool.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.cluster.engine import Engine
 from snakemake_executor_gpupool.cluster.launch import Launcher
@@ -26,6 +28,7 @@ from snakemake_executor_gpupool.cluster.nodes import RETRY_S, Node
 from snakemake_executor_gpupool.cluster.options import ClusterOptions
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.host import (
+    Carried,
     DevicesExpected,
     DevicesJoined,
     DevicesLeft,
@@ -50,7 +53,7 @@ class Membership:
     Parameters
     ----------
     local
-        This machine, whose waiting a message ends.
+        This machine: for what runs here, and for waiting.
     engine
         Dask.
     launcher
@@ -63,6 +66,8 @@ class Membership:
         As the user gave them.
     say
         Takes a line for the user.
+    resources
+        Closed at the end: Dask, launchers, credentials.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class Membership:
         begin: Begin,
         options: ClusterOptions,
         say: Callable[[str], None],
+        resources: contextlib.ExitStack,
     ) -> None:
         self._local = local
         self._engine = engine
@@ -82,6 +88,7 @@ class Membership:
         self._begin = begin
         self._options = options
         self._say = say
+        self._resources = resources
         self._nodes: dict[str, Node] = {}
         self._where: dict[str, Node] = {}
         self._complaints: dict[str, str] = {}
@@ -93,6 +100,8 @@ class Membership:
         self._looked_s = 0.0
         self._closed = False
         self._has_hope = True
+        self.carried = Carried()
+        self.commands = NodeCommands(engine, self._address_of, paths.directory / "commands")
         engine.watch(lambda told: self._post(lambda: self._meet(told)))
 
     # -- from the event loop --------------------------------------------------------

@@ -25,7 +25,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.inputs import explained_inputs
 from snakemake_executor_gpupool.merging import is_short
-from snakemake_executor_gpupool.outputs import log_line, move_into_place
+from snakemake_executor_gpupool.outputs import log_line, put_in_place
 from snakemake_executor_gpupool.tool import Job, Params, Tool
 from snakemake_executor_gpupool.workers.child_memory import (
     peak_memory_mib,
@@ -328,10 +328,8 @@ class ChainServer(Server):
             tool.write(written, chain.results)
         if chain.stage:
             chain.paths.update(zip(job.output, chain.staged.output))
-            return
-        for source, target in zip(chain.staged.output, job.output):
-            os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
-            move_into_place(source, target)
+        else:
+            put_in_place(chain.staged.output, job.output)
 
     def _told_of(self, number: int, chain: _Chain) -> dict[str, Any]:
         """Return what the coordinator hears of a chain that has come through a stage."""

@@ -23,7 +23,7 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from snakemake_executor_gpupool.inputs import explained_inputs
-from snakemake_executor_gpupool.outputs import move_into_place
+from snakemake_executor_gpupool.outputs import put_in_place
 from snakemake_executor_gpupool.tool import Job
 
 CHUNK_BYTES = 1024**2
@@ -140,9 +140,7 @@ def publish(job: Job, digests: list[str], outputs: list[str], logs: list[str]) -
             return False
     if len(outputs) != len(job.output) or not all(map(os.path.lexists, outputs)):
         return False
-    for source, target in zip(outputs, job.output):
-        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
-        move_into_place(source, target)
+    put_in_place(outputs, job.output)
     for source, target in zip(logs, job.log):
         _append(source, target)
     return True

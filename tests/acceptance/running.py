@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,20 @@ from typing import Any
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 GPUPOOL = ("--executor", "gpupool", "--jobs", "unlimited", "--max-jobs-per-timespan", "10000/1s")
 LOCAL = ("--executor", "local", "--cores", "2")
+
+
+@functools.cache
+def _room() -> tempfile.TemporaryDirectory[str]:
+    """A directory of this process, removed with it."""
+    return tempfile.TemporaryDirectory(prefix="gpupool-tests-")
+
+
+def own_locks() -> str:
+    """A directory for the locks of simulated cards, made as a site would make it."""
+    directory = Path(_room().name) / "locks"
+    directory.mkdir(exist_ok=True)
+    directory.chmod(0o1777)
+    return str(directory)
 
 
 @dataclass
@@ -91,6 +107,8 @@ class Workflow:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "GPUPOOL_OFFLINE": "1"}
         environment["GPUPOOL_PROFILE"] = str(self.directory / ".snakemake" / "profile.json")
         path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        if "GPUPOOL_SIMULATE" in extra:  # tests that run beside this one have cards of their own
+            environment["GPUPOOL_LOCK_DIR"] = own_locks()
         return {**environment, "PATH": path, **extra}
 
     def run(self, *arguments: str, timeout_s: float = 120, **env: str) -> Finished:
