@@ -27,8 +27,8 @@ from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.pool import Pool
 from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
-from snakemake_executor_gpupool.tool import Job, Params, Tool
-from snakemake_executor_gpupool.toolspec import load_tool_class, resolve_spec
+from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
+from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
 from snakemake_executor_gpupool.workers.child_serve import (
     describe_item,
     describe_model,
@@ -218,7 +218,7 @@ class ToolPool:
         JobFailed
             The job failed; its outputs do not exist.
         """
-        from snakemake_executor_gpupool.tool import Named
+        from snakemake_executor_gpupool.tool_api.tool import Named
 
         def named(files: Sequence[str] | Mapping[str, Any]) -> Named:
             pairs = files.items() if isinstance(files, Mapping) else [(None, f) for f in files]

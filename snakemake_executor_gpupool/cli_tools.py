@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from snakemake_executor_gpupool.errors import UnknownTool
-from snakemake_executor_gpupool.toolspec import installed_tools, load_tool_class
+from snakemake_executor_gpupool.tool_api.tool_spec import installed_tools, load_tool_class
 
 
 def list_tools(as_json: bool) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.inputs import explained_inputs
 from snakemake_executor_gpupool.outputs import staged_outputs
-from snakemake_executor_gpupool.tool import Job, Named, Params, Tool
+from snakemake_executor_gpupool.tool_api.tool import Job, Named, Params, Tool
 from snakemake_executor_gpupool.workers.child_memory import is_out_of_memory, release_memory
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.cold import compute
-from snakemake_executor_gpupool.tool import Tool
-from snakemake_executor_gpupool.toolspec import load_tool_class, resolve_spec
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
 
 
 class ToolFunction:

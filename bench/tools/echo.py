@@ -1,6 +1,6 @@
 """A tool that returns its items."""
 
-from snakemake_executor_gpupool.tool import Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
 
 
 class Echo(Tool):

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from snakemake_executor_gpupool.tool import Job, Tool
+from snakemake_executor_gpupool.tool_api.tool import Job, Tool
 
 WIDTH = 256
 

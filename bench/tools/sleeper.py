@@ -3,7 +3,7 @@
 import time
 from typing import Any, NamedTuple
 
-from snakemake_executor_gpupool.tool import Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
 
 
 class Nap(NamedTuple):

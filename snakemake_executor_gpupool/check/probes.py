@@ -12,10 +12,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.canonical import content_hash
 from snakemake_executor_gpupool.check.compare import shown
 from snakemake_executor_gpupool.check.trial import Trial
-from snakemake_executor_gpupool.tool import Tool
+from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.workers.child_memory import release_memory
 from snakemake_executor_gpupool.workers.child_serve import describe_item, describe_model
 
@@ -30,7 +30,7 @@ MOST_LEFT_MIB = 1.0
 def imports(trial: Trial) -> Iterator[str]:
     """Importing the tool is quick."""
     code = (
-        "import sys; from snakemake_executor_gpupool.toolspec import load_tool_class; "
+        "import sys; from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class; "
         "load_tool_class(sys.argv[1]); print(*sys.modules)"
     )
     command = [sys.executable, "-c", code, trial.spec]

@@ -19,7 +19,7 @@ from snakemake_executor_gpupool.executor.translate import (
     is_served,
     tool_spec,
 )
-from snakemake_executor_gpupool.toolspec import resolve_spec, split_spec
+from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 
 
 def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
-from snakemake_executor_gpupool.merging import MOST_STAGES
+from snakemake_executor_gpupool.tool_api.short_requests import MOST_STAGES
 
 JobT = TypeVar("JobT")
 

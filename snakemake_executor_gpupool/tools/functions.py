@@ -10,7 +10,7 @@ each. Nothing is imported before it is called.
 from __future__ import annotations
 
 from snakemake_executor_gpupool.functions import ToolFunction, tool_function
-from snakemake_executor_gpupool.toolspec import installed_tools
+from snakemake_executor_gpupool.tool_api.tool_spec import installed_tools
 
 
 def __getattr__(name: str) -> ToolFunction:

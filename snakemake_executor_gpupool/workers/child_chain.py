@@ -24,9 +24,9 @@ from collections import OrderedDict
 from typing import Any
 
 from snakemake_executor_gpupool.inputs import explained_inputs
-from snakemake_executor_gpupool.merging import is_short
 from snakemake_executor_gpupool.outputs import log_line, put_in_place
-from snakemake_executor_gpupool.tool import Job, Params, Tool
+from snakemake_executor_gpupool.tool_api.short_requests import is_short
+from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
 from snakemake_executor_gpupool.workers.child_memory import (
     peak_memory_mib,
     release_memory,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.cold import check_length
-from snakemake_executor_gpupool.tool import Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.workers.child_memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.workers.child_output import tell_error
 from snakemake_executor_gpupool.workers.child_store import keep_result

@@ -30,9 +30,9 @@ from collections import deque
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.inputs import explained_inputs
-from snakemake_executor_gpupool.merging import is_short
 from snakemake_executor_gpupool.outputs import staged_outputs
-from snakemake_executor_gpupool.tool import InputError, Job, Params, Tool
+from snakemake_executor_gpupool.tool_api.short_requests import is_short
+from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Params, Tool
 from snakemake_executor_gpupool.workers.child_memory import (
     peak_memory_mib,
     release_memory,
@@ -133,7 +133,7 @@ class Server:
     @classmethod
     def start(cls, channel: Channel, frame: Frame) -> Server | None:
         """Import the tool that the first frame names and tell what it is."""
-        from snakemake_executor_gpupool.toolspec import load_tool_class
+        from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 
         try:
             specs = [frame.meta["spec"], *frame.meta["more"]]
@@ -181,7 +181,7 @@ class Server:
 
     def _later_class(self, spec: str) -> type[Tool]:
         """Return the class of a tool that is to follow; its file is read once."""
-        from snakemake_executor_gpupool.toolspec import load_tool_class
+        from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 
         if spec not in self._later:
             self._later[spec] = load_tool_class(spec, self._base_dir)
@@ -336,7 +336,7 @@ def _hashed(value: Any) -> str:
     """Return a value's content hash; the jobs of a rule mostly have the same to be hashed."""
     data = pickle.dumps(value, PICKLE_PROTOCOL)
     if data not in _HASHES:
-        from snakemake_executor_gpupool.canonical import content_hash
+        from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 
         if len(_HASHES) == MOST_HASHES:
             _HASHES.clear()

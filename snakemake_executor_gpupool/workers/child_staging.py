@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 
 from snakemake_executor_gpupool.inputs import explained_inputs
 from snakemake_executor_gpupool.outputs import put_in_place
-from snakemake_executor_gpupool.tool import Job
+from snakemake_executor_gpupool.tool_api.tool import Job
 
 CHUNK_BYTES = 1024**2
 

@@ -12,7 +12,7 @@ from snakemake_executor_gpupool.cli_run import pairs, parsed
 
 TOOL = '''
 import os, sys
-from snakemake_executor_gpupool.tool import InputError, Tool
+from snakemake_executor_gpupool.tool_api.tool import InputError, Tool
 
 class Shout(Tool):
     """Write lines in capitals."""

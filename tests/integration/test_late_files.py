@@ -19,7 +19,7 @@ from snakemake_executor_gpupool.host import FrameArrived, WorkerGone
 from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.request import ToolRef
-from snakemake_executor_gpupool.tool import Job, Named
+from snakemake_executor_gpupool.tool_api.tool import Job, Named
 from snakemake_executor_gpupool.workers.payload import load_payload, pack
 from snakemake_executor_gpupool.workers.protocol import Blob, Frame, SpoolFile
 from snakemake_executor_gpupool.workers.spool import Spool

@@ -11,7 +11,7 @@ import pytest
 
 from snakemake_executor_gpupool.cli import main
 from snakemake_executor_gpupool.cold import run_cold
-from snakemake_executor_gpupool.tool import InputError, Job, Named
+from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Named
 from snakemake_executor_gpupool.tools.sentence import SentenceEmbed
 from snakemake_executor_gpupool.tools.texts import Text
 
@@ -219,7 +219,7 @@ class TestFiles:
         (tmp_path / "in.txt").write_text("one\ntwo\n")
         code = (
             "import sys\n"
-            "from snakemake_executor_gpupool.tool import Job\n"
+            "from snakemake_executor_gpupool.tool_api.tool import Job\n"
             "from snakemake_executor_gpupool.tools.sentence import SentenceEmbed\n"
             f"job = Job(input=[{str(tmp_path / 'in.txt')!r}], output=['o.npz'])\n"
             "tool = SentenceEmbed()\n"

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from snakemake_executor_gpupool import Tool
-from snakemake_executor_gpupool.tool import InputError
+from snakemake_executor_gpupool.tool_api.tool import InputError
 from snakemake_executor_gpupool.workers import protocol
 
 ERROR = {"kind": "tool", "type": "ValueError", "message": "forged", "traceback": ""}

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool import effects as fx
-from snakemake_executor_gpupool.merging import (
+from snakemake_executor_gpupool.planner import MOST_PASSED
+from snakemake_executor_gpupool.tool_api.short_requests import (
     MAX_NF4_SHORT_INFERENCE_TOKENS,
     MAX_SHORT_INFERENCE_TOKENS,
     is_short,
     short_tokens,
 )
-from snakemake_executor_gpupool.planner import MOST_PASSED
-from snakemake_executor_gpupool.tool import InputError, Tool
+from snakemake_executor_gpupool.tool_api.tool import InputError, Tool
 from snakemake_executor_gpupool.workers.child_serve import describe_item
 from tests.unit.simulation import FakeItem, World
 

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from snakemake_executor_gpupool import toolspec
 from snakemake_executor_gpupool.errors import UnknownTool
-from snakemake_executor_gpupool.tool import Tool
-from snakemake_executor_gpupool.toolspec import load_tool_class, resolve_spec, split_spec
+from snakemake_executor_gpupool.tool_api import tool_spec as toolspec
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec, split_spec
 
 TOOL = """
-from snakemake_executor_gpupool.tool import Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
 
 class Count(Tool):
     version = "3"
@@ -116,7 +116,7 @@ class TestModule:
 
     def test_the_base_class_is_no_tool(self):
         with pytest.raises(UnknownTool, match="is no tool"):
-            load_tool_class("snakemake_executor_gpupool.tool:Tool")
+            load_tool_class("snakemake_executor_gpupool.tool_api.tool:Tool")
 
 
 class TestFile:

@@ -19,8 +19,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
-from snakemake_executor_gpupool.canonical import content_hash
-from snakemake_executor_gpupool.merging import ShortTokens, short_tokens
+from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.short_requests import ShortTokens, short_tokens
 
 
 class InputError(ValueError):

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import UnknownTool
-from snakemake_executor_gpupool.tool import Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
 
 ENTRY_POINT_GROUP = "snakemake_executor_gpupool.tools"
 
