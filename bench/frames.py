@@ -26,10 +26,10 @@ from measure import OUT, end_on_sigterm, machine
 from snakemake_executor_gpupool.host import FrameArrived, WorkerGone
 from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
-from snakemake_executor_gpupool.request import ToolRef
-from snakemake_executor_gpupool.workers.payload import load_payload, save_payload
-from snakemake_executor_gpupool.workers.protocol import Blob, Frame
-from snakemake_executor_gpupool.workers.spool import Discards, Spool
+from snakemake_executor_gpupool.wire.frames import Blob, Frame
+from snakemake_executor_gpupool.wire.payload import load_payload, save_payload
+from snakemake_executor_gpupool.wire.requests import ToolRef
+from snakemake_executor_gpupool.wire.spool import Discards, Spool
 
 ECHO = Path(__file__).resolve().parent / "tools" / "echo.py"
 SMALL_CALLS = 2_000

@@ -38,8 +38,8 @@ from snakemake_executor_gpupool.actions import Callbacks
 from snakemake_executor_gpupool.config import build_config
 from snakemake_executor_gpupool.executor.translate import input_bytes
 from snakemake_executor_gpupool.pool import Pool
-from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.tool_api.tool import Job
+from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 TOOL = f"{Path(__file__).with_name('tools') / 'layer.py'}:Layer"
 MEMORY = Path("/dev/shm")

@@ -27,11 +27,11 @@ from snakemake_executor_gpupool.effects import (
 )
 from snakemake_executor_gpupool.events import EventLog
 from snakemake_executor_gpupool.host import Host
-from snakemake_executor_gpupool.request import JobReport
 from snakemake_executor_gpupool.store import ResultStore
+from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.requests import JobReport
 from snakemake_executor_gpupool.workers.child_staging import remove
 from snakemake_executor_gpupool.workers.child_store import entry_name
-from snakemake_executor_gpupool.workers.protocol import Blob
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from snakemake_executor_gpupool.links import ChainUnit
 from snakemake_executor_gpupool.scheduler import Scheduler
 from snakemake_executor_gpupool.serving import Batch, ModelWorker, Stage
 from snakemake_executor_gpupool.toolstate import FileWorker
-from snakemake_executor_gpupool.workers.protocol import Frame, SpoolFile
+from snakemake_executor_gpupool.wire.frames import Frame, SpoolFile
 
 Check = Callable[[Any], bool]
 

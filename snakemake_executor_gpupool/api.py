@@ -26,21 +26,21 @@ from snakemake_executor_gpupool.devices.strings import parse_device
 from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.pool import Pool
-from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
+from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.payload import (
+    PICKLE_PROTOCOL,
+    load_payload,
+    save_payload,
+)
+from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
+from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.workers.child_serve import (
     describe_item,
     describe_model,
     tool_info,
 )
-from snakemake_executor_gpupool.workers.payload import (
-    PICKLE_PROTOCOL,
-    load_payload,
-    save_payload,
-)
-from snakemake_executor_gpupool.workers.protocol import Blob
-from snakemake_executor_gpupool.workers.spool import Spool
 
 
 class JobFailed(GpupoolError):

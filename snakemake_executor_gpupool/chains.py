@@ -29,10 +29,10 @@ from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.filing import Filing
 from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase
 from snakemake_executor_gpupool.links import ChainUnit, Claim, Link
-from snakemake_executor_gpupool.request import Request, ToolRef
 from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker
 from snakemake_executor_gpupool.toolstate import ToolState
-from snakemake_executor_gpupool.workers.protocol import Blob
+from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: Bounds of what is staged for jobs yet to come; beyond them the oldest goes.
 MOST_STAGED_BYTES = 1024**3

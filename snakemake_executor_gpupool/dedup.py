@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from snakemake_executor_gpupool.workers.protocol import Blob, SpoolFile
+from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 
 
 @dataclass(eq=False, slots=True)

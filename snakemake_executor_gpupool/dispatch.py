@@ -25,7 +25,7 @@ from snakemake_executor_gpupool.links import ChainUnit
 from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker, Stage
 from snakemake_executor_gpupool.staffing import Staffing
 from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
-from snakemake_executor_gpupool.workers.protocol import Blob
+from snakemake_executor_gpupool.wire.frames import Blob
 
 #: A unit that ends this many workers while it is alone with them is given up; more where
 #: something outside kills (:mod:`~.suspicion`), as for all such bounds.

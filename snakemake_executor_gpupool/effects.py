@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool.dedup import Unit
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
-from snakemake_executor_gpupool.workers.protocol import Blob
+from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.links import ChainUnit, Claim

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.request import ToolRef
-from snakemake_executor_gpupool.workers.protocol import Blob, Frame, SpoolFile
+from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
+from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: A worker that was told to end gets this long before SIGTERM, and again before SIGKILL.
 GRACE_S = 3.0

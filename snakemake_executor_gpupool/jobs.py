@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from snakemake_executor_gpupool.dedup import Ledger, Unit
 from snakemake_executor_gpupool.effects import Outbox, Report
 from snakemake_executor_gpupool.filequeue import SMALL_BYTES, Level
-from snakemake_executor_gpupool.request import JobReport, Request
-from snakemake_executor_gpupool.workers.protocol import Blob
+from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.requests import JobReport, Request
 
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.links import Claim

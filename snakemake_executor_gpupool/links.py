@@ -9,8 +9,8 @@ from typing import Any
 from snakemake_executor_gpupool.dedup import Unit
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.jobs import JobState
-from snakemake_executor_gpupool.request import Request, ToolRef
 from snakemake_executor_gpupool.serving import Model
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: What a request has in common with the guess, if that has come true.
 _DECISIVE = ("bare", "tool", "cwd", "devices", "instance")

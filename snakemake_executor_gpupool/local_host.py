@@ -25,9 +25,9 @@ from snakemake_executor_gpupool.host import (
     WorkerGone,
 )
 from snakemake_executor_gpupool.paths import RunPaths
-from snakemake_executor_gpupool.request import ToolRef
+from snakemake_executor_gpupool.wire.frames import Blob, FrameError
+from snakemake_executor_gpupool.wire.requests import ToolRef
 from snakemake_executor_gpupool.workers.process import Reaper, WorkerProcess, describe_exit
-from snakemake_executor_gpupool.workers.protocol import Blob, FrameError
 
 #: How often ending processes are looked at.
 ENDING_POLL_S = 0.01

@@ -23,9 +23,9 @@ from snakemake_executor_gpupool.effects import (
     StopWorker,
 )
 from snakemake_executor_gpupool.filing import crash_error
-from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.serving import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.suspicion import Suspicion
+from snakemake_executor_gpupool.wire.requests import ToolRef
 
 
 class Placement(abc.ABC):

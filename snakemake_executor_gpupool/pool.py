@@ -43,11 +43,11 @@ from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.profile import Profile, profile_path
 from snakemake_executor_gpupool.progress import Progress, closing_line
-from snakemake_executor_gpupool.request import Request
 from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
 from snakemake_executor_gpupool.store import ResultStore, bound_from
-from snakemake_executor_gpupool.workers.protocol import Blob, Frame
-from snakemake_executor_gpupool.workers.spool import Discards, remove_file
+from snakemake_executor_gpupool.wire.frames import Blob, Frame
+from snakemake_executor_gpupool.wire.requests import Request
+from snakemake_executor_gpupool.wire.spool import Discards, remove_file
 
 
 class Pool:

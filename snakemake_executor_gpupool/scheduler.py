@@ -27,12 +27,12 @@ from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.filing import Filing
 from snakemake_executor_gpupool.jobs import JobState, JobTable, explain
 from snakemake_executor_gpupool.profile import Figures
-from snakemake_executor_gpupool.request import JobReport, Request
 from snakemake_executor_gpupool.serving import Model
 from snakemake_executor_gpupool.suspicion import Suspicion
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.toolstate import ToolState
-from snakemake_executor_gpupool.workers.protocol import Blob
+from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.requests import JobReport, Request
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.host import FrameArrived, Happening, WorkerGone
 from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
-from snakemake_executor_gpupool.request import ToolRef
-from snakemake_executor_gpupool.workers.protocol import Blob, Frame
+from snakemake_executor_gpupool.wire.frames import Blob, Frame
+from snakemake_executor_gpupool.wire.requests import ToolRef
 
 log = logging.getLogger("gpupool.agent")
 

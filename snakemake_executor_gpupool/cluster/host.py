@@ -31,8 +31,8 @@ from snakemake_executor_gpupool.host import (
     Happening,
     WorkerGone,
 )
-from snakemake_executor_gpupool.request import ToolRef
-from snakemake_executor_gpupool.workers.protocol import Blob, Frame
+from snakemake_executor_gpupool.wire.frames import Blob, Frame
+from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: Frames to workers whose files another node may have written.
 _WAITED_FOR = frozenset({"read", "write", "publish", "run", "chain"})

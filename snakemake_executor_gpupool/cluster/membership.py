@@ -37,7 +37,7 @@ from snakemake_executor_gpupool.host import (
 )
 from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
-from snakemake_executor_gpupool.workers.protocol import Frame
+from snakemake_executor_gpupool.wire.frames import Frame
 
 #: A node whose time is up so soon gets nothing new.
 DRAIN_S = 20.0

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.workers.protocol import Blob, Decoder, Frame, encode
+from snakemake_executor_gpupool.wire.frames import Blob, Decoder, Frame, encode
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from snakemake_executor_gpupool.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.cluster.link import LinkBroken
 from snakemake_executor_gpupool.cluster.messages import pack
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.workers.protocol import Blob
+from snakemake_executor_gpupool.wire.frames import Blob
 
 #: Pause before an agent is tried again.
 RETRY_S = 0.2

@@ -45,8 +45,8 @@ from snakemake_executor_gpupool.executor.translate import (
     title,
 )
 from snakemake_executor_gpupool.pool import Pool
-from snakemake_executor_gpupool.request import JobReport
 from snakemake_executor_gpupool.scheduler import LeaseRequest
+from snakemake_executor_gpupool.wire.requests import JobReport
 
 common_settings = CommonSettings(
     # Lets any number of jobs be ready at once: --jobs bounds them, cores do not.

@@ -9,7 +9,7 @@ from typing import Any
 from snakemake_executor_gpupool.devices.strings import gpus
 from snakemake_executor_gpupool.executor.serving import Done
 from snakemake_executor_gpupool.executor.translate import device_request
-from snakemake_executor_gpupool.request import JobReport
+from snakemake_executor_gpupool.wire.requests import JobReport
 
 
 class GroupRun:

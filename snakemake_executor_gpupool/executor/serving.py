@@ -15,7 +15,7 @@ from snakemake_executor_gpupool.executor.translate import (
     tool_spec,
 )
 from snakemake_executor_gpupool.pool import Pool
-from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
+from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 Done = Callable[[JobReport], None]
 

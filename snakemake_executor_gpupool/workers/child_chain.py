@@ -27,6 +27,14 @@ from snakemake_executor_gpupool.inputs import explained_inputs
 from snakemake_executor_gpupool.outputs import log_line, put_in_place
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
+from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.payload import (
+    is_float_array,
+    load_bytes,
+    load_payload,
+    pack,
+)
+from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.workers.child_memory import (
     peak_memory_mib,
     release_memory,
@@ -44,14 +52,6 @@ from snakemake_executor_gpupool.workers.child_serve import (
 from snakemake_executor_gpupool.workers.child_staging import Staging, digest, remove, size_bytes
 from snakemake_executor_gpupool.workers.child_store import entry_name, keep_result
 from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs
-from snakemake_executor_gpupool.workers.payload import (
-    is_float_array,
-    load_bytes,
-    load_payload,
-    pack,
-)
-from snakemake_executor_gpupool.workers.protocol import Frame
-from snakemake_executor_gpupool.workers.spool import Spool
 
 #: Bound of the results that a worker keeps at hand.
 REMEMBERED_BYTES = 64 * 1024**2

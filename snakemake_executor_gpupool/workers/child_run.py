@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.cold import check_length
 from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
+from snakemake_executor_gpupool.wire.payload import load_payloads, pack
+from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.workers.child_memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.workers.child_output import tell_error
 from snakemake_executor_gpupool.workers.child_store import keep_result
 from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs
-from snakemake_executor_gpupool.workers.payload import load_payloads, pack
-from snakemake_executor_gpupool.workers.protocol import Blob, SpoolFile
-from snakemake_executor_gpupool.workers.spool import Spool
 
 
 class Outcome(NamedTuple):

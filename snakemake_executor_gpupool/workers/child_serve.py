@@ -33,6 +33,19 @@ from snakemake_executor_gpupool.inputs import explained_inputs
 from snakemake_executor_gpupool.outputs import staged_outputs
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Params, Tool
+from snakemake_executor_gpupool.wire.frames import (
+    Blob,
+    Decoder,
+    Frame,
+    encode,
+)
+from snakemake_executor_gpupool.wire.payload import (
+    PICKLE_PROTOCOL,
+    load_payload,
+    load_payloads,
+    pack,
+)
+from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.workers.child_memory import (
     peak_memory_mib,
     release_memory,
@@ -41,19 +54,6 @@ from snakemake_executor_gpupool.workers.child_memory import (
 from snakemake_executor_gpupool.workers.child_output import job_log, tell_error
 from snakemake_executor_gpupool.workers.child_run import pack_outcomes, run_payloads
 from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs, wait_for_files
-from snakemake_executor_gpupool.workers.payload import (
-    PICKLE_PROTOCOL,
-    load_payload,
-    load_payloads,
-    pack,
-)
-from snakemake_executor_gpupool.workers.protocol import (
-    Blob,
-    Decoder,
-    Frame,
-    encode,
-)
-from snakemake_executor_gpupool.workers.spool import Spool
 
 #: Items of one job are announced in frames of this many, so that a large job starts early.
 ITEMS_PER_FRAME = 500

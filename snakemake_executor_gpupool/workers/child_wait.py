@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Callable
 
 from snakemake_executor_gpupool.tool_api.tool import InputError
-from snakemake_executor_gpupool.workers.protocol import Blob, SpoolFile
+from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 
 POLL_S = 0.1
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.errors import WorkerStartError
 from snakemake_executor_gpupool.paths import open_private
-from snakemake_executor_gpupool.workers.protocol import Blob, Decoder, Frame, encode
+from snakemake_executor_gpupool.wire.frames import Blob, Decoder, Frame, encode
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 CHILD_ENTRY = Path(__file__).resolve().with_name("child_main.py")

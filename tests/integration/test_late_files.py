@@ -18,11 +18,11 @@ import pytest
 from snakemake_executor_gpupool.host import FrameArrived, WorkerGone
 from snakemake_executor_gpupool.local_host import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
-from snakemake_executor_gpupool.request import ToolRef
 from snakemake_executor_gpupool.tool_api.tool import Job, Named
-from snakemake_executor_gpupool.workers.payload import load_payload, pack
-from snakemake_executor_gpupool.workers.protocol import Blob, Frame, SpoolFile
-from snakemake_executor_gpupool.workers.spool import Spool
+from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
+from snakemake_executor_gpupool.wire.payload import load_payload, pack
+from snakemake_executor_gpupool.wire.requests import ToolRef
+from snakemake_executor_gpupool.wire.spool import Spool
 
 TOOL = f"{Path(__file__).parent.parent / 'tools' / 'textual.py'}:Textual"
 LATE_S = 0.4

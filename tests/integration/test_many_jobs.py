@@ -18,8 +18,8 @@ import pytest
 from snakemake_executor_gpupool.actions import Callbacks
 from snakemake_executor_gpupool.config import build_config
 from snakemake_executor_gpupool.pool import Pool
-from snakemake_executor_gpupool.request import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.tool_api.tool import Job, Named
+from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 TOOL = f"{Path(__file__).parent.parent / 'tools' / 'textual.py'}:Textual"
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

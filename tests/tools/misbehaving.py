@@ -12,7 +12,7 @@ from pathlib import Path
 
 from snakemake_executor_gpupool import Tool
 from snakemake_executor_gpupool.tool_api.tool import InputError
-from snakemake_executor_gpupool.workers import protocol
+from snakemake_executor_gpupool.wire import frames as protocol
 
 ERROR = {"kind": "tool", "type": "ValueError", "message": "forged", "traceback": ""}
 #: Frames that a worker at work has no business to send, each well-formed.

@@ -22,10 +22,10 @@ from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy, cp
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import ProtocolError
-from snakemake_executor_gpupool.request import Request, ToolRef
 from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
-from snakemake_executor_gpupool.workers.protocol import Blob, Frame, FrameError, SpoolFile
-from snakemake_executor_gpupool.workers.spool import Discards
+from snakemake_executor_gpupool.wire.frames import Blob, Frame, FrameError, SpoolFile
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+from snakemake_executor_gpupool.wire.spool import Discards
 
 INFO = {
     "deterministic": True,

@@ -20,7 +20,7 @@ from snakemake_executor_gpupool.answers import _FIELDS
 from snakemake_executor_gpupool.devices.model import OffloadStrategy
 from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import ProtocolError
-from snakemake_executor_gpupool.workers.protocol import Decoder, Frame, SpoolFile, encode
+from snakemake_executor_gpupool.wire.frames import Decoder, Frame, SpoolFile, encode
 from tests.unit.fuzzing import cases
 from tests.unit.simulation import INFO, World
 

@@ -16,7 +16,7 @@ from snakemake_executor_gpupool.cluster.nodes import Node
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.host import WorkerGone
 from snakemake_executor_gpupool.paths import RunPaths
-from snakemake_executor_gpupool.request import ToolRef
+from snakemake_executor_gpupool.wire.requests import ToolRef
 
 TOOL = ToolRef("tool", "/", "python")
 CARD = Device("cuda:0", "cuda", 0)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.dedup import Ledger, Unit
-from snakemake_executor_gpupool.workers.protocol import SpoolFile
+from snakemake_executor_gpupool.wire.frames import SpoolFile
 from tests.unit.simulation import FakeItem, World
 
 JOBS = st.lists(

@@ -36,7 +36,7 @@ CALLERS = [
 UNPICKLERS = {
     *("marshal", "shelve", "dill", "cloudpickle", "joblib", "multiprocessing.connection"),
     *("copyreg", "pandas", "numpy", "torch"),
-    "snakemake_executor_gpupool.workers.payload",
+    "snakemake_executor_gpupool.wire.payload",
 }
 PURE = [
     "answers",

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snakemake_executor_gpupool.workers.payload import MAGIC, load_bytes, load_payload, pack
-from snakemake_executor_gpupool.workers.payload import save_payload as save
-from snakemake_executor_gpupool.workers.protocol import SPOOL_BYTES, SpoolFile
-from snakemake_executor_gpupool.workers.spool import Spool
+from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, SpoolFile
+from snakemake_executor_gpupool.wire.payload import MAGIC, load_bytes, load_payload, pack
+from snakemake_executor_gpupool.wire.payload import save_payload as save
+from snakemake_executor_gpupool.wire.spool import Spool
 
 LARGE = np.arange(SPOOL_BYTES, dtype=np.float32)
 VALUES = {

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.workers import protocol
-from snakemake_executor_gpupool.workers.protocol import (
+from snakemake_executor_gpupool.wire import frames as protocol
+from snakemake_executor_gpupool.wire.frames import (
     CHECKED_BODY_BYTES,
     HEADER,
     MAGIC,

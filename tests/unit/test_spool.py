@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snakemake_executor_gpupool.workers import payload
-from snakemake_executor_gpupool.workers import spool as spool_module
+from snakemake_executor_gpupool.wire import payload
+from snakemake_executor_gpupool.wire import spool as spool_module
+from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile
+from snakemake_executor_gpupool.wire.payload import load_payload, load_payloads, pack
+from snakemake_executor_gpupool.wire.spool import ALIGNMENT, MESSAGE_BYTES, Discards, Spool
 from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs
-from snakemake_executor_gpupool.workers.payload import load_payload, load_payloads, pack
-from snakemake_executor_gpupool.workers.protocol import SPOOL_BYTES, Blob, SpoolFile
-from snakemake_executor_gpupool.workers.spool import ALIGNMENT, MESSAGE_BYTES, Discards, Spool
 
 LARGE = np.arange(SPOOL_BYTES, dtype=np.float32)
 

@@ -24,8 +24,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from snakemake_executor_gpupool.workers.protocol import SPOOL_BYTES, Blob, SpoolFile
-from snakemake_executor_gpupool.workers.spool import ALIGNMENT, Spool
+from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile
+from snakemake_executor_gpupool.wire.spool import ALIGNMENT, Spool
 
 #: The newest that Python 3.9 reads, and the first with buffers out of band.
 PICKLE_PROTOCOL = 5

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from snakemake_executor_gpupool.workers.protocol import SPOOL_BYTES, Blob, SpoolFile
+from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile
 
 #: What the blobs of one frame may take together in a message between machines. It is sent
 #: anyway; a file beside it costs a network file system several round trips.

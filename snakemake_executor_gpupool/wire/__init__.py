@@ -1,0 +1,1 @@
+"""What crosses between coordinator and workers: frames, payloads, spool files, requests."""
