@@ -30,8 +30,8 @@ from snakemake_executor_gpupool.host import Host
 from snakemake_executor_gpupool.store import ResultStore
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport
-from snakemake_executor_gpupool.workers.child_staging import remove
-from snakemake_executor_gpupool.workers.child_store import entry_name
+from snakemake_executor_gpupool.worker.result_file import entry_name
+from snakemake_executor_gpupool.worker.staging import remove
 
 
 @dataclass(frozen=True)

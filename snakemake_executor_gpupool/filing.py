@@ -28,10 +28,10 @@ from snakemake_executor_gpupool.effects import (
 )
 from snakemake_executor_gpupool.filequeue import FileQueue
 from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase, explain
-from snakemake_executor_gpupool.outputs import log_line
 from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
 from snakemake_executor_gpupool.toolstate import FRAMES_AHEAD, FileWorker, ToolState
 from snakemake_executor_gpupool.wire.requests import ToolRef
+from snakemake_executor_gpupool.worker.outputs import log_line
 
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.links import Claim

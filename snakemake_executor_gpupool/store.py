@@ -21,7 +21,7 @@ from pathlib import Path
 
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.wire.frames import SpoolFile
-from snakemake_executor_gpupool.workers.child_store import entry_name
+from snakemake_executor_gpupool.worker.result_file import entry_name
 
 DEFAULT_BOUND_GIB = 20.0
 #: What a clean-up leaves: it is not worth removing one file at a time.

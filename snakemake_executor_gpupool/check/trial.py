@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from snakemake_executor_gpupool.check.compare import same
-from snakemake_executor_gpupool.cold import check_length
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
-from snakemake_executor_gpupool.workers.child_serve import describe_item
+from snakemake_executor_gpupool.worker.cold import check_length
+from snakemake_executor_gpupool.worker.server import describe_item
 
 #: How many items are also computed alone, in reverse and a second time.
 SAMPLE_ITEMS = 8

@@ -316,7 +316,7 @@ class Tool:
         """
         if snakemake is None:
             return
-        from snakemake_executor_gpupool.cold import job_from_snakemake, run_cold
+        from snakemake_executor_gpupool.worker.cold import job_from_snakemake, run_cold
 
         run_cold(cls, job_from_snakemake(snakemake), device=os.environ.get("GPUPOOL_DEVICE"))
 

@@ -39,7 +39,7 @@ from snakemake_executor_gpupool.tools.structures import (
     write_structures,
 )
 from snakemake_executor_gpupool.tools.tables import table_format, write_table
-from snakemake_executor_gpupool.workers.child_memory import is_out_of_memory, release_memory
+from snakemake_executor_gpupool.worker.memory import is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from snakemake_executor_gpupool.cold import run_cold
 from snakemake_executor_gpupool.tool_api.tool import InputError
 from snakemake_executor_gpupool.tools import esm2_checkpoints
 from snakemake_executor_gpupool.tools.esm2 import Esm2Embed
 from snakemake_executor_gpupool.tools.esm2_module import SHAPES
 from snakemake_executor_gpupool.tools.fasta import Record
+from snakemake_executor_gpupool.worker.cold import run_cold
 from tests.integration import esm2_cases as cases
 
 #: Rounding of float32 sums done in another order, at values of order 1.

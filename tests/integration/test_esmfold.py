@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from snakemake_executor_gpupool.cli import main
-from snakemake_executor_gpupool.cold import run_cold
 from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Named
 from snakemake_executor_gpupool.tools.esmfold import EsmFold
 from snakemake_executor_gpupool.tools.fasta import Record
+from snakemake_executor_gpupool.worker.cold import run_cold
 from tests.integration import esmfold_cases as cases
 
 #: Coordinates have three decimals; a sum done in another order may turn the last one.

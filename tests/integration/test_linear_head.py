@@ -11,11 +11,11 @@ import torch
 from safetensors.numpy import save_file
 
 from snakemake_executor_gpupool.cli import main
-from snakemake_executor_gpupool.cold import run_cold
 from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Named
 from snakemake_executor_gpupool.tools.arrays import write_arrays
 from snakemake_executor_gpupool.tools.linear_head import Embedding, LinearHead
 from snakemake_executor_gpupool.tools.linear_head_weights import read_head
+from snakemake_executor_gpupool.worker.cold import run_cold
 
 CLASSES = ["cold", "warm", "hot"]
 IDS = [f"p{i}" for i in range(40)]

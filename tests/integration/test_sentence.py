@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from snakemake_executor_gpupool.cli import main
-from snakemake_executor_gpupool.cold import run_cold
 from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Named
 from snakemake_executor_gpupool.tools.sentence import SentenceEmbed
 from snakemake_executor_gpupool.tools.texts import Text
+from snakemake_executor_gpupool.worker.cold import run_cold
 
 #: Rounding of float32 sums done in another order; the embeddings have length 1.
 NOISE = 1e-6

@@ -22,7 +22,7 @@ from snakemake_executor_gpupool.tool_api.short_requests import (
     short_tokens,
 )
 from snakemake_executor_gpupool.tool_api.tool import InputError, Tool
-from snakemake_executor_gpupool.workers.child_serve import describe_item
+from snakemake_executor_gpupool.worker.server import describe_item
 from tests.unit.simulation import FakeItem, World
 
 STAGES = 3

@@ -16,7 +16,7 @@ from snakemake_executor_gpupool.wire import spool as spool_module
 from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile
 from snakemake_executor_gpupool.wire.payload import load_payload, load_payloads, pack
 from snakemake_executor_gpupool.wire.spool import ALIGNMENT, MESSAGE_BYTES, Discards, Spool
-from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs
+from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 
 LARGE = np.arange(SPOOL_BYTES, dtype=np.float32)
 

@@ -29,8 +29,6 @@ import time
 from collections import deque
 from typing import Any, Callable
 
-from snakemake_executor_gpupool.inputs import explained_inputs
-from snakemake_executor_gpupool.outputs import staged_outputs
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Params, Tool
 from snakemake_executor_gpupool.wire.frames import (
@@ -46,14 +44,16 @@ from snakemake_executor_gpupool.wire.payload import (
     pack,
 )
 from snakemake_executor_gpupool.wire.spool import Spool
-from snakemake_executor_gpupool.workers.child_memory import (
+from snakemake_executor_gpupool.worker.batch import pack_outcomes, run_payloads
+from snakemake_executor_gpupool.worker.inputs import explained_inputs
+from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
+from snakemake_executor_gpupool.worker.memory import (
     peak_memory_mib,
     release_memory,
     settle_memory,
 )
-from snakemake_executor_gpupool.workers.child_output import job_log, tell_error
-from snakemake_executor_gpupool.workers.child_run import pack_outcomes, run_payloads
-from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs, wait_for_files
+from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
+from snakemake_executor_gpupool.worker.outputs import staged_outputs
 
 #: Items of one job are announced in frames of this many, so that a large job starts early.
 ITEMS_PER_FRAME = 500
@@ -146,7 +146,7 @@ class Server:
         spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
         if not more:
             return cls(channel, tool_class, spool, base_dir)
-        from snakemake_executor_gpupool.workers.child_chain import ChainServer
+        from snakemake_executor_gpupool.worker.chain_server import ChainServer
 
         return ChainServer(channel, tool_class, spool, base_dir, more)
 
@@ -230,7 +230,7 @@ class Server:
 
     def _publish(self, frame: Frame) -> None:
         """Put outputs in place that a chain has staged, if they are this job's."""
-        from snakemake_executor_gpupool.workers.child_staging import publish
+        from snakemake_executor_gpupool.worker.staging import publish
 
         started_s = time.perf_counter()
         is_done = False

@@ -23,8 +23,6 @@ import time
 from collections import OrderedDict
 from typing import Any
 
-from snakemake_executor_gpupool.inputs import explained_inputs
-from snakemake_executor_gpupool.outputs import log_line, put_in_place
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
 from snakemake_executor_gpupool.wire.frames import Frame
@@ -35,23 +33,25 @@ from snakemake_executor_gpupool.wire.payload import (
     pack,
 )
 from snakemake_executor_gpupool.wire.spool import Spool
-from snakemake_executor_gpupool.workers.child_memory import (
+from snakemake_executor_gpupool.worker.batch import run_batch
+from snakemake_executor_gpupool.worker.inputs import explained_inputs
+from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
+from snakemake_executor_gpupool.worker.memory import (
     peak_memory_mib,
     release_memory,
     settle_memory,
 )
-from snakemake_executor_gpupool.workers.child_output import job_log, tell_error
-from snakemake_executor_gpupool.workers.child_run import run_batch
-from snakemake_executor_gpupool.workers.child_serve import (
+from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
+from snakemake_executor_gpupool.worker.outputs import log_line, put_in_place
+from snakemake_executor_gpupool.worker.result_file import entry_name, keep_result
+from snakemake_executor_gpupool.worker.server import (
     Channel,
     Server,
     describe_item,
     describe_model,
     latency_of,
 )
-from snakemake_executor_gpupool.workers.child_staging import Staging, digest, remove, size_bytes
-from snakemake_executor_gpupool.workers.child_store import entry_name, keep_result
-from snakemake_executor_gpupool.workers.child_wait import wait_for_blobs
+from snakemake_executor_gpupool.worker.staging import Staging, digest, remove, size_bytes
 
 #: Bound of the results that a worker keeps at hand.
 REMEMBERED_BYTES = 64 * 1024**2

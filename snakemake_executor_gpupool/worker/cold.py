@@ -11,10 +11,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from snakemake_executor_gpupool.inputs import explained_inputs
-from snakemake_executor_gpupool.outputs import staged_outputs
 from snakemake_executor_gpupool.tool_api.tool import Job, Named, Params, Tool
-from snakemake_executor_gpupool.workers.child_memory import is_out_of_memory, release_memory
+from snakemake_executor_gpupool.worker.inputs import explained_inputs
+from snakemake_executor_gpupool.worker.memory import is_out_of_memory, release_memory
+from snakemake_executor_gpupool.worker.outputs import staged_outputs
 
 
 def job_from_snakemake(snakemake: Any) -> Job:
