@@ -23,8 +23,8 @@ import numpy as np
 import report
 from measure import OUT, end_on_sigterm, machine
 
-from snakemake_executor_gpupool.host import FrameArrived, WorkerGone
-from snakemake_executor_gpupool.local_host import LocalHost
+from snakemake_executor_gpupool.hosts.base import FrameArrived, WorkerGone
+from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.payload import load_payload, save_payload

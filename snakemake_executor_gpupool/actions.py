@@ -26,7 +26,7 @@ from snakemake_executor_gpupool.effects import (
     WriteJob,
 )
 from snakemake_executor_gpupool.events import EventLog
-from snakemake_executor_gpupool.host import Host
+from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.store import ResultStore
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snakemake_executor_gpupool.devices.allocator import Allocator, Phase
 from snakemake_executor_gpupool.dispatch import Dispatch
-from snakemake_executor_gpupool.host import Demand
+from snakemake_executor_gpupool.hosts.base import Demand
 from snakemake_executor_gpupool.serving import Model, Stage
 
 #: More workers than this are never asked for at once.

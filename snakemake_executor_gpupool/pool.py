@@ -30,7 +30,7 @@ from snakemake_executor_gpupool.devices.claims import Claims, Refusal
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError, ProtocolError
 from snakemake_executor_gpupool.events import EventLog, write_summary
-from snakemake_executor_gpupool.host import (
+from snakemake_executor_gpupool.hosts.base import (
     DevicesExpected,
     DevicesJoined,
     DevicesLeft,
@@ -39,7 +39,7 @@ from snakemake_executor_gpupool.host import (
     Host,
     WorkerGone,
 )
-from snakemake_executor_gpupool.local_host import LocalHost
+from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.profile import Profile, profile_path
 from snakemake_executor_gpupool.progress import Progress, closing_line

@@ -8,7 +8,7 @@ from typing import Any
 from snakemake_executor_gpupool.config import Machines
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.host import Host
+from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.paths import RunPaths
 
 
@@ -18,7 +18,7 @@ class RunningCluster:
     Parameters
     ----------
     cluster
-        A :class:`~snakemake_executor_gpupool.cluster.start.Cluster`.
+        A :class:`~snakemake_executor_gpupool.hosts.cluster.start.Cluster`.
     cpu_rules
         Whether rules without devices run on the nodes, too.
     """
@@ -58,7 +58,7 @@ def bring_up(
             f"--gpupool-cluster needs Dask, and {error.name} is not installed: install "
             "snakemake-executor-plugin-gpupool[cluster]"
         ) from error
-    from snakemake_executor_gpupool.cluster.start import Surroundings, start_cluster
+    from snakemake_executor_gpupool.hosts.cluster.start import Surroundings, start_cluster
 
     options = cluster_options(workflow.executor_settings)
     around = Surroundings(
@@ -81,7 +81,7 @@ def cluster_options(settings: Any) -> Any:
     ConfigError
         One is malformed.
     """
-    from snakemake_executor_gpupool.cluster.options import ClusterOptions, parse_nodes
+    from snakemake_executor_gpupool.hosts.cluster.options import ClusterOptions, parse_nodes
 
     fewest, most = parse_nodes(settings.nodes) if settings.nodes else (0, 0)
     tls = (settings.tls_ca, settings.tls_cert, settings.tls_key)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from snakemake_executor_gpupool.host import FrameArrived, WorkerGone
-from snakemake_executor_gpupool.local_host import LocalHost
+from snakemake_executor_gpupool.hosts.base import FrameArrived, WorkerGone
+from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.tool_api.tool import Job, Named
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile

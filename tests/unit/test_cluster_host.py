@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
 
-from snakemake_executor_gpupool.cluster.host import ClusterHost
-from snakemake_executor_gpupool.cluster.nodes import Node
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.host import WorkerGone
+from snakemake_executor_gpupool.hosts.base import WorkerGone
+from snakemake_executor_gpupool.hosts.cluster.host import ClusterHost
+from snakemake_executor_gpupool.hosts.cluster.nodes import Node
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.wire.requests import ToolRef
 

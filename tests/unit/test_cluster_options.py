@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.cluster.node import (
+from snakemake_executor_gpupool.devices.probe import probe
+from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.hosts.cluster.node import (
     device_environment,
     node_name,
     parse_time_s,
     why_not_shared,
 )
-from snakemake_executor_gpupool.cluster.options import ClusterOptions, parse_nodes
-from snakemake_executor_gpupool.cluster.slurm import (
+from snakemake_executor_gpupool.hosts.cluster.options import ClusterOptions, parse_nodes
+from snakemake_executor_gpupool.hosts.cluster.slurm import (
     allocated_nodes,
     gpus_in,
     srun,
     step_environment,
 )
-from snakemake_executor_gpupool.devices.probe import probe
-from snakemake_executor_gpupool.errors import ConfigError
 
 
 @pytest.mark.parametrize(

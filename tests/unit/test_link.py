@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.cluster.link import CHUNK_BYTES, Link, LinkBroken
+from snakemake_executor_gpupool.hosts.cluster.link import CHUNK_BYTES, Link, LinkBroken
 
 
 def test_messages_arrive_in_order_and_are_forgotten_when_acknowledged() -> None:

@@ -12,8 +12,8 @@ pytest.importorskip("dask_jobqueue", reason="the extra [cluster] is not installe
 
 import dask_jobqueue
 
-from snakemake_executor_gpupool.cluster.options import BATCH_SYSTEMS, ClusterOptions
-from snakemake_executor_gpupool.cluster.pilots import job_arguments
+from snakemake_executor_gpupool.hosts.cluster.options import BATCH_SYSTEMS, ClusterOptions
+from snakemake_executor_gpupool.hosts.cluster.pilots import job_arguments
 
 
 def script(way: str, logs: Path, *pilot_options: str, **options: Any) -> list[str]:

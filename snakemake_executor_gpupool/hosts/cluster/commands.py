@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Future, get_worker
 
 if TYPE_CHECKING:
-    from snakemake_executor_gpupool.cluster.engine import Engine
+    from snakemake_executor_gpupool.hosts.cluster.engine import Engine
 
 #: The Dask resource that a node has as much of as cores.
 CORES = "gpupool-cores"

@@ -15,7 +15,7 @@ from distributed.comm import connect
 from distributed.security import Security
 from distributed.utils import get_ip, get_ip_interface
 
-from snakemake_executor_gpupool.cluster.agent import AgentPlugin
+from snakemake_executor_gpupool.hosts.cluster.agent import AgentPlugin
 
 #: How long one try to reach an agent may take.
 CONNECT_S = 3.0

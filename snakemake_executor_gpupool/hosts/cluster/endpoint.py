@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from snakemake_executor_gpupool.cluster.link import Link
+from snakemake_executor_gpupool.hosts.cluster.link import Link
 
 #: A connection that is silent for so long says that it is there.
 KEEPALIVE_S = 1.0

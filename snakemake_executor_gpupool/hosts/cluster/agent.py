@@ -5,7 +5,7 @@
     coordinator ◄── link ──► Agent (event loop) ◄── queue, wake ──► Session (thread): LocalHost
 
 The agent is a plugin of the Dask worker; the processes that hold models are started by
-:class:`~snakemake_executor_gpupool.local_host.LocalHost`, just as on a single machine, and end
+:class:`~snakemake_executor_gpupool.hosts.local.LocalHost`, just as on a single machine, and end
 when the agent does, however that happens.
 """
 
@@ -24,17 +24,6 @@ from typing import Any
 from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from snakemake_executor_gpupool.cluster.commands import NodeProcesses
-from snakemake_executor_gpupool.cluster.endpoint import Endpoint
-from snakemake_executor_gpupool.cluster.link import LinkBroken
-from snakemake_executor_gpupool.cluster.messages import Begin, Joined, device_fields, pack, unpack
-from snakemake_executor_gpupool.cluster.node import (
-    device_environment,
-    ends_in_s,
-    node_cores,
-    node_name,
-    why_not_shared,
-)
 from snakemake_executor_gpupool.config import choose_devices, worker_threads
 from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
@@ -42,8 +31,25 @@ from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.devices.strings import managed_of_host
 from snakemake_executor_gpupool.errors import GpupoolError
-from snakemake_executor_gpupool.host import FrameArrived, Happening, WorkerGone
-from snakemake_executor_gpupool.local_host import LocalHost
+from snakemake_executor_gpupool.hosts.base import FrameArrived, Happening, WorkerGone
+from snakemake_executor_gpupool.hosts.cluster.commands import NodeProcesses
+from snakemake_executor_gpupool.hosts.cluster.endpoint import Endpoint
+from snakemake_executor_gpupool.hosts.cluster.link import LinkBroken
+from snakemake_executor_gpupool.hosts.cluster.messages import (
+    Begin,
+    Joined,
+    device_fields,
+    pack,
+    unpack,
+)
+from snakemake_executor_gpupool.hosts.cluster.node import (
+    device_environment,
+    ends_in_s,
+    node_cores,
+    node_name,
+    why_not_shared,
+)
+from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import ToolRef

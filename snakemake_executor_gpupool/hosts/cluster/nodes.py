@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from snakemake_executor_gpupool.cluster.endpoint import Endpoint
-from snakemake_executor_gpupool.cluster.link import LinkBroken
-from snakemake_executor_gpupool.cluster.messages import pack
 from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.hosts.cluster.endpoint import Endpoint
+from snakemake_executor_gpupool.hosts.cluster.link import LinkBroken
+from snakemake_executor_gpupool.hosts.cluster.messages import pack
 from snakemake_executor_gpupool.wire.frames import Blob
 
 #: Pause before an agent is tried again.

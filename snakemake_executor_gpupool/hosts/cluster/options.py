@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.cluster.node import parse_time_s
 from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.hosts.cluster.node import parse_time_s
 
 ALLOCATION = "allocation"
 #: Batch systems that pilots are submitted to, by the name that dask-jobqueue has for them.

@@ -19,15 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.cluster.commands import NodeCommands
-from snakemake_executor_gpupool.cluster.endpoint import Endpoint
-from snakemake_executor_gpupool.cluster.engine import Engine
-from snakemake_executor_gpupool.cluster.launch import Launcher
-from snakemake_executor_gpupool.cluster.messages import Begin, unpack
-from snakemake_executor_gpupool.cluster.nodes import RETRY_S, Node
-from snakemake_executor_gpupool.cluster.options import ClusterOptions
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.host import (
+from snakemake_executor_gpupool.hosts.base import (
     Carried,
     DevicesExpected,
     DevicesJoined,
@@ -35,7 +28,14 @@ from snakemake_executor_gpupool.host import (
     Happening,
     WorkerGone,
 )
-from snakemake_executor_gpupool.local_host import LocalHost
+from snakemake_executor_gpupool.hosts.cluster.commands import NodeCommands
+from snakemake_executor_gpupool.hosts.cluster.endpoint import Endpoint
+from snakemake_executor_gpupool.hosts.cluster.engine import Engine
+from snakemake_executor_gpupool.hosts.cluster.launch import Launcher
+from snakemake_executor_gpupool.hosts.cluster.messages import Begin, unpack
+from snakemake_executor_gpupool.hosts.cluster.nodes import RETRY_S, Node
+from snakemake_executor_gpupool.hosts.cluster.options import ClusterOptions
+from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Frame
 

@@ -11,17 +11,17 @@ from typing import Any
 
 from distributed.security import Security
 
-from snakemake_executor_gpupool.cluster.engine import CLOSE_S, Engine, own_scheduler
-from snakemake_executor_gpupool.cluster.host import ClusterHost, environment_for_nodes
-from snakemake_executor_gpupool.cluster.launch import Allocation, Launcher, RunningDask
-from snakemake_executor_gpupool.cluster.messages import Begin
-from snakemake_executor_gpupool.cluster.options import ALLOCATION, ClusterOptions
-from snakemake_executor_gpupool.cluster.security import Credentials, tls
-from snakemake_executor_gpupool.cluster.slurm import allocated_nodes
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.host import WorkerGone
-from snakemake_executor_gpupool.local_host import LocalHost
+from snakemake_executor_gpupool.hosts.base import WorkerGone
+from snakemake_executor_gpupool.hosts.cluster.engine import CLOSE_S, Engine, own_scheduler
+from snakemake_executor_gpupool.hosts.cluster.host import ClusterHost, environment_for_nodes
+from snakemake_executor_gpupool.hosts.cluster.launch import Allocation, Launcher, RunningDask
+from snakemake_executor_gpupool.hosts.cluster.messages import Begin
+from snakemake_executor_gpupool.hosts.cluster.options import ALLOCATION, ClusterOptions
+from snakemake_executor_gpupool.hosts.cluster.security import Credentials, tls
+from snakemake_executor_gpupool.hosts.cluster.slurm import allocated_nodes
+from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.paths import RunPaths
 
 #: How long the nodes of an allocation may take to join.
@@ -125,7 +125,7 @@ def _start(
     finish = undo.enter_context(contextlib.ExitStack())
     if options.is_pilots:
         # Not before it is needed: dask-jobqueue is an extra of its own at some sites.
-        from snakemake_executor_gpupool.cluster.pilots import Pilots
+        from snakemake_executor_gpupool.hosts.cluster.pilots import Pilots
 
         launcher = Pilots(options, security, paths.directory / "agents", say)
         undo.callback(launcher.cluster.close, timeout=CLOSE_S)

@@ -1,8 +1,8 @@
 """The seam to machines: what starts worker processes on their devices and moves frames.
 
 Nothing above :class:`Host` knows where a device is or what a process is. This machine is a
-:class:`~snakemake_executor_gpupool.local_host.LocalHost`; several are a
-:class:`~snakemake_executor_gpupool.cluster.host.ClusterHost`, each with a local host of its own.
+:class:`~snakemake_executor_gpupool.hosts.local.LocalHost`; several are a
+:class:`~snakemake_executor_gpupool.hosts.cluster.host.ClusterHost`, each with a local host of its own.
 """
 
 from __future__ import annotations

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snakemake_executor_gpupool.cluster.slurm import (
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.hosts.base import Demand
+from snakemake_executor_gpupool.hosts.cluster.slurm import (
     allocated_nodes,
     gpus_of_nodes,
     srun,
     step_environment,
 )
-from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.host import Demand
 
 if TYPE_CHECKING:
-    from snakemake_executor_gpupool.cluster.security import Credentials
+    from snakemake_executor_gpupool.hosts.cluster.security import Credentials
 
 #: How often an agent that ended is started again.
 MOST_RESTARTS = 3
@@ -33,7 +33,7 @@ GRACE_S = 5.0
 #: How many commands a node can wait for at a time; how many run is bounded by its cores.
 MOST_COMMANDS = 256
 
-WORKER = "snakemake_executor_gpupool.cluster.worker_main"
+WORKER = "snakemake_executor_gpupool.hosts.cluster.worker_main"
 
 
 class Launcher(abc.ABC):

@@ -16,7 +16,7 @@ from snakemake_executor_gpupool.devices.handover import Handover
 from snakemake_executor_gpupool.devices.model import CUDA, Device
 from snakemake_executor_gpupool.devices.visible import visible_env
 from snakemake_executor_gpupool.errors import WorkerStartError
-from snakemake_executor_gpupool.host import (
+from snakemake_executor_gpupool.hosts.base import (
     GRACE_S,
     Carried,
     Demand,
@@ -24,10 +24,10 @@ from snakemake_executor_gpupool.host import (
     Happening,
     WorkerGone,
 )
+from snakemake_executor_gpupool.hosts.process import Reaper, WorkerProcess, describe_exit
 from snakemake_executor_gpupool.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Blob, FrameError
 from snakemake_executor_gpupool.wire.requests import ToolRef
-from snakemake_executor_gpupool.workers.process import Reaper, WorkerProcess, describe_exit
 
 #: How often ending processes are looked at.
 ENDING_POLL_S = 0.01

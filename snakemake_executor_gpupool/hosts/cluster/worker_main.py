@@ -1,4 +1,4 @@
-"""Starts a Dask worker on a node: ``python -m snakemake_executor_gpupool.cluster.worker_main``.
+"""Starts a Dask worker on a node: ``python -m snakemake_executor_gpupool.hosts.cluster.worker_main``.
 
 Dask's own command line with what has to be decided on the node: it listens on the address
 that leads to the scheduler, never on all; it has no web pages; and it leaves the variables
@@ -17,9 +17,9 @@ import dask
 from distributed.cli.dask_worker import main as dask_worker
 from distributed.utils import get_ip
 
-from snakemake_executor_gpupool.cluster.commands import CORES
-from snakemake_executor_gpupool.cluster.launch import MOST_COMMANDS
-from snakemake_executor_gpupool.cluster.node import node_cores, node_name
+from snakemake_executor_gpupool.hosts.cluster.commands import CORES
+from snakemake_executor_gpupool.hosts.cluster.launch import MOST_COMMANDS
+from snakemake_executor_gpupool.hosts.cluster.node import node_cores, node_name
 
 SETTINGS: dict[str, Any] = {
     "distributed.nanny.environ": {},

@@ -1,0 +1,1 @@
+"""Where processes are: the seam to machines, this machine, and clusters."""
