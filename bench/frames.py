@@ -25,7 +25,7 @@ from measure import OUT, end_on_sigterm, machine
 
 from snakemake_executor_gpupool.hosts.base import FrameArrived, WorkerGone
 from snakemake_executor_gpupool.hosts.local import LocalHost
-from snakemake_executor_gpupool.paths import RunPaths
+from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.payload import load_payload, save_payload
 from snakemake_executor_gpupool.wire.requests import ToolRef

@@ -25,9 +25,9 @@ from snakemake_executor_gpupool.effects import (
     Unstage,
     WriteJob,
 )
-from snakemake_executor_gpupool.events import EventLog
 from snakemake_executor_gpupool.hosts.base import Host
-from snakemake_executor_gpupool.store import ResultStore
+from snakemake_executor_gpupool.records.events import EventLog
+from snakemake_executor_gpupool.records.result_store import ResultStore
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport
 from snakemake_executor_gpupool.worker.result_file import entry_name

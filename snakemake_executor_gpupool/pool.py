@@ -29,7 +29,6 @@ from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.claims import Claims, Refusal
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError, ProtocolError
-from snakemake_executor_gpupool.events import EventLog, write_summary
 from snakemake_executor_gpupool.hosts.base import (
     DevicesExpected,
     DevicesJoined,
@@ -40,11 +39,12 @@ from snakemake_executor_gpupool.hosts.base import (
     WorkerGone,
 )
 from snakemake_executor_gpupool.hosts.local import LocalHost
-from snakemake_executor_gpupool.paths import RunPaths
-from snakemake_executor_gpupool.profile import Profile, profile_path
-from snakemake_executor_gpupool.progress import Progress, closing_line
+from snakemake_executor_gpupool.records.events import EventLog, write_summary
+from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.records.profile import Profile, profile_path
+from snakemake_executor_gpupool.records.progress import Progress, closing_line
+from snakemake_executor_gpupool.records.result_store import ResultStore, bound_from
 from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
-from snakemake_executor_gpupool.store import ResultStore, bound_from
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import Request
 from snakemake_executor_gpupool.wire.spool import Discards, remove_file

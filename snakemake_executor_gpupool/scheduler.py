@@ -26,7 +26,7 @@ from snakemake_executor_gpupool.effects import GrantLease, Outbox, Report
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.filing import Filing
 from snakemake_executor_gpupool.jobs import JobState, JobTable, explain
-from snakemake_executor_gpupool.profile import Figures
+from snakemake_executor_gpupool.records.profile import Figures
 from snakemake_executor_gpupool.serving import Model
 from snakemake_executor_gpupool.suspicion import Suspicion
 from snakemake_executor_gpupool.tool_api.short_requests import is_short

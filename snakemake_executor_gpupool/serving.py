@@ -24,7 +24,7 @@ from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.memory import MemoryUse
 from snakemake_executor_gpupool.planner import WorkQueue, fair_share, workers_that_pay
-from snakemake_executor_gpupool.profile import Figures
+from snakemake_executor_gpupool.records.profile import Figures
 from snakemake_executor_gpupool.speed import Speed
 from snakemake_executor_gpupool.toolstate import ToolState
 

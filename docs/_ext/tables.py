@@ -9,7 +9,7 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
-from snakemake_executor_gpupool import reference
+from snakemake_executor_gpupool.records import reference
 
 
 def options() -> dict[str, str]:

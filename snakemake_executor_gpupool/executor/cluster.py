@@ -9,7 +9,7 @@ from snakemake_executor_gpupool.config import Machines
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import Host
-from snakemake_executor_gpupool.paths import RunPaths
+from snakemake_executor_gpupool.records.paths import RunPaths
 
 
 class RunningCluster:

@@ -10,7 +10,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.executor.lookahead import Lookahead
 from snakemake_executor_gpupool.executor.translate import build_request, evaluate_here, is_served
-from snakemake_executor_gpupool.reference import RESOURCES
+from snakemake_executor_gpupool.records.reference import RESOURCES
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 

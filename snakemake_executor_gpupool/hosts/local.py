@@ -25,7 +25,7 @@ from snakemake_executor_gpupool.hosts.base import (
     WorkerGone,
 )
 from snakemake_executor_gpupool.hosts.process import Reaper, WorkerProcess, describe_exit
-from snakemake_executor_gpupool.paths import RunPaths
+from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Blob, FrameError
 from snakemake_executor_gpupool.wire.requests import ToolRef
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import WorkerStartError
-from snakemake_executor_gpupool.paths import open_private
+from snakemake_executor_gpupool.records.paths import open_private
 from snakemake_executor_gpupool.wire.frames import Blob, Decoder, Frame, encode
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent

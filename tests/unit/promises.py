@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from unittest import mock
 
 from snakemake_executor_gpupool.effects import RunBatch
-from snakemake_executor_gpupool.profile import Figures
+from snakemake_executor_gpupool.records.profile import Figures
 from snakemake_executor_gpupool.serving import Model
 from tests.unit.simulation import FakeItem, World
 

@@ -15,7 +15,7 @@ from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.hosts.base import WorkerGone
 from snakemake_executor_gpupool.hosts.cluster.host import ClusterHost
 from snakemake_executor_gpupool.hosts.cluster.nodes import Node
-from snakemake_executor_gpupool.paths import RunPaths
+from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 TOOL = ToolRef("tool", "/", "python")

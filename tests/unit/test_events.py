@@ -6,7 +6,7 @@ import errno
 import json
 from pathlib import Path
 
-from snakemake_executor_gpupool.events import EventLog
+from snakemake_executor_gpupool.records.events import EventLog
 
 
 def test_a_full_disk_costs_lines_only() -> None:

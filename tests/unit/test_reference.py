@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import snakemake_executor_gpupool
-from snakemake_executor_gpupool import reference
+from snakemake_executor_gpupool.records import reference
 
 #: Events whose names are chosen before the call that writes them.
 NAMED_ELSEWHERE = {"job_done", "job_failed", "read_sent", "write_sent"}

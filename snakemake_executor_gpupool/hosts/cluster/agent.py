@@ -50,7 +50,7 @@ from snakemake_executor_gpupool.hosts.cluster.node import (
     why_not_shared,
 )
 from snakemake_executor_gpupool.hosts.local import LocalHost
-from snakemake_executor_gpupool.paths import RunPaths
+from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import ToolRef
 

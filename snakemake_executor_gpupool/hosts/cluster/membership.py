@@ -36,7 +36,7 @@ from snakemake_executor_gpupool.hosts.cluster.messages import Begin, unpack
 from snakemake_executor_gpupool.hosts.cluster.nodes import RETRY_S, Node
 from snakemake_executor_gpupool.hosts.cluster.options import ClusterOptions
 from snakemake_executor_gpupool.hosts.local import LocalHost
-from snakemake_executor_gpupool.paths import RunPaths
+from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Frame
 
 #: A node whose time is up so soon gets nothing new.

@@ -22,7 +22,7 @@ from snakemake_executor_gpupool.hosts.cluster.options import ALLOCATION, Cluster
 from snakemake_executor_gpupool.hosts.cluster.security import Credentials, tls
 from snakemake_executor_gpupool.hosts.cluster.slurm import allocated_nodes
 from snakemake_executor_gpupool.hosts.local import LocalHost
-from snakemake_executor_gpupool.paths import RunPaths
+from snakemake_executor_gpupool.records.paths import RunPaths
 
 #: How long the nodes of an allocation may take to join.
 JOIN_S = 120.0

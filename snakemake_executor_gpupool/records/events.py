@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.paths import open_private
+from snakemake_executor_gpupool.records.paths import open_private
 
 
 class EventLog:
