@@ -15,10 +15,10 @@ import sys
 import time
 from typing import Any
 
-from snakemake_executor_gpupool import effects as fx
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.scheduler import Scheduler
+from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 CARDS_PER_NODE = 8

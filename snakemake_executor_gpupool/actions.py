@@ -9,7 +9,10 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.model import CUDA, Device
 from snakemake_executor_gpupool.devices.visible import visible_env
-from snakemake_executor_gpupool.effects import (
+from snakemake_executor_gpupool.hosts.base import Host
+from snakemake_executor_gpupool.records.events import EventLog
+from snakemake_executor_gpupool.records.result_store import ResultStore
+from snakemake_executor_gpupool.scheduling.effects import (
     Effect,
     GrantLease,
     LoadModel,
@@ -25,9 +28,6 @@ from snakemake_executor_gpupool.effects import (
     Unstage,
     WriteJob,
 )
-from snakemake_executor_gpupool.hosts.base import Host
-from snakemake_executor_gpupool.records.events import EventLog
-from snakemake_executor_gpupool.records.result_store import ResultStore
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport
 from snakemake_executor_gpupool.worker.result_file import entry_name

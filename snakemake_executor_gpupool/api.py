@@ -23,9 +23,9 @@ from snakemake_executor_gpupool.config import build_config
 from snakemake_executor_gpupool.devices.environment import Managed
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import parse_device
-from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.pool import Pool
+from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
 from snakemake_executor_gpupool.wire.frames import Blob

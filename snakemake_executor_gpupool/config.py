@@ -12,8 +12,8 @@ from snakemake_executor_gpupool.devices.environment import DeviceSettings, Manag
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.model import CPU, CUDA, Device, cpu_slot
 from snakemake_executor_gpupool.devices.probe import ProbeResult, probe
-from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 
 
 @dataclass(frozen=True)

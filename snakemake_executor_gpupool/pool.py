@@ -22,9 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.actions import Actions, Callbacks
-from snakemake_executor_gpupool.answers import Answers
 from snakemake_executor_gpupool.config import PoolConfig
-from snakemake_executor_gpupool.demand import demand_of
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.claims import Claims, Refusal
 from snakemake_executor_gpupool.devices.model import Device
@@ -44,7 +42,9 @@ from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.records.profile import Profile, profile_path
 from snakemake_executor_gpupool.records.progress import Progress, closing_line
 from snakemake_executor_gpupool.records.result_store import ResultStore, bound_from
-from snakemake_executor_gpupool.scheduler import LeaseRequest, Scheduler
+from snakemake_executor_gpupool.scheduling.answers import Answers
+from snakemake_executor_gpupool.scheduling.demand import demand_of
+from snakemake_executor_gpupool.scheduling.scheduler import LeaseRequest, Scheduler
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import Request
 from snakemake_executor_gpupool.wire.spool import Discards, remove_file

@@ -32,7 +32,6 @@ from snakemake_executor_gpupool.config import (
 )
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.executor.checks import check_start
 from snakemake_executor_gpupool.executor.groups import GroupRun, group_devices
@@ -45,7 +44,8 @@ from snakemake_executor_gpupool.executor.translate import (
     title,
 )
 from snakemake_executor_gpupool.pool import Pool
-from snakemake_executor_gpupool.scheduler import LeaseRequest
+from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
+from snakemake_executor_gpupool.scheduling.scheduler import LeaseRequest
 from snakemake_executor_gpupool.wire.requests import JobReport
 
 common_settings = CommonSettings(

@@ -34,7 +34,7 @@ class Figures:
     s_per_cost, fixed_s
         Seconds per unit of the tool's own cost estimate, and of a micro-batch beyond that.
     weights_mib, peak_mib, peak_tokens, full_tokens
-        As :class:`~snakemake_executor_gpupool.memory.MemoryUse` has them.
+        As :class:`~snakemake_executor_gpupool.scheduling.models.memory_use.MemoryUse` has them.
     budget_tokens
         The micro-batch budget, if memory made it smaller than the tool's.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from snakemake_executor_gpupool.serving import Model
+from snakemake_executor_gpupool.scheduling.models.model import Model
 
 #: Seconds between two rounds of progress lines: the first soon, later ones rarer.
 FIRST_INTERVAL_S = 5.0

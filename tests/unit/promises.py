@@ -9,9 +9,9 @@ import random
 from collections.abc import Iterable, Sequence
 from unittest import mock
 
-from snakemake_executor_gpupool.effects import RunBatch
 from snakemake_executor_gpupool.records.profile import Figures
-from snakemake_executor_gpupool.serving import Model
+from snakemake_executor_gpupool.scheduling.effects import RunBatch
+from snakemake_executor_gpupool.scheduling.models.model import Model
 from tests.unit.simulation import FakeItem, World
 
 #: One item costs this many times the median.

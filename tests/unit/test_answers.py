@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.answers import _FIELDS
 from snakemake_executor_gpupool.devices.model import OffloadStrategy
-from snakemake_executor_gpupool.dispatch import DispatchConfig
 from snakemake_executor_gpupool.errors import ProtocolError
+from snakemake_executor_gpupool.scheduling.answers import _FIELDS
+from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.wire.frames import Decoder, Frame, SpoolFile, encode
 from tests.unit.fuzzing import cases
 from tests.unit.simulation import INFO, World

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool import effects as fx
-from snakemake_executor_gpupool.planner import MOST_PASSED
+from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling.models.plan import MOST_PASSED
 from snakemake_executor_gpupool.tool_api.short_requests import (
     MAX_NF4_SHORT_INFERENCE_TOKENS,
     MAX_SHORT_INFERENCE_TOKENS,
@@ -208,7 +208,7 @@ def test_a_process_that_dies_while_it_publishes_costs_time_only() -> None:  # M5
 
 
 def test_what_is_staged_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:  # M1
-    monkeypatch.setattr("snakemake_executor_gpupool.chains.MOST_STAGED", 3)
+    monkeypatch.setattr("snakemake_executor_gpupool.scheduling.merging.run.MOST_STAGED", 3)
     world = pipeline(release_s=5.0)
     for number in range(1, 4):
         world.row(number, [f"r{number}"])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool import effects as fx
-from snakemake_executor_gpupool.filequeue import MOST_PASSED, FileQueue, Level
+from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling.files.queue import MOST_PASSED, FileQueue, Level
 from tests.unit.simulation import World
 
 MIB = 1024**2

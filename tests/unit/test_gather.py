@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.dedup import Ledger, Unit
+from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.wire.frames import SpoolFile
 from tests.unit.simulation import FakeItem, World
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.planner import (
+from snakemake_executor_gpupool.scheduling.models.plan import (
     SLACK,
     WAVE_ITEMS,
     WorkQueue,

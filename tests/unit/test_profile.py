@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.memory import MemoryUse
 from snakemake_executor_gpupool.records.profile import MOST_ENTRIES, Figures, Profile, profile_path
+from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
 from tests.unit.simulation import FakeItem, World
 
 

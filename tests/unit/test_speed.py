@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.speed import FEWEST, WINDOW, Speed, fit
+from snakemake_executor_gpupool.scheduling.models.batch_time import FEWEST, WINDOW, Speed, fit
 
 
 def test_nothing_is_known_before_the_first_batch() -> None:

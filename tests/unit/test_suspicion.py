@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.devices.model import OffloadStrategy
-from snakemake_executor_gpupool.suspicion import (
+from snakemake_executor_gpupool.scheduling.blame import (
     FIRST_WAIT_S,
     LONGEST_WAIT_S,
     MOST_PATIENCE,

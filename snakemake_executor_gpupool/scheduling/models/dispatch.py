@@ -16,15 +16,15 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.dedup import Ledger, Unit
 from snakemake_executor_gpupool.devices.allocator import Allocator
-from snakemake_executor_gpupool.effects import Outbox, RunBatch, RunChains
-from snakemake_executor_gpupool.filing import crash_error
-from snakemake_executor_gpupool.jobs import JobTable
-from snakemake_executor_gpupool.links import ChainUnit
-from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker, Stage
-from snakemake_executor_gpupool.staffing import Staffing
-from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
+from snakemake_executor_gpupool.scheduling.blame import LEAST_TRIAL_S, Suspicion
+from snakemake_executor_gpupool.scheduling.effects import Outbox, RunBatch, RunChains
+from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
+from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.merging.stage import ChainUnit
+from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.scaling import Staffing
+from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.wire.frames import Blob
 
 #: A unit that ends this many workers while it is alone with them is given up; more where

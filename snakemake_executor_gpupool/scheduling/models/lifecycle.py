@@ -15,16 +15,16 @@ from typing import Any
 from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Effect, Evict, Granted
 from snakemake_executor_gpupool.devices.claims import Refusal
 from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
-from snakemake_executor_gpupool.effects import (
+from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.effects import (
     LoadModel,
     MoveModel,
     Outbox,
     StartWorker,
     StopWorker,
 )
-from snakemake_executor_gpupool.filing import crash_error
-from snakemake_executor_gpupool.serving import Model, ModelWorker, Stage
-from snakemake_executor_gpupool.suspicion import Suspicion
+from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
+from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 

@@ -19,14 +19,18 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from snakemake_executor_gpupool.dedup import Unit
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
-from snakemake_executor_gpupool.memory import MemoryUse
-from snakemake_executor_gpupool.planner import WorkQueue, fair_share, workers_that_pay
 from snakemake_executor_gpupool.records.profile import Figures
-from snakemake_executor_gpupool.speed import Speed
-from snakemake_executor_gpupool.toolstate import ToolState
+from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
+from snakemake_executor_gpupool.scheduling.models.batch_time import Speed
+from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
+from snakemake_executor_gpupool.scheduling.models.plan import (
+    WorkQueue,
+    fair_share,
+    workers_that_pay,
+)
+from snakemake_executor_gpupool.scheduling.results import Unit
 
 #: Before anything was measured: one worker more for every so many items that wait.
 ITEMS_PER_UNMEASURED_WORKER = 8

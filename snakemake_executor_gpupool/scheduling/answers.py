@@ -14,13 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from snakemake_executor_gpupool.chains import chains_of
 from snakemake_executor_gpupool.errors import ProtocolError
-from snakemake_executor_gpupool.jobs import Phase
-from snakemake_executor_gpupool.links import ChainUnit
-from snakemake_executor_gpupool.scheduler import Scheduler
-from snakemake_executor_gpupool.serving import Batch, ModelWorker, Stage
-from snakemake_executor_gpupool.toolstate import FileWorker
+from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorker
+from snakemake_executor_gpupool.scheduling.jobs import Phase
+from snakemake_executor_gpupool.scheduling.merging.run import chains_of
+from snakemake_executor_gpupool.scheduling.merging.stage import ChainUnit
+from snakemake_executor_gpupool.scheduling.models.model import Batch, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.frames import Frame, SpoolFile
 
 Check = Callable[[Any], bool]

@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from snakemake_executor_gpupool.dedup import Ledger, Unit
-from snakemake_executor_gpupool.effects import Outbox, Report
-from snakemake_executor_gpupool.filequeue import SMALL_BYTES, Level
+from snakemake_executor_gpupool.scheduling.effects import Outbox, Report
+from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
+from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
 
 if TYPE_CHECKING:
-    from snakemake_executor_gpupool.links import Claim
+    from snakemake_executor_gpupool.scheduling.merging.stage import Claim
 
 
 class Phase(enum.Enum):

@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from snakemake_executor_gpupool.dedup import blob_size
 from snakemake_executor_gpupool.devices.model import natural_key
-from snakemake_executor_gpupool.effects import (
+from snakemake_executor_gpupool.scheduling.blame import LEAST_TRIAL_S, Suspicion
+from snakemake_executor_gpupool.scheduling.effects import (
     Outbox,
     PublishJob,
     ReadJob,
@@ -26,15 +26,19 @@ from snakemake_executor_gpupool.effects import (
     Unstage,
     WriteJob,
 )
-from snakemake_executor_gpupool.filequeue import FileQueue
-from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase, explain
-from snakemake_executor_gpupool.suspicion import LEAST_TRIAL_S, Suspicion
-from snakemake_executor_gpupool.toolstate import FRAMES_AHEAD, FileWorker, ToolState
+from snakemake_executor_gpupool.scheduling.files.queue import FileQueue
+from snakemake_executor_gpupool.scheduling.files.worker_pool import (
+    FRAMES_AHEAD,
+    FileWorker,
+    ToolState,
+)
+from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, Phase, explain
+from snakemake_executor_gpupool.scheduling.results import blob_size
 from snakemake_executor_gpupool.wire.requests import ToolRef
 from snakemake_executor_gpupool.worker.outputs import log_line
 
 if TYPE_CHECKING:
-    from snakemake_executor_gpupool.links import Claim
+    from snakemake_executor_gpupool.scheduling.merging.stage import Claim
 
 #: A process that is at one file, or at importing its tool, for so long counts as hung; at a
 #: file sooner, if its job's runtime is less.

@@ -19,18 +19,18 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from snakemake_executor_gpupool.dedup import Ledger, Unit
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.model import CPU
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
-from snakemake_executor_gpupool.dispatch import Dispatch
-from snakemake_executor_gpupool.effects import Outbox, Unstage
 from snakemake_executor_gpupool.errors import ImpossibleRequest
-from snakemake_executor_gpupool.filing import Filing
-from snakemake_executor_gpupool.jobs import JobState, JobTable, Phase
-from snakemake_executor_gpupool.links import ChainUnit, Claim, Link
-from snakemake_executor_gpupool.serving import Batch, Model, ModelWorker
-from snakemake_executor_gpupool.toolstate import ToolState
+from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage
+from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
+from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
+from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, Phase
+from snakemake_executor_gpupool.scheduling.merging.stage import ChainUnit, Claim, Link
+from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
+from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker
+from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from snakemake_executor_gpupool.devices.allocator import Allocator, Phase
-from snakemake_executor_gpupool.dispatch import Dispatch
 from snakemake_executor_gpupool.hosts.base import Demand
-from snakemake_executor_gpupool.serving import Model, Stage
+from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
+from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
 
 #: More workers than this are never asked for at once.
 MOST_WORKERS = 1024

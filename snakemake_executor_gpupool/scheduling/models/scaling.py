@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from snakemake_executor_gpupool.devices.model import CPU
-from snakemake_executor_gpupool.placement import Placement
-from snakemake_executor_gpupool.serving import Model, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.lifecycle import Placement
+from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 
 
 class Staffing(Placement):

@@ -11,8 +11,6 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.chains import Chains
-from snakemake_executor_gpupool.dedup import Ledger, Unit
 from snakemake_executor_gpupool.devices.allocator import (
     Allocator,
     Ask,
@@ -21,16 +19,18 @@ from snakemake_executor_gpupool.devices.allocator import (
 )
 from snakemake_executor_gpupool.devices.allocator import Effect as AllocatorEffect
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
-from snakemake_executor_gpupool.dispatch import Dispatch, DispatchConfig
-from snakemake_executor_gpupool.effects import GrantLease, Outbox, Report
 from snakemake_executor_gpupool.errors import ImpossibleRequest
-from snakemake_executor_gpupool.filing import Filing
-from snakemake_executor_gpupool.jobs import JobState, JobTable, explain
 from snakemake_executor_gpupool.records.profile import Figures
-from snakemake_executor_gpupool.serving import Model
-from snakemake_executor_gpupool.suspicion import Suspicion
+from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.effects import GrantLease, Outbox, Report
+from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
+from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
+from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
+from snakemake_executor_gpupool.scheduling.merging.run import Chains
+from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, DispatchConfig
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
-from snakemake_executor_gpupool.toolstate import ToolState
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
 

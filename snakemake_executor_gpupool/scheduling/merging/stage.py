@@ -6,10 +6,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.dedup import Unit
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
-from snakemake_executor_gpupool.jobs import JobState
-from snakemake_executor_gpupool.serving import Model
+from snakemake_executor_gpupool.scheduling.jobs import JobState
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.results import Unit
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: What a request has in common with the guess, if that has come true.

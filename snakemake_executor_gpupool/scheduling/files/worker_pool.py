@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from snakemake_executor_gpupool.filequeue import FileQueue, Level
+from snakemake_executor_gpupool.scheduling.files.queue import FileQueue, Level
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: Frames sent ahead to one process, while their files are less than so many bytes together.

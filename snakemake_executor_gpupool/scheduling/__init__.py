@@ -1,0 +1,1 @@
+"""Pure decisions: events and ``now_s`` in, effects out."""

@@ -1,0 +1,1 @@
+"""Short requests through a chain of models."""

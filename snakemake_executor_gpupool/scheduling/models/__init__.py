@@ -1,0 +1,1 @@
+"""Models, their workers, and what these compute."""
