@@ -34,10 +34,10 @@ import numpy as np
 import report
 from tools.layer import WIDTH
 
-from snakemake_executor_gpupool.actions import Callbacks
-from snakemake_executor_gpupool.config import build_config
 from snakemake_executor_gpupool.executor.translate import input_bytes
-from snakemake_executor_gpupool.pool import Pool
+from snakemake_executor_gpupool.runtime.carry_out import Callbacks
+from snakemake_executor_gpupool.runtime.config import build_config
+from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.tool_api.tool import Job
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 

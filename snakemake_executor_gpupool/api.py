@@ -18,13 +18,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from snakemake_executor_gpupool.actions import Callbacks
-from snakemake_executor_gpupool.config import build_config
 from snakemake_executor_gpupool.devices.environment import Managed
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import parse_device
 from snakemake_executor_gpupool.errors import GpupoolError
-from snakemake_executor_gpupool.pool import Pool
+from snakemake_executor_gpupool.runtime.carry_out import Callbacks
+from snakemake_executor_gpupool.runtime.config import build_config
+from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec

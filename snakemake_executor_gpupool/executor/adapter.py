@@ -23,13 +23,6 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMode
 
-from snakemake_executor_gpupool.actions import Callbacks
-from snakemake_executor_gpupool.config import (
-    Machines,
-    PoolConfig,
-    available_cores,
-    build_config,
-)
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
@@ -43,7 +36,14 @@ from snakemake_executor_gpupool.executor.translate import (
     is_served,
     title,
 )
-from snakemake_executor_gpupool.pool import Pool
+from snakemake_executor_gpupool.runtime.carry_out import Callbacks
+from snakemake_executor_gpupool.runtime.config import (
+    Machines,
+    PoolConfig,
+    available_cores,
+    build_config,
+)
+from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.scheduler import LeaseRequest
 from snakemake_executor_gpupool.wire.requests import JobReport

@@ -7,7 +7,6 @@ from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_gpupool.config import PoolConfig
 from snakemake_executor_gpupool.devices.model import fit_one_process
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.executor.software import (
@@ -19,6 +18,7 @@ from snakemake_executor_gpupool.executor.translate import (
     is_served,
     tool_spec,
 )
+from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 
 

@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.executor.translate import (
     tool_ref,
     tool_spec,
 )
-from snakemake_executor_gpupool.pool import Pool
+from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 Done = Callable[[JobReport], None]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.actions import Callbacks
-from snakemake_executor_gpupool.config import build_config
-from snakemake_executor_gpupool.pool import Pool
+from snakemake_executor_gpupool.runtime.carry_out import Callbacks
+from snakemake_executor_gpupool.runtime.config import build_config
+from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.tool_api.tool import Job, Named
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 

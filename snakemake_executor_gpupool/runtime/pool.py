@@ -21,8 +21,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.actions import Actions, Callbacks
-from snakemake_executor_gpupool.config import PoolConfig
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.claims import Claims, Refusal
 from snakemake_executor_gpupool.devices.model import Device
@@ -42,6 +40,8 @@ from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.records.profile import Profile, profile_path
 from snakemake_executor_gpupool.records.progress import Progress, closing_line
 from snakemake_executor_gpupool.records.result_store import ResultStore, bound_from
+from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks
+from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.scheduling.answers import Answers
 from snakemake_executor_gpupool.scheduling.demand import demand_of
 from snakemake_executor_gpupool.scheduling.scheduler import LeaseRequest, Scheduler

@@ -1,0 +1,1 @@
+"""The one loop: events in, effects carried out."""
