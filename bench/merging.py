@@ -34,7 +34,7 @@ import numpy as np
 import report
 from tools.layer import WIDTH
 
-from snakemake_executor_gpupool.executor.translate import input_bytes
+from snakemake_executor_gpupool.frontends.snakemake.translate import input_bytes
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import build_config
 from snakemake_executor_gpupool.runtime.pool import Pool

@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.records import reference
 
 def options() -> dict[str, str]:
     """Return the executor's options with their help."""
-    from snakemake_executor_gpupool.settings import ExecutorSettings
+    from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 
     rows = {}
     for field in dataclasses.fields(ExecutorSettings):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.cli_run import pairs, parsed
+from snakemake_executor_gpupool.frontends.commandline.run import pairs, parsed
 
 TOOL = '''
 import os, sys
@@ -48,7 +48,12 @@ def workdir(tmp_path):
 @pytest.fixture
 def gpupool(workdir):
     def gpupool(*words, **options):
-        command = [sys.executable, "-m", "snakemake_executor_gpupool.cli", *map(str, words)]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake_executor_gpupool.frontends.commandline.main",
+            *map(str, words),
+        ]
         return subprocess.run(
             command, cwd=workdir, capture_output=True, text=True, check=False, **options
         )

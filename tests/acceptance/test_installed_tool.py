@@ -47,7 +47,13 @@ rule up:
 
 def test_it_is_listed_and_served_by_name(tmp_path: Path, installed: dict[str, str]) -> None:
     def tools(*options: str) -> str:
-        command = [sys.executable, "-m", "snakemake_executor_gpupool.cli", "tools", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake_executor_gpupool.frontends.commandline.main",
+            "tools",
+            *options,
+        ]
         environment = {**os.environ, **installed}
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, check=True

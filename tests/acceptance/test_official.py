@@ -6,7 +6,7 @@ import pytest
 import snakemake.common.tests
 from snakemake_interface_executor_plugins.settings import ExecutorSettingsBase
 
-from snakemake_executor_gpupool.settings import ExecutorSettings
+from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.cli import main
+from snakemake_executor_gpupool.frontends.commandline.main import main
 from tests.acceptance.running import LOCAL, Finished, Workflow
 from tests.pages import code_blocks, printed_files, printed_members
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from snakemake_executor_gpupool.check.compare import same
-from snakemake_executor_gpupool.cli import main
+from snakemake_executor_gpupool.frontends.commandline.check.compare import same
+from snakemake_executor_gpupool.frontends.commandline.main import main
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 WORDS = "ant antelope bee bumblebee cat caterpillar dog dromedary ant elk bee"

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from snakemake_executor_gpupool.cli import main
+from snakemake_executor_gpupool.frontends.commandline.main import main
 from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Named
 from snakemake_executor_gpupool.tools.esmfold import EsmFold
 from snakemake_executor_gpupool.tools.fasta import Record

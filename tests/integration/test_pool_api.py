@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from snakemake_executor_gpupool import ToolPool
-from snakemake_executor_gpupool.api import JobFailed
 from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, UnknownTool
+from snakemake_executor_gpupool.frontends.python.pool import JobFailed
 
 TOOLS = Path(__file__).parent.parent / "tools"
 TEXTUAL = f"{TOOLS / 'textual.py'}:Textual"

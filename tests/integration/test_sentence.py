@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from snakemake_executor_gpupool.cli import main
+from snakemake_executor_gpupool.frontends.commandline.main import main
 from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Named
 from snakemake_executor_gpupool.tools.sentence import SentenceEmbed
 from snakemake_executor_gpupool.tools.texts import Text

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from snakemake_executor_gpupool import InputError, ToolPool, tool_function
-from snakemake_executor_gpupool.api import JobFailed
 from snakemake_executor_gpupool.errors import UnknownTool
+from snakemake_executor_gpupool.frontends.python.pool import JobFailed
 from snakemake_executor_gpupool.tools import functions
 from snakemake_executor_gpupool.tools.esm2_checkpoints import write_seeded_checkpoint
 

@@ -8,7 +8,6 @@ import pytest
 
 from snakemake_executor_gpupool import DeviceManager
 from snakemake_executor_gpupool.devices import manager as manager_module
-from snakemake_executor_gpupool.devices.listing import list_devices
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.model import OffloadStrategy
 from snakemake_executor_gpupool.errors import (
@@ -17,6 +16,7 @@ from snakemake_executor_gpupool.errors import (
     GpupoolError,
     ImpossibleRequest,
 )
+from snakemake_executor_gpupool.frontends.commandline.devices import list_devices
 
 from .fake_nvml import LOST, FakeCard, FakeNvml
 

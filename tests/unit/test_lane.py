@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from snakemake_executor_gpupool.executor.lane import MOST_OVERTAKES, Admission, LaneJob
+from snakemake_executor_gpupool.frontends.snakemake.local_jobs import (
+    MOST_OVERTAKES,
+    Admission,
+    LaneJob,
+)
 
 
 def lane_job(name: str, threads: int = 1, priority: float = 0) -> LaneJob:

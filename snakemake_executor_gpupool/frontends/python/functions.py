@@ -54,7 +54,7 @@ class ToolFunction:
         """
         if isinstance(items, str | bytes):
             raise TypeError(f"{self.tool} takes a list of items; got one string: write [it]")
-        from snakemake_executor_gpupool.api import ToolPool
+        from snakemake_executor_gpupool.frontends.python.pool import ToolPool
 
         merged = {**self.params, **params}
         pool = ToolPool.current()

@@ -26,11 +26,11 @@ from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMo
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.executor.checks import check_start
-from snakemake_executor_gpupool.executor.groups import GroupRun, group_devices
-from snakemake_executor_gpupool.executor.serving import Done, Serving
-from snakemake_executor_gpupool.executor.software import Unservable
-from snakemake_executor_gpupool.executor.translate import (
+from snakemake_executor_gpupool.frontends.snakemake.checks import check_start
+from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, group_devices
+from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
+from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
+from snakemake_executor_gpupool.frontends.snakemake.translate import (
     device_request,
     evaluate_here,
     is_served,
@@ -68,7 +68,7 @@ class Executor(RealExecutor):
     """Serves rules from warm workers, gives GPU rules their devices, runs the rest locally."""
 
     def __post_init__(self) -> None:
-        from snakemake_executor_gpupool.executor.lane import LocalLane
+        from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LocalLane
 
         self._ids = itertools.count(1)
         self._done: dict[int, Done] = {}
@@ -123,7 +123,7 @@ class Executor(RealExecutor):
         return config
 
     def _bring_up_cluster(self, device_settings: DeviceSettings) -> Machines:
-        from snakemake_executor_gpupool.executor.cluster import bring_up
+        from snakemake_executor_gpupool.frontends.snakemake.cluster import bring_up
 
         self._cluster, machines = bring_up(self.workflow, device_settings, self.logger)
         return machines
@@ -261,7 +261,7 @@ class Executor(RealExecutor):
         node: str = "",
         lost: Callable[[], None] | None = None,
     ) -> None:
-        from snakemake_executor_gpupool.executor.lane import LaneJob, NodeLost
+        from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LaneJob, NodeLost
 
         def ended(failure: BaseException | None) -> None:
             if failure is None:

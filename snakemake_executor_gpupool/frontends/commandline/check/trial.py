@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from snakemake_executor_gpupool.check.compare import same
+from snakemake_executor_gpupool.frontends.commandline.check.compare import same
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
 from snakemake_executor_gpupool.worker.cold import check_length

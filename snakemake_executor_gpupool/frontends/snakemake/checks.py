@@ -9,11 +9,11 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_gpupool.devices.model import fit_one_process
 from snakemake_executor_gpupool.errors import UnknownTool
-from snakemake_executor_gpupool.executor.software import (
+from snakemake_executor_gpupool.frontends.snakemake.software import (
     Unservable,
     software_of,
 )
-from snakemake_executor_gpupool.executor.translate import (
+from snakemake_executor_gpupool.frontends.snakemake.translate import (
     device_request,
     is_served,
     tool_spec,

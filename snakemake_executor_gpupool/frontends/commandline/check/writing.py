@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.check.trial import Trial
+from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
 from snakemake_executor_gpupool.tool_api.tool import Params
 
 WRITING_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from snakemake_executor_gpupool.executor.following import Following
-from snakemake_executor_gpupool.executor.translate import (
+from snakemake_executor_gpupool.frontends.snakemake.following import Following
+from snakemake_executor_gpupool.frontends.snakemake.translate import (
     build_request,
     title,
     tool_ref,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from snakemake_executor_gpupool.check.trial import Trial
+from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
 
 
 def plan_of(trial: Trial) -> dict[str, Any]:

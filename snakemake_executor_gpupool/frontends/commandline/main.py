@@ -143,26 +143,26 @@ def _add_listing(commands: Any, name: str, text: str, command: Callable[..., int
 
 
 def _run(options: argparse.Namespace) -> int:
-    from snakemake_executor_gpupool.cli_run import run
+    from snakemake_executor_gpupool.frontends.commandline.run import run
 
     return run(options)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from snakemake_executor_gpupool.cli_check import check
+    from snakemake_executor_gpupool.frontends.commandline.check_command import check
 
     return check(options)
 
 
 def _devices(options: argparse.Namespace) -> int:
-    from snakemake_executor_gpupool.devices.listing import list_devices
+    from snakemake_executor_gpupool.frontends.commandline.devices import list_devices
 
     print(list_devices(options.json, os.environ))
     return EXIT_DONE
 
 
 def _tools(options: argparse.Namespace) -> int:
-    from snakemake_executor_gpupool.cli_tools import list_tools
+    from snakemake_executor_gpupool.frontends.commandline.tools import list_tools
 
     print(list_tools(options.json))
     return EXIT_DONE

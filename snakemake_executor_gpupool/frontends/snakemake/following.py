@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.executor.lookahead import Lookahead
-from snakemake_executor_gpupool.executor.translate import build_request, evaluate_here, is_served
+from snakemake_executor_gpupool.frontends.snakemake.lookahead import Lookahead
+from snakemake_executor_gpupool.frontends.snakemake.translate import (
+    build_request,
+    evaluate_here,
+    is_served,
+)
 from snakemake_executor_gpupool.records.reference import RESOURCES
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from snakemake_executor_gpupool.devices.strings import gpus
-from snakemake_executor_gpupool.executor.serving import Done
-from snakemake_executor_gpupool.executor.translate import device_request
+from snakemake_executor_gpupool.frontends.snakemake.served import Done
+from snakemake_executor_gpupool.frontends.snakemake.translate import device_request
 from snakemake_executor_gpupool.wire.requests import JobReport
 
 

@@ -9,12 +9,12 @@ import sys
 import traceback
 from typing import Any
 
-from snakemake_executor_gpupool.check import probes
-from snakemake_executor_gpupool.check.plan import in_words, plan_of
-from snakemake_executor_gpupool.check.trial import Trial
-from snakemake_executor_gpupool.check.writing import writing
-from snakemake_executor_gpupool.cli import EXIT_DONE, EXIT_FAILED
-from snakemake_executor_gpupool.cli_run import (
+from snakemake_executor_gpupool.frontends.commandline.check import probes
+from snakemake_executor_gpupool.frontends.commandline.check.plan import in_words, plan_of
+from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
+from snakemake_executor_gpupool.frontends.commandline.check.writing import writing
+from snakemake_executor_gpupool.frontends.commandline.main import EXIT_DONE, EXIT_FAILED
+from snakemake_executor_gpupool.frontends.commandline.run import (
     build_job,
     captured,
     check_inputs,

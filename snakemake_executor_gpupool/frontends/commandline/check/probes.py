@@ -12,8 +12,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.check.compare import shown
-from snakemake_executor_gpupool.check.trial import Trial
+from snakemake_executor_gpupool.frontends.commandline.check.compare import shown
+from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.worker.memory import release_memory

@@ -1,0 +1,1 @@
+"""Who asks: each turns its own world into requests, and reports back into it."""
