@@ -38,7 +38,7 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import input_bytes
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import build_config
 from snakemake_executor_gpupool.runtime.pool import Pool
-from snakemake_executor_gpupool.tool_api.tool import Job
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 TOOL = f"{Path(__file__).with_name('tools') / 'layer.py'}:Layer"

@@ -10,11 +10,11 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Tool": "tool",
-    "Job": "tool",
-    "InputError": "tool",
-    "ToolPool": "api",
-    "tool_function": "functions",
+    "Tool": "tool_api.tool",
+    "Job": "tool_api.values",
+    "InputError": "tool_api.values",
+    "ToolPool": "frontends.python.pool",
+    "tool_function": "frontends.python.functions",
     "DeviceManager": "devices.manager",
     "OffloadStrategy": "devices.model",
 }

@@ -10,8 +10,8 @@
     ├── ProtocolError        a worker answered what nobody asked, or what makes no sense
     └── WorkerStartError     a worker process could not be started
 
-What a tool may raise for a user's bad input is :class:`snakemake_executor_gpupool.tool_api.tool.InputError`,
-kept there because it must be importable where gpupool is not installed.
+What a tool may raise for a user's bad input is
+:class:`snakemake_executor_gpupool.tool_api.values.InputError`.
 """
 
 

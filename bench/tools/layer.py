@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from snakemake_executor_gpupool.tool_api.tool import Job, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import Job
 
 WIDTH = 256
 

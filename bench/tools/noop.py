@@ -1,6 +1,7 @@
 """A tool that costs nothing: one item a job, returned as it came."""
 
-from snakemake_executor_gpupool.tool_api.tool import Job, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import Job
 
 
 class Noop(Tool):

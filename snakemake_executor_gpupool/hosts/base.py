@@ -2,7 +2,8 @@
 
 Nothing above :class:`Host` knows where a device is or what a process is. This machine is a
 :class:`~snakemake_executor_gpupool.hosts.local.LocalHost`; several are a
-:class:`~snakemake_executor_gpupool.hosts.cluster.host.ClusterHost`, each with a local host of its own.
+:class:`~snakemake_executor_gpupool.hosts.cluster.host.ClusterHost`, each with a local host of
+its own.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from snakemake_executor_gpupool.records.paths import open_private
 from snakemake_executor_gpupool.wire.frames import Blob, Decoder, Frame, encode
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
-CHILD_ENTRY = Path(__file__).resolve().with_name("child_main.py")
+CHILD_ENTRY = PACKAGE_DIR / "worker" / "main.py"
 #: Where the run loop's thread reads into: most frames are small, and a fresh buffer of this size
 #: for each would cost more than all else that is done with them.
 _SCRATCH = memoryview(bytearray(1 << 20))
@@ -193,7 +193,7 @@ class Reaper:
     """The helper process that ends our children should this process be killed."""
 
     def __init__(self) -> None:
-        entry = Path(__file__).resolve().with_name("reaper.py")
+        entry = PACKAGE_DIR / "worker" / "reaper.py"
         self._process = subprocess.Popen(
             [sys.executable, "-S", "-E", str(entry)],
             stdin=subprocess.PIPE,

@@ -1,7 +1,8 @@
 """Every name that a user meets in a Snakefile, a shell or a run's files, said once.
 
 The reference pages of the documentation are made from these tables and from the options in
-:mod:`~snakemake_executor_gpupool.frontends.snakemake.settings`. Tests hold the tables against the code.
+:mod:`~snakemake_executor_gpupool.frontends.snakemake.settings`. Tests hold the tables against
+the code.
 """
 
 from __future__ import annotations

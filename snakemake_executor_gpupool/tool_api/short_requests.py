@@ -28,7 +28,7 @@ SHORT_TOKENS_OF = {"nf4": MAX_NF4_SHORT_INFERENCE_TOKENS}
 MOST_STAGES = 8
 
 #: What a tool may say of itself: one bound, one for each precision, or None for the general ones.
-ShortTokens = Union[int, Mapping[str, int], None]  # noqa: UP007 - evaluated under Python 3.9, too
+ShortTokens = Union[int, Mapping[str, int], None]
 
 
 def short_tokens(own: ShortTokens, precision: str) -> int:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
-from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import InputError, Job
 from snakemake_executor_gpupool.tools import esm2_checkpoints
 from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
 from snakemake_executor_gpupool.tools.esm2_module import SHAPES

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
-from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import InputError, Job
 from snakemake_executor_gpupool.tools import hub
 from snakemake_executor_gpupool.tools.esmfold_chains import (
     CHAIN_BREAK,

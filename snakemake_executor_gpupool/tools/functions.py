@@ -3,8 +3,8 @@
 >>> from snakemake_executor_gpupool.tools.functions import esm2_embed   # doctest: +SKIP
 >>> esm2_embed(["MKTAYIAKQR"], model="esm2_t6_8M_UR50D")                 # doctest: +SKIP
 
-What :func:`~snakemake_executor_gpupool.frontends.python.functions.tool_function` says of a function holds for
-each. Nothing is imported before it is called.
+What :func:`~snakemake_executor_gpupool.frontends.python.functions.tool_function` says of a
+function holds for each. Nothing is imported before it is called.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
-from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import InputError, Job
 from snakemake_executor_gpupool.tools.params import choice, one_file, optional_text, text
 from snakemake_executor_gpupool.tools.tables import table_format, write_table
 

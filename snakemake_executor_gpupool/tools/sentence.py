@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
-from snakemake_executor_gpupool.tool_api.tool import Job, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.tools import hub
 from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
 from snakemake_executor_gpupool.tools.params import (

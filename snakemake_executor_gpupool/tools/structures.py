@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from snakemake_executor_gpupool.tool_api.tool import InputError
+from snakemake_executor_gpupool.tool_api.values import InputError
 
 if TYPE_CHECKING:
     import numpy as np

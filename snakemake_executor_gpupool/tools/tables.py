@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.tool_api.tool import InputError
+from snakemake_executor_gpupool.tool_api.values import InputError
 
 SUFFIXES = (".tsv", ".parquet")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from snakemake_executor_gpupool.tool_api.tool import InputError
+from snakemake_executor_gpupool.tool_api.values import InputError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -46,7 +46,7 @@ class Request:
     title
         What messages call it: rule and wildcards.
     job
-        The pickled :class:`~snakemake_executor_gpupool.tool_api.tool.Job`, for workers alone.
+        The pickled :class:`~snakemake_executor_gpupool.tool_api.values.Job`, for workers alone.
     bare
         The pickled job without its resources, which are not known beforehand: what its outputs
         depend on. A guess has no other ``job``.

@@ -24,7 +24,8 @@ from collections import OrderedDict
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
-from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.payload import (
     is_float_array,

@@ -11,7 +11,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from snakemake_executor_gpupool.tool_api.tool import Job, Named, Params, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import Job, Named, Params
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.worker.outputs import staged_outputs

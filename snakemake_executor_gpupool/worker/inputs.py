@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from snakemake_executor_gpupool.tool_api.tool import InputError, Job
+from snakemake_executor_gpupool.tool_api.values import InputError, Job
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Entry of a worker process: ``python child_main.py CHANNEL_FD PACKAGE_DIR``.
+"""Entry of a worker process: ``python worker/main.py CHANNEL_FD PACKAGE_DIR``.
 
 It may run under the Python of a rule's own environment, where gpupool is not
 installed: the package is made importable from where it lies, and nothing else of

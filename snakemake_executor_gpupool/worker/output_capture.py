@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from snakemake_executor_gpupool.errors import GpupoolError
-from snakemake_executor_gpupool.tool_api.tool import InputError, Job
+from snakemake_executor_gpupool.tool_api.values import InputError, Job
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 
-from snakemake_executor_gpupool.tool_api.tool import InputError, Named
+from snakemake_executor_gpupool.tool_api.values import InputError, Named
 
 STAGING_PREFIX = ".gpupool-"
 #: A file system with less room is what made a write fail, whatever the error said.

@@ -12,7 +12,7 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     load  {device} [params]                    loaded | load_failed
     run   {batch, store, entries} [params, payload...]   done {batch, outcomes} [result...]
     move  {device, away}                       moved | move_failed
-    chain (see child_chain)
+    chain (see chain_server)
     (end of file)                              the process ends
 
 Where several machines take part, every frame whose files another one may have written says
@@ -30,7 +30,8 @@ from collections import deque
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
-from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Params, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import InputError, Job, Params
 from snakemake_executor_gpupool.wire.frames import (
     Blob,
     Decoder,

@@ -22,7 +22,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 
-from snakemake_executor_gpupool.tool_api.tool import Job
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.outputs import put_in_place
 

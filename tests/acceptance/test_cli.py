@@ -12,7 +12,8 @@ from snakemake_executor_gpupool.frontends.commandline.run import pairs, parsed
 
 TOOL = '''
 import os, sys
-from snakemake_executor_gpupool.tool_api.tool import InputError, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import InputError
 
 class Shout(Tool):
     """Write lines in capitals."""
@@ -217,7 +218,7 @@ class TestListings:
         assert all(name in text for name in ("run", "devices", "tools"))
 
     def test_nothing_heavy_is_imported(self):
-        code = "import sys; from snakemake_executor_gpupool import cli; cli.build_parser()"
+        code = "import sys; from snakemake_executor_gpupool.frontends.commandline import main; main.build_parser()"
         code += "; print(*sys.modules)"
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -49,7 +49,7 @@ def worker_pids(directory: Path) -> set[int]:
             cwd = (entry / "cwd").readlink()
         except OSError:
             continue
-        if b"child_main.py" in command and cwd == directory:
+        if b"worker/main.py" in command and cwd == directory:
             pids.add(int(entry.name))
     return pids
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from snakemake_executor_gpupool.tool_api.tool import Job, Named
+from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.tools.esm2 import Esm2Embed
 from snakemake_executor_gpupool.tools.esm2_huggingface import fair_esm_name
 from snakemake_executor_gpupool.tools.fasta import Record

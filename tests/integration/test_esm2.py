@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from snakemake_executor_gpupool.tool_api.tool import InputError
+from snakemake_executor_gpupool.tool_api.values import InputError
 from snakemake_executor_gpupool.tools import esm2_checkpoints
 from snakemake_executor_gpupool.tools.esm2 import Esm2Embed
 from snakemake_executor_gpupool.tools.esm2_module import SHAPES
@@ -346,7 +346,7 @@ class TestItems:
         fasta = cases.write_fasta(tmp_path / "in.fasta", cases.proteins())
         code = (
             "import sys\n"
-            "from snakemake_executor_gpupool.tool_api.tool import Job\n"
+            "from snakemake_executor_gpupool.tool_api.values import Job\n"
             "from snakemake_executor_gpupool.tools.esm2 import Esm2Embed\n"
             f"job = Job(input=[{str(fasta)!r}], output=['o.parquet'])\n"
             "tool = Esm2Embed()\n"

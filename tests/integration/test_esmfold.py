@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from snakemake_executor_gpupool.frontends.commandline.main import main
-from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Named
+from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
 from snakemake_executor_gpupool.tools.esmfold import EsmFold
 from snakemake_executor_gpupool.tools.fasta import Record
 from snakemake_executor_gpupool.worker.cold import run_cold
@@ -321,7 +321,7 @@ class TestFiles:
         job = job_of(tmp_path, cases.proteins([5, 9]), "s")
         code = (
             "import sys\n"
-            "from snakemake_executor_gpupool.tool_api.tool import Job\n"
+            "from snakemake_executor_gpupool.tool_api.values import Job\n"
             "from snakemake_executor_gpupool.tools.esmfold import EsmFold\n"
             f"tool, job = EsmFold(), Job(input=[{job.input[0]!r}], output=['s'])\n"
             "items = list(tool.read(job))\n"

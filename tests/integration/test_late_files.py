@@ -18,7 +18,7 @@ import pytest
 from snakemake_executor_gpupool.hosts.base import FrameArrived, WorkerGone
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.records.paths import RunPaths
-from snakemake_executor_gpupool.tool_api.tool import Job, Named
+from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
 from snakemake_executor_gpupool.wire.payload import load_payload, pack
 from snakemake_executor_gpupool.wire.requests import ToolRef

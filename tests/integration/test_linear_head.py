@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import save_file
 
 from snakemake_executor_gpupool.frontends.commandline.main import main
-from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Named
+from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
 from snakemake_executor_gpupool.tools.arrays import write_arrays
 from snakemake_executor_gpupool.tools.linear_head import Embedding, LinearHead
 from snakemake_executor_gpupool.tools.linear_head_weights import read_head

@@ -18,7 +18,7 @@ import pytest
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import build_config
 from snakemake_executor_gpupool.runtime.pool import Pool
-from snakemake_executor_gpupool.tool_api.tool import Job, Named
+from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 TOOL = f"{Path(__file__).parent.parent / 'tools' / 'textual.py'}:Textual"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from snakemake_executor_gpupool.frontends.commandline.main import main
-from snakemake_executor_gpupool.tool_api.tool import InputError, Job, Named
+from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
 from snakemake_executor_gpupool.tools.sentence import SentenceEmbed
 from snakemake_executor_gpupool.tools.texts import Text
 from snakemake_executor_gpupool.worker.cold import run_cold
@@ -219,7 +219,7 @@ class TestFiles:
         (tmp_path / "in.txt").write_text("one\ntwo\n")
         code = (
             "import sys\n"
-            "from snakemake_executor_gpupool.tool_api.tool import Job\n"
+            "from snakemake_executor_gpupool.tool_api.values import Job\n"
             "from snakemake_executor_gpupool.tools.sentence import SentenceEmbed\n"
             f"job = Job(input=[{str(tmp_path / 'in.txt')!r}], output=['o.npz'])\n"
             "tool = SentenceEmbed()\n"

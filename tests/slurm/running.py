@@ -189,7 +189,7 @@ class OnSlurm(Workflow):
 
     def workers(self) -> list[psutil.Process]:
         """The processes that hold a model."""
-        found = self.processes("child_main.py")
+        found = self.processes("worker/main.py")
         return [p for p in found if ".files" not in variable(p, "GPUPOOL_WORKER")]
 
 

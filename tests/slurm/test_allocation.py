@@ -51,7 +51,7 @@ def test_slurm_says_which_devices_and_the_user_which_of_them(tmp_path: Path) -> 
 def test_an_agent_gets_all_that_is_ours_on_its_node() -> None:
     """However it was asked for: what ``salloc`` leaves for steps must not narrow ours."""
     told = (
-        "import os; from snakemake_executor_gpupool.hosts.cluster.slurm import *; import subprocess; "
+        "import os, subprocess; from snakemake_executor_gpupool.hosts.cluster.slurm import *; "
         "step = lambda node: subprocess.run([*srun(node, gpus_of_nodes(os.environ)[node]), 'sh', "
         "'-c', 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES $SLURM_CPUS_ON_NODE'], "
         "env=step_environment(os.environ), check=True); "
@@ -99,7 +99,7 @@ def test_a_killed_coordinator_leaves_nothing_behind(tmp_path: Path) -> None:  # 
         assert eventually(lambda: len(workflow.workers()) >= 1, 60), run.output.read_text()
         (coordinator,) = workflow.coordinators()
         coordinator.kill()
-        assert eventually(lambda: not workflow.processes("child_main"), 10)
+        assert eventually(lambda: not workflow.processes("worker/main"), 10)
         assert eventually(lambda: not workflow.processes("worker_main"), 20)
 
 

@@ -42,7 +42,7 @@ def test_both_nodes_work_and_only_they_can_talk(tmp_path: Path) -> None:  # D2 D
     assert done.read("here.txt") == "here\n", "a rule without devices stays where Snakemake is"
     assert done.written_elsewhere() == []
     assert not list(workflow.directory.glob(".snakemake/gpupool/*/tls*")), "credentials stay"
-    assert not workflow.processes("worker_main") and not workflow.processes("child_main")
+    assert not workflow.processes("worker_main") and not workflow.processes("worker/main")
 
 
 def _check_credentials(directory: Path) -> None:

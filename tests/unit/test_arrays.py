@@ -5,7 +5,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from snakemake_executor_gpupool.tool_api.tool import InputError
+from snakemake_executor_gpupool.tool_api.values import InputError
 from snakemake_executor_gpupool.tools import arrays
 from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
 

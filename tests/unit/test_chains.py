@@ -21,7 +21,8 @@ from snakemake_executor_gpupool.tool_api.short_requests import (
     is_short,
     short_tokens,
 )
-from snakemake_executor_gpupool.tool_api.tool import InputError, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import InputError
 from snakemake_executor_gpupool.worker.server import describe_item
 from tests.unit.simulation import FakeItem, World
 

@@ -10,52 +10,30 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "snakemake_executor_gpupool"
+CHECKS = PACKAGE / "frontends" / "commandline" / "check"
 HEAVY = {"torch", "pandas", "numpy", "pynvml", "pyarrow", "esm", "transformers", "asyncio.events"}
 #: Modules that worker processes import before the tool's own code runs.
 WORKER_SIDE = [
-    "tool.py",
-    "canonical.py",
-    "cold.py",
-    "inputs.py",
-    "outputs.py",
-    "errors.py",
-    "toolspec.py",
     "__init__.py",
-    *(f"workers/{path.name}" for path in (PACKAGE / "workers").glob("child_*.py")),
-    "merging.py",
-    "workers/payload.py",
-    "workers/protocol.py",
-    "workers/spool.py",
-    "workers/reaper.py",
+    "errors.py",
+    *(f"tool_api/{path.name}" for path in (PACKAGE / "tool_api").glob("*.py")),
+    *(f"worker/{path.name}" for path in (PACKAGE / "worker").glob("*.py")),
+    "wire/__init__.py",
+    "wire/frames.py",
+    "wire/payload.py",
+    "wire/spool.py",
 ]
 #: Whose process is a caller's own, not the coordinator: they read the results that they asked for.
 CALLERS = [
-    *("api.py", "cold.py"),
-    *(f"check/{path.name}" for path in (PACKAGE / "check").glob("*.py")),
+    "frontends/python/pool.py",
+    *(f"frontends/commandline/check/{path.name}" for path in CHECKS.glob("*.py")),
 ]
 UNPICKLERS = {
     *("marshal", "shelve", "dill", "cloudpickle", "joblib", "multiprocessing.connection"),
     *("copyreg", "pandas", "numpy", "torch"),
     "snakemake_executor_gpupool.wire.payload",
 }
-PURE = [
-    "answers",
-    "placement",
-    "scheduler",
-    "dispatch",
-    "serving",
-    "suspicion",
-    "filing",
-    "toolstate",
-    "jobs",
-    "planner",
-    "speed",
-    "dedup",
-    "effects",
-    "chains",
-    "links",
-    "memory",
-]
+PURE = sorted(str(path.relative_to(PACKAGE)) for path in (PACKAGE / "scheduling").rglob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
@@ -93,14 +71,15 @@ def test_the_worker_side_is_valid_python_39(name: str) -> None:
 @pytest.mark.parametrize("name", PURE)
 def test_decisions_are_pure(name: str) -> None:
     forbidden = {"threading", "time", "os", "socket", "subprocess", "logging", "pathlib", "queue"}
-    assert not {module.partition(".")[0] for module in imported(PACKAGE / f"{name}.py")} & forbidden
+    assert not {module.partition(".")[0] for module in imported(PACKAGE / name)} & forbidden
 
 
 def test_the_coordinator_cannot_unpickle() -> None:  # W1
     """What workers send stays bytes: pickle is there to write with, and nothing else reads it."""
     of_workers = {PACKAGE / name for name in WORKER_SIDE} | set((PACKAGE / "tools").rglob("*.py"))
     coordinator = set(PACKAGE.rglob("*.py")) - of_workers - {PACKAGE / name for name in CALLERS}
-    assert PACKAGE / "pool.py" in coordinator and PACKAGE / "store.py" in coordinator
+    assert PACKAGE / "runtime/pool.py" in coordinator
+    assert PACKAGE / "records/result_store.py" in coordinator
     for path in coordinator:
         assert not imported(path) & UNPICKLERS, path
         for node in ast.walk(ast.parse(path.read_text())):
@@ -110,7 +89,7 @@ def test_the_coordinator_cannot_unpickle() -> None:  # W1
                 assert node.module not in ("pickle", "_pickle"), path
 
 
-def test_only_the_executor_and_the_settings_import_snakemake() -> None:
+def test_only_the_snakemake_frontend_imports_snakemake() -> None:
     for path in PACKAGE.rglob("*.py"):
         knows_snakemake = any(
             module.partition(".")[0].startswith("snakemake")
@@ -118,7 +97,7 @@ def test_only_the_executor_and_the_settings_import_snakemake() -> None:
             for module in imported(path)
         )
         if knows_snakemake:
-            assert path.name == "settings.py" or path.parent.name == "executor", path
+            assert path.parent == PACKAGE / "frontends" / "snakemake", path
 
 
 def test_the_public_names() -> None:

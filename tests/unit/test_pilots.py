@@ -42,7 +42,7 @@ def script(way: str, logs: Path, *pilot_options: str, **options: Any) -> list[st
 def test_pilots_ask_for_what_the_options_say(way: str, lines: list[str], tmp_path: Path) -> None:
     written = script(way, tmp_path)
     assert set(lines) <= set(written), written
-    started = [line for line in written if "gpupool.cluster.worker_main" in line]
+    started = [line for line in written if "gpupool.hosts.cluster.worker_main" in line]
     assert len(started) == 1 and sys.executable in started[0]
 
 

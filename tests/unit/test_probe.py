@@ -314,7 +314,8 @@ def test_a_child_of_a_simulated_run_sees_its_own_devices_only():  # D14 S7
 def test_importing_the_package_is_light():  # S1
     code = (
         "import sys\n"
-        "from snakemake_executor_gpupool.devices import claims, listing, manager\n"
+        "from snakemake_executor_gpupool.devices import claims, manager\n"
+        "from snakemake_executor_gpupool.frontends.commandline import devices\n"
         "heavy = {'pynvml', 'torch', 'numpy', 'snakemake'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -44,12 +44,12 @@ def test_every_variable_is_described() -> None:
 
 
 def test_every_resource_is_described() -> None:
-    text = "".join(path.read_text() for path in (PACKAGE / "executor").glob("*.py"))
+    text = "".join(path.read_text() for path in (PACKAGE / "frontends/snakemake").glob("*.py"))
     read = set(re.findall(r"resources\.get\(\"(\w+)\"\)", text))
     assert set(reference.RESOURCES) == read | {"gpupool_tool"}
 
 
 def test_every_figure_of_the_summary_is_described() -> None:
-    text = (PACKAGE / "pool.py").read_text()
+    text = (PACKAGE / "runtime/pool.py").read_text()
     body = text[text.index("def summary(") :]
     assert set(reference.SUMMARY) == set(re.findall(r"^ {12}\"(\w+)\":", body, re.MULTILINE))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.tool_api.tool import Job, Named
+from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.worker.staging import Staging, digest, publish
 
 

@@ -22,8 +22,8 @@ from snakemake_executor_gpupool.frontends.commandline.run import (
     named,
     parsed,
 )
-from snakemake_executor_gpupool.tool_api.tool import InputError
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
+from snakemake_executor_gpupool.tool_api.values import InputError
 
 #: In this order: what a later one takes for granted, an earlier one has asked.
 PROBES: tuple[probes.Probe, ...] = (

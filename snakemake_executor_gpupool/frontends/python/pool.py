@@ -26,8 +26,9 @@ from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import build_config
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
-from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
+from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.payload import (
     PICKLE_PROTOCOL,
@@ -218,7 +219,7 @@ class ToolPool:
         JobFailed
             The job failed; its outputs do not exist.
         """
-        from snakemake_executor_gpupool.tool_api.tool import Named
+        from snakemake_executor_gpupool.tool_api.values import Named
 
         def named(files: Sequence[str] | Mapping[str, Any]) -> Named:
             pairs = files.items() if isinstance(files, Mapping) else [(None, f) for f in files]

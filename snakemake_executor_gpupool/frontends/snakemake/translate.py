@@ -15,8 +15,8 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, gpus, parse_device
 from snakemake_executor_gpupool.errors import ConfigError, UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable, software_of
-from snakemake_executor_gpupool.tool_api.tool import Job, PortablePath
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
+from snakemake_executor_gpupool.tool_api.values import Job, PortablePath
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from snakemake_executor_gpupool.worker.cold import named_from_namedlist
 

@@ -1,4 +1,4 @@
-"""Starts a Dask worker on a node: ``python -m snakemake_executor_gpupool.hosts.cluster.worker_main``.
+"""Starts a Dask worker on a node: ``python -m ...hosts.cluster.worker_main``.
 
 Dask's own command line with what has to be decided on the node: it listens on the address
 that leads to the scheduler, never on all; it has no web pages; and it leaves the variables

@@ -9,7 +9,8 @@ from typing import Any
 
 from snakemake_executor_gpupool.frontends.commandline.check.compare import same
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
-from snakemake_executor_gpupool.tool_api.tool import Job, Params, Tool
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.worker.cold import check_length
 from snakemake_executor_gpupool.worker.server import describe_item
 

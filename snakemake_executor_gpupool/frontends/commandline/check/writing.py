@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
-from snakemake_executor_gpupool.tool_api.tool import Params
+from snakemake_executor_gpupool.tool_api.values import Params
 
 WRITING_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 

@@ -1,1 +1,0 @@
-"""Model workers: the parent's side, the child's side and the frames between them."""
