@@ -218,8 +218,10 @@ class TestListings:
         assert all(name in text for name in ("run", "devices", "tools"))
 
     def test_nothing_heavy_is_imported(self):
-        code = "import sys; from snakemake_executor_gpupool.frontends.commandline import main; main.build_parser()"
-        code += "; print(*sys.modules)"
+        code = (
+            "import sys; from snakemake_executor_gpupool.frontends.commandline import main; "
+            "main.build_parser(); print(*sys.modules)"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
