@@ -16,6 +16,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.errors import WorkerStartError
 from snakemake_executor_gpupool.records.paths import open_private
+from snakemake_executor_gpupool.wire.bounds import MAX_WORKER_BODY_BYTES, MAX_WORKER_META_BYTES
 from snakemake_executor_gpupool.wire.frames import Blob, Decoder, Frame, encode
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
@@ -23,6 +24,9 @@ CHILD_ENTRY = PACKAGE_DIR / "worker" / "main.py"
 #: Where the run loop's thread reads into: most frames are small, and a fresh buffer of this size
 #: for each would cost more than all else that is done with them.
 _SCRATCH = memoryview(bytearray(1 << 20))
+#: How many reads of that size one turn of the loop takes from one worker, however much more
+#: there is: others wait, too.
+READS_AT_ONCE = 4
 #: How many chunks are handed to the kernel at once.
 CHUNKS_PER_WRITE = 64
 #: How much of the end of a worker's log an error message quotes.
@@ -77,12 +81,12 @@ class WorkerProcess:
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: what no process may be given
             ours.close()
             raise WorkerStartError(f"cannot start a worker with {python}: {error}") from error
         ours.setblocking(False)
         self.socket = ours
-        self._decoder = Decoder()
+        self._decoder = Decoder(MAX_WORKER_META_BYTES, MAX_WORKER_BODY_BYTES)
         self._outgoing: deque[memoryview] = deque()
 
     @property
@@ -117,14 +121,16 @@ class WorkerProcess:
         return bool(self._outgoing)
 
     def receive(self) -> Iterator[Frame | None]:
-        """Yield the frames that have arrived; a final None when the channel has ended.
+        """Yield frames that have arrived; a final None when the channel has ended.
+
+        Not more at once than a turn of the loop may take: the rest is there the next time.
 
         Raises
         ------
         FrameError
             The worker sent something that is no frame.
         """
-        while True:
+        for _ in range(READS_AT_ONCE):
             try:
                 size_bytes = self.socket.recv_into(_SCRATCH)
             except BlockingIOError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.records.paths import open_private
+from snakemake_executor_gpupool.wire.bounds import printable
 
 
 class EventLog:
@@ -36,7 +37,7 @@ class EventLog:
     def write(self, event: str, fields: Mapping[str, Any]) -> None:
         """Append one event."""
         record = {"time_s": round(time.time(), 6), "event": event, **fields}
-        self._pending.append(json.dumps(record, default=str) + "\n")
+        self._pending.append(_line(record) + "\n")
 
     def flush(self) -> None:
         """Hand what was written to the operating system."""
@@ -58,6 +59,24 @@ class EventLog:
         self.flush()
         if self._file is not None:
             self._file.close()
+
+
+def _line(record: Any) -> str:
+    """Return a record as JSON that every reader takes: no half of a surrogate pair is in it."""
+    text = json.dumps(record, default=str)
+    if "\\ud" not in text:
+        return text
+    return json.dumps(json.loads(text, object_hook=_printable_object), default=str)
+
+
+def _printable_object(fields: dict[str, Any]) -> dict[str, Any]:
+    return {printable(name): _printable_value(value) for name, value in fields.items()}
+
+
+def _printable_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_printable_value(each) for each in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

@@ -45,6 +45,7 @@ from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.scheduling.answers import Answers
 from snakemake_executor_gpupool.scheduling.demand import demand_of
 from snakemake_executor_gpupool.scheduling.scheduler import LeaseRequest, Scheduler
+from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import Request
 from snakemake_executor_gpupool.wire.spool import Discards, remove_file
@@ -315,7 +316,8 @@ class Pool:
             self._say(f"gpupool: {self.paths.events} is incomplete, the run goes on: {why}")
 
     def _say(self, line: str) -> None:
-        self._outgoing.put(lambda: self._callbacks.log(line))
+        text = printable(line)
+        self._outgoing.put(lambda: self._callbacks.log(text))
 
     # -- the reporting thread ------------------------------------------------------------
     def _report_all(self) -> None:

@@ -8,7 +8,6 @@ whether it answers what its sender has in hands just now. What fails either way 
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,17 @@ from snakemake_executor_gpupool.scheduling.merging.run import chains_of
 from snakemake_executor_gpupool.scheduling.merging.stage import ChainUnit
 from snakemake_executor_gpupool.scheduling.models.model import Batch, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.wire.bounds import (
+    MAX_BYTES,
+    MAX_COST,
+    MAX_COUNT,
+    MAX_GPUS,
+    MAX_MIB,
+    MAX_SECONDS,
+    MAX_TOKENS,
+    MIN_COST,
+    shown,
+)
 from snakemake_executor_gpupool.wire.frames import Frame, SpoolFile
 
 Check = Callable[[Any], bool]
@@ -30,13 +40,18 @@ def _is_whole(value: Any) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
-def _is_amount(value: Any) -> bool:
-    """Seconds, MiB, costs: finite and not negative."""
-    return type(value) in (int, float) and 0 <= value < math.inf
+def _whole_up_to(most: int, least: int = 0) -> Check:
+    return lambda value: type(value) is int and least <= value <= most
 
 
-def _is_limit(value: Any) -> bool:
-    return type(value) in (int, float) and value > 0
+def _up_to(most: float) -> Check:
+    """Seconds, MiB: finite, not negative, and not so large that sums of them might overflow."""
+    return lambda value: type(value) in (int, float) and 0 <= value <= most
+
+
+def _is_cost(value: Any) -> bool:
+    """What is added, multiplied and divided by: neither too large nor too close to zero."""
+    return type(value) in (int, float) and (value == 0 or MIN_COST <= value <= MAX_COST)
 
 
 def _is_text(value: Any) -> bool:
@@ -69,39 +84,42 @@ def _object(**fields: Check) -> Check:
     return check
 
 
+_is_seconds = _up_to(MAX_SECONDS)
+_is_tokens = _whole_up_to(MAX_TOKENS)
+_is_count = _whole_up_to(MAX_COUNT)
 _ERROR = _object(kind=_is_text, type=_is_text, message=_is_text, traceback=_is_text)
 _TOOL = _object(
     deterministic=_is_flag,
     persistent=_is_flag,
     devices=_list_of(_is_text),
-    gpus_per_instance=lambda value: _is_whole(value) and value > 0,
+    gpus_per_instance=_whole_up_to(MAX_GPUS, least=1),
     pads=_is_flag,
-    vram_mb=_or_none(_is_amount),
-    batch_limit_s=_is_limit,
+    vram_mb=_or_none(_up_to(MAX_MIB)),
+    batch_limit_s=lambda value: _is_seconds(value) and value > 0,
     can_move=_is_flag,
 )
 _MODEL = {
     "model": _is_text,
     "model_label": _is_text,
     "group": _is_text,
-    "short_tokens": lambda value: _is_whole(value) and value >= 0,
+    "short_tokens": _is_tokens,
 }
 _ITEM = _object(
     key=_is_text,
-    cost=_is_amount,
-    tokens=lambda value: _is_whole(value) and value >= 0,
+    cost=_is_cost,
+    tokens=_is_tokens,
     name=_is_text,
 )
 _OUTCOME = _object(error=_or_none(_ERROR), oom=_is_flag)
-_PEAK = _or_none(_is_amount)
+_PEAK = _or_none(_up_to(MAX_MIB))
 _CHAIN = _object(
     chain=_is_whole,
     keys=_list_of(_is_text),
-    items=lambda value: _is_whole(value) and value >= 0,
+    items=_is_count,
     digests=_list_of(_is_text),
     outputs=_list_of(_is_inner),
     logs=_list_of(_is_inner),
-    bytes=_is_amount,
+    bytes=_whole_up_to(MAX_BYTES),
 )
 
 #: The fields of each kind of frame.
@@ -116,16 +134,20 @@ _FIELDS: dict[str, dict[str, Check]] = {
         **_MODEL,
     },
     "read_failed": {"job": _is_whole, "error": _ERROR},
-    "written": {"job": _is_whole, "seconds": _is_amount},
+    "written": {"job": _is_whole, "seconds": _is_seconds},
     "write_failed": {"job": _is_whole, "error": _ERROR},
-    "published": {"job": _is_whole, "seconds": _is_amount},
-    "unpublished": {"job": _is_whole, "seconds": _is_amount},
-    "loaded": {"batch_tokens": _is_whole, "seconds": _is_amount, "peak_mib": _PEAK},
+    "published": {"job": _is_whole, "seconds": _is_seconds},
+    "unpublished": {"job": _is_whole, "seconds": _is_seconds},
+    "loaded": {
+        "batch_tokens": _whole_up_to(MAX_TOKENS, least=1),
+        "seconds": _is_seconds,
+        "peak_mib": _PEAK,
+    },
     "load_failed": {"error": _ERROR},
     "done": {
         "batch": _is_whole,
         "outcomes": _list_of(_OUTCOME),
-        "seconds": _is_amount,
+        "seconds": _is_seconds,
         "peak_mib": _PEAK,
     },
     "stage": {
@@ -133,7 +155,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "stage": _is_whole,
         "last": _is_flag,
         "chains": _list_of(_CHAIN),
-        "seconds": _is_amount,
+        "seconds": _is_seconds,
         "peak_mib": _PEAK,
     },
     "moved": {"away": _is_flag},
@@ -206,7 +228,7 @@ class Answers:
             raise ProtocolError(f"there is no {frame.type[:40]!r} frame")
         for name, check in fields.items():
             if name not in frame.meta or not check(frame.meta[name]):
-                told = repr(frame.meta.get(name, "missing"))[:200]
+                told = shown(frame.meta.get(name, "missing"), 200)
                 raise ProtocolError(f"{name!r} of a {frame.type!r} frame is {told}")
         expected = _count_blobs(frame.type, frame.meta)
         if len(frame.blobs) != expected:

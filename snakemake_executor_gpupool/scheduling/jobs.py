@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Report
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
 
@@ -260,6 +261,7 @@ class JobTable:
             self._lent[job.request.job_id] = job.units
         else:
             self._release(job.units)
+        error = None if error is None else printable(error)
         event = "job_done" if error is None else "job_failed"
         told = {} if error is None else {"error": error}
         self._outbox.note(event, job=job.request.title, job_id=job.request.job_id, **told)

@@ -31,6 +31,7 @@ from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, Disp
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
+from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
 
@@ -386,7 +387,7 @@ class Scheduler:
             self.outbox.put(GrantLease(request.job_id, effect.devices))
         elif isinstance(effect, Impossible) and effect.ask_id in self._leases:
             request = self._leases.pop(effect.ask_id)
-            message = f"{request.title}: {effect.reason}"
+            message = printable(f"{request.title}: {effect.reason}")
             self.outbox.put(Report(JobReport(request.job_id, message)))
 
     # -- the end ---------------------------------------------------------------------

@@ -95,11 +95,21 @@ def _checksum(meta_bytes: int, body_bytes: int, text: bytes, body: Iterable[Any]
 
 
 class Decoder:
-    """Turns a stream of bytes into frames, whatever the pieces it arrives in."""
+    """Turns a stream of bytes into frames, whatever the pieces it arrives in.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    max_meta_bytes, max_body_bytes
+        A frame whose header announces more is refused, before any of it is buffered.
+    """
+
+    def __init__(
+        self, max_meta_bytes: int = MAX_META_BYTES, max_body_bytes: int = MAX_BODY_BYTES
+    ) -> None:
         self._buffer = bytearray()
         self._need = HEADER.size
+        self._max_meta_bytes = max_meta_bytes
+        self._max_body_bytes = max_body_bytes
 
     @property
     def wanted_bytes(self) -> int:
@@ -124,7 +134,7 @@ class Decoder:
         magic, version, meta_bytes, body_bytes, crc = HEADER.unpack_from(self._buffer)
         if magic != MAGIC or version != VERSION:
             raise FrameError(f"not a frame: starts with {bytes(self._buffer[:8])!r}")
-        if meta_bytes > MAX_META_BYTES or body_bytes > MAX_BODY_BYTES:
+        if meta_bytes > self._max_meta_bytes or body_bytes > self._max_body_bytes:
             raise FrameError(f"frame too large: {meta_bytes} + {body_bytes} bytes")
         end = HEADER.size + meta_bytes + body_bytes
         if len(self._buffer) < end:

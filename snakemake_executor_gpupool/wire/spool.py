@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.wire.bounds import INLINE_BYTES
 from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile
 
 #: What the blobs of one frame may take together in a message between machines. It is sent
@@ -46,10 +47,10 @@ class Spool:
         # Another machine, or another process after this one, may have the same process id.
         self._own = f"{os.getpid()}-{os.urandom(6).hex()}"
 
-    def put(self, parts: Sequence[Any]) -> Blob:
+    def put(self, parts: Sequence[Any], inline_bytes: int = SPOOL_BYTES) -> Blob:
         """Return the parts (bytes, or views of bytes) as one: small in memory, else in a file."""
         size_bytes = sum(len(part) for part in parts)
-        if size_bytes <= SPOOL_BYTES or not self.directories:
+        if size_bytes <= min(SPOOL_BYTES, inline_bytes) or not self.directories:
             return b"".join(parts)
         descriptor, path = self.create(size_bytes)
         try:
@@ -88,6 +89,7 @@ class Bundle:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._blobs: list[Blob] = []
+        self._inline_bytes = 0
 
     def __enter__(self) -> Bundle:
         return self
@@ -104,7 +106,9 @@ class Bundle:
         OSError
             There is no room for it; those before it are not concerned.
         """
-        self._blobs.append(self._spool.put(parts))
+        blob = self._spool.put(parts, INLINE_BYTES - self._inline_bytes)
+        self._inline_bytes += 0 if isinstance(blob, SpoolFile) else len(blob)
+        self._blobs.append(blob)
 
     def take(self) -> list[Blob]:
         """Return the blobs in their order; the next one begins another frame's.
@@ -114,7 +118,7 @@ class Bundle:
         OSError
             They could not be written after all. None is left.
         """
-        taken, self._blobs = self._blobs, []
+        taken, self._blobs, self._inline_bytes = self._blobs, [], 0
         return taken
 
     def drop(self) -> None:

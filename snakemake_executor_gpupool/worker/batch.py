@@ -7,10 +7,12 @@ then is no search but the cure, and the coordinator hears what size fitted.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 from snakemake_executor_gpupool.wire.payload import load_payloads, pack
 from snakemake_executor_gpupool.wire.spool import Spool
@@ -19,6 +21,11 @@ from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 from snakemake_executor_gpupool.worker.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.result_file import keep_result
+
+#: What the errors of one batch may take in its frame; those beyond come without traceback.
+ERRORS_BYTES = 4 * 1024**2
+#: Characters of the message of such an error.
+SHORT_MESSAGE = 200
 
 
 class Outcome(NamedTuple):
@@ -85,7 +92,22 @@ def pack_outcomes(
                 note = {"error": tell_error(error), "oom": False}
             notes.append(note)
         try:
-            return notes, bundle.take()
+            return within_bounds(notes), bundle.take()
         except OSError as error:  # no room for all of them together
             failed = {"error": tell_error(error), "oom": False}
-            return [failed if note["error"] is None else note for note in notes], []
+            told = [failed if note["error"] is None else note for note in notes]
+            return within_bounds(told), []
+
+
+def within_bounds(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what to tell of each item, with so much of the errors as a frame takes."""
+    told, size_bytes = [], 0
+    for note in notes:
+        error = note["error"]
+        size_bytes += 0 if error is None else len(json.dumps(error))
+        if error is None or size_bytes <= ERRORS_BYTES:
+            told.append(note)
+        else:
+            message = shortened(error["message"], SHORT_MESSAGE)
+            told.append({**note, "error": {**error, "message": message, "traceback": ""}})
+    return told

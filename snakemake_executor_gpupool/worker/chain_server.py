@@ -35,6 +35,7 @@ from snakemake_executor_gpupool.wire.payload import (
 )
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.batch import run_batch
+from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item, describe_model
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 from snakemake_executor_gpupool.worker.memory import (
@@ -45,13 +46,7 @@ from snakemake_executor_gpupool.worker.memory import (
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import log_line, put_in_place
 from snakemake_executor_gpupool.worker.result_file import entry_name, keep_result
-from snakemake_executor_gpupool.worker.server import (
-    Channel,
-    Server,
-    describe_item,
-    describe_model,
-    latency_of,
-)
+from snakemake_executor_gpupool.worker.server import Channel, Server, latency_of
 from snakemake_executor_gpupool.worker.staging import Staging, digest, remove, size_bytes
 
 #: Bound of the results that a worker keeps at hand.
@@ -163,7 +158,7 @@ class ChainServer(Server):
         try:
             self._tools = self._loaded([load_payload(params) for params in frame.blobs])
             # Requests are counted by their first stage; each stage cuts its own micro-batches.
-            budget = int(self._tools[0].batch_tokens(self._device))
+            budget = batch_budget(self._tools[0], self._device)
         except Exception as error:
             self._channel.send({"type": "load_failed", "error": tell_error(error)})
             return
@@ -304,7 +299,7 @@ class ChainServer(Server):
         tool.params = Params({**self._classes[stage].defaults, **params})
         keys, values = list(items), list(items.values())
         computed = {}
-        for batch in tool.micro_batches(values, int(tool.batch_tokens(self._device))):
+        for batch in tool.micro_batches(values, batch_budget(tool, self._device)):
             for index, outcome in zip(batch, run_batch(tool, [values[i] for i in batch])):
                 if outcome.error is None:
                     computed[keys[index]] = _Packed(pack(outcome.result), outcome.result)

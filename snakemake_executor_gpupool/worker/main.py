@@ -23,6 +23,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     faulthandler.enable()
+    # What a tool prints goes to a log: an odd letter in it is no reason to fail.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     # A script's own directory must not shadow the tool's imports.
     sys.path = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
     make_importable(package_dir)

@@ -12,6 +12,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.tool_api.values import InputError, Job
+from snakemake_executor_gpupool.wire.bounds import printable, shortened, shown
 
 
 @contextlib.contextmanager
@@ -26,7 +27,7 @@ def job_log(job: Job, text: str = "") -> Iterator[None]:
     log = _open_log(job.log[0])
     kept = [os.dup(1), os.dup(2)]
     try:
-        os.write(log, text.encode())
+        os.write(log, printable(text).encode())
         _redirect([log, log])
         yield
     finally:
@@ -59,8 +60,12 @@ def _redirect(targets: list[int]) -> None:
 def missing_package(error: BaseException) -> str:
     """Say whose Python lacks a package, if that is what an error comes from."""
     cause: BaseException | None = error
+    seen = set()
     while cause is not None and not isinstance(cause, ModuleNotFoundError):
+        seen.add(id(cause))
         cause = cause.__cause__
+        if id(cause) in seen:  # a circle
+            return ""
     if cause is None:
         return ""
     package = str(cause.name or "").partition(".")[0] or "it"
@@ -80,11 +85,19 @@ def tell_error(error: BaseException) -> dict[str, Any]:
     if isinstance(error, OSError) and error.filename is not None:
         message = f"{error.strerror}: {error.filename}"
     else:
-        message = (str(error) or type(error).__name__) + missing_package(error)
+        message = (_words(error) or type(error).__name__) + missing_package(error)
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     return {
         "kind": "input" if is_input else "tool",
-        "type": type(error).__name__,
-        "message": message,
-        "traceback": "" if is_input else "".join(lines)[-8000:],
+        "type": printable(type(error).__name__),
+        "message": printable(shortened(message)),
+        "traceback": "" if is_input else printable("".join(lines)[-8000:]),
     }
+
+
+def _words(error: BaseException) -> str:
+    """Return what an error says; it is somebody else's object, and may not even say that."""
+    try:
+        return str(error)
+    except Exception:
+        return shown(error)

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import socket
 import time
 from collections import deque
@@ -31,21 +30,22 @@ from typing import Any, Callable
 
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
-from snakemake_executor_gpupool.tool_api.values import InputError, Job, Params
+from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.frames import (
     Blob,
     Decoder,
     Frame,
     encode,
 )
-from snakemake_executor_gpupool.wire.payload import (
-    PICKLE_PROTOCOL,
-    load_payload,
-    load_payloads,
-    pack,
-)
+from snakemake_executor_gpupool.wire.payload import load_payload, load_payloads, pack
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.batch import pack_outcomes, run_payloads
+from snakemake_executor_gpupool.worker.describe import (
+    batch_budget,
+    describe_item,
+    describe_model,
+    tool_info,
+)
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
 from snakemake_executor_gpupool.worker.memory import (
@@ -58,10 +58,8 @@ from snakemake_executor_gpupool.worker.outputs import staged_outputs
 
 #: Items of one job are announced in frames of this many, so that a large job starts early.
 ITEMS_PER_FRAME = 500
-#: How many content hashes of params are kept at hand.
-MOST_HASHES = 1000
-
-_HASHES: dict[bytes, str] = {}
+#: So are they when their names and keys take this many characters.
+FRAME_TEXT = 1_000_000
 
 
 class Channel:
@@ -139,10 +137,11 @@ class Server:
         try:
             specs = [frame.meta["spec"], *frame.meta["more"]]
             tool_class, *more = [load_tool_class(spec, frame.meta["base_dir"]) for spec in specs]
+            info = tool_info(tool_class)
         except BaseException as error:  # a tool's module may even call sys.exit
             channel.send({"type": "tool_failed", "error": tell_error(error)})
             return None
-        channel.send({"type": "tool", "info": tool_info(tool_class), "pid": os.getpid()})
+        channel.send({"type": "tool", "info": info, "pid": os.getpid()})
         base_dir = frame.meta["base_dir"]
         spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
         if not more:
@@ -192,13 +191,15 @@ class Server:
         tool = self._tool_class(job.params)
         head = {"type": "items", "job": ident, **describe_model(tool), "follow": []}
         items: list[dict[str, Any]] = []
+        characters = 0
         with self._spool.bundle() as payloads:
             for position, item in enumerate(tool.read(job)):
                 items.append(describe_item(tool, item, position))
                 payloads.add(pack(item))
-                if len(items) == ITEMS_PER_FRAME:
+                characters += len(items[-1]["key"]) + len(items[-1]["name"])
+                if len(items) == ITEMS_PER_FRAME or characters > FRAME_TEXT:
                     self._channel.send({**head, "items": items, "last": False}, payloads.take())
-                    items = []
+                    items, characters = [], 0
             tokens = {item["key"]: item["tokens"] for item in items}
             if is_short(list(tokens.values()), head["short_tokens"]):
                 head["follow"] = self._describe_later(frame)
@@ -253,7 +254,7 @@ class Server:
             tool.device = device
             tool.load(device)
             self._model = tool
-            answer = {"type": "loaded", "batch_tokens": int(tool.batch_tokens(device))}
+            answer = {"type": "loaded", "batch_tokens": batch_budget(tool, device)}
         except Exception as error:
             self._channel.send({"type": "load_failed", "error": tell_error(error)})
             return
@@ -300,76 +301,3 @@ class Server:
 def latency_of(frame: Frame) -> float:
     """Return how long files that a frame needs may take to be seen here; 0 on one machine."""
     return float(frame.meta.get("latency_wait_s", 0.0))
-
-
-def tool_info(tool_class: type[Tool]) -> dict[str, Any]:
-    """Return what the coordinator must know of a tool's class."""
-    return {
-        "identity": f"{tool_class.__module__}:{tool_class.__qualname__}",
-        "name": tool_class.__name__,
-        "version": str(tool_class.version),
-        "deterministic": bool(tool_class.deterministic),
-        "persistent": bool(tool_class.persistent),
-        "devices": list(tool_class.devices),
-        "gpus_per_instance": int(tool_class.gpus_per_instance),
-        "pads": bool(tool_class.pads),
-        "vram_mb": tool_class.vram_mb,
-        "batch_limit_s": float(tool_class.batch_limit_s),
-        "can_move": callable(getattr(tool_class, "to", None)),
-    }
-
-
-def describe_model(tool: Tool) -> dict[str, Any]:
-    """Return which model a tool's params choose, and which items may share a batch."""
-    model = tool.model_params()
-    files = {name: stat_files(value) for name, value in model.items()}
-    ident = [type(tool).__module__, type(tool).__qualname__, tool.version, model, files]
-    label = ", ".join(str(value) for value in model.values() if value is not None)
-    return {
-        "model": _hashed(ident),
-        "model_label": label,
-        "group": _hashed(tool.run_params()),
-        "short_tokens": tool.short_tokens(),
-    }
-
-
-def _hashed(value: Any) -> str:
-    """Return a value's content hash; the jobs of a rule mostly have the same to be hashed."""
-    data = pickle.dumps(value, PICKLE_PROTOCOL)
-    if data not in _HASHES:
-        from snakemake_executor_gpupool.tool_api.content_hash import content_hash
-
-        if len(_HASHES) == MOST_HASHES:
-            _HASHES.clear()
-        _HASHES[data] = content_hash(value)
-    return _HASHES[data]
-
-
-def stat_files(value: Any) -> list[tuple[str, int, int]]:
-    """Return size and time of the files that a model param names, if it names any.
-
-    Weights that were replaced under the same path are another model.
-    """
-    if not isinstance(value, str) or not os.path.exists(value):
-        return []
-    paths = [value]
-    if os.path.isdir(value):
-        paths = sorted(entry.path for entry in os.scandir(value) if entry.is_file())
-    stats = [(path, os.stat(path)) for path in paths]
-    return [(path, status.st_size, status.st_mtime_ns) for path, status in stats]
-
-
-def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
-    """Return an item's key, cost, tokens and name, checked."""
-    name = tool.name(item) or f"#{position}"
-    tokens, cost = int(tool.tokens(item)), float(tool.cost(item))
-    if tool.max_batch_tokens is not None and tokens > tool.max_batch_tokens:
-        raise InputError(
-            f"item {name} has {tokens} tokens; {type(tool).__name__} takes at most "
-            f"{tool.max_batch_tokens} in one batch"
-        )
-    if not (cost >= 0 and cost != float("inf")):
-        raise ValueError(f"cost of item {name} is {cost}; it must be finite and not negative")
-    key = tool.key(item)
-    text = key.hex() if isinstance(key, bytes) else str(key)
-    return {"key": text, "cost": cost, "tokens": max(tokens, 0), "name": name}

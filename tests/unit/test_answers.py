@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,9 @@ JSON = st.recursive(
     | st.integers(-3, 5)
     | st.integers()
     | st.floats()
+    | st.sampled_from([1e308, 1e18, 1e-18, 5e-324, 1e9, 10**12, 10**400, float("inf"), True])
     | st.text(max_size=5)
+    | st.sampled_from(["\ud800", "\x1b[2J"])
     | st.sampled_from(KINDS),
     lambda inner: (
         st.lists(inner, max_size=3)
@@ -185,6 +188,52 @@ class Hostile(World):
         yield from self.tell(Frame({"type": kind, **UNASKED[kind]}, []), changed=True)
 
 
+#: Numbers of each kind of frame, at the edge of what is believed and just beyond.
+EXTREMES = [
+    *(("seconds", value, True) for value in (0, 0.0, 1e9)),
+    *(("seconds", value, False) for value in (-1, 1e10, 1e308, math.inf, math.nan, 10**400, True)),
+    *(("peak_mib", value, True) for value in (None, 0, 10**9)),
+    *(("peak_mib", value, False) for value in (-1, 1e308, 10**400, math.nan, False)),
+    *(("batch_tokens", value, True) for value in (1, 10**12)),
+    *(("batch_tokens", value, False) for value in (0, -1, 1.5, 2.0, 10**13, True, math.inf)),
+    *(("cost", value, True) for value in (0, 1e-18, 1, 1e18)),
+    *(("cost", value, False) for value in (-1, 5e-324, 1e19, 1e308, math.inf, math.nan, 10**400)),
+    *(("tokens", value, True) for value in (0, 10**12)),
+    *(("tokens", value, False) for value in (-1, 2.0, 10**13, True, None)),
+    *(("batch_limit_s", value, True) for value in (1e-3, 10**9)),
+    *(("batch_limit_s", value, False) for value in (0, -1, 1e10, math.inf, math.nan)),
+    *(("gpus_per_instance", value, False) for value in (0, 4097, 1.0, True)),
+    *(("vram_mb", value, True) for value in (None, 0, 10**9)),
+    *(("vram_mb", value, False) for value in (-1, 1e308, math.nan)),
+    *(("short_tokens", value, True) for value in (0, 10**12)),
+    *(("short_tokens", value, False) for value in (-1, 10**13, 0.5)),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "is_believed"), EXTREMES)
+def test_numbers_are_bounded_where_they_enter(
+    name: str, value: Any, is_believed: bool
+) -> None:  # W5
+    """What is believed, in every frame that has it, keeps the run going; else its sender ends."""
+
+    class Telling(World):
+        def sent(self, worker: str, frame: Frame) -> Iterator[Frame]:
+            meta = copy.deepcopy(frame.meta)
+            for container, key in list(places(meta)):
+                if key == name:
+                    container[key] = value
+            yield Frame(meta, frame.blobs)
+
+    world = Telling(gpus=1, budget_tokens=4, config=DispatchConfig(load_limit_s=20.0))
+    for job_id in range(6):
+        world.submit(job_id, [f"{job_id}{n}" for n in range(4)], model=f"m{job_id % 2 + 1}")
+    world.run(until_s=50_000)
+    assert sorted(world.reports) == list(range(6)), "every job ends"
+    assert bool(world.complaints) != is_believed
+    for complaint in world.complaints:
+        assert f"'{name}'" in complaint or "'info'" in complaint or "'items'" in complaint
+
+
 JOBS = {1: ("m1", ["a", "b", "c"]), 2: ("m2", ["d"]), 3: ("m1", ["c", "e"]), 4: ("m3", [])}
 
 
@@ -270,6 +319,18 @@ def test_what_is_said_of_a_bad_frame(frame: Frame, said: str) -> None:  # W5
     world.run(until_s=1.0)  # its file process is ready, and reads
     with pytest.raises(ProtocolError, match=said):
         world.answers.take("tool.files1", frame, 1.0)
+
+
+def test_what_is_reported_can_be_written_anywhere() -> None:  # W5
+    world = World(read_s=5.0)
+    world.submit(1, ["a"])
+    world.run(until_s=1.0)
+    error = {**ERROR, "message": "\ud800 in line 3", "traceback": "\udcff"}
+    frame = Frame({"type": "read_failed", "job": 1, "error": error}, [])
+    world.answers.take("tool.files1", frame, 1.0)
+    world._act()
+    assert "ValueError: \\ud800 in line 3\n\\udcff" in (world.reports[1] or "")
+    assert (world.reports[1] or "").encode()
 
 
 def test_nobody_names_a_file_outside_the_spool() -> None:  # W1

@@ -23,7 +23,7 @@ from snakemake_executor_gpupool.tool_api.short_requests import (
 )
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import InputError
-from snakemake_executor_gpupool.worker.server import describe_item
+from snakemake_executor_gpupool.worker.describe import describe_item
 from tests.unit.simulation import FakeItem, World
 
 STAGES = 3

@@ -46,3 +46,15 @@ def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None
     assert json.loads(lines[0])["event"] == "first"
     assert json.loads(lines[2])["event"] == "third"
     assert len(lines) == 3
+
+
+def test_text_that_nothing_can_encode_is_escaped(tmp_path: Path) -> None:  # W5
+    log = EventLog(tmp_path / "events.jsonl")
+    log.write(
+        "job_failed",
+        {"error": "caf\u00e9 \U0001f600 \udc80", "jobs": [["\ud800"], {"a": "\udcff"}]},
+    )
+    log.close()
+    told = json.loads((tmp_path / "events.jsonl").read_text())
+    assert told["error"] == "caf\u00e9 \U0001f600 \\udc80"
+    assert told["jobs"] == [["\\ud800"], {"a": "\\udcff"}]

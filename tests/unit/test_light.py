@@ -19,6 +19,7 @@ WORKER_SIDE = [
     *(f"tool_api/{path.name}" for path in (PACKAGE / "tool_api").glob("*.py")),
     *(f"worker/{path.name}" for path in (PACKAGE / "worker").glob("*.py")),
     "wire/__init__.py",
+    "wire/bounds.py",
     "wire/frames.py",
     "wire/payload.py",
     "wire/spool.py",

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.wire import frames as protocol
+from snakemake_executor_gpupool.wire.bounds import MAX_WORKER_BODY_BYTES, MAX_WORKER_META_BYTES
 from snakemake_executor_gpupool.wire.frames import (
     CHECKED_BODY_BYTES,
     HEADER,
@@ -142,6 +143,18 @@ def test_meta_of_any_kind_is_read_or_refused(body: bytes, data: st.DataObject) -
 def test_an_announced_size_beyond_the_bound_is_refused_before_it_is_buffered() -> None:
     with pytest.raises(FrameError, match="too large"):
         list(Decoder().feed(HEADER.pack(MAGIC, VERSION, MAX_META_BYTES + 1, 0, 0)))
+
+
+@pytest.mark.parametrize(
+    ("meta_bytes", "body_bytes"), [(MAX_WORKER_META_BYTES + 1, 0), (2, MAX_WORKER_BODY_BYTES + 1)]
+)
+def test_a_worker_may_announce_less(meta_bytes: int, body_bytes: int) -> None:  # W5
+    """What a worker announces is refused by the header, though a coordinator may send more."""
+    header = HEADER.pack(MAGIC, VERSION, meta_bytes, body_bytes, 0)
+    assert list(Decoder().feed(header)) == []
+    decoder = Decoder(MAX_WORKER_META_BYTES, MAX_WORKER_BODY_BYTES)
+    with pytest.raises(FrameError, match="too large"):
+        list(decoder.feed(header))
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,19 @@ def test_on_one_machine_each_blob_is_for_itself(tmp_path: Path) -> None:  # W2
     assert isinstance(large, SpoolFile) and (large.offset, large.sharers) == (0, 1)
 
 
+def test_many_small_blobs_do_not_make_a_huge_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # W5
+    monkeypatch.setattr(spool_module, "INLINE_BYTES", 1000)
+    spool = Spool([str(tmp_path)])
+    with spool.bundle() as bundle:
+        for taken in range(2):  # each frame has the bound for itself
+            for _ in range(4):
+                bundle.add([bytes(300)])
+            blobs = bundle.take()
+            assert [type(blob) for blob in blobs] == [bytes, bytes, bytes, SpoolFile], taken
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -37,11 +37,7 @@ from snakemake_executor_gpupool.wire.payload import (
 )
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Spool
-from snakemake_executor_gpupool.worker.server import (
-    describe_item,
-    describe_model,
-    tool_info,
-)
+from snakemake_executor_gpupool.worker.describe import describe_item, describe_model, tool_info
 
 
 class JobFailed(GpupoolError):

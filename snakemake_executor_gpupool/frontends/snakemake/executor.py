@@ -46,6 +46,7 @@ from snakemake_executor_gpupool.runtime.config import (
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.scheduler import LeaseRequest
+from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.requests import JobReport
 
 common_settings = CommonSettings(
@@ -297,8 +298,9 @@ class Executor(RealExecutor):
         if report.error is None:
             self.report_job_success(info)
             return
-        note_in_log(info.job, report.error)
-        self.report_job_error(info, msg=report.error or None)
+        message = printable(report.error)
+        note_in_log(info.job, message)
+        self.report_job_error(info, msg=message or None)
 
     def _broken(self, error: BaseException) -> None:
         self.workflow.scheduler.executor_error_callback(

@@ -16,8 +16,8 @@ from snakemake_executor_gpupool.frontends.commandline.check.compare import shown
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.worker.describe import describe_item, describe_model
 from snakemake_executor_gpupool.worker.memory import release_memory
-from snakemake_executor_gpupool.worker.server import describe_item, describe_model
 
 Probe = Callable[[Trial], Iterator[str]]
 

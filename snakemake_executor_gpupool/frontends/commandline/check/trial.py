@@ -12,7 +12,7 @@ from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.worker.cold import check_length
-from snakemake_executor_gpupool.worker.server import describe_item
+from snakemake_executor_gpupool.worker.describe import describe_item
 
 #: How many items are also computed alone, in reverse and a second time.
 SAMPLE_ITEMS = 8

@@ -1,0 +1,171 @@
+"""What the coordinator hears of a tool, of a model and of items: checked before it is sent.
+
+What a tool's author gets wrong is said here, as an error of the tool's own job; the coordinator
+would only see a worker that breaks the protocol.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any
+
+from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.wire.bounds import (
+    MAX_COST,
+    MAX_GPUS,
+    MAX_MIB,
+    MAX_SECONDS,
+    MAX_TEXT,
+    MIN_COST,
+    printable,
+    shortened,
+    tool_amount,
+    tool_count,
+)
+from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL
+
+#: How many content hashes of params are kept at hand.
+MOST_HASHES = 1000
+#: Characters of a model's label, which only messages use.
+MAX_LABEL = 500
+
+_HASHES: dict[bytes, str] = {}
+
+
+def tool_info(tool_class: type[Tool]) -> dict[str, Any]:
+    """Return what the coordinator must know of a tool's class.
+
+    Raises
+    ------
+    ValueError
+        An attribute is out of bounds; the message names it.
+    """
+    name = tool_class.__name__
+    vram_mb = tool_class.vram_mb
+    if vram_mb is not None:
+        vram_mb = tool_count(vram_mb, f"{name}.vram_mb", 0, MAX_MIB)
+    limit_s = tool_class.batch_limit_s
+    if limit_s != float("inf"):
+        limit_s = tool_amount(limit_s, f"{name}.batch_limit_s", MAX_SECONDS)
+    if not limit_s:
+        raise ValueError(f"{name}.batch_limit_s is 0; it must be more")
+    return {
+        "identity": f"{tool_class.__module__}:{tool_class.__qualname__}",
+        "name": name,
+        "version": str(tool_class.version),
+        "deterministic": bool(tool_class.deterministic),
+        "persistent": bool(tool_class.persistent),
+        "devices": list(tool_class.devices),
+        "gpus_per_instance": tool_count(
+            tool_class.gpus_per_instance, f"{name}.gpus_per_instance", 1, MAX_GPUS
+        ),
+        "pads": bool(tool_class.pads),
+        "vram_mb": vram_mb,
+        "batch_limit_s": min(limit_s, MAX_SECONDS),
+        "can_move": callable(getattr(tool_class, "to", None)),
+    }
+
+
+def batch_budget(tool: Tool, device: str) -> int:
+    """Return the token budget of a tool's micro-batches; at most what the protocol takes.
+
+    Raises
+    ------
+    ValueError
+        It is no number, or not positive.
+    """
+    what = f"{type(tool).__name__}.batch_tokens()"
+    return tool_count(tool.batch_tokens(device), what, 1, clamp=True)
+
+
+def describe_model(tool: Tool) -> dict[str, Any]:
+    """Return which model a tool's params choose, and which items may share a batch."""
+    model = tool.model_params()
+    files = {name: stat_files(value) for name, value in model.items()}
+    ident = [type(tool).__module__, type(tool).__qualname__, tool.version, model, files]
+    label = ", ".join(str(value) for value in model.values() if value is not None)
+    what = f"{type(tool).__name__}.short_tokens()"
+    return {
+        "model": _hashed(ident),
+        "model_label": printable(shortened(label, MAX_LABEL)),
+        "group": _hashed(tool.run_params()),
+        "short_tokens": tool_count(tool.short_tokens(), what, 0, clamp=True),
+    }
+
+
+def _hashed(value: Any) -> str:
+    """Return a value's content hash; the jobs of a rule mostly have the same to be hashed."""
+    data = pickle.dumps(value, PICKLE_PROTOCOL)
+    if data not in _HASHES:
+        if len(_HASHES) == MOST_HASHES:
+            _HASHES.clear()
+        _HASHES[data] = content_hash(value)
+    return _HASHES[data]
+
+
+def stat_files(value: Any) -> list[tuple[str, int, int]]:
+    """Return size and time of the files that a model param names, if it names any.
+
+    Weights that were replaced under the same path are another model.
+    """
+    if not isinstance(value, str) or not os.path.exists(value):
+        return []
+    paths = [value]
+    if os.path.isdir(value):
+        paths = sorted(entry.path for entry in os.scandir(value) if entry.is_file())
+    stats = [(path, os.stat(path)) for path in paths]
+    return [(path, status.st_size, status.st_mtime_ns) for path, status in stats]
+
+
+def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
+    """Return an item's key, cost, tokens and name.
+
+    Raises
+    ------
+    InputError
+        The item has more tokens than the tool takes.
+    ValueError
+        What the tool says of the item is out of bounds; the message names the method.
+    """
+    name = str(tool.name(item) or f"#{position}")
+    what = type(tool).__name__
+    if len(name) > MAX_TEXT:
+        raise ValueError(
+            f"{what}.name() of item #{position} has {len(name)} characters; "
+            f"a name has at most {MAX_TEXT}"
+        )
+    tokens = tool_count(tool.tokens(item), f"{what}.tokens() of item {name}", 0)
+    if tool.max_batch_tokens is not None and tokens > tool.max_batch_tokens:
+        raise InputError(
+            f"item {name} has {tokens} tokens; {what} takes at most "
+            f"{tool.max_batch_tokens} in one batch"
+        )
+    cost = tool_amount(tool.cost(item), f"{what}.cost() of item {name}", MAX_COST)
+    return {
+        "key": key_text(tool.key(item)),
+        "cost": cost if cost >= MIN_COST else 0.0,
+        "tokens": tokens,
+        "name": name,
+    }
+
+
+def key_text(key: Any) -> str:
+    """Return a tool's key as text that goes through a frame unchanged, and is not too long."""
+    text = key.hex() if isinstance(key, bytes) else str(key)
+    # Two surrogates side by side would become one letter in JSON, and so another item's key.
+    if len(text) > MAX_TEXT or not _is_encodable(text):
+        return content_hash(text)
+    return text
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
