@@ -11,7 +11,11 @@ import re
 from collections.abc import Mapping
 
 from snakemake_executor_gpupool.devices.model import CUDA, Device
-from snakemake_executor_gpupool.devices.visible import SIMULATED_VARIABLE, visible_entries
+from snakemake_executor_gpupool.devices.visible import (
+    LEASE_VARIABLE,
+    SIMULATED_VARIABLE,
+    visible_entries,
+)
 from snakemake_executor_gpupool.errors import ConfigError
 
 SIMULATE_VARIABLE = "GPUPOOL_SIMULATE"
@@ -37,7 +41,8 @@ def simulated_devices(env: Mapping[str, str]) -> tuple[Device, ...]:
     count, memory_mib = _parse(text)
     shown: list[int] = list(range(count))
     entries = visible_entries(env)
-    if env.get(SIMULATED_VARIABLE) == "1" and entries is not None:
+    is_child = LEASE_VARIABLE in env or env.get(SIMULATED_VARIABLE) == "1"
+    if is_child and entries is not None:
         shown = [int(entry) for entry in entries if entry.isdecimal() and int(entry) < count]
     return tuple(_simulated(index, card, memory_mib) for index, card in enumerate(shown))
 

@@ -2,8 +2,9 @@
 
 On ROCm, ``ROCR_VISIBLE_DEVICES`` is applied first and ``HIP_VISIBLE_DEVICES`` then
 counts within what is left. Setting both to the same numbers would therefore select
-twice, so a child gets only ``HIP_VISIBLE_DEVICES``, and a ``ROCR_VISIBLE_DEVICES``
-that the user has set stays as it is.
+twice, so a child that has devices gets only ``HIP_VISIBLE_DEVICES``, and a
+``ROCR_VISIBLE_DEVICES`` that the user has set stays as it is. A child without
+devices gets an empty one. ``NVIDIA_VISIBLE_DEVICES`` is what container runtimes read.
 """
 
 from __future__ import annotations
@@ -16,8 +17,15 @@ from snakemake_executor_gpupool.devices.model import CUDA, Device
 SIMULATED_VARIABLE = "GPUPOOL_SIMULATED"
 """Set to 1 for a child that holds simulated GPUs: its ``CUDA_VISIBLE_DEVICES`` names those."""
 
+LEASE_VARIABLE = "GPUPOOL_LEASE"
+"""Set for every child: which of its parent's locks are lent to it; empty: none."""
+
 # HIP has no documented meaning for an empty list; a negative number ends the list.
 _NO_HIP_DEVICE = "-1"
+# What container runtimes take for "no GPU", where an empty value can mean "as by default".
+_NO_CONTAINER_DEVICE = "void"
+# They count within what the parent sees, and would name other cards in a child, or none.
+_COUNTED_BY_THE_PARENT = ("GPUPOOL_MANAGED_DEVICES", "BIO_TOOLS_MANAGED_DEVICES")
 
 
 def visible_entries(env: Mapping[str, str]) -> list[str] | None:
@@ -43,11 +51,24 @@ def visible_env(devices: Sequence[Device]) -> dict[str, str]:
     """
     cards = [device for device in devices if device.kind == CUDA]
     tokens = ",".join(device.visible_id for device in cards)
-    env = {"CUDA_VISIBLE_DEVICES": tokens, "HIP_VISIBLE_DEVICES": tokens or _NO_HIP_DEVICE}
-    if any(device.simulated for device in cards):
+    env = {
+        "CUDA_VISIBLE_DEVICES": tokens,
+        "HIP_VISIBLE_DEVICES": tokens or _NO_HIP_DEVICE,
+        "NVIDIA_VISIBLE_DEVICES": container_ids(cards) or _NO_CONTAINER_DEVICE,
+        LEASE_VARIABLE: "",
+        **dict.fromkeys(_COUNTED_BY_THE_PARENT, ""),
+    }
+    if not cards:
+        env["ROCR_VISIBLE_DEVICES"] = ""
+    elif any(device.simulated for device in cards):
         env[SIMULATED_VARIABLE] = "1"
-    elif cards:
+    else:
         # The driver's numbers, which the probe saw, follow the bus; CUDA's own
         # default puts the fastest card first.
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     return env
+
+
+def container_ids(cards: Sequence[Device]) -> str:
+    """Return ``NVIDIA_VISIBLE_DEVICES``: a container runtime counts all cards of the machine."""
+    return ",".join(card.visible_id if card.simulated else card.uuid for card in cards)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import selectors
 import socket
 import time
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snakemake_executor_gpupool.devices.handover import Handover
+from snakemake_executor_gpupool.devices.hidden import own_environment
 from snakemake_executor_gpupool.devices.model import CUDA, Device
 from snakemake_executor_gpupool.devices.visible import visible_env
 from snakemake_executor_gpupool.errors import WorkerStartError
@@ -144,7 +144,8 @@ class LocalHost:
         self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]
     ) -> dict[str, str]:
         computes_on_cpu = all(d.kind != CUDA or d.simulated for d in devices)
-        environment = {**os.environ, **visible_env(devices), "GPUPOOL_WORKER": worker_id}
+        environment = {**own_environment(), **visible_env(devices)}
+        environment["GPUPOOL_WORKER"] = worker_id
         environment["GPUPOOL_ENVIRONMENT"] = tool.environment
         if computes_on_cpu:
             threads = str(self._threads if devices else 1)

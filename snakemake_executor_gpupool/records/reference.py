@@ -113,6 +113,8 @@ VARIABLES = {
     "GPUPOOL_DEVICE": "The device of a rule's own body, run cold: `cpu`, `cuda:0`. Default: a "
     "GPU where there is one.",
     "GPUPOOL_SIMULATED": "Set for jobs: `1` if their devices are simulated.",
+    "GPUPOOL_LEASE": "Set for jobs: by which gpupool inside a job uses what the job was leased; "
+    "empty: it has no device.",
     "GPUPOOL_WORKER": "Set in worker processes: the worker's name.",
     "GPUPOOL_ENVIRONMENT": "Set in worker processes: the directory of the rule's own environment.",
 }

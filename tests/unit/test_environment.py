@@ -1,5 +1,8 @@
 """Where device settings come from, and what a child process is shown."""
 
+import os
+from dataclasses import replace
+
 import pytest
 
 from snakemake_executor_gpupool.devices.environment import (
@@ -9,6 +12,7 @@ from snakemake_executor_gpupool.devices.environment import (
     resolve,
     visible_env,
 )
+from snakemake_executor_gpupool.devices.hidden import hide_devices, own_environment, show_devices
 from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy, cpu_slot
 from snakemake_executor_gpupool.errors import ConfigError, DeviceStringError
 
@@ -121,7 +125,39 @@ def test_rocm_devices_are_not_selected_twice():  # S7
 def test_a_child_without_gpus_sees_none():  # D3 S7
     for devices in ([], [cpu_slot(0)]):
         env = visible_env(devices)
-        assert env == {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "-1"}
+        assert env == {
+            "CUDA_VISIBLE_DEVICES": "",
+            "HIP_VISIBLE_DEVICES": "-1",
+            "ROCR_VISIBLE_DEVICES": "",
+            "NVIDIA_VISIBLE_DEVICES": "void",
+            "GPUPOOL_LEASE": "",
+            "GPUPOOL_MANAGED_DEVICES": "",
+            "BIO_TOOLS_MANAGED_DEVICES": "",
+        }
+
+
+def test_container_runtimes_are_told_the_cards_themselves():  # S7
+    env = visible_env([replace(card(1), uuid="GPU-1b"), replace(card(0), uuid="GPU-0a")])
+    assert env["NVIDIA_VISIBLE_DEVICES"] == "GPU-1b,GPU-0a"
+
+
+def test_a_process_hides_its_devices_from_what_it_starts(monkeypatch):  # D3 S7
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    monkeypatch.setenv("GPUPOOL_MANAGED_DEVICES", "cuda:1")
+    monkeypatch.delenv("ROCR_VISIBLE_DEVICES", raising=False)
+    before = dict(os.environ)
+    hide_devices()
+    hide_devices()
+    try:
+        assert {name: os.environ[name] for name in visible_env(())} == visible_env(())
+        assert own_environment() == before
+        show_devices()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    finally:
+        show_devices()
+    assert dict(os.environ) == own_environment() == before
+    show_devices()  # once too often changes nothing
+    assert dict(os.environ) == before
 
 
 def test_a_child_on_simulated_devices_knows_it():  # D14

@@ -308,6 +308,12 @@ def test_a_child_of_a_simulated_run_sees_its_own_devices_only():  # D14 S7
     assert visible_env(devices[:1])["CUDA_VISIBLE_DEVICES"] == "2"
 
 
+def test_a_job_of_a_simulated_run_without_devices_sees_none():  # D14 D3
+    env = {"GPUPOOL_SIMULATE": "4x80GiB"}
+    assert simulated_devices(env | {"CUDA_VISIBLE_DEVICES": ""})  # set for other programs
+    assert simulated_devices(env | visible_env(())) == ()
+
+
 # --- weight
 
 

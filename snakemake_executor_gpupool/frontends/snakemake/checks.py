@@ -14,6 +14,8 @@ from snakemake_executor_gpupool.frontends.snakemake.software import (
     software_of,
 )
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
+    DEVICE_RESOURCES,
+    TOOL,
     device_request,
     is_served,
     tool_spec,
@@ -35,9 +37,11 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
     problems = [
         f"rule {name}: {problem}"
         for name, job in jobs.items()
+        if not job.is_local
         for problem in find_problems(workflow, job, config)
     ]
     warn_of_throttles(workflow, jobs, logger)
+    warn_of_local_rules(jobs, logger)
     if not problems:
         return
     text = "gpupool cannot run what this workflow asks for:\n" + "\n".join(
@@ -112,6 +116,35 @@ def warn_of_throttles(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
             f"{waiting} served jobs wait for that. Lift it with --max-jobs-per-timespan 100000/1s "
             "(or in a profile: max-jobs-per-timespan: 100000/1s)"
         )
+
+
+def warn_of_local_rules(jobs: dict[str, Any], logger: Any) -> None:
+    """Name the rules that ask for what they cannot have, as no executor hears of their jobs."""
+    for name, job in jobs.items():
+        if job.is_group() or not job.is_local or job.is_norun:
+            continue
+        asked = asks_for(job)
+        if asked:
+            why, way_out = (
+                ("it has handover: True", "give these to a rule without it")
+                if job.rule.is_handover
+                else ("it is a local rule", "take it out of localrules:")
+            )
+            logger.warning(
+                f"gpupool: rule {name} asks for {' and '.join(asked)}, but {why}: Snakemake runs "
+                f"it by itself, no executor is asked, and its jobs see no GPU. Let it run without "
+                f"one, or {way_out}"
+            )
+
+
+def asks_for(job: Any) -> list[str]:
+    """Return which of our resources a job has set; those that are not known yet are left out."""
+    try:
+        asked = {name: job.resources.get(name) for name in DEVICE_RESOURCES}
+        asked[TOOL] = tool_spec(job)
+    except Exception:
+        return []
+    return [f"{name}={value}" for name, value in asked.items() if value and value != "cpu"]
 
 
 def is_served_safely(job: Any) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
+from snakemake_executor_gpupool.devices.visible import visible_env
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.records.paths import RunPaths
@@ -35,7 +36,9 @@ class RunningCluster:
         if node:
             lane_job.elsewhere = lambda command: self._commands.run(command, environment, node)
         elif self._cpu_rules and not environment and not lane_job.job.is_local:
-            lane_job.elsewhere = lambda command: self._commands.run(command, {}, threads=threads)
+            lane_job.elsewhere = lambda command: self._commands.run(
+                command, visible_env(()), threads=threads
+            )
         if lane_job.elsewhere is not None:
             lane_job.threads = 0  # of this machine's
 

@@ -10,6 +10,7 @@ Each ready job takes one of four ways::
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -24,6 +25,7 @@ from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMode
 
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
+from snakemake_executor_gpupool.devices.hidden import hide_devices, show_devices
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.snakemake.checks import check_start
@@ -99,6 +101,10 @@ class Executor(RealExecutor):
         self._serving = Serving(
             self.workflow, self._pool, self._expect, self._report, merges=merges
         )
+        # From here on what Snakemake starts by itself, local rules among it, sees no device.
+        hide_devices()
+        self._shows_devices = contextlib.ExitStack()
+        self._shows_devices.callback(show_devices)
 
     def _configure(self) -> PoolConfig:
         settings = self.workflow.executor_settings
@@ -186,6 +192,7 @@ class Executor(RealExecutor):
         self._lane.shutdown()
         self._serving.shutdown()
         self._pool.close()
+        self._shows_devices.close()
 
     def cancel(self) -> None:
         """End every worker and child; what they were at is not finished."""
@@ -197,6 +204,7 @@ class Executor(RealExecutor):
         killer = self._kill_later()
         self._pool.close()
         self._lane.pool.shutdown()
+        self._shows_devices.close()
         killer.cancel()
 
     def _catch_sigterm(self) -> None:

@@ -28,6 +28,9 @@ from snakemake.executors.local import common_settings as local_settings
 from snakemake.executors.local import run_wrapper
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
+from snakemake_executor_gpupool.devices.hidden import own_environment
+from snakemake_executor_gpupool.devices.visible import visible_env
+
 #: How many later jobs may overtake one that does not fit the free threads.
 MOST_OVERTAKES = 32
 
@@ -193,7 +196,7 @@ class LocalLane(LocalExecutor):
         child = subprocess.Popen(  # noqa: S602 - Snakemake builds and quotes the command
             command,
             shell=True,
-            env={**os.environ, **lane_job.environment},
+            env=child_environment(lane_job.environment),
             executable=shutil.which("bash"),
             start_new_session=True,
         )
@@ -209,6 +212,11 @@ class LocalLane(LocalExecutor):
                 del self._children[child.pid]
             self._forget(child.pid)
         check_exit(code)
+
+    def envvars(self) -> dict[str, str]:
+        """Leave out of what the workflow passes on to children which devices they see."""
+        declared = super().envvars()
+        return {name: declared[name] for name in declared if name not in visible_env(())}
 
     def get_job_args(self, job: Any, **kwargs: Any) -> str:
         """Give the child as many cores as the job has threads."""
@@ -254,6 +262,11 @@ class LocalLane(LocalExecutor):
     def is_idle(self) -> bool:
         """Whether nothing runs."""
         return not self._running
+
+
+def child_environment(of_the_job: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a child: no devices, or what the job's lease says."""
+    return {**own_environment(), **(of_the_job or visible_env(()))}
 
 
 def check_exit(code: int | None) -> None:

@@ -22,6 +22,8 @@ from snakemake_executor_gpupool.worker.cold import named_from_namedlist
 
 #: The resource, or param, that makes a rule a served one.
 TOOL = "gpupool_tool"
+#: The resources that say which devices a rule needs.
+DEVICE_RESOURCES = ("device", "gpu")
 #: The resource that Snakemake evaluates only where a job runs.
 EVALUATED_WHERE_IT_RUNS = "tmpdir"
 #: What Snakemake gives it by default: an expression.

@@ -143,7 +143,7 @@ class Allocation(Launcher):
         self._scheduler = scheduler
         self._credentials = credentials
         self._logs = logs
-        self._env = env
+        self._env = dict(env)
         self._watch = watch
         self._forget = forget
         logs.mkdir(mode=0o700, exist_ok=True)

@@ -19,6 +19,7 @@ from dask.utils import parse_bytes
 from distributed.deploy.adaptive import Adaptive
 from distributed.security import Security
 
+from snakemake_executor_gpupool.devices.hidden import own_environment
 from snakemake_executor_gpupool.devices.model import CUDA, Device, cpu_slot
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import Demand
@@ -113,6 +114,11 @@ class Pilots(Launcher):
         failing = self._failed
 
         class Job(kind.job_cls):  # type: ignore[name-defined]
+            @staticmethod
+            async def _call(cmd: list[str], **options: Any) -> Any:
+                # Batch systems pass the environment of the submission on to the job.
+                return await kind.job_cls._call(cmd, env=own_environment(), **options)
+
             async def start(self) -> None:
                 try:
                     await super().start()

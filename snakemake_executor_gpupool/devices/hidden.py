@@ -1,0 +1,61 @@
+"""Hides all devices from what this process starts by the way, and shows them to what may see them.
+
+Most of a run's jobs are started by Snakemake, on threads of the coordinating process, with its
+environment: plain CPU jobs, and local rules that no executor hears of. None of them was given a
+device, so that environment shows none while the run lasts. What is given devices, or looks
+for them, starts from :func:`own_environment` instead.
+
+Setting the environment once costs a job nothing, and no way of starting one is forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from snakemake_executor_gpupool.devices.visible import visible_env
+
+_lock = threading.Lock()
+_hidings = 0
+_before: dict[str, str | None] = {}
+
+
+def hide_devices() -> None:
+    """Show no device in this process's environment, until :func:`show_devices`."""
+    global _hidings  # noqa: PLW0603 - a process has one environment
+    with _lock:
+        _hidings += 1
+        if _hidings == 1:
+            nothing = visible_env(())
+            _before.update((name, os.environ.get(name)) for name in nothing)
+            os.environ.update(nothing)
+
+
+def show_devices() -> None:
+    """Undo one :func:`hide_devices`; the last one brings the environment back."""
+    global _hidings  # noqa: PLW0603
+    with _lock:
+        _hidings = max(_hidings - 1, 0)
+        if _hidings == 0:
+            for name, value in _before.items():
+                _put(name, value)
+            _before.clear()
+
+
+def own_environment() -> dict[str, str]:
+    """Return this process's environment as it is without :func:`hide_devices`."""
+    with _lock:
+        environment = dict(os.environ)
+        for name, value in _before.items():
+            if value is None:
+                environment.pop(name, None)
+            else:
+                environment[name] = value
+        return environment
+
+
+def _put(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
