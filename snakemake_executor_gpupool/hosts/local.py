@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import secrets
 import selectors
 import socket
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.handover import Handover
 from snakemake_executor_gpupool.devices.hidden import own_environment
 from snakemake_executor_gpupool.devices.model import CUDA, Device
@@ -24,13 +26,18 @@ from snakemake_executor_gpupool.hosts.base import (
     Happening,
     WorkerGone,
 )
-from snakemake_executor_gpupool.hosts.process import Reaper, WorkerProcess, describe_exit
+from snakemake_executor_gpupool.hosts.process import WorkerProcess, describe_exit
+from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Blob, FrameError
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: How often ending processes are looked at.
 ENDING_POLL_S = 0.01
+#: How often all are, where the kernel does not tell of their ends by itself.
+HANDLELESS_POLL_S = 0.25
+#: The longest that a wait may take; what is due later is waited for again.
+MAX_POLL_S = 3600.0
 
 # glibc gives every freed activation back to the kernel and faults it in again on the next
 # batch; keeping it cut a CPU worker's time by a third (docs/benchmarks.md).
@@ -46,6 +53,15 @@ class _Running:
     steps: int = 0
     expected: bool = False
     complaint: str = ""
+    #: Its group's leader has ended, and the reaper looks for what it has left behind.
+    is_over: bool = False
+
+
+@dataclass(frozen=True)
+class _End:
+    """Marks the descriptor that tells of a worker's end, among those of channels."""
+
+    worker_id: str
 
 
 class LocalHost:
@@ -77,6 +93,7 @@ class LocalHost:
         self._waker.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._reaper = Reaper()
+        let_go_in_children(self)
         self._found: list[Happening] = []
         self.carried = Carried()  # nothing, as there is no other machine
         self._unsent: set[str] = set()
@@ -121,20 +138,24 @@ class LocalHost:
         That is a happening like any other. Wherever it is to be, it is here.
         """
         self._handover.arrived(worker_id, devices)
+        mark = secrets.token_hex(16)
+        environment = self._environment(worker_id, tool, devices)
         try:
             process = WorkerProcess(
                 worker_id,
                 tool.python,
-                self._environment(worker_id, tool, devices),
+                {**environment, PROCESS_VARIABLE: mark},
                 self._paths.worker_log(worker_id),
                 tool.activation,
             )
         except WorkerStartError as error:
             self._found.append(WorkerGone(worker_id, str(error), expected=False))
             return None
-        self._reaper.watch(process.pid)
+        self._reaper.watch(process.pid, mark)
         self._running[worker_id] = _Running(process, devices)
         self._selector.register(process.socket, selectors.EVENT_READ, worker_id)
+        if process.handle >= 0:
+            self._selector.register(process.handle, selectors.EVENT_READ, _End(worker_id))
         first = {"type": "tool", "spec": tool.spec, "base_dir": tool.base_dir, "more": tool.more}
         spool = {"spool": self._paths.spools, "shared": self._paths.is_shared}
         self.send(worker_id, {**first, **spool})
@@ -196,18 +217,32 @@ class LocalHost:
     def poll(self, timeout_s: float) -> list[Happening]:
         """Wait until something happens or the time is up; return what did."""
         self.flush()
-        if self._found:
-            timeout_s = 0.0
-        elif any(running.next_step_s is not None for running in self._running.values()):
-            timeout_s = min(timeout_s, ENDING_POLL_S)
-        for key, events in self._selector.select(max(timeout_s, 0.0)):
+        for key, events in self._selector.select(max(min(timeout_s, self._patience_s()), 0.0)):
             if key.data is None:
                 self._drain_wakes()
+            elif isinstance(key.data, _End):
+                self._process_ended(self._running[key.data.worker_id])
             else:
                 self._service(key.data, events)
         self._see_to_ends()
         found, self._found = self._found, []
         return found
+
+    def _patience_s(self) -> float:
+        """Return how long to wait at most."""
+        if self._found:
+            return 0.0
+        if any(running.next_step_s is not None for running in self._running.values()):
+            return ENDING_POLL_S
+        if any(running.process.handle < 0 for running in self._running.values()):
+            return HANDLELESS_POLL_S
+        return MAX_POLL_S
+
+    def _process_ended(self, running: _Running) -> None:
+        """See to the end of a process, though something that it started may hold its channel."""
+        self._selector.unregister(running.process.handle)
+        if running.next_step_s is None:
+            running.next_step_s = time.monotonic()
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -251,10 +286,12 @@ class LocalHost:
     def _see_to_ends(self) -> None:
         now_s = time.monotonic()
         for worker_id, running in list(self._running.items()):
-            if running.next_step_s is None:
+            if running.next_step_s is None and running.process.handle >= 0:
                 continue
             if running.process.exit_code() is not None:
                 self._ended(worker_id, running, now_s)
+            elif running.next_step_s is None:
+                continue
             elif now_s >= running.next_step_s:
                 self._next_step(running, now_s)
 
@@ -266,15 +303,36 @@ class LocalHost:
         running.next_step_s = now_s + GRACE_S
 
     def _ended(self, worker_id: str, running: _Running, now_s: float) -> None:
+        if not running.is_over:
+            running.is_over = True
+            self._reaper.forget(running.process.pid)
+            self._hear_last(worker_id, running)
         if not self._handover.is_rid_of(running.devices, running.process.pid):
             return
         self._handover.left(worker_id, running.devices)
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(running.process.socket)
+        for descriptor in (running.process.socket, running.process.handle):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(descriptor)
         running.process.close()
-        self._reaper.forget(running.process.pid)
         del self._running[worker_id]
         self._found.append(WorkerGone(worker_id, self._obituary(running), running.expected))
+
+    def _hear_last(self, worker_id: str, running: _Running) -> None:
+        """Take what a process has sent before its end, and listen to its channel no more."""
+        if not running.complaint:
+            self._service(worker_id, selectors.EVENT_READ)
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(running.process.socket)
+
+    def in_child(self) -> None:
+        """Let go of everything in a forked child: nothing of it is the child's."""
+        for running in self._running.values():
+            running.process.in_child()
+        self._running.clear()
+        self._selector.close()
+        self._woken.close()
+        self._waker.close()
+        self._reaper.in_child()
 
     @staticmethod
     def _obituary(running: _Running) -> str:

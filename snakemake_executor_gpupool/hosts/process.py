@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,6 +85,9 @@ class WorkerProcess:
             raise WorkerStartError(f"cannot start a worker with {python}: {error}") from error
         ours.setblocking(False)
         self.socket = ours
+        #: Readable once the process has ended, whoever else holds its channel; -1: the kernel
+        #: cannot say.
+        self.handle = _process_handle(self._process.pid)
         self._decoder = Decoder(MAX_WORKER_META_BYTES, MAX_WORKER_BODY_BYTES)
         self._outgoing: deque[memoryview] = deque()
 
@@ -163,14 +165,32 @@ class WorkerProcess:
             os.killpg(self.pid, number)
 
     def exit_code(self) -> int | None:
-        """Return the exit code, negative for a signal; None while it runs. Never waits."""
+        """Return the exit code, negative for a signal; None while it runs. Never waits.
+
+        What is left of its process group is killed with it.
+        """
+        if self._process.returncode is None and self._is_over():
+            # Before anybody has waited for it: until then its group's number is nobody else's.
+            self.kill()
         return self._process.poll()
 
+    def _is_over(self) -> bool:
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return False  # somebody else has waited for it
+
     def close(self) -> None:
-        """Let go of the channel and of what is left of the process group."""
+        """Let go of the channel."""
         self.socket.close()
-        # The worker itself is gone; grandchildren of its group must not outlive it.
-        self.kill()
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+    def in_child(self) -> None:
+        """Let go of the channel in a forked child, whose process this is not."""
+        self.close()
+        self._process.returncode = 0
 
     def last_words(self) -> str:
         """Return the end of the worker's log."""
@@ -183,6 +203,14 @@ class WorkerProcess:
             return ""
 
 
+def _process_handle(pid: int) -> int:
+    """Return a descriptor that is readable once a process has ended; -1 if there is none."""
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, AttributeError):  # an old kernel, a sandbox, a descriptor too many
+        return -1
+
+
 def describe_exit(code: int | None) -> str:
     """Say an exit code in words: ``killed by SIGKILL``, ``exit code 3``."""
     if code is None:
@@ -193,38 +221,3 @@ def describe_exit(code: int | None) -> str:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"killed by signal {-code}"
-
-
-class Reaper:
-    """The helper process that ends our children should this process be killed."""
-
-    def __init__(self) -> None:
-        entry = PACKAGE_DIR / "worker" / "reaper.py"
-        self._process = subprocess.Popen(
-            [sys.executable, "-S", "-E", str(entry)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def watch(self, group: int) -> None:
-        """Put a process group on the list."""
-        self._tell(f"+{group}\n")
-
-    def forget(self, group: int) -> None:
-        """Take a process group off the list: it has ended."""
-        self._tell(f"-{group}\n")
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(line.encode())
-            self._process.stdin.flush()
-
-    def close(self) -> None:
-        """End the helper; what is still on its list is killed."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.wait()

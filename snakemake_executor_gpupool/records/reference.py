@@ -116,5 +116,7 @@ VARIABLES = {
     "GPUPOOL_LEASE": "Set for jobs: by which gpupool inside a job uses what the job was leased; "
     "empty: it has no device.",
     "GPUPOOL_WORKER": "Set in worker processes: the worker's name.",
+    "GPUPOOL_PROCESS": "Set in worker processes, and so in all that they start: whose they are. "
+    "What is left of them when a worker has ended is found by it, and killed.",
     "GPUPOOL_ENVIRONMENT": "Set in worker processes: the directory of the rule's own environment.",
 }

@@ -1,32 +1,158 @@
-"""Ends what a killed coordinator leaves behind.
+"""Ends what workers leave behind, and what a killed coordinator does.
 
-A tiny process of its own session that reads ``+PID`` and ``-PID`` lines from the
-coordinator. When that pipe ends without a farewell, the coordinator is dead: every
-process group still on the list is killed, stopped or blocked ones included. The idea
-is that of multiprocessing's resource tracker. Started as
-``python -S -E reaper.py`` with the pipe as standard input.
+A tiny process of its own session. The coordinator writes lines into its standard input::
+
+    +GROUP MARK   a process group to kill at the end; MARK is in the environment of all of it
+    -GROUP        that group's first process has ended: kill what is left with its mark
+    dPATH         a directory to remove at the end, its name in hexadecimal
+    .             farewell
+
+When the pipe ends without a farewell, or the coordinator itself does while somebody else still
+holds the pipe, every process group still on the list is killed, stopped or blocked ones
+included, and the directories are removed. The idea is that of multiprocessing's resource
+tracker. Started as ``python -S -E reaper.py COORDINATOR`` with the pipe as standard input.
+
+Processes that a tool started may have left its session (a daemon does): they are found by
+their environment, which children inherit.
 """
 
 import contextlib
 import os
+import select
 import signal
 import sys
+import time
+from typing import Optional
+
+VARIABLE = b"GPUPOOL_PROCESS="
+#: How often to look for marked processes: one that is just being forked may be overlooked once.
+MOST_SWEEPS = 5
+#: How often the parent is looked at where the kernel cannot tell of its end.
+PARENT_POLL_S = 0.5
+#: How long what was killed may take to be gone, and with it what it was writing.
+REMOVAL_S = 5.0
+
+
+class Lists:
+    """What there is to clear up."""
+
+    def __init__(self) -> None:
+        self.groups: dict[int, str] = {}
+        self.directories: list[bytes] = []
+
+    def take(self, line: str) -> None:
+        """Follow an order."""
+        if line.startswith("+"):
+            group, _, mark = line[1:].partition(" ")
+            self.groups[int(group)] = mark
+        elif line.startswith("-"):
+            mark = self.groups.pop(int(line[1:]), "")
+            if mark:
+                sweep({mark.encode()})
+        elif line.startswith("d"):
+            self.directories.append(bytes.fromhex(line[1:]))
+
+    def clear_up(self) -> None:
+        """Kill all that is on the list, and remove the directories."""
+        for group in self.groups:
+            with contextlib.suppress(OSError):
+                os.killpg(group, signal.SIGKILL)
+        sweep({mark.encode() for mark in self.groups.values() if mark})
+        deadline_s = time.monotonic() + REMOVAL_S
+        for directory in self.directories:
+            remove(directory, deadline_s)
+
+
+def sweep(marks: set[bytes]) -> None:
+    """Kill every process that has one of these marks in its environment."""
+    for _ in range(MOST_SWEEPS if marks else 0):
+        if not [pid for pid in own_processes() if kill_marked(pid, marks)]:
+            return
+        time.sleep(0.01)
+
+
+def own_processes() -> list[int]:
+    """Return the ids of all of this user's processes but this one."""
+    found, me, user = [], os.getpid(), os.getuid()
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and entry.stat().st_uid == user and int(entry.name) != me:
+                    found.append(int(entry.name))
+    return found
+
+
+def kill_marked(pid: int, marks: set[bytes]) -> bool:
+    """Kill a process if it has one of the marks; tell whether it has, and is alive."""
+    try:
+        # Opened first: a number that is given to another process meanwhile is no longer this one.
+        handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+    except OSError:
+        return False
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+        if not any(VARIABLE + mark in variables for mark in marks) or is_dead(pid):
+            return False
+        if handle >= 0:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)
+        return True
+    except OSError:
+        return False
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def is_dead(pid: int) -> bool:
+    """Tell whether a process is only waited for by its parent."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+
+
+def remove(directory: bytes, deadline_s: float) -> None:
+    """Remove a directory, though those who write there may not be quite dead yet."""
+    import shutil
+
+    while os.path.isdir(directory) and not os.path.islink(directory):
+        shutil.rmtree(directory, ignore_errors=True)
+        if time.monotonic() > deadline_s:
+            return
+        time.sleep(0.02)
+
+
+def follow(lists: Lists, parent: int) -> None:
+    """Follow orders until there are no more, or nobody who gives them."""
+    watched: list[int] = [0]
+    timeout_s: Optional[float] = PARENT_POLL_S
+    with contextlib.suppress(OSError, AttributeError):
+        watched.append(os.pidfd_open(parent))
+        timeout_s = None
+    rest = b""
+    while os.getppid() == parent or select.select([0], [], [], 0)[0]:
+        ready = select.select(watched, [], [], timeout_s)[0]
+        if 0 in ready:
+            data = os.read(0, 65536)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                if line == b".":
+                    return
+                lists.take(line.decode())
+            if not data:
+                return
+        elif ready:
+            return
 
 
 def main() -> None:
-    """Follow the list until the pipe ends, then kill what is left on it."""
+    """Follow the list until the pipe ends, then clear up what is left on it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    groups: set[int] = set()
-    for line in sys.stdin:
-        group = int(line[1:])
-        if line.startswith("+"):
-            groups.add(group)
-        else:
-            groups.discard(group)
-    for group in groups:
-        with contextlib.suppress(OSError):
-            os.killpg(group, signal.SIGKILL)
+    lists = Lists()
+    follow(lists, int(sys.argv[1]))
+    lists.clear_up()
 
 
 if __name__ == "__main__":

@@ -71,9 +71,11 @@ class Channel:
         self._decoder = Decoder()
         self._frames: deque[Frame] = deque()
         self._held: list[bytes] = []
+        self._pid = os.getpid()
 
     def receive(self) -> Frame | None:
         """Return the next frame; None at the end of the stream."""
+        self._leave_to_parent()
         while not self._frames:
             data = self._socket.recv(max(65536, min(self._decoder.wanted_bytes, 1 << 22)))
             if not data:
@@ -83,6 +85,7 @@ class Channel:
 
     def send(self, meta: dict[str, Any], blobs: list[Blob] | None = None) -> None:
         """Send one frame, waiting for the coordinator to take it."""
+        self._leave_to_parent()
         chunks = encode(meta, blobs or ())
         if self._frames and self._frames[0].type == "publish":
             # Publishing is quick; to tell of each by itself would take about as long.
@@ -92,6 +95,14 @@ class Channel:
             chunks, self._held = [b"".join(self._held), *chunks], []
         for chunk in chunks:
             self._socket.sendall(chunk)
+
+    def _leave_to_parent(self) -> None:
+        """End a child that a tool has forked and that came back from the tool, as its parent did.
+
+        Both would answer for one worker, and take each other's frames.
+        """
+        if os.getpid() != self._pid:
+            os._exit(1)
 
 
 def serve(descriptor: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,12 @@ GUILTY = {
     "too-large": "Shorten or split it",
     "unpicklable": "does not travel",
     "too-few": "must return",
+    "surrogate": "ValueError: half a letter: \\ud800",
+    "wordless": "Wordless",
+    "forge:seconds": "broke the protocol ('seconds' of a 'done' frame is 1e+308)",
+    "announce": "broke the protocol (frame too large: 100 + 8589934592 bytes)",
+    "flood": "broke the protocol (there is no 'dance' frame)",
+    "nest": "broke the protocol (frame",
 }
 
 
@@ -84,6 +92,61 @@ def test_grandchildren_die_with_their_worker(pool: ToolPool) -> None:  # W7
     while sleepers() - before and time.monotonic() < deadline_s:
         time.sleep(0.05)
     assert not sleepers() - before
+
+
+@pytest.mark.parametrize("item", ["fork", "fork-open", "background", "daemon"])
+def test_a_worker_that_left_a_child_is_dead_all_the_same(pool: ToolPool, item: str) -> None:  # W7
+    """Its end is noticed at once, whoever holds its channel, and what it left is killed."""
+    before = marked()
+    started_s = time.monotonic()
+    with pytest.raises(JobFailed, match=r"exit code [567]"):
+        pool.run(TOOL, [item, *INNOCENT])
+    assert time.monotonic() - started_s < 20
+    assert eventually(lambda: not (marked() - before - set(pool._at_work()._host.pids())))
+
+
+def test_a_child_that_comes_back_from_the_tool_says_nothing(pool: ToolPool) -> None:  # W5
+    crashes = pool.summary["worker_crashes"]
+    for _ in range(3):
+        assert pool.run(TOOL, ["return-twice", *INNOCENT])[1:] == [f"done {w}" for w in INNOCENT]
+        pool.run(TOOL, [f"{time.monotonic()}"])
+    assert pool.summary["worker_crashes"] == crashes
+
+
+def test_a_frame_without_end_is_not_taken_in(pool: ToolPool) -> None:  # W5
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(JobFailed, match="frame too large"):
+        pool.run(TOOL, ["announce"])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100 * 1024
+
+
+@pytest.mark.parametrize("item", ["cost", "no-cost"])
+def test_a_senseless_cost_is_the_callers_to_hear(pool: ToolPool, item: str) -> None:  # W5
+    with pytest.raises(ValueError, match=rf"cost\(\) of item {item} is .*; it must be a number"):
+        pool.run(TOOL, [*INNOCENT, item])
+    assert pool.run(TOOL, INNOCENT) == [f"done {word}" for word in INNOCENT]
+
+
+def marked() -> set[int]:
+    """The processes that a worker has started, or that are one."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and b"GPUPOOL_PROCESS=" in (entry / "environ").read_bytes():
+                found.add(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> bool:
+    """Wait for a condition."""
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def test_no_network_port_and_private_files(pool: ToolPool) -> None:  # W1

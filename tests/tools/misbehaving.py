@@ -1,5 +1,6 @@
 """A tool that does what its items say, most of it bad. An item is a word, maybe with a number."""
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -28,7 +29,10 @@ FORGED = {
     "other-job": {"type": "written", "job": 1, "seconds": 0.0},
     "wrong-types": {"type": "done", "batch": "1", "outcomes": {"a": 1}, "seconds": [], "oom": 0},
     "load-failed": {"type": "load_failed", "error": ERROR},
+    "seconds": {"type": "done", "batch": 1, "outcomes": [], "seconds": 1e308, "peak_mib": None},
 }
+#: What a descendant of a worker is called, and for how long it means to stay.
+LINGERING = ["sleep", "3601"]
 
 
 class Unpicklable:
@@ -55,6 +59,13 @@ class Marking:
         return leave_mark, (self.path,)
 
 
+class Wordless(ValueError):
+    """Does not say what is wrong."""
+
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
 class Misbehaving(Tool):
     """Echoes innocent items, which are the lines of a file."""
 
@@ -69,6 +80,9 @@ class Misbehaving(Tool):
 
     def name(self, item):
         return item
+
+    def cost(self, item):
+        return {"cost": 1e308, "no-cost": float("nan")}.get(item, 1.0)
 
     def batch_tokens(self, device):
         return 16
@@ -121,6 +135,71 @@ class Misbehaving(Tool):
         subprocess.Popen(["sleep", "3600"])
         os._exit(4)
 
+    def do_fork(self):
+        """Die, and leave a child that holds the channel."""
+        if os.fork() == 0:
+            os.execvp(LINGERING[0], LINGERING)
+        os._exit(5)
+
+    def do_fork_open(self):
+        """The same; the child runs no other program, and so has all of our descriptors."""
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        os._exit(5)
+
+    def do_background(self):
+        os.system("sleep 3601 &")
+        os._exit(6)
+
+    def do_daemon(self):
+        """Die, and leave a daemon: a session of its own, nobody's child, the channel open."""
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+                    with contextlib.suppress(OSError):
+                        os.set_inheritable(descriptor, True)
+                os.execvp(LINGERING[0], LINGERING)
+            os._exit(0)
+        time.sleep(0.2)
+        os._exit(7)
+
+    def do_return_twice(self):
+        """Come back as a parent and as its child."""
+        return "parent or child" if os.fork() else "child"
+
+    def do_surrogate(self):
+        raise ValueError("half a letter: \ud800")
+
+    def do_wordless(self):
+        raise Wordless
+
+    def do_announce(self):
+        """Send the header of a frame of 8 GiB, and some of it."""
+        head = protocol.HEADER.pack(protocol.MAGIC, protocol.VERSION, 100, 8 << 30, 0)
+        self.send([head, *[bytes(1 << 20)] * 64])
+
+    def do_flood(self):
+        """Send frames without end."""
+        frame = protocol.encode({"type": "dance"})
+        self.send(frame * 3_000_000)
+
+    def do_nest(self):
+        """Send a frame whose JSON has no bottom."""
+        text = b'{"blobs": ' + b"[" * 10_000_000
+        head = protocol.HEADER.pack(protocol.MAGIC, protocol.VERSION, len(text), 0, 0)
+        self.send([head, text])
+
+    def send(self, chunks):
+        """Write into the channel, whichever descriptor it is, until it is closed."""
+        for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+            with contextlib.suppress(OSError):
+                channel = socket.socket(fileno=os.dup(descriptor))
+                for chunk in chunks:
+                    channel.sendall(chunk)
+        time.sleep(0.2)
+
     def do_print(self):
         for stream in (sys.stdout, sys.stderr):
             stream.write("x" * 3_000_000)
@@ -134,14 +213,7 @@ class Misbehaving(Tool):
                 continue
 
     def do_forge(self, name):
-        for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
-            try:
-                channel = socket.socket(fileno=os.dup(descriptor))
-            except OSError:
-                continue
-            for chunk in protocol.encode(FORGED[name]):
-                channel.sendall(chunk)
-        time.sleep(0.2)
+        self.send(protocol.encode(FORGED[name]))
 
     def do_eat(self):
         """Take memory until there is no more: the limit is near, for everybody's sake."""

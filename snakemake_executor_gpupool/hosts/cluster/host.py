@@ -36,7 +36,10 @@ from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: Frames to workers whose files another node may have written.
 _WAITED_FOR = frozenset({"read", "write", "publish", "run", "chain"})
-_OWN_VARIABLES = ("GPUPOOL_SIMULATED", "GPUPOOL_LOCK_DIR", "GPUPOOL_WORKER", "GPUPOOL_LEASE")
+_OWN_VARIABLES = (
+    *("GPUPOOL_SIMULATED", "GPUPOOL_LOCK_DIR", "GPUPOOL_LEASE"),
+    *("GPUPOOL_WORKER", "GPUPOOL_PROCESS"),
+)
 
 
 class ClusterHost(Membership):

@@ -1,0 +1,89 @@
+"""The coordinator's side of the reaper, which clears up after workers and after the coordinator."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE_DIR = Path(__file__).resolve().parent.parent
+#: Set in worker processes, and by inheritance in all that they start: whose they are.
+PROCESS_VARIABLE = "GPUPOOL_PROCESS"
+#: How long its last orders may take to be written, and the helper to carry them out.
+FAREWELL_S = 5.0
+
+
+class Reaper:
+    """The helper process that ends what worker processes leave behind.
+
+    When a worker has ended, it kills what the worker had started, also in sessions of its own;
+    should this process be killed, it does so for all workers, and removes the run's temporary
+    directories. Used by the run loop's thread alone.
+    """
+
+    def __init__(self) -> None:
+        entry = PACKAGE_DIR / "worker" / "reaper.py"
+        environment = {k: v for k, v in os.environ.items() if k != PROCESS_VARIABLE}
+        theirs, self._pipe = os.pipe()
+        os.set_blocking(self._pipe, False)
+        self._unsent = bytearray()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-E", str(entry), str(os.getpid())],
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env=environment,
+            )
+        except BaseException:
+            os.close(self._pipe)
+            raise
+        finally:
+            os.close(theirs)
+
+    def watch(self, group: int, mark: str = "") -> None:
+        """Put a process group on the list; ``mark`` is its :data:`PROCESS_VARIABLE`."""
+        self._tell(f"+{group} {mark}")
+
+    def forget(self, group: int) -> None:
+        """Take a process group off the list: it has ended. What it left behind is killed."""
+        self._tell(f"-{group}")
+
+    def remove_at_end(self, directory: Path) -> None:
+        """Have a directory removed should this process be killed."""
+        self._tell(f"d{os.fsencode(directory.absolute()).hex()}")
+
+    def _tell(self, line: str) -> None:
+        self._unsent += f"{line}\n".encode()
+        self._flush()
+
+    def _flush(self) -> None:
+        # Never waits: whoever stops the helper must not stop the run.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            while self._unsent:
+                del self._unsent[: os.write(self._pipe, self._unsent)]
+
+    def close(self) -> None:
+        """End the helper; what is still on its list is killed."""
+        self._tell(".")
+        while self._unsent and select.select([], [self._pipe], [], FAREWELL_S)[1]:
+            before = len(self._unsent)
+            self._flush()
+            if len(self._unsent) == before:
+                break  # it is gone
+        os.close(self._pipe)
+        patience_s = 0.0 if self._unsent else FAREWELL_S
+        try:
+            self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def in_child(self) -> None:
+        """Let go of the pipe, in a forked child: its end must be this process's alone."""
+        os.close(self._pipe)
+        self._process.returncode = 0  # not the child's to wait for

@@ -1,0 +1,144 @@
+"""This machine's processes and their reaper: ends that nothing announces (W4, W7, S10)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from snakemake_executor_gpupool.devices.model import cpu_slot
+from snakemake_executor_gpupool.hosts import process as process_module
+from snakemake_executor_gpupool.hosts.base import FrameArrived, Happening, WorkerGone
+from snakemake_executor_gpupool.hosts.local import LocalHost
+from snakemake_executor_gpupool.hosts.reaper import Reaper
+from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.wire.requests import ToolRef
+
+TOOL = f"{Path(__file__).parent.parent / 'tools' / 'textual.py'}:Textual"
+
+
+def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> bool:
+    """Wait for a condition."""
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(host: LocalHost, kind: type, within_s: float = 20.0) -> Happening:
+    """Wait until something of a kind happens."""
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s:
+        for happening in host.poll(1.0):
+            if isinstance(happening, kind):
+                return happening
+    raise AssertionError(f"no {kind.__name__} within {within_s} s")
+
+
+@pytest.mark.parametrize("has_handles", [True, False])
+def test_an_end_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_handles: bool
+) -> None:  # W4
+    """Also where the kernel gives no descriptor that tells of it."""
+    if not has_handles:
+        monkeypatch.setattr(process_module, "_process_handle", lambda pid: -1)
+    paths = RunPaths(tmp_path)
+    paths.create()
+    host = LocalHost(paths, 1)
+    try:
+        pid = host.start("w1", ToolRef(TOOL, str(tmp_path), sys.executable), (cpu_slot(0),))
+        assert pid is not None
+        assert isinstance(until(host, FrameArrived), FrameArrived)
+        # Somebody else has the channel, so that it does not end with the process.
+        channel = os.dup(host._running["w1"].process.socket.fileno())
+        os.kill(pid, signal.SIGKILL)
+        started_s = time.monotonic()
+        end = until(host, WorkerGone)
+        assert isinstance(end, WorkerGone) and "killed by SIGKILL" in end.reason
+        assert time.monotonic() - started_s < 2
+        os.close(channel)
+    finally:
+        host.close(lambda end: None)
+        paths.remove_spools()
+
+
+def test_what_cannot_be_started_is_an_end_like_any_other(tmp_path: Path) -> None:  # W4
+    paths = RunPaths(tmp_path)
+    paths.create()
+    host = LocalHost(paths, 1)
+    try:
+        for python in ("/nowhere/python", "py\0thon"):
+            assert host.start("w1", ToolRef(TOOL, "", python), ()) is None
+            end = until(host, WorkerGone)
+            assert isinstance(end, WorkerGone) and "cannot start a worker" in end.reason
+    finally:
+        host.close(lambda end: None)
+        paths.remove_spools()
+
+
+def test_a_reaper_that_hangs_holds_nobody_up() -> None:  # W4
+    reaper = Reaper()
+    os.kill(reaper._process.pid, signal.SIGSTOP)
+    started_s = time.monotonic()
+    for group in range(20_000):
+        reaper.watch(group + 2**30, "mark")
+    assert time.monotonic() - started_s < 5
+    reaper.close()
+    assert time.monotonic() - started_s < 15
+
+
+KILLED = """
+import ctypes, os, signal, subprocess, sys, time
+from pathlib import Path
+from snakemake_executor_gpupool.hosts.reaper import Reaper
+
+room = Path(sys.argv[1])
+reaper = Reaper()
+(room / "spool").mkdir()
+(room / "spool" / "large").write_bytes(bytes(1000))
+reaper.remove_at_end(room / "spool")
+reaper.remove_at_end(room / "never-made")
+marked = {**os.environ, "GPUPOOL_PROCESS": "mark-of-one"}
+worker = subprocess.Popen(["sleep", "3602"], env=marked, start_new_session=True)
+daemon = subprocess.Popen(["sleep", "3602"], env=marked, start_new_session=True)
+reaper.watch(worker.pid, "mark-of-one")
+# A child that C code has forked has the reaper's pipe, and Python knows nothing of it.
+child = ctypes.CDLL(None).fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+(room / "pids").write_text(f"{worker.pid} {daemon.pid} {child} {reaper._process.pid}")
+time.sleep(0.2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_coordinator_leaves_is_cleared_up(tmp_path: Path) -> None:  # S10 W7
+    script = textwrap.dedent(KILLED)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    worker, daemon, child, reaper = map(int, (tmp_path / "pids").read_text().split())
+    try:
+        assert eventually(lambda: not is_alive(worker) and not is_alive(daemon))
+        assert eventually(lambda: not (tmp_path / "spool").exists())
+        assert eventually(lambda: not is_alive(reaper))
+        assert is_alive(child), "a process of the program's own is nobody else's to end"
+    finally:
+        os.kill(child, signal.SIGKILL)
