@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -80,8 +81,10 @@ class RunPaths:
         return str(self._staged.resolve())
 
     def worker_log(self, worker_id: str) -> Path:
-        """Return where a worker's standard output and error go."""
+        """Return where a worker's standard output and error go, each worker's to its own file."""
         safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in worker_id)
+        if safe != worker_id:  # others may come to the same name
+            safe += f"-{hashlib.sha256(worker_id.encode()).hexdigest()[:8]}"
         return self.workers / f"{safe}.log"
 
     def remove_staged(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from snakemake_executor_gpupool.scheduling.models.model import Model
 
@@ -18,7 +18,7 @@ class Progress:
         self._started_s = now_s
         self._interval_s = FIRST_INTERVAL_S
         self._due_s = now_s + FIRST_INTERVAL_S
-        self._last_done: dict[str, tuple[int, float]] = {}
+        self._last_done: dict[Hashable, tuple[int, float]] = {}
 
     def lines(self, models: Iterable[Model], now_s: float) -> list[str]:
         """Return a line for each tool at work, if it is time for one; else nothing."""
@@ -33,8 +33,8 @@ class Progress:
         return bool(model.waiting or model.in_flight)
 
     def _line(self, model: Model, now_s: float) -> str:
-        done, since_s = self._last_done.get(model.name, (0, self._started_s))
-        self._last_done[model.name] = (model.items_done, now_s)
+        done, since_s = self._last_done.get(model.key, (0, self._started_s))
+        self._last_done[model.key] = (model.items_done, now_s)
         rate = (model.items_done - done) / max(now_s - since_s, 1e-6)
         devices = ", ".join(sorted({d.name for w in model.alive for d in w.devices}))
         parts = [

@@ -59,8 +59,8 @@ EVENTS = {
     "batch_sent": "A micro-batch went to a worker: `batch`, `worker`, `items`, `tokens`, "
     "`longest_tokens`.",
     "batch_done": "Its results are back: `batch`, `worker`, `seconds`.",
-    "stage_done": "A dispatch through a chain has come through one of its models: `job`, `stage` "
-    "(from 0), `worker`.",
+    "stage_done": "A dispatch through a chain has come through one of its models: `job` (whose "
+    "items these were), `job_id` (of the chain's first job), `stage` (from 0), `worker`.",
     "dispatch_saved": "All that a job needs was there, made with what the job before it needed: "
     "`job`, `job_id`.",
     "out_of_memory": "A micro-batch did not fit and was halved: `worker`, `budget` (tokens, from "

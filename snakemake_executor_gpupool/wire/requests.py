@@ -44,7 +44,7 @@ class Request:
     job_id
         The pool's own number of the job, unique in the run.
     title
-        What messages call it: rule and wildcards.
+        What messages call it: rule and wildcards. Nothing is found by it: two jobs may share one.
     job
         The pickled :class:`~snakemake_executor_gpupool.tool_api.values.Job`, for workers alone.
     bare
@@ -60,6 +60,8 @@ class Request:
         1 for a job's first try; a later one also retries a model that could not be loaded.
     input_bytes
         Of its input files, as far as known.
+    identity
+        What tells the job from every other of the workflow; a guess has that of the job it is for.
     follow
         The jobs that read what this one writes, one after the other, as far as they can be
         told beforehand. They are guesses: their own requests, once their jobs are ready, count.
@@ -79,6 +81,7 @@ class Request:
     attempt: int = 1
     bare: bytes = b""
     input_bytes: int = 0
+    identity: tuple[str, ...] = ()
     follow: tuple[Request, ...] = ()
 
 

@@ -145,6 +145,8 @@ class World:
         self.finished_s: dict[str, float] = {}
         self._jobs: dict[int, tuple[str, list[FakeItem]]] = {}
         self.requests: dict[int, Request] = {}
+        #: What messages call a job, where that is not its number.
+        self.titles: dict[int, str] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._free_at: dict[str, float] = {}
@@ -194,7 +196,8 @@ class World:
         self._jobs[job_id] = (model, list(items))
         self.requests[job_id] = Request(
             job_id=job_id,
-            title=f"rule r (job={job_id})",
+            title=self.titles.get(job_id, f"rule r (job={job_id})"),
+            identity=(str(job_id),),
             tool=ToolRef(tool, "", "python"),
             job=str(job_id).encode(),
             params=model.encode(),

@@ -173,6 +173,17 @@ def test_a_job_that_comes_before_its_results_waits_for_them() -> None:  # M1
     assert len(world.computed) == STAGES
 
 
+def test_jobs_that_messages_call_the_same_are_told_apart() -> None:  # M1
+    """Wildcards may have in them what a title puts between two of them."""
+    world = pipeline(seconds_per_cost=10.0)
+    world.titles = {100 * row + stage: f"rule r{stage}" for row in (1, 2, 3) for stage in range(3)}
+    for number in (1, 2, 3):
+        world.row(number, [f"r{number}"])
+    world.run(until_s=1e4)
+    assert all_succeeded(world) and world.scheduler.is_quiet
+    assert world.counts == {"merged": 3, "saved": 6}
+
+
 def test_results_that_nobody_claims_are_counted() -> None:  # M1
     world = pipeline(release_s=1e12)
     world.row(1, ["a", "b"])

@@ -44,6 +44,12 @@ def title(job: Any) -> str:
     return f"rule {job.rule.name}" + (f" ({wildcards})" if wildcards else "")
 
 
+def identity(job: Any) -> tuple[str, ...]:
+    """Return what tells a job from every other of its workflow, a guess of it included."""
+    wildcards = sorted(job.wildcards_dict.items())
+    return (job.rule.name, *(str(part) for pair in wildcards for part in pair))
+
+
 def tool_spec(job: Any) -> str | None:
     """Return what a job's rule gave as ``gpupool_tool``, as a resource or a param."""
     spec = job.resources.get(TOOL) or job.params.get(TOOL)
@@ -127,6 +133,7 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         timeout_s=_minutes(job.resources.get("runtime")),
         attempt=job.attempt,
         input_bytes=input_bytes(plain.input),
+        identity=identity(job),
     )
 
 

@@ -11,6 +11,7 @@ longer, or has no process, keeps nothing waiting: others write instead.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
@@ -88,8 +89,9 @@ class Filing:
 
     def _short_name(self, ref: ToolRef) -> str:
         name = str(ref).rpartition(":")[2].rpartition("/")[2]
-        taken = sum(state.name.partition("~")[0] == name for state in self._tools.values())
-        return f"{name}~{taken + 1}" if taken else name
+        taken = {state.name for state in self._tools.values()}
+        others = (f"{name}~{number}" for number in itertools.count(2))
+        return next(each for each in itertools.chain([name], others) if each not in taken)
 
     def owns(self, worker_id: str) -> bool:
         """Tell whether a process is one for files."""

@@ -34,6 +34,8 @@ from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
+Identity = tuple[str, ...]
+
 #: Bounds of what is staged for jobs yet to come; beyond them the oldest goes.
 MOST_STAGED_BYTES = 1024**3
 MOST_STAGED = 10_000
@@ -71,10 +73,10 @@ class Chains:
         self._spec_for = spec_for
         self._recall = recall
         self._filing = filing
-        self._expected: dict[str, ChainUnit] = {}
-        self._held: dict[str, JobState] = {}
-        # By the title of a job yet to come; the oldest first.
-        self._claims: OrderedDict[str, Claim] = OrderedDict()
+        # All by the identity of a job yet to come; of the claims the oldest is first.
+        self._expected: dict[Identity, ChainUnit] = {}
+        self._held: dict[Identity, JobState] = {}
+        self._claims: OrderedDict[Identity, Claim] = OrderedDict()
         self._staged_bytes = 0
         self._arrivals = 0
         self.counts: Counter[str] = Counter()
@@ -83,11 +85,11 @@ class Chains:
     # -- jobs --------------------------------------------------------------------
     def arrived(self, job: JobState) -> None:
         """Have a job done that is ready, unless a chain is about to bring what it needs."""
-        title = job.request.title
-        if title in self._expected:
-            self._held[title] = job
+        identity = job.request.identity
+        if identity in self._expected and identity not in self._held:
+            self._held[identity] = job
             return
-        claim = self._unclaim(title)
+        claim = self._unclaim(identity)
         if claim is not None and claim.is_for(job.request):
             self._filing.publish(job, claim)
             return
@@ -105,9 +107,9 @@ class Chains:
 
     def _stage_claim(self, claim: Claim) -> None:
         """Keep what was staged for a job yet to come, within the bound."""
-        stale = self._unclaim(claim.guess.title)
+        stale = self._unclaim(claim.guess.identity)
         dropped = [] if stale is None else [stale]
-        self._claims[claim.guess.title] = claim
+        self._claims[claim.guess.identity] = claim
         self._staged_bytes += claim.size_bytes
         while self._staged_bytes > MOST_STAGED_BYTES or len(self._claims) > MOST_STAGED:
             oldest = self._unclaim(next(iter(self._claims)))
@@ -115,8 +117,8 @@ class Chains:
         for each in dropped:
             self._outbox.put(Unstage(each.paths))
 
-    def _unclaim(self, title: str) -> Claim | None:
-        claim = self._claims.pop(title, None)
+    def _unclaim(self, identity: Identity) -> Claim | None:
+        claim = self._claims.pop(identity, None)
         self._staged_bytes -= claim.size_bytes if claim is not None else 0
         return claim
 
@@ -154,7 +156,7 @@ class Chains:
         job.all_read, job.phase = True, Phase.MERGED
         chain = self._chain(job, home, links, parts)
         model.places += len(job.units)
-        self._expected.update((link.request.title, chain) for link in links[1:])
+        self._expected.update((link.request.identity, chain) for link in links[1:])
         self._dispatch.add(model, [chain], now_s)
         return True
 
@@ -304,7 +306,10 @@ class Chains:
         chain.stages_done += 1
         chain.is_over = chain.stages_done == len(chain.links)
         name = worker.worker_id
-        self._outbox.note("stage_done", job=link.request.title, stage=stage, worker=name)
+        first_id = chain.job.request.job_id
+        self._outbox.note(
+            "stage_done", job=link.request.title, job_id=first_id, stage=stage, worker=name
+        )
         if stage == 0:
             self._first_done(chain, list(found.values()), share_s, worker)
             return
@@ -353,11 +358,11 @@ class Chains:
 
     def _let_go(self, chain: ChainUnit, stage: int) -> None:
         """Read the job of a stage, should it have come already: nothing more of it is expected."""
-        title = chain.links[stage].request.title
-        if self._expected.get(title) is not chain:
+        identity = chain.links[stage].request.identity
+        if self._expected.get(identity) is not chain:
             return
-        del self._expected[title]
-        job = self._held.pop(title, None)
+        del self._expected[identity]
+        job = self._held.pop(identity, None)
         if job is not None and self._jobs.get(job.request.job_id) is job:
             self.arrived(job)
 
