@@ -11,6 +11,7 @@ Each ready job takes one of four ways::
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import signal
@@ -29,8 +30,10 @@ from snakemake_executor_gpupool.devices.hidden import hide_devices, show_devices
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.snakemake.checks import check_start
+from snakemake_executor_gpupool.frontends.snakemake.cores import bound_threads, cpu_budget
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, group_devices
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
+from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     device_request,
@@ -42,7 +45,6 @@ from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import (
     Machines,
     PoolConfig,
-    available_cores,
     build_config,
 )
 from snakemake_executor_gpupool.runtime.pool import Pool
@@ -73,6 +75,8 @@ class Executor(RealExecutor):
     def __post_init__(self) -> None:
         from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LocalLane
 
+        # Whoever calls Snakemake's API need not give any.
+        self.executor_settings: Any = self.workflow.executor_settings or ExecutorSettings()
         self._ids = itertools.count(1)
         self._done: dict[int, Done] = {}
         self._leased: dict[int, Any] = {}
@@ -87,6 +91,8 @@ class Executor(RealExecutor):
             if self._cluster is not None:
                 self._cluster.host.close(lambda end: None)
             raise
+        on_nodes = self._cluster is not None and self.executor_settings.cpu_rules == "cluster"
+        bound_threads(self.workflow, self._cores, self.logger, elsewhere=on_nodes)
         callbacks = Callbacks(self._report, self._grant, self._broken, self.logger.info)
         machines = (self._cluster.paths, self._cluster.host) if self._cluster else None
         self._pool = Pool(config, callbacks, machines)
@@ -97,7 +103,7 @@ class Executor(RealExecutor):
             self._pool.watch_process,
             self._pool.forget_process,
         )
-        merges = self.workflow.executor_settings.merge != "off"
+        merges = self.executor_settings.merge != "off"
         self._serving = Serving(
             self.workflow, self._pool, self._expect, self._report, merges=merges
         )
@@ -107,7 +113,7 @@ class Executor(RealExecutor):
         self._shows_devices.callback(show_devices)
 
     def _configure(self) -> PoolConfig:
-        settings = self.workflow.executor_settings
+        settings = self.executor_settings
         try:
             config = build_config(
                 run_root=Path(self.workflow.persistence.path) / "gpupool",
@@ -116,10 +122,7 @@ class Executor(RealExecutor):
                 offload_strategy=settings.offload_strategy,
                 # A flag can only say yes; without it the environment decides.
                 allow_multiple_per_device=settings.allow_multiple_per_device or None,
-                dispatch=DispatchConfig(
-                    batch_window_s=settings.batch_window,
-                    idle_timeout_s=settings.idle_timeout,
-                ),
+                dispatch=dispatch_config(settings),
                 cache=settings.cache,
                 find=self._bring_up_cluster if settings.cluster else None,
             )
@@ -316,13 +319,12 @@ class Executor(RealExecutor):
         )
 
 
-def cpu_budget(workflow: Any) -> int:
-    """Return how many threads jobs may use: ``--cores``, else ``--local-cores``, else all."""
-    settings = workflow.resource_settings
-    for given in (settings.cores, getattr(settings, "local_cores", None)):
-        if given and given < os.sysconf("SC_NPROCESSORS_ONLN") * 64:
-            return int(given)
-    return available_cores()
+def dispatch_config(settings: ExecutorSettings) -> DispatchConfig:
+    """Return how work is dispatched, as far as the options say something of it."""
+    config = DispatchConfig(idle_timeout_s=settings.idle_timeout)
+    if settings.batch_window is None:
+        return config
+    return dataclasses.replace(config, batch_window_s=settings.batch_window)
 
 
 def note_in_log(job: Any, message: str) -> None:

@@ -30,6 +30,7 @@ from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from snakemake_executor_gpupool.devices.hidden import own_environment
 from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs
 
 #: How many later jobs may overtake one that does not fit the free threads.
 MOST_OVERTAKES = 32
@@ -189,6 +190,20 @@ class LocalLane(LocalExecutor):
 
     # -- children --------------------------------------------------------------------
     def _spawn(self, lane_job: LaneJob) -> None:
+        job = lane_job.job
+        updated = UpdatedOutputs(self.workflow.persistence, job.jobs if job.is_group() else [job])
+        try:
+            self._run_child(lane_job)
+        except NodeLost:
+            updated.put_back()
+            raise
+        except BaseException:
+            updated.hand_over()
+            raise
+        finally:
+            updated.forget()
+
+    def _run_child(self, lane_job: LaneJob) -> None:
         command = self.format_job_exec(lane_job.job)
         if lane_job.elsewhere is not None:
             check_exit(lane_job.elsewhere(command))
@@ -219,8 +234,13 @@ class LocalLane(LocalExecutor):
         return {name: declared[name] for name in declared if name not in visible_env(())}
 
     def get_job_args(self, job: Any, **kwargs: Any) -> str:
-        """Give the child as many cores as the job has threads."""
-        return str(super().get_job_args(job, cores=max(int(job.threads), 1), **kwargs))
+        """Give the child as many cores as the job has threads, and have it try once.
+
+        Its ``--retries 0`` is the default for rules that say nothing. What they say themselves
+        goes before it, unless they count as preemptible.
+        """
+        arguments = super().get_job_args(job, cores=max(int(job.threads), 1), **kwargs)
+        return f"{arguments} --preemptible-rules --preemptible-retries 0"
 
     @property
     def job_specific_local_groupid(self) -> bool:

@@ -1,0 +1,48 @@
+"""How many threads jobs may use together, and how many a rule gets of those that it asks for."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from snakemake_executor_gpupool.runtime.config import available_cores
+
+#: Snakemake's own resource that has a job's threads.
+THREADS = "_cores"
+
+
+def cpu_budget(workflow: Any) -> int:
+    """Return how many threads jobs may use: ``--cores``, else ``--local-cores``, else all."""
+    settings = workflow.resource_settings
+    for given in (settings.cores, getattr(settings, "local_cores", None)):
+        if given and given < os.sysconf("SC_NPROCESSORS_ONLN") * 64:
+            return int(given)
+    return available_cores()
+
+
+def bound_threads(workflow: Any, cores: int, logger: Any, *, elsewhere: bool) -> None:
+    """Have rules claim no more threads than there are, where ``--cores`` was not given.
+
+    With ``--cores``, Snakemake does so itself. Without, it takes the machine that jobs run on for
+    one that it knows nothing of.
+
+    Parameters
+    ----------
+    cores
+        How many there are.
+    elsewhere
+        Whether rules run on nodes of a cluster, which may have more.
+    """
+    if workflow.resource_settings.cores is not None:
+        return
+    for rule in workflow.rules:
+        # It gets all that there is, of which nobody has said how much it is.
+        if rule.is_handover and rule.resources[THREADS].raw is None:
+            rule.resources[THREADS] = cores
+    if elsewhere:
+        return
+    workflow.global_resources[THREADS] = cores
+    logger.info(
+        f"gpupool: jobs use up to {cores} cores (set it with --cores); rules that claim more "
+        "threads are scaled down"
+    )
