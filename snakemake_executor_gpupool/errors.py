@@ -7,6 +7,7 @@
     │   └── DeviceStringError    not a device string
     ├── ImpossibleRequest    no amount of waiting can satisfy a device request
     ├── UnknownTool          no tool answers to a rule's ``gpupool_tool``
+    ├── PoolEnded            the pool takes no work any more: it is closed, or has failed
     ├── ProtocolError        a worker answered what nobody asked, or what makes no sense
     └── WorkerStartError     a worker process could not be started
 
@@ -33,6 +34,10 @@ class ImpossibleRequest(GpupoolError):
 
 class UnknownTool(GpupoolError):
     """No tool answers to the name that a rule gave in ``gpupool_tool``."""
+
+
+class PoolEnded(GpupoolError):
+    """The pool takes no work any more: it was closed, has failed, or is another process's."""
 
 
 class ProtocolError(GpupoolError):

@@ -28,7 +28,7 @@ RESOURCES = {
 EVENTS = {
     "run_started": "The pool is open: `devices`, `simulated`.",
     "run_ended": "The pool is closed: `wall_s`.",
-    "pool_failed": "The pool itself failed, which is a bug: `error`.",
+    "pool_failed": "The pool itself failed, which is a bug: `error`, `traceback`.",
     "job_submitted": "A served job is ready: `job` (rule and wildcards), `job_id`.",
     "job_done": "Its outputs are in place: `job`, `job_id`.",
     "job_failed": "It has failed: `job`, `job_id`, `error`.",

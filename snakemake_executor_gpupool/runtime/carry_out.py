@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +68,8 @@ class Actions:
         Where results are kept across runs; None: nowhere.
     staged
         Where chains stage outputs.
-    callbacks, outgoing
-        Whom to tell, and the queue of what the reporting thread is to tell them.
+    callbacks, tell
+        Whom to tell, and what has the reporting thread do so.
     """
 
     def __init__(
@@ -80,14 +79,14 @@ class Actions:
         store: ResultStore | None,
         staged: str,
         callbacks: Callbacks,
-        outgoing: queue.SimpleQueue[Callable[[], None] | None],
+        tell: Callable[[Callable[[], None]], None],
     ) -> None:
         self._host = host
         self._events = events
         self._store = store
         self._staged = staged
         self._callbacks = callbacks
-        self._outgoing = outgoing
+        self._tell = tell
 
     def carry_out(self, effect: Effect) -> None:
         """Do what one effect says."""
@@ -101,9 +100,9 @@ class Actions:
             case PublishJob():
                 self._send_publish(effect)
             case Unstage(paths=paths):
-                self._outgoing.put(lambda: remove(self._where(paths)))
+                self._tell(lambda: remove(self._where(paths)))
             case Report(report=report):
-                self._outgoing.put(lambda: self._callbacks.report(report))
+                self._tell(lambda: self._callbacks.report(report))
             case GrantLease():
                 self._grant(effect)
             case Note(event=event, fields=fields):
@@ -182,9 +181,7 @@ class Actions:
 
     def _grant(self, effect: GrantLease) -> None:
         environment = visible_env(effect.devices)
-        self._outgoing.put(
-            lambda: self._callbacks.leased(effect.job_id, effect.devices, environment)
-        )
+        self._tell(lambda: self._callbacks.leased(effect.job_id, effect.devices, environment))
 
 
 def map_chains(effect: RunChains) -> list[dict[str, Any]]:

@@ -8,23 +8,23 @@
 
 Reports have their own thread because whoever takes them may be slow: Snakemake holds its
 lock while it looks after finished jobs, and a device must not wait for that.
+
+Whatever fails, on whichever thread, goes through one door, :meth:`Pool.fail`: the first cause
+is kept, workers end, every job in flight is reported as failed, and ``broken`` is told why.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocator import Allocator
-from snakemake_executor_gpupool.devices.claims import Claims, Refusal
-from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.errors import ConfigError, ProtocolError
+from snakemake_executor_gpupool.errors import ConfigError, PoolEnded, ProtocolError
 from snakemake_executor_gpupool.hosts.base import (
     DevicesExpected,
     DevicesJoined,
@@ -42,13 +42,21 @@ from snakemake_executor_gpupool.records.progress import Progress, closing_line
 from snakemake_executor_gpupool.records.result_store import ResultStore, bound_from
 from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig
+from snakemake_executor_gpupool.runtime.inbox import Inbox
+from snakemake_executor_gpupool.runtime.reporter import Reporter
+from snakemake_executor_gpupool.runtime.sharing import Sharing
+from snakemake_executor_gpupool.runtime.summary import summarize
 from snakemake_executor_gpupool.scheduling.answers import Answers
 from snakemake_executor_gpupool.scheduling.demand import demand_of
+from snakemake_executor_gpupool.scheduling.effects import Note, Report
 from snakemake_executor_gpupool.scheduling.scheduler import LeaseRequest, Scheduler
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import Request
 from snakemake_executor_gpupool.wire.spool import Discards, remove_file
+
+#: How long the last reports may take once everything has ended.
+FAREWELL_S = 10.0
 
 
 class Pool:
@@ -103,24 +111,27 @@ class Pool:
         # A network file system takes its time, which the run loop has not.
         self._discards = Discards(self._remove_later if self.paths.is_shared else remove_file)
         self._answers = Answers(self._scheduler, self.paths.spools, self._host.moved_away)
-        self._claims = Claims(os.environ)
-        self._scheduler.dispatch.claim = self._claim
+        self._sharing = Sharing(os.environ, self._allocator, self._host.pids, self._say)
+        self._scheduler.dispatch.claim = self._sharing.claim
         self._scheduler.dispatch.time_left_s = self._host.time_left_s
-        self._refusals_said: set[str] = set()
         self._events = EventLog(self.paths.events)
         self._has_lost_events = False
-        self._inbox: queue.SimpleQueue[Callable[[float], None]] = queue.SimpleQueue()
-        self._outgoing: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._inbox = Inbox(self._host.wake)
+        self._reporter = Reporter(self.fail)
         self._actions = Actions(
-            self._host, self._events, self._store, self.paths.staged, callbacks, self._outgoing
+            self._host, self._events, self._store, self.paths.staged, callbacks, self._reporter.put
         )
         self._closing = threading.Event()
+        self._closed = False
+        self._refusal = ""
+        self._pid = os.getpid()
+        self._guard = threading.Lock()
+        #: Why the run ends before its time.
+        self._cause: BaseException | None = None
         self._started_s = time.monotonic()
         self._progress = Progress(self._started_s)
         self._last_tick_s = self._started_s
         self._loop = threading.Thread(target=self._run, name="gpupool", daemon=True)
-        self._reporter = threading.Thread(target=self._report_all, name="gpupool-reports")
-        self._reporter.daemon = True
         self._note_start()
         if self._profile.warning:
             self._say(f"gpupool: {self._profile.warning}")
@@ -140,27 +151,41 @@ class Pool:
 
     # -- called from any thread ----------------------------------------------------
     def submit(self, requests: Sequence[Request]) -> None:
-        """Serve jobs. Returns at once."""
+        """Serve jobs. Returns at once.
+
+        Raises
+        ------
+        PoolEnded
+            The pool has been closed, or has failed; the message says why. So do ``submit_items``
+            and ``lease``.
+        """
 
         def act(now_s: float) -> None:
             for request in requests:
                 self._scheduler.submit(request, now_s)
 
-        self._post(act)
+        self._post_work(act)
 
     def submit_items(
         self, request: Request, info: dict[str, Any], meta: dict[str, Any], payloads: list[Blob]
     ) -> None:
         """Serve items that are in memory; the report's details have the results."""
-        self._post(lambda now_s: self._scheduler.submit_items(request, info, meta, payloads, now_s))
+        self._inbox.post(
+            lambda now_s: self._scheduler.submit_items(request, info, meta, payloads, now_s)
+        )
+
+    def _post_work(self, act: Callable[[float], None]) -> None:
+        if self._refusal and self._cause is None:
+            raise PoolEnded(self._refusal)
+        self._inbox.post(act)
 
     def take_back(self, job_id: int) -> None:
         """Say that a call's results have been read."""
-        self._post(lambda now_s: self._scheduler.jobs.take_back(job_id))
+        self._inbox.post_if_open(lambda now_s: self._scheduler.jobs.take_back(job_id))
 
     def lease(self, request: LeaseRequest) -> None:
         """Ask for devices for a job that runs by itself. Returns at once."""
-        self._post(lambda now_s: self._scheduler.lease(request, now_s))
+        self._post_work(lambda now_s: self._scheduler.lease(request, now_s))
 
     def lease_done(self, job_id: int) -> None:
         """Give a lease back."""
@@ -169,39 +194,61 @@ class Pool:
             self._scheduler.lease_done(job_id, now_s)
             self._look_around(now_s)
 
-        self._post(act)
+        self._inbox.post_if_open(act)
 
     def cancel(self, reason: str) -> None:
-        """Fail every served job in flight and end every worker at once."""
+        """Fail every job that is served or waits for devices, end every worker, take no more."""
+        self._refusal = f"the run was {reason}"
 
         def act(now_s: float) -> None:
             self._scheduler.cancel(reason)
             self._host.stop_all(force=True)
 
-        self._post(act)
+        self._inbox.post_if_open(act)
 
     def watch_process(self, group: int) -> None:
         """Have a process group killed should this process be."""
-        self._post(lambda now_s: self._host.watch(group))
+        self._inbox.post_if_open(lambda now_s: self._host.watch(group))
 
     def forget_process(self, group: int) -> None:
         """A watched process group has ended."""
-        self._post(lambda now_s: self._host.forget(group))
+        self._inbox.post_if_open(lambda now_s: self._host.forget(group))
 
-    def _post(self, act: Callable[[float], None]) -> None:
-        self._inbox.put(act)
+    def fail(self, error: BaseException) -> None:
+        """End the run: something that it cannot do without has failed. Returns at once."""
+        with self._guard:
+            if self._cause is not None:
+                return
+            self._cause = error
+        self._inbox.close(f"the pool has failed: {printable(error) or type(error).__name__}")
+        self._closing.set()
         self._host.wake()
 
     def close(self) -> dict[str, Any]:
-        """End every worker, write the summary, say the closing line; return the summary."""
-        if not self._closing.is_set():
+        """End every worker, write the summary, say the closing line; return the summary.
+
+        In a forked child nothing happens: all of it is the parent's.
+        """
+        if os.getpid() != self._pid:
+            return {}
+        if not self._closed:
+            self._closed = True
+            self._inbox.close("the pool is closed")
             self._closing.set()
             self._host.wake()
             self._loop.join()
-            self._outgoing.put(None)
-            if threading.current_thread() is not self._reporter:
-                self._reporter.join(timeout=10.0)
+            # Not before: jobs that were leased devices may have gone on after the pool had failed.
+            self._sharing.close()
+            self._reporter.close(FAREWELL_S)
         return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures of the run so far, as ``summary.json`` has them."""
+        return self._inbox.ask(self._summary)
+
+    def allocation_map(self) -> dict[str, list[str]]:
+        """Return who is on each device, by the device's name."""
+        return self._inbox.ask(self._allocator.allocation_map)
 
     # -- the loop --------------------------------------------------------------------
     def _run(self) -> None:
@@ -209,19 +256,18 @@ class Pool:
             while not self._closing.is_set():
                 self._turn()
         except BaseException as error:
-            self._events.write("pool_failed", {"error": repr(error)})
-            self._host.stop_all(force=True)
-            self._outgoing.put(lambda error=error: self._callbacks.broken(error))  # type: ignore[misc]
-        finally:
+            self.fail(error)
+        try:
             self._end()
+        finally:
+            self._inbox.over()
 
     def _turn(self) -> None:
         now_s = time.monotonic()
         for happening in self._host.poll(self._scheduler.next_wake_s(now_s) - now_s):
             self._happened(happening, time.monotonic())
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._inbox.get_nowait()(time.monotonic())
+        for act in self._inbox.take():
+            act(time.monotonic())
         self._tick(time.monotonic())
         self._act()
 
@@ -235,27 +281,8 @@ class Pool:
             for line in self._progress.lines(self._scheduler.dispatch.models.values(), now_s):
                 self._say(line)
 
-    # -- devices that other processes want, too --------------------------------------
-    def _claim(self, devices: tuple[Device, ...]) -> Refusal | None:
-        # Those of other machines are claimed there, by whoever offers them.
-        here = [device for device in devices if not device.host]
-        refusal = self._claims.take(here, ours=self._host.pids())
-        if refusal is not None and refusal.why not in self._refusals_said:
-            self._refusals_said.add(refusal.why)
-            self._say(f"gpupool: {refusal.why}; waiting for it")
-        return refusal
-
     def _look_around(self, now_s: float) -> None:
-        """Let go of what nobody of ours is on; see what others let go of, or wait for."""
-        on = self._allocator.allocation_map()
-        self._claims.keep_only(name for name, owners in on.items() if owners)
-        if not self._allocator.snapshot().waiting:
-            self._claims.forget_refused()
-        elif self._claims.refused:
-            for name in self._claims.given_back(ours=self._host.pids()):
-                self._scheduler.dispatch.given_back(name, now_s)
-        for device in self._claims.wanted():
-            self._scheduler.dispatch.make_room(device.name)
+        self._sharing.look_around(self._scheduler.dispatch, now_s)
 
     def _happened(self, happening: Happening, now_s: float) -> None:
         if isinstance(happening, FrameArrived):
@@ -306,7 +333,7 @@ class Pool:
         self._flush_events()
 
     def _remove_later(self, path: str) -> None:
-        self._outgoing.put(lambda: remove_file(path))
+        self._reporter.put(lambda: remove_file(path))
 
     def _flush_events(self) -> None:
         self._events.flush()
@@ -317,25 +344,50 @@ class Pool:
 
     def _say(self, line: str) -> None:
         text = printable(line)
-        self._outgoing.put(lambda: self._callbacks.log(text))
-
-    # -- the reporting thread ------------------------------------------------------------
-    def _report_all(self) -> None:
-        while True:
-            tell = self._outgoing.get()
-            if tell is None:
-                return
-            tell()
+        self._reporter.put(lambda: self._callbacks.log(text))
 
     # -- the end ---------------------------------------------------------------------------
     def _end(self) -> None:
-        stuck = self._host.close(on_end=self._note_exit)
-        self._claims.close()
-        for worker in stuck:
+        """Come to an end, whatever else fails on the way there."""
+        self._attempt(self._give_up)
+        self._attempt(self._end_workers)
+        self._attempt(self._report_rest)
+        self._attempt(self._write_summary)
+        self._attempt(self._events.close)
+        self._attempt(self._remove_files)
+        if self._cause is not None:
+            error = self._cause
+            self._reporter.put(lambda: self._callbacks.broken(error))
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except BaseException as error:
+            self.fail(error)
+
+    def _give_up(self) -> None:
+        """After a failure: report every job in flight, as far as there is still order."""
+        if self._cause is None:
+            return
+        fields = {"error": repr(self._cause), "traceback": story_of(self._cause)}
+        self._events.write("pool_failed", fields)
+        self._host.stop_all(force=True)
+        self._scheduler.cancel(f"gpupool itself failed: {self._cause!r}")
+
+    def _end_workers(self) -> None:
+        for worker in self._host.close(on_end=self._note_exit):
             self._say(f"gpupool: worker {worker} cannot be ended; its device may stay occupied")
-        summary = self.summary()
+
+    def _report_rest(self) -> None:
+        """Carry out what has still to be told; there is nobody left to do anything else."""
+        for effect in self._scheduler.outbox.take():
+            if isinstance(effect, (Report, Note)):
+                self._actions.carry_out(effect)
+        self._flush_events()
+
+    def _write_summary(self) -> None:
+        summary = self._summary()
         self._events.write("run_ended", {"wall_s": summary["wall_s"]})
-        self._events.close()
         try:
             write_summary(self.paths.summary, summary)
         except OSError as error:
@@ -343,36 +395,20 @@ class Pool:
         for model in self._scheduler.dispatch.models.values():
             self._profile.note(model.profile_key, model.figures())
         self._profile.save()
+        if summary["jobs_served"] or summary["jobs_failed"]:
+            self._say(closing_line(summary))
+
+    def _remove_files(self) -> None:
         self.paths.remove_spools()
         self.paths.remove_staged()
         if self._store is not None:
             self._store.clean_up()
-        if summary["jobs_served"] or summary["jobs_failed"]:
-            self._say(closing_line(summary))
 
-    def summary(self) -> dict[str, Any]:
-        """Return the figures of the run so far, as ``summary.json`` has them."""
-        scheduler, dispatch = self._scheduler, self._scheduler.dispatch
+    def _summary(self) -> dict[str, Any]:
         wall_s = time.monotonic() - self._started_s
-        return {
-            "jobs_served": scheduler.jobs.served,
-            "jobs_failed": scheduler.jobs.failed,
-            "items": scheduler.ledger.items,
-            "items_unique": scheduler.ledger.unique,
-            "items_reused": scheduler.ledger.reused,
-            "model_loads": dispatch.counts["model_loads"],
-            "chains_merged": scheduler.chains.counts["merged"],
-            "dispatches_saved": scheduler.chains.counts["saved"],
-            "guesses_unclaimed": scheduler.ledger.guesses - scheduler.ledger.claimed,
-            "evictions": dispatch.counts["evictions"],
-            "offloads": dispatch.counts["offloads"],
-            "worker_crashes": dispatch.counts["worker_crashes"],
-            "bytes_in_messages": self._host.carried.in_messages,
-            "bytes_in_files": self._host.carried.in_files,
-            "wall_s": round(wall_s, 3),
-            "simulated": any(device.simulated for device in self._allocator.all_devices),
-            "devices": {
-                device.name: {"busy_s": round(dispatch.busy_s[device.name], 3)}
-                for device in self._allocator.all_devices
-            },
-        }
+        return summarize(self._scheduler, self._allocator, self._host.carried, wall_s)
+
+
+def story_of(error: BaseException) -> str:
+    """Return an error's traceback."""
+    return "".join(traceback.format_exception(error))[-8000:]

@@ -97,6 +97,8 @@ class Scheduler:
         self._allocator = allocator
         self._recall = recall
         self._leases: dict[str, LeaseRequest] = {}
+        #: Those of them that have their devices.
+        self._running: set[str] = set()
         self._arrivals = 0
 
     # -- served jobs -----------------------------------------------------------
@@ -372,6 +374,7 @@ class Scheduler:
         """The leased job has ended."""
         ask_id = f"job{job_id}"
         request = self._leases.pop(ask_id, None)
+        self._running.discard(ask_id)
         if request is not None:
             self.outbox.note("lease_released", job=request.title, job_id=job_id)
             self.dispatch.apply(self._allocator.gone(ask_id, now_s), now_s)
@@ -380,6 +383,7 @@ class Scheduler:
     def _lease_effect(self, effect: AllocatorEffect) -> None:
         if isinstance(effect, Granted) and effect.ask_id in self._leases:
             request = self._leases[effect.ask_id]
+            self._running.add(effect.ask_id)
             names = [device.name for device in effect.devices]
             self.outbox.note(
                 "lease_granted", job=request.title, job_id=request.job_id, devices=names
@@ -392,10 +396,14 @@ class Scheduler:
 
     # -- the end ---------------------------------------------------------------------
     def cancel(self, reason: str) -> None:
-        """Fail every job in flight."""
+        """Fail every job in flight, and every one that waits for devices."""
         for job_id in self.jobs.ids():
             job = self.jobs[job_id]
             self.jobs.fail(job, f"{job.request.title}: {reason}")
+        for ask_id in [ask_id for ask_id in self._leases if ask_id not in self._running]:
+            request = self._leases.pop(ask_id)
+            message = printable(f"{request.title}: {reason}")
+            self.outbox.put(Report(JobReport(request.job_id, message)))
 
     @property
     def is_quiet(self) -> bool:

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +27,13 @@ from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMo
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.devices.hidden import hide_devices, show_devices
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.errors import ConfigError, PoolEnded
 from snakemake_executor_gpupool.frontends.snakemake.checks import check_start
 from snakemake_executor_gpupool.frontends.snakemake.cores import bound_threads, cpu_budget
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, group_devices
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
+from snakemake_executor_gpupool.frontends.snakemake.signals import Signals
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     device_request,
@@ -65,8 +65,6 @@ common_settings = CommonSettings(
 
 #: How many jobs are made ready before the pool hears of them.
 JOBS_AT_ONCE = 64
-#: How long children may take to end before they are killed.
-CANCEL_GRACE_S = 5.0
 
 
 class Executor(RealExecutor):
@@ -81,7 +79,6 @@ class Executor(RealExecutor):
         self._done: dict[int, Done] = {}
         self._leased: dict[int, Any] = {}
         self._lock = threading.Lock()
-        self._signals_caught = False
         self._cores = cpu_budget(self.workflow)
         self._cluster: Any = None
         config = self._configure()
@@ -102,7 +99,9 @@ class Executor(RealExecutor):
             self._cores,
             self._pool.watch_process,
             self._pool.forget_process,
+            self._pool.fail,
         )
+        self._signals = Signals(self._terminate, self._lane.kill, self._progress)
         merges = self.executor_settings.merge != "off"
         self._serving = Serving(
             self.workflow, self._pool, self._expect, self._report, merges=merges
@@ -154,7 +153,7 @@ class Executor(RealExecutor):
 
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take the whole set of ready jobs; returns without waiting for any."""
-        self._catch_sigterm()
+        self._signals.catch()
         # Snakemake hands them out in no order of its own; what starts first is ours to say.
         jobs = sorted(jobs, key=lambda job: -job.priority)
         for start in range(0, len(jobs), JOBS_AT_ONCE):
@@ -196,47 +195,33 @@ class Executor(RealExecutor):
         self._serving.shutdown()
         self._pool.close()
         self._shows_devices.close()
+        self._signals.over()
 
     def cancel(self) -> None:
         """End every worker and child; what they were at is not finished."""
+        self._signals.ending()
         with self._lock:
             self._done.clear()
         self._lane.cancel()
         self._pool.cancel("cancelled")
         self._serving.shutdown(wait=False)
-        killer = self._kill_later()
-        self._pool.close()
+        killer = self._signals.kill_later()
+        # Before the pool lets go of the devices that these children were leased.
         self._lane.pool.shutdown()
+        self._pool.close()
         self._shows_devices.close()
         killer.cancel()
+        self._signals.over()
 
-    def _catch_sigterm(self) -> None:
-        """Make SIGTERM end the jobs in flight, where Snakemake alone would wait for them."""
-        if self._signals_caught or threading.current_thread() is not threading.main_thread():
-            return
-        self._signals_caught = True
-        before = signal.getsignal(signal.SIGTERM)
+    def _terminate(self, reason: str) -> None:
+        """End the jobs in flight, all of which are reported; called on any thread."""
+        self._pool.cancel(reason)
+        self._lane.cancel(reports_waiting=True)
 
-        def terminate(number: int, frame: Any) -> None:
-            # Snakemake's handler takes locks that the interrupted main thread may hold.
-            threading.Thread(target=self._terminate, args=(before,), daemon=True).start()
-
-        signal.signal(signal.SIGTERM, terminate)
-
-    def _terminate(self, before: Any) -> None:
-        if callable(before):
-            before(signal.SIGTERM, None)
-        self._pool.cancel("ended by SIGTERM")
-        self._lane.cancel()
-        self._kill_later()
-
-    def _kill_later(self) -> threading.Timer:
-        """Kill the children that have not ended when their time to do so is up."""
-        killer = threading.Timer(CANCEL_GRACE_S, self._lane.kill)
-        # The threads that wait for these children keep the process up; this must not.
-        killer.daemon = True
-        killer.start()
-        return killer
+    def _progress(self) -> tuple[int, ...]:
+        """Return how far the run is: numbers that change while it gets on."""
+        scheduler = self.workflow.scheduler
+        return scheduler.finished_jobs, len(scheduler.running), len(self._done), self._lane.running
 
     # -- ways ----------------------------------------------------------------------------
     def _lease(self, job: Any, spec: Any, done: Done) -> None:
@@ -244,24 +229,27 @@ class Executor(RealExecutor):
         with self._lock:
             self._leased[job_id] = job
         vram = job.resources.get("vram_mb")
-        self._pool.lease(
-            LeaseRequest(job_id, title(job), spec, priority=job.priority, vram_mib=vram)
-        )
+        request = LeaseRequest(job_id, title(job), spec, priority=job.priority, vram_mib=vram)
+        try:
+            self._pool.lease(request)
+        except PoolEnded as error:
+            self._report(JobReport(job_id, f"{request.title}: {error}"))
 
     def _grant(self, job_id: int, devices: tuple[Device, ...], environment: dict[str, str]) -> None:
         with self._lock:
-            job, done = self._leased.pop(job_id), self._done.pop(job_id, None)
+            job, done = self._leased.pop(job_id, None), self._done.pop(job_id, None)
+        if job is None or done is None:  # it has been reported as failed, or nobody waits for it
+            self._pool.lease_done(job_id)
+            return
         spec = device_request(job) if not job.is_group() else group_devices(job)
 
         def released(report: JobReport) -> None:
             self._pool.lease_done(job_id)
-            if done is not None:
-                done(report)
+            done(report)
 
         def lost() -> None:
             self._pool.lease_done(job_id)
-            if done is not None:
-                self._lease(job, spec, done)
+            self._lease(job, spec, done)
 
         self._run_in_lane(job, released, environment, devices[0].host, lost)
 
@@ -310,13 +298,33 @@ class Executor(RealExecutor):
             self.report_job_success(info)
             return
         message = printable(report.error)
-        note_in_log(info.job, message)
-        self.report_job_error(info, msg=message or None)
+        try:
+            note_in_log(info.job, message)
+            self.print_job_error(info, message or None)
+        finally:  # whatever cannot be printed, Snakemake must hear that the job has ended
+            self.workflow.scheduler.error_callback(info.job)
 
     def _broken(self, error: BaseException) -> None:
-        self.workflow.scheduler.executor_error_callback(
-            WorkflowError(f"gpupool itself failed, which is a bug: {error!r}")
-        )
+        """The pool has failed: report every job, and end the run with the cause."""
+        why = what_broke(error)
+        try:
+            with self._lock:
+                lost, self._done = list(self._done.values()), {}
+                self._leased.clear()
+            self._signals.kill_later()
+            self._lane.cancel(reports_waiting=True)
+            for done in lost:
+                with contextlib.suppress(Exception):  # each of the others is told all the same
+                    done(JobReport(0, why))
+        finally:
+            self.workflow.scheduler.executor_error_callback(WorkflowError(why))
+
+
+def what_broke(error: BaseException) -> str:
+    """Say what ends a run before its time: a mistake in the set-up plainly, else a bug."""
+    if isinstance(error, ConfigError):
+        return printable(f"gpupool: {error}")
+    return printable(f"gpupool itself failed, which is a bug: {error!r}")
 
 
 def dispatch_config(settings: ExecutorSettings) -> DispatchConfig:
@@ -333,8 +341,8 @@ def note_in_log(job: Any, message: str) -> None:
         return
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK  # a pipe is not waited for
-        with open(os.open(job.log[0], flags, 0o666), "a", encoding="utf-8") as log:  # noqa: PTH123
-            log.write(f"gpupool: {message}\n")
-    except OSError:
+        with open(os.open(job.log[0], flags, 0o666), "ab") as log:  # noqa: PTH123
+            log.write(f"gpupool: {printable(message)}\n".encode())
+    except (OSError, ValueError):
         # The error itself is reported to Snakemake; the log is a courtesy.
         return

@@ -104,9 +104,10 @@ class Admission:
         self._waiting = kept + self._waiting
         return started
 
-    def clear(self) -> None:
-        """Forget who waits."""
-        self._waiting.clear()
+    def clear(self) -> list[LaneJob]:
+        """Forget who waits; return them."""
+        waiting, self._waiting = list(self._waiting), deque()
+        return waiting
 
 
 class LocalLane(LocalExecutor):
@@ -118,6 +119,8 @@ class LocalLane(LocalExecutor):
         How many threads its jobs may use together.
     watch, forget
         Told of every process group that the lane starts, and of its end.
+    failed
+        Told of what fails on the lane's threads, beside jobs: a job may be lost by it.
     """
 
     def __init__(
@@ -127,7 +130,9 @@ class LocalLane(LocalExecutor):
         budget: int,
         watch: Callable[[int], None],
         forget: Callable[[int], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
+        self._failed = failed
         self._budget = budget
         self._watch = watch
         self._forget = forget
@@ -165,6 +170,12 @@ class LocalLane(LocalExecutor):
             self.pool.submit(self._run, job)
 
     def _run(self, lane_job: LaneJob) -> None:
+        try:
+            self._run_and_tell(lane_job)
+        except BaseException as error:  # the executor of threads would keep it for itself
+            self._failed(error)
+
+    def _run_and_tell(self, lane_job: LaneJob) -> None:
         failure: BaseException | None = None
         try:
             self._run_body(lane_job)
@@ -178,6 +189,8 @@ class LocalLane(LocalExecutor):
         lane_job.done(failure)
 
     def _run_body(self, lane_job: LaneJob) -> None:
+        if self._cancelled:
+            raise SpawnedJobError
         job = lane_job.job
         in_process = job.is_group() or lane_job.environment or lane_job.elsewhere
         in_thread = not in_process and (job.is_template_engine or not (job.is_shadow or job.is_run))
@@ -257,14 +270,20 @@ class LocalLane(LocalExecutor):
         """Wait for what runs, and end."""
         self.pool.shutdown()
 
-    def cancel(self) -> None:
-        """End what runs, start nothing more."""
+    def cancel(self, *, reports_waiting: bool = False) -> None:
+        """End what runs, start nothing more.
+
+        What runs is reported as it ends; what waits only if ``reports_waiting``.
+        """
         with self._lock:
             self._cancelled = True
-            self._admission.clear()
+            waiting = self._admission.clear()
         self._signal_children(signal.SIGTERM)
         signal_descendants(signal.SIGTERM)
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        # Those that were admitted and have no thread yet end by themselves, as their body sees.
+        self.pool.shutdown(wait=False)
+        for job in waiting if reports_waiting else ():
+            job.done(SpawnedJobError())
 
     def kill(self) -> None:
         """End what did not end when told to."""
@@ -279,9 +298,9 @@ class LocalLane(LocalExecutor):
                 os.killpg(pid, number)
 
     @property
-    def is_idle(self) -> bool:
-        """Whether nothing runs."""
-        return not self._running
+    def running(self) -> int:
+        """How many jobs run."""
+        return len(self._running)
 
 
 def child_environment(of_the_job: dict[str, str]) -> dict[str, str]:
@@ -304,7 +323,11 @@ def signal_descendants(number: int) -> None:
     sessions of their own. To end only a job's shell would leave its commands behind.
     """
     session = os.getsid(0)
-    for process in psutil.Process().children(recursive=True):
+    try:
+        descendants = psutil.Process().children(recursive=True)
+    except (psutil.Error, OSError):
+        return
+    for process in descendants:
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
             if os.getsid(process.pid) == session:
                 process.send_signal(number)

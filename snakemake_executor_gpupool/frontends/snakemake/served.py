@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from snakemake_executor_gpupool.errors import PoolEnded
 from snakemake_executor_gpupool.frontends.snakemake.following import Following
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     build_request,
@@ -63,7 +64,7 @@ class Serving:
     def gather(self, job: Any, done: Done) -> None:
         """Take a job that goes to the pool with the next :meth:`flush`."""
         if uses_cache(self._workflow, job):
-            self._helpers.submit(self._serve_cached, job, done)
+            self._help(self._serve_cached, job, done)
         else:
             self._gathered.append((job, done))
 
@@ -76,9 +77,23 @@ class Serving:
     def serve(self, job: Any, done: Done) -> None:
         """Send one job at once."""
         if uses_cache(self._workflow, job):
-            self._helpers.submit(self._serve_cached, job, done)
+            self._help(self._serve_cached, job, done)
         else:
             self._submit(self._prepared([(job, done)]))
+
+    def _help(self, act: Callable[..., None], job: Any, done: Done, *more: Any) -> None:
+        """Do something on a thread of its own; whatever fails there fails the job, or the run."""
+
+        def guarded() -> None:
+            try:
+                act(job, done, *more)
+            except BaseException as error:  # the executor of threads would keep it for itself
+                self._pool.fail(error)
+
+        try:
+            self._helpers.submit(guarded)
+        except RuntimeError as error:  # the run is ending
+            done(JobReport(0, f"{title(job)}: {error}"))
 
     def shutdown(self, *, wait: bool = True) -> None:
         """Take no more jobs."""
@@ -108,7 +123,11 @@ class Serving:
                 requests.append(self._request(job, job_id))
             except Exception as error:
                 self._report(JobReport(job_id, f"{title(job)}: {error}"))
-        self._pool.submit(requests)
+        try:
+            self._pool.submit(requests)
+        except PoolEnded as error:
+            for request in requests:
+                self._report(JobReport(request.job_id, f"{request.title}: {error}"))
 
     def _request(self, job: Any, job_id: int) -> Request:
         request = build_request(self._workflow, job, job_id, self._tool(job))
@@ -135,7 +154,7 @@ class Serving:
 
         def store(report: JobReport) -> None:
             if report.error is None:
-                self._helpers.submit(self._store_cached, job, report, done)
+                self._help(self._store_cached, job, done, report)
             else:
                 done(report)
 
@@ -149,7 +168,7 @@ class Serving:
         else:
             done(JobReport(0))
 
-    def _store_cached(self, job: Any, report: JobReport, done: Done) -> None:
+    def _store_cached(self, job: Any, done: Done, report: JobReport) -> None:
         try:
             self._workflow.async_run(job.rule.cache.store(job))
         except Exception as error:

@@ -1,0 +1,108 @@
+"""The only way into the run loop: closures from any thread, until the loop ends."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TypeVar
+
+from snakemake_executor_gpupool.errors import PoolEnded
+
+Act = Callable[[float], None]
+AnswerT = TypeVar("AnswerT")
+#: How often whoever waits for an answer looks whether the loop has ended meanwhile.
+LOOK_S = 0.2
+
+
+class Inbox:
+    """What other threads want of the loop.
+
+    Parameters
+    ----------
+    wake
+        Makes the loop look; called from any thread.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._acts: queue.SimpleQueue[Act] = queue.SimpleQueue()
+        self._guard = threading.Lock()
+        self._pid = os.getpid()
+        self._why_ended = ""
+        self._is_over = threading.Event()
+
+    def post(self, act: Act) -> None:
+        """Have the loop call ``act`` with the time. Returns at once.
+
+        Raises
+        ------
+        PoolEnded
+            The loop takes nothing any more, or is another process's.
+        """
+        if os.getpid() != self._pid:
+            raise PoolEnded(
+                f"the pool is of process {self._pid}, from which this one was forked: "
+                "open one here, or call it there"
+            )
+        with self._guard:
+            if self._why_ended:
+                raise PoolEnded(self._why_ended)
+            self._acts.put(act)
+        self._wake()
+
+    def post_if_open(self, act: Act) -> None:
+        """Do the same for what no longer matters once the loop has ended."""
+        try:
+            self.post(act)
+        except PoolEnded:
+            return
+
+    def ask(self, question: Callable[[], AnswerT]) -> AnswerT:
+        """Return an answer that only the loop's thread may give; its own, once that has ended.
+
+        Raises
+        ------
+        PoolEnded
+            The loop is another process's.
+        """
+        answer: Future[AnswerT] = Future()
+
+        def act(now_s: float) -> None:
+            try:
+                answer.set_result(question())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        if not self._is_over.is_set():
+            self.post_if_open(act)
+        while True:
+            try:
+                return answer.result(LOOK_S)
+            except TimeoutError:
+                if self._is_over.is_set() or os.getpid() != self._pid:
+                    break
+        if os.getpid() != self._pid:
+            self.post(act)  # says why not
+        return question()
+
+    # -- the loop's side -----------------------------------------------------------------
+    def take(self) -> Iterator[Act]:
+        """Yield what there is to do."""
+        while True:
+            try:
+                yield self._acts.get_nowait()
+            except queue.Empty:
+                return
+
+    def close(self, why: str) -> None:
+        """Take nothing more; ``why`` is what those hear who come later."""
+        with self._guard:
+            self._why_ended = self._why_ended or why
+
+    def over(self) -> None:
+        """Say that the loop's thread touches nothing any more."""
+        self.close("the pool is closed")
+        self._is_over.set()

@@ -1,0 +1,65 @@
+"""Devices that other processes of this machine want, too: taken, looked for, let go of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.claims import Claims, Refusal
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
+
+
+class Sharing:
+    """What a run holds against others; used by the run loop's thread alone.
+
+    Parameters
+    ----------
+    env
+        The environment (``GPUPOOL_LOCK_DIR``).
+    allocator
+        Who of ours is on which device.
+    pids
+        Returns the ids of our worker processes.
+    say
+        Takes a line for the user.
+    """
+
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        allocator: Allocator,
+        pids: Callable[[], list[int]],
+        say: Callable[[str], None],
+    ) -> None:
+        self._claims = Claims(env)
+        self._allocator = allocator
+        self._pids = pids
+        self._say = say
+        self._refusals_said: set[str] = set()
+
+    def claim(self, devices: tuple[Device, ...]) -> Refusal | None:
+        """Take devices of this machine; return why not, if somebody else has them."""
+        # Those of other machines are claimed there, by whoever offers them.
+        here = [device for device in devices if not device.host]
+        refusal = self._claims.take(here, ours=self._pids())
+        if refusal is not None and refusal.why not in self._refusals_said:
+            self._refusals_said.add(refusal.why)
+            self._say(f"gpupool: {refusal.why}; waiting for it")
+        return refusal
+
+    def look_around(self, dispatch: Dispatch, now_s: float) -> None:
+        """Let go of what nobody of ours is on; see what others let go of, or wait for."""
+        on = self._allocator.allocation_map()
+        self._claims.keep_only(name for name, owners in on.items() if owners)
+        if not self._allocator.snapshot().waiting:
+            self._claims.forget_refused()
+        elif self._claims.refused:
+            for name in self._claims.given_back(ours=self._pids()):
+                dispatch.given_back(name, now_s)
+        for device in self._claims.wanted():
+            dispatch.make_room(device.name)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._claims.close()

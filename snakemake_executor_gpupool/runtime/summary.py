@@ -1,0 +1,41 @@
+"""The figures of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.hosts.base import Carried
+from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+
+
+def summarize(
+    scheduler: Scheduler, allocator: Allocator, carried: Carried, wall_s: float
+) -> dict[str, Any]:
+    """Return the figures of a run so far, as ``summary.json`` has them.
+
+    Read by the run loop's thread, or once that has ended.
+    """
+    dispatch, ledger, chains = scheduler.dispatch, scheduler.ledger, scheduler.chains
+    return {
+        "jobs_served": scheduler.jobs.served,
+        "jobs_failed": scheduler.jobs.failed,
+        "items": ledger.items,
+        "items_unique": ledger.unique,
+        "items_reused": ledger.reused,
+        "model_loads": dispatch.counts["model_loads"],
+        "chains_merged": chains.counts["merged"],
+        "dispatches_saved": chains.counts["saved"],
+        "guesses_unclaimed": ledger.guesses - ledger.claimed,
+        "evictions": dispatch.counts["evictions"],
+        "offloads": dispatch.counts["offloads"],
+        "worker_crashes": dispatch.counts["worker_crashes"],
+        "bytes_in_messages": carried.in_messages,
+        "bytes_in_files": carried.in_files,
+        "wall_s": round(wall_s, 3),
+        "simulated": any(device.simulated for device in allocator.all_devices),
+        "devices": {
+            device.name: {"busy_s": round(dispatch.busy_s[device.name], 3)}
+            for device in allocator.all_devices
+        },
+    }
