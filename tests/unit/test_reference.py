@@ -50,6 +50,5 @@ def test_every_resource_is_described() -> None:
 
 
 def test_every_figure_of_the_summary_is_described() -> None:
-    text = (PACKAGE / "runtime/pool.py").read_text()
-    body = text[text.index("def summary(") :]
-    assert set(reference.SUMMARY) == set(re.findall(r"^ {12}\"(\w+)\":", body, re.MULTILINE))
+    text = (PACKAGE / "runtime/summary.py").read_text()
+    assert set(reference.SUMMARY) == set(re.findall(r"^ {8}\"(\w+)\":", text, re.MULTILINE))

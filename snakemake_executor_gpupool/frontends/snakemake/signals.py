@@ -7,6 +7,7 @@ traceback. These handlers are put around them.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -67,6 +68,9 @@ class Signals:
 
     def ending(self) -> None:
         """The run is being cancelled: a further Ctrl-C only hurries it."""
+        if self._is_caught and not self._is_ending:
+            # The interpreter's own end takes our handler away; what comes then is too late anyway.
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         self._is_ending = True
 
     def over(self) -> None:
