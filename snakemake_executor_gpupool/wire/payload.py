@@ -96,6 +96,29 @@ def load_payloads(blobs: Iterable[Blob]) -> list[Any]:
     return values
 
 
+def load_places(blobs: Sequence[Blob], order: Sequence[int]) -> list[Any]:
+    """Return for each place the value of its blob, loaded for that place alone.
+
+    Whoever gets the values may change them in place; places of a duplicate share no memory.
+
+    Parameters
+    ----------
+    blobs
+        The distinct ones.
+    order
+        For each place, which of them it has.
+
+    Raises
+    ------
+    OSError
+        As :func:`load_payloads`.
+    """
+    # In the order of the blobs, so that a file that several lie in is opened once.
+    places = sorted(range(len(order)), key=order.__getitem__)
+    values = dict(zip(places, load_payloads(blobs[order[place]] for place in places)))
+    return [values[place] for place in range(len(order))]
+
+
 def load_bytes(data: bytes) -> Any:
     """Return the value of a payload in memory."""
     is_plain = not data.startswith(MAGIC)

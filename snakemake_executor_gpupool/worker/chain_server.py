@@ -309,8 +309,7 @@ class ChainServer(Server):
     def _take_results(chain: _Chain, found: dict[str, _Packed]) -> None:
         packed = [found[key] for key in chain.keys]  # one that failed ends the chain
         chain.parts = [each.parts for each in packed]
-        results = [each.copy() for each in packed]
-        chain.results = [results[place] for place in chain.order]
+        chain.results = [packed[place].copy() for place in chain.order]
 
     # -- files -------------------------------------------------------------------
     def _write_stage(self, chain: _Chain) -> None:

@@ -37,7 +37,7 @@ from snakemake_executor_gpupool.wire.frames import (
     Frame,
     encode,
 )
-from snakemake_executor_gpupool.wire.payload import load_payload, load_payloads, pack
+from snakemake_executor_gpupool.wire.payload import load_payload, load_places, pack
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.batch import pack_outcomes, run_payloads
 from snakemake_executor_gpupool.worker.describe import (
@@ -234,8 +234,7 @@ class Server:
         if latency_of(frame):
             for error in wait_for_blobs(frame.blobs, latency_of(frame)).values():
                 raise error
-        distinct = load_payloads(frame.blobs[1:])
-        results = [distinct[place] for place in frame.meta["order"]]
+        results = load_places(frame.blobs[1:], frame.meta["order"])
         tool = self._tool_class(job.params)
         with staged_outputs(job.output) as staged:
             names = frame.meta["names"]

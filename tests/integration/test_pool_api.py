@@ -15,6 +15,7 @@ from snakemake_executor_gpupool.frontends.python.pool import JobFailed
 TOOLS = Path(__file__).parent.parent / "tools"
 TEXTUAL = f"{TOOLS / 'textual.py'}:Textual"
 ARRAYS = f"{TOOLS / 'arrays.py'}:Doubled"
+IN_PLACE = f"{TOOLS / 'inplace.py'}:InPlace"
 
 
 def test_results_come_in_order_and_duplicates_once() -> None:  # P5 P6 T5
@@ -103,3 +104,23 @@ def test_nothing_is_left_open() -> None:
         with ToolPool(devices="cpu:1") as again:
             again.run(TEXTUAL, ["a", "b"])
     assert descriptors() <= before
+
+
+@pytest.mark.parametrize("size", [3, 300_000])
+def test_results_that_are_changed_in_place_harm_no_other_place(tmp_path: Path, size: int) -> None:
+    """Neither a duplicate in the same job, nor a later job, nor another call."""
+    params, words = {"size": size}, ["ab", "abc", "ab", "ab"]
+    (tmp_path / "in.txt").write_text(" ".join(words))
+    with ToolPool(devices="cpu:1") as pool:
+        for name in ("one", "two"):
+            job = {"input": [str(tmp_path / "in.txt")], "output": [str(tmp_path / name)]}
+            pool.run_job(IN_PLACE, **job, params=params)
+            assert (tmp_path / name).read_text().split("\n") == ["4 2 2", "6 2 2", "4 2 2", "4 2 2"]
+        for _ in range(2):
+            results = pool.run(IN_PLACE, words, params)
+            for result, word in zip(results, words, strict=True):
+                result["n"] -= 1
+                result["more"][0] -= 1
+                result["more"].append("mine")
+                assert np.array_equal(result["n"], np.full(size, len(word) - 1))
+                assert result["more"][0].tolist() == [0, 0] and len(result["more"]) == 2

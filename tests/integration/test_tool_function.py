@@ -112,3 +112,14 @@ def test_other_tools_take_plain_values_too() -> None:  # T5
         SentenceEmbed().item(("a", " "))
     with pytest.raises(InputError, match=r"texts or \(id, text\) pairs; got b'x'"):
         SentenceEmbed().item(b"x")
+
+
+def test_each_place_of_a_duplicate_has_its_own_arrays() -> None:  # T5
+    count = tool_function(f"{Path(__file__).parent.parent / 'tools' / 'inplace.py'}:InPlace")
+    results = count(["ab", "abc", "ab"])
+    for result, letters in zip(results, (2, 3, 2), strict=True):
+        result["n"] -= 1
+        result["more"][0] += 1
+        result["more"].append("mine")
+        assert result["n"].tolist() == [letters - 1] * 3
+        assert result["more"][0].tolist() == [2, 2] and len(result["more"]) == 2

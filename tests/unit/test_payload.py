@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, SpoolFile
-from snakemake_executor_gpupool.wire.payload import MAGIC, load_bytes, load_payload, pack
+from snakemake_executor_gpupool.wire.payload import (
+    MAGIC,
+    load_bytes,
+    load_payload,
+    load_places,
+    pack,
+)
 from snakemake_executor_gpupool.wire.payload import save_payload as save
 from snakemake_executor_gpupool.wire.spool import Spool
 
@@ -60,3 +66,17 @@ def test_a_payload_cut_short_is_an_error(cut: int) -> None:
     whole = b"".join(pack(LARGE))
     with pytest.raises(Exception, match=r".+"):
         load_bytes(whole[:cut])
+
+
+@pytest.mark.parametrize("directories", [True, False])
+def test_every_place_gets_a_value_of_its_own(tmp_path: Path, directories: bool) -> None:
+    spool = Spool([str(tmp_path)] if directories else [])
+    blobs = [save(value, spool) for value in ({"a": [LARGE]}, {"a": [np.arange(3.0)]}, {"a": []})]
+    order = [1, 0, 1, 2, 0, 2]
+    values = load_places(blobs, order)
+    for value, place in zip(values, order, strict=True):
+        assert same(value, load_payload(blobs[place])), "unchanged by the places before"
+        for array in value["a"]:
+            array[:] = -1
+        value["a"].append("mine")
+    assert load_places([], []) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,4 +109,17 @@ def _cold(tool: Tool, values: list[Any], device: str | None) -> list[Any]:
     keys = [tool.key(item) if tool.deterministic else number for number, item in enumerate(items)]
     distinct = dict(zip(keys, items, strict=True))
     results = dict(zip(distinct, compute(tool, list(distinct.values()), device), strict=True))
-    return [results[key] for key in keys]
+    return unshared([results[key] for key in keys])
+
+
+def unshared(results: list[Any]) -> list[Any]:
+    """Return results of which no two are the same object: callers change them in place.
+
+    In a pool each place unpickles a result of its own, so that the same holds there.
+    """
+    seen: set[int] = set()
+    own = []
+    for result in results:
+        own.append(copy.deepcopy(result) if id(result) in seen else result)
+        seen.add(id(result))
+    return own

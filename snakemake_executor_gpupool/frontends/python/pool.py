@@ -32,7 +32,7 @@ from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.payload import (
     PICKLE_PROTOCOL,
-    load_payload,
+    load_places,
     save_payload,
 )
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
@@ -193,10 +193,9 @@ class ToolPool:
         blobs: list[Blob] = report.details["blobs"]  # type: ignore[assignment]
         order: list[int] = report.details["order"]  # type: ignore[assignment]
         try:
-            distinct = [load_payload(blob) for blob in blobs]
+            return load_places(blobs, order)
         finally:
             self._at_work().take_back(request.job_id)
-        return [distinct[place] for place in order]
 
     def run_job(
         self,
