@@ -35,10 +35,24 @@ FIXED = {
     "position_embedding_type": "rotary",
     "emb_layer_norm_before": False,
     "hidden_act": "gelu",
-    "layer_norm_eps": 1e-5,
+    "is_decoder": False,
     "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "mask_token_id": VOCABULARY.index("<mask>"),
     "vocab_size": len(VOCABULARY),
 }
+#: What transformers' ``EsmConfig`` takes where ``config.json`` does not say (5.24). Of the fixed
+#: settings that are not here, it takes fair-esm's value, or its model does not work without.
+THEIR_DEFAULTS: dict[str, Any] = {
+    "num_hidden_layers": 12,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "token_dropout": False,
+    "layer_norm_eps": 1e-12,
+    "position_embedding_type": "absolute",
+}
+#: Where transformers takes null as it takes fair-esm's value.
+NULLABLE = frozenset(FIXED) - {"position_embedding_type", "rope_theta"}
 #: (pattern, replacement) from the Hugging Face names to fair-esm's, each tried in turn.
 RENAMINGS = [
     (re.compile(pattern), replacement)
@@ -46,6 +60,9 @@ RENAMINGS = [
         (r"^esm\.", ""),
         (r"^embeddings\.word_embeddings\.", "embed_tokens."),
         (r"^encoder\.emb_layer_norm_after\.", "emb_layer_norm_after."),
+        # Rotary frequencies that all layers share. transformers 5 saves them under the name that
+        # each layer had for its own in version 4, with a literal "*" for the layer's number.
+        (r"^(encoder\.layer\.\*\.attention\.self\.)?rotary_embeddings\.", "rot_emb."),
         (r"^encoder\.layer\.", "layers."),
         (r"\.attention\.self\.([qkv])(uery|ey|alue)\.", r".self_attn.\1_proj."),
         (r"\.attention\.self\.rotary_embeddings\.", ".self_attn.rot_emb."),
@@ -66,10 +83,11 @@ class Config(NamedTuple):
 
     shape: Shape
     token_dropout: bool
+    layer_norm_eps: float
 
 
 def read_config(directory: str) -> Config:
-    """Read the architecture.
+    """Read the architecture, as transformers would: with its defaults for what is not there.
 
     Raises
     ------
@@ -78,14 +96,20 @@ def read_config(directory: str) -> Config:
     """
     path = Path(directory, CONFIG)
     data = _read_json(path)
+    found = {**THEIR_DEFAULTS, **data}
     for name, value in FIXED.items():
-        if data.get(name) not in (None, value):
-            raise InputError(f"{path} is not of ESM-2: {name} is {data[name]!r}, not {value!r}")
+        given = found.get(name, value)
+        if given != value and not (name in NULLABLE and given is None):
+            default = "" if name in data else f", transformers' default, as {CONFIG} does not say"
+            raise InputError(f"{path} is not of ESM-2: {name} is {given!r}, not {value!r}{default}")
     try:
-        sizes = data["num_hidden_layers"], data["hidden_size"], data["num_attention_heads"]
-        return Config(Shape(*map(int, sizes)), bool(data.get("token_dropout", True)))
-    except (KeyError, TypeError, ValueError) as error:
+        sizes = [found[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")]
+        shape, eps = Shape(*map(int, sizes)), float(found["layer_norm_eps"])
+        if eps <= 0:
+            raise ValueError(f"layer_norm_eps {eps}")
+    except (TypeError, ValueError) as error:
         raise InputError(f"{path} is not of ESM-2: no usable {error}") from error
+    return Config(shape, bool(found["token_dropout"]), eps)
 
 
 def read(directory: str, read_pickled: Callable[[str], Any]) -> Weights:
@@ -110,8 +134,14 @@ def read(directory: str, read_pickled: Callable[[str], Any]) -> Weights:
         loaded = _read_safe(path) if path.endswith(".safetensors") else read_pickled(path)
         if not isinstance(loaded, dict):
             raise InputError(f"{path} holds no tensors by name")
-        tensors.update({fair_esm_name(name): tensor for name, tensor in loaded.items()})
-    return Weights(directory, config.shape, config.token_dropout, tensors)
+        for name, tensor in loaded.items():
+            known = fair_esm_name(name)
+            if known in tensors:
+                raise InputError(f"{directory} holds {known} twice, once as {name}")
+            tensors[known] = tensor
+    return Weights(
+        directory, config.shape, config.token_dropout, tensors, layer_norm_eps=config.layer_norm_eps
+    )
 
 
 def fair_esm_name(name: str) -> str:

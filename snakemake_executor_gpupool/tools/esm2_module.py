@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     Tensors = dict[str, Tensor]
 
 #: Parts of a checkpoint that neither embeddings nor contacts need. In the Hugging Face format,
-#: learned positions are left over from ESM-1, and rotary constants may be kept once for all
-#: layers, by transformers 5 under a name with a literal "*".
-UNUSED = re.compile(
-    r"lm_head\.|classifier\.|pooler\.|embeddings\.position_(ids|embeddings)"
-    r"|rotary_embeddings\.|layers\.\*\."
-)
+#: learned positions are left over from ESM-1.
+UNUSED = re.compile(r"lm_head\.|classifier\.|pooler\.|embeddings\.position_(ids|embeddings)")
 CONTACT_HEAD = "contact_head."
+#: Rotary frequencies that a checkpoint keeps once for all layers, and those of one layer.
+SHARED_FREQUENCIES = "rot_emb.inv_freq"
+FREQUENCIES = "layers.{}.self_attn.rot_emb.inv_freq"
+#: What fair-esm's layer norms have.
+LAYER_NORM_EPS = 1e-5
 
 
 class Shape(NamedTuple):
@@ -58,12 +59,15 @@ class Weights(NamedTuple):
         Whether embeddings are scaled as in training; true for all published models.
     tensors
         Name to tensor, on the CPU.
+    layer_norm_eps
+        What layer norms add to the variance.
     """
 
     origin: str
     shape: Shape
     token_dropout: bool
     tensors: Tensors
+    layer_norm_eps: float = LAYER_NORM_EPS
 
 
 def build(weights: Weights) -> Any:
@@ -91,6 +95,9 @@ def build(weights: Weights) -> Any:
     head = {name: used.pop(name) for name in list(used) if name.startswith(CONTACT_HEAD)}
     add_frequencies(weights.origin, used, weights.shape)
     _fill(weights.origin, model, used)
+    for module in model.modules():
+        if hasattr(module, "eps"):
+            module.eps = weights.layer_norm_eps
     if head:
         model.contact_head = contact_head(weights.origin, weights.shape, head)
     return model
@@ -117,19 +124,31 @@ def expected_tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 def add_frequencies(origin: str, tensors: Tensors, shape: Shape) -> None:
-    """Give every layer the rotary frequencies, which some checkpoints leave out.
+    """Give every layer the rotary frequencies that a checkpoint has, once or for each layer.
 
-    They are constants of the architecture (``esm/rotary_embedding.py``).
+    Where it has none, they are computed as fair-esm computes them (``esm/rotary_embedding.py``).
+    Those of published checkpoints were rounded to half precision, as in training: over a
+    thousand residues that makes a difference of 1e-2 in an embedding.
+
+    Raises
+    ------
+    InputError
+        Layers differ in their frequencies, which no ESM-2 does, or they are no such numbers.
     """
     import torch
 
     size = shape.width // shape.heads
-    computed = 1.0 / (10000 ** (torch.arange(0, size, 2).float() / size))
-    first = tensors.get("layers.0.self_attn.rot_emb.inv_freq", computed)
-    for number in range(shape.layers):
-        name = f"layers.{number}.self_attn.rot_emb.inv_freq"
-        if not torch.equal(tensors.setdefault(name, first), first):
+    names = [FREQUENCIES.format(number) for number in range(shape.layers)]
+    shared = tensors.pop(SHARED_FREQUENCIES, None)
+    stored = [] if shared is None else [(SHARED_FREQUENCIES, shared)]
+    stored += [(name, tensors[name]) for name in names if name in tensors]
+    frequencies = 1.0 / (10000 ** (torch.arange(0, size, 2).float() / size))
+    if stored:
+        frequencies = stored[0][1].float()
+    for name, tensor in stored:
+        if not torch.equal(tensor.float(), frequencies):
             raise InputError(f"{origin} is not ESM-2: its layers differ in {name}")
+    tensors.update(dict.fromkeys(names, frequencies))
 
 
 def _empty(origin: str, shape: Shape, token_dropout: bool) -> Any:

@@ -1,5 +1,6 @@
 """What the tests of esm2-embed share: small models, plain fair-esm, and transformers."""
 
+import json
 import random
 import warnings
 from pathlib import Path
@@ -69,8 +70,44 @@ def plain_fair_esm(checkpoint):
     return model.eval(), alphabet
 
 
-def write_hugging_face(directory, shape, seed=3, **save):
-    """Write transformers' own model with all parameters drawn anew; return it."""
+#: What checkpoints call rotary frequencies: transformers 5, 4, and what its module is called.
+FREQUENCY_NAMES = [
+    "encoder.layer.*.attention.self.rotary_embeddings.inv_freq",
+    "esm.encoder.layer.*.attention.self.rotary_embeddings.inv_freq",
+    "encoder.layer.{}.attention.self.rotary_embeddings.inv_freq",
+    "rotary_embeddings.inv_freq",
+]
+
+
+def rename_frequencies(directory, name):
+    """Put the frequencies of a checkpoint under another name, or under none."""
+    from safetensors.torch import load_file, save_file
+
+    path = Path(directory, "model.safetensors")
+    tensors = load_file(path)
+    (old,) = [known for known in tensors if known.endswith("inv_freq")]
+    frequencies = tensors.pop(old)
+    if name is not None:
+        prefix = "esm." if name.startswith("esm.") else ""
+        tensors = {prefix + known: tensor for known, tensor in tensors.items()}
+        layers = range(TINY[0] if "{}" in name else 1)
+        tensors.update({name.format(number): frequencies.clone() for number in layers})
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def change_config(directory, lacking=(), **changes):
+    """Take settings out of a directory's ``config.json``, or give them other values."""
+    path = Path(directory, "config.json")
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({k: v for k, v in config.items() if k not in lacking}))
+
+
+def write_hugging_face(directory, shape, seed=3, rounded=False, **save):
+    """Write transformers' own model with all parameters drawn anew; return it.
+
+    ``rounded`` rounds its rotary frequencies, as training in half precision has done to those
+    of published checkpoints.
+    """
     from transformers import EsmConfig, EsmModel
 
     layers, width, heads = shape
@@ -88,6 +125,8 @@ def write_hugging_face(directory, shape, seed=3, **save):
             scale = drawn / tensor.shape[-1] ** 0.5 if tensor.ndim > 1 else 0.1 * drawn
             norm = fair_esm_name(name).endswith(("norm.weight", "norm_after.weight"))
             tensor.copy_(drawn if "word_embeddings" in name else scale + norm)
+        if rounded:
+            model.rotary_embeddings.inv_freq.copy_(model.rotary_embeddings.inv_freq.bfloat16())
     model.save_pretrained(directory, **save)
     return model
 

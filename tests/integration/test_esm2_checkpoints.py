@@ -230,6 +230,11 @@ class TestHuggingFaceDirectory:
             ({"emb_layer_norm_before": True}, "emb_layer_norm_before is True"),
             ({"vocab_size": 40}, "vocab_size is 40, not 33"),
             ({"hidden_size": None}, "no usable"),
+            ({"position_embedding_type": None}, "position_embedding_type is None"),
+            ({"is_decoder": True}, "is_decoder is True"),
+            ({"rope_theta": 5e5}, "rope_theta is 500000.0, not 10000.0"),
+            ({"rope_scaling": {"type": "linear"}}, "rope_scaling is"),
+            ({"layer_norm_eps": 0}, "no usable layer_norm_eps"),
             ({"num_hidden_layers": 4}, "it lacks layers.3.fc1.bias"),
             ({"num_hidden_layers": 2}, "has the unknown layers.2.fc1.bias"),
         ],
@@ -239,6 +244,28 @@ class TestHuggingFaceDirectory:
         path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
         with pytest.raises(InputError, match=message):
             load_model(str(path.parent))
+
+    def test_positions_that_are_not_said_are_learned_ones(self, copy_of, hugging_face):
+        directory = copy_of(hugging_face)
+        cases.change_config(directory, ["position_embedding_type"])
+        with pytest.raises(InputError, match=r"'absolute', not 'rotary', transformers' default"):
+            load_model(str(directory))
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("esm.rotary_embeddings.inv_freq", "differ in layers.1.self_attn.rot_emb.inv_freq"),
+            ("encoder.layer.0.output.dense.bias", r"holds layers.0.fc2.bias twice"),
+        ],
+    )
+    def test_what_is_there_twice(self, copy_of, hugging_face, name, message):
+        directory = copy_of(hugging_face)
+        tensors = torch.load(directory / "pytorch_model.bin")
+        own = "esm.encoder.layer.1.attention.self.rotary_embeddings.inv_freq"
+        tensors.update({name: torch.ones(6), own: torch.zeros(6)})
+        torch.save(tensors, directory / "pytorch_model.bin")
+        with pytest.raises(InputError, match=message):
+            load_model(str(directory))
 
     @pytest.mark.parametrize(
         ("name", "text", "message"),
