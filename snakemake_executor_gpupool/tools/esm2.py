@@ -17,7 +17,13 @@ from snakemake_executor_gpupool.tools import esm2_checkpoints
 from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
 from snakemake_executor_gpupool.tools.esm2_module import SHAPES
 from snakemake_executor_gpupool.tools.esm2_options import DEFAULTS, TRAINED_LENGTH, Options
-from snakemake_executor_gpupool.tools.fasta import Record, read_fasta
+from snakemake_executor_gpupool.tools.fasta import (
+    Record,
+    both_cases,
+    check_letters,
+    read_fasta,
+)
+from snakemake_executor_gpupool.tools.finite import damaged_parts, is_finite, not_finite
 from snakemake_executor_gpupool.tools.params import named, one_file
 
 if TYPE_CHECKING:
@@ -33,6 +39,7 @@ ALPHABET = frozenset("LAGVSERTIDPKQNFYMHWCXBUZO.-")
 #: Letters of sequence files that it has none for; it offers ``<unk>`` for such
 #: (``Alphabet.get_idx``), as the Hugging Face tokenizer does.
 UNKNOWN = frozenset("J*")
+LETTERS = both_cases(ALPHABET | UNKNOWN)
 #: Start and end of a sequence.
 ADDED_TOKENS = 2
 #: Milliseconds of one sequence of L residues in the 8M model, alone in its batch, on one core:
@@ -63,7 +70,7 @@ class Esm2Embed(Tool):
     defaults = DEFAULTS
     devices = ("cuda", "cpu")
     pads = True
-    version = "1"
+    version = "2"
 
     _encoder: Any = None
     _contact_head: Any = None
@@ -109,11 +116,21 @@ class Esm2Embed(Tool):
         Raises
         ------
         InputError
-            The model has no such layer, or no contact head.
+            The model has no such layer, or no contact head; or a result is not finite.
         """
+        options = Options.from_params(self.params)
+        results = self._computed(items, options)
+        bad = [i.id for i, result in zip(items, results) if not is_finite(*result.values())]
+        if bad:
+            parts = damaged_parts(self._encoder.model)
+            if self._contact_head is not None:
+                parts += damaged_parts(self._contact_head)
+            raise not_finite(bad, options.model, options.precision, parts)
+        return results
+
+    def _computed(self, items: Sequence[Record], options: Options) -> list[Arrays]:
         import torch
 
-        options = Options.from_params(self.params)
         layers = options.resolve_layers(self._encoder.layers)
         with torch.inference_mode():
             tokens = self._tokens(items)
@@ -234,25 +251,15 @@ def _check_installed() -> None:
 
 def _prepared(path: str, record: Record, options: Options) -> tuple[Record, str]:
     """Return a record and its letters as the alphabet has them, checked, not yet cut."""
+    check_letters(path, record, LETTERS, "which is no letter of a protein")
     sequence = record.sequence.upper()
     if options.strip_stop and sequence.endswith("*"):
         sequence = sequence[:-1]
     if not sequence:
         raise InputError(f"{path}: the record {record.id!r} has no residues")
-    if not ALPHABET.issuperset(sequence):
-        _check_letters(path, record.id, sequence)
     if len(sequence) > options.max_length and not options.truncate:
         raise InputError(_too_long(path, record.id, len(sequence), options.max_length))
     return record, sequence
-
-
-def _check_letters(path: str, name: str, sequence: str) -> None:
-    for position, letter in enumerate(sequence, start=1):
-        if letter not in ALPHABET and letter not in UNKNOWN:
-            raise InputError(
-                f"{path}: the record {name!r} has {letter!r} at position {position}, which is no "
-                "letter of a protein; remove it, or write X for an unknown residue"
-            )
 
 
 def _too_long(path: str, name: str, length: int, limit: int) -> str:

@@ -120,7 +120,8 @@ class Encoder:
         x: Tensor = self.model.embed_scale * self.model.embed_tokens(tokens)
         if self.model.token_dropout:
             x = x * UNMASKED_SCALE
-        return x * present.unsqueeze(-1)
+        # Not times zero: were the padding's own embedding damaged, all would be.
+        return x.masked_fill(~present.unsqueeze(-1), 0.0)
 
     def _layer(
         self, layer: Any, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None
@@ -185,5 +186,5 @@ def residue_means(hidden: Tensor, lengths: Tensor) -> Tensor:
     """
     positions = torch.arange(hidden.shape[1], device=hidden.device)
     counted = (positions >= 1) & (positions <= lengths[:, None])
-    sums = (hidden * counted.unsqueeze(-1)).sum(dim=1)
+    sums = hidden.masked_fill(~counted.unsqueeze(-1), 0.0).sum(dim=1)
     return sums / lengths[:, None]

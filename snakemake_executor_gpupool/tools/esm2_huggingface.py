@@ -103,7 +103,9 @@ def read_config(directory: str) -> Config:
             default = "" if name in data else f", transformers' default, as {CONFIG} does not say"
             raise InputError(f"{path} is not of ESM-2: {name} is {given!r}, not {value!r}{default}")
     try:
-        sizes = [found[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")]
+        sizes = [
+            found[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+        ]
         shape, eps = Shape(*map(int, sizes)), float(found["layer_norm_eps"])
         if eps <= 0:
             raise ValueError(f"layer_norm_eps {eps}")

@@ -23,7 +23,13 @@ from snakemake_executor_gpupool.tools.esmfold_chains import (
     join_chains,
     joined_length,
 )
-from snakemake_executor_gpupool.tools.fasta import Record, read_fasta
+from snakemake_executor_gpupool.tools.fasta import (
+    Record,
+    both_cases,
+    check_letters,
+    read_fasta,
+)
+from snakemake_executor_gpupool.tools.finite import damaged_parts, not_finite
 from snakemake_executor_gpupool.tools.params import (
     PRECISIONS,
     choice,
@@ -37,6 +43,7 @@ from snakemake_executor_gpupool.tools.params import (
 from snakemake_executor_gpupool.tools.structures import (
     Structure,
     check_target,
+    is_plausible,
     write_structures,
 )
 from snakemake_executor_gpupool.tools.tables import table_format, write_table
@@ -58,6 +65,9 @@ DEFAULTS: dict[str, Any] = {
 #: Budgets of a micro-batch in pairs of residues, which memory and most of the time go with. A CPU
 #: gains nothing from batches of more than a few peptides.
 CPU_PAIRS, CUDA_PAIRS = 128**2, 1024**2
+IMPLAUSIBLE = "coordinates or scores that are not finite numbers, or too large for a protein"
+#: What may be in a sequence, in upper and lower case.
+LETTERS = both_cases(RESIDUES | UNKNOWN | {CHAIN_BREAK})
 #: Attention over fewer rows at a time saves no more memory worth having.
 SMALLEST_CHUNK = 4
 
@@ -129,7 +139,7 @@ class EsmFold(Tool):
     devices = ("cuda", "cpu")
     pads = True
     batch_limit_s = 3600.0
-    version = "1"
+    version = "2"
 
     _model: Any = None
     _own_chunk_size: int | None = None
@@ -165,6 +175,11 @@ class EsmFold(Tool):
         """Fold proteins that share a batch.
 
         One that does not fit into memory alone is tried again with smaller chunks.
+
+        Raises
+        ------
+        InputError
+            Coordinates or scores are not finite, or too large for a protein.
         """
         options = Options.from_params(self.params)
         lengths = [joined_length(item.sequence, options.linker) for item in items]
@@ -186,7 +201,12 @@ class EsmFold(Tool):
         from snakemake_executor_gpupool.tools.esmfold_forward import fold
 
         proteins = [join_chains(i.sequence, options.linker, options.residue_offset) for i in items]
-        return fold(self._model, proteins, options.num_recycles, chunk_size)
+        structures = fold(self._model, proteins, options.num_recycles, chunk_size)
+        bad = [item.id for item, found in zip(items, structures) if not is_plausible(found)]
+        if bad:
+            parts = damaged_parts(self._model)
+            raise not_finite(bad, options.model, options.precision, parts, IMPLAUSIBLE)
+        return structures
 
     # -- the files -----------------------------------------------------------
     def read(self, job: Job) -> Iterator[Record]:
@@ -269,15 +289,11 @@ def _target(job: Job) -> Any:
 
 
 def _prepared(path: str, record: Record, options: Options) -> Record:
-    sequence = record.sequence.upper()
-    if options.strip_stop:
-        sequence = sequence[:-1] if sequence.endswith("*") else sequence
-    for position, letter in enumerate(sequence, start=1):
-        if letter not in RESIDUES and letter not in UNKNOWN and letter != CHAIN_BREAK:
-            raise InputError(
-                f"{path}: the record {record.id!r} has {letter!r} at position {position}, which is "
-                "no amino acid; remove it, or write X for an unknown residue"
-            )
+    sequence = record.sequence
+    if options.strip_stop and sequence.endswith("*"):
+        sequence = sequence[:-1]
+    check_letters(path, Record(record.id, sequence), LETTERS, "which is no amino acid")
+    sequence = sequence.upper()
     chains = sequence.split(CHAIN_BREAK)
     if len(chains) > MOST_CHAINS:
         raise InputError(

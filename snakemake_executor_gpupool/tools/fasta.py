@@ -10,7 +10,7 @@ import contextlib
 import gzip
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -138,6 +138,8 @@ def _new_id(path: str, number: int, header: str, first_seen: dict[str, int]) -> 
     if not words:
         raise InputError(f"{path}, line {number}: the header has no id; write one after the '>'")
     name = words[0]
+    if "\0" in name:
+        raise InputError(f"{path}, line {number}: the id {name!r} has a NUL in it; remove that")
     if name in first_seen:
         raise InputError(
             f"{path}, line {number}: the id {name!r} was already used on line {first_seen[name]}; "
@@ -154,3 +156,38 @@ def _record(path: str, name: str, parts: list[str]) -> Record:
             f"{path}: the record {name!r} has no sequence; add it or remove the header"
         )
     return Record(name, sequence)
+
+
+def both_cases(letters: Iterable[str]) -> frozenset[str]:
+    """Return ASCII letters in upper and lower case, and what else is among them as it is."""
+    return frozenset(letter for each in letters for letter in (each.upper(), each.lower()))
+
+
+def check_letters(origin: str, record: Record, letters: frozenset[str], wrong: str) -> None:
+    """Refuse a record with other letters than these, before anything changes their case.
+
+    In upper case, some letters beyond ASCII are letters of proteins: a sharp s is two of them,
+    ``SS``, and a dotless i is ``I``.
+
+    Parameters
+    ----------
+    origin
+        The file, for the message.
+    letters
+        All that may be there, in every case in which it may.
+    wrong
+        What the message says of another letter.
+
+    Raises
+    ------
+    InputError
+        There is another one; the message has it with its position.
+    """
+    if letters.issuperset(record.sequence):
+        return
+    for position, letter in enumerate(record.sequence, start=1):
+        if letter not in letters:
+            raise InputError(
+                f"{origin}: the record {record.id!r} has {letter!r} at position {position}, "
+                f"{wrong}; remove it, or write X for an unknown residue"
+            )

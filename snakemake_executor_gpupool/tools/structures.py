@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.tools.finite import is_finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 SUFFIX = ".pdb"
 #: Suffixes that somebody may expect to work.
 OTHER_SUFFIXES = frozenset((".cif", ".mmcif", ".ent", ".gz", ".zip"))
-#: What fits into the columns of a PDB file, with a sign and three decimals, in Å.
+#: What fits into the columns of a PDB file, with a sign and three decimals, in Å; a model that
+#: predicts more is wrong.
 LARGEST_COORDINATE = 999.999
 #: Longest part of a path that file systems take.
 LONGEST_NAME = 255
@@ -55,6 +57,14 @@ class Structure(NamedTuple):
     xyz: Array
     plddt: Array
     ptm: float
+
+
+def is_plausible(structure: Structure) -> bool:
+    """Tell whether coordinates and scores are finite, and coordinates of a protein's size."""
+    import numpy as np
+
+    is_small = bool((np.abs(structure.xyz) < LARGEST_COORDINATE).all())  # NaN is not, either
+    return is_small and is_finite(structure.plddt, structure.ptm)
 
 
 def pdb_lines(structure: Structure) -> Iterator[str]:

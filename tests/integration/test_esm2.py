@@ -224,6 +224,60 @@ class TestRun:
         with pytest.raises(InputError, match=rf"has the layers 0 to 3.* no layer {layer}"):
             cases.embed(tool, cases.proteins([9]), layers=layer)
 
+    @pytest.mark.parametrize("number", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("pool", ["mean", "per_token"])
+    def test_damaged_weights_fail_by_name(self, checkpoint, number, pool):
+        """Only the items, and only in the layers, that have such numbers."""
+        tool = cases.loaded(checkpoint)
+        items = [Record("good", "MKTA"), Record("bad", "MKW"), Record("worse", "W")]
+        expected = cases.embed(tool, items[:1], pool=pool)[0]["layer3"]
+        with torch.no_grad():
+            tool._encoder.model.embed_tokens.weight[tool._letters[ord("W")], 3] = number
+            tool._encoder.model.embed_tokens.weight[tool._encoder.model.padding_idx] = number
+        with pytest.raises(InputError) as caught:
+            cases.embed(tool, items, pool=pool)
+        message = f"of bad, worse: the weights of {checkpoint} seem to be damaged"
+        assert f"results that are not finite numbers, {message}" in str(caught.value)
+        assert "(not finite: embed_tokens.weight)" in str(caught.value)
+        padded = [items[0], Record("longer", "MKTAMKTA")]
+        found = cases.embed(tool, padded, pool=pool)[0]["layer3"]
+        assert cases.largest_difference(found, expected) <= NOISE, "padding tells on others"
+
+    def test_what_is_not_asked_for_may_be_damaged(self, checkpoint):
+        tool = cases.loaded(checkpoint)
+        items = [Record("a", "MKTA"), Record("b", "MK")]
+        with torch.no_grad():
+            tool._encoder.model.layers[2].fc1.weight[0, 0] = float("nan")
+        assert len(cases.embed(tool, items, layers=[0, 2])) == 2
+        for asked in ({"layers": [0, 3]}, {"layers": [3, 0], "pool": "per_token"}, {}):
+            with pytest.raises(InputError, match=r"of a, b: .*layers\.2\.fc1\.weight"):
+                cases.embed(tool, items, **asked)
+
+    def test_damaged_contacts(self, checkpoint):
+        tool = cases.loaded(checkpoint, contacts=True)
+        tool.run([Record("a", "MKTA")])
+        with torch.inference_mode():
+            tool._contact_head.regression.bias[0] = float("nan")
+        with pytest.raises(InputError, match=r"of a: .*not finite: regression\.bias"):
+            tool.run([Record("a", "MKTA")])
+        assert cases.embed(tool, [Record("a", "MKTA")], contacts=False)
+
+    @pytest.mark.parametrize(
+        ("precision", "advice"), [("fp16", "try precision bf16 or fp32"), ("bf16", None)]
+    )
+    def test_overflow(self, tmp_path, precision, advice):
+        """What is too large for half precision, though not for bfloat16."""
+        path = esm2_checkpoints.write_seeded_checkpoint(str(tmp_path), *cases.TINY)
+        contents = torch.load(path, weights_only=False)
+        contents["model"]["encoder.sentence_encoder.layers.1.fc1.weight"] *= 30_000
+        torch.save(contents, path)
+        tool = cases.loaded(path, precision=precision)
+        if advice is None:
+            assert np.isfinite(tool.run([Record("a", "MKTAYI")])[0]["layer3"]).all()
+            return
+        with pytest.raises(InputError, match=rf"of a: in fp16, .*: {advice}; if that"):
+            tool.run([Record("a", "MKTAYI")])
+
     @pytest.mark.parametrize("precision", ["bf16", "fp16"])
     def test_lower_precision_points_the_same_way(self, checkpoint, tool, precision):
         items = cases.proteins([40, 80])
@@ -310,11 +364,20 @@ class TestItems:
         assert [item.sequence for item in read] == ["MK*K", "MK"]
 
     @pytest.mark.parametrize(
-        ("letters", "position"), [("MK1", 3), ("M\u00c5K", 2), ("<mask>", 1), ("MK@", 3)]
-    )
+        ("letters", "position"),
+        [
+            ("MK1", 3), ("M\u00c5K", 2), ("<mask>", 1), ("MK@", 3),
+            # In upper case: SS, I, S, \u02bcN, FI; and what only looks like letters.
+            ("MKTa\u00dfAYI", 5), ("MK\u0131", 3), ("\u017fMK", 1), ("MK\u0149", 3), ("M\ufb01", 2),
+            ("\uff2d\uff2b", 1), ("MK\u0391", 3), ("MK\u0410", 3), ("MK\u212a", 3), ("MK\u200b", 3),
+        ],
+    )  # fmt: skip
     def test_no_letter_of_a_protein(self, tmp_path, letters, position):
-        with pytest.raises(InputError) as caught:
-            self.read(tmp_path, Record("good", "MK"), Record("bad", letters))
+        for stop in (False, True):
+            with pytest.raises(InputError) as caught:
+                self.read(tmp_path, Record("good", "MK"), Record("bad", letters), strip_stop=stop)
+        with pytest.raises(InputError, match=f"at position {position}"):
+            Esm2Embed({}).item(("bad", letters))
         assert f"in.fasta: the record 'bad' has {letters[position - 1]!r}" in str(caught.value)
         assert f"at position {position}" in str(caught.value)
 

@@ -122,19 +122,65 @@ class TestStructures:
         tool.to("cpu")
         assert_same_bits(tool.run(items)[0], before[0])
 
-    @pytest.mark.parametrize("number", [float("nan"), 1e4])
-    def test_what_no_file_can_hold(self, model, monkeypatch, number):
-        tool = cases.loaded(model)
+    @pytest.mark.parametrize(
+        ("part", "number"),
+        [
+            ("positions", float("nan")), ("positions", 1e4), ("positions", float("-inf")),
+            ("lddt_head", float("nan")), ("ptm_logits", float("nan")),
+        ],
+    )  # fmt: skip
+    def test_what_is_no_structure_fails_by_name(self, model, monkeypatch, part, number):
+        tool = cases.loaded(model, precision="fp16")
         whole = tool._model.trunk.forward
 
         def broken(*args, **kwargs):
             found = whole(*args, **kwargs)
-            found["positions"][-1, 0, 1, 1, 2] = number
+            found["positions"][-1, 1, 1, 1, 2] = number
             return found
 
-        monkeypatch.setattr(tool._model.trunk, "forward", broken)
-        with pytest.raises(ArithmeticError, match="are no numbers, or that no PDB file can hold"):
-            tool.run(cases.proteins([4]))
+        if part == "positions":
+            monkeypatch.setattr(tool._model.trunk, "forward", broken)
+        else:
+            head = tool._model.lddt_head[-1] if part == "lddt_head" else tool._model.ptm_head
+            with torch.no_grad():
+                head.bias[0] = number
+        names = "p1" if part == "positions" else "p0, p1"
+        with pytest.raises(InputError) as caught:
+            tool.run(cases.proteins([4, 5]))
+        assert f"not finite numbers, or too large for a protein, of {names}: in fp16" in str(
+            caught.value
+        )
+        assert "try precision bf16 or fp32; if that does not help" in str(caught.value)
+        if part != "positions":
+            assert "damaged" in str(caught.value) and "head" in str(caught.value)
+
+    def test_one_of_a_batch_without_scores(self, model, monkeypatch):
+        tool = cases.loaded(model)
+        whole = tool._model.ptm_head.forward
+
+        def broken(states):
+            logits = whole(states)
+            logits[1, 0, 0] = float("nan")
+            return logits
+
+        monkeypatch.setattr(tool._model.ptm_head, "forward", broken)
+        with pytest.raises(InputError, match="too large for a protein, of p1: the weights"):
+            tool.run(cases.proteins([4, 5, 6]))
+        assert not tool._model.ptm_head._forward_hooks
+
+    def test_a_damaged_trunk(self, model):
+        tool = cases.loaded(model)
+        with torch.no_grad():
+            next(tool._model.trunk.parameters())[0] = float("nan")
+        with pytest.raises(InputError, match=r"of p0.*: the weights .*not finite: trunk\."):
+            tool.run(cases.proteins([4, 6]))
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+    def test_angles_keep_their_precision(self, model, tool, precision):
+        low = cases.loaded(model, precision=precision)._model.esm
+        kept, full = (m.rotary_embeddings.inv_freq for m in (low, tool._model.esm))
+        assert kept.dtype == torch.float32 and torch.equal(kept, full)
+        assert low.encoder.layer[0].output.dense.weight.dtype != torch.float32
 
 
 class TestComplexes:
@@ -290,6 +336,9 @@ class TestFiles:
         [
             (Record("a", "MK*"), {}, "the record 'a' has '*' at position 3"),
             (Record("a", "M-K"), {}, "'-' at position 2, which is no amino acid"),
+            (Record("a", "MKTa\u00dfAYI"), {}, "'\u00df' at position 5, which is no amino acid"),
+            (Record("a", "MK\u0131"), {}, "'\u0131' at position 3"),
+            (Record("a", "MK\u0391"), {}, "'\u0391' at position 3"),
             (Record("a", "MK::TA"), {}, "chain without any known residue (an empty one)"),
             (Record("a", "MK:XX"), {}, "chain without any known residue (XX)"),
             (Record("a", ":".join("M" * 27)), {}, "has 27 chains"),

@@ -108,6 +108,7 @@ class TestRefuses:
             (b"\x7fELF\x02\x01\0\0\0", "is a binary file"),
             (packed(b"\x7fELF\x02\x01\0\0\0"), "is a binary file"),
             (b">a\n" + b"M" * 5000 + b"\0\xff", "is not UTF-8 text (byte 0xff)"),
+            (b">a\n" + b"M" * 5000 + b"\n>b\0c\nMK\n", r"line 3: the id 'b\x00c' has a NUL in it"),
             (b">prot\xe9ine\nMK\n", "is not UTF-8 text (byte 0xe9); save it as UTF-8"),
             (">a\nMK\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
             (b"BZh91AY", "is bzip2-compressed; decompress it"),
