@@ -12,13 +12,14 @@ RESOURCES = {
     "gpupool_tool": "The tool that serves the rule: an installed tool's name, "
     "`package.module:Class`, `path/to/file.py:Class` relative to the Snakefile, or `script` for "
     "the rule's own script. Without it the rule runs as a plain one. It may be a param instead.",
-    "gpu": "How many GPUs a job needs. For a plain rule they are its own while it runs; for a "
-    "served rule, how many each copy of the model takes.",
+    "gpu": "How many GPUs a job needs, as a whole number. For a plain rule they are its own while "
+    "it runs; for a served rule, how many each copy of the model takes.",
     "device": "Which devices, as a device string (`cuda`, `cudax2`, `cuda:0`, `cpu`); goes before "
     "`gpu`.",
     "gpupool_instance": "A name. Rules that give different ones have models and workers of their "
     "own, even for the same tool and params.",
-    "vram_mb": "Device memory that a job or a copy of the model needs on each device, in MiB. "
+    "vram_mb": "Device memory that a job or a copy of the model needs on each device: in MiB as a "
+    'number, or with its unit (`"8GB"`, `"8GiB"`). '
     "Used to choose cards that are large enough, and to pack several on one.",
     "runtime": "Minutes that a job may take. For a served rule: the most that one of its "
     "micro-batches may take before its worker counts as hung.",
@@ -115,6 +116,8 @@ VARIABLES = {
     "GPUPOOL_SIMULATED": "Set for jobs: `1` if their devices are simulated.",
     "GPUPOOL_LEASE": "Set for jobs: by which gpupool inside a job uses what the job was leased; "
     "empty: it has no device.",
+    "GPUPOOL_MEMBERS": "Set for the process that runs jobs joined by a pipe or a service: what "
+    "each of them sees.",
     "GPUPOOL_WORKER": "Set in worker processes: the worker's name.",
     "GPUPOOL_PROCESS": "Set in worker processes, and so in all that they start: whose they are. "
     "What is left of them when a worker has ended is found by it, and killed.",

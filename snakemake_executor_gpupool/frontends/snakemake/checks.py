@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
+from snakemake_executor_gpupool.devices.board import LEASE, Ask, why_impossible
 from snakemake_executor_gpupool.devices.model import fit_one_process
 from snakemake_executor_gpupool.errors import UnknownTool
+from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle
+from snakemake_executor_gpupool.frontends.snakemake.groups import units_of
+from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, NotKnownYet, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.software import (
     Unservable,
     software_of,
 )
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
-    DEVICE_RESOURCES,
     TOOL,
-    device_request,
     is_served,
     tool_spec,
 )
@@ -40,6 +43,7 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
         if not job.is_local
         for problem in find_problems(workflow, job, config)
     ]
+    problems += find_bundle_problems(workflow.dag.needrun_jobs(), config)
     warn_of_throttles(workflow, jobs, logger)
     warn_of_local_rules(jobs, logger)
     if not problems:
@@ -56,23 +60,55 @@ def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
     """Return what keeps a rule from ever running; what is not known yet passes."""
     problems: list[str] = []
     try:
-        spec = device_request(job)
+        needs = needs_of(job)
         served = is_served(job)
         if served:
             check_tool(tool_spec(job) or "")
             # Also asks conda what it is, once, before any job waits for the answer.
             software_of(workflow, job, sys.executable)
+    except NotKnownYet:
+        return []
     except (Unservable, UnknownTool) as error:
         return [str(error)]
     except Exception:
         # Resources may depend on files that do not exist yet: the job itself will tell.
         return []
-    if spec is None or spec.kind == "cpu":
+    if needs.spec is None or needs.spec.kind == "cpu":
         return problems
-    problem = device_problem(spec, config)
-    if problem and not (served and not config.gpus and not spec.names):
+    problem = device_problem(needs, config)
+    if problem and not (served and not config.gpus and not needs.spec.names):
         problems.append(problem)
     return problems
+
+
+def find_bundle_problems(jobs: Iterable[Any], config: PoolConfig) -> list[str]:
+    """Return what keeps jobs that a pipe or a service joins from ever running together."""
+    problems: dict[tuple[str, ...], str] = {}
+    for unit in units_of(job for job in jobs if job.pipe_group is not None):
+        rules = tuple(sorted({job.rule.name for job in unit}))
+        try:
+            joint = Bundle.of(unit, [*config.devices, *config.expected]).joint
+        except Unservable as error:
+            # What one of them says by itself is known already.
+            problem = None if find_malformed(unit) else str(error)
+        except Exception:
+            problem = None  # not known yet
+        else:
+            problem = device_problem(joint, config) if joint.gpus else None
+        if problem:
+            problems[rules] = f"rules {', '.join(rules)}, which run together: {problem}"
+    return list(problems.values())
+
+
+def find_malformed(jobs: Iterable[Any]) -> list[str]:
+    """Return the rules of those jobs whose resources are not understood."""
+    malformed = []
+    for job in jobs:
+        try:
+            needs_of(job)
+        except Unservable:
+            malformed.append(job.rule.name)
+    return malformed
 
 
 def check_tool(spec: str) -> None:
@@ -82,8 +118,10 @@ def check_tool(spec: str) -> None:
         resolve_spec(spec)
 
 
-def device_problem(spec: Any, config: PoolConfig) -> str | None:
-    """Say why the managed devices can never satisfy a request; None if they can."""
+def device_problem(needs: Needs, config: PoolConfig) -> str | None:
+    """Say why the managed devices can never satisfy a request for GPUs; None if they can."""
+    spec = needs.spec
+    assert spec is not None
     managed = [*config.gpus, *(device for device in config.expected if device.kind == "cuda")]
     names = ", ".join(dict.fromkeys(device.name for device in managed))
     there = f"the pool manages {names or 'no GPU'}"
@@ -93,7 +131,8 @@ def device_problem(spec: Any, config: PoolConfig) -> str | None:
         return f"asks for {', '.join(missing)}, but {there}"
     if not fit_one_process(filter(spec.accepts, managed), spec.count):
         return f"asks for {spec.count} GPU{'s' * (spec.count > 1)}, but {there}"
-    return None
+    why = why_impossible(Ask("", spec, LEASE, "it", vram_mib=needs.vram_mib), managed)
+    return None if why is None else why.removeprefix("it ")
 
 
 def warn_of_throttles(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
@@ -140,7 +179,7 @@ def warn_of_local_rules(jobs: dict[str, Any], logger: Any) -> None:
 def asks_for(job: Any) -> list[str]:
     """Return which of our resources a job has set; those that are not known yet are left out."""
     try:
-        asked = {name: job.resources.get(name) for name in DEVICE_RESOURCES}
+        asked = {name: job.resources.get(name) for name in ("device", "gpu")}
         asked[TOOL] = tool_spec(job)
     except Exception:
         return []

@@ -2,7 +2,7 @@
 
 Each ready job takes one of four ways::
 
-    group of served jobs ─► its members, level by level, to the pool
+    group with devices   ─► its members, each its own way, as soon as it can start
     served job           ─► pool
     job with devices     ─► lease from the pool ─► lane, in a process with these devices
     any other            ─► lane
@@ -16,6 +16,9 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +31,15 @@ from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.devices.hidden import hide_devices, show_devices
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError, PoolEnded
+from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle, part_of_group
 from snakemake_executor_gpupool.frontends.snakemake.checks import check_start
 from snakemake_executor_gpupool.frontends.snakemake.cores import bound_threads, cpu_budget
-from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, group_devices
+from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
+from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, keep_words, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 from snakemake_executor_gpupool.frontends.snakemake.signals import Signals
-from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
-    device_request,
     evaluate_here,
     is_served,
     title,
@@ -67,6 +70,28 @@ common_settings = CommonSettings(
 JOBS_AT_ONCE = 64
 
 
+@dataclass(frozen=True, eq=False)
+class Leased:
+    """A job that waits for devices, or has them.
+
+    Attributes
+    ----------
+    job
+        Snakemake's job; a group for a bundle.
+    needs
+        What it asks for.
+    done
+        Told of its end.
+    bundle
+        Jobs that share the lease, each with its own part; None: the job has all of it.
+    """
+
+    job: Any
+    needs: Needs
+    done: Done
+    bundle: Bundle | None = None
+
+
 class Executor(RealExecutor):
     """Serves rules from warm workers, gives GPU rules their devices, runs the rest locally."""
 
@@ -77,11 +102,12 @@ class Executor(RealExecutor):
         self.executor_settings: Any = self.workflow.executor_settings or ExecutorSettings()
         self._ids = itertools.count(1)
         self._done: dict[int, Done] = {}
-        self._leased: dict[int, Any] = {}
+        self._leased: dict[int, Leased] = {}
         self._lock = threading.Lock()
         self._cores = cpu_budget(self.workflow)
         self._cluster: Any = None
         config = self._configure()
+        keep_words(self.workflow)
         try:
             check_start(self.workflow, config, self.logger)
         except WorkflowError:
@@ -106,6 +132,8 @@ class Executor(RealExecutor):
         self._serving = Serving(
             self.workflow, self._pool, self._expect, self._report, merges=merges
         )
+        self._managed = (*config.devices, *config.expected)
+        self._between_members = ThreadPoolExecutor(4, thread_name_prefix="gpupool-group")
         # From here on what Snakemake starts by itself, local rules among it, sees no device.
         hide_devices()
         self._shows_devices = contextlib.ExitStack()
@@ -169,30 +197,60 @@ class Executor(RealExecutor):
         self.report_job_submission(info)
         try:
             self._route(job, lambda report: self._finish(info, report))
-        except Unservable as error:
+        except Exception as error:
             self._finish(info, JobReport(0, f"{title(job)}: {error}"))
 
     def _route(self, job: Any, done: Done) -> None:
-        if job.is_group():
-            members = list(job.jobs)
-            if all(is_served(member) for member in members):
-                GroupRun(job, self._serving.serve, done).start()
-                return
-            spec = group_devices(job)
-        elif is_served(job):
-            self._serving.gather(job, done)
-            return
+        if not job.is_group():
+            self._route_job(job, done, self._serving.gather)
+        elif runs_by_member(job):
+            start = partial(self._start_members, job)
+            GroupRun(job, start, self._later, done).start()
         else:
-            spec = device_request(job)
-        if spec is None or spec.kind == "cpu":
             self._run_in_lane(job, done, {})
+
+    def _route_job(self, job: Any, done: Done, serve: Callable[[Any, Done], None]) -> None:
+        if is_served(job):
+            serve(job, done)
+            return
+        needs = needs_of(job)
+        if needs.gpus:
+            self._lease(Leased(job, needs, done))
         else:
-            self._lease(job, spec, done)
+            self._run_in_lane(job, done, {})
+
+    def _later(self, act: Callable[[], None]) -> None:
+        """Do what is between a group's members, on a thread of its own."""
+
+        def guarded() -> None:
+            try:
+                act()
+            except BaseException as error:  # the executor of threads would keep it for itself
+                self._pool.fail(error)
+
+        with contextlib.suppress(RuntimeError):  # the run is cancelled: nothing is to follow
+            self._between_members.submit(guarded)
+
+    def _start_members(self, group: Any, unit: Unit, done: Done) -> None:
+        """Start what runs together of a group."""
+        if len(unit) == 1 and unit[0].pipe_group is None:
+            if unit[0].is_norun:
+                done(JobReport(0))
+            else:
+                self._route_job(unit[0], done, self._serving.serve)
+            return
+        bundle = Bundle.of(unit, self._managed)
+        job = part_of_group(group, unit)
+        if bundle.joint.gpus:
+            self._lease(Leased(job, bundle.joint, done, bundle))
+        else:
+            self._run_in_lane(job, done, {})
 
     def shutdown(self) -> None:
         """Wait for what runs, end every worker, write the summary."""
         self._lane.shutdown()
         self._serving.shutdown()
+        self._between_members.shutdown()
         self._pool.close()
         self._shows_devices.close()
         self._signals.over()
@@ -205,6 +263,7 @@ class Executor(RealExecutor):
         self._lane.cancel()
         self._pool.cancel("cancelled")
         self._serving.shutdown(wait=False)
+        self._between_members.shutdown(wait=False, cancel_futures=True)
         killer = self._signals.kill_later()
         # Before the pool lets go of the devices that these children were leased.
         self._lane.pool.shutdown()
@@ -224,12 +283,13 @@ class Executor(RealExecutor):
         return scheduler.finished_jobs, len(scheduler.running), len(self._done), self._lane.running
 
     # -- ways ----------------------------------------------------------------------------
-    def _lease(self, job: Any, spec: Any, done: Done) -> None:
-        job_id = self._expect(done)
+    def _lease(self, leased: Leased) -> None:
+        job_id = self._expect(leased.done)
         with self._lock:
-            self._leased[job_id] = job
-        vram = job.resources.get("vram_mb")
-        request = LeaseRequest(job_id, title(job), spec, priority=job.priority, vram_mib=vram)
+            self._leased[job_id] = leased
+        job, needs = leased.job, leased.needs
+        assert needs.spec is not None
+        request = LeaseRequest(job_id, title(job), needs.spec, job.priority, needs.vram_mib)
         try:
             self._pool.lease(request)
         except PoolEnded as error:
@@ -237,11 +297,12 @@ class Executor(RealExecutor):
 
     def _grant(self, job_id: int, devices: tuple[Device, ...], environment: dict[str, str]) -> None:
         with self._lock:
-            job, done = self._leased.pop(job_id, None), self._done.pop(job_id, None)
-        if job is None or done is None:  # it has been reported as failed, or nobody waits for it
+            leased, done = self._leased.pop(job_id, None), self._done.pop(job_id, None)
+        if leased is None or done is None:  # reported as failed, or nobody waits for it
             self._pool.lease_done(job_id)
             return
-        spec = device_request(job) if not job.is_group() else group_devices(job)
+        if leased.bundle is not None:
+            environment = leased.bundle.environment(devices)
 
         def released(report: JobReport) -> None:
             self._pool.lease_done(job_id)
@@ -249,9 +310,9 @@ class Executor(RealExecutor):
 
         def lost() -> None:
             self._pool.lease_done(job_id)
-            self._lease(job, spec, done)
+            self._lease(leased)
 
-        self._run_in_lane(job, released, environment, devices[0].host, lost)
+        self._run_in_lane(leased.job, released, environment, devices[0].host, lost)
 
     def _run_in_lane(
         self,

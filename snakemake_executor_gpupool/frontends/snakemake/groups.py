@@ -1,65 +1,162 @@
-"""Group jobs: those whose members are all served run inside the pool."""
+"""Groups that hold devices or have served members: each member goes the way it would go alone.
+
+A group's members are started as soon as those are done whose outputs they read. Each asks for its
+own devices and gives them back when it ends, so two that run side by side never see the same
+ones, and none is held while a CPU member works. Members that a pipe or a service joins run at
+the same time and in one process (``bundles``).
+
+Any other group is one child Snakemake, as under a cluster's executor.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from snakemake_executor_gpupool.devices.strings import gpus
+from snakemake_executor_gpupool.frontends.snakemake.needs import NotKnownYet, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.served import Done
-from snakemake_executor_gpupool.frontends.snakemake.translate import device_request
+from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
+from snakemake_executor_gpupool.frontends.snakemake.translate import (
+    evaluate_here,
+    is_served,
+    title,
+)
 from snakemake_executor_gpupool.wire.requests import JobReport
+
+#: Members of a group that start and end together; most often one.
+Unit = tuple[Any, ...]
+
+
+def runs_by_member(group: Any) -> bool:
+    """Tell whether a group's members go their own ways: one is served, or may need a GPU.
+
+    Raises
+    ------
+    Unservable
+        A member's resources are malformed.
+    """
+    for member in group.jobs:
+        try:
+            if is_served(member) or needs_of(member).gpus:
+                return True
+        except NotKnownYet:
+            return True
+        except Unservable as error:
+            raise Unservable(f"{title(member)}: {error}") from None
+    return False
+
+
+def units_of(jobs: Iterable[Any]) -> list[Unit]:
+    """Return which jobs run together: those that pipes and services join; any other alone."""
+    joined: dict[Any, list[Any]] = {}
+    for job in jobs:
+        joined.setdefault(job.pipe_group or job, []).append(job)
+    return [tuple(members) for members in joined.values()]
 
 
 class GroupRun:
-    """A group whose members are all served: one level of it after the other.
+    """One run of a group, member by member.
 
     Parameters
     ----------
-    serve
-        Sends one member to the pool.
+    group
+        Snakemake's group job.
+    start
+        Starts a unit; raises, or reports its end to the callback, from any thread.
+    later
+        Runs a function on another thread: what is done between members can wait for files.
     done
-        Told once, when the last member has ended or the first has failed.
+        Told once: when all have ended, or nothing runs any more after one has failed.
     """
 
-    def __init__(self, group: Any, serve: Callable[[Any, Done], None], done: Done) -> None:
-        self._levels = [list(level) for level in group.toposorted]
-        self._serve = serve
+    def __init__(
+        self,
+        group: Any,
+        start: Callable[[Unit, Done], None],
+        later: Callable[[Callable[[], None]], object],
+        done: Done,
+    ) -> None:
+        self._start = start
+        self._later = later
         self._done = done
         self._lock = threading.Lock()
-        self._open = 0
+        self._running = 0
         self._error: str | None = None
+        units = units_of(job for level in group.toposorted for job in level)
+        self._unit_of = {job: unit for unit in units for job in unit}
+        self._waits_for = {unit: self._units_before(unit) for unit in units}
+
+    def _units_before(self, unit: Unit) -> set[Unit]:
+        before = {dep for job in unit for dep in job.dag.dependencies[job]}
+        return {self._unit_of[dep] for dep in before if dep in self._unit_of} - {unit}
 
     def start(self) -> None:
-        """Send the first level."""
-        self._next_level()
+        """Start the members that wait for no other."""
+        self._later(self._start_ready)
 
-    def _next_level(self) -> None:
-        if not self._levels or self._error is not None:
-            self._done(JobReport(0, self._error))
-            return
-        level = self._levels.pop(0)
-        self._open = len(level)
-        for job in level:
-            self._serve(job, self._member_done)
-
-    def _member_done(self, report: JobReport) -> None:
+    def _start_ready(self) -> None:
         with self._lock:
-            self._open -= 1
-            self._error = self._error or report.error
-            is_last = self._open == 0
-        if is_last:
-            self._next_level()
+            ready = [unit for unit, before in self._waits_for.items() if not before]
+            if self._error is not None:
+                ready = []
+            for unit in ready:
+                del self._waits_for[unit]
+            self._running += len(ready)
+            is_over = self._running == 0
+        if is_over:
+            self._done(JobReport(0, self._error))
+        for unit in ready:
+            self._start_unit(unit)
+
+    def _start_unit(self, unit: Unit) -> None:
+        def ended(report: JobReport) -> None:
+            self._later(lambda: self._ended(unit, report.error))
+
+        try:
+            for job in unit:
+                # What the group's earlier members have made is there only now.
+                job._resources = job._params = None
+                evaluate_here(job)
+            self._start(unit, ended)
+        except Exception as error:
+            ended(JobReport(0, f"{title(unit[0])}: {error}"))
+
+    def _ended(self, unit: Unit, error: str | None) -> None:
+        with self._lock:
+            is_awaited = any(unit in before for before in self._waits_for.values())
+        if error is None and is_awaited:
+            error = self._settled(unit)
+        with self._lock:
+            self._running -= 1
+            if error is not None:
+                self._error = self._error or error
+            for before in self._waits_for.values():
+                before.discard(unit)
+        self._start_ready()
+
+    def _settled(self, unit: Unit) -> str | None:
+        """Put outputs in place for the members behind; return what is wrong with them."""
+        for job in unit:
+            try:
+                job.dag.workflow.async_run(settle(job))
+            except Exception as error:
+                return f"{title(job)}: {error}"
+        return None
 
 
-def group_devices(group: Any) -> Any:
-    """Return what a group that runs by itself needs at its widest level; None: no device."""
-    widest = 0
-    for level in group.toposorted:
-        specs = [device_request(job) for job in level]
-        named = [spec for spec in specs if spec is not None and spec.names]
-        if named:
-            return named[0]
-        widest = max(widest, sum(spec.count for spec in specs if spec and spec.kind == "cuda"))
-    return gpus(widest) if widest else None
+async def settle(job: Any) -> None:
+    """Do for one member's outputs what Snakemake does only when the whole group has ended.
+
+    It does so again then, which changes nothing.
+    """
+    dag = job.dag
+    dag.handle_touch(job)
+    await dag.check_and_touch_output(
+        job,
+        wait=dag.workflow.execution_settings.latency_wait,
+        check_output_mtime=False,
+    )
+    if job.shadow_dir:
+        dag.unshadow_output(job)
+        job.shadow_dir = None

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from snakemake_executor_gpupool.devices.hidden import own_environment
 from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.frontends.snakemake.bundles import MEMBERS_VARIABLE
 from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs
 
 #: How many later jobs may overtake one that does not fit the free threads.
@@ -60,6 +62,10 @@ class LaneJob:
     elsewhere: Callable[[str], int | None] | None = None
     priority: float = 0
     overtaken: int = 0
+
+
+#: A Snakemake whose jobs each see devices of their own.
+MEMBERS_MODULE = "snakemake_executor_gpupool.frontends.snakemake.members"
 
 
 class NodeLost(SpawnedJobError):
@@ -218,6 +224,8 @@ class LocalLane(LocalExecutor):
 
     def _run_child(self, lane_job: LaneJob) -> None:
         command = self.format_job_exec(lane_job.job)
+        if MEMBERS_VARIABLE in lane_job.environment:
+            command = with_members(command)
         if lane_job.elsewhere is not None:
             check_exit(lane_job.elsewhere(command))
             return
@@ -306,6 +314,13 @@ class LocalLane(LocalExecutor):
 def child_environment(of_the_job: dict[str, str]) -> dict[str, str]:
     """Return the environment of a child: no devices, or what the job's lease says."""
     return {**own_environment(), **(of_the_job or visible_env(()))}
+
+
+def with_members(command: str) -> str:
+    """Return a child's command for jobs that each see devices of their own."""
+    plain, own = f"{sys.executable} -m snakemake ", f"{sys.executable} -m {MEMBERS_MODULE} "
+    assert plain in command, "Snakemake starts its children differently"
+    return command.replace(plain, f"{own}-m snakemake ", 1)
 
 
 def check_exit(code: int | None) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_gpupool.devices.strings import DeviceSpec, gpus, parse_device
-from snakemake_executor_gpupool.errors import ConfigError, UnknownTool
+from snakemake_executor_gpupool.errors import UnknownTool
+from snakemake_executor_gpupool.frontends.snakemake.needs import needs_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable, software_of
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 from snakemake_executor_gpupool.tool_api.values import Job, PortablePath
@@ -22,8 +22,6 @@ from snakemake_executor_gpupool.worker.cold import named_from_namedlist
 
 #: The resource, or param, that makes a rule a served one.
 TOOL = "gpupool_tool"
-#: The resources that say which devices a rule needs.
-DEVICE_RESOURCES = ("device", "gpu")
 #: The resource that Snakemake evaluates only where a job runs.
 EVALUATED_WHERE_IT_RUNS = "tmpdir"
 #: What Snakemake gives it by default: an expression.
@@ -88,26 +86,6 @@ def evaluate_here(job: Any) -> None:
                 member._params = None
 
 
-def device_request(job: Any) -> DeviceSpec | None:
-    """Return the devices that a rule asks for: ``device`` before ``gpu``; None: none.
-
-    Raises
-    ------
-    Unservable
-        The resource is malformed; the message shows the grammar.
-    """
-    resources = job.resources
-    device, count = resources.get("device"), resources.get("gpu")
-    try:
-        if device:
-            return parse_device(str(device))
-        if count:
-            return gpus(int(count))
-    except (ConfigError, ValueError) as error:
-        raise Unservable(str(error)) from error
-    return None
-
-
 def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Request:
     """Turn a served job into a request. Call it after the job was prepared.
 
@@ -116,6 +94,7 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
     Unservable
         The rule asks for something that serving cannot give; the message says what to do.
     """
+    needs = needs_of(job)
     plain = plain_job(job)
     bare = pickle.dumps(plain.replace(resources={}), PICKLE_PROTOCOL)
     return Request(
@@ -126,9 +105,9 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         bare=bare,
         params=pickle.dumps(dict(plain.params), PICKLE_PROTOCOL),
         cwd=str(Path(job.shadow_dir or ".").absolute()),
-        devices=device_request(job),
+        devices=needs.spec,
         instance=str(job.resources.get("gpupool_instance") or ""),
-        vram_mib=_whole(job.resources.get("vram_mb")),
+        vram_mib=needs.vram_mib,
         priority=job.priority,
         timeout_s=_minutes(job.resources.get("runtime")),
         attempt=job.attempt,
@@ -151,10 +130,6 @@ def _size_bytes(path: str) -> int:
     except OSError:
         return 0
     return MANY_BYTES if stat.S_ISDIR(status.st_mode) else status.st_size
-
-
-def _whole(value: Any) -> int | None:
-    return int(value) if isinstance(value, (int, float)) else None
 
 
 def _minutes(value: Any) -> float | None:

@@ -1,0 +1,161 @@
+"""Jobs that a pipe or a service joins: they run at the same time, and hold devices side by side.
+
+They are run by one child Snakemake, which must start them all or none. Their devices are
+therefore one lease, and each job is shown its own part of it, see
+:mod:`~snakemake_executor_gpupool.frontends.snakemake.members`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from snakemake_executor_gpupool.devices.model import CUDA, Device, device_key
+from snakemake_executor_gpupool.devices.strings import DeviceSpec, gpus, sorted_names
+from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, needs_of
+from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
+from snakemake_executor_gpupool.frontends.snakemake.translate import tool_spec
+
+#: Tells the child that runs joined jobs what each of them sees.
+MEMBERS_VARIABLE = "GPUPOOL_MEMBERS"
+
+
+def member_needs(job: Any, managed: Iterable[Device]) -> Needs:
+    """Return what one joined job needs: as any other, or a GPU for a tool that runs cold."""
+    needs = needs_of(job)
+    has_gpus = any(device.kind == CUDA for device in managed)
+    if needs.spec is None and tool_spec(job) is not None and has_gpus:
+        return Needs(gpus(1), needs.vram_mib)
+    return needs
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Joined jobs and what they need.
+
+    Attributes
+    ----------
+    jobs, needs
+        The jobs, and for each what it needs itself.
+    joint
+        What they need together.
+    """
+
+    jobs: tuple[Any, ...]
+    needs: tuple[Needs, ...]
+    joint: Needs
+
+    @classmethod
+    def of(cls, jobs: Iterable[Any], managed: Sequence[Device]) -> Bundle:
+        """Look at joined jobs.
+
+        Raises
+        ------
+        Unservable
+            Two of them ask for the same device, or for devices of different machines.
+        """
+        jobs = tuple(jobs)
+        needs = tuple(member_needs(job, managed) for job in jobs)
+        rules = [job.rule.name for job in jobs]
+        return cls(jobs, needs, joint_needs(list(zip(rules, needs, strict=True)), managed))
+
+    def parts(self, devices: Iterable[Device]) -> list[tuple[Device, ...]]:
+        """Return each job's own part of the devices that all hold together."""
+        left = sorted(devices, key=device_key)
+        parts: dict[int, tuple[Device, ...]] = {}
+        # Those that name theirs first: the others take any.
+        for number, need in sorted(enumerate(self.needs), key=lambda pair: not pair[1].names):
+            fits = [device for device in left if need.gpus and need.accepts(device)][: need.gpus]
+            parts[number] = tuple(fits)
+            left = [device for device in left if device not in fits]
+        return [parts[number] for number in range(len(self.jobs))]
+
+    def environment(self, devices: Iterable[Device]) -> dict[str, str]:
+        """Return the environment of the child that runs them.
+
+        It sees no device itself, and knows what each job may see.
+        """
+        members = [
+            {
+                "rule": job.rule.name,
+                "wildcards": job.wildcards_dict,
+                "environment": visible_env(part) if part else {},
+            }
+            for job, part in zip(self.jobs, self.parts(devices), strict=True)
+        ]
+        return {**visible_env(()), MEMBERS_VARIABLE: json.dumps(members)}
+
+
+def joint_needs(needs: Sequence[tuple[str, Needs]], managed: Sequence[Device]) -> Needs:
+    """Return what jobs need together, given each one's rule and needs.
+
+    Raises
+    ------
+    Unservable
+        Two of them ask for the same device, or for devices of different machines.
+    """
+    holders = [(rule, need) for rule, need in needs if need.gpus]
+    if not holders:
+        return Needs()
+    vrams = [need.vram_mib for _, need in holders]
+    known = [vram for vram in vrams if vram is not None]
+    vram_mib = max(known) if len(known) == len(vrams) else None
+    host = _common_host(holders)
+    named = _named(holders)
+    counted = sum(need.gpus for _, need in holders if not need.names)
+    if not named:
+        return Needs(DeviceSpec(CUDA, counted, (), host), vram_mib)
+    # Which others is settled here: a request names all of its devices or none.
+    others = [
+        device.name if host else device.local_name
+        for device in sorted(managed, key=device_key)
+        if device.kind == CUDA and host in ("", device.host)
+    ]
+    chosen = [name for name in dict.fromkeys(others) if name not in named][:counted]
+    missing = counted - len(chosen)
+    names = tuple(sorted_names([*named, *chosen]))
+    return Needs(DeviceSpec(CUDA, len(names) + missing, names, host), vram_mib)
+
+
+def _named(holders: Iterable[tuple[str, Needs]]) -> list[str]:
+    """Return the devices that are asked for by name, each by one job."""
+    by: dict[str, str] = {}
+    for rule, need in holders:
+        for name in need.names:
+            if name in by:
+                raise Unservable(
+                    f"rules {by[name]} and {rule} run at the same time, as a pipe or a service "
+                    f"joins them, and both ask for {name}"
+                )
+            by[name] = rule
+    return list(by)
+
+
+def _common_host(holders: Sequence[tuple[str, Needs]]) -> str:
+    hosts = sorted({need.spec.host for _, need in holders if need.spec and need.spec.host})
+    if len(hosts) > 1:
+        rules = ", ".join(rule for rule, _ in holders)
+        raise Unservable(
+            f"rules {rules} run at the same time on one machine, as a pipe or a service joins "
+            f"them, and ask for devices of {' and '.join(hosts)}"
+        )
+    return hosts[0] if hosts else ""
+
+
+def identity(rule: str, wildcards: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what tells one job from all others."""
+    return rule, json.dumps({name: str(value) for name, value in wildcards.items()}, sort_keys=True)
+
+
+def part_of_group(group: Any, jobs: Iterable[Any]) -> Any:
+    """Return a group job of some of a group's members."""
+    members = frozenset(jobs)
+    if members == frozenset(group.jobs):
+        return group
+    part = type(group)(group.groupid, members, group.global_resources)
+    part.attempt = group.attempt
+    part.finalize()
+    return part

@@ -1,0 +1,250 @@
+"""What a rule's resources say of devices: one grammar, wherever they are read.
+
+``gpu`` counts GPUs, ``device`` names them and goes first, ``vram_mb`` is the memory on each.
+
+Snakemake rounds a fraction before anybody sees it, so that ``gpu=0.5`` would mean no GPU
+without a word, and cannot add up ``"8GB"``. Once, at the start, the rules are therefore taught to
+remember what they say (:func:`keep_words`).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from snakemake_executor_gpupool.devices.model import CUDA, Device
+from snakemake_executor_gpupool.devices.strings import (
+    DEVICE_GRAMMAR,
+    DeviceSpec,
+    gpus,
+    parse_device,
+)
+from snakemake_executor_gpupool.errors import DeviceStringError
+from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
+
+GRAMMAR = (
+    "gpu is a whole number of GPUs, as in gpu=2 (0: none); device says which, as in "
+    'device="cuda:1", and goes before gpu; vram_mb is the memory on each in MiB, as in '
+    f'vram_mb=8000, or with its unit, as in vram_mb="8GB"; {DEVICE_GRAMMAR}'
+)
+#: The resources that say which devices a rule needs, and how much of each.
+DEVICE_RESOURCES = ("device", "gpu", "vram_mb")
+#: What Snakemake puts where a resource cannot be known yet.
+UNKNOWN = "<TBD>"
+_MIB = 1024**2
+
+
+class NotKnownYet(Unservable):
+    """A resource depends on a file that is not there."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The devices of one job.
+
+    Attributes
+    ----------
+    spec
+        Which devices; None: the rule does not say.
+    vram_mib
+        Memory on each in MiB; None: the rule does not say.
+    """
+
+    spec: DeviceSpec | None = None
+    vram_mib: int | None = None
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs."""
+        return self.spec.count if self.spec is not None and self.spec.kind == CUDA else 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The devices that it asks for by name."""
+        return self.spec.names if self.spec is not None else ()
+
+    def accepts(self, device: Device) -> bool:
+        """Tell whether a device is one of those that are asked for."""
+        return self.spec is not None and self.spec.accepts(device)
+
+
+def needs_of(job: Any) -> Needs:
+    """Return what a job's resources say of devices.
+
+    Raises
+    ------
+    Unservable
+        One of them is malformed; the message shows the grammar.
+    NotKnownYet
+        One of them cannot be evaluated, as a file is missing.
+    """
+    resources = job.resources
+    device = parse_named(_as_said(job, "device", resources.get("device")))
+    count = parse_count(_as_said(job, "gpu", resources.get("gpu")))
+    vram_mib = parse_vram(_as_said(job, "vram_mb", resources.get("vram_mb")))
+    return Needs(device or count, vram_mib)
+
+
+def parse_named(value: Any) -> DeviceSpec | None:
+    """Read ``device``; nothing is None."""
+    if value is None or value == "":
+        return None
+    try:
+        return parse_device(value)
+    except DeviceStringError as error:
+        why = str(error).removesuffix(f"; {DEVICE_GRAMMAR}")
+        raise _not_understood("device", value, why) from None
+
+
+def parse_count(value: Any) -> DeviceSpec | None:
+    """Read ``gpu``; nothing and 0 are None."""
+    if value is None or value == "":
+        return None
+    count = _whole(value)
+    if count is None or count < 0:
+        raise _not_understood("gpu", value, "it is no whole number of at least 0")
+    return gpus(count) if count else None
+
+
+def parse_vram(value: Any) -> int | None:
+    """Read ``vram_mb`` as MiB, rounded up; nothing and 0 are None."""
+    if value is None or value == "":
+        return None
+    mib = _mib(value)
+    if mib is None or mib < 0:
+        raise _not_understood("vram_mb", value, "it is no size")
+    return mib or None
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number, however it is written; None: it is none."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"\s*[0-9]{1,18}\s*", value) else None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        return None
+
+
+def _mib(value: Any) -> int | None:
+    """Return a size in MiB; None: it is none."""
+    if isinstance(value, float):
+        return math.ceil(value) if math.isfinite(value) else None
+    if not isinstance(value, str):
+        return _whole(value)
+    if re.fullmatch(r"\s*[0-9]{1,18}(\.[0-9]{1,18})?\s*", value):
+        return math.ceil(float(value))
+    # What Snakemake reads mem="8GB" with; it is there wherever Snakemake is.
+    from humanfriendly import InvalidSize, parse_size
+
+    try:
+        return -(-int(parse_size(value.strip("'\""))) // _MIB)
+    except (InvalidSize, OverflowError):
+        return None
+
+
+def _not_understood(name: str, value: Any, why: str) -> Unservable:
+    if str(value) == UNKNOWN:
+        return NotKnownYet(f"{name} cannot be evaluated: a file that it depends on is missing")
+    shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:80]}..."
+    return Unservable(f"{name}={shown} is not understood: {why}; {GRAMMAR}")
+
+
+# -- what Snakemake would have rounded ----------------------------------------------------
+
+
+class Said(int):
+    """A number for Snakemake to add up, which remembers, and shows, what the rule says.
+
+    Attributes
+    ----------
+    said
+        A fraction, a size with its unit, or what is no number at all.
+    """
+
+    said: Any
+
+    def __new__(cls, number: int, said: Any) -> Said:
+        """Make one."""
+        self = super().__new__(cls, number)
+        self.said = said
+        return self
+
+    def __str__(self) -> str:
+        return str(self.said)
+
+    __repr__ = __str__
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self.said), spec)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Reach a script as what the rule says: its Python need not have this class."""
+        return type(self.said), (self.said,)
+
+
+def keep_words(workflow: Any) -> None:
+    """Have the rules' resources remember what they say, where Snakemake would round it.
+
+    It would also end the run for what it cannot round, or add up in a group. So a bad value
+    reaches :func:`needs_of`, which refuses that job alone. Called once, before any job is
+    looked at.
+    """
+    from snakemake.resources import Resource
+
+    for rule in workflow.rules:
+        for name in DEVICE_RESOURCES:
+            resource = rule.resources.get(name)
+            if resource is None:
+                continue
+            if resource.is_evaluable():
+                kept: Any = _remembering(name, resource._evaluator)
+            else:
+                kept = remembered(name, _constant(rule, name, resource.value))
+            rule.resources[name] = Resource(name, kept, raw=resource.raw)
+
+
+def _constant(rule: Any, name: str, value: Any) -> Any:
+    """Return a constant as the rule says it."""
+    info = rule.ruleinfo
+    said = info.resources[1].get(name) if info is not None and info.resources else None
+    return (
+        said if isinstance(said, float) and math.isfinite(said) and value == round(said) else value
+    )
+
+
+def _remembering(name: str, evaluator: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(evaluator)
+    def evaluate(*args: Any, **kwargs: Any) -> Any:
+        return remembered(name, evaluator(*args, **kwargs))
+
+    return evaluate
+
+
+def remembered(name: str, value: Any) -> Any:
+    """Return a resource's value as Snakemake can take it; what is no plain one is remembered."""
+    if value is None or (isinstance(value, str) and (name == "device" or value in ("", UNKNOWN))):
+        return value
+    if name == "device":
+        return Said(0, value)
+    number = _whole(value) if name == "gpu" else _mib(value)
+    if number is not None and not isinstance(value, str) and number == value:
+        return number
+    return Said(number or 0, value)
+
+
+def _as_said(job: Any, name: str, value: Any) -> Any:
+    """Return a value as the rule says it, also of a job whose resources were known before."""
+    resource = job.rule.resources.get(name)
+    if resource is not None and not resource.is_evaluable() and isinstance(resource.value, Said):
+        return resource.value.said
+    return value.said if isinstance(value, Said) else value
