@@ -137,7 +137,11 @@ def _import_module(name: str, spec: str) -> types.ModuleType:
 
 
 def _load_file(path: str, spec: str) -> types.ModuleType:
-    name = _module_name(path, spec)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UnknownTool(f"tool {spec!r}: cannot read {path}: {error.strerror}") from error
+    name = _module_name(path, content)
     if name in sys.modules:
         return sys.modules[name]
     module_spec = importlib.util.spec_from_file_location(name, path)
@@ -148,24 +152,22 @@ def _load_file(path: str, spec: str) -> types.ModuleType:
     sys.modules[name] = module
     try:
         with _beside(str(Path(path).parent)), _script_names():
-            module_spec.loader.exec_module(module)
+            # Not by the loader: its cache takes an edit within a second that keeps the size for
+            # no edit, and the name would stand for another content.
+            exec(compile(content, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _failed_import(spec, path, error) from error
     return module
 
 
-def _module_name(path: str, spec: str) -> str:
+def _module_name(path: str, content: bytes) -> str:
     """Name a file's module by path and content.
 
     The same in every process, because items pickled by the process that read
     them are unpickled by the one that holds the model; another after an edit.
     """
-    digest = hashlib.sha256(os.fsencode(path) + b"\0")
-    try:
-        digest.update(Path(path).read_bytes())
-    except OSError as error:
-        raise UnknownTool(f"tool {spec!r}: cannot read {path}: {error.strerror}") from error
+    digest = hashlib.sha256(os.fsencode(path) + b"\0" + content)
     return f"gpupool_tool_{digest.hexdigest()[:16]}"
 
 
