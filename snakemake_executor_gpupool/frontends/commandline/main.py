@@ -1,7 +1,7 @@
 """The ``gpupool`` command.
 
     gpupool run TOOL --input K=PATH --output K=PATH   one job, cold: a rule's shell: body
-    gpupool check TOOL --input K=PATH                 does a tool keep its contract
+    gpupool check --rule NAME                         does a tool keep its contract
     gpupool devices                                   the devices of this machine
     gpupool tools                                     the installed tools
 
@@ -29,18 +29,27 @@ names, rename them.
 
 A value after K=V continues it as a list, which is how Snakemake expands one:
 --param layers=6 12 and --input fasta=a.fa b.fa. Bare paths before any K=PATH are
-positional. Values of --param are numbers, true, false, null, [lists], or text.
+positional. Values of --param are numbers, true, false, null, [a, list], {a: mapping},
+or text; 'text' or "text" in quotes of its own is text whatever it looks like.
 """
 
 
 CHECK_DESCRIPTION = """\
-Try a tool on sample input and say what it does wrong, in words: results of the wrong
-number or order, or that depend on their batch, on the load or on a move; duplicates
-that are none; params that would be mixed up; items or results that cannot travel;
-outputs that are missing or elsewhere. Then say what the pool would make of the input.
+Try a tool on the jobs of a rule, or on sample input, and say of each part of its contract
+whether it is ok, wrong, or not tested, and why not: results that depend on their batch, on
+other jobs, on the process or on what was computed before; duplicates that are none; params
+that would be mixed up; items or results that cannot travel; outputs that are missing or
+elsewhere. Then say what the pool would make of the input.
 
-Give an input as a job has it, small, with items of different sizes, and the params of
-the rule. Each --vary K=V also tries another value of a param.
+  gpupool check --rule NAME              up to 8 jobs of a rule of the workflow here; TOOL is
+                                         the rule's gpupool_tool, unless it is named
+  gpupool check TOOL --input PATH...     one job for each --input; an --output for each of
+                                         them, or one for all; --param and --wildcard for all
+                                         (a wildcard may have a value for each)
+
+Inputs should be small, with items of different sizes. Params that do not choose the model
+are varied where another value is known or can be guessed; --vary K=V tries one of yours.
+Exit codes: 0 nothing is wrong, 1 something is, 2 misuse.
 """
 
 
@@ -117,20 +126,26 @@ def _add_check(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("tool", help="installed tool, package.module:Class, or path/to/file.py:Class")
+    tool = "installed tool, package.module:Class, or path/to/file.py:Class"
+    add("tool", nargs="?", help=f"{tool} (default: the rule's)")
     pairs = {"nargs": "+", "action": "append", "default": []}
+    add("--rule", metavar="NAME", help="take the jobs from this rule of a workflow")
+    add("--snakefile", "-s", metavar="PATH", help="its Snakefile (default: as snakemake does)")
+    add("--configfile", metavar="PATH", nargs="+", default=[], help="its configuration files")
+    add("--config", metavar="K=V", nargs="+", default=[], help="its configuration")
+    add("--directory", "-d", metavar="DIR", help="its working directory (default: this one)")
     add("--input", "-i", metavar="[K=]PATH", help="input files of one job", **pairs)
     add("--output", "-o", metavar="[K=]PATH", help="its output files; nothing is kept", **pairs)
-    add("--param", "-p", metavar="K=V", help="params of the tool", **pairs)
+    add("--param", "-p", metavar="K=V", help="params of the tool, as gpupool run reads", **pairs)
     add("--vary", metavar="K=V", help="another value of a param to try", **pairs)
-    add("--wildcard", metavar="K=V", help="wildcards of the rule", **pairs)
+    add("--wildcard", metavar="K=V", help="wildcards: of the jobs, or which jobs", **pairs)
     add("--device", default="cpu", help="cpu, cuda or cuda:0 (default: cpu)")
     add(
         "--tolerance",
         type=float,
         default=1e-4,
-        help="by how much two results may differ, relative to the larger of 1 and their size "
-        "(default: 1e-4)",
+        help="by how much numbers of two results may differ, relative to the larger of their own "
+        "size and of the largest there, which counts as 1 at most (default: 1e-4)",
     )
     add("--json", action="store_true", help="as JSON")
     parser.set_defaults(command=_check)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.frontends.commandline.arguments import parsed
 from snakemake_executor_gpupool.frontends.commandline.main import EXIT_DONE, EXIT_FAILED, complain
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
@@ -25,8 +26,6 @@ Pair = tuple[str | None, Any]
 
 NAME = re.compile(r"[^\W\d]\w*\Z")
 DEVICES = re.compile(r"cpu|cuda|cuda:\d+(,cuda:\d+)*")
-#: What a shell user may write for JSON's true, false and null.
-WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -123,7 +122,7 @@ def build_job(options: argparse.Namespace) -> Job:
         wildcards=dict(named("--wildcard", options.wildcard)),
         input=Named.from_pairs(pairs(options.input)),
         output=Named.from_pairs(pairs(options.output)),
-        params={key: parsed(value) for key, value in named("--param", options.param)},
+        params=read_params("--param", options.param),
         log=[log] if log else [],
         threads=getattr(options, "threads", 1),
     )
@@ -161,28 +160,21 @@ def named(option: str, groups: Sequence[Sequence[str]]) -> list[tuple[str, Any]]
     return found
 
 
-def parsed(value: str | list[str]) -> Any:
-    """Read a param's value: a number, true, false, null, a list, or else text.
+def read_params(option: str, groups: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return the params that an option gives by name, their values read.
 
-    Examples
-    --------
-    >>> parsed("6"), parsed("1e-3"), parsed("true"), parsed("mean"), parsed('"6"')
-    (6, 0.001, True, 'mean', '6')
-    >>> parsed("[6, 12]"), parsed("[a, b]"), parsed(["6", "12"])
-    ([6, 12], ['a', 'b'], [6, 12])
+    Raises
+    ------
+    ConfigError
+        A name is missing, or a list is malformed.
     """
-    if isinstance(value, list):
-        return [parsed(part) for part in value]
-    text = value.strip()
-    if text.lower() in WORDS:
-        return WORDS[text.lower()]
-    try:
-        return json.loads(text, parse_constant=str)
-    except ValueError:
-        pass
-    if text.startswith("[") and text.endswith("]"):
-        return [parsed(part) for part in text[1:-1].split(",") if part.strip()]
-    return value
+    params: dict[str, Any] = {}
+    for key, value in named(option, groups):
+        try:
+            params[key] = parsed(value)
+        except ConfigError as error:
+            raise ConfigError(f"{option} {key}: {error}") from error
+    return params
 
 
 def device_option(device: str | None) -> str | None:

@@ -1,10 +1,10 @@
-"""What the pool would make of a job's items."""
+"""What the pool would make of the jobs' items."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
+from snakemake_executor_gpupool.frontends.commandline.check.trial import Item, Trial
 
 
 def plan_of(trial: Trial) -> dict[str, Any]:
@@ -17,19 +17,22 @@ def plan_of(trial: Trial) -> dict[str, Any]:
         ``tokens`` of the items that are computed, and ``padding``, the share of what is computed
         that only pads.
     """
-    tool = trial.tool
-    unique: dict[Any, int] = {}
-    for place, meta in enumerate(trial.metas):
-        unique.setdefault(meta["key"] if tool.deterministic else place, place)
-    places = list(unique.values())
+    tool = trial.tool_class(trial.jobs[0].params)
+    groups: dict[Any, dict[Any, Item]] = {}
+    for item in trial.items:
+        unique = groups.setdefault(trial.batchmates(item.job), {})
+        unique.setdefault(item.meta["key"] if tool.deterministic else item, item)
     budget = int(tool.batch_tokens(trial.device))
-    batches = list(tool.micro_batches([trial.items[place] for place in places], budget))
-    sizes = [[trial.metas[places[n]]["tokens"] for n in batch] for batch in batches]
-    tokens = sum(map(sum, sizes))
-    padded = sum(max(batch) * len(batch) for batch in sizes) if tool.pads else tokens
+    batches = []
+    for unique in groups.values():
+        items = list(unique.values())
+        for places in tool.micro_batches([item.value for item in items], budget):
+            batches.append([items[place].meta["tokens"] for place in places])
+    tokens = sum(map(sum, batches))
+    padded = sum(max(batch) * len(batch) for batch in batches) if tool.pads else tokens
     return {
         "items": len(trial.items),
-        "items_unique": len(places),
+        "items_unique": sum(map(len, groups.values())),
         "batches": len(batches),
         "batch_tokens": budget,
         "tokens": tokens,

@@ -1,122 +1,346 @@
-"""A tool and its sample input, and the runs that the probes compare."""
+"""A tool and the jobs it is tried on, and the runs that the probes compare."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from snakemake_executor_gpupool.frontends.commandline.check.compare import same
+from snakemake_executor_gpupool.frontends.commandline.check.compare import Comparison
+from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshProcess, packed
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
+from snakemake_executor_gpupool.wire.payload import load_bytes
 from snakemake_executor_gpupool.worker.cold import check_length
-from snakemake_executor_gpupool.worker.describe import describe_item
+from snakemake_executor_gpupool.worker.describe import describe_item, describe_model
 
-#: How many items are also computed alone, in reverse and a second time.
+#: How many items are also computed alone, in other orders, with others, and elsewhere.
 SAMPLE_ITEMS = 8
+#: The fewest of one job among them, if it has so many.
+SAMPLE_ITEMS_OF_JOB = 2
+#: Models that are loaded side by side; jobs of others are only read.
+MAX_MODELS = 3
 
 
-@dataclass
-class Trial:
-    """One tool tried on the input of one job.
+class WrongReturn(TypeError):
+    """A method returned what it may not; the message says all."""
+
+
+class WrongCount(WrongReturn):
+    """``run`` returned no list, or not one result per item."""
+
+
+@dataclass(eq=False)
+class Item:
+    """One item of one job.
 
     Attributes
     ----------
-    varied
-        (param, value) pairs to try beside the job's own params.
+    job, place
+        The job's number, and the item's place in it.
+    meta
+        Its ``key``, ``cost``, ``tokens`` and ``name``.
+    label
+        What messages call it.
+    """
+
+    job: int
+    place: int
+    value: Any
+    meta: Mapping[str, Any]
+    label: str
+
+    def __str__(self) -> str:
+        return self.label
+
+    @functools.cached_property
+    def data(self) -> bytes:
+        """The item as it crosses between processes."""
+        return packed(self.value)
+
+
+@dataclass(eq=False)
+class Trial:
+    """One tool tried on the inputs of some jobs.
+
+    Attributes
+    ----------
+    spec
+        The tool's name, resolved: another process finds the same class by it.
+    search_path
+        ``sys.path`` of that process.
+    titles
+        What messages call the jobs.
     tolerance
-        By how much two results may differ, relative to the larger of 1 and their size.
-    notes
-        What is worth saying but breaks nothing.
+        By how much two results may differ; see :class:`.compare.Comparison`.
+    varied
+        (param, value) pairs to try beside the jobs' own params.
+    from_rule
+        The jobs come from a Snakefile, so what they lack no option can give.
+    directories, touched
+        Outputs that are a ``directory()``, and those that Snakemake makes itself.
+    warnings, notes
+        What may well be wrong but cannot be told, and what is worth saying but breaks nothing.
     """
 
     tool_class: type[Tool]
-    job: Job
+    jobs: Sequence[Job]
     spec: str
+    search_path: Sequence[str] = ()
+    titles: Sequence[str] = ("the job",)
     device: str = "cpu"
     tolerance: float = 1e-4
     varied: Sequence[tuple[str, Any]] = ()
+    from_rule: bool = False
+    directories: frozenset[str] = frozenset()
+    touched: frozenset[str] = frozenset()
+    warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def same(self, one: Any, other: Any) -> bool:
-        """Tell whether two results agree."""
-        return same(one, other, self.tolerance)
+    def note(self, text: str) -> None:
+        """Keep something that is worth saying, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
-    # -- the input -------------------------------------------------------------------
-    @functools.cached_property
-    def items(self) -> list[Any]:
-        """The job's items."""
-        return list(self.tool_class(self.job.params).read(self.job))
+    @property
+    def fresh(self) -> FreshProcess:
+        """What asks the tool in processes of its own."""
+        return FreshProcess(self.spec, self.search_path)
 
-    @functools.cached_property
-    def metas(self) -> list[dict[str, Any]]:
-        """Key, cost, tokens and name of each item."""
-        tool = self.tool_class(self.job.params)
-        return [describe_item(tool, item, place) for place, item in enumerate(self.items)]
-
-    def name(self, place: int) -> str:
-        """Return what messages call an item."""
-        return f"item {self.metas[place]['name']}"
+    # -- the inputs ------------------------------------------------------------------
+    def reader(self, job: int) -> Tool:
+        """Return a fresh instance, as the process that reads and writes files has it."""
+        return self.tool_class(self.jobs[job].params)
 
     @functools.cached_property
-    def sample(self) -> list[int]:
-        """The places of a few different items, spread evenly from the least tokens to the most."""
-        first: dict[str, int] = {}
-        for place, item in enumerate(self.items):
-            first.setdefault(content_hash(item), place)
-        places = sorted(first.values(), key=lambda place: self.metas[place]["tokens"])
-        if len(places) <= SAMPLE_ITEMS:
-            return sorted(places)
-        step = (len(places) - 1) / (SAMPLE_ITEMS - 1)
-        return sorted({places[round(step * number)] for number in range(SAMPLE_ITEMS)})
+    def items(self) -> list[Item]:
+        """The items of all jobs, in order."""
+        items = []
+        for job in range(len(self.jobs)):
+            tool = self.reader(job)
+            for place, value in enumerate(listed(tool.read(self.jobs[job]))):
+                meta = describe_item(tool, value, place)
+                label = f"item {meta['name']}"
+                if len(self.jobs) > 1:
+                    label += f" of {self.titles[job]}"
+                items.append(Item(job, place, value, meta, label))
+        return items
+
+    def items_of(self, job: int) -> list[Item]:
+        """Return one job's items."""
+        return [item for item in self.items if item.job == job]
+
+    @functools.cached_property
+    def described(self) -> list[dict[str, Any]]:
+        """Which model each job needs, and which jobs' items may share a batch."""
+        return [describe_model(self.reader(job)) for job in range(len(self.jobs))]
+
+    def model(self, job: int) -> str:
+        """Return which model a job needs."""
+        return str(self.described[job]["model"])
+
+    def batchmates(self, job: int) -> tuple[str, str]:
+        """Return what jobs have in common whose items may share a batch."""
+        return self.model(job), str(self.described[job]["group"])
+
+    @functools.cached_property
+    def models(self) -> list[str]:
+        """The models that are tried, at most a few, in the order of the jobs."""
+        return list(dict.fromkeys(map(self.model, range(len(self.jobs)))))[:MAX_MODELS]
+
+    @functools.cached_property
+    def sample(self) -> list[Item]:
+        """A few different items of each job, spread evenly from the smallest to the largest."""
+        taken: list[Item] = []
+        seen: set[Any] = set()
+        most = max(SAMPLE_ITEMS // len(self.jobs), SAMPLE_ITEMS_OF_JOB)
+        for job in range(len(self.jobs)):
+            if self.model(job) in self.models:
+                fresh: dict[Any, Item] = {}
+                for item in self.items_of(job):
+                    fresh.setdefault((self.batchmates(job), content_of(item.value)), item)
+                chosen = _spread([item for key, item in fresh.items() if key not in seen], most)
+                seen.update(key for key, item in fresh.items() if item in chosen)
+                taken += chosen
+        return taken
 
     # -- the model -------------------------------------------------------------------
     @functools.cached_property
-    def tool(self) -> Tool:
-        """The tool, loaded."""
-        return self.load({})
+    def _loaded(self) -> dict[str, Tool]:
+        return {}
 
-    def load(self, changes: dict[str, Any]) -> Tool:
-        """Return another instance of the tool, loaded, with some params changed."""
-        tool = self.tool_class({**self.job.params, **changes})
+    def tool(self, job: int = 0) -> Tool:
+        """Return the loaded instance that serves a job."""
+        model = self.model(job)
+        if model not in self._loaded:
+            self._loaded[model] = self.load(job)
+        return self._loaded[model]
+
+    def tool_of(self, model: str) -> Tool:
+        """Return the loaded instance of a model."""
+        return self.tool(next(n for n in range(len(self.jobs)) if self.model(n) == model))
+
+    def load(self, job: int, changes: Mapping[str, Any] | None = None) -> Tool:
+        """Return another instance, loaded for a job, with some params changed."""
+        tool = self.tool_class(self.load_params(job, changes))
         tool.device = self.device
         tool.load(self.device)
         return tool
 
-    def with_params(self, changes: dict[str, Any]) -> Params:
-        """Return the params that ``run`` sees if some are changed."""
-        return Params({**self.tool_class.defaults, **self.job.params, **changes})
+    def load_params(self, job: int, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the params that a worker that loads a job's model is given."""
+        return {**self.jobs[job].params, **(changes or {})}
+
+    def run_params(self, job: int, changes: Mapping[str, Any] | None = None) -> Params:
+        """Return the params that ``run`` sees for a job's items."""
+        params = {**self.tool_class.defaults, **self.jobs[job].params, **(changes or {})}
+        return Params(params)
 
     # -- runs ------------------------------------------------------------------------
-    def run(self, tool: Tool, places: Sequence[int]) -> list[Any]:
-        """Compute the items at ``places`` in that order, as many at once as a batch takes."""
-        results: list[Any] = []
-        for batch in self._batches(tool, places):
-            outcome = tool.run([self.items[place] for place in batch])
-            check_length(tool, outcome, len(batch))
-            results.extend(outcome)
-        return results
+    def call(
+        self, tool: Tool, items: Sequence[Item], changes: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """Call ``run`` once as a worker does, whose items and results cross between processes."""
+        copies = [load_bytes(item.data) for item in items]
+        return [_travelled(result) for result in self.call_here(tool, items, copies, changes)]
 
-    def _batches(self, tool: Tool, places: Sequence[int]) -> Iterator[list[int]]:
-        budget = tool.batch_tokens(self.device)
-        batch: list[int] = []
-        for place in places:
-            sizes = [self.metas[other]["tokens"] for other in (*batch, place)]
+    def call_here(
+        self,
+        tool: Tool,
+        items: Sequence[Item],
+        values: Sequence[Any],
+        changes: Mapping[str, Any] | None = None,
+    ) -> list[Any]:
+        """Call ``run`` once with these values of some items; return its very results."""
+        tool.params = self.run_params(items[0].job, changes)
+        results = tool.run(list(values))
+        try:
+            check_length(tool, results, len(items))
+        except TypeError as error:
+            raise WrongCount(str(error)) from None
+        return list(results)
+
+    def run(self, tool: Tool, items: Sequence[Item]) -> list[Any]:
+        """Compute items in this order, as many at once as a batch takes."""
+        batches = self.batches(tool, items)
+        return [result for batch in batches for result in self.call(tool, batch)]
+
+    def batches(self, tool: Tool, items: Sequence[Item]) -> Iterator[list[Item]]:
+        """Cut items into batches within the tool's token budget, in this order."""
+        budget = int(tool.batch_tokens(self.device))
+        batch: list[Item] = []
+        for item in items:
+            sizes = [other.meta["tokens"] for other in (*batch, item)]
             taken = max(sizes) * len(sizes) if tool.pads else sum(sizes)
             if batch and taken > budget:
                 yield batch
                 batch = []
-            batch.append(place)
+            batch.append(item)
         if batch:
             yield batch
 
-    @functools.cached_property
-    def results(self) -> list[Any]:
-        """The results of all items, in batches."""
-        return self.run(self.tool, range(len(self.items)))
+    def alone(
+        self, tool: Tool, items: Sequence[Item], changes: Mapping[str, Any] | None = None
+    ) -> dict[Item, Any]:
+        """Compute each item by itself."""
+        return {item: self.call(tool, [item], changes)[0] for item in items}
 
-    def alone(self, tool: Tool) -> dict[int, Any]:
-        """Compute each item of the sample alone."""
-        return {place: self.run(tool, [place])[0] for place in self.sample}
+    def sample_of(self, model: str) -> list[Item]:
+        """Return the items of the sample that a model computes."""
+        return [item for item in self.sample if self.model(item.job) == model]
+
+    @functools.cached_property
+    def twice(self) -> tuple[dict[Item, Any], dict[Item, Any]]:
+        """The result of each item of the sample, alone, and computed again.
+
+        Each model is asked before the next one is loaded.
+        """
+        first: dict[Item, Any] = {}
+        again: dict[Item, Any] = {}
+        for model in self.models:
+            items = self.sample_of(model)
+            if items:
+                first |= self.alone(self.tool_of(model), items)
+                again |= self.alone(self.tool_of(model), items)
+        return first, again
+
+    @property
+    def base(self) -> dict[Item, Any]:
+        """The result of each item of the sample, alone: what others are compared with."""
+        return self.twice[0]
+
+    def differing(self, results: Mapping[Item, Any]) -> Item | None:
+        """Return the first item whose result is not the one that it had alone; None: none."""
+        return next(
+            (i for i, result in results.items() if not self.same(self.base[i], result)), None
+        )
+
+    @functools.cached_property
+    def _comparison(self) -> Comparison:
+        return Comparison(self.tolerance, self.base.values())
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Tell whether two results agree."""
+        return self._comparison.same(one, other)
+
+    @functools.cache  # noqa: B019 - a trial lives as long as its process
+    def results(self, job: int) -> list[Any]:
+        """Return the results of all items of a job, in batches as the pool would make them.
+
+        A batch that fails is computed item by item: that it does is found elsewhere.
+        """
+        tool, items = self.tool(job), self.items_of(job)
+        budget = int(tool.batch_tokens(self.device))
+        results: dict[Item, Any] = {}
+        for places in tool.micro_batches([item.value for item in items], budget):
+            batch = [items[place] for place in places]
+            try:
+                results |= zip(batch, self.call(tool, batch), strict=True)
+            except Exception:
+                results |= self.alone(tool, batch)
+        return [results[item] for item in items]
+
+
+def _travelled(result: Any) -> Any:
+    """Return a result as it arrives; one that cannot travel as it is, which a probe of it says."""
+    try:
+        return load_bytes(packed(result))
+    except Exception:
+        return result
+
+
+def content_of(value: Any) -> str:
+    """Return an item's content as a hash; of one that cannot be pickled only its kind."""
+    try:
+        return content_hash(value)
+    except Exception:
+        return type(value).__qualname__
+
+
+def listed(returned: Any) -> list[Any]:
+    """Return what ``read`` returned as a list.
+
+    Raises
+    ------
+    WrongReturn
+        Its parts would be taken for items by mistake: a mapping's keys, a table's columns, a
+        text's letters.
+    """
+    is_table = hasattr(returned, "columns") and hasattr(returned, "to_dict")
+    if returned is None or is_table or isinstance(returned, (str, bytes, Mapping)):
+        raise WrongReturn(
+            f"read() returned {'nothing' if returned is None else type(returned).__name__}; it "
+            "must return a list of items, or yield them"
+        )
+    return list(returned)
+
+
+def _spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Return so many items, spread evenly from the fewest tokens to the most, in their order."""
+    places = sorted(range(len(items)), key=lambda place: items[place].meta["tokens"])
+    if len(places) > most:
+        step = (len(places) - 1) / (most - 1)
+        places = sorted({places[round(step * number)] for number in range(most)})
+    return [items[place] for place in sorted(places)]

@@ -1,0 +1,191 @@
+"""How the values of params are written on the command line: one grammar for all commands.
+
+::
+
+    value    = "text" | 'text' | [value, ...] | {key: value, ...} | word
+    word     = true | false | null | none, in any case
+             | a number as JSON writes it: 6, -1, 0.5, 1e-3
+             | anything else: text
+
+A word inside a list or a mapping loses the spaces around it, and ends at a comma or at the
+bracket; what holds a comma, a bracket or a quote stands in quotes. A word by itself is kept as it
+was written. ``K=V W`` is the list of both, and a list that a shell has split at its spaces,
+``K=[a, b]``, is one list again: that is how Snakemake writes ``{params.k}``.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from snakemake_executor_gpupool.errors import ConfigError
+
+#: What a shell user may write for JSON's true, false and null.
+WORDS = {"true": True, "false": False, "null": None, "none": None}
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' + r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
+#: Words inside a list or mapping, and as a mapping's keys.
+BARE = re.compile(r"[^,\[\]{}()\"']+")
+BARE_KEY = re.compile(r"[^,:\[\]{}()\"']+")
+SPACE = re.compile(r"\s*")
+CLOSING = {"[": "]", "{": "}"}
+
+
+class _Malformed(ValueError):
+    """A text is no list, mapping or quoted text."""
+
+
+def parsed(value: str | list[str]) -> Any:
+    """Return the value that a text, or the words after one ``K=``, stand for.
+
+    Raises
+    ------
+    ConfigError
+        A list or a mapping is not closed or otherwise malformed.
+
+    Examples
+    --------
+    >>> parsed("6"), parsed("1e-3"), parsed("true"), parsed("mean"), parsed('"6"')
+    (6, 0.001, True, 'mean', '6')
+    >>> parsed("[6, 12]"), parsed("[a, b]"), parsed("[[a, b], 'c, d']"), parsed(["6", "12"])
+    ([6, 12], ['a', 'b'], [['a', 'b'], 'c, d'], [6, 12])
+    >>> parsed(["[a,", "b]"]), parsed("{low: 0.5, names: [x]}"), parsed("[A-Z]+")
+    (['a', 'b'], {'low': 0.5, 'names': ['x']}, '[A-Z]+')
+    """
+    if isinstance(value, str):
+        return _read(value)
+    texts = _joined(value)
+    if len(texts) == 1 < len(value):
+        return _read(texts[0])
+    return [_read(text) for text in texts]
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Put lists and mappings together again that a shell has split at their spaces."""
+    joined: list[str] = []
+    start = 0
+    while start < len(words):
+        stop = start + 1
+        if words[start][:1] in CLOSING:
+            stops = range(stop, len(words) + 1)
+            stop = next((n for n in stops if _is_whole(" ".join(words[start:n]))), stop)
+        joined.append(" ".join(words[start:stop]))
+        start = stop
+    return joined
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        _Reader(text).whole()
+    except _Malformed:
+        return False
+    return True
+
+
+def _read(text: str) -> Any:
+    stripped = text.strip()
+    opening = stripped[:1]
+    if opening not in {*CLOSING, '"', "'"} or not opening:
+        return _word(stripped, text)
+    try:
+        return _Reader(stripped).whole()
+    except _Malformed:
+        pass
+    # A pattern like [A-Z]+ or {sample} is text; what looks like a list all through is a mistake.
+    closing = CLOSING.get(opening)
+    if closing and (closing not in stripped or (opening == "[" and stripped.endswith(closing))):
+        raise ConfigError(
+            f"{text!r} is no list or mapping as [a, b] or {{key: a}}: is it closed, does it hold a "
+            "bracket or quote? Put a text with these in quotes of its own: '\"[a\"'"
+        )
+    return text
+
+
+def _word(text: str, otherwise: str) -> Any:
+    """Return the constant or number that a word is; else a text."""
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    try:
+        number = json.loads(text, parse_constant=str)
+    except ValueError:
+        return otherwise
+    return number if isinstance(number, (int, float)) else otherwise
+
+
+class _Reader:
+    """Reads one value from the start of a text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._place = 0
+
+    def whole(self) -> Any:
+        """Return the value if it is the whole text."""
+        value = self._value()
+        self._skip()
+        if self._place < len(self._text):
+            raise _Malformed
+        return value
+
+    def _value(self) -> Any:
+        self._skip()
+        opening = self._text[self._place : self._place + 1]
+        if opening == "[":
+            return self._several("]", self._value)
+        if opening == "{":
+            return dict(self._several("}", self._pair))
+        return self._scalar(BARE)
+
+    def _pair(self) -> tuple[Any, Any]:
+        self._skip()
+        key = self._scalar(BARE_KEY)
+        self._take(":")
+        return key, self._value()
+
+    def _several(self, closing: str, one: Callable[[], Any]) -> list[Any]:
+        """Return what stands between brackets; a comma may follow the last one."""
+        self._place += 1
+        values: list[Any] = []
+        while not self._takes(closing):
+            values.append(one())
+            if not self._takes(","):
+                self._take(closing)
+                break
+        return values
+
+    def _scalar(self, bare: re.Pattern[str]) -> Any:
+        quoted = QUOTED.match(self._text, self._place)
+        if quoted:
+            self._place = quoted.end()
+            return _unquoted(quoted.group())
+        word = bare.match(self._text, self._place)
+        if word is None or not word.group().strip():
+            raise _Malformed
+        self._place = word.end()
+        stripped = word.group().strip()
+        return _word(stripped, stripped)
+
+    def _take(self, mark: str) -> None:
+        if not self._takes(mark):
+            raise _Malformed
+
+    def _takes(self, mark: str) -> bool:
+        self._skip()
+        is_there = self._text.startswith(mark, self._place)
+        self._place += is_there
+        return is_there
+
+    def _skip(self) -> None:
+        self._place = SPACE.match(self._text, self._place).end()  # type: ignore[union-attr]
+
+
+def _unquoted(text: str) -> str:
+    """Return a quoted text's content, by JSON's or else Python's escapes."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return str(read(text))
+        except (ValueError, SyntaxError):
+            continue
+    raise _Malformed

@@ -1,0 +1,279 @@
+"""Tools that keep their contract in one process, one job or one batch, and break it elsewhere."""
+
+import random
+import sys
+from pathlib import Path
+
+from snakemake_executor_gpupool import Tool
+from tests.tools.faulty import Right
+
+LAST = {"words": [], "result": None}
+
+
+class BatchMaximum(Right):
+    """Divides by the largest value of the batch: right for every job of one item."""
+
+    def run(self, items):
+        values = super().run(items)
+        return [value / max(values) for value in values]
+
+
+class PairPadding(Right):
+    """Counts padding in, where two share a batch."""
+
+    def run(self, items):
+        results = super().run(items)
+        if len(items) != 2:
+            return results
+        longest = max(map(len, items))
+        return [r + longest - len(i) for i, r in zip(items, results, strict=True)]
+
+    def batch_tokens(self, device):
+        return 1000
+
+
+class OneEach(Right):
+    """Takes each item's result out of a mapping, so that a second one finds none."""
+
+    def run(self, items):
+        results = dict(zip(items, super().run(items), strict=True))
+        return [results.pop(item) for item in items]
+
+
+class Deduplicating(Right):
+    def run(self, items):
+        return super().run(list(dict.fromkeys(items)))
+
+
+class Stacking(Right):
+    """Computes equal lengths only."""
+
+    def run(self, items):
+        if len(set(map(len, items))) > 1:
+            raise ValueError("all input arrays must have the same shape")
+        return super().run(items)
+
+
+class Counting(Right):
+    calls = 0
+
+    def run(self, items):
+        self.calls += 1
+        return [result + self.calls for result in super().run(items)]
+
+
+class SeededOnce(Right):
+    def load(self, device):
+        super().load(device)
+        random.seed(0)
+
+    def one(self, item):
+        return super().one(item) + random.random()
+
+
+class ShortCache(Right):
+    """Remembers results under too short a key."""
+
+    def load(self, device):
+        super().load(device)
+        self.known = {}
+
+    def one(self, item):
+        return self.known.setdefault(len(item), super().one(item))
+
+
+class HashedResult(Right):
+    def one(self, item):
+        return hash(item) % 1000
+
+
+class HashedKey(Right):
+    def key(self, item):
+        return str(hash(item))
+
+
+class Unordered(Right):
+    def read(self, job):
+        return list(set(super().read(job)))
+
+
+class SharedModel(Right):
+    """Loads once for the class, whatever the model."""
+
+    offset = None
+
+    def load(self, device):
+        if SharedModel.offset is None:
+            SharedModel.offset = len(self.params.model)
+
+
+class LatestModel(Right):
+    """Keeps its model in a global: the latest one serves all."""
+
+    def load(self, device):
+        LAST["model"] = self.params.model
+
+    def one(self, item):
+        return len(item) + len(LAST["model"])
+
+
+class ReadsIntoGlobal(Right):
+    def read(self, job):
+        LAST["words"] = super().read(job)
+        return LAST["words"]
+
+    def one(self, item):
+        return super().one(item) + len(LAST["words"])
+
+
+class ReadsIntoSelf(Right):
+    def read(self, job):
+        self.words = super().read(job)
+        return self.words
+
+    def one(self, item):
+        return super().one(item) + len(self.words)
+
+
+class ReadsHint(Right):
+    def read(self, job):
+        self.hint = 7
+        return super().read(job)
+
+    def one(self, item):
+        return super().one(item) + getattr(self, "hint", 0)
+
+
+class WritesFromSelf(Right):
+    def load(self, device):
+        super().load(device)
+        self.head = f"{device}\n"
+
+    def write(self, job, results):
+        super().write(job, results)
+        with Path(job.output[0]).open("a") as file:
+            file.write(self.head)
+
+
+class WritesFromGlobal(Right):
+    def run(self, items):
+        LAST["result"] = "computed"
+        return super().run(items)
+
+    def write(self, job, results):
+        Path(job.output[0]).write_text(str(LAST["result"]))
+
+
+class WritesLastRead(Right):
+    """Fine for one job; with several, each gets the words of the last that was read."""
+
+    def read(self, job):
+        LAST["words"] = super().read(job)
+        return LAST["words"]
+
+    def write(self, job, results):
+        Path(job.output[0]).write_text(" ".join(LAST["words"] or job.item_names))
+
+
+class WritesItsPlace(Right):
+    def write(self, job, results):
+        Path(job.output[0]).write_text(str(Path(job.output[0]).parent))
+
+
+class ChangesItems(Right):
+    def read(self, job):
+        return [[word] for word in super().read(job)]
+
+    def name(self, item):
+        return item[0]
+
+    def tokens(self, item):
+        return 1
+
+    def one(self, item):
+        return super().one(item.pop())
+
+
+class ReusesBuffer(Right):
+    def load(self, device):
+        super().load(device)
+        self.buffer = [0.0]
+
+    def one(self, item):
+        self.buffer[0] = super().one(item)
+        return self.buffer
+
+    def batch_tokens(self, device):
+        return 1
+
+    def write(self, job, results):
+        super().write(job, [result[0] for result in results])
+
+
+class LoadsUndeclared(Tool):
+    """Chooses its model by a param of which reload_on knows nothing."""
+
+    defaults = {"model": "m", "checkpoint": ""}
+    devices = ("cpu",)
+    read, name = Right.read, Right.name
+
+    def load(self, device):
+        self.offset = len(self.params.checkpoint)
+
+    def run(self, items):
+        return [float(len(item) + self.offset) for item in items]
+
+    def write(self, job, results):
+        Path(job.output[0]).write_text("".join(f"{result}\n" for result in results))
+
+
+class RunsUndeclared(Right):
+    defaults = {"model": "m", "digits": 2}
+
+    def one(self, item):
+        return sum(map(ord, item)) * self.params.get("scale", 1)
+
+
+class PathItems(Right):
+    def read(self, job):
+        return [job.input[0]]
+
+    def one(self, item):
+        return len(Path(item).read_text())
+
+
+class Mapped(Right):
+    def read(self, job):
+        return dict.fromkeys(super().read(job), 1)
+
+
+class Nothing(Right):
+    def read(self, job):
+        super().read(job)
+
+
+class NotFinite(Right):
+    def one(self, item):
+        return float("nan")
+
+
+class Leaving(Right):
+    def one(self, item):
+        sys.exit("enough")
+
+
+class Asking(Right):
+    """Asks its job for what the command line may not have given."""
+
+    def read(self, job):
+        return [f"{job.wildcards.sample}{job.input.words}{job.params.prefix}"]
+
+
+class AskingByKey(Right):
+    def read(self, job):
+        return [job.wildcards["sample"]]
+
+
+class AskingSecond(Right):
+    def read(self, job):
+        return [job.input[1]]
