@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import json
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.frontends.commandline.check.finding import Finding, Status
@@ -22,6 +24,7 @@ from snakemake_executor_gpupool.frontends.commandline.run import (
     read_params,
 )
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
+from snakemake_executor_gpupool.tool_api.values import Job
 
 
 def check(options: argparse.Namespace) -> int:
@@ -31,10 +34,10 @@ def check(options: argparse.Namespace) -> int:
     search_path = list(sys.path)
     with captured(None):
         subject = subject_of(options)
-        with contextlib.chdir(subject.directory):
+        with contextlib.chdir(subject.directory), logs_elsewhere(subject.jobs) as jobs:
             trial = Trial(
                 tool_class=load_tool_class(subject.spec),
-                jobs=subject.jobs,
+                jobs=jobs,
                 spec=subject.spec,
                 search_path=search_path,
                 titles=subject.titles,
@@ -51,6 +54,17 @@ def check(options: argparse.Namespace) -> int:
     report = as_json if options.json else as_text
     print(report(trial, subject, found, plan))
     return EXIT_FAILED if wrong else EXIT_DONE
+
+
+@contextlib.contextmanager
+def logs_elsewhere(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Yield jobs whose log files are temporary ones: a tool may write to its own."""
+    with tempfile.TemporaryDirectory(prefix="gpupool-check-") as directory:
+
+        def moved(log: str) -> str:
+            return str(Path(directory, log.replace("/", "-")))
+
+        yield [job.replace(log=job.log.mapped(moved)) for job in jobs]
 
 
 def as_json(

@@ -30,13 +30,13 @@ STEADY = (*ALIKE, "two-models")
 FIRST = (
     Probe("import", "Importing the tool is quick", reading.importing),
     Probe("read", "read() gives the same items and keys each time", reading.reading),
+    Probe("items", "Items travel to a worker", reading.items_travel, ("read",)),
     Probe(
         "read-elsewhere",
         "read() gives the same items and keys in another process",
         reading.reading_elsewhere,
-        ("read",),
+        ("read", "items"),
     ),
-    Probe("items", "Items travel to a worker", reading.items_travel, ("read",)),
     Probe("run", "load() and run() compute each item", computing.computing, ("read", "items")),
     Probe("results", "Results travel from a worker", computing.results_travel, COMPUTED),
     Probe("repeat", "The same item gives the same result again", computing.repeating, COMPUTED),
