@@ -57,8 +57,12 @@ def test_as_printed_it_is_served_and_runs_cold(printed) -> None:  # S2 T1 T5
 def test_it_passes_its_check(printed, capfd) -> None:  # T1
     printed("checked", printed_members(PAGE))
     commands = [block for block in code_blocks(PAGE) if block.startswith("gpupool check")]
-    assert main(shlex.split(commands[0])[1:]) == 0, capfd.readouterr().out
-    assert "3 items, 3 computed" in capfd.readouterr().out
+    assert len(commands) == 2
+    for command in commands:
+        code, said = main(shlex.split(command)[1:]), capfd.readouterr().out
+        assert (code, "5 items, 4 computed (1 duplicates)" in said) == (0, True), said
+        untested = [line.split()[2] for line in said.splitlines() if line.startswith("  not te")]
+        assert untested == ["two-models"], said
 
 
 def decimals(text: str) -> int:

@@ -13,6 +13,7 @@ from snakemake_executor_gpupool.frontends.commandline.check.computing import (
 from snakemake_executor_gpupool.frontends.commandline.check.explain import said
 from snakemake_executor_gpupool.frontends.commandline.check.finding import NotTested
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Item, Trial, WrongCount
+from snakemake_executor_gpupool.worker.describe import batch_budget
 
 ONE_ITEM = "one item; give another --input, or one with more items"
 #: Why a result may follow its company.
@@ -188,7 +189,7 @@ def _why_apart(trial: Trial) -> str:
 
 
 def _budget(trial: Trial) -> str:
-    budget = int(trial.tool(trial.sample[0].job).batch_tokens(trial.device))
+    budget = batch_budget(trial.tool(trial.sample[0].job), trial.device)
     return (
         f"no two of the items fit into one batch of {budget} tokens; give an --input with smaller "
         "ones"

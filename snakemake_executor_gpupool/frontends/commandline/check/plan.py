@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Item, Trial
+from snakemake_executor_gpupool.worker.describe import batch_budget
 
 
 def plan_of(trial: Trial) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def plan_of(trial: Trial) -> dict[str, Any]:
     for item in trial.items:
         unique = groups.setdefault(trial.batchmates(item.job), {})
         unique.setdefault(item.meta["key"] if tool.deterministic else item, item)
-    budget = int(tool.batch_tokens(trial.device))
+    budget = batch_budget(tool, trial.device)
     batches = []
     for unique in groups.values():
         items = list(unique.values())

@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshFa
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial, content_of
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.wire.payload import load_bytes
-from snakemake_executor_gpupool.worker.describe import describe_item
+from snakemake_executor_gpupool.worker.describe import describe_item, tool_info
 
 #: Packages that take seconds to import.
 HEAVY = ("torch", "tensorflow", "jax", "transformers", "esm", "onnxruntime", "sklearn", "pandas")
@@ -25,6 +25,7 @@ HEAVY = ("torch", "tensorflow", "jax", "transformers", "esm", "onnxruntime", "sk
 
 def importing(trial: Trial) -> Iterator[str]:
     """Ask whether a process that only reads and writes files starts quickly."""
+    tool_info(trial.tool_class)
     code = (
         "import sys; sys.path[:] = sys.argv[2:]; "
         "from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class; "

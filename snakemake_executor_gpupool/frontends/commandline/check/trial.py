@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.payload import load_bytes
 from snakemake_executor_gpupool.worker.cold import check_length
-from snakemake_executor_gpupool.worker.describe import describe_item, describe_model
+from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item, describe_model
 
 #: How many items are also computed alone, in other orders, with others, and elsewhere.
 SAMPLE_ITEMS = 8
@@ -229,7 +229,7 @@ class Trial:
 
     def batches(self, tool: Tool, items: Sequence[Item]) -> Iterator[list[Item]]:
         """Cut items into batches within the tool's token budget, in this order."""
-        budget = int(tool.batch_tokens(self.device))
+        budget = batch_budget(tool, self.device)
         batch: list[Item] = []
         for item in items:
             sizes = [other.meta["tokens"] for other in (*batch, item)]
@@ -292,7 +292,7 @@ class Trial:
         A batch that fails is computed item by item: that it does is found elsewhere.
         """
         tool, items = self.tool(job), self.items_of(job)
-        budget = int(tool.batch_tokens(self.device))
+        budget = batch_budget(tool, self.device)
         results: dict[Item, Any] = {}
         for places in tool.micro_batches([item.value for item in items], budget):
             batch = [items[place] for place in places]
