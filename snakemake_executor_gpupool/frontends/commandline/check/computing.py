@@ -61,7 +61,7 @@ def repeating(trial: Trial) -> Iterator[str]:
     item = trial.differing(again)
     if not trial.tool_class.deterministic:
         if item is None:
-            trial.note(
+            trial.remark(
                 "it says deterministic = False but gave the same results twice; if it is "
                 "deterministic, duplicates need not be computed again"
             )

@@ -49,7 +49,7 @@ def _note_new_syntax(trial: Trial) -> None:
     try:
         ast.parse(source, feature_version=(3, 9))
     except SyntaxError as error:
-        trial.note(
+        trial.remark(
             f"line {error.lineno} needs a newer Python than 3.9, so the tool cannot run in "
             "a rule's environment with that one"
         )

@@ -99,7 +99,7 @@ class Trial:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def note(self, text: str) -> None:
+    def remark(self, text: str) -> None:
         """Keep something that is worth saying, once."""
         if text not in self.notes:
             self.notes.append(text)

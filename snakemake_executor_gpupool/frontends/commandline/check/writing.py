@@ -238,7 +238,7 @@ def _differing(
             "place while it runs: take names from job.wildcards or job.item_names"
         )
     elif list(bare) != list(again):
-        trial.note(
+        trial.remark(
             f"write() writes other bytes each time ({', '.join(names)}), so it was not compared "
             "with what it writes in the process that has computed"
         )
