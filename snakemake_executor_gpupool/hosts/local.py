@@ -93,6 +93,8 @@ class LocalHost:
         self._waker.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._reaper = Reaper()
+        for directory in paths.temporary:
+            self._reaper.remove_at_end(directory)
         let_go_in_children(self)
         self._found: list[Happening] = []
         self.carried = Carried()  # nothing, as there is no other machine

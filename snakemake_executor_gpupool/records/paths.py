@@ -6,11 +6,13 @@ import hashlib
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
+from snakemake_executor_gpupool.records.owned import OwnedDirectory, sweep_parts, sweep_whole
+
 MEMORY_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
+SPOOL_PREFIX = "gpupool-"
 
 
 def open_private(path: str, flags: int) -> int:
@@ -28,6 +30,8 @@ class RunPaths:
     shared
         Whether other machines use the directory, too. Large blobs lie there then, and not in
         this machine's memory, which no other one sees.
+    temporary
+        Whether ``root``, which exists and is nobody else's, goes with the run.
 
     ::
 
@@ -36,11 +40,20 @@ class RunPaths:
                         workers/*.log
                         spool/         large blobs, when memory is short
                         staged-*/      outputs of jobs that are yet to come
+                        .lock          held while the run lives
         <root>/latest                  points at the newest run
     """
 
-    def __init__(self, root: Path, run_id: str | None = None, *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        run_id: str | None = None,
+        *,
+        shared: bool = False,
+        temporary: bool = False,
+    ) -> None:
         self.root = root
+        self._is_temporary = temporary
         self.is_shared = shared
         self.run_id = run_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self.directory = root / self.run_id
@@ -48,19 +61,32 @@ class RunPaths:
         self.events = self.directory / "events.jsonl"
         self.summary = self.directory / "summary.json"
         self._disk_spool = self.directory / "spool"
-        self._memory_spool: Path | None = None
+        self._memory_spool: OwnedDirectory | None = None
+        self._run: OwnedDirectory | None = None
         # A name that nothing else has: what was read from there can be told by it.
         self._staged = self.directory / f"staged-{secrets.token_hex(8)}"
 
     def create(self) -> None:
-        """Make the directories, for this user alone, and point ``latest`` at them."""
+        """Make the directories, for this user alone, and point ``latest`` at them.
+
+        What runs that were killed have left in the same places is removed.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
+        self._sweep()
         for directory in (self.directory, self.workers, self._disk_spool):
             directory.mkdir(mode=0o700, exist_ok=True)
+        self._run = OwnedDirectory(self.root if self._is_temporary else self.directory)
         if not self.is_shared and os.access(MEMORY_FILE_SYSTEM, os.W_OK):
-            made = tempfile.mkdtemp(prefix=f"gpupool-{os.getpid()}-", dir=MEMORY_FILE_SYSTEM)
-            self._memory_spool = Path(made)
+            prefix = f"{SPOOL_PREFIX}{os.getpid()}-"
+            self._memory_spool = OwnedDirectory.make(MEMORY_FILE_SYSTEM, prefix)
         self._point_latest()
+
+    def _sweep(self) -> None:
+        sweep_whole(MEMORY_FILE_SYSTEM.glob(f"{SPOOL_PREFIX}*"))
+        if self._is_temporary:
+            sweep_whole(self.root.parent.glob(f"{SPOOL_PREFIX}*"))
+        else:
+            sweep_parts(self.root.iterdir(), ("spool", "staged-*"))
 
     def _point_latest(self) -> None:
         staged = self.root / f".latest-{self.run_id}"
@@ -71,9 +97,17 @@ class RunPaths:
     @property
     def spools(self) -> list[str]:
         """Where large blobs go, the preferred first."""
-        spools = [self._memory_spool, self._disk_spool]
+        spools = [self._memory_spool.path] if self._memory_spool is not None else []
         # Not resolved: on another machine that may come to another name of the same directory.
-        return [str(spool.absolute()) for spool in spools if spool is not None]
+        return [str(spool.absolute()) for spool in (*spools, self._disk_spool)]
+
+    @property
+    def temporary(self) -> list[Path]:
+        """What goes with the run, however that ends; empty for a run that others have made."""
+        if self._run is None:
+            return []
+        spools = [self._memory_spool.path] if self._memory_spool is not None else []
+        return [*spools, *([self.root] if self._is_temporary else [self._disk_spool, self._staged])]
 
     @property
     def staged(self) -> str:
@@ -88,11 +122,17 @@ class RunPaths:
         return self.workers / f"{safe}.log"
 
     def remove_staged(self) -> None:
-        """Remove outputs that no job has come for."""
+        """Remove outputs that no job has come for, or all of a temporary run; it has ended."""
         shutil.rmtree(self._staged, ignore_errors=True)
+        if self._run is None:
+            return
+        if self._is_temporary:
+            self._run.remove()
+        else:
+            self._run.unlock()
 
     def remove_spools(self) -> None:
         """Remove what is left of large blobs."""
-        for spool in (self._memory_spool, self._disk_spool):
-            if spool is not None:
-                shutil.rmtree(spool, ignore_errors=True)
+        if self._memory_spool is not None:
+            self._memory_spool.remove()
+        shutil.rmtree(self._disk_spool, ignore_errors=True)

@@ -45,6 +45,8 @@ class PoolConfig:
     #: How many machines there are, or may be; 0: this one alone.
     nodes: int = 0
     warnings: tuple[str, ...] = ()
+    #: Whether ``run_root`` is this run's alone, and goes with it.
+    is_temporary: bool = False
 
     @property
     def gpus(self) -> list[Device]:

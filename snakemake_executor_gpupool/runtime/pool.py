@@ -80,7 +80,7 @@ class Pool:
     ) -> None:
         self.config = config
         if machines is None:
-            self.paths = RunPaths(config.run_root)
+            self.paths = RunPaths(config.run_root, temporary=config.is_temporary)
             self.paths.create()
         else:
             self.paths, self._host = machines
@@ -170,9 +170,11 @@ class Pool:
         self, request: Request, info: dict[str, Any], meta: dict[str, Any], payloads: list[Blob]
     ) -> None:
         """Serve items that are in memory; the report's details have the results."""
-        self._inbox.post(
-            lambda now_s: self._scheduler.submit_items(request, info, meta, payloads, now_s)
-        )
+
+        def act(now_s: float) -> None:
+            self._scheduler.submit_items(request, info, meta, payloads, now_s)
+
+        self._post_work(act)
 
     def _post_work(self, act: Callable[[float], None]) -> None:
         if self._refusal and self._cause is None:
