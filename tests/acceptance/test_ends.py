@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.running import Workflow
-from tests.acceptance.test_faults import eventually, sleepers, worker_pids
+from tests.acceptance.test_faults import eventually, worker_pids
 
 SNAKEFILE = """
 PATCH
@@ -28,7 +28,7 @@ rule up:
 
 rule slow:
     output: "slow{i}.txt"
-    shell: "sleep 7531; touch {output}"
+    shell: "sleep 7541; touch {output}"
 """
 #: Snakemake's own code fails when an error of job 0 is to be printed.
 PATCH = """
@@ -48,6 +48,19 @@ def workflow(directory: Path, patch: str = "", sleep_s: float = 1.0) -> Workflow
     return Workflow(directory, text, INPUTS)
 
 
+def sleepers(directory: Path) -> set[int]:
+    """The processes of the CPU rule's commands in this directory."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            is_one = (entry / "cmdline").read_bytes() == b"sleep\x007541\x00"
+            if is_one and (entry / "cwd").readlink() == directory:
+                found.add(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
 def test_a_failing_callback_ends_the_run(tmp_path: Path) -> None:
     """With its cause, and with every job reported, those that run beside the pool among them."""
     started_s = time.monotonic()
@@ -57,13 +70,13 @@ def test_a_failing_callback_ends_the_run(tmp_path: Path) -> None:
     assert "gpupool itself failed, which is a bug: UnicodeError('boom')" in run.text
     assert run.text.count("Error in rule up") + len(list((tmp_path / "out").glob("*.up"))) == 5
     assert run.text.count("Error in rule slow") == 4
-    assert eventually(lambda: not worker_pids(tmp_path) and not sleepers())
+    assert eventually(lambda: not worker_pids(tmp_path) and not sleepers(tmp_path))
 
 
 @pytest.mark.parametrize("numbers", [(signal.SIGINT,) * 4, (signal.SIGTERM,) * 2])
 def test_signals_may_come_more_than_once(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     run = workflow(tmp_path, sleep_s=30.0).start("--cores", "2")
-    assert eventually(lambda: len(sleepers()) == 2 and worker_pids(tmp_path), 60)
+    assert eventually(lambda: len(sleepers(tmp_path)) == 2 and worker_pids(tmp_path), 60)
     started_s = time.monotonic()
     for number in numbers:
         if run.poll() is None:
@@ -73,7 +86,7 @@ def test_signals_may_come_more_than_once(tmp_path: Path, numbers: tuple[int, ...
     assert time.monotonic() - started_s < 12
     assert run.returncode == 1, text
     assert "Traceback" not in text and "Exception ignored" not in text, text
-    assert eventually(lambda: not worker_pids(tmp_path) and not sleepers())
+    assert eventually(lambda: not worker_pids(tmp_path) and not sleepers(tmp_path))
 
 
 def test_a_run_that_cannot_end_is_ended(tmp_path: Path) -> None:
@@ -97,7 +110,7 @@ scheduling.JobScheduler._finish_jobs = finish_jobs
     assert time.monotonic() - started_s < 30
     assert run.returncode == 128 + signal.SIGTERM, text
     assert "the run did not end by itself after SIGTERM" in text
-    assert eventually(lambda: not worker_pids(tmp_path) and not sleepers())
+    assert eventually(lambda: not worker_pids(tmp_path) and not sleepers(tmp_path))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
@@ -108,8 +121,9 @@ def test_a_killed_run_leaves_nothing_in_memory(tmp_path: Path, number: int) -> N
     assert spools
     (spools[0] / "1-2.blob").write_bytes(bytes(10_000))
     os.kill(run.pid, number)
-    run.communicate(timeout=60)
+    run.wait(timeout=60)
     assert eventually(lambda: not worker_pids(tmp_path))
     assert eventually(lambda: not any(spool.exists() for spool in spools))
-    for pid in sleepers():  # shell children of CPU rules outlive a SIGKILL, as under local
-        os.kill(int(pid), signal.SIGKILL)
+    for pid in sleepers(tmp_path):  # shell children of CPU rules outlive it, as under local
+        os.kill(pid, signal.SIGKILL)
+    run.communicate(timeout=60)

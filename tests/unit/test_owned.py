@@ -100,10 +100,13 @@ def test_a_link_within_is_removed_and_not_followed(tmp_path: Path) -> None:
 
 def test_a_forked_child_holds_no_lock(tmp_path: Path) -> None:
     mine = OwnedDirectory.make(tmp_path, "gpupool-")
+    forked, say_forked = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(say_forked, b"x")
         signal.pause()
         os._exit(0)
+    os.read(forked, 1)
     try:
         mine.let_go()  # as if this process had been killed
         sweep_whole([mine.path])
@@ -111,6 +114,8 @@ def test_a_forked_child_holds_no_lock(tmp_path: Path) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(forked)
+        os.close(say_forked)
 
 
 @pytest.fixture
