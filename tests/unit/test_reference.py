@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,3 +53,17 @@ def test_every_resource_is_described() -> None:
 def test_every_figure_of_the_summary_is_described() -> None:
     text = (PACKAGE / "runtime/summary.py").read_text()
     assert set(reference.SUMMARY) == set(re.findall(r"^ {8}\"(\w+)\":", text, re.MULTILINE))
+
+
+def test_the_pages_hold_the_tables_as_the_code_has_them() -> None:
+    place = Path(__file__).resolve().parents[2] / "docs" / "tables.py"
+    spec = importlib.util.spec_from_file_location("reference_tables", place)
+    assert spec and spec.loader
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    shown = set()
+    for path in tables.PAGES.glob("*.md"):
+        page = path.read_text()
+        shown |= set(tables.TABLE.findall(page))
+        assert page == tables.with_tables(page), "run `make reference`"
+    assert shown == set(tables.TABLES)
