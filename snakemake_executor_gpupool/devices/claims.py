@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocator import Allocator, Effect
+from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.probe import (
@@ -62,6 +63,13 @@ class Claims:
         self._opened: DeviceLocks | None = None
         self._held: dict[str, Device] = {}
         self._refused: dict[str, Device] = {}
+        let_go_in_children(self)
+
+    def in_child(self) -> None:
+        """Hold nothing in a forked child; its locks are closed by themselves."""
+        self._held.clear()
+        self._refused.clear()
+        self._opened = None
 
     @property
     def _locks(self) -> DeviceLocks:

@@ -25,6 +25,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
 
@@ -58,6 +59,16 @@ class DeviceLocks:
         self._directory_fd = _open_directory(self.directory, self._is_site)
         self._held: dict[str, int] = {}  # lock name -> its open file
         self._wanted: dict[str, int] = {}
+        let_go_in_children(self)
+
+    def in_child(self) -> None:
+        """Close everything in a forked child, and unlock nothing: the locks are the parent's."""
+        for fd in (*self._held.values(), *self._wanted.values(), self._directory_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._held.clear()
+        self._wanted.clear()
+        self._directory_fd = -1
 
     def try_acquire(self, device: Device) -> bool:
         """Take a device's lock unless another process holds it; True if this one holds it now.
@@ -153,7 +164,7 @@ class DeviceLocks:
         try:
             return not _try_lock(fd, fcntl.LOCK_EX)
         finally:
-            os.close(fd)
+            unlock(fd)
 
     def _open(self, file_name: str) -> int:
         """Open a file in the directory; make it if need be.
@@ -277,6 +288,13 @@ def _write_note(fd: int) -> None:
 
 
 def _close(fds: dict[str, int], name: str | None) -> None:
-    """Close a file, which ends its lock."""
+    """End a lock."""
     if name in fds:
-        os.close(fds.pop(name))
+        unlock(fds.pop(name))
+
+
+def unlock(fd: int) -> None:
+    """Unlock a file and close it: to close it is not enough where a forked child has a copy."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)

@@ -35,6 +35,7 @@ from snakemake_executor_gpupool.devices.environment import (
     Managed,
     resolve,
 )
+from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.probe import Nvml, ProbeResult, probe
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, gpus, parse_device
@@ -113,6 +114,18 @@ class DeviceManager:
         self._granted: dict[str, tuple[Device, ...]] = {}
         self._refused: dict[str, str] = {}
         self._closed = False
+        #: Who else of this process is on devices: an open pool.
+        self._others: Callable[[], dict[str, list[str]]] | None = None
+        let_go_in_children(self)
+
+    def in_child(self) -> None:
+        """Start afresh in a forked child: leases and waiting threads are the parent's."""
+        self._changed = threading.Condition()
+        DeviceManager._instance_lock = threading.Lock()
+        self._allocator = None
+        self._granted.clear()
+        self._refused.clear()
+        self._others = None
 
     # --- the one instance
 
@@ -214,9 +227,20 @@ class DeviceManager:
             return self._found().warnings
 
     def allocation_map(self) -> dict[str, list[str]]:
-        """Return who is on each device: ``{"cuda:0": ["my script"], "cuda:1": []}``."""
+        """Return who is on each device: ``{"cuda:0": ["my script"], "cuda:1": []}``.
+
+        Inside of a ``with ToolPool(...)`` block the pool's models are among them.
+        """
         with self._changed:
-            return self._started().allocation_map()
+            there = self._started().allocation_map()
+        others = self._others() if self._others is not None else {}
+        for name, owners in others.items():
+            there[name] = there.get(name, []) + owners
+        return there
+
+    def include(self, others: Callable[[], dict[str, list[str]]] | None) -> None:
+        """Have :meth:`allocation_map` name a pool's models, too; None: no longer."""
+        self._others = others
 
     def _found(self) -> ProbeResult:
         if self._probe is None:
@@ -270,12 +294,13 @@ class DeviceManager:
         TimeoutError
             The devices did not come free in time.
         """
-        ask_id = f"lease-{next(self._numbers)}"
+        ask_id, process = f"lease-{next(self._numbers)}", os.getpid()
         ask = Ask(ask_id, _spec(devices), LEASE, owner, priority, vram_mib)
         try:
             yield Lease(self._wait_for(ask, timeout_s))
         finally:
-            self._end(ask_id)
+            if os.getpid() == process:  # in a forked child it is the parent's to end
+                self._end(ask_id)
 
     def _wait_for(self, ask: Ask, timeout_s: float | None) -> tuple[Device, ...]:
         """Ask, and wait until the answer is there."""
