@@ -165,6 +165,7 @@ class Actions:
             self._host.send(effect.worker_id, {"type": "read", **meta}, jobs)
             return
         meta |= {"order": effect.order, "names": effect.names, "log_text": effect.log_text}
+        meta["updates"] = request.updates
         blobs = [request.job, *effect.blobs]
         self._host.send(effect.worker_id, {"type": "write", **meta}, blobs)
 
@@ -174,6 +175,7 @@ class Actions:
         self._events.write("publish_sent", fields)
         meta = {"type": "publish", "job": request.job_id, "cwd": request.cwd}
         meta |= {"outputs": self._where(claim.outputs), "logs": self._where(claim.logs)}
+        meta["touched"] = request.touched
         self._host.send(effect.worker_id, {**meta, "digests": claim.digests}, [request.job])
 
     def _where(self, paths: Iterable[str]) -> list[str]:
@@ -195,6 +197,8 @@ def map_chains(effect: RunChains) -> list[dict[str, Any]]:
                 "known": [unit.result is not None for unit in chain.parts],
                 "order": chain.gather(),
                 "names": chain.job.names,
+                "updates": chain.job.request.updates,
+                "touched": [link.request.touched for link in chain.links],
                 "models": [link.key_head for link in chain.links],
                 "by": effect.worker_id,
             }

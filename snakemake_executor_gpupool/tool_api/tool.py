@@ -150,8 +150,10 @@ class Tool:
         if snakemake is None:
             return
         from snakemake_executor_gpupool.worker.cold import job_from_snakemake, run_cold
+        from snakemake_executor_gpupool.worker.outputs import what_is_there
 
-        run_cold(cls, job_from_snakemake(snakemake), device=os.environ.get("GPUPOOL_DEVICE"))
+        device = os.environ.get("GPUPOOL_DEVICE")
+        run_cold(cls, job_from_snakemake(snakemake), device=device, content=what_is_there)
 
     def micro_batches(self, items: Sequence[Any], budget: int) -> Iterator[list[int]]:
         """Yield index lists of micro-batches, longest items first, within a token budget."""

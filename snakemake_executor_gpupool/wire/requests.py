@@ -60,6 +60,10 @@ class Request:
         1 for a job's first try; a later one also retries a model that could not be loaded.
     input_bytes
         Of its input files, as far as known.
+    updates
+        Which outputs a tool finds as they were, and where a copy of each is.
+    touched
+        Which outputs a tool need not write, as Snakemake makes them.
     identity
         What tells the job from every other of the workflow; a guess has that of the job it is for.
     follow
@@ -81,6 +85,8 @@ class Request:
     attempt: int = 1
     bare: bytes = b""
     input_bytes: int = 0
+    updates: tuple[tuple[int, str], ...] = ()
+    touched: tuple[int, ...] = ()
     identity: tuple[str, ...] = ()
     follow: tuple[Request, ...] = ()
 

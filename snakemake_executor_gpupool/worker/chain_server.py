@@ -18,9 +18,11 @@ Standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
@@ -36,6 +38,7 @@ from snakemake_executor_gpupool.wire.payload import (
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.batch import run_batch
 from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item, describe_model
+from snakemake_executor_gpupool.worker.guessed import GuessedJob, NotKnownYet
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 from snakemake_executor_gpupool.worker.memory import (
@@ -44,10 +47,19 @@ from snakemake_executor_gpupool.worker.memory import (
     settle_memory,
 )
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
-from snakemake_executor_gpupool.worker.outputs import log_line, put_in_place
+from snakemake_executor_gpupool.worker.outputs import log_line, outermost, staged_outputs
 from snakemake_executor_gpupool.worker.result_file import entry_name, keep_result
 from snakemake_executor_gpupool.worker.server import Channel, Server, latency_of
-from snakemake_executor_gpupool.worker.staging import Staging, digest, remove, size_bytes
+from snakemake_executor_gpupool.worker.staging import (
+    NotStageable,
+    Staging,
+    View,
+    digest,
+    inside,
+    is_complete,
+    names,
+    size_bytes,
+)
 
 #: Bound of the results that a worker keeps at hand.
 REMEMBERED_BYTES = 64 * 1024**2
@@ -66,10 +78,10 @@ class _Chain:
         For each of the job's items, which of the distinct ones it is.
     digests
         Of the inputs of the stage at hand.
-    staged
-        The job of the stage at hand, as it writes before it is ready.
-    paths
-        Where earlier stages' outputs were staged.
+    view
+        Where the files of jobs that are not ready lie; None: all are ready.
+    written
+        The outputs of jobs that are not ready, as far as they are there.
     """
 
     def __init__(self, meta: dict[str, Any], jobs: list[Job], items: list[Any]) -> None:
@@ -83,18 +95,63 @@ class _Chain:
         self.parts: list[list[Any]] = []
         self.digests: list[str] = []
         self.stage = 0
-        self.staged = Job()
-        self.paths: dict[str, str] = {}
+        self.view: View | None = None
+        self.written: set[str] = set()
+        self._known: dict[str, str] = {}
         self.is_whole = True
+
+    @property
+    def job(self) -> Job:
+        """The job of the stage at hand."""
+        return self.jobs[self.stage]
 
     def log_text(self) -> str:
         """Return what the log of the stage's job says first."""
         return log_line(len(self.order), len(self.keys), self.meta["by"])
 
-    def where(self, path: str) -> str:
-        """Return where a file is to be read: staged, unless it has been published already."""
-        staged = self.paths.get(path, path)
-        return staged if os.path.exists(staged) else path
+    def later_files(self) -> list[str]:
+        """Return what the jobs that are not ready write."""
+        return [path for job in self.jobs[1:] for path in (*job.output, *job.log)]
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[Job]:
+        """Give the stage's tool its job, where the job's files are.
+
+        Raises
+        ------
+        NotKnownYet
+            The tool has asked for what is not known of the job yet.
+        """
+        if self.stage == 0:
+            with inside(self.meta["cwd"]):
+                yield self.job
+            return
+        assert self.view is not None
+        guess = GuessedJob(self.job)
+        self.view.make_way([*self.job.output, *self.job.log])
+        self._show_inputs()
+        with inside(self.view.path):
+            yield guess
+        if guess.asked:
+            raise NotKnownYet(f"{', '.join(guess.asked)} of {self.job}")
+
+    def _show_inputs(self) -> None:
+        """Have the inputs in the view: what the chain has written is, unless it was published."""
+        assert self.view is not None
+        for path in self.job.input:
+            if path in self.written and self.view.has(path):
+                continue
+            self.view.show(path)
+            if path in self.written:
+                # Published, or a file of an earlier run, and the real one is dropped.
+                with inside(self.view.path):
+                    if digest(path) != self._known.get(path):
+                        raise NotStageable(path)
+
+    def take_digests(self) -> None:
+        """Take down what the stage's inputs are."""
+        self.digests = [digest(path) for path in self.job.input]
+        self._known.update(zip(self.job.input, self.digests))
 
 
 class _Packed:
@@ -242,23 +299,23 @@ class ChainServer(Server):
         """
         if chain.is_whole:
             try:
-                os.chdir(chain.meta["cwd"])
                 act(chain, *arguments)
             except Exception:
                 chain.is_whole = False
-            if not chain.is_whole:
-                remove(chain.staged.output)
-                remove(chain.staged.log if chain.stage else ())
 
     def _read_stage(self, chain: _Chain, stage: int) -> None:
-        job, chain.stage = chain.jobs[stage], stage
-        chain.staged = self._staging.aside(job)
-        job = job.replace(input=job.input.mapped(chain.where), log=chain.staged.log)
-        tool = self._classes[stage](job.params)
-        with job_log(job), explained_inputs(job):
-            chain.digests = [digest(path) for path in job.input]
-            items = list(tool.read(job))
-        told = [describe_item(tool, item, position) for position, item in enumerate(items)]
+        if chain.view is None:
+            chain.view = self._staging.view(chain.meta["cwd"], chain.later_files())
+        chain.stage = stage
+        tool = self._classes[stage](chain.job.params)
+        try:
+            with chain.at_work() as job, job_log(job), explained_inputs(job):
+                chain.take_digests()
+                items = list(tool.read(job))
+                told = [describe_item(tool, item, position) for position, item in enumerate(items)]
+        except BaseException:
+            chain.view.remove(chain.job.log)
+            raise
         firsts: dict[str, int] = {}
         for position, each in enumerate(told):
             firsts.setdefault(each["key"], position)
@@ -268,7 +325,9 @@ class ChainServer(Server):
         chain.names = [each["name"] for each in told]
         tokens = [told[position]["tokens"] for position in firsts.values()]
         is_brief = is_short(tokens, tool.short_tokens())
-        chain.is_whole = is_brief and not self._is_misplaced(chain.items, chain.names)
+        chain.is_whole = is_brief and not self._is_misplaced(chain)
+        if not chain.is_whole:
+            chain.view.remove(chain.job.log)
 
     def _compute(self, stage: int, chains: list[_Chain], store: str) -> None:
         """Compute the stage's items of all chains together, an item that several have once."""
@@ -314,35 +373,62 @@ class ChainServer(Server):
     # -- files -------------------------------------------------------------------
     def _write_stage(self, chain: _Chain) -> None:
         """Write a stage's outputs, those of a job that is ready under their own names."""
-        job = chain.jobs[chain.stage]
-        if chain.stage == 0:
-            chain.staged = self._staging.aside(job).replace(log=job.log)
-        tool = self._classes[chain.stage](job.params)
-        with job_log(chain.staged, chain.log_text()):
-            written = chain.staged.replace(params=tool.params, item_names=chain.names)
-            tool.write(written, chain.results)
+        tool = self._classes[chain.stage](chain.job.params)
+        updates = {chain.job.output[n]: source for n, source in chain.meta["updates"]}
+        try:
+            with chain.at_work() as job, job_log(job, chain.log_text()):
+                content = None if chain.stage else updates.get
+                with staged_outputs(job.output, content) as staged:
+                    changes = {"params": tool.params, "item_names": chain.names}
+                    tool.write(job.replace(output=staged, **changes), chain.results)
+            self._check_written(chain)
+        except BaseException:
+            if chain.view is not None and chain.stage:
+                chain.view.remove([*chain.job.output, *chain.job.log])
+            raise
+
+    def _check_written(self, chain: _Chain) -> None:
+        """Raise for outputs that are not there, or that tell where they were written."""
+        cwd = chain.view.path if chain.view is not None and chain.stage else chain.meta["cwd"]
+        paths = [os.path.join(cwd, path) for path in chain.job.output]
+        if not is_complete(paths, chain.meta["touched"][chain.stage]):
+            raise NotStageable(f"outputs of {chain.job}")
         if chain.stage:
-            chain.paths.update(zip(job.output, chain.staged.output))
-        else:
-            put_in_place(chain.staged.output, job.output)
+            place = os.path.basename(self._staging.root).encode()
+            if any(names(path, [place]) for path in paths):
+                raise NotStageable(f"outputs of {chain.job} have in them where they were written")
+            chain.written.update(chain.job.output)
 
     def _told_of(self, number: int, chain: _Chain) -> dict[str, Any]:
         """Return what the coordinator hears of a chain that has come through a stage."""
         told = {"chain": number, "keys": chain.keys, "items": len(chain.order)}
         if chain.stage == 0:
             return {**told, "digests": [], "outputs": [], "logs": [], "bytes": 0}
-        outputs, logs = map(self._staging.inner, (chain.staged.output, chain.staged.log))
+        assert chain.view is not None
+        outputs = self._staging.inner(chain.view, chain.job.output)
+        logs = self._staging.inner(chain.view, chain.job.log)
         told.update({"digests": chain.digests, "outputs": outputs, "logs": logs})
-        return {**told, "bytes": sum(map(size_bytes, chain.staged.output))}
+        there = [path for path in outermost(chain.job.output) if chain.view.has(path)]
+        paths = [os.path.join(chain.view.path, path) for path in there]
+        return {**told, "bytes": sum(map(size_bytes, paths))}
 
-    def _is_misplaced(self, items: list[Any], names: list[str]) -> bool:
-        """Tell whether items have in them where they were read from, not the real place."""
+    def _is_misplaced(self, chain: _Chain) -> bool:
+        """Tell whether items have in them where they were read from.
+
+        A model would look there, from another directory, or not find what has been published.
+        """
         place = os.path.basename(self._staging.root)
-        sought = [place.encode(encoding) for encoding in ("utf-8", "utf-32-le")]
+        files = [os.path.basename(path) for path in chain.job.input if path in chain.written]
         # Such arrays say nothing of a place, and are most of what there is.
-        worded = [item for item in items if not is_float_array(item)]
-        parts = [bytes(part) for part in pack([worded, names])]
-        return any(each in part for part in parts for each in sought)
+        worded = [item for item in chain.items if not is_float_array(item)]
+        return has_words(worded, [place, *files]) or has_words(chain.names, [place])
+
+
+def has_words(values: list[Any], words: Iterable[str]) -> bool:
+    """Tell whether values have any of some words in them, in whatever way."""
+    parts = [bytes(part) for part in pack(values)]
+    sought = [word.encode(code) for word in words for code in ("utf-8", "utf-32-le", "utf-16-le")]
+    return any(each in part for part in parts for each in sought)
 
 
 def known_results(chains: list[_Chain]) -> dict[str, _Packed]:

@@ -13,9 +13,14 @@ from typing import Any
 
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Named, Params
+from snakemake_executor_gpupool.worker.describe import item_name
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.memory import is_out_of_memory, release_memory
-from snakemake_executor_gpupool.worker.outputs import staged_outputs
+from snakemake_executor_gpupool.worker.outputs import (
+    Content,
+    files_that_are_there,
+    staged_outputs,
+)
 
 
 def job_from_snakemake(snakemake: Any) -> Job:
@@ -40,7 +45,12 @@ def named_from_namedlist(files: Any) -> Named:
     return Named([str(file) for file in files], names)
 
 
-def run_cold(tool_class: type[Tool], job: Job, device: str | None = None) -> None:
+def run_cold(
+    tool_class: type[Tool],
+    job: Job,
+    device: str | None = None,
+    content: Content = files_that_are_there,
+) -> None:
     """Do one job with one tool in this process.
 
     Parameters
@@ -52,6 +62,8 @@ def run_cold(tool_class: type[Tool], job: Job, device: str | None = None) -> Non
     device
         ``"cpu"``, ``"cuda:0"``, ...; None: the first of the tool's ``devices``
         that this machine has.
+    content
+        What an output has before it is written.
 
     Raises
     ------
@@ -59,11 +71,11 @@ def run_cold(tool_class: type[Tool], job: Job, device: str | None = None) -> Non
         The input or a param is wrong.
     """
     tool = tool_class(job.params)
-    with explained_inputs(job):
+    with explained_inputs(job, pipes=True):
         items = list(tool.read(job))
     results = compute(tool, items, device)
-    names = [tool.name(item) for item in items]
-    with staged_outputs(job.output) as staged:
+    names = [item_name(tool, item, position) for position, item in enumerate(items)]
+    with staged_outputs(job.output, content) as staged:
         tool.write(
             job.replace(output=staged, item_names=names, params=Params(tool.params)), results
         )

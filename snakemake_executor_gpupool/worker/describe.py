@@ -122,6 +122,11 @@ def stat_files(value: Any) -> list[tuple[str, int, int]]:
     return [(path, status.st_size, status.st_mtime_ns) for path, status in stats]
 
 
+def item_name(tool: Tool, item: Any, position: int) -> str:
+    """Return what an item is called wherever its job runs: its place, if the tool says nothing."""
+    return str(tool.name(item) or f"#{position}")
+
+
 def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
     """Return an item's key, cost, tokens and name.
 
@@ -132,7 +137,7 @@ def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
     ValueError
         What the tool says of the item is out of bounds; the message names the method.
     """
-    name = str(tool.name(item) or f"#{position}")
+    name = item_name(tool, item, position)
     what = type(tool).__name__
     if len(name) > MAX_TEXT:
         raise ValueError(

@@ -15,8 +15,13 @@ from snakemake_executor_gpupool.tool_api.values import InputError, Job
 
 
 @contextlib.contextmanager
-def explained_inputs(job: Job) -> Iterator[None]:
+def explained_inputs(job: Job, *, pipes: bool = False) -> Iterator[None]:
     """Check a job's inputs, then tell of what goes wrong with one while it is read.
+
+    Parameters
+    ----------
+    pipes
+        Whether inputs may be pipes: nobody else waits for the process that reads from them.
 
     Raises
     ------
@@ -24,7 +29,7 @@ def explained_inputs(job: Job) -> Iterator[None]:
         An input is missing, unreadable, a pipe or a socket; the message names it.
     """
     for path in job.input:
-        _check(path)
+        _check(path, pipes)
     try:
         yield
     except OSError as error:
@@ -33,12 +38,12 @@ def explained_inputs(job: Job) -> Iterator[None]:
         raise
 
 
-def _check(path: str) -> None:
+def _check(path: str, pipes: bool) -> None:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise InputError(f"input {path} {_cause(error)}") from error
-    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+    if stat.S_ISSOCK(mode) or (stat.S_ISFIFO(mode) and not pipes):
         raise InputError(
             f"input {path} is a pipe or a socket, and served jobs read files or directories: "
             "write what comes through it to a file first"

@@ -12,8 +12,10 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
+from typing import Callable, Optional
 
 from snakemake_executor_gpupool.tool_api.values import InputError, Named
 
@@ -41,8 +43,15 @@ def log_line(items: int, distinct: int, by: str) -> str:
 
 
 @contextlib.contextmanager
-def staged_outputs(outputs: Named) -> Iterator[Named]:
+def staged_outputs(outputs: Named, content: Content | None = None) -> Iterator[Named]:
     """Yield temporary paths for ``outputs``; rename them into place on a clean exit.
+
+    An output that lies inside another one, a directory, is inside that one's temporary path, too.
+
+    Parameters
+    ----------
+    content
+        What is in an output's temporary path beforehand; None: nothing.
 
     Raises
     ------
@@ -51,12 +60,13 @@ def staged_outputs(outputs: Named) -> Iterator[Named]:
         something else is in its place. Nothing is left under the final names by this
         call, nor any temporary file.
     """
-    stages: dict[str, str] = {}
+    stages = _Stages()
     try:
-        yield outputs.mapped(lambda path: _stage(path, stages))
+        stages.prepare(outputs, content)
+        yield outputs.mapped(stages.places.__getitem__)
         for path in outputs:
-            staged = _staged_path(path, stages)
-            if os.path.lexists(staged):
+            staged = stages.places[path]
+            if path in stages.outermost and os.path.lexists(staged):
                 move_into_place(staged, path)
     except InputError:
         raise
@@ -69,59 +79,125 @@ def staged_outputs(outputs: Named) -> Iterator[Named]:
             f"output {path} cannot be written: {os.strerror(number)}{advice}"
         ) from error
     finally:
-        for stage in stages.values():
-            shutil.rmtree(stage, ignore_errors=True)
+        for folder in stages.folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stage(path: str, stages: dict[str, str]) -> str:
-    parent = os.path.dirname(os.path.normpath(path))
-    if parent not in stages:
-        try:
-            os.makedirs(parent or ".", exist_ok=True)
-            prefix = f"{STAGING_PREFIX}{os.getpid()}-"
-            stages[parent] = tempfile.mkdtemp(prefix=prefix, dir=parent or ".")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from error
-    return _staged_path(path, stages)
+#: Returns what an output has before it is written: the path to copy it from; None: nothing; the
+#: output's own path where that is a pipe, which is written to as it is.
+Content = Callable[[str], Optional[str]]
 
 
-def _staged_path(path: str, stages: dict[str, str]) -> str:
-    parent, base = os.path.split(os.path.normpath(path))
-    return os.path.join(stages[parent], base)
+def what_is_there(path: str) -> str | None:
+    """Give an output what lies under its name: a script that writes there would find it.
+
+    Snakemake has removed it, unless it is there to be updated, or is a pipe to be written to.
+    """
+    return path if os.path.exists(path) else None
 
 
-def put_in_place(staged: Iterable[str], paths: Iterable[str]) -> None:
-    """Rename files and directories that were staged elsewhere to their final paths, in order."""
-    for source, target in zip(staged, paths):
-        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
-        move_into_place(source, target)
+def files_that_are_there(path: str) -> str | None:
+    """Give an output what lies under its name, and a directory nothing of an earlier run."""
+    return None if os.path.isdir(path) else what_is_there(path)
+
+
+def outermost(outputs: Iterable[str]) -> set[str]:
+    """Return those outputs that lie in no other one."""
+    places = {path: os.path.abspath(path) for path in outputs}
+    found: set[str] = set()
+    for path in sorted(places, key=lambda path: len(places[path])):
+        if not _owner(places[path], [places[other] for other in found]):
+            found.add(path)
+    return found
+
+
+def _owner(place: str, others: Iterable[str]) -> str | None:
+    """Return which of other places one lies in, if in any."""
+    return next((other for other in others if place.startswith(f"{other}{os.sep}")), None)
+
+
+class _Stages:
+    """Where outputs are before they are in place.
+
+    Attributes
+    ----------
+    folders
+        The hidden directory that was made in a directory of outputs.
+    places
+        By output.
+    outermost
+        The outputs that lie in no other one.
+    """
+
+    def __init__(self) -> None:
+        self.folders: dict[str, str] = {}
+        self.places: dict[str, str] = {}
+        self.outermost: set[str] = set()
+
+    def prepare(self, outputs: Named, content: Content | None) -> None:
+        self.outermost = outermost(outputs)
+        for path in outputs:
+            if path in self.outermost:
+                self._stage(path, content(path) if content is not None else None)
+        if len(self.outermost) == len(set(outputs)):
+            return
+        owners = {os.path.abspath(path): self.places[path] for path in self.outermost}
+        for path in outputs:
+            place = os.path.abspath(path)
+            owner = _owner(place, owners)
+            if owner is not None:
+                self.places[path] = owners[owner] + place[len(owner) :]
+                # Snakemake makes the directory of every output.
+                os.makedirs(os.path.dirname(self.places[path]), exist_ok=True)
+
+    def _stage(self, path: str, source: str | None) -> None:
+        if source is not None and stat.S_ISFIFO(os.stat(source).st_mode):
+            self.places[path] = path
+            return
+        parent, base = os.path.split(os.path.normpath(path))
+        if parent not in self.folders:
+            try:
+                os.makedirs(parent or ".", exist_ok=True)
+                prefix = f"{STAGING_PREFIX}{os.getpid()}-"
+                self.folders[parent] = tempfile.mkdtemp(prefix=prefix, dir=parent or ".")
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, path) from error
+        self.places[path] = os.path.join(self.folders[parent], base)
+        if source is None:
+            return
+        if not os.path.isdir(source):
+            shutil.copy(source, self.places[path])
+        elif os.listdir(source):
+            shutil.copytree(source, self.places[path], symlinks=True)
 
 
 def move_into_place(staged: str, path: str) -> None:
     """Rename a staged file or directory to its final path."""
+    if staged == path:
+        return
     if os.path.isdir(staged) and os.path.isdir(path):
         # Snakemake may have made the directory of a directory() output beforehand.
         shutil.rmtree(path)
     os.replace(staged, path)
 
 
-def _what_failed(
-    error: Exception, outputs: Named, stages: dict[str, str]
-) -> tuple[str | None, int]:
+def _what_failed(error: Exception, outputs: Named, stages: _Stages) -> tuple[str | None, int]:
     """Return the output that an error is about, and the error's number; None: about none."""
     number = (error.errno or 0) if isinstance(error, OSError) else 0
-    if any(_is_full(stage) for stage in stages.values()):
+    if any(_is_full(folder) for folder in stages.folders.values()):
         number = errno.ENOSPC  # libraries say it in many ways
-    named = f"{getattr(error, 'filename', None)}{os.sep}"
+    named = _normal(getattr(error, "filename", None))
     for path in outputs:
-        places = [path]
-        if os.path.dirname(os.path.normpath(path)) in stages:
-            places.append(_staged_path(path, stages))
-        if number and any(named.startswith(place + os.sep) for place in places):
+        places = [path, stages.places.get(path, path)]
+        if number and any(named.startswith(_normal(place)) for place in places):
             return path, number
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ", ".join(outputs), number  # the error of a write, which names no file
     return None, number
+
+
+def _normal(path: object) -> str:
+    return f"{os.path.normpath(str(path))}{os.sep}"
 
 
 def _is_full(stage: str) -> bool:

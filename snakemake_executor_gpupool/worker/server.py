@@ -7,8 +7,8 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     tool  {spec, base_dir, spool, shared}      tool {info} | tool_failed
     read  {job, cwd, follow} [job, later job...]
                                                items {job, items, last} [payload...] | read_failed
-    write {job, cwd, order, names} [job, result...]   written | write_failed
-    publish {job, cwd, digests, outputs, logs} [job]  published | unpublished
+    write {job, cwd, order, names, updates} [job, result...]   written | write_failed
+    publish {job, cwd, digests, outputs, logs, touched} [job]  published | unpublished
     load  {device} [params]                    loaded | load_failed
     run   {batch, store, entries} [params, payload...]   done {batch, outcomes} [result...]
     move  {device, away}                       moved | move_failed
@@ -236,7 +236,8 @@ class Server:
                 raise error
         results = load_places(frame.blobs[1:], frame.meta["order"])
         tool = self._tool_class(job.params)
-        with staged_outputs(job.output) as staged:
+        sources = {job.output[number]: source for number, source in frame.meta["updates"]}
+        with staged_outputs(job.output, sources.get) as staged:
             names = frame.meta["names"]
             tool.write(job.replace(output=staged, params=tool.params, item_names=names), results)
 
@@ -249,8 +250,10 @@ class Server:
         with contextlib.suppress(Exception):  # the ordinary way tells what is wrong
             os.chdir(frame.meta["cwd"])
             job = load_payload(frame.blobs[0])
-            wait_for_files([*frame.meta["outputs"], *job.input], latency_of(frame))
-            is_done = publish(job, *(frame.meta[name] for name in ("digests", "outputs", "logs")))
+            outputs, touched = frame.meta["outputs"], frame.meta["touched"]
+            awaited = [path for number, path in enumerate(outputs) if number not in touched]
+            wait_for_files([*awaited, *job.input], latency_of(frame))
+            is_done = publish(job, frame.meta["digests"], outputs, frame.meta["logs"], touched)
         seconds = time.perf_counter() - started_s
         kind = "published" if is_done else "unpublished"
         self._channel.send({"type": kind, "job": frame.meta["job"], "seconds": seconds})

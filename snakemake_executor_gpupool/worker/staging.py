@@ -2,12 +2,14 @@
 
 ::
 
-    <root>/<root's name>-<process>-<n>/<base name>
+    <root>/<root's name>-<process>-<n>/<path as the job has it>       a view
 
-They lie in the run's own directory, so that nobody who lists a directory of the workflow meets
-them, and what nobody asks for goes with it. Files whose base names differ share a directory:
-making and removing one can take longer than all else that is done for a small file. Every name
-below the root has the root's own in it: who tells where it read an item from is known by that.
+A *view* stands in for the working directory: relative paths of inputs and outputs mean the same in
+it, so that a tool that makes something of a path's text makes the same of it. What a chain has
+written is in the view, everything else is a link to what it is in the working directory. Views lie
+in the run's own directory, so that nobody who lists a directory of the workflow meets them, and
+what nobody asks for goes with it. Every name below the root has the root's own in it: who tells
+where it read an item from is known by that.
 
 Standard library only, Python >= 3.9.
 """
@@ -16,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import shutil
 import stat
@@ -24,13 +25,93 @@ from collections.abc import Iterable, Iterator
 
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
-from snakemake_executor_gpupool.worker.outputs import put_in_place
+from snakemake_executor_gpupool.worker.outputs import move_into_place, outermost
 
 CHUNK_BYTES = 1024**2
+#: What a view shows of a working directory that has more in it than this: declared files alone.
+MOST_SHOWN = 1000
+
+
+class NotStageable(Exception):
+    """A job's files cannot be written or read before it is ready."""
+
+
+def is_inside(path: str) -> bool:
+    """Tell whether a path names something below the working directory, wherever that is."""
+    first = os.path.normpath(path).partition(os.sep)[0]
+    return not os.path.isabs(path) and first not in (os.pardir, os.curdir)
+
+
+class View:
+    """A directory that looks like the working directory of a job that is not ready.
+
+    Parameters
+    ----------
+    path
+        Where it is; made here.
+    cwd
+        The working directory.
+    """
+
+    def __init__(self, path: str, cwd: str) -> None:
+        self.path = path
+        self._cwd = cwd
+        self._made: set[str] = {""}
+        os.makedirs(path)
+        shown = os.listdir(cwd)
+        for name in shown if len(shown) <= MOST_SHOWN else ():
+            os.symlink(os.path.join(cwd, name), os.path.join(path, name))
+
+    def has(self, path: str) -> bool:
+        """Tell whether an output is there that a chain has written."""
+        parent = os.path.dirname(os.path.normpath(path))
+        place = os.path.join(self.path, path)
+        return parent in self._made and os.path.lexists(place) and not os.path.islink(place)
+
+    def make_way(self, paths: Iterable[str]) -> None:
+        """Make the directories of outputs and logs, as Snakemake does when their job is ready."""
+        for path in paths:
+            if not is_inside(path):
+                raise NotStageable(path)
+            self._make(os.path.dirname(os.path.normpath(path)))
+            place = os.path.join(self.path, path)
+            if os.path.islink(place):
+                os.unlink(place)  # an earlier run's
+
+    def show(self, path: str) -> None:
+        """Have a file be there that no chain has written."""
+        if os.path.isabs(path):
+            return
+        if not is_inside(path):
+            raise NotStageable(path)
+        place, target = os.path.join(self.path, path), os.path.join(self._cwd, path)
+        if os.path.exists(place) and os.path.samefile(place, target):
+            return
+        self._make(os.path.dirname(os.path.normpath(path)))
+        if os.path.islink(place):
+            os.unlink(place)
+        elif os.path.lexists(place):
+            raise NotStageable(path)
+        os.symlink(target, place)
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove what a chain has written."""
+        # Anywhere else a path may lead into the working directory.
+        remove(os.path.join(self.path, path) for path in paths if self.has(path))
+
+    def _make(self, folder: str) -> None:
+        if folder in self._made:
+            return
+        self._make(os.path.dirname(folder))
+        place = os.path.join(self.path, folder)
+        if os.path.islink(place):
+            os.unlink(place)
+        os.makedirs(place, exist_ok=True)
+        self._made.add(folder)
 
 
 class Staging:
-    """Finds places for outputs.
+    """Finds a view for each chain.
 
     Parameters
     ----------
@@ -40,49 +121,48 @@ class Staging:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._folders: list[str] = []
-        # By base name: the folder that it was last put into.
-        self._latest: dict[str, int] = {}
+        self._views: dict[str, list[View]] = {}
+        self._made = 0
         # Processes of several machines may share the root.
         self._own = os.urandom(6).hex()
 
-    def aside(self, job: Job) -> Job:
-        """Return a job that writes outputs and logs under the root, with their own base names."""
-        taken: set[str] = set()
+    def view(self, cwd: str, outputs: Iterable[str]) -> View:
+        """Return a view of a working directory in which none of some outputs is."""
+        views = self._views.setdefault(cwd, [])
+        outputs = list(outputs)
+        for view in views:
+            if not any(map(view.has, outputs)):
+                return view
+        name = f"{os.path.basename(self.root)}-{self._own}-{self._made}"
+        self._made += 1
+        views.append(View(f"{self.root}/{name}", cwd))
+        return views[-1]
 
-        def place(path: str) -> str:
-            return self._place(os.path.basename(os.path.normpath(path)), taken)
+    def inner(self, view: View, paths: Iterable[str]) -> list[str]:
+        """Return the paths of a view as they are below the root."""
+        return [f"{os.path.basename(view.path)}/{os.path.normpath(path)}" for path in paths]
 
-        return job.replace(output=job.output.mapped(place), log=job.log.mapped(place))
 
-    def _place(self, base: str, taken: set[str]) -> str:
-        for number in self._numbers(base):
-            path = f"{self._folder(number)}/{base}"
-            if path not in taken and not os.path.lexists(path):
-                taken.add(path)
-                self._latest[base] = number
-                return path
-        raise AssertionError("there is always another folder")
+@contextlib.contextmanager
+def inside(path: str) -> Iterator[None]:
+    """Make a directory the current one for a while."""
+    before = os.getcwd()
+    os.chdir(path)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
-    def _numbers(self, base: str) -> Iterator[int]:
-        """Yield folders to try: what was put there first is the first to be published.
 
-        Not all that there are: with a thousand files of one name, that would be a million looks.
-        """
-        used = [0, self._latest.get(base, 0) + 1, 1]
-        yield from (number for number in used if number < len(self._folders))
-        yield from itertools.count(len(self._folders))
-
-    def _folder(self, number: int) -> str:
-        if number >= len(self._folders):
-            name = f"{os.path.basename(self.root)}-{self._own}-{len(self._folders)}"
-            os.makedirs(f"{self.root}/{name}")
-            self._folders.append(f"{self.root}/{name}")
-        return self._folders[number]
-
-    def inner(self, paths: Iterable[str]) -> list[str]:
-        """Return paths as they are below the root."""
-        return [path[len(self.root) + 1 :] for path in paths]
+def names(path: str, words: Iterable[bytes]) -> bool:
+    """Tell whether a file, or one in a directory, has some bytes in it."""
+    if os.path.isdir(path):
+        return any(names(os.path.join(path, name), words) for name in os.listdir(path))
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        content = file.read()
+    return any(word in content for word in words)
 
 
 def remove(paths: Iterable[str]) -> None:
@@ -119,7 +199,13 @@ def digest(path: str) -> str:
     return f"{size}:{total.hexdigest()}"
 
 
-def publish(job: Job, digests: list[str], outputs: list[str], logs: list[str]) -> bool:
+def publish(
+    job: Job,
+    digests: list[str],
+    outputs: list[str],
+    logs: list[str],
+    touched: Iterable[int] = (),
+) -> bool:
     """Rename what was staged for a job into place, if its inputs are what it was made from.
 
     Parameters
@@ -128,6 +214,8 @@ def publish(job: Job, digests: list[str], outputs: list[str], logs: list[str]) -
         Of the inputs, in their order.
     outputs, logs
         Where the job's own were staged, in their order.
+    touched
+        Which outputs Snakemake makes itself, if nobody else has.
 
     Returns
     -------
@@ -138,12 +226,24 @@ def publish(job: Job, digests: list[str], outputs: list[str], logs: list[str]) -
     with explained_inputs(job):
         if [digest(path) for path in job.input] != digests:
             return False
-    if len(outputs) != len(job.output) or not all(map(os.path.lexists, outputs)):
+    if len(outputs) != len(job.output) or not is_complete(outputs, touched):
         return False
-    put_in_place(outputs, job.output)
+    whole = outermost(job.output)
+    for source, target in zip(outputs, job.output):
+        if target in whole and os.path.lexists(source):
+            os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+            move_into_place(source, target)
     for source, target in zip(logs, job.log):
         _append(source, target)
     return True
+
+
+def is_complete(outputs: list[str], touched: Iterable[int]) -> bool:
+    """Tell whether a tool has written all that it is to write."""
+    made_by_others = set(touched)
+    return all(
+        number in made_by_others or os.path.lexists(path) for number, path in enumerate(outputs)
+    )
 
 
 def _append(source: str, target: str) -> None:

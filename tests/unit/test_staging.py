@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from snakemake_executor_gpupool.tool_api.values import Job, Named
-from snakemake_executor_gpupool.worker.staging import Staging, digest, publish
+from snakemake_executor_gpupool.worker.staging import (
+    NotStageable,
+    Staging,
+    View,
+    digest,
+    inside,
+    is_inside,
+    names,
+    publish,
+)
 
 
 @pytest.fixture
@@ -18,17 +26,29 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     Path("in.txt").write_text("input")
     Path("in.dir").mkdir()
     Path("in.dir", "a").write_text("a")
+    Path("old").mkdir()
+    Path("old/x").write_text("of an earlier run")
     return Job("r", {}, ["in.txt", "in.dir"], Named(["out/x", "other/x"]), log=["log/x"])
+
+
+def view_of(job: Job) -> tuple[Staging, View]:
+    staging = Staging(str(Path("run/staged-1").absolute()))
+    return staging, staging.view(str(Path.cwd()), [*job.output, *job.log])
 
 
 def staged(job: Job) -> tuple[list[str], list[str], list[str]]:
     """Stage a job's outputs; return what is needed to publish them."""
-    aside = Staging(str(Path("run/staged-1").absolute())).aside(job)
-    for path in (*aside.output, *aside.log):
-        assert not Path(path).exists()
-        Path(path).write_text(f"of {path[-1]}")
-    assert len({*aside.output, *aside.log}) == 3, "equal base names do not meet"
-    return [digest(path) for path in job.input], list(aside.output), list(aside.log)
+    staging, view = view_of(job)
+    view.make_way([*job.output, *job.log])
+    with inside(view.path):
+        for path in (*job.output, *job.log):
+            assert not Path(path).exists()
+            Path(path).write_text(f"of {path[-1]}")
+    places = [
+        [f"{staging.root}/{path}" for path in staging.inner(view, paths)]
+        for paths in (job.output, job.log)
+    ]
+    return [digest(path) for path in job.input], *places
 
 
 def test_staged_outputs_are_published_if_the_inputs_are_the_same(job: Job) -> None:
@@ -38,7 +58,7 @@ def test_staged_outputs_are_published_if_the_inputs_are_the_same(job: Job) -> No
     assert publish(job, *told)
     assert Path("out/x").read_text() == Path("other/x").read_text() == "of x"
     assert Path("log/x").read_text() == "before, of x"
-    assert not [path for path in Path("run").rglob("*") if path.is_file()]
+    assert not [path for path in Path("run").rglob("*") if path.is_file() and path.name == "x"]
 
 
 @pytest.mark.parametrize("change", ["content", "file of directory", "new file", "output gone"])
@@ -57,20 +77,70 @@ def test_nothing_is_published_if_anything_differs(job: Job, change: str) -> None
     assert not Path("out").exists() and not Path("other").exists() and not Path("log").exists()
 
 
-def test_many_files_of_one_name_are_placed_without_looking_everywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks = []
-    exists = os.path.lexists
-    monkeypatch.setattr(os.path, "lexists", lambda path: looks.append(path) or exists(path))
-    staging = Staging(str(tmp_path / "staged-1"))
-    places: list[str] = []
-    for n in range(300):
-        places.append(staging.aside(Job(output=[f"{n}/x"])).output[0])
-        Path(places[-1]).touch()
-    assert len(set(places)) == 300
-    assert len(looks) < 4 * 300
-    for place in places:
-        Path(place).unlink()
-    again = {staging.aside(Job(output=["x"])).output[0] for _ in range(5)}
-    assert again <= set(places), "folders are used again"
+def test_what_snakemake_makes_itself_need_not_be_there(job: Job) -> None:
+    digests, outputs, logs = staged(job)
+    Path(outputs[1]).unlink()
+    Path("log").mkdir()
+    assert publish(job, digests, outputs, logs, touched=[1])
+    assert Path("out/x").exists() and not Path("other/x").exists()
+
+
+def test_a_file_in_a_directory_goes_with_it(tmp_path: Path, job: Job) -> None:
+    nested = job.replace(output=["out/d/x", "out/d"], log=[])
+    told = staged(nested.replace(output=["out/d/x"]))
+    told[1].append(str(Path(told[1][0]).parent))
+    Path(told[1][1], "more").touch()
+    assert publish(nested, *told)
+    assert sorted(path.name for path in Path("out/d").iterdir()) == ["more", "x"]
+
+
+def test_a_view_shows_what_is_there_and_hides_what_is_to_be_made(job: Job) -> None:
+    _, view = view_of(job)
+    with inside(view.path):
+        assert Path("in.txt").read_text() == "input"
+        assert Path("old/x").read_text() == "of an earlier run"
+    view.make_way(["old/x", "old/deep/y"])
+    view.show("in.dir/a")
+    with inside(view.path):
+        assert Path("in.dir/a").read_text() == "a"
+        assert not Path("old/x").exists() and Path("old/deep").is_dir()
+        Path("old/x").write_text("new")
+    assert view.has("old/x") and not view.has("old/deep/y") and not view.has("in.dir/a")
+    assert Path("old/x").read_text() == "of an earlier run"
+    with pytest.raises(NotStageable):
+        view.show("old/x")  # a chain has written it
+
+
+def test_removing_from_a_view_never_reaches_the_working_directory(job: Job) -> None:
+    _, view = view_of(job)
+    view.remove(["in.txt", "in.dir", "in.dir/a", "old/x"])
+    assert Path("in.txt").exists() and Path("in.dir/a").exists() and Path("old/x").exists()
+    view.make_way(["old/x"])
+    view.show("old/x")
+    view.remove(["old/x", "in.dir"])
+    assert Path("old/x").exists() and Path("in.dir/a").exists()
+
+
+@pytest.mark.parametrize("path", ["/abs/x", "../x", "a/../../x", ".."])
+def test_paths_that_lead_elsewhere_are_not_staged(job: Job, path: str) -> None:
+    _, view = view_of(job)
+    assert not is_inside(path)
+    with pytest.raises(NotStageable):
+        view.make_way([path])
+
+
+def test_outputs_of_one_path_have_views_of_their_own(job: Job) -> None:
+    staging, view = view_of(job)
+    view.make_way(job.output)
+    Path(view.path, job.output[0]).write_text("first guess")
+    other = staging.view(str(Path.cwd()), job.output)
+    assert other is not view
+    assert staging.view(str(Path.cwd()), ["elsewhere/x"]) is view
+    assert Path(staging.root).name in Path(other.path).name
+
+
+def test_a_file_that_tells_where_it_was_written_is_found(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/x").write_text("made in staged-1234/y")
+    assert names(str(tmp_path / "d"), [b"staged-1234"])
+    assert not names(str(tmp_path / "d"), [b"staged-9"])

@@ -12,10 +12,12 @@ from snakemake_executor_gpupool.frontends.snakemake.lookahead import Lookahead
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     build_request,
     evaluate_here,
+    flagged,
     is_served,
 )
 from snakemake_executor_gpupool.records.reference import RESOURCES
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+from snakemake_executor_gpupool.worker.staging import is_inside
 
 
 class DagView:
@@ -41,7 +43,9 @@ class DagView:
     def is_servable(self, job: Any) -> bool:
         """Tell whether a pending job would be served, from files that are where they are said."""
         with contextlib.suppress(Exception), untouched(job):
-            return is_plain(job) and is_served(job) and not self._cached(job)
+            # A local rule's job never comes to us.
+            is_ours = is_served(job) and not job.is_local
+            return is_ours and is_plain(job) and is_movable(job) and not self._cached(job)
         return False
 
 
@@ -102,6 +106,11 @@ def is_plain(job: Any) -> bool:
     return not special and not any(file.is_storage for file in (*job.input, *job.output))
 
 
+def is_movable(job: Any) -> bool:
+    """Tell whether a job may write before it is ready: below the working directory, and anew."""
+    return not flagged(job, "update") and all(map(is_inside, (*job.output, *job.log)))
+
+
 def is_known(job: Any) -> bool:
     """Tell whether a job's params and resources can be told already.
 
@@ -109,7 +118,7 @@ def is_known(job: Any) -> bool:
     """
     from snakemake.common.tbdstring import TBDString
 
-    values = (*job.params, *(job.resources.get(name) for name in RESOURCES))
+    values = (job.threads, *job.params, *(job.resources.get(name) for name in RESOURCES))
     return not any(isinstance(value, TBDString) for value in values)
 
 

@@ -112,8 +112,32 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         timeout_s=_minutes(job.resources.get("runtime")),
         attempt=job.attempt,
         input_bytes=input_bytes(plain.input),
+        updates=updated_outputs(workflow, job),
+        touched=flagged(job, "touch"),
         identity=identity(job),
     )
+
+
+def flagged(job: Any, flag: str) -> tuple[int, ...]:
+    """Return which outputs of a job have a flag, as ``touch()`` and the like give it."""
+    from snakemake.io import is_flagged
+
+    return tuple(number for number, path in enumerate(job.output) if is_flagged(path, flag))
+
+
+def updated_outputs(workflow: Any, job: Any) -> tuple[tuple[int, str], ...]:
+    """Return which outputs a job is to update, and where Snakemake has a copy of each.
+
+    The copy stays what it was, should the job be written a second time. In a shadow directory a
+    rule's own body finds nothing to update, either.
+    """
+    if job.shadow_dir:
+        return ()
+    copies = [
+        (number, workflow.persistence._get_backup_path(Path(job.output[number])))
+        for number in flagged(job, "update")
+    ]
+    return tuple((number, str(copy.absolute())) for number, copy in copies if copy.exists())
 
 
 def input_bytes(paths: Sequence[str]) -> int:
