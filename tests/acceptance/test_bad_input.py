@@ -193,3 +193,25 @@ def test_limits_that_hold_batching_back_are_said(tmp_path: Path) -> None:  # S9
     done = generic(tmp_path, fine, "--resources", "gpu=1", GPUPOOL_SIMULATE="2x16GiB")
     assert done.code == 0, done.text
     assert "--resources gpu=1" in done.text and "case" in done.text
+
+
+def test_a_tool_that_would_have_to_run_for_ever_is_refused_at_start(tmp_path: Path) -> None:  # S9
+    snakefile = """
+        rule client:
+            input: "ready", "up.txt"
+            output: "client.txt"
+            shell: "cat {input} > {output}"
+
+        rule server:
+            output: service("ready")
+            resources: gpupool_tool="textual.py:Textual"
+            shell: "sleep 600"
+
+        rule up:
+            output: "up.txt"
+            shell: "echo up > {output}"
+    """
+    done = Workflow(tmp_path, snakefile).run("--cores", "2")
+    assert done.code == 1
+    assert "rule server: it has a service() output" in done.text
+    assert not (tmp_path / "up.txt").exists()

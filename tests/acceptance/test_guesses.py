@@ -20,6 +20,7 @@ rule all:
     input:
         expand("end/{row}/deep/result.txt", row=[r for r in ROWS if r not in ("local", "book")]),
         "end/local.txt", "book.txt", "pair/1, y=2/3.txt", "pair/1/2, y=3.txt",
+        "tree", "eert", "books", "from_pipe.txt",
 
 def asks(wildcards):
     return wildcards.row.removeprefix("asks_") if wildcards.row.startswith("asks_") else ""
@@ -74,6 +75,35 @@ rule pair:
     params: model="m2"
     resources: gpupool_tool="script"
     script: "telling.py"
+
+rule tree:
+    input: "in/plain.txt"
+    output: "tree/deep/one.txt", directory("tree"), "tree/two.txt"
+    resources: gpupool_tool="script"
+    script: "telling.py"
+
+rule eert:
+    input: "in/plain.txt"
+    output: "eert/deep/one.txt", "eert/two.txt", directory("eert")
+    resources: gpupool_tool="script"
+    script: "telling.py"
+
+rule books:
+    input: "in/plain.txt"
+    output: "index.txt", update(directory("books"))
+    resources: gpupool_tool="script"
+    script: "telling.py"
+
+rule into_pipe:
+    input: "in/plain.txt"
+    output: pipe("pipe")
+    resources: gpupool_tool="telling.py:Telling"
+    script: "telling.py"
+
+rule from_pipe:
+    input: "pipe"
+    output: "from_pipe.txt"
+    shell: "sort {input} > {output}"
 """
 
 ROWS = ("plain", "asks_read", "asks_write", "x=1, y=2", "folder", "flags", "local", "book", "out")
@@ -84,6 +114,7 @@ FILES = {
     **{f"mid/{row}/two.txt": "old\n" for row in ROWS},
     **{f"end/{row}/deep/result.txt": "old\n" for row in ROWS if row not in ("local", "book")},
     "book.txt": "old\n",
+    "books/old.txt": "old\n",
 }
 
 
@@ -109,9 +140,11 @@ def test_what_ran_ahead_is_what_the_local_executor_makes(tmp_path: Path) -> None
     for path in wanted:
         assert found[path] == wanted[path], path
     assert wanted["book.txt"].startswith("old\n")
+    assert {"books/new", "books/old.txt"} <= set(wanted)
+    assert "rule into_pipe reads or writes a pipe" in run.text
 
     done = [event["job"] for event in run.events("job_done")]
-    assert len(done) == 30
+    assert len(done) == 33
     told = run.events("stage_done")
     # Those that asked went on the ordinary way; so did what follows to be updated, or is local.
     assert {e["job"] for e in told if e["stage"] == 2} == {

@@ -51,7 +51,10 @@ class Telling(Tool):
                 file.write(f"{result}\n")
             file.write(json.dumps(described, sort_keys=True, default=str) + "\n")
         for path in job.output[1:]:
-            if not path.endswith(".flag"):
+            if Path(path).is_dir() or "." not in path.rpartition("/")[2]:
+                Path(path).mkdir(exist_ok=True)
+                Path(path, "new").write_text(one.name)
+            elif not path.endswith(".flag"):
                 Path(path).write_text(one.name)
         for path in job.log[1:]:
             Path(path).write_text(f"{job.rule}: {Path(path).parent.name}\n")

@@ -46,6 +46,7 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
     problems += find_bundle_problems(workflow.dag.needrun_jobs(), config)
     warn_of_throttles(workflow, jobs, logger)
     warn_of_local_rules(jobs, logger)
+    warn_of_pipes(jobs, logger)
     if not problems:
         return
     text = "gpupool cannot run what this workflow asks for:\n" + "\n".join(
@@ -60,6 +61,7 @@ def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
     """Return what keeps a rule from ever running; what is not known yet passes."""
     problems: list[str] = []
     try:
+        refuse_services(job)
         needs = needs_of(job)
         served = is_served(job)
         if served:
@@ -174,6 +176,35 @@ def warn_of_local_rules(jobs: dict[str, Any], logger: Any) -> None:
                 f"it by itself, no executor is asked, and its jobs see no GPU. Let it run without "
                 f"one, or {way_out}"
             )
+
+
+def refuse_services(job: Any) -> None:
+    """Raise for a tool that would have to run for ever."""
+    if job.is_service and tool_spec(job):
+        raise Unservable(
+            f"it has a service() output and {TOOL}={tool_spec(job)}. A service runs until its "
+            "consumers have ended, and a tool only until its outputs are written: take "
+            f"{TOOL} away, or service()"
+        )
+
+
+def warn_of_pipes(jobs: dict[str, Any], logger: Any) -> None:
+    """Name the rules whose own body runs although they name a tool, as a pipe joins their jobs."""
+    joined = [name for name, job in jobs.items() if job.pipe_group is not None]
+    for name in joined:
+        if is_joined_tool(jobs[name]):
+            logger.warning(
+                f"gpupool: rule {name} reads or writes a pipe, so its job runs beside that at the "
+                "pipe's other end: its own body is run, cold, and not the tool on a warm worker"
+            )
+
+
+def is_joined_tool(job: Any) -> bool:
+    """Tell whether a job names a tool; one whose resources are not known yet is not counted."""
+    try:
+        return tool_spec(job) is not None
+    except Exception:
+        return False
 
 
 def asks_for(job: Any) -> list[str]:
