@@ -19,7 +19,7 @@ standard library only; numpy, torch and pyarrow are imported where a format need
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -35,6 +35,11 @@ MODULES = {".npz": "numpy", ".pt": "torch", ".parquet": "pyarrow"}
 #: A Parquet row group holds about this many values (0.5 GiB of float32), well within the
 #: 2**31 that the offsets of its lists can count.
 ROW_GROUP_VALUES = 1 << 27
+#: A name in a .npz file, with a label, has at most 65,535 bytes.
+MOST_ID_BYTES = 65_000
+#: What the comment of each member of a .npz file starts with; the array's label follows. Names
+#: alone do not tell an id with a slash from an id and a label.
+LABEL_COMMENT = b"gpupool label "
 
 
 def array_format(path: str) -> str:
@@ -64,6 +69,35 @@ def array_format(path: str) -> str:
     return suffix
 
 
+def check_ids(path: str, ids: Iterable[str]) -> None:
+    """Refuse ids that the format of an output cannot hold, before anything is computed.
+
+    Raises
+    ------
+    InputError
+        There is one; the message says what to do.
+    """
+    if array_format(path) != ".npz":
+        return
+    for name in ids:
+        reason = ""
+        if name.endswith(".npy"):
+            reason = "ends in .npy, which NumPy takes off"  # file["x.npy"] is the array "x"
+        elif "\0" in name:
+            reason = "has a NUL in it, at which names in archives end"
+        elif len(name.encode()) > MOST_ID_BYTES:
+            reason = f"has more than {MOST_ID_BYTES:,} bytes"
+        if reason:
+            raise InputError(
+                f"output {path}: the id {_shown(name)} cannot be a name in .npz: it {reason}; "
+                "change it, or write .parquet or .pt"
+            )
+
+
+def _shown(name: str) -> str:
+    return repr(name) if len(name) <= 60 else f"{name[:50]!r}..."
+
+
 def write_arrays(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None:
     """Write the arrays of all sequences to one file, in order.
 
@@ -89,14 +123,15 @@ def write_arrays(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> No
         ".pt": _write_pt,
         ".parquet": _write_parquet,
     }
+    check_ids(path, ids)
     writers[array_format(path)](path, ids, results)
 
 
-def _named(ids: Sequence[str], results: Sequence[Arrays]) -> Iterator[tuple[str, Any]]:
-    """Yield (name, array) pairs, by id where a sequence has one array, else by id and label."""
+def _named(ids: Sequence[str], results: Sequence[Arrays]) -> Iterator[tuple[str, str, Any]]:
+    """Yield (name, label, array): the label is empty where a sequence has one array."""
     for name, arrays in zip(ids, results):
         for label, array in arrays.items():
-            yield (name if len(arrays) == 1 else f"{name}/{label}"), array
+            yield (name, "", array) if len(arrays) == 1 else (f"{name}/{label}", label, array)
 
 
 def _write_npz(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None:
@@ -110,11 +145,9 @@ def _write_npz(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None
     from numpy.lib import format as npy
 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for name, array in _named(ids, results):
-            # numpy takes file["x.npy"] for the array "x" if there is one.
-            if name.endswith(".npy"):
-                raise InputError(f"output {path}: an id in .npz cannot end in .npy ({name!r})")
+        for name, label, array in _named(ids, results):
             entry = zipfile.ZipInfo(f"{name}.npy")
+            entry.comment = LABEL_COMMENT + label.encode()
             with archive.open(entry, "w", force_zip64=array.nbytes >= 1 << 31) as file:
                 npy.write_array(file, array, allow_pickle=False)
 
@@ -123,7 +156,7 @@ def _write_pt(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None:
     import torch
 
     # A copy: an array that came from another process may be read-only, which tensors are not.
-    torch.save({name: torch.tensor(array) for name, array in _named(ids, results)}, path)
+    torch.save({name: torch.tensor(array) for name, _, array in _named(ids, results)}, path)
 
 
 def _write_parquet(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None:

@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import InputError, Job
 from snakemake_executor_gpupool.tools import esm2_checkpoints
-from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
+from snakemake_executor_gpupool.tools.arrays import array_format, check_ids, write_arrays
 from snakemake_executor_gpupool.tools.esm2_module import SHAPES
 from snakemake_executor_gpupool.tools.esm2_options import DEFAULTS, TRAINED_LENGTH, Options
 from snakemake_executor_gpupool.tools.fasta import (
@@ -175,15 +175,17 @@ class Esm2Embed(Tool):
         ------
         InputError
             A param, the output's suffix, the file or a letter in it is wrong,
-            or a sequence is longer than the model takes.
+            a sequence is longer than the model takes, or the output cannot hold an id.
         """
         options = Options.from_params(self.params)
-        array_format(one_file("esm2-embed", job, "output", "embeddings"))
+        output = one_file("esm2-embed", job, "output", "embeddings")
+        array_format(output)
         shape = esm2_checkpoints.known_shape(options.model)
         if shape is not None:
             options.resolve_layers(shape.layers)
         path = one_file("esm2-embed", job, "input", "fasta")
         records = [_prepared(path, record, options) for record in read_fasta(path)]
+        check_ids(output, [record.id for record, _ in records])
         _report_truncated(path, records, options)
         for record, sequence in records:
             yield Record(record.id, sequence[: options.max_length])

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import InputError, Job
+from snakemake_executor_gpupool.tools.finite import is_finite, not_finite
 from snakemake_executor_gpupool.tools.params import choice, one_file, optional_text, text
-from snakemake_executor_gpupool.tools.tables import table_format, write_table
+from snakemake_executor_gpupool.tools.tables import check_id, table_format, write_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +89,7 @@ class LinearHead(Tool):
     defaults = DEFAULTS
     devices = ("cpu",)
     pads = False
-    version = "1"
+    version = "2"
 
     _head: Head
 
@@ -115,12 +116,14 @@ class LinearHead(Tool):
         Raises
         ------
         InputError
-            An embedding is not as long as the layer is wide.
+            An embedding is not as long as the layer is wide, a score is not finite, or the
+            activation says nothing of a layer with one row.
         """
         import numpy as np
 
         options = Options.from_params(self.params)
         head = self._head
+        _check_activation(head, options)
         for item in items:
             if len(item.vector) != head.weight.shape[1]:
                 raise InputError(
@@ -129,8 +132,17 @@ class LinearHead(Tool):
                     "it was trained on"
                 )
         vectors = np.stack([item.vector for item in items]).astype(np.float64)
-        scores = _activated(vectors @ head.weight.T + head.bias, options.activation)
-        return [Score(head.classes, row.copy()) for row in scores.astype(np.float32)]
+        logits = vectors @ head.weight.T + head.bias
+        if head.is_binary:
+            # What a first row of zeros would give.
+            logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = _activated(logits, "softmax" if head.is_binary else options.activation)
+            scores = scores.astype(np.float32)
+        bad = [item.id for item, row in zip(items, scores) if not is_finite(row)]
+        if bad:
+            raise not_finite(bad, options.model)
+        return [Score(head.classes, row.copy()) for row in scores]
 
     # -- the files -----------------------------------------------------------
     def read(self, job: Job) -> Iterator[Embedding]:
@@ -144,19 +156,25 @@ class LinearHead(Tool):
         from snakemake_executor_gpupool.tools.vectors import read_vectors
 
         options = Options.from_params(self.params)
-        table_format(one_file(NAME, job, "output", "scores"))
+        output = one_file(NAME, job, "output", "scores")
+        table_format(output)
         path = one_file(NAME, job, "input", "embeddings")
         for name, vector in read_vectors(path, options.array):
+            check_id(output, name)
             yield Embedding(name, vector)
 
     def write(self, job: Job, results: list[Score]) -> None:
-        """Write the table: ``id``, a column per class, ``label`` (the class of highest score)."""
+        """Write the table: ``id``, a column per class, ``label`` (the class of highest score).
+
+        Of a layer with one class there is nothing to choose from, and no ``label``.
+        """
         path = one_file(NAME, job, "output", "scores")
         classes = results[0].classes if results else ()
         columns: dict[str, list[Any]] = {"id": job.item_names}
         for place, name in enumerate(classes):
             columns[name] = [float(result.scores[place]) for result in results]
-        columns["label"] = [classes[int(result.scores.argmax())] for result in results]
+        if len(classes) != 1:
+            columns["label"] = [classes[int(result.scores.argmax())] for result in results]
         write_table(path, columns)
 
     def item(self, value: Any) -> Embedding:
@@ -174,12 +192,12 @@ class LinearHead(Tool):
         has_id = isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
         name, vector = value if has_id else ("", value)
         try:
-            array = np.asarray(vector, dtype=np.float32)
+            np.asarray(vector, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"linear-head takes vectors or (id, vector) pairs; got {value!r:.100}"
             ) from error
-        return Embedding(name, checked("linear-head", name, array))
+        return Embedding(name, checked("linear-head", name, vector))
 
     # -- what the pool should know of an item ----------------------------------
     def key(self, item: Embedding) -> str:
@@ -193,6 +211,22 @@ class LinearHead(Tool):
     def batch_tokens(self, device: str) -> int:
         """Return how many embeddings share a batch."""
         return 4096
+
+
+def _check_activation(head: Head, options: Options) -> None:
+    if len(head.weight) > 1:
+        return
+    if head.is_binary and options.activation == "linear":
+        raise InputError(
+            f"param activation: {options.model} has one row and the names of two classes, and "
+            "'linear' gives one number; take softmax or sigmoid, or leave one name in the file"
+        )
+    if not head.is_binary and options.activation == "softmax":
+        raise InputError(
+            f"param activation: {options.model} has one row, and over one class softmax is 1 for "
+            "everybody. Set activation to sigmoid, or give the file the names of two classes, "
+            "the second being the one that high outputs mean"
+        )
 
 
 def _activated(logits: Array, activation: str) -> Array:

@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.tools import hub
-from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
+from snakemake_executor_gpupool.tools.arrays import array_format, check_ids, write_arrays
 from snakemake_executor_gpupool.tools.params import (
     PRECISIONS,
     choice,
@@ -186,7 +186,10 @@ class SentenceEmbed(Tool):
         if not output.lower().endswith(".npy"):
             array_format(output)
         path = one_file(NAME, job, "input", "texts")
-        yield from read_texts(path, options.column, options.id_column)
+        texts = read_texts(path, options.column, options.id_column)
+        if not output.lower().endswith(".npy"):
+            check_ids(output, [text.id for text in texts])
+        yield from texts
 
     def write(self, job: Job, results: list[Vector]) -> None:
         """Write all embeddings to the output, in the order of the input."""

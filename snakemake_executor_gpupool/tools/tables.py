@@ -14,6 +14,8 @@ from typing import Any
 from snakemake_executor_gpupool.tool_api.values import InputError
 
 SUFFIXES = (".tsv", ".parquet")
+#: csv writes these as they are, and readers take them for the end of a row or of the text.
+UNWRITABLE = frozenset("\0\r")
 
 
 def table_format(path: str) -> str:
@@ -32,6 +34,21 @@ def table_format(path: str) -> str:
             f"output {path}: .parquet needs the Python package pyarrow; install it, or write .tsv"
         )
     return suffix
+
+
+def check_id(path: str, name: str) -> None:
+    """Refuse an id that a table cannot hold so that every reader of such files reads it.
+
+    Raises
+    ------
+    InputError
+        It is one; the message says what to do.
+    """
+    if table_format(path) == ".tsv" and not UNWRITABLE.isdisjoint(name):
+        raise InputError(
+            f"output {path}: the id {name!r} has a NUL or a carriage return in it, which a .tsv "
+            "file cannot hold; change it, or write .parquet"
+        )
 
 
 def write_table(path: str, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.tools.arrays import LABEL_COMMENT
+from snakemake_executor_gpupool.tools.finite import listed
+from snakemake_executor_gpupool.tools.ids import Ids
 
 if TYPE_CHECKING:
     import numpy as np
 
     Pairs = Iterator[tuple[str, np.ndarray[Any, Any]]]
+
+
+#: What :mod:`.arrays` calls an array where an id has several.
+LABELS = re.compile(r"layer\d+|contacts")
 
 
 def read_vectors(path: str, array: str = "") -> Pairs:
@@ -33,52 +41,125 @@ def read_vectors(path: str, array: str = "") -> Pairs:
     Raises
     ------
     InputError
-        The file is none of embeddings, or an array in it is no vector.
+        The file is none of embeddings, has several arrays per id and ``array`` does not
+        say which, an id is missing, without its array or there twice, or an array is no
+        vector of finite numbers.
     """
-    readers: dict[str, Callable[[str, str], Pairs]] = {".npz": _npz, ".parquet": _parquet}
+    readers: dict[str, Callable[[str, str], Iterator[tuple[Any, Any]]]] = {
+        ".npz": _npz,
+        ".parquet": _parquet,
+    }
     reader = readers.get(Path(path).suffix.lower())
     if reader is None:
         raise InputError(f"input {path}: embeddings are read from {', '.join(readers)}")
-    import numpy as np
-
+    ids, row = Ids(path), 0
     try:
-        for name, value in reader(path, array):
-            yield name, checked(path, name, np.asarray(value, dtype=np.float32))
+        for row, (given, value) in enumerate(reader(path, array), start=1):
+            name = ids.add(row, given)
+            yield name, checked(path, name, value)
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile, numpy and pyarrow each have their own
         raise InputError(f"{path} is damaged, or no file of embeddings ({error})") from error
+    if not row:
+        raise InputError(f"{path} has no embeddings")
 
 
-def _npz(path: str, array: str) -> Pairs:
+def _npz(path: str, array: str) -> Iterator[tuple[Any, Any]]:
     import numpy as np
 
-    ending = f"/{array}" if array else ""
     with np.load(path, allow_pickle=False) as file:
-        names = [name for name in file.files if name.endswith(ending)]
-        if file.files and not names:
-            raise InputError(
-                f"{path} has no array ID/{array}; it has {', '.join(file.files[:4])}, ..."
-            )
-        for name in names:
-            yield name[: len(name) - len(ending)], file[name]
+        members = file.zip.infolist()
+        for member in members:
+            if not member.filename.endswith(".npy"):
+                raise InputError(f"{path} holds {member.filename!r}, which is no array")
+        names = [member.filename[: -len(".npy")] for member in members]
+        if all(member.comment.startswith(LABEL_COMMENT) for member in members):
+            labels = [member.comment[len(LABEL_COMMENT) :].decode() for member in members]
+            chosen = _by_label(path, names, labels, array)
+        else:
+            chosen = _by_name(path, names, array)
+        for name, member in chosen:
+            with file.zip.open(members[member]) as data:
+                yield name, np.lib.format.read_array(data, allow_pickle=False)
 
 
-def _parquet(path: str, array: str) -> Pairs:
+def _by_label(
+    path: str, names: Sequence[str], labels: Sequence[str], array: str
+) -> list[tuple[str, int]]:
+    """Return the ids and places of the arrays to take, where every array's label is known."""
+    ids = [name[: -len(label) - 1] if label else name for name, label in zip(names, labels)]
+    if not array and len(set(labels)) > 1:
+        raise _several(path, dict.fromkeys(labels))
+    taken = [place for place, label in enumerate(labels) if not array or label == array]
+    _check_all_have(path, array, names, ids, {ids[place] for place in taken})
+    return [(ids[place], place) for place in taken]
+
+
+def _by_name(path: str, names: Sequence[str], array: str) -> list[tuple[str, int]]:
+    """Return the same for a file that somebody else wrote: names may be ids or ids with labels."""
+    if array:
+        ending = f"/{array}"
+        taken = {n: name[: -len(ending)] for n, name in enumerate(names) if name.endswith(ending)}
+        known = set(taken.values())
+        ids = [taken.get(place) or _prefix(name, known) for place, name in enumerate(names)]
+        _check_all_have(path, array, names, ids, known)
+        return [(name, place) for place, name in taken.items()]
+    labels_of: dict[str, set[str]] = {}
+    for name in names:
+        owner, slash, label = name.rpartition("/")
+        labels_of.setdefault(owner if slash else name, set()).add(label if slash else "")
+    labels = {label: None for some in labels_of.values() for label in sorted(some)}
+    is_grid = all(len(some) == len(labels) for some in labels_of.values())
+    if len(labels) > 1 and (is_grid or all(map(LABELS.fullmatch, labels))):
+        raise _several(path, labels)
+    return [(name, place) for place, name in enumerate(names)]
+
+
+def _prefix(name: str, known: set[str]) -> str:
+    """Return the known id that a name starts with, before a slash; else the whole name."""
+    places = [place for place, letter in enumerate(name) if letter == "/"]
+    return next((name[:place] for place in places if name[:place] in known), name)
+
+
+def _check_all_have(
+    path: str, array: str, names: Sequence[str], ids: Sequence[str], known: set[str]
+) -> None:
+    if names and not known:
+        raise InputError(f"{path} has no array ID/{array}; it has {listed(names)}")
+    lacking = [name for name in dict.fromkeys(ids) if name not in known]
+    if lacking:
+        raise InputError(
+            f"{path} has no array {array!r} of {listed(lacking)}; embed all with the same params"
+        )
+
+
+def _several(path: str, labels: Iterable[str]) -> InputError:
+    return InputError(
+        f"{path} seems to have several arrays per id: {listed(labels)}. Param array says which one "
+        "to take; if these are parts of ids, write the file as .parquet, with columns id and "
+        "embedding"
+    )
+
+
+def _parquet(path: str, array: str) -> Iterator[tuple[Any, Any]]:
     from pyarrow import parquet
 
+    column = array or "embedding"
     with parquet.ParquetFile(path) as file:
-        columns = [name for name in file.schema_arrow.names if name != "id"]
-        if "id" not in file.schema_arrow.names or (array or "embedding") not in columns:
-            raise InputError(
-                f"{path} needs the columns id and {array or 'embedding'}; it has "
-                f"{', '.join(file.schema_arrow.names)}. Param array says which one to take"
-            )
-        for batch in file.iter_batches(columns=["id", array or "embedding"]):
-            for name, value in zip(batch.column(0).to_pylist(), batch.column(1)):
-                yield str(name), _numbers(value)
+        there = file.schema_arrow.names
+        for name in ("id", column):
+            if there.count(name) != 1:
+                raise InputError(
+                    f"{path} needs the columns id and {column}, once each; it has "
+                    f"{', '.join(there)}. Param array says which one to take"
+                )
+        for batch in file.iter_batches(columns=["id", column]):
+            ids, values = batch.column("id").to_pylist(), batch.column(column)
+            for name, value in zip(ids, values):
+                yield name, _numbers(value)
 
 
 def _numbers(value: Any) -> Any:
@@ -90,10 +171,21 @@ def _numbers(value: Any) -> Any:
     return value.as_py() or ()
 
 
-def checked(origin: str, name: str, vector: Any) -> Any:
-    """Return an array if it is one vector of finite numbers; an error names where it is from."""
+def checked(origin: str, name: str, value: Any) -> Any:
+    """Return a value as float32 if it is one vector of finite numbers.
+
+    Raises
+    ------
+    InputError
+        It is not; the message names where it is from.
+    """
     import numpy as np
 
+    given: Any = np.asarray(value)
+    if given.size and given.dtype.kind not in "fiu":
+        raise InputError(f"{origin}: {name!r} holds values of the type {given.dtype}, not numbers")
+    with np.errstate(over="ignore"):  # what is too large for float32 is said below
+        vector = given.astype(np.float32)
     if vector.ndim != 1 or not vector.size:
         raise InputError(
             f"{origin}: {name!r} has the shape {vector.shape}; expected one vector per id, as "

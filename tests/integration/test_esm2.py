@@ -381,6 +381,15 @@ class TestItems:
         assert f"in.fasta: the record 'bad' has {letters[position - 1]!r}" in str(caught.value)
         assert f"at position {position}" in str(caught.value)
 
+    @pytest.mark.parametrize("name", ["a.npy", "a" * 65_001])
+    def test_an_id_that_the_output_cannot_hold(self, tmp_path, name):
+        records = Record("good", "MK"), Record(name, "MK")
+        with pytest.raises(InputError) as caught:
+            self.read(tmp_path, *records, output="real.npz")
+        assert str(caught.value).startswith(f"output {tmp_path}/real.npz: the id 'a")
+        assert "change it, or write .parquet or .pt" in str(caught.value)
+        assert len(self.read(tmp_path, *records, output="real.parquet")) == 2
+
     def test_nothing_but_a_stop(self, tmp_path):
         with pytest.raises(InputError, match="'a' has no residues"):
             self.read(tmp_path, Record("a", "*"), strip_stop=True)

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from snakemake_executor_gpupool.tool_api.values import InputError
 from snakemake_executor_gpupool.tools import arrays
-from snakemake_executor_gpupool.tools.arrays import array_format, write_arrays
+from snakemake_executor_gpupool.tools.arrays import array_format, check_ids, write_arrays
 
 IDS = ["b", "a", "sp|P1|X/2-9", "file", "allow_pickle", "\u03b1 \u00e9"]
 
@@ -57,9 +59,56 @@ class TestNpz:
         with np.load(tmp_path / "o.npz") as file:
             assert list(file) == []
 
-    def test_an_id_that_numpy_would_mistake_for_another(self, tmp_path):
-        with pytest.raises(InputError, match=r"cannot end in \.npy \('a\.npy'\)"):
-            write_arrays(str(tmp_path / "o.npz"), ["a", "a.npy"], vectors(2))
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("a.npy", r"o\.npz: the id 'a\.npy' cannot be a name in \.npz: it ends in \.npy"),
+            ("a\0b", "the id 'a\\\\x00b' cannot be .* has a NUL"),
+            ("\u03b1" * 32_501, "the id '\u03b1{50}'... cannot be .* more than 65,000 bytes"),
+        ],
+    )
+    def test_an_id_that_cannot_be_a_name(self, tmp_path, name, reason):
+        for act in (
+            lambda p: check_ids(p, ["a", name]),
+            lambda p: write_arrays(p, [name], vectors(1)),
+        ):
+            with pytest.raises(InputError, match=reason):
+                act(str(tmp_path / "o.npz"))
+        for suffix in ("pt", "parquet"):
+            check_ids(str(tmp_path / f"o.{suffix}"), [name])
+        assert not list(tmp_path.iterdir())
+
+    def test_the_longest_id(self, tmp_path):
+        name = "\u03b1" * 32_500
+        write_arrays(str(tmp_path / "o.npz"), [name], matrices(1))
+        with np.load(tmp_path / "o.npz") as file:
+            assert list(file) == [f"{name}/layer2", f"{name}/contacts"]
+
+
+class TestAnyId:
+    @settings(
+        suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+    )
+    @given(ids=st.lists(st.text(), min_size=1, max_size=4, unique=True), data=st.data())
+    def test_is_refused_or_comes_back(self, tmp_path, ids, data):
+        suffix = data.draw(st.sampled_from(["npz", "pt", "parquet"]))
+        path, results = str(tmp_path / f"o.{suffix}"), vectors(len(ids))
+        try:
+            check_ids(path, ids)
+        except InputError:
+            return
+        write_arrays(path, ids, results)
+        if suffix == "parquet":
+            rows = parquet.read_table(path).to_pylist()
+            found = {row["id"]: np.array(row["embedding"], np.float32) for row in rows}
+        elif suffix == "pt":
+            found = {n: t.numpy() for n, t in torch.load(path, weights_only=True).items()}
+        else:
+            with np.load(path) as file:
+                found = {name: file[name] for name in file}
+        assert list(found) == ids
+        for name, result in zip(ids, results, strict=True):
+            assert np.array_equal(found[name], result["layer6"])
 
 
 class TestPt:
