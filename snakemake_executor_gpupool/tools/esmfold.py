@@ -125,8 +125,8 @@ class EsmFold(Tool):
     """Structures of every protein or complex of a FASTA file.
 
     Input ``fasta`` (or the first): proteins, plain or gzip; chains of a complex are
-    parted by ``:``. Output ``structures`` (or the first): a ``.pdb`` file, a list of
-    such files, or a directory; ``table``, if asked for: ``.tsv`` or ``.parquet``. The
+    parted by ``:``. Output ``structures`` (or the first): a ``.pdb`` or ``.cif`` file,
+    a list of such files, or a directory; ``table``, if asked for: ``.tsv`` or ``.parquet``. The
     user reference is ``docs/tools/esmfold.md``.
 
     An item is a :class:`~snakemake_executor_gpupool.tools.fasta.Record`, a result a
@@ -220,7 +220,7 @@ class EsmFold(Tool):
         options = Options.from_params(self.params)
         path = one_file(NAME, job, "input", "fasta")
         records = [_prepared(path, record, options) for record in read_fasta(path)]
-        check_target(_target(job), [record.id for record in records])
+        check_target(_target(job), records)
         if job.output.get("table"):
             table_format(job.output.table)
         unknown = [record.id for record in records if "X" in record.sequence]

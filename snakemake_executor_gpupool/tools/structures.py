@@ -1,4 +1,4 @@
-"""Writing predicted structures: a directory or list of PDB files, or one file of many models.
+"""Writing predicted structures: one file of many models, or a file each; as PDB or mmCIF.
 
 Standard library only.
 """
@@ -11,16 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.tools.fasta import Record
 from snakemake_executor_gpupool.tools.finite import is_finite
+from snakemake_executor_gpupool.tools.mmcif import cif_lines
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
 
-SUFFIX = ".pdb"
+PDB, CIF = ".pdb", ".cif"
+SUFFIXES = (PDB, CIF)
 #: Suffixes that somebody may expect to work.
-OTHER_SUFFIXES = frozenset((".cif", ".mmcif", ".ent", ".gz", ".zip"))
+OTHER_SUFFIXES = frozenset((".mmcif", ".ent", ".gz", ".zip"))
+#: What the columns of a PDB file can count.
+MOST_MODELS, MOST_RESIDUES, MOST_SERIALS = 9_999, 9_999, 99_999
+#: Atoms of a residue in a chain, hydrogens left out.
+ATOMS = {
+    "A": 5, "R": 11, "N": 8, "D": 8, "C": 6, "Q": 9, "E": 9, "G": 4, "H": 10, "I": 8, "L": 8,
+    "K": 9, "M": 8, "F": 11, "P": 7, "S": 6, "T": 7, "W": 14, "Y": 12, "V": 7,
+}  # fmt: skip
 #: What fits into the columns of a PDB file, with a sign and three decimals, in Å; a model that
 #: predicts more is wrong.
 LARGEST_COORDINATE = 999.999
@@ -87,84 +97,119 @@ def pdb_lines(structure: Structure) -> Iterator[str]:
     yield f"TER   {serial + 1:>5}      {last}\n"
 
 
-def check_target(target: Any, ids: Sequence[str]) -> None:
+def check_target(target: Any, records: Sequence[Record]) -> None:
     """Refuse an output that the structures cannot be written to, before they are computed.
 
     Parameters
     ----------
     target
-        A path that ends in ``.pdb``: one file of all structures. A list of such paths:
-        one file per structure, named after the ids. Any other path: a directory of such files.
-    ids
-        The ids of the structures.
+        A path that ends in ``.pdb`` or ``.cif``: one file of all structures. A list of such
+        paths: one file per structure, named after the ids. Any other path: a directory of
+        ``.pdb`` files.
+    records
+        The proteins, chains parted by colons.
 
     Raises
     ------
     InputError
-        Nothing of the kind was given, or ids and file names do not fit.
+        Nothing of the kind was given, ids and file names do not fit, or a file of that
+        format cannot hold so much.
     """
     if not target or not isinstance(target, (str, list)):
-        raise InputError("esmfold needs an output (structures): a .pdb file, several, or a folder")
+        raise InputError(
+            "esmfold needs an output (structures): a .pdb or .cif file, several, or a folder"
+        )
+    ids = [record.id for record in records]
     if isinstance(target, list):
-        _by_id(target, ids)
+        paths = _by_id(target, ids)
+        for record in records:
+            _check_size(paths[record.id], record)
         return
     suffix = Path(target).suffix.lower()
     if suffix in OTHER_SUFFIXES:
-        raise InputError(f"output {target}: structures are written as {SUFFIX}, not as {suffix}")
-    if suffix != SUFFIX:
-        for name in ids:
-            _check_file_name(name)
+        raise InputError(
+            f"output {target}: structures are written as {' or '.join(SUFFIXES)}, not as {suffix}"
+        )
+    if suffix == PDB and len(ids) > MOST_MODELS:
+        raise InputError(
+            f"output {target}: a .pdb file can number {MOST_MODELS:,} models, and there are "
+            f"{len(ids):,} sequences; write a .cif file, or one .pdb file each into a directory"
+        )
+    for record in records:
+        if suffix not in SUFFIXES:
+            _check_file_name(record.id)
+        _check_size(target, record)
+
+
+def _check_size(path: str, record: Record) -> None:
+    """Refuse a protein that has more than a PDB file can number."""
+    if Path(path).suffix.lower() == CIF:
+        if not record.id.isprintable():
+            raise InputError(f"output {path}: the id {record.id!r} cannot be in a .cif file")
+        return
+    chains = record.sequence.split(":")
+    residues = max(map(len, chains))
+    serials = sum(ATOMS.get(letter, 0) for letter in record.sequence) + len(chains)
+    if residues > MOST_RESIDUES or serials > MOST_SERIALS:
+        raise InputError(
+            f"output {path}: a .pdb file can number {MOST_RESIDUES:,} residues in a chain and "
+            f"{MOST_SERIALS:,} atoms; the record {record.id!r} has {residues:,} and {serials:,}; "
+            "write a .cif file"
+        )
 
 
 def write_structures(target: Any, ids: Sequence[str], structures: Sequence[Structure]) -> None:
     """Write structures to what ``target`` names.
 
-    In a file of several, each is a ``MODEL``, in the order of ``ids``, and remarks at the
-    top say which is which.
+    In a file of several, each is a model, in the order of ``ids``, and the top of the file
+    says which is which.
     """
     if isinstance(target, list):
         paths = _by_id(target, ids)
         for name, structure in zip(ids, structures):
-            _write(paths[name], pdb_lines(structure))
-    elif Path(target).suffix.lower() == SUFFIX:
-        several = len(ids) > 1
-        _write(target, _models(ids, structures) if several else pdb_lines(structures[0]))
+            _write(paths[name], [name], [structure])
+    elif Path(target).suffix.lower() in SUFFIXES:
+        _write(target, ids, structures)
     else:
         Path(target).mkdir()
         for name, structure in zip(ids, structures):
-            _write(str(Path(target, f"{name}{SUFFIX}")), pdb_lines(structure))
+            _write(str(Path(target, f"{name}{PDB}")), [name], [structure])
+
+
+def _write(path: str, ids: Sequence[str], structures: Sequence[Structure]) -> None:
+    is_cif = Path(path).suffix.lower() == CIF
+    with Path(path).open("w", encoding="utf-8") as file:
+        file.writelines(cif_lines(ids, structures) if is_cif else _models(ids, structures))
 
 
 def _models(ids: Sequence[str], structures: Sequence[Structure]) -> Iterator[str]:
-    for number, name in enumerate(ids, start=1):
-        yield f"REMARK 999 MODEL {number} {name}\n"
-    for number, structure in enumerate(structures, start=1):
-        yield f"MODEL     {number:>4}\n"
-        yield from pdb_lines(structure)
-        yield "ENDMDL\n"
-
-
-def _write(path: str, lines: Iterator[str]) -> None:
-    with Path(path).open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.write("END\n")
+    if len(ids) == 1:
+        yield from pdb_lines(structures[0])
+    else:
+        for number, name in enumerate(ids, start=1):
+            yield f"REMARK 999 MODEL {number} {name}\n"
+        for number, structure in enumerate(structures, start=1):
+            yield f"MODEL     {number:>4}\n"
+            yield from pdb_lines(structure)
+            yield "ENDMDL\n"
+    yield "END\n"
 
 
 def _by_id(paths: Sequence[str], ids: Sequence[str]) -> dict[str, str]:
-    found = {Path(path).name[: -len(SUFFIX)]: path for path in paths}
-    kind = all(Path(path).suffix.lower() == SUFFIX for path in paths)
+    found = {Path(path).name[: -len(Path(path).suffix)]: path for path in paths}
+    kind = all(Path(path).suffix.lower() in SUFFIXES for path in paths)
     if not kind or sorted(found) != sorted(ids) or len(found) < len(paths):
         odd = sorted(set(found) ^ set(ids))[:3]
         raise InputError(
             f"the {len(paths)} outputs (structures) must be named after the {len(ids)} sequences, "
-            f"ID{SUFFIX}; these differ: {', '.join(odd) or 'a name is there twice'}"
+            f"ID.pdb or ID.cif; these differ: {', '.join(odd) or 'a name is there twice'}"
         )
     return found
 
 
 def _check_file_name(name: str) -> None:
-    if "/" in name or name.startswith(".") or len(os.fsencode(name + SUFFIX)) > LONGEST_NAME:
+    if "/" in name or name.startswith(".") or len(os.fsencode(name + PDB)) > LONGEST_NAME:
         raise InputError(
             f"the id {name!r} cannot be the name of a file; change it, or let the output be one "
-            f"{SUFFIX} file of all structures"
+            "file of all structures, .pdb or .cif"
         )

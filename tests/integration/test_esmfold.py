@@ -15,6 +15,7 @@ from snakemake_executor_gpupool.frontends.commandline.main import main
 from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
 from snakemake_executor_gpupool.tools.esmfold import EsmFold
 from snakemake_executor_gpupool.tools.fasta import Record
+from snakemake_executor_gpupool.tools.structures import ATOMS
 from snakemake_executor_gpupool.worker.cold import run_cold
 from tests.integration import esmfold_cases as cases
 
@@ -67,6 +68,7 @@ class TestStructures:
         assert cases.sequence_of(chain) == protein.sequence
         assert [residue.seqid.num for residue in chain] == list(range(1, 21))
         assert [len(residue) for residue in chain] == [HEAVY_ATOMS[a] for a in protein.sequence]
+        assert HEAVY_ATOMS == ATOMS
 
     def test_plddt_is_in_the_b_factors(self, tool):
         (structure,) = tool.run(cases.proteins([12]))
@@ -309,6 +311,13 @@ class TestFiles:
         assert "REMARK 999 MODEL 2 b\n" in (tmp_path / "s.pdb").read_text()
         assert len(pd.read_parquet(tmp_path / "t.parquet")) == 3
 
+    def test_one_cif_file(self, tmp_path, model):
+        run_cold(EsmFold, job_of(tmp_path, self.RECORDS, "s.cif", model=model), "cpu")
+        run_cold(EsmFold, job_of(tmp_path, self.RECORDS, "s.pdb", model=model), "cpu")
+        cif, pdb = (gemmi.read_structure(str(tmp_path / f"s.{kind}")) for kind in ("cif", "pdb"))
+        for ours, other in zip(cif, pdb, strict=True):
+            assert cases.atoms_of(ours) == cases.atoms_of(other)
+
     def test_a_list_of_files(self, tmp_path, model):
         job = job_of(tmp_path, self.RECORDS[1:], ["x/again.pdb", "x/b.pdb"], model=model)
         run_cold(EsmFold, job, "cpu")
@@ -343,7 +352,8 @@ class TestFiles:
             (Record("a", "MK:XX"), {}, "chain without any known residue (XX)"),
             (Record("a", ":".join("M" * 27)), {}, "has 27 chains"),
             (Record("x/y", "MK"), {}, "the id 'x/y' cannot be the name of a file"),
-            (Record("a", "MK"), {"structures": "s.cif"}, "written as .pdb, not as .cif"),
+            (Record("a", "MK"), {"structures": "s.ent"}, "written as .pdb or .cif, not as .ent"),
+            (Record("a", "G" * 10_000), {}, "can number 9,999 residues in a chain"),
             (Record("a", "MK"), {"structures": ["b.pdb"]}, "these differ: a, b"),
             (Record("a", "MK"), {"table": "t.csv"}, "suffix must be one of .tsv, .parquet"),
             (Record("a", "MK"), {"precision": "int8"}, "param precision: got 'int8'"),
