@@ -1,17 +1,27 @@
 """Reading short texts: a line each of ``.txt``, or a column of ``.tsv`` or ``.parquet``.
 
-Standard library only, except for Parquet.
+No row is left out, shifted or cut: what could be read in two ways is refused. Standard
+library only, except for Parquet.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.tools.ids import Ids
+
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+#: How to write a text that has quotation marks in it.
+QUOTING = (
+    "a field that starts with a quotation mark is in quotation marks as a whole. If the mark is "
+    'part of the text, double it and put the field in marks: """Best"" paper"'
+)
 
 
 class Text(NamedTuple):
@@ -41,8 +51,9 @@ def read_texts(path: str, column: str, id_column: str) -> list[Text]:
     Raises
     ------
     InputError
-        The file is missing, empty, damaged or of another kind, lacks a column, a text
-        is empty, or two share an id. The message names the file and the row.
+        The file is missing, empty, damaged or of another kind, lacks a column, a row is
+        not whole, a text or an id is missing, or two share an id. The message names the
+        file and the row.
     """
     readers: dict[str, Callable[[str, str, str], Iterator[tuple[Any, Any]]]] = {
         ".txt": _lines,
@@ -53,11 +64,7 @@ def read_texts(path: str, column: str, id_column: str) -> list[Text]:
     if reader is None:
         raise InputError(f"input {path}: texts are read from {', '.join(readers)}")
     try:
-        texts = _checked(path, reader(path, column, id_column))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 text (byte {error.object[error.start]:#04x}); save it as UTF-8"
-        ) from error
+        texts = _checked(path, reader(path, column, id_column), has_ids=bool(id_column))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if not texts:
@@ -65,42 +72,125 @@ def read_texts(path: str, column: str, id_column: str) -> list[Text]:
     return texts
 
 
-def _checked(path: str, pairs: Iterator[tuple[Any, Any]]) -> list[Text]:
-    first_seen: dict[str, int] = {}
-    texts = []
+def _checked(path: str, pairs: Iterator[tuple[Any, Any]], has_ids: bool) -> list[Text]:
+    ids, texts = Ids(path), []
     for row, (given, value) in enumerate(pairs, start=1):
-        name = str(row if given is None else given)
-        if not isinstance(value, str) or not value.strip():
+        if value is None or (isinstance(value, str) and not value.strip()):
             raise InputError(
                 f"{path}, row {row}: there is no text; remove the row, or write what to embed"
             )
-        if name in first_seen:
+        if not isinstance(value, str):
             raise InputError(
-                f"{path}, row {row}: the id {name!r} was already used in row {first_seen[name]}; "
-                "ids must be unique, as they name the outputs"
+                f"{path}, row {row}: {value!r:.60} is no text, but of the type "
+                f"{type(value).__name__}; param column says which column to take"
             )
-        first_seen[name] = row
-        texts.append(Text(name, value.strip()))
+        texts.append(Text(ids.add(row, given if has_ids else row), value.strip()))
     return texts
 
 
-def _lines(path: str, column: str, id_column: str) -> Iterator[tuple[Any, Any]]:
+def _decoded_lines(path: str) -> list[str]:
+    """Return the lines of a file with their ends, which are those of Unix, Windows or old Macs."""
+    data = Path(path).read_bytes()
+    if data.startswith(UTF16_MARKS):
+        raise InputError(f"{path} is UTF-16 text; save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path} is not UTF-8 text (byte {error.object[error.start]:#04x} in line {line}); "
+            "save it as UTF-8"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(
+            f"{path}, line {line}: there is a NUL, as in binary files and UTF-16; save it as UTF-8"
+        )
     # Not str.splitlines(), which also splits at form feeds and the like within a text.
-    with Path(path).open(encoding="utf-8-sig") as file:
-        for line in file:
-            yield None, line
+    end = "\n" if "\n" in text else "\r"
+    lines = [line + end for line in text.split(end)]
+    return lines[:-1] if lines[-1] == end else lines
+
+
+def _lines(path: str, column: str, id_column: str) -> Iterator[tuple[Any, Any]]:
+    for row, line in enumerate(_decoded_lines(path), start=1):
+        text = line.rstrip("\r\n")
+        if "\r" in text:
+            raise InputError(
+                f"{path}, row {row}: there is a carriage return within the line; remove it, or end "
+                "all lines in the same way"
+            )
+        yield None, text
 
 
 def _tsv(path: str, column: str, id_column: str) -> Iterator[tuple[Any, Any]]:
     csv.field_size_limit(sys.maxsize)
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        _check_columns(path, list(rows.fieldnames or ()), column, id_column)
+    lines = _decoded_lines(path)
+    rows = csv.reader(lines, delimiter="\t", strict=True)
+    header: list[str] = []
+    for row in range(len(lines) + 1):
+        start = rows.line_num
+        where = f"{path}, row {row} (line {start + 1})" if row else f"{path}, header"
         try:
-            for row in rows:
-                yield row[id_column] if id_column else None, row[column]
+            fields = next(rows, None)
         except csv.Error as error:
-            raise InputError(f"{path}, line {rows.line_num}: {error}") from error
+            raise InputError(f"{where}: {_explained(error)}") from error
+        if fields is None:
+            return
+        if not row:
+            header = fields
+            _check_columns(path, header, column, id_column)
+            text, name = header.index(column), header.index(id_column) if id_column else None
+            continue
+        if len(fields) != len(header):
+            raise InputError(f"{where}: {_odd_number(len(fields), len(header))}")
+        if _look_like_rows(lines[start : rows.line_num], len(header)):
+            raise InputError(
+                f"{where}: by its quotation marks, all up to line {rows.line_num} is one row, but "
+                f"each line looks like one; {QUOTING}. If it is one text, write it without line "
+                "breaks, or the table as .parquet"
+            )
+        yield None if name is None else fields[name], fields[text]
+
+
+def _explained(error: csv.Error) -> str:
+    message = str(error)
+    if "end of data" in message:
+        return f"a quotation mark is never closed; {QUOTING}"
+    if "expected after" in message:
+        return f"a field goes on after its closing quotation mark; {QUOTING}"
+    if "new-line" in message:
+        return "there is a carriage return within a field; remove it, or quote the field"
+    return message
+
+
+def _odd_number(found: int, columns: int) -> str:
+    if not found:
+        return "the row is blank; remove it"
+    some = "many: put a field that has one in quotation marks" if found > columns else "few: add it"
+    return f"{found} field(s), and the header has {columns}; there is a tab too {some}"
+
+
+def _look_like_rows(lines: Sequence[str], columns: int) -> bool:
+    """Tell whether lines that quotation marks make one row may be a row each.
+
+    Then one mark opens a text and another one, rows later, happens to end one: each line has
+    all the fields, and fields of the same kind beside the one with the mark.
+    """
+    if len(lines) == 1 or columns == 1:
+        return False
+    rows = [line.rstrip("\r\n").split("\t") for line in lines]
+    if any(len(fields) != columns for fields in rows):
+        return False
+    opened = next((n for n, field in enumerate(rows[0]) if field.startswith('"')), columns)
+    kinds = [[_kind(field) for n, field in enumerate(row) if n != opened] for row in rows]
+    return all(kind == kinds[0] for kind in kinds)
+
+
+def _kind(field: str) -> str:
+    if field.isdigit():
+        return "number"
+    return ("text" if len(field.split()) > 1 else "word") if field.strip() else "nothing"
 
 
 def _parquet(path: str, column: str, id_column: str) -> Iterator[tuple[Any, Any]]:
@@ -123,8 +213,10 @@ def _parquet(path: str, column: str, id_column: str) -> Iterator[tuple[Any, Any]
 
 def _check_columns(path: str, there: list[str], column: str, id_column: str) -> None:
     for param, name in (("column", column), ("id_column", id_column)):
-        if name and name not in there:
+        if name and there.count(name) != 1:
+            is_twice = name in there
             raise InputError(
-                f"{path} has no column {name!r}; it has {', '.join(there) or 'none'}. "
-                f"Param {param} says which one to take"
+                f"{path} has {'two columns' if is_twice else 'no column'} {name!r}; it has "
+                f"{', '.join(there) or 'none'}. "
+                + ("Rename one" if is_twice else f"Param {param} says which one to take")
             )
