@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,10 @@ def test_the_public_names() -> None:
     assert package.__all__ == [*classes, "tool_function"]
     for name in package.__all__:
         assert getattr(package, name).__name__ == name
+
+
+def test_the_version_is_said_alike_in_both_places() -> None:
+    import snakemake_executor_gpupool as package
+
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert package.__version__ == project["version"]
