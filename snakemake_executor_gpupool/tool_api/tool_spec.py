@@ -24,6 +24,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,18 @@ from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.tool_api.tool import Tool
 
 ENTRY_POINT_GROUP = "snakemake_executor_gpupool.tools"
+
+#: One thread at a time runs a tool's file: until that is done, its module is there in part, and
+#: so are the names that a script finds.
+_loading = threading.RLock()
+
+
+def _new_lock() -> None:
+    global _loading  # noqa: PLW0603 - a forked child has none of the threads that may hold it
+    _loading = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
 
 
 def load_tool_class(spec: str, base_dir: str | None = None) -> type[Tool]:
@@ -53,7 +66,8 @@ def load_tool_class(spec: str, base_dir: str | None = None) -> type[Tool]:
     """
     place, class_name = split_spec(resolve_spec(spec, base_dir))
     if _is_file(place):
-        module = _load_file(place, spec)
+        with _loading:
+            module = _load_file(place, spec)
         return _tool_in(module, class_name, spec) if class_name else _only_tool(module, spec)
     return _tool_in(_import_module(place, spec), class_name, spec)
 

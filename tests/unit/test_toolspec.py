@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import sys
+import threading
 
 import pytest
 
@@ -196,3 +197,29 @@ class TestScript:
         load_tool_class(f"{write(SCRIPT)}:Count")
         assert sys.modules["snakemake"] is snakemake
         assert sys.modules["snakemake.script"] is real
+
+
+class Gate:
+    """What a tool's file waits for while it is imported."""
+
+    started, opened = threading.Event(), threading.Event()
+
+
+def test_threads_load_one_file_one_after_the_other(write):
+    import_gate = (
+        "import sys; gate = sys.modules[{!r}].Gate; gate.started.set(); gate.opened.wait(9)"
+    )
+    path = write(import_gate.format(__name__) + TOOL)
+    loaded = []
+    threads = [
+        threading.Thread(target=lambda: loaded.append(load_tool_class(f"{path}:Count")))
+        for _ in range(2)
+    ]
+    threads[0].start()
+    assert Gate.started.wait(9)
+    threads[1].start()
+    threads[1].join(0.05)
+    Gate.opened.set()
+    for thread in threads:
+        thread.join(9)
+    assert len(loaded) == 2 and loaded[0] is loaded[1]

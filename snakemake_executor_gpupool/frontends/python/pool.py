@@ -7,21 +7,27 @@
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import os
 import pickle
+import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from snakemake_executor_gpupool.devices.environment import Managed
+from snakemake_executor_gpupool.devices.forking import let_go_in_children
+from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import parse_device
-from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.errors import GpupoolError, PoolEnded
+from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import build_config
 from snakemake_executor_gpupool.runtime.pool import Pool
@@ -38,6 +44,9 @@ from snakemake_executor_gpupool.wire.payload import (
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.describe import describe_item, describe_model, tool_info
+
+NOT_OPEN = "this ToolPool is not open: use it in a with block"
+CLOSED = "this ToolPool is closed: open another one in a with block"
 
 
 class JobFailed(GpupoolError):
@@ -96,32 +105,54 @@ class ToolPool:
         self._futures: dict[int, concurrent.futures.Future[JobReport]] = {}
         self._classes: dict[str, type[Tool]] = {}
         self._pool: Pool | None = None
+        #: Why there is no more work to be had.
+        self._end = NOT_OPEN
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> ToolPool:
         with ToolPool._guard:
-            if ToolPool._open is not None:
+            if ToolPool.current() is not None:
                 raise GpupoolError(
                     "a ToolPool is open already, and two would compete for the same devices: "
                     "use that one, or close it first"
                 )
             with contextlib.ExitStack() as undo:
-                directory = undo.enter_context(tempfile.TemporaryDirectory(prefix="gpupool-"))
-                config = build_config(run_root=Path(directory), **self._options)
+                # The pool locks it, and removes it at its end; so does the reaper, or a later run.
+                directory = Path(tempfile.mkdtemp(prefix=SPOOL_PREFIX))
+                undo.callback(shutil.rmtree, directory, ignore_errors=True)
+                config = build_config(run_root=directory, **self._options)
+                config = dataclasses.replace(config, is_temporary=True)
                 callbacks = Callbacks(self._report, _no_leases, self._broken, _silent)
                 self._pool = Pool(config, callbacks)
                 self._cleanup = undo.pop_all()
+            self._pid, self._end = os.getpid(), ""
             ToolPool._open = self
+            DeviceManager.get_instance().include(self._pool.allocation_map)
+            let_go_in_children(self)
+            atexit.register(self.__exit__, None, None, None)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        assert self._pool is not None
-        if exception[0] is not None:
-            self._pool.cancel("the ToolPool was closed by an exception")
-        self._pool.close()
-        self._cleanup.close()
-        with ToolPool._guard:
-            ToolPool._open = None
+        if os.getpid() != self._pid or self._pool is None or self._end == CLOSED:
+            return  # a forked child leaves the block: the pool, and its files, are the parent's
+        self._end, failed = CLOSED, self._end
+        try:
+            if exception[0] is not None:
+                self._pool.cancel("ended by an exception in the block of its ToolPool")
+            self._pool.close()
+            self._cleanup.close()
+        finally:
+            self._give_up(PoolEnded(failed or CLOSED))
+            atexit.unregister(self.__exit__)
+            with ToolPool._guard:
+                DeviceManager.get_instance().include(None)
+                ToolPool._open = None
+
+    def in_child(self) -> None:
+        """Let go of everything in a forked child; its own pool is for it to open."""
+        ToolPool._guard = threading.Lock()
+        ToolPool._open = None
+        self._futures = {}
 
     @classmethod
     def current(cls) -> ToolPool | None:
@@ -133,17 +164,54 @@ class ToolPool:
     @property
     def devices(self) -> tuple[Device, ...]:
         """The devices that the pool manages."""
-        return self._at_work().config.devices
+        return self._opened().config.devices
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The figures so far, as ``summary.json`` has them."""
-        return self._at_work().summary()
+        """The figures so far, as ``summary.json`` has them; after the block the last ones."""
+        return self._opened().summary()
+
+    def allocation_map(self) -> dict[str, list[str]]:
+        """Return which models are on each device: ``{"cuda:0": ["esm2-embed"], "cuda:1": []}``."""
+        return self._at_work().allocation_map()
+
+    def __repr__(self) -> str:
+        if self._end:
+            return f"<ToolPool: {self._end.removeprefix('this ToolPool ')}>"
+        if self._pid != os.getpid():
+            return f"<ToolPool: of process {self._pid}>"
+        return f"<ToolPool on {', '.join(device.name for device in self.devices)}>"
+
+    def __str__(self) -> str:
+        try:
+            there = self.allocation_map()
+        except PoolEnded:
+            return repr(self)
+        lines = [f"  {name}: {', '.join(owners) or 'nobody'}" for name, owners in there.items()]
+        return "\n".join([f"{self!r}, who is where:", *lines])
+
+    def _opened(self) -> Pool:
+        if self._pool is None:
+            raise PoolEnded(NOT_OPEN)
+        return self._pool
 
     def _at_work(self) -> Pool:
-        if self._pool is None:
-            raise GpupoolError("this ToolPool is not open: use it in a with block")
-        return self._pool
+        """Return the pool, if it takes work.
+
+        Raises
+        ------
+        PoolEnded
+            It does not, and never will.
+        """
+        pool = self._opened()
+        if os.getpid() != self._pid:
+            raise PoolEnded(
+                f"this ToolPool is of process {self._pid}, from which this one was forked: open "
+                "one here, or call it there"
+            )
+        if self._end:
+            raise PoolEnded(self._end)
+        return pool
 
     # -- work ------------------------------------------------------------------------
     def run(
@@ -178,24 +246,30 @@ class ToolPool:
             There is no such tool.
         JobFailed
             An item failed; the message names it.
+        PoolEnded
+            The pool is closed, or has failed, before or during the call.
         """
+        pool = self._at_work()
         items = list(items)
         spec = resolve_spec(tool, str(Path.cwd()))
         instance_of_tool = self._class(spec)(params)
-        spool = Spool(self._at_work().paths.spools)
+        spool = Spool(pool.paths.spools)
         head, metas, payloads = _describe(instance_of_tool, items, spool)
         request = self._request(spec, tool, Job(params=params), device, instance)
-        future = self._await(request.job_id)
         meta = {**head, "items": metas, "last": True}
         info = tool_info(self._class(spec))
-        self._at_work().submit_items(request, info, meta, payloads)
-        report = self._finished(future)
+        report = self._call(
+            request.job_id, lambda: pool.submit_items(request, info, meta, payloads)
+        )
         blobs: list[Blob] = report.details["blobs"]  # type: ignore[assignment]
         order: list[int] = report.details["order"]  # type: ignore[assignment]
         try:
             return load_places(blobs, order)
+        except OSError:
+            self._at_work()  # if it has been closed meanwhile, its files went with it
+            raise
         finally:
-            self._at_work().take_back(request.job_id)
+            pool.take_back(request.job_id)
 
     def run_job(
         self,
@@ -213,7 +287,10 @@ class ToolPool:
         ------
         JobFailed
             The job failed; its outputs do not exist.
+        PoolEnded
+            The pool is closed, or has failed, before or during the call.
         """
+        pool = self._at_work()
         from snakemake_executor_gpupool.tool_api.values import Named
 
         def named(files: Sequence[str] | Mapping[str, Any]) -> Named:
@@ -223,9 +300,7 @@ class ToolPool:
         job = Job(input=named(input), output=named(output), params=params, log=log)
         spec = resolve_spec(tool, str(Path.cwd()))
         request = self._request(spec, tool, job, device, "")
-        future = self._await(request.job_id)
-        self._at_work().submit([request])
-        self._finished(future)
+        self._call(request.job_id, lambda: pool.submit([request]))
 
     def _class(self, spec: str) -> type[Tool]:
         if spec not in self._classes:
@@ -249,24 +324,38 @@ class ToolPool:
         )
 
     # -- reports ---------------------------------------------------------------------
-    def _await(self, job_id: int) -> concurrent.futures.Future[JobReport]:
-        future: concurrent.futures.Future[JobReport] = concurrent.futures.Future()
-        self._futures[job_id] = future
-        return future
-
-    def _finished(self, future: concurrent.futures.Future[JobReport]) -> JobReport:
-        report = future.result()
+    def _call(self, job_id: int, submit: Callable[[], None]) -> JobReport:
+        """Submit a job, and wait for its report; on the caller's thread."""
+        future = self._futures[job_id] = concurrent.futures.Future()
+        try:
+            submit()
+            report = future.result()
+        except BaseException:  # whoever interrupts a call hears no more of it
+            if self._futures.pop(job_id, None) is None:
+                self._opened().take_back(job_id)  # it has been reported: nobody reads its results
+            raise
         if report.error is not None:
             raise JobFailed(report.error)
         return report
 
     def _report(self, report: JobReport) -> None:
-        self._futures.pop(report.job_id).set_result(report)
+        future = self._futures.pop(report.job_id, None)
+        if future is not None:
+            future.set_result(report)
+        elif self._pool is not None:  # its call was interrupted: nobody reads its results
+            self._pool.take_back(report.job_id)
 
     def _broken(self, error: BaseException) -> None:
-        for future in self._futures.values():
-            with contextlib.suppress(concurrent.futures.InvalidStateError):
-                future.set_exception(error)
+        self._end = self._end or f"this ToolPool has failed, which is a bug: {error!r}"
+        self._give_up(PoolEnded(self._end), error)
+
+    def _give_up(self, end: PoolEnded, cause: BaseException | None = None) -> None:
+        """Tell those who still wait for a report that none will come."""
+        end.__cause__ = cause
+        for job_id in list(self._futures):
+            future = self._futures.pop(job_id, None)
+            if future is not None:
+                future.set_exception(end)
 
 
 def _describe(
