@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from snakemake_executor_gpupool.frontends.commandline.check import trial
 from snakemake_executor_gpupool.frontends.commandline.main import main
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
@@ -17,6 +18,7 @@ FILES = {
     "more.txt": "fox zebra",
     "one.txt": "antelope",
     "other.txt": "bee",
+    "none.txt": "",
 }
 ONE_EACH = ("--input", "one.txt", "--input", "other.txt")
 TWO_JOBS = ("--input", "words.txt", "--input", "more.txt")
@@ -107,9 +109,11 @@ OTHER_MODEL = ("--vary", "model=longer")
 LEAKING = [
     ("BatchMaximum", ONE_EACH, "other-jobs", "item bee of job 2 gave 1.0 alone and 0.35"),
     ("PairPadding", (), "padding", "beside an item of another length"),
-    ("OneEach", (), "twice", "fails twice in one batch: run(), line "),
+    ("EightAtMost", (), "company", " 0.0 in a batch of all items of its job; a result must not"),
+    ("FailsBeyondEight", (), "count", "got 11 items and returned 8"),
+    ("OneEach", (), "twice", "but fails for item ant twice in one batch: run(), line "),
     ("Deduplicating", (), "count", "got 2 items and returned 1"),
-    ("Stacking", (), "company", "run() computes item ant alone, but fails together with others"),
+    ("Stacking", (), "company", "run() computes items alone, but fails for item ant together with"),
     ("Counting", (), "repeat", "run() keeps state from call to call"),
     ("SeededOnce", (), "repeat", "run() keeps state from call to call"),
     ("ShortCache", (), "run-elsewhere", "when other items had been computed before it"),
@@ -125,6 +129,8 @@ LEAKING = [
     ("WritesFromGlobal", (), "write-elsewhere", "than in one that has loaded and computed"),
     ("WritesLastRead", TWO_JOBS, "write-elsewhere", "than in one that has read other jobs"),
     ("WritesItsPlace", (), "write-elsewhere", "they lie in a temporary place while it runs"),
+    ("WritesItsFolder", (), "write-elsewhere", "they lie in a temporary place while it runs"),
+    ("WritesFirst", ("--input", "none.txt", *TWO_JOBS), "write", "write(), line "),
     ("ChangesItems", (), "items-kept", "run() changes item ant"),
     ("ReusesBuffer", (), "results-kept", "the result of item ant was [324.0], and [857.0] once"),
     (
@@ -176,6 +182,32 @@ def test_what_may_be_wrong_is_warned_of(check: Check) -> None:
     code, report = check("NotFinite", file="leaking.py")
     assert (code, problems(report)) == (0, {})
     assert "the result of item ant holds NaN or infinite numbers" in report["warnings"][0]
+
+
+def test_a_process_that_hangs_is_given_up(check: Check, monkeypatch: Any) -> None:
+    monkeypatch.setattr(trial, "MIN_LIMIT_S", 2.0)
+    monkeypatch.setattr(trial, "LIMIT_FACTOR", 0.0)
+    code, report = check("Waiting", file="leaking.py")
+    found = problems(report)
+    assert (code, list(found)) == (1, ["run-elsewhere"])
+    assert "the process did not end within 2 s" in found["run-elsewhere"][0]
+
+
+def test_files_that_differ_each_time_are_not_compared(check: Check) -> None:
+    code, report = check("WritesTheTime", file="leaking.py")
+    assert (code, problems(report)) == (0, {})
+    assert "write() writes other bytes each time (scores.txt)" in report["notes"][0]
+
+
+@pytest.mark.parametrize("name", ["none.txt", "one.txt"])
+def test_inputs_without_items(check: Check, name: str) -> None:
+    """A job without items neither is computed nor keeps others from being so."""
+    code, report = check("Right", "--input", "none.txt", "--input", name, "--vary", "model=longer")
+    assert (code, problems(report)) == (0, {})
+    untested = reasons(report)
+    assert "write" not in untested and "write-elsewhere" not in untested
+    is_empty = name == "none.txt"
+    assert (untested.get("run", "") == "the input holds no items; give another --input") is is_empty
 
 
 # -- several jobs, and what the command line lacks -----------------------------------

@@ -2,11 +2,14 @@
 
 import random
 import sys
+import threading
+import time
 from pathlib import Path
 
 from snakemake_executor_gpupool import Tool
 from tests.tools.faulty import Right
 
+IS_READ = threading.Event()
 LAST = {"words": [], "result": None}
 
 
@@ -30,6 +33,21 @@ class PairPadding(Right):
 
     def batch_tokens(self, device):
         return 1000
+
+
+class EightAtMost(Right):
+    """Has room for eight items."""
+
+    def run(self, items):
+        return [r if n < 8 else 0.0 for n, r in enumerate(super().run(items))]
+
+    def batch_tokens(self, device):
+        return 1000
+
+
+class FailsBeyondEight(EightAtMost):
+    def run(self, items):
+        return super().run(items)[:8]
 
 
 class OneEach(Right):
@@ -178,6 +196,37 @@ class WritesLastRead(Right):
 class WritesItsPlace(Right):
     def write(self, job, results):
         Path(job.output[0]).write_text(str(Path(job.output[0]).parent))
+
+
+class WritesItsFolder(Right):
+    def write(self, job, results):
+        super().write(job, results)
+        with Path(job.output[0]).open("a") as file:
+            file.write(Path(job.output[0]).parent.name)
+
+
+class WritesTheTime(Right):
+    def write(self, job, results):
+        Path(job.output[0]).write_text(f"{time.time_ns()}")
+
+
+class WritesFirst(Right):
+    """Has no answer to a job without items."""
+
+    def write(self, job, results):
+        Path(job.output[0]).write_text(str(results[0]))
+
+
+class Waiting(Right):
+    """Waits for what only read() gives."""
+
+    def read(self, job):
+        IS_READ.set()
+        return super().read(job)
+
+    def one(self, item):
+        IS_READ.wait()
+        return super().one(item)
 
 
 class ChangesItems(Right):

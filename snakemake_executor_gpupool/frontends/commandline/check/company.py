@@ -25,7 +25,8 @@ ADVICE = (
 
 def counted(trial: Trial) -> Iterator[str]:
     """Count the results of batches of several items."""
-    for batch in [*_together(trial), *_pairs(trial)]:
+    whole = [b for job in range(len(trial.jobs)) for b in _whole(trial, trial.items_of(job))]
+    for batch in [*_together(trial), *_pairs(trial), *whole]:
         try:
             trial.call(trial.tool(batch[0].job), batch)
         except WrongCount as error:
@@ -55,9 +56,17 @@ def with_others(trial: Trial) -> Iterator[str]:
     batches = _within_jobs(trial)
     only_deterministic(trial)
     backwards = [batch[::-1] for batch in batches]
-    orders = {"together with others of its job": batches, "with them in reverse order": backwards}
+    jobs = range(len(trial.jobs))
+    whole = [b for n in jobs for b in _whole(trial, _distinct(trial.items_of(n)))]
+    orders = {
+        "together with others of its job": batches,
+        "with them in reverse order": backwards,
+        "in a batch of all items of its job": whole,
+        "with all of them in reverse order": [batch[::-1] for batch in whole],
+    }
+    seen = dict(trial.base)
     for company, ordered in orders.items():
-        problems = list(_first_wrong(trial, ordered, company))
+        problems = list(_first_wrong(trial, ordered, company, seen))
         yield from problems
         if problems:
             return
@@ -78,8 +87,9 @@ def with_other_jobs(trial: Trial) -> Iterator[str]:
         for order in (mixed, [items[::-1] for items in mixed])
         for items in order
         for batch in trial.batches(trial.tool(items[0].job), items)
-        if len({item.job for item in batch}) > 1
     ]
+    batches += [batch for group in groups for batch in _whole(trial, _alike(trial, group[0]))]
+    batches = [batch for batch in batches if len({item.job for item in batch}) > 1]
     if not batches:
         raise NotTested(_budget(trial))
     yield from _first_wrong(trial, batches, "together with items of other jobs")
@@ -143,6 +153,24 @@ def _pairs(trial: Trial) -> list[list[Item]]:
         for item in trial.sample
         if len(list(trial.batches(trial.tool(item.job), [item, item]))) == 1
     ]
+
+
+def _whole(trial: Trial, items: list[Item]) -> list[list[Item]]:
+    """Return the batches that the pool would make of items, if their model is tried."""
+    if not items or trial.model(items[0].job) not in trial.models:
+        return []
+    return [batch for batch in trial.pool_batches(items) if len(batch) > 1]
+
+
+def _distinct(items: Sequence[Item]) -> list[Item]:
+    """Return one item of each key, as the pool computes them."""
+    return list({item.meta["key"]: item for item in reversed(items)}.values())[::-1]
+
+
+def _alike(trial: Trial, one: Item) -> list[Item]:
+    """Return all distinct items, of whatever jobs, that may share a batch with one."""
+    alike = trial.batchmates(one.job)
+    return _distinct([item for item in trial.items if trial.batchmates(item.job) == alike])
 
 
 def _within_jobs(trial: Trial) -> list[list[Item]]:
@@ -210,18 +238,29 @@ def _outcomes(
             yield batch, results, ""
 
 
-def _first_wrong(trial: Trial, batches: Sequence[list[Item]], company: str) -> Iterator[str]:
-    """Yield the first result that is not the one that the item has alone."""
+def _first_wrong(
+    trial: Trial,
+    batches: Sequence[list[Item]],
+    company: str,
+    seen: dict[Item, Any] | None = None,
+) -> Iterator[str]:
+    """Yield the first result that is not the one that the item has alone.
+
+    Parameters
+    ----------
+    seen
+        What each item has given before; items that were never computed alone are added.
+    """
+    seen = dict(trial.base) if seen is None else seen
     for batch, results, failure in _outcomes(trial, batches):
         if failure:
-            yield f"run() computes {batch[0]} alone, but fails {company}: {failure}"
+            yield f"run() computes items alone, but fails for {batch[0]} {company}: {failure}"
             return
         for item, result in zip(batch, results, strict=True):
-            if not trial.same(trial.base[item], result):
-                yield (
-                    f"{item} gave {shown(trial.base[item])} alone and {shown(result)} {company}; "
-                    f"{ADVICE}"
-                )
+            before = seen.setdefault(item, result)
+            if not trial.same(before, result):
+                alone = "alone" if item in trial.base else "in a batch"
+                yield f"{item} gave {shown(before)} {alone} and {shown(result)} {company}; {ADVICE}"
                 return
 
 

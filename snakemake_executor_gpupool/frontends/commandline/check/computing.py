@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -26,6 +27,8 @@ VARIES = (
 NOT_DETERMINISTIC = "the tool says deterministic = False, so its results cannot be compared"
 
 
+#: How a device says that this process already has all there is of it.
+NO_ROOM = re.compile("out of memory|busy or unavailable", re.IGNORECASE)
 ON_SELF = "keep a model on self, not in a global or on the class"
 
 
@@ -44,6 +47,12 @@ def needs_items(trial: Trial) -> None:
 def computing(trial: Trial) -> Iterator[str]:
     """Load, and compute each item by itself."""
     needs_items(trial)
+    kinds = [device.partition(":")[0] for device in trial.tool_class.devices]
+    if trial.device.partition(":")[0] not in kinds:
+        trial.remark(
+            f"the tool says devices = {tuple(kinds)} and was tried on {trial.device}; --device "
+            "names another one"
+        )
     _ = trial.base
     bad = next((item for item, result in trial.base.items() if not is_finite(result)), None)
     if bad:
@@ -100,7 +109,14 @@ def run_elsewhere(
         )
         for item in items
     ]
-    answers = trial.fresh.run(trial.device, calls)
+    try:
+        answers = trial.fresh.run(trial.device, calls)
+    except FreshFailure as failure:
+        if trial.device != "cpu" and NO_ROOM.search(str(failure)):
+            raise NotTested(
+                f"{trial.device} does not take a second process ({failure}); check on the cpu, too"
+            ) from failure
+        raise
     for item, results in zip(items, answers, strict=True):
         if len(results) != 1:
             raise FreshFailure(f"run() returned {len(results)} results for {item}")

@@ -50,10 +50,13 @@ class FreshProcess:
         The tool's name, resolved.
     search_path
         Its ``sys.path``.
+    limit_s
+        A process that takes longer counts as hung.
     """
 
     spec: str
     search_path: Sequence[str]
+    limit_s: float
 
     def read(self, jobs: Sequence[Job]) -> list[list[tuple[str, str]]]:
         """Return content hash and key of each item of each job."""
@@ -94,11 +97,14 @@ class FreshProcess:
         with tempfile.TemporaryDirectory(prefix="gpupool-check-") as directory:
             Path(directory, QUESTION).write_bytes(pickle.dumps((self.spec, action, what)))
             command = [sys.executable, "-c", CHILD, directory, *self.search_path]
-            code = subprocess.run(command, env=environment, check=False).returncode
+            try:
+                done = subprocess.run(command, env=environment, check=False, timeout=self.limit_s)
+            except subprocess.TimeoutExpired:
+                raise FreshFailure(f"the process did not end within {self.limit_s:.0f} s") from None
             try:
                 answer, failure = pickle.loads(Path(directory, ANSWER).read_bytes())
             except FileNotFoundError:
-                raise FreshFailure(f"the process ended: {describe_exit(code)}") from None
+                raise FreshFailure(f"the process ended: {describe_exit(done.returncode)}") from None
         if failure:
             raise FreshFailure(failure)
         return answer

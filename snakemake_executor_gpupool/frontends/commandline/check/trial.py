@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ SAMPLE_ITEMS = 8
 SAMPLE_ITEMS_OF_JOB = 2
 #: Models that are loaded side by side; jobs of others are only read.
 MAX_MODELS = 3
+#: A fresh process may take this long, and so many times as long as all took that was done before.
+MIN_LIMIT_S = 60.0
+LIMIT_FACTOR = 10.0
 
 
 class WrongReturn(TypeError):
@@ -98,6 +102,7 @@ class Trial:
     touched: frozenset[str] = frozenset()
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    started_s: float = field(default_factory=time.monotonic)
 
     def remark(self, text: str) -> None:
         """Keep something that is worth saying, once."""
@@ -107,7 +112,8 @@ class Trial:
     @property
     def fresh(self) -> FreshProcess:
         """What asks the tool in processes of its own."""
-        return FreshProcess(self.spec, self.search_path)
+        so_far_s = time.monotonic() - self.started_s
+        return FreshProcess(self.spec, self.search_path, MIN_LIMIT_S + LIMIT_FACTOR * so_far_s)
 
     # -- the inputs ------------------------------------------------------------------
     def reader(self, job: int) -> Tool:
@@ -147,8 +153,8 @@ class Trial:
 
     @functools.cached_property
     def models(self) -> list[str]:
-        """The models that are tried, at most a few, in the order of the jobs."""
-        return list(dict.fromkeys(map(self.model, range(len(self.jobs)))))[:MAX_MODELS]
+        """The models that are tried, at most a few, of the jobs that have items, in their order."""
+        return list(dict.fromkeys(self.model(item.job) for item in self.items))[:MAX_MODELS]
 
     @functools.cached_property
     def sample(self) -> list[Item]:
@@ -291,16 +297,22 @@ class Trial:
 
         A batch that fails is computed item by item: that it does is found elsewhere.
         """
-        tool, items = self.tool(job), self.items_of(job)
-        budget = batch_budget(tool, self.device)
+        items = self.items_of(job)
         results: dict[Item, Any] = {}
-        for places in tool.micro_batches([item.value for item in items], budget):
-            batch = [items[place] for place in places]
+        for batch in self.pool_batches(items):
             try:
-                results |= zip(batch, self.call(tool, batch), strict=True)
+                results |= zip(batch, self.call(self.tool(job), batch), strict=True)
             except Exception:
-                results |= self.alone(tool, batch)
+                results |= self.alone(self.tool(job), batch)
         return [results[item] for item in items]
+
+    def pool_batches(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Cut items that may share batches as the pool does: in order of their length."""
+        if not items:
+            return []
+        tool = self.tool(items[0].job)
+        places = tool.micro_batches([i.value for i in items], batch_budget(tool, self.device))
+        return [[items[place] for place in batch] for batch in places]
 
 
 def _travelled(result: Any) -> Any:

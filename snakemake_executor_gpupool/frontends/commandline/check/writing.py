@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,7 @@ class Scratch:
     def places(self) -> dict[str, Path]:
         """Where each output is written, each in a directory of its own."""
         return {
-            path: self.root / str(number) / Path(path).name
+            path: self.root / f".gpupool-{self.root.name}-{number}" / Path(path).name
             for number, path in enumerate(self.job.output)
         }
 
@@ -104,7 +105,11 @@ def _jobs(trial: Trial) -> list[int]:
     NotTested
         There are none.
     """
-    jobs = [n for n, job in enumerate(trial.jobs) if job.output and trial.model(n) in trial.models]
+    jobs = [
+        number
+        for number, job in enumerate(trial.jobs)
+        if job.output and (not trial.items_of(number) or trial.model(number) in trial.models)
+    ]
     if not jobs:
         raise NotTested(NO_OUTPUTS)
     return jobs
@@ -201,49 +206,80 @@ def writing_elsewhere(trial: Trial) -> Iterator[str]:
     """Write in processes that have not computed, one of which has read all the jobs before."""
     jobs = _jobs(trial)
     with _scratch() as root:
-        here = [Scratch(root / f"here-{n}", trial.jobs[n]) for n in jobs]
-        for number, scratch in zip(jobs, here, strict=True):
+        here = _written_here(trial, jobs, root / "here")
+        try:
+            bare = _written_there(trial, jobs, root / "bare", ())
+            read = _written_there(trial, jobs, root / "read", trial.jobs)
+            again = _written_there(trial, jobs, root / "bare", ())
+        except FreshFailure as failure:
+            yield (
+                "write() works where the model was loaded and this input read, but not in a "
+                f"process of its own: {failure}"
+            )
+            return
+        # What has the time in it differs only if enough of it has passed.
+        is_steady = bare == again and here == _written_here(trial, jobs, root / "here")
+        yield from _differing(trial, here, bare, read, is_steady=is_steady)
+
+
+def _written_here(trial: Trial, jobs: Sequence[int], root: Path) -> list[dict[str, bytes]]:
+    """Return what write() writes of each job in this process."""
+    content = []
+    for number in jobs:
+        with _fresh(Scratch(root / str(number), trial.jobs[number])) as scratch:
             _write_here(trial, number, scratch, trial.results(number))
-        written: list[list[dict[str, bytes]]] = []
-        for case, read_first in (("bare", []), ("read", list(trial.jobs)), ("again", [])):
-            there = [Scratch(root / f"{case}-{n}", trial.jobs[n]) for n in jobs]
-            asked = [
-                (_given(trial, n, scratch), trial.results(n))
-                for n, scratch in zip(jobs, there, strict=True)
-            ]
-            try:
-                trial.fresh.write(read_first, asked)
-            except FreshFailure as failure:
-                yield (
-                    "write() works where the model was loaded and this input read, but not in a "
-                    f"process of its own: {failure}"
-                )
-                return
-            written.append([scratch.content() for scratch in there])
-        yield from _differing(trial, root, [s.content() for s in here], written)
+            content.append(scratch.content())
+    return content
+
+
+def _written_there(
+    trial: Trial, jobs: Sequence[int], root: Path, read_first: Sequence[Job]
+) -> list[dict[str, bytes]]:
+    """Return what write() writes of each job in a process of its own."""
+    with contextlib.ExitStack() as stack:
+        there = [
+            stack.enter_context(_fresh(Scratch(root / str(number), trial.jobs[number])))
+            for number in jobs
+        ]
+        asked = [
+            (_given(trial, number, scratch), trial.results(number))
+            for number, scratch in zip(jobs, there, strict=True)
+        ]
+        trial.fresh.write(read_first, asked)
+        return [scratch.content() for scratch in there]
+
+
+@contextlib.contextmanager
+def _fresh(scratch: Scratch) -> Iterator[Scratch]:
+    """Yield places for outputs, and remove them afterwards: the same are used again."""
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch.root, ignore_errors=True)
 
 
 def _differing(
     trial: Trial,
-    root: Path,
     here: Sequence[dict[str, bytes]],
-    written: Sequence[Sequence[dict[str, bytes]]],
+    bare: Sequence[dict[str, bytes]],
+    read: Sequence[dict[str, bytes]],
+    *,
+    is_steady: bool,
 ) -> Iterator[str]:
-    bare, read, again = written
     names = [name for content in here for name in content]
-    holding = [n for content in bare for n, data in content.items() if str(root).encode() in data]
+    holding = [name for content in bare for name, data in content.items() if b".gpupool-" in data]
     if holding:
         yield (
             f"write() writes where its outputs lie into {holding[0]}, and they lie in a temporary "
             "place while it runs: take names from job.wildcards or job.item_names"
         )
-    elif list(bare) != list(again):
+    elif not is_steady:
         trial.remark(
             f"write() writes other bytes each time ({', '.join(names)}), so it was not compared "
             "with what it writes in the process that has computed"
         )
-    elif list(here) != list(bare) or list(read) != list(bare):
-        where = "read other jobs" if list(here) == list(bare) else "loaded and computed"
+    elif not here == bare == read:
+        where = "read other jobs" if here == bare else "loaded and computed"
         name = next(
             name
             for one, *others in zip(bare, here, read, strict=True)
