@@ -156,6 +156,20 @@ def test_misuse_is_said_at_start(tmp_path: Path, case: str) -> None:  # S9 D10
     assert not (tmp_path / "good.up").exists(), "it failed before anything ran"
 
 
+def test_a_tool_without_a_body_is_refused_at_start(tmp_path: Path) -> None:  # S9
+    """Also with --keep-going: Snakemake would take what an earlier run left for its output."""
+    (tmp_path / "cases").mkdir(parents=True)
+    (tmp_path / "cases" / "x.up").write_text("of an earlier run")
+    snakefile = GENERIC.replace("RESOURCES", 'resources: gpupool_tool="textual.py:Textual"')
+    head, _, last = snakefile.replace("CASE", "cases/x.up").rpartition("    script:")
+    assert last.strip() == '"textual.py"'
+    workflow = Workflow(tmp_path, head, {"in/good.txt": "good\n", "in/x.txt": "x\n"})
+    done = workflow.run("--keep-going", "--forcerun", "case")
+    assert done.code == 1, done.text
+    assert "rule case: it names a tool in gpupool_tool, but has no body" in done.text
+    assert not (tmp_path / "good.up").exists(), "it failed before anything ran"
+
+
 def test_bad_options_are_said_at_start(tmp_path: Path) -> None:  # S9
     fine = 'resources: gpupool_tool="textual.py:Textual"'
     done = generic(tmp_path, fine, "--gpupool-devices", "cuda:7", GPUPOOL_SIMULATE="2x16GiB")

@@ -26,6 +26,12 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 
+BODILESS = (
+    f"it names a tool in {TOOL}, but has no body, and so Snakemake takes it for done without "
+    'asking any executor. Give it one that does the same without gpupool, as script: "the_tool.py" '
+    'or shell: "gpupool run ..."'
+)
+
 
 def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
     """Look at one job of each rule that will run.
@@ -43,6 +49,8 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
         if not job.is_local
         for problem in find_problems(workflow, job, config)
     ]
+    bodiless = [f"rule {name}: {BODILESS}" for name, job in jobs.items() if is_bodiless(job)]
+    problems += bodiless
     problems += find_bundle_problems(workflow.dag.needrun_jobs(), config)
     warn_of_throttles(workflow, jobs, logger)
     warn_of_local_rules(jobs, logger)
@@ -52,9 +60,19 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
     text = "gpupool cannot run what this workflow asks for:\n" + "\n".join(
         f"  - {problem}" for problem in problems
     )
-    if not workflow.execution_settings.keep_going:
+    # A rule without a body has no job that could fail: Snakemake would take old outputs for new.
+    if bodiless or not workflow.execution_settings.keep_going:
         raise WorkflowError(text)
     logger.error(text)
+
+
+def is_bodiless(job: Any) -> bool:
+    """Tell whether a rule names a tool, and Snakemake would never ask anybody to do its work."""
+    return (
+        job.is_local
+        and job.is_norun
+        and any(asked.startswith(f"{TOOL}=") for asked in asks_for(job))
+    )
 
 
 def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
