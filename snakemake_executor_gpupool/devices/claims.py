@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocator import Allocator, Effect
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
+from snakemake_executor_gpupool.devices.lent import Lent, lock_name, new_token
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.probe import (
@@ -29,6 +30,7 @@ from snakemake_executor_gpupool.devices.probe import (
     filled_by_others,
     memory_used_mib,
 )
+from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Claims:
         self._opened: DeviceLocks | None = None
         self._held: dict[str, Device] = {}
         self._refused: dict[str, Device] = {}
+        self._tokens: dict[str, str] = {}
+        self._lent: dict[str, list[Device]] = {}
         let_go_in_children(self)
 
     def in_child(self) -> None:
@@ -70,6 +74,8 @@ class Claims:
         self._held.clear()
         self._refused.clear()
         self._opened = None
+        self._tokens.clear()
+        self._lent.clear()
 
     @property
     def _locks(self) -> DeviceLocks:
@@ -127,7 +133,9 @@ class Claims:
     def _look(self, device: Device, ours: Collection[int]) -> Refusal | None:
         """Look whether the card works and is empty."""
         try:
-            if not filled_by_others(device, self._nvml, {os.getpid(), *ours}):
+            # What fills a card that was lent to this process is its own job's.
+            is_filled = filled_by_others(device, self._nvml, {os.getpid(), *ours})
+            if not is_filled or self._locks.is_borrowed(device):
                 return None
             used_mib = memory_used_mib(device, self._nvml)
         except DeviceLost as error:
@@ -166,7 +174,52 @@ class Claims:
     def _is_free(self, device: Device, ours: Collection[int]) -> bool:
         # A card that broke meanwhile counts as free: the next grant on it tells.
         refusal = self._look(device, ours)
-        return (refusal is None or refusal.lost) and not self._locks.is_held(device)
+        return (refusal is None or refusal.lost) and self._locks.is_free(device)
+
+    # -- what jobs may use of it -----------------------------------------------------------
+
+    def lend(self, holder: str, devices: Iterable[Device], token: str = "") -> dict[str, str]:
+        """Let a job, and gpupool inside it, use devices that this process holds.
+
+        Parameters
+        ----------
+        holder
+            Names who holds them; one who held some before keeps its token.
+        devices
+            Which ones.
+        token
+            One that the job knows already; empty: a new one.
+
+        Returns
+        -------
+        dict
+            What the job's environment must say, beside which devices it sees.
+        """
+        held = [device for device in devices if device.name in self._held]
+        if not held:
+            return {}
+        token = self._tokens.setdefault(holder, token or new_token())
+        self._lent[holder] = held
+        return {LEASE_VARIABLE: str(self._locks.lend(held, token))}
+
+    def lend_named(self, holder: str, lent: Lent) -> None:
+        """Let a job use those of the held devices that its lease names."""
+        named = [device for device in self._held.values() if lock_name(device) in lent.files]
+        self.lend(holder, named, lent.token)
+
+    def take_back(self, holder: str, *, is_gone: bool = True) -> None:
+        """End what was lent to a job.
+
+        If something that the job has left behind is still on a device, then that device is let
+        go of: it is another process's, as it is in fact, until that has ended.
+        """
+        token = self._tokens.get(holder, "")
+        for device in self._lent.pop(holder, ()):
+            is_free = self._locks.take_back(device, token)
+            if not is_free and not self._locks.lends(device):
+                self._let_go([device])
+        if is_gone:
+            self._tokens.pop(holder, None)
 
     def wanted(self) -> list[Device]:
         """Return the held devices that another run waits for."""
@@ -187,6 +240,7 @@ class Claims:
     def close(self) -> None:
         """Let go of everything."""
         self._held.clear()
+        self._lent.clear()
         self._refused.clear()
         if self._opened is not None:
             self._opened.close()

@@ -10,6 +10,11 @@ its users, else in ``/tmp/gpupool-<uid>``. It is not ``$XDG_RUNTIME_DIR``, since
 is deleted at the last logout, under the feet of a run that goes on without a
 terminal; the next run would then make new files and see every card as free.
 
+A process may lend its lock to a job that it started, and gpupool inside that job then uses the
+card instead of waiting for it. The lease's token stands in the lock file; the borrower locks a
+file of its own beside it, so that two inside one job keep out of each other's way, and so that
+the card is not free before the last of them has ended, should the parent die first.
+
 Beside each lock there is a second file, by which a run that waits for a card says
 so (:meth:`DeviceLocks.want`); a run that holds the card with idle workers only can
 then let go of it.
@@ -21,19 +26,27 @@ import contextlib
 import fcntl
 import os
 import re
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
+from snakemake_executor_gpupool.devices.lent import (
+    Lent,
+    borrowed_file,
+    is_borrowed_file,
+    lock_name,
+)
+from snakemake_executor_gpupool.devices.lock_files import (
+    LOCK_DIR_VARIABLE,
+    checked,
+    open_directory,
+    try_lock,
+)
 from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE
 from snakemake_executor_gpupool.errors import ConfigError
 
-LOCK_DIR_VARIABLE = "GPUPOOL_LOCK_DIR"
-
-_PRIVATE, _SITE = 0o700, 0o1777
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_LONGEST_NOTE_BYTES = 64
+_LONGEST_NOTE_BYTES = 65536
 # Python opens files close-on-exec, so no child keeps a lock alive.
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -56,8 +69,11 @@ class DeviceLocks:
         site = env.get(LOCK_DIR_VARIABLE, "").strip()
         self.directory = Path(site) if site else Path("/tmp") / f"gpupool-{os.getuid()}"  # noqa: S108 - checked in _open_directory
         self._is_site = bool(site)
-        self._directory_fd = _open_directory(self.directory, self._is_site)
-        self._held: dict[str, int] = {}  # lock name -> its open file
+        self._directory_fd = open_directory(self.directory, self._is_site)
+        self._held: dict[str, int] = {}  # card -> the open file of its lock
+        self._files: dict[str, str] = {}  # card -> the file's name
+        self._lent: dict[str, list[str]] = {}  # card -> the tokens of its leases
+        self._borrows = Lent.parse(env.get(LEASE_VARIABLE, ""))
         self._wanted: dict[str, int] = {}
         let_go_in_children(self)
 
@@ -66,8 +82,8 @@ class DeviceLocks:
         for fd in (*self._held.values(), *self._wanted.values(), self._directory_fd):
             if fd >= 0:
                 os.close(fd)
-        self._held.clear()
-        self._wanted.clear()
+        for table in (self._held, self._wanted, self._files, self._lent):
+            table.clear()
         self._directory_fd = -1
 
     def try_acquire(self, device: Device) -> bool:
@@ -80,61 +96,164 @@ class DeviceLocks:
         ConfigError
             The lock file cannot be used.
         """
-        name = _lock_name(device)
+        name = lock_name(device)
         if name is None or name in self._held:
             return True
-        fd = self._locked(f"{name}.lock", fcntl.LOCK_EX)
-        if fd is None:
+        for file_name in self._ways(name):
+            fd = self._locked(file_name, fcntl.LOCK_EX)
+            if fd is None:
+                continue
+            # In this order: a borrower locks its file first and reads the lender's note then. Who
+            # sees a lease that is over here has locked its file by now, and is seen in turn.
+            _write_note(fd, ())
+            if self._is_ours_to_take(name, file_name):
+                self._held[name], self._files[name] = fd, file_name
+                return True
+            self._drop(file_name, fd)
+        return False
+
+    def _ways(self, name: str) -> list[str]:
+        """Return the files by one of which a card is taken: its lock, or what a parent lends."""
+        ways = [f"{name}.lock"]
+        if name in self._borrows.files:
+            ways.append(borrowed_file(name, self._borrows.token))
+        return ways
+
+    def _is_ours_to_take(self, name: str, file_name: str) -> bool:
+        """Whether a file that is locked gives its card, and nobody else is on that."""
+        if file_name == f"{name}.lock":
+            return not self._on_the_card(name)
+        return self._is_lent_to_us(name) and not self._on_the_card(name) - self._family(name)
+
+    def _is_lent_to_us(self, name: str) -> bool:
+        """Whether the parent still holds a card, and its lease for this process goes on."""
+        lender = self._borrows.files.get(name)
+        if lender is None:
             return False
-        _write_note(fd)
-        self._held[name] = fd
-        return True
+        return self._borrows.token in self._tokens(lender) and self._is_locked(lender)
+
+    def _on_the_card(self, name: str) -> set[str]:
+        """Return the files that borrowers of a card have locked; remove those left behind."""
+        locked = set()
+        for file_name in os.listdir(self._directory_fd):  # noqa: PTH208 - no path, a descriptor
+            if not is_borrowed_file(name, file_name):
+                continue
+            if self._is_locked(file_name):
+                locked.add(file_name)
+            else:
+                self._clean_up(file_name)
+        return locked
+
+    def _family(self, name: str) -> set[str]:
+        """Return the files of all who borrow a card from its present holder, or from each other."""
+        lender = self._borrows.files[name]
+        found = {lender}
+        look_at = [f"{name}.lock", lender]
+        while look_at:
+            borrowers = {borrowed_file(name, token) for token in self._tokens(look_at.pop())}
+            look_at += borrowers - found
+            found |= borrowers
+        return found
 
     def release(self, device: Device) -> None:
         """Let go of a device's lock, if this process holds it."""
-        _close(self._held, _lock_name(device))
+        name = lock_name(device)
+        if name in self._held:
+            self._lent.pop(name, None)
+            self._drop(self._files.pop(name), self._held.pop(name))
 
     def holder_pid(self, device: Device) -> int | None:
         """Return the process that holds a device, for a message; None: nobody, or unknown."""
-        name = _lock_name(device)
+        name = lock_name(device)
         if name is None:
             return None
         if name in self._held:
             return os.getpid()
-        return self._note(f"{name}.lock") if self._is_locked(f"{name}.lock") else None
+        if self._is_locked(f"{name}.lock"):
+            return self._pid(f"{name}.lock")
+        return next((self._pid(file_name) for file_name in self._on_the_card(name)), None)
 
     def is_held(self, device: Device) -> bool:
         """Whether any process holds a device, this one included."""
-        name = _lock_name(device)
-        return name is not None and (name in self._held or self._is_locked(f"{name}.lock"))
+        name = lock_name(device)
+        if name is None:
+            return False
+        if name in self._held or self._is_locked(f"{name}.lock"):
+            return True
+        return bool(self._on_the_card(name))
+
+    def is_free(self, device: Device) -> bool:
+        """Whether this process holds a device, or could take it now."""
+        name = lock_name(device)
+        if name is None or name in self._held:
+            return True
+        return any(
+            not self._is_locked(file_name) and self._is_ours_to_take(name, file_name)
+            for file_name in self._ways(name)
+        )
+
+    # --- lending
+
+    def is_borrowed(self, device: Device) -> bool:
+        """Whether this process holds a device by its parent's lease."""
+        name = lock_name(device)
+        return name is not None and self._files.get(name, "").startswith(f"{name}.lent-")
+
+    def lend(self, devices: Iterable[Device], token: str) -> Lent:
+        """Let a job use the locks that this process holds; return what the job is to be told."""
+        names = [name for name in map(lock_name, devices) if name is not None]
+        held = [name for name in names if name in self._held]
+        for name in held:
+            if token not in self._lent.setdefault(name, []):
+                self._lent[name].append(token)
+                _write_note(self._held[name], self._lent[name])
+        return Lent(token, {name: self._files[name] for name in held})
+
+    def take_back(self, device: Device, token: str) -> bool:
+        """End what was lent of a device; False if somebody of the job is still on it."""
+        name = lock_name(device)
+        if name not in self._held or token not in self._lent.get(name, ()):
+            return True
+        self._lent[name].remove(token)
+        _write_note(self._held[name], self._lent[name])
+        return not self._is_locked(borrowed_file(name, token))
+
+    def lends(self, device: Device) -> bool:
+        """Whether anything of a device is lent."""
+        return bool(self._lent.get(lock_name(device) or ""))
 
     # --- asking others to let go
 
     def want(self, device: Device) -> None:
         """Tell the process that holds a device that this one waits for it."""
-        name = _lock_name(device)
+        name = lock_name(device)
         if name is None or name in self._wanted:
             return
-        fd = self._locked(f"{name}.want", fcntl.LOCK_SH)
+        # Who borrows waits for those of the same job, and not for the parent.
+        is_lent = self._is_lent_to_us(name)
+        place = borrowed_file(name, self._borrows.token) if is_lent else name
+        fd = self._locked(f"{place}.want", fcntl.LOCK_SH)
         if fd is not None:
             self._wanted[name] = fd
 
     def unwant(self, device: Device) -> None:
         """Wait no longer for a device."""
-        _close(self._wanted, _lock_name(device))
+        _close(self._wanted, lock_name(device))
 
     def is_wanted(self, device: Device) -> bool:
         """Whether another process waits for a device."""
-        name = _lock_name(device)
+        name = lock_name(device)
         if name is None or name in self._wanted:
             return False
-        return self._is_locked(f"{name}.want")
+        place = self._files.get(name, name).removesuffix(".lock")
+        return self._is_locked(f"{place}.want")
 
     def close(self) -> None:
         """Let go of everything."""
-        for fds in (self._held, self._wanted):
-            for name in list(fds):
-                _close(fds, name)
+        for name in list(self._held):
+            self._drop(self._files.pop(name), self._held.pop(name))
+        for name in list(self._wanted):
+            _close(self._wanted, name)
         if self._directory_fd >= 0:
             os.close(self._directory_fd)
             self._directory_fd = -1
@@ -145,7 +264,7 @@ class DeviceLocks:
         """Open and lock a file; None if another process holds it."""
         while True:
             fd = self._open(file_name)
-            if not _try_lock(fd, how):
+            if not try_lock(fd, how):
                 os.close(fd)
                 return None
             if self._is_current(fd, file_name):
@@ -162,7 +281,7 @@ class DeviceLocks:
         if fd is None:
             return False
         try:
-            return not _try_lock(fd, fcntl.LOCK_EX)
+            return not try_lock(fd, fcntl.LOCK_EX)
         finally:
             unlock(fd)
 
@@ -182,7 +301,7 @@ class DeviceLocks:
 
     def _open_if_there(self, file_name: str) -> int | None:
         with contextlib.suppress(FileNotFoundError), self._explained(file_name):
-            return _checked(os.open(file_name, _FLAGS, dir_fd=self._directory_fd))
+            return checked(os.open(file_name, _FLAGS, dir_fd=self._directory_fd))
         return None
 
     @contextlib.contextmanager
@@ -210,81 +329,48 @@ class DeviceLocks:
             return False
         return os.path.samestat(there, os.fstat(fd))
 
-    def _note(self, file_name: str) -> int | None:
+    def _drop(self, file_name: str, fd: int) -> None:
+        """End a lock; a borrower's file goes with it."""
+        if not file_name.endswith(".lock"):
+            with contextlib.suppress(OSError):
+                os.unlink(file_name, dir_fd=self._directory_fd)
+        unlock(fd)
+
+    def _clean_up(self, file_name: str) -> None:
+        """Remove the file of a borrower that has ended."""
         fd = self._open_if_there(file_name)
         if fd is None:
-            return None
+            return
+        if try_lock(fd, fcntl.LOCK_EX) and self._is_current(fd, file_name):
+            self._drop(file_name, fd)
+        else:
+            os.close(fd)
+
+    # --- notes: who holds a lock, and the leases that it lends to
+
+    def _note(self, file_name: str) -> list[str]:
+        fd = self._open_if_there(file_name)
+        if fd is None:
+            return []
         try:
-            text = os.pread(fd, _LONGEST_NOTE_BYTES, 0).decode("ascii", "replace")
+            return os.pread(fd, _LONGEST_NOTE_BYTES, 0).decode("ascii", "replace").splitlines()
         finally:
             os.close(fd)
-        return int(text) if re.fullmatch(r"[0-9]{1,9}\n?", text) else None
+
+    def _pid(self, file_name: str) -> int | None:
+        first = (self._note(file_name) or [""])[0]
+        return int(first) if re.fullmatch(r"[0-9]{1,9}", first) else None
+
+    def _tokens(self, file_name: str) -> set[str]:
+        return set(self._note(file_name)[1:])
 
 
-def _lock_name(device: Device) -> str | None:
-    """Return what a device's files are called; None: it needs no lock."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", device.uuid) if device.uuid else None
-
-
-def _open_directory(directory: Path, is_site: bool) -> int:
-    """Make and check the lock directory, and keep it open.
-
-    The shared lock on it is for programs that clean up ``/tmp`` by age: they leave
-    alone a directory that they cannot lock.
-    """
-    try:
-        if not directory.exists():
-            directory.mkdir(mode=_PRIVATE, parents=is_site, exist_ok=True)
-            if is_site:
-                directory.chmod(_SITE)
-        follow = 0 if is_site else os.O_NOFOLLOW
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | follow)
-    except OSError as error:
-        raise ConfigError(f"cannot use the lock directory {directory}: {error}") from error
-    unsafe = _why_unsafe(os.fstat(fd), is_site)
-    if unsafe:
-        os.close(fd)
-        raise ConfigError(
-            f"the lock directory {directory} is not safe: {unsafe}. Remove it, or set "
-            f"{LOCK_DIR_VARIABLE} to another one"
-        )
-    _try_lock(fd, fcntl.LOCK_SH)
-    return fd
-
-
-def _why_unsafe(status: os.stat_result, is_site: bool) -> str:
-    """Say how others could take the files away, or put theirs in the place of ours."""
-    if is_site:
-        sticky = status.st_mode & stat.S_ISVTX
-        exposed = status.st_mode & _OTHERS_MAY_WRITE and not sticky
-        return "others may delete files in it (chmod 1777 helps)" if exposed else ""
-    if status.st_uid != os.getuid():
-        return f"it belongs to user {status.st_uid}"
-    return "others may write to it" if status.st_mode & _OTHERS_MAY_WRITE else ""
-
-
-def _checked(fd: int) -> int:
-    """Refuse anything but a plain file with one name, so that a note overwrites nothing else."""
-    status = os.fstat(fd)
-    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
-        return fd
-    os.close(fd)
-    raise OSError("it is no plain file")
-
-
-def _try_lock(fd: int, how: int) -> bool:
-    try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _write_note(fd: int) -> None:
-    """Leave this process's id for others' messages; nothing depends on it."""
+def _write_note(fd: int, tokens: Iterable[str]) -> None:
+    """Leave this process's id, for messages, and the leases, for borrowers."""
+    note = "\n".join([str(os.getpid()), *tokens, ""]).encode()
     with contextlib.suppress(OSError):
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(fd, note, 0)
+        os.ftruncate(fd, len(note))
 
 
 def _close(fds: dict[str, int], name: str | None) -> None:

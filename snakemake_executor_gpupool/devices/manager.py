@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from snakemake_executor_gpupool.devices.allocator import (
@@ -28,6 +28,7 @@ from snakemake_executor_gpupool.devices.allocator import (
     Granted,
     Impossible,
 )
+from snakemake_executor_gpupool.devices.board import suits
 from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.environment import (
     DeviceOptions,
@@ -36,10 +37,21 @@ from snakemake_executor_gpupool.devices.environment import (
     resolve,
 )
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
-from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.lease import Lease, leases_around, within
+from snakemake_executor_gpupool.devices.model import (
+    CPU,
+    Device,
+    OffloadStrategy,
+    fit_one_process,
+)
 from snakemake_executor_gpupool.devices.probe import Nvml, ProbeResult, probe
-from snakemake_executor_gpupool.devices.strings import DeviceSpec, gpus, parse_device
-from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.devices.strings import (
+    DeviceSpec,
+    gpus,
+    parse_device,
+    sorted_names,
+)
+from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE, visible_env
 from snakemake_executor_gpupool.errors import GpupoolError, ImpossibleRequest
 
 __all__ = ["DeviceManager", "Lease", "visible_env"]
@@ -53,29 +65,6 @@ class _Unset:
 
 
 _UNSET = _Unset()
-
-
-@dataclass(frozen=True)
-class Lease:
-    """Devices that are yours until the ``with`` block ends.
-
-    Parameters
-    ----------
-    devices
-        The devices, in numeric order.
-    """
-
-    devices: tuple[Device, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Their names, as users write them."""
-        return tuple(device.name for device in self.devices)
-
-    @property
-    def env(self) -> dict[str, str]:
-        """The variables that show a child process exactly these devices."""
-        return visible_env(self.devices)
 
 
 class DeviceManager:
@@ -112,6 +101,7 @@ class DeviceManager:
         self._claims = Claims(self._env, nvml)
         self._numbers = itertools.count(1)
         self._granted: dict[str, tuple[Device, ...]] = {}
+        self._lent_to: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._closed = False
         #: Who else of this process is on devices: an open pool.
@@ -123,8 +113,8 @@ class DeviceManager:
         self._changed = threading.Condition()
         DeviceManager._instance_lock = threading.Lock()
         self._allocator = None
-        self._granted.clear()
-        self._refused.clear()
+        for table in (self._granted, self._refused, self._lent_to):
+            table.clear()
         self._others = None
 
     # --- the one instance
@@ -296,11 +286,30 @@ class DeviceManager:
         """
         ask_id, process = f"lease-{next(self._numbers)}", os.getpid()
         ask = Ask(ask_id, _spec(devices), LEASE, owner, priority, vram_mib)
+        if timeout_s is None:
+            self._check_not_waiting_for_itself(ask)
         try:
-            yield Lease(self._wait_for(ask, timeout_s))
+            granted = self._wait_for(ask, timeout_s)
+            lease = Lease(granted, self._lent_to.get(ask_id, ""), self)
+            with within(lease):
+                yield lease
         finally:
             if os.getpid() == process:  # in a forked child it is the parent's to end
                 self._end(ask_id)
+
+    def _check_not_waiting_for_itself(self, ask: Ask) -> None:
+        """Refuse at once what only those could give who wait for this to end."""
+        ours = {name for lease in leases_around() if lease.of is self for name in lease.names}
+        if not ours or ask.spec.kind == CPU or self.settings.allow_multiple_per_device:
+            return
+        with self._changed:
+            others = [device for device in self._started().devices if device.name not in ours]
+            suited = [device for device in others if suits(ask, device)]
+        if not fit_one_process(suited, ask.spec.count):
+            raise ImpossibleRequest(
+                f"{ask.label} asks for {ask.spec} inside a lease of {', '.join(sorted_names(ours))}"
+                ", and would wait for itself: use the devices of that lease"
+            )
 
     def _wait_for(self, ask: Ask, timeout_s: float | None) -> tuple[Device, ...]:
         """Ask, and wait until the answer is there."""
@@ -345,8 +354,10 @@ class DeviceManager:
         """End a lease, or stop waiting for one."""
         with self._changed:
             self._granted.pop(ask_id, None)
+            self._lent_to.pop(ask_id, None)
             if self._closed:
                 return
+            self._claims.take_back(ask_id)
             self._carry_out(self._started().withdraw(ask_id, self._clock()))
             self._let_go_of_the_unused()
             self._changed.notify_all()
@@ -377,6 +388,8 @@ class DeviceManager:
         refusal = self._claims.take(granted.devices)
         if refusal is None:
             self._granted[granted.ask_id] = granted.devices
+            lent = self._claims.lend(granted.ask_id, granted.devices)
+            self._lent_to[granted.ask_id] = lent.get(LEASE_VARIABLE, "")
             self._changed.notify_all()
             return
         now_s = self._clock()

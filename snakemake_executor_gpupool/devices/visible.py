@@ -20,6 +20,8 @@ SIMULATED_VARIABLE = "GPUPOOL_SIMULATED"
 LEASE_VARIABLE = "GPUPOOL_LEASE"
 """Set for every child: which of its parent's locks are lent to it; empty: none."""
 
+ROCR = "ROCR_VISIBLE_DEVICES"
+
 # HIP has no documented meaning for an empty list; a negative number ends the list.
 _NO_HIP_DEVICE = "-1"
 # What container runtimes take for "no GPU", where an empty value can mean "as by default".
@@ -59,7 +61,7 @@ def visible_env(devices: Sequence[Device]) -> dict[str, str]:
         **dict.fromkeys(_COUNTED_BY_THE_PARENT, ""),
     }
     if not cards:
-        env["ROCR_VISIBLE_DEVICES"] = ""
+        env[ROCR] = ""
     elif any(device.simulated for device in cards):
         env[SIMULATED_VARIABLE] = "1"
     else:

@@ -97,6 +97,8 @@ class LocalHost:
             self._reaper.remove_at_end(directory)
         let_go_in_children(self)
         self._found: list[Happening] = []
+        #: Returns what a worker's environment must say, for gpupool inside it to use its devices.
+        self.lend: Callable[[str, Sequence[Device]], dict[str, str]] = lambda worker, devices: {}
         self.carried = Carried()  # nothing, as there is no other machine
         self._unsent: set[str] = set()
 
@@ -168,7 +170,7 @@ class LocalHost:
     ) -> dict[str, str]:
         computes_on_cpu = all(d.kind != CUDA or d.simulated for d in devices)
         environment = {**own_environment(), **visible_env(devices)}
-        environment["GPUPOOL_WORKER"] = worker_id
+        environment |= {"GPUPOOL_WORKER": worker_id, **self.lend(worker_id, devices)}
         environment["GPUPOOL_ENVIRONMENT"] = tool.environment
         if computes_on_cpu:
             threads = str(self._threads if devices else 1)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from snakemake_executor_gpupool.devices.lent import lent_by, new_token
 from snakemake_executor_gpupool.devices.model import CUDA, Device
-from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE, visible_env
 from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.records.events import EventLog
 from snakemake_executor_gpupool.records.result_store import ResultStore
@@ -87,6 +88,15 @@ class Actions:
         self._staged = staged
         self._callbacks = callbacks
         self._tell = tell
+        self.lends(lambda holder, devices: {}, lambda holder, is_gone=True: None)
+
+    def lends(
+        self,
+        lend: Callable[[str, Iterable[Device]], dict[str, str]],
+        take_back: Callable[..., None],
+    ) -> None:
+        """Say by what jobs and workers are let use the locks of their devices."""
+        self._lend, self._take_back = lend, take_back
 
     def carry_out(self, effect: Effect) -> None:
         """Do what one effect says."""
@@ -127,6 +137,10 @@ class Actions:
                 meta = {"type": "move", "device": tool_device(effect.devices)}
                 names = [device.name for device in effect.devices] or ["cpu"]
                 self._events.write("move_sent", {"worker": effect.worker_id, "to": names})
+                if effect.devices:
+                    self._lend(effect.worker_id, effect.devices)
+                else:
+                    self._take_back(effect.worker_id, is_gone=False)
                 self._host.send(effect.worker_id, {**meta, "away": not effect.devices})
 
     def _start(self, effect: StartWorker) -> None:
@@ -183,7 +197,17 @@ class Actions:
 
     def _grant(self, effect: GrantLease) -> None:
         environment = visible_env(effect.devices)
+        if effect.devices[0].host:
+            # Its node holds the locks, and puts the token there when the job arrives.
+            environment[LEASE_VARIABLE] = str(lent_by(new_token(), effect.devices))
+        else:
+            environment |= self._lend(holder_of(effect.job_id), effect.devices)
         self._tell(lambda: self._callbacks.leased(effect.job_id, effect.devices, environment))
+
+
+def holder_of(job_id: int) -> str:
+    """Return who holds what a job was leased, beside all workers."""
+    return f"job{job_id}"
 
 
 def map_chains(effect: RunChains) -> list[dict[str, Any]]:

@@ -47,6 +47,8 @@ class PoolConfig:
     warnings: tuple[str, ...] = ()
     #: Whether ``run_root`` is this run's alone, and goes with it.
     is_temporary: bool = False
+    #: What is lent by a lease of this very program, as ``GPUPOOL_LEASE`` has it; empty: nothing.
+    lease: str = ""
 
     @property
     def gpus(self) -> list[Device]:

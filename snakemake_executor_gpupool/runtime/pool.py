@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.hidden import own_environment
+from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE
 from snakemake_executor_gpupool.errors import ConfigError, PoolEnded, ProtocolError
 from snakemake_executor_gpupool.hosts.base import (
     DevicesExpected,
@@ -40,7 +42,7 @@ from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.records.profile import Profile, profile_path
 from snakemake_executor_gpupool.records.progress import Progress, closing_line
 from snakemake_executor_gpupool.records.result_store import ResultStore, bound_from
-from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks
+from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, holder_of
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.reporter import Reporter
@@ -111,7 +113,10 @@ class Pool:
         # A network file system takes its time, which the run loop has not.
         self._discards = Discards(self._remove_later if self.paths.is_shared else remove_file)
         self._answers = Answers(self._scheduler, self.paths.spools, self._host.moved_away)
-        self._sharing = Sharing(os.environ, self._allocator, self._host.pids, self._say)
+        env = own_environment() | ({LEASE_VARIABLE: config.lease} if config.lease else {})
+        self._sharing = Sharing(env, self._allocator, self._host.pids, self._say)
+        if isinstance(self._host, LocalHost):
+            self._host.lend = self._sharing.lend
         self._scheduler.dispatch.claim = self._sharing.claim
         self._scheduler.dispatch.time_left_s = self._host.time_left_s
         self._events = EventLog(self.paths.events)
@@ -121,6 +126,7 @@ class Pool:
         self._actions = Actions(
             self._host, self._events, self._store, self.paths.staged, callbacks, self._reporter.put
         )
+        self._actions.lends(self._sharing.lend, self._sharing.take_back)
         self._closing = threading.Event()
         self._closed = False
         self._refusal = ""
@@ -193,6 +199,7 @@ class Pool:
         """Give a lease back."""
 
         def act(now_s: float) -> None:
+            self._sharing.take_back(holder_of(job_id))
             self._scheduler.lease_done(job_id, now_s)
             self._look_around(now_s)
 
@@ -303,6 +310,7 @@ class Pool:
             self._scheduler.dispatch.apply(effects, now_s)
         else:
             self._note_exit(happening)
+            self._sharing.take_back(happening.worker_id)
             self._scheduler.died(
                 happening.worker_id,
                 happening.reason,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.claims import Claims, Refusal
@@ -47,6 +47,14 @@ class Sharing:
             self._refusals_said.add(refusal.why)
             self._say(f"gpupool: {refusal.why}; waiting for it")
         return refusal
+
+    def lend(self, holder: str, devices: Iterable[Device]) -> dict[str, str]:
+        """Let a job or a worker use devices; return what its environment must say of that."""
+        return self._claims.lend(holder, devices)
+
+    def take_back(self, holder: str, *, is_gone: bool = True) -> None:
+        """End what was lent."""
+        self._claims.take_back(holder, is_gone=is_gone)
 
     def look_around(self, dispatch: Dispatch, now_s: float) -> None:
         """Let go of what nobody of ours is on; see what others let go of, or wait for."""

@@ -391,3 +391,93 @@ def test_bad_resources_fail_their_own_jobs(tmp_path: Path) -> None:
     assert "device='0,1' is not understood" in done.text
     assert "rule job (x=huge) asks for cudax99" in done.text
     assert "rule grouped: gpu=0.5 is not understood" in done.text
+
+
+NESTED = """
+rule all:
+    input: "lease.txt", "pool.txt", "snakemake.txt", "piped.txt", "cpu.txt"
+
+rule by_lease:
+    output: "lease.txt"
+    resources: gpu=1
+    shell: "python lease.py $CUDA_VISIBLE_DEVICES > {output}"
+rule by_pool:
+    output: "pool.txt"
+    resources: gpu=1
+    shell: "python pool.py $CUDA_VISIBLE_DEVICES > {output}"
+rule by_snakemake:
+    output: "snakemake.txt"
+    resources: gpu=2
+    shell:
+        "snakemake -s inner.smk -d inner --executor gpupool --jobs 9 --cores 2 --quiet all"
+        " && (echo $CUDA_VISIBLE_DEVICES; cat inner/*.txt) > {output}"
+rule producer:
+    output: pipe("stream")
+    shell: "python lease.py none > {output}"
+rule piped:
+    input: "stream"
+    output: "piped.txt"
+    resources: gpu=1
+    shell: "cat {input} > {output}; python lease.py $CUDA_VISIBLE_DEVICES >> {output}"
+rule cpu:
+    output: "cpu.txt"
+    shell: "python lease.py none > {output}"
+"""
+LEASE = """
+import sys
+from snakemake_executor_gpupool import DeviceManager
+manager = DeviceManager.get_instance()
+names = [device.visible_id for device in manager.devices if device.kind == "cuda"]
+print(sys.argv[1], ",".join(names) or "none")
+for _ in range(2 if names else 0):
+    with manager.lease("cuda", timeout_s=60) as lease:
+        print(sys.argv[1], lease.env["CUDA_VISIBLE_DEVICES"])
+"""
+POOL = """
+import os, sys
+from snakemake_executor_gpupool import DeviceManager, ToolPool
+with ToolPool() as pool:
+    print(sys.argv[1], pool.run("seer.py:Seer", ["x"])[0].split("|")[1])
+    shown = [device.visible_id for device in pool.devices if device.kind == "cuda"]
+    print(sys.argv[1], ",".join(shown))
+with DeviceManager.get_instance().lease("cuda", timeout_s=60), ToolPool() as pool:
+    print(sys.argv[1], pool.run("seer.py:Seer", ["y"])[0].split("|")[1])
+"""
+INNER = """
+rule all:
+    input: "one.txt", "two.txt", "both.txt", "seer.txt"
+rule one:
+    output: "{name,one|two}.txt"
+    resources: gpu=1
+    shell: "echo {wildcards.name} $CUDA_VISIBLE_DEVICES > {output}"
+rule both:
+    output: "both.txt"
+    resources: device="cuda:0,1"
+    shell: "echo {rule} $CUDA_VISIBLE_DEVICES > {output}"
+rule seer:
+    output: "seer.txt"
+    params: gpupool_tool="script"
+    script: "seer.py"
+"""
+
+
+def test_gpupool_in_a_job_uses_what_the_job_was_leased(tmp_path: Path) -> None:
+    files = {"lease.py": LEASE, "pool.py": POOL, "seer.py": SEER, "inner.smk": INNER}
+    workflow = Workflow(tmp_path, NESTED, files)
+    done = workflow.run("--cores", "4", GPUPOOL_SIMULATE="3x80GiB", GPUPOOL_MANAGED_DEVICES="1,2")
+    assert done.code == 1 and "GPUPOOL_MANAGED_DEVICES" in done.text  # misspelt: said at once
+    managed = {"GPUPOOL_SIMULATE": "3x80GiB", "GPUPOOL_MANAGED_DEVICES": "cuda:1,2"}
+    done = workflow.run("--cores", "4", **managed, timeout_s=200)
+    assert done.code == 0, done.text
+    for name, lines in (("lease", 3), ("pool", 3)):
+        pairs = [line.split() for line in done.read(f"{name}.txt").splitlines()]
+        assert len(pairs) == lines
+        assert all(inside == outside and outside in {"1", "2"} for outside, inside in pairs), pairs
+    assert done.read("cpu.txt").split() == ["none", "none"]
+    feed, *rest = [line.split() for line in done.read("piped.txt").splitlines()]
+    assert feed == ["none", "none"] and len(rest) == 3
+    assert all(inside == outside and outside in {"1", "2"} for outside, inside in rest)
+    outer, both, one, seer_, two = done.read("snakemake.txt").splitlines()
+    assert outer == "1,2" and both == "both 1,2"
+    assert {one, two} <= {f"{name} {card}" for name in ("one", "two") for card in "12"}
+    assert seer_.split("|")[1] in {"1", "2"}

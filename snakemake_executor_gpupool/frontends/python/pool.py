@@ -23,13 +23,14 @@ from typing import Any, ClassVar
 
 from snakemake_executor_gpupool.devices.environment import Managed
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
+from snakemake_executor_gpupool.devices.lease import leases_around
 from snakemake_executor_gpupool.devices.manager import DeviceManager
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.model import CUDA, Device
 from snakemake_executor_gpupool.devices.strings import parse_device
 from snakemake_executor_gpupool.errors import GpupoolError, PoolEnded
 from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
-from snakemake_executor_gpupool.runtime.config import build_config
+from snakemake_executor_gpupool.runtime.config import PoolConfig, build_config
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -120,8 +121,7 @@ class ToolPool:
                 # The pool locks it, and removes it at its end; so does the reaper, or a later run.
                 directory = Path(tempfile.mkdtemp(prefix=SPOOL_PREFIX))
                 undo.callback(shutil.rmtree, directory, ignore_errors=True)
-                config = build_config(run_root=directory, **self._options)
-                config = dataclasses.replace(config, is_temporary=True)
+                config = self._configure(directory)
                 callbacks = Callbacks(self._report, _no_leases, self._broken, _silent)
                 self._pool = Pool(config, callbacks)
                 self._cleanup = undo.pop_all()
@@ -131,6 +131,16 @@ class ToolPool:
             let_go_in_children(self)
             atexit.register(self.__exit__, None, None, None)
         return self
+
+    def _configure(self, run_root: Path) -> PoolConfig:
+        """Find the devices; inside a lease those of the lease, and no more."""
+        options = dict(self._options)
+        lease = next((lease for lease in reversed(leases_around()) if lease.lent), None)
+        if lease is not None and options["managed_devices"] is None:
+            options["managed_devices"] = [d.name for d in lease.devices if d.kind == CUDA]
+        config = build_config(run_root=run_root, **options)
+        lent = lease.lent if lease is not None else ""
+        return dataclasses.replace(config, is_temporary=True, lease=lent)
 
     def __exit__(self, *exception: object) -> None:
         if os.getpid() != self._pid or self._pool is None or self._end == CLOSED:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from snakemake_executor_gpupool.devices.lent import Lent
 from snakemake_executor_gpupool.devices.model import CUDA, Device, device_key
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, gpus, sorted_names
-from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE, ROCR, visible_env
 from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 from snakemake_executor_gpupool.frontends.snakemake.translate import tool_spec
@@ -73,20 +74,30 @@ class Bundle:
             left = [device for device in left if device not in fits]
         return [parts[number] for number in range(len(self.jobs))]
 
-    def environment(self, devices: Iterable[Device]) -> dict[str, str]:
+    def environment(self, devices: Iterable[Device], leased: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of the child that runs them.
 
         It sees no device itself, and knows what each job may see.
+
+        Parameters
+        ----------
+        devices
+            What they hold together.
+        leased
+            The environment of a job that would hold all of it.
         """
+        lent = Lent.parse(leased.get(LEASE_VARIABLE, ""))
         members = [
             {
                 "rule": job.rule.name,
                 "wildcards": job.wildcards_dict,
-                "environment": visible_env(part) if part else {},
+                "environment": {**visible_env(part), LEASE_VARIABLE: str(lent.part(part))},
             }
             for job, part in zip(self.jobs, self.parts(devices), strict=True)
         ]
-        return {**visible_env(()), MEMBERS_VARIABLE: json.dumps(members)}
+        nothing = {name: value for name, value in visible_env(()).items() if name != ROCR}
+        told = {LEASE_VARIABLE: str(lent), MEMBERS_VARIABLE: json.dumps(members)}
+        return {**nothing, **told}
 
 
 def joint_needs(needs: Sequence[tuple[str, Needs]], managed: Sequence[Device]) -> Needs:

@@ -302,7 +302,7 @@ class Executor(RealExecutor):
             self._pool.lease_done(job_id)
             return
         if leased.bundle is not None:
-            environment = leased.bundle.environment(devices)
+            environment = leased.bundle.environment(devices, environment)
 
         def released(report: JobReport) -> None:
             self._pool.lease_done(job_id)

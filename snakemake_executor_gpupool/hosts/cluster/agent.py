@@ -17,7 +17,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
+from snakemake_executor_gpupool.devices.lent import Lent
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.devices.strings import managed_of_host
@@ -147,7 +148,7 @@ class Session:
     def __init__(self, ident: str, loop: asyncio.AbstractEventLoop) -> None:
         self.ident = ident
         self.endpoint = Endpoint(loop, self._delivered)
-        self.processes = NodeProcesses(self._watch, self._forget)
+        self.processes = NodeProcesses(self._watch, self._forget, self._lend, self._take_back)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._host: LocalHost | None = None
@@ -185,6 +186,17 @@ class Session:
 
     def _forget(self, group: int) -> None:
         self._post(lambda: self._host.forget(group) if self._host else None)
+
+    def _lend(self, holder: str, text: str) -> None:
+        """Let a command use the devices whose locks a lease names; called from any thread."""
+        self._post(lambda: self._claims.lend_named(holder, Lent.parse(text)))
+
+    def _take_back(self, holder: str) -> None:
+        self._post(lambda: self._claims.take_back(holder))
+
+    def _lend_to_worker(self, worker_id: str, devices: Sequence[Device]) -> dict[str, str]:
+        node = node_name(os.environ)
+        return self._claims.lend(worker_id, [device.on(node) for device in devices])
 
     def _post(self, act: Callable[[], None]) -> None:
         self._inbox.put(act)
@@ -261,6 +273,7 @@ class Session:
         devices, notes = managed_here(begin.managed, env, cores)
         paths = RunPaths(Path(begin.run_root), begin.run_id, shared=True)
         self._host = LocalHost(paths, worker_threads(devices, cores))
+        self._host.lend = self._lend_to_worker
         node = node_name(env)
         self._devices = {device.name: device for device in devices}
         self._waiting = [device.on(node) for device in devices]
@@ -308,6 +321,7 @@ class Session:
     # -- what happens here -----------------------------------------------------------------
     def _happened(self, happening: Happening) -> None:
         if isinstance(happening, WorkerGone):
+            self._claims.take_back(happening.worker_id)
             fields = {"reason": happening.reason, "expected": happening.expected}
             self._tell("gone", {"worker": happening.worker_id, **fields})
             return

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Future, get_worker
 
+from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE
+
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.hosts.cluster.engine import Engine
 
@@ -37,17 +39,31 @@ class NodeProcesses:
     ----------
     watch, forget
         Told of process groups to be killed, should the agent be.
+    lend, take_back
+        Let a command's job use the devices that its lease names, and end that.
     """
 
-    def __init__(self, watch: Callable[[int], None], forget: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        watch: Callable[[int], None],
+        forget: Callable[[int], None],
+        lend: Callable[[str, str], None] = lambda holder, lease: None,
+        take_back: Callable[[str], None] = lambda holder: None,
+    ) -> None:
         self._watch = watch
         self._forget = forget
+        self._lend = lend
+        self._take_back = take_back
         self._lock = threading.Lock()
         self._groups: set[int] = set()
         self._ended = False
 
     def run(self, command: str, cwd: str, environment: dict[str, str], log: str) -> int:
         """Run a shell command to its end; return its exit code."""
+        # Its token names the lease in this run, and is all that there is to name it by.
+        lease = environment.get(LEASE_VARIABLE, "")
+        if lease:
+            self._lend(lease, lease)
         with self._lock:
             if self._ended:
                 return -signal.SIGTERM
@@ -71,6 +87,8 @@ class NodeProcesses:
             with self._lock:
                 self._groups.discard(process.pid)
             self._forget(process.pid)
+            if lease:
+                self._take_back(lease)
 
     def end(self) -> None:
         """Kill what runs, start nothing more."""
