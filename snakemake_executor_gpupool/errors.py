@@ -7,6 +7,7 @@
     │   └── DeviceStringError    not a device string
     ├── ImpossibleRequest    no amount of waiting can satisfy a device request
     ├── UnknownTool          no tool answers to a rule's ``gpupool_tool``
+    ├── UnknownParam         a tool has no param of that name
     ├── PoolEnded            the pool takes no work any more: it is closed, or has failed
     ├── ProtocolError        a worker answered what nobody asked, or what makes no sense
     └── WorkerStartError     a worker process could not be started
@@ -34,6 +35,10 @@ class ImpossibleRequest(GpupoolError):
 
 class UnknownTool(GpupoolError):
     """No tool answers to the name that a rule gave in ``gpupool_tool``."""
+
+
+class UnknownParam(GpupoolError, TypeError):
+    """A tool was given a param by name that it does not have."""
 
 
 class PoolEnded(GpupoolError):

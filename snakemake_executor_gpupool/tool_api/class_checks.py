@@ -1,0 +1,152 @@
+"""A tool's class, looked at before anything is called: what cannot be meant is said.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from snakemake_executor_gpupool.tool_api.known_params import class_nodes, own_classes
+from snakemake_executor_gpupool.tool_api.nearest import nearest
+from snakemake_executor_gpupool.tool_api.tool import Tool
+
+#: What each method is called with, beside the object.
+METHODS = {
+    "load": ("device",),
+    "to": ("device",),
+    "run": ("items",),
+    "read": ("job",),
+    "write": ("job", "results"),
+    "item": ("value",),
+    "key": ("item",),
+    "name": ("item",),
+    "cost": ("item",),
+    "tokens": ("item",),
+    "batch_tokens": ("device",),
+}
+#: Attributes that are names in an order; a text would be taken letter by letter.
+NAMES = ("devices", "reload_on", "write_params")
+#: Attributes that are true or false; any text would be true.
+FLAGS = ("deterministic", "persistent", "pads")
+DEVICES = ("cuda", "cpu")
+#: How alike a name has to be to one of ours: a class has names of its own, too.
+CLOSE = 0.85
+
+
+@functools.lru_cache(maxsize=256)
+def why_unusable(tool_class: type) -> str | None:
+    """Say what is wrong with a class, in a sentence; None: nothing that shows."""
+    for problem in (*_attributes(tool_class), *_methods(tool_class)):
+        return f"{tool_class.__name__}: {problem}"
+    return None
+
+
+def missing_method(tool_class: type, names: tuple[str, ...] = ("read", "run", "write")) -> str:
+    """Say which method that a tool needs its class lacks; empty: none."""
+    for name in names:
+        if getattr(tool_class, name) is getattr(Tool, name):
+            (arguments, own) = METHODS[name], _own_names(tool_class)
+            near = nearest(name, [each for each in own if callable(getattr(tool_class, each))])
+            meant = f"; is {near} it, misspelt?" if near else ""
+            signature = ", ".join(("self", *arguments))
+            return f"{tool_class.__name__} has no {name}(): add def {name}({signature}){meant}"
+    return ""
+
+
+@functools.lru_cache(maxsize=256)
+def remarks_on(tool_class: type) -> tuple[str, ...]:
+    """Return what is worth a warning: attributes that seem to be a tool's own, misspelt.
+
+    What the class itself uses is its own.
+    """
+    ours = {name for name in dir(Tool) if not name.startswith("_")} | {"to"}
+    own = _own_names(tool_class)
+    used = {node.attr for node in class_nodes(tool_class) if isinstance(node, ast.Attribute)}
+    remarks = []
+    for name in sorted(own - ours - used):
+        meant = nearest(name, ours - own, CLOSE)
+        if meant is not None:
+            remarks.append(f"{tool_class.__name__}.{name} means nothing; did you mean {meant!r}?")
+    return tuple(remarks)
+
+
+def _own_names(tool_class: type) -> set[str]:
+    """Return the public names that a class and its bases define, beyond what all tools have."""
+    names = {name for klass in own_classes(tool_class) for name in vars(klass)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def _attributes(tool_class: Any) -> Iterator[str]:
+    for name in NAMES:
+        value = getattr(tool_class, name)
+        if isinstance(value, str):
+            yield f'{name} is the text {value!r}, taken letter by letter; write ("{value}",)'
+        elif not isinstance(value, (list, tuple, set, frozenset)):
+            yield f"{name} is {value!r}; it must be a tuple of names"
+        elif not all(isinstance(each, str) for each in value):
+            yield f"{name} is {value!r}; each of its names must be a text"
+    yield from _unknown_devices(tool_class.devices)
+    if not isinstance(tool_class.defaults, Mapping):
+        yield f"defaults is {tool_class.defaults!r}; it must be a dict of names and values"
+    elif not all(isinstance(name, str) for name in tool_class.defaults):
+        yield f"defaults is {dict(tool_class.defaults)!r}; each of its names must be a text"
+    for name in FLAGS:
+        if not isinstance(getattr(tool_class, name), (bool, int)):
+            yield f"{name} is {getattr(tool_class, name)!r}; it must be True or False"
+    most = tool_class.max_batch_tokens
+    if most is not None and (not isinstance(most, int) or most < 1):
+        yield f"max_batch_tokens is {most!r}; it must be a whole number from 1 on, or None"
+
+
+def _unknown_devices(devices: Any) -> Iterator[str]:
+    there = "it names what the model can run on, 'cuda' and 'cpu', the preferred first"
+    if isinstance(devices, (set, frozenset)):
+        yield f"devices is a set, which has no order; {there}"
+    if not set(devices) & set(DEVICES):
+        yield f"devices is {devices!r}; {there}"
+    for each in devices:
+        # Those of other makers are passed over: a tool may name them for other callers.
+        if each not in DEVICES and ("gpu" in each.lower() or nearest(each, DEVICES)):
+            yield f"devices has {each!r}; {there}"
+
+
+def _methods(tool_class: Any) -> Iterator[str]:
+    for name, arguments in METHODS.items():
+        method = inspect.getattr_static(tool_class, name, None)
+        if method is None and name == "to":
+            continue
+        called = f"{name}({', '.join(arguments)})"
+        written = f"def {name}({', '.join(('self', *arguments))})"
+        if isinstance(method, (staticmethod, classmethod)):
+            method = getattr(tool_class, name)
+            given: tuple[str, ...] = arguments
+        else:
+            given = ("self", *arguments)
+        if not callable(method):
+            if not hasattr(type(method), "__get__"):
+                yield f"{name} is {method!r}, and is called as {called}; write {written}"
+            continue
+        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+            yield f"{name} is async; write {written}, without async"
+        elif not _takes(method, given):
+            yield (
+                f"def {name}{inspect.signature(method)} cannot be called as {called}; "
+                f"write {written}"
+            )
+
+
+def _takes(method: Any, arguments: tuple[str, ...]) -> bool:
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):  # nothing is known of it
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,203 @@
+"""What ``read`` and ``run`` of a tool may return: accepted, or refused in one sentence.
+
+Whoever calls them, a worker, a cold job or ``gpupool check``, does so by these functions.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import itertools
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from snakemake_executor_gpupool.tool_api.values import InputError
+
+
+class ContractError(InputError, TypeError):
+    """A tool's code does not do what every tool has to: no item and no file is to blame.
+
+    One call tells it for all jobs: who computes does not look for a guilty item.
+    """
+
+
+def items_of(tool: Any, job: Any) -> Iterator[Any]:
+    """Yield a job's items.
+
+    Raises
+    ------
+    ContractError
+        ``read`` returned what are no items in an order, or the class lacks ``read`` or ``write``.
+    """
+    found = tool.read(job)
+    problem = why_no_list(found)
+    if problem is not None:
+        what, instead = problem
+        raise ContractError(
+            f"{type(tool).__name__}.read() returned {what}; it must return or yield the items of "
+            f"the job, in order. {instead}"
+        )
+    return iter(found if shape_of(found) is None else _rows(found))
+
+
+def copied(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield values that stay what they are, whatever a generator does with its own next."""
+    for value in values:
+        try:
+            yield copy.deepcopy(value)
+        except Exception:  # it cannot be copied: whoever sends it says so
+            yield value
+
+
+def results_of(tool: Any, returned: Any, expected: int) -> list[Any]:
+    """Return the results of a call of ``run`` as a list of one per item.
+
+    A list or another iterable with an order is taken as it is, an array or a tensor along its
+    first axis.
+
+    Raises
+    ------
+    ContractError
+        It is anything else, or has not one result per item.
+    """
+    if not isinstance(returned, list):
+        returned = _as_list(tool, returned, expected)
+    if len(returned) != expected:
+        raise _no_results(
+            tool,
+            expected,
+            f"{len(returned)} result{'s' * (len(returned) != 1)}",
+            "For an item without a result raise InputError, or put None in its place",
+        )
+    return returned
+
+
+def _as_list(tool: Any, returned: Any, expected: int) -> list[Any]:
+    problem = why_no_list(returned) or _why_ambiguous(returned, expected)
+    if problem is not None:
+        raise _no_results(tool, expected, *problem)
+    if isinstance(returned, tuple):
+        return list(returned)
+    shape = shape_of(returned)
+    if shape is None:
+        found = list(copied(itertools.islice(returned, expected + 1)))
+        if len(found) > expected:
+            what = f"{_kind(returned)} of more"
+            raise _no_results(tool, expected, what, "It has to end where the items do")
+        return found
+    if shape[0] != expected:
+        which = shape.index(expected) if expected in shape else None
+        turn = f"; here axis {which} is as long as the items" if which else ""
+        what = f"{_kind(returned)} of shape {shape}"
+        raise _no_results(tool, expected, what, f"Its first axis has to be that of the items{turn}")
+    return _rows(returned)
+
+
+def _rows(array: Any) -> list[Any]:
+    """Return the rows of an array or a tensor."""
+    if type(array).__module__.partition(".")[0] == "torch":
+        # A view would take the whole tensor along when it is pickled.
+        return [row.detach().clone() for row in array]
+    return list(array)
+
+
+def _no_results(tool: Any, expected: int, what: str, instead: str) -> ContractError:
+    return ContractError(
+        f"{type(tool).__name__}.run() got {expected} item{'s' * (expected != 1)} and returned "
+        f"{what}; it must return a list of one result per item, in the same order. {instead}"
+    )
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """Return the shape of an array or a tensor; None if it is none."""
+    kind = type(value)
+    if not (hasattr(kind, "shape") and hasattr(kind, "dtype")):
+        return None
+    return tuple(value.shape)
+
+
+def why_no_list(value: Any) -> tuple[str, str] | None:
+    """Say what a value is that cannot be taken one by one in order, and what to return instead.
+
+    Returns
+    -------
+    tuple of str, or None
+        None: it can be.
+    """
+    if isinstance(value, (list, tuple)):
+        return None
+    named = _why_no_list_of_these(value)
+    if named is not None:
+        return named
+    if shape_of(value) == ():
+        return f"{_kind(value)} without any axis", "Return one entry for each"
+    try:
+        iter(value)
+    except TypeError:
+        return _kind(value), "Return a list, also of a single one"
+    return None
+
+
+def _why_no_list_of_these(value: Any) -> tuple[str, str] | None:
+    """Do so for kinds that Python itself would iterate over, or that are a slip of the pen."""
+    if value is None:
+        return "None", "Does it lack a return or a yield?"
+    if isinstance(value, str):
+        return "one text, whose letters would count", "Return text.splitlines(), or [text]"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"{_kind(value)}, whose bytes would count", "Return data.splitlines(), or [data]"
+    if isinstance(value, Mapping):
+        return (
+            f"{_kind(value)}, whose keys alone would count",
+            "Return list(d.values()), or list(d.items())",
+        )
+    if isinstance(value, (set, frozenset)):
+        return f"{_kind(value)}, which has no order", "Return sorted(...) of it"
+    if hasattr(type(value), "columns") and hasattr(type(value), "shape"):
+        return (
+            f"{_kind(value)}, the names of whose columns would count",
+            "Return a column, table['NAME'].tolist(), or rows, "
+            "list(table.itertuples(index=False, name=None))",
+        )
+    if isinstance(value, io.IOBase) or hasattr(type(value), "readline"):
+        return "an open file", "Return what is in it: file.read().splitlines()"
+    return _why_not_called(value)
+
+
+def _why_not_called(value: Any) -> tuple[str, str] | None:
+    if inspect.iscoroutine(value):
+        value.close()  # nobody is going to wait for it
+        return "a coroutine", "Write an ordinary def, without async"
+    if inspect.isasyncgen(value) or inspect.isawaitable(value):
+        return _kind(value), "Write an ordinary def, without async"
+    if isinstance(value, (types.FunctionType, types.MethodType, types.BuiltinMethodType)):
+        return f"the function {value.__name__}, which was not called", f"Write {value.__name__}()"
+    return None
+
+
+def _why_ambiguous(value: Any, expected: int) -> tuple[str, str] | None:
+    """Do so for a tuple that seems to be several values, not one result per item."""
+    if not isinstance(value, tuple):
+        return None
+    fields = getattr(value, "_fields", None)
+    if fields is not None:
+        return (
+            f"a {type(value).__name__} of {', '.join(fields)}",
+            "Return a list, with these for each item",
+        )
+    shapes = [shape_of(each) for each in value]
+    if expected > 1 and len(value) == expected and all(s and s[0] == expected for s in shapes):
+        return (
+            f"a tuple of {expected} arrays of {expected} rows each, which may be meant in two ways",
+            "Return list(zip(a, b)) if each row belongs to an item, else a list",
+        )
+    return None
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
