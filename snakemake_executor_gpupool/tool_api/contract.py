@@ -64,16 +64,17 @@ def results_of(tool: Any, returned: Any, expected: int) -> list[Any]:
     ContractError
         It is anything else, or has not one result per item.
     """
+    results: list[Any] = returned
     if not isinstance(returned, list):
-        returned = _as_list(tool, returned, expected)
-    if len(returned) != expected:
+        results = _as_list(tool, returned, expected)
+    if len(results) != expected:
         raise _no_results(
             tool,
             expected,
-            f"{len(returned)} result{'s' * (len(returned) != 1)}",
+            f"{len(results)} result{'s' * (len(results) != 1)}",
             "For an item without a result raise InputError, or put None in its place",
         )
-    return returned
+    return results
 
 
 def _as_list(tool: Any, returned: Any, expected: int) -> list[Any]:

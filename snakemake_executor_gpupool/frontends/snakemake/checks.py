@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,18 +13,20 @@ from snakemake_executor_gpupool.devices.model import fit_one_process
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle
 from snakemake_executor_gpupool.frontends.snakemake.groups import units_of
-from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, NotKnownYet, needs_of
-from snakemake_executor_gpupool.frontends.snakemake.software import (
-    Unservable,
-    software_of,
+from snakemake_executor_gpupool.frontends.snakemake.name_checks import (
+    misspelt_names,
+    near_resources,
+    near_variables,
 )
+from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, NotKnownYet, needs_of
+from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
+from snakemake_executor_gpupool.frontends.snakemake.tool_checks import check_tool
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     TOOL,
     is_served,
     tool_spec,
 )
 from snakemake_executor_gpupool.runtime.config import PoolConfig
-from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 
 BODILESS = (
     f"it names a tool in {TOOL}, but has no body, and so Snakemake takes it for done without "
@@ -33,8 +35,13 @@ BODILESS = (
 )
 
 
-def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
+def check_start(workflow: Any, config: PoolConfig, logger: Any) -> dict[str, str]:
     """Look at one job of each rule that will run.
+
+    Returns
+    -------
+    dict of str to str
+        The rules none of whose jobs may run, since what they ask for is not what is written.
 
     Raises
     ------
@@ -43,7 +50,9 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
         and only that rule's jobs fail.
     """
     jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}
-    problems = [
+    misspelt = misspelt_names(workflow.rules)
+    problems = [f"rule {name}: {problem}" for name, problem in misspelt.items()]
+    problems += [
         f"rule {name}: {problem}"
         for name, job in jobs.items()
         if not job.is_local
@@ -55,8 +64,9 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
     warn_of_throttles(workflow, jobs, logger)
     warn_of_local_rules(jobs, logger)
     warn_of_pipes(jobs, logger)
+    warn_of_names(workflow, jobs, logger)
     if not problems:
-        return
+        return misspelt
     text = "gpupool cannot run what this workflow asks for:\n" + "\n".join(
         f"  - {problem}" for problem in problems
     )
@@ -64,6 +74,7 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> None:
     if bodiless or not workflow.execution_settings.keep_going:
         raise WorkflowError(text)
     logger.error(text)
+    return misspelt
 
 
 def is_bodiless(job: Any) -> bool:
@@ -83,9 +94,7 @@ def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
         needs = needs_of(job)
         served = is_served(job)
         if served:
-            check_tool(tool_spec(job) or "")
-            # Also asks conda what it is, once, before any job waits for the answer.
-            software_of(workflow, job, sys.executable)
+            check_tool(workflow, job)
     except NotKnownYet:
         return []
     except (Unservable, UnknownTool) as error:
@@ -129,13 +138,6 @@ def find_malformed(jobs: Iterable[Any]) -> list[str]:
         except Unservable:
             malformed.append(job.rule.name)
     return malformed
-
-
-def check_tool(spec: str) -> None:
-    """Raise :class:`UnknownTool` for the name of a tool that is not installed."""
-    place, class_name = split_spec(spec)
-    if spec != "script" and not class_name and not place.endswith(".py"):
-        resolve_spec(spec)
 
 
 def device_problem(needs: Needs, config: PoolConfig) -> str | None:
@@ -223,6 +225,14 @@ def is_joined_tool(job: Any) -> bool:
         return tool_spec(job) is not None
     except Exception:
         return False
+
+
+def warn_of_names(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
+    """Say which resources and variables mean nothing, and are near what does."""
+    rules = [job.rule for job in jobs.values() if not job.is_group()]
+    near = near_resources(rules, workflow.global_resources) + near_variables(os.environ)
+    for warning in near:
+        logger.warning(f"gpupool: {warning}")
 
 
 def asks_for(job: Any) -> list[str]:

@@ -109,7 +109,7 @@ class Executor(RealExecutor):
         config = self._configure()
         keep_words(self.workflow)
         try:
-            check_start(self.workflow, config, self.logger)
+            self._refused = check_start(self.workflow, config, self.logger)
         except WorkflowError:
             if self._cluster is not None:
                 self._cluster.host.close(lambda end: None)
@@ -210,6 +210,10 @@ class Executor(RealExecutor):
             self._run_in_lane(job, done, {})
 
     def _route_job(self, job: Any, done: Done, serve: Callable[[Any, Done], None]) -> None:
+        refused = self._refused.get(job.rule.name)
+        if refused is not None:
+            done(JobReport(0, f"{title(job)}: {refused}"))
+            return
         if is_served(job):
             serve(job, done)
             return

@@ -160,18 +160,51 @@ def _minutes(value: Any) -> float | None:
     return 60.0 * value if isinstance(value, (int, float)) and value > 0 else None
 
 
-def tool_ref(workflow: Any, job: Any, python: str) -> ToolRef:
-    """Return which tool a rule names; file paths count from its Snakefile, as scripts do."""
+def source_of_tool(workflow: Any, job: Any) -> str:
+    """Return how a job's tool is named, with the place of its file on this machine.
+
+    Raises
+    ------
+    Unservable
+        There is no such file, or the rule has no script that could be one.
+    """
     spec = tool_spec(job) or ""
     if spec == "script":
-        if not job.rule.script:
-            raise Unservable(f"{TOOL} is 'script', but the rule has no script:")
-        spec = str(job.rule.script)
-    name = spec
+        spec = script_of(job.rule)
     place, class_name = split_spec(spec)
     if place.endswith(".py"):
         local = source_path(workflow, job, place)
-        spec = f"{local}:{class_name}" if class_name else local
+        return f"{local}:{class_name}" if class_name else local
+    return spec
+
+
+def script_of(rule: Any) -> str:
+    """Return the path of a rule's own Python script.
+
+    Raises
+    ------
+    Unservable
+        It has none.
+    """
+    if rule.script and split_spec(str(rule.script))[0].endswith(".py"):
+        return str(rule.script)
+    bodies = {"shell": rule.shellcmd, "notebook": rule.notebook, "wrapper": rule.wrapper}
+    body = next((f"is a {name}:" for name, value in bodies.items() if value), "is none")
+    if rule.script:
+        body = f"is {rule.script}, which is no Python"
+    raise Unservable(
+        f"{TOOL} is 'script', which means the rule's own Python script:, but its body {body}. Name "
+        f"the tool: an installed one (gpupool tools lists them), path/to/file.py:Class, or "
+        "package.module:Class"
+    )
+
+
+def tool_ref(workflow: Any, job: Any, python: str) -> ToolRef:
+    """Return which tool a rule names; file paths count from its Snakefile, as scripts do."""
+    spec = source_of_tool(workflow, job)
+    name = tool_spec(job) or ""
+    if name == "script":
+        name = script_of(job.rule)
     try:
         spec = resolved(spec)
     except UnknownTool as error:
@@ -205,7 +238,11 @@ def source_path(workflow: Any, job: Any, path: str) -> str:
     try:
         return str(workflow.sourcecache.get_path(infer_source_file(source)))
     except (WorkflowError, OSError) as error:
-        raise Unservable(f"the tool file {path} cannot be found beside its Snakefile") from error
+        here = Path(path).absolute()
+        meant = f"; there is {here}, but paths count from the Snakefile" if here.is_file() else ""
+        raise Unservable(
+            f"there is no tool file {source.get_path_or_uri(secret_free=True)}{meant}"
+        ) from error
 
 
 def plain_job(job: Any) -> Job:

@@ -1,0 +1,75 @@
+"""Names that mean nothing, and are near one that does: said, since Snakemake takes any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from snakemake_executor_gpupool.records.reference import RESOURCES, VARIABLES
+from snakemake_executor_gpupool.tool_api.nearest import did_you_mean, nearest
+
+PREFIX = "gpupool"
+#: How alike a resource has to be to one of ours for a warning: rules have resources of their own.
+CLOSE = 0.8
+OURS = {name for name in RESOURCES if name.startswith(PREFIX)}
+
+
+def misspelt_names(rules: Iterable[Any]) -> dict[str, str]:
+    """Return, for each rule with a resource or param that only gpupool could mean, what is wrong.
+
+    Rules whose jobs come later, behind a checkpoint, are among them.
+    """
+    problems = {}
+    for rule in rules:
+        for kind, names in (("resource", rule.resources), ("param", rule.params)):
+            wrong = [name for name in names_of(names) if is_ours(name) and name not in OURS]
+            for name in wrong:
+                problems[rule.name] = (
+                    f"there is no {kind} {name!r}.{did_you_mean(name, OURS)} "
+                    f"gpupool's own are {', '.join(sorted(OURS))}"
+                )
+    return problems
+
+
+def names_of(values: Any) -> list[str]:
+    """Return the names of a rule's resources or params."""
+    return [name for name in values.keys() if isinstance(name, str)]  # noqa: SIM118 - a Namedlist
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether nobody but gpupool can be meant by a name."""
+    plain = name.lower().replace("_", "")
+    return plain.startswith(PREFIX) or nearest(name, OURS, 0.85) is not None
+
+
+def near_resources(rules: Iterable[Any], limited: Iterable[str]) -> list[str]:
+    """Return a warning for each resource that is near one of ours, and may be somebody else's.
+
+    Parameters
+    ----------
+    limited
+        Resources that ``--resources`` bounds: these have their use.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for rule in rules:
+        given = set(names_of(rule.resources))
+        for name in sorted(given - set(RESOURCES) - set(limited)):
+            meant = nearest(name, set(RESOURCES) - OURS, CLOSE)
+            if meant is not None and meant not in given and not is_ours(name):
+                found.setdefault((name, meant), []).append(rule.name)
+    return [
+        f"rule{'s' * (len(names) > 1)} {', '.join(names)}: the resource {name!r} means nothing to "
+        f"gpupool; did you mean {meant!r}?"
+        for (name, meant), names in found.items()
+    ]
+
+
+def near_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return a warning for each environment variable that seems to be one of ours, misspelt."""
+    return [
+        f"the environment variable {name} means nothing; did you mean {meant}?"
+        for name in sorted(environ)
+        if name.startswith("GPUPOOL_") and name not in VARIABLES
+        for meant in [nearest(name, set(VARIABLES) - set(environ), 0.85)]
+        if meant is not None
+    ]
