@@ -107,16 +107,20 @@ def test_a_name_that_only_gpupool_could_mean_is_an_error(name: str) -> None:
 
 
 def test_a_resource_near_one_of_ours_is_a_warning() -> None:
-    rules = [rule("a", {"gpus": 1}), rule("b", {"gpus": 2, "vram_gb": 3}), rule("c", {"gpu": 1})]
-    said = near_resources(rules, limited=())
+    jobs = {
+        "a": rule("a", {"gpus": 1, "gpu": None}),
+        "b": rule("b", {"gpus": 2, "vram_gb": 3}),
+        "c": rule("c", {"gpu": 1, "gpus": 1}),
+    }
+    said = near_resources(jobs, limited=())
     assert said == [
         "rules a, b: the resource 'gpus' means nothing to gpupool; did you mean 'gpu'?",
         "rule b: the resource 'vram_gb' means nothing to gpupool; did you mean 'vram_mb'?",
     ]
-    assert len(near_resources(rules, limited=["gpus"])) == 1, "the user's own, which has a limit"
+    assert len(near_resources(jobs, limited=["gpus"])) == 1, "the user's own, which has a limit"
     plain = {"mem_mb", "mem_mib", "disk_mb", "tmpdir", "runtime", "nodes", "tasks", "mpi", "_cores"}
     slurm = {"slurm_partition", "slurm_account", "slurm_extra", "gpu_model", "gres", "constraint"}
-    assert near_resources([rule("d", dict.fromkeys(plain | slurm, 1))], ()) == []
+    assert near_resources({"d": rule("d", dict.fromkeys(plain | slurm, 1))}, ()) == []
 
 
 def test_a_variable_near_one_of_ours_is_a_warning() -> None:

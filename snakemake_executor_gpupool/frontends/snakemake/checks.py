@@ -229,9 +229,9 @@ def is_joined_tool(job: Any) -> bool:
 
 def warn_of_names(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
     """Say which resources and variables mean nothing, and are near what does."""
-    rules = [job.rule for job in jobs.values() if not job.is_group()]
-    near = near_resources(rules, workflow.global_resources) + near_variables(os.environ)
-    for warning in near:
+    limits = workflow.global_resources
+    limited = [name for name in limits if limits[name].value is not None]
+    for warning in near_resources(jobs, limited) + near_variables(os.environ):
         logger.warning(f"gpupool: {warning}")
 
 

@@ -42,26 +42,36 @@ def is_ours(name: str) -> bool:
     return plain.startswith(PREFIX) or nearest(name, OURS, 0.85) is not None
 
 
-def near_resources(rules: Iterable[Any], limited: Iterable[str]) -> list[str]:
+def near_resources(jobs: Mapping[str, Any], limited: Iterable[str]) -> list[str]:
     """Return a warning for each resource that is near one of ours, and may be somebody else's.
 
     Parameters
     ----------
+    jobs
+        A job of each rule.
     limited
         Resources that ``--resources`` bounds: these have their use.
     """
     found: dict[tuple[str, str], list[str]] = {}
-    for rule in rules:
-        given = set(names_of(rule.resources))
+    for rule, job in jobs.items():
+        given = given_resources(job)
         for name in sorted(given - set(RESOURCES) - set(limited)):
             meant = nearest(name, set(RESOURCES) - OURS, CLOSE)
             if meant is not None and meant not in given and not is_ours(name):
-                found.setdefault((name, meant), []).append(rule.name)
+                found.setdefault((name, meant), []).append(rule)
     return [
-        f"rule{'s' * (len(names) > 1)} {', '.join(names)}: the resource {name!r} means nothing to "
+        f"rule{'s' * (len(rules) > 1)} {', '.join(rules)}: the resource {name!r} means nothing to "
         f"gpupool; did you mean {meant!r}?"
-        for (name, meant), names in found.items()
+        for (name, meant), rules in found.items()
     ]
+
+
+def given_resources(job: Any) -> set[str]:
+    """Return the names of a job's resources that have a value, as far as that is known."""
+    try:
+        return {name for name in names_of(job.resources) if job.resources.get(name) is not None}
+    except Exception:  # one of them depends on a file that is not there yet
+        return set()
 
 
 def near_variables(environ: Mapping[str, str]) -> list[str]:
