@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
 from snakemake_executor_gpupool.wire.requests import ToolRef
@@ -86,22 +87,6 @@ class Carried:
                 self.in_files += blob.size_bytes
             else:
                 self.in_messages += len(blob)
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What the pool could use.
-
-    Attributes
-    ----------
-    devices
-        How many devices, those that it has and those that would pay.
-    busy_hosts
-        Machines on which something computes.
-    """
-
-    devices: int = 0
-    busy_hosts: frozenset[str] = frozenset()
 
 
 class Host(Protocol):

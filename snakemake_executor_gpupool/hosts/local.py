@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.handover import Handover
 from snakemake_executor_gpupool.devices.hidden import own_environment
@@ -21,7 +22,6 @@ from snakemake_executor_gpupool.errors import WorkerStartError
 from snakemake_executor_gpupool.hosts.base import (
     GRACE_S,
     Carried,
-    Demand,
     FrameArrived,
     Happening,
     WorkerGone,

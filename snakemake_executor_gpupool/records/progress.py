@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-
-from snakemake_executor_gpupool.scheduling.models.model import Model
+from dataclasses import dataclass
 
 #: Seconds between two rounds of progress lines: the first soon, later ones rarer.
 FIRST_INTERVAL_S = 5.0
 LONGEST_INTERVAL_S = 60.0
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """Where the work of one model stands.
+
+    Attributes
+    ----------
+    key
+        Tells models of one name apart.
+    done, total, places
+        Distinct items that are computed, that there are so far, and all items, duplicates included.
+    is_active
+        Whether anything waits or is in flight.
+    remaining_s
+        Estimated seconds until all is done; None: unknown.
+    devices
+        Names of the devices that the model is on.
+    """
+
+    key: Hashable
+    name: str
+    done: int
+    total: int
+    places: int
+    is_active: bool
+    remaining_s: float | None
+    devices: tuple[str, ...]
 
 
 class Progress:
@@ -20,28 +47,27 @@ class Progress:
         self._due_s = now_s + FIRST_INTERVAL_S
         self._last_done: dict[Hashable, tuple[int, float]] = {}
 
-    def lines(self, models: Iterable[Model], now_s: float) -> list[str]:
-        """Return a line for each tool at work, if it is time for one; else nothing."""
-        if now_s < self._due_s:
+    def is_due(self, now_s: float) -> bool:
+        """Whether it is time for lines."""
+        return now_s >= self._due_s
+
+    def lines(self, models: Iterable[ModelState], now_s: float) -> list[str]:
+        """Return a line for each model at work, if it is time for one; else nothing."""
+        if not self.is_due(now_s):
             return []
         self._interval_s = min(self._interval_s * 1.5, LONGEST_INTERVAL_S)
         self._due_s = now_s + self._interval_s
-        return [self._line(model, now_s) for model in models if self._is_active(model)]
+        return [self._line(model, now_s) for model in models if model.is_active]
 
-    @staticmethod
-    def _is_active(model: Model) -> bool:
-        return bool(model.waiting or model.in_flight)
-
-    def _line(self, model: Model, now_s: float) -> str:
+    def _line(self, model: ModelState, now_s: float) -> str:
         done, since_s = self._last_done.get(model.key, (0, self._started_s))
-        self._last_done[model.key] = (model.items_done, now_s)
-        rate = (model.items_done - done) / max(now_s - since_s, 1e-6)
-        devices = ", ".join(sorted({d.name for w in model.alive for d in w.devices}))
+        self._last_done[model.key] = (model.done, now_s)
+        rate = (model.done - done) / max(now_s - since_s, 1e-6)
+        devices = ", ".join(model.devices)
         parts = [
-            f"gpupool: {model.name}: {model.items_done}/{model.items_total} unique items "
-            f"(of {model.places})",
+            f"gpupool: {model.name}: {model.done}/{model.total} unique items (of {model.places})",
             f"{rate:.1f} items/s",
-            f"ETA {format_seconds(model.remaining_s())}",
+            f"ETA {format_seconds(model.remaining_s)}",
             f"on {devices}" if devices else "waiting for a device",
         ]
         return ", ".join(parts)

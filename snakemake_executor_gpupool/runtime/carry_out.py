@@ -28,10 +28,10 @@ from snakemake_executor_gpupool.scheduling.effects import (
     Unstage,
     WriteJob,
 )
+from snakemake_executor_gpupool.wire.files import remove
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport
 from snakemake_executor_gpupool.worker.result_file import entry_name
-from snakemake_executor_gpupool.worker.staging import remove
 
 
 @dataclass(frozen=True)

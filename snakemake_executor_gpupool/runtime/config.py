@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from snakemake_executor_gpupool.devices.cores import available_cores, choose_devices, worker_threads
 from snakemake_executor_gpupool.devices.environment import DeviceSettings, Managed, resolve
 from snakemake_executor_gpupool.devices.manager import DeviceManager
-from snakemake_executor_gpupool.devices.model import CPU, CUDA, Device, cpu_slot
-from snakemake_executor_gpupool.devices.probe import ProbeResult, probe
+from snakemake_executor_gpupool.devices.model import CPU, CUDA, Device
+from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 
@@ -155,45 +156,6 @@ def build_config(
         nodes=found.nodes,
         warnings=tuple(warnings),
     )
-
-
-def choose_devices(settings: DeviceSettings, found: ProbeResult, cores: int) -> tuple[Device, ...]:
-    """Return the devices of this machine that the pool may use, CPU slots among them.
-
-    Raises
-    ------
-    ConfigError
-        The settings name a device that is not there.
-    """
-    devices = settings.choose(found.devices, default_cpu_workers(cores))
-    if any(device.kind == CPU for device in devices):
-        return devices
-    # Tools that run on nothing else, and rules that say device="cpu", need a place too.
-    return (*devices, cpu_slot(0))
-
-
-def worker_threads(devices: Sequence[Device], cores: int) -> int:
-    """Return how many threads a worker that computes on the CPU may use."""
-    gpus = [device for device in devices if device.kind == CUDA]
-    slots = sum(device.kind == CPU or device.simulated for device in devices)
-    if gpus and all(device.simulated for device in gpus):
-        slots = len(gpus)
-    return max(cores // max(slots, 1), 1)
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def default_cpu_workers(cores: int) -> int:
-    """Return how many CPU workers to run on a machine without a GPU.
-
-    Small models gain little from more than a few threads each, and two workers with one
-    thread beat one with two (docs/benchmarks.md); each worker holds its own copy of the
-    weights, which bounds their number on large machines.
-    """
-    return max(1, min(cores, 4)) if cores <= 4 else max(4, cores // 4)
 
 
 def no_gpu_warning(workers: int, cores: int) -> str:

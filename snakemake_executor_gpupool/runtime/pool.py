@@ -47,7 +47,7 @@ from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.reporter import Reporter
 from snakemake_executor_gpupool.runtime.sharing import Sharing
-from snakemake_executor_gpupool.runtime.summary import summarize
+from snakemake_executor_gpupool.runtime.summary import state_of, summarize
 from snakemake_executor_gpupool.scheduling.answers import Answers
 from snakemake_executor_gpupool.scheduling.demand import demand_of
 from snakemake_executor_gpupool.scheduling.effects import Note, Report
@@ -287,8 +287,10 @@ class Pool:
             self._look_around(now_s)
             if self.config.expected:
                 self._host.wants(demand_of(self._scheduler.dispatch, self._allocator, now_s))
-            for line in self._progress.lines(self._scheduler.dispatch.models.values(), now_s):
-                self._say(line)
+            if self._progress.is_due(now_s):
+                states = map(state_of, self._scheduler.dispatch.models.values())
+                for line in self._progress.lines(states, now_s):
+                    self._say(line)
 
     def _look_around(self, now_s: float) -> None:
         self._sharing.look_around(self._scheduler.dispatch, now_s)

@@ -6,6 +6,8 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.hosts.base import Carried
+from snakemake_executor_gpupool.records.progress import ModelState
+from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 
 
@@ -39,3 +41,17 @@ def summarize(
             for device in allocator.all_devices
         },
     }
+
+
+def state_of(model: Model) -> ModelState:
+    """Return where the work of a model stands. Called by the run loop's thread."""
+    return ModelState(
+        key=model.key,
+        name=model.name,
+        done=model.items_done,
+        total=model.items_total,
+        places=model.places,
+        is_active=bool(model.waiting or model.in_flight),
+        remaining_s=model.remaining_s(),
+        devices=tuple(sorted({d.name for worker in model.alive for d in worker.devices})),
+    )

@@ -14,7 +14,6 @@ A tool's life, whoever calls it::
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -149,11 +148,9 @@ class Tool:
         """
         if snakemake is None:
             return
-        from snakemake_executor_gpupool.worker.cold import job_from_snakemake, run_cold
-        from snakemake_executor_gpupool.worker.outputs import what_is_there
+        from snakemake_executor_gpupool.worker.cold import run_script
 
-        device = os.environ.get("GPUPOOL_DEVICE")
-        run_cold(cls, job_from_snakemake(snakemake), device=device, content=what_is_there)
+        run_script(cls, snakemake)
 
     def micro_batches(self, items: Sequence[Any], budget: int) -> Iterator[list[int]]:
         """Yield index lists of micro-batches, longest items first, within a token budget."""

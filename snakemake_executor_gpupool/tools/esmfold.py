@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import InputError, Job
 from snakemake_executor_gpupool.tools import hub
@@ -47,7 +48,6 @@ from snakemake_executor_gpupool.tools.structures import (
     write_structures,
 )
 from snakemake_executor_gpupool.tools.tables import table_format, write_table
-from snakemake_executor_gpupool.worker.memory import is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
 

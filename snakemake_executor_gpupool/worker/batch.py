@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
@@ -18,7 +19,6 @@ from snakemake_executor_gpupool.wire.payload import load_payloads, pack
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.cold import check_length
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
-from snakemake_executor_gpupool.worker.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.result_file import keep_result
 

@@ -25,10 +25,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.job_log import log_line
 from snakemake_executor_gpupool.wire.payload import (
     is_float_array,
     load_bytes,
@@ -41,13 +43,9 @@ from snakemake_executor_gpupool.worker.describe import batch_budget, describe_it
 from snakemake_executor_gpupool.worker.guessed import GuessedJob, NotKnownYet
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
-from snakemake_executor_gpupool.worker.memory import (
-    peak_memory_mib,
-    release_memory,
-    settle_memory,
-)
+from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
-from snakemake_executor_gpupool.worker.outputs import log_line, outermost, staged_outputs
+from snakemake_executor_gpupool.worker.outputs import outermost, staged_outputs
 from snakemake_executor_gpupool.worker.result_file import entry_name, keep_result
 from snakemake_executor_gpupool.worker.server import Channel, Server, latency_of
 from snakemake_executor_gpupool.worker.staging import (

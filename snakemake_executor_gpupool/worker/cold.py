@@ -11,16 +11,23 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Named, Params
 from snakemake_executor_gpupool.worker.describe import item_name
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
-from snakemake_executor_gpupool.worker.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.worker.outputs import (
     Content,
     files_that_are_there,
     staged_outputs,
+    what_is_there,
 )
+
+
+def run_script(tool_class: type[Tool], snakemake: Any) -> None:
+    """Do the job of a Snakemake ``script:``, on the device that ``GPUPOOL_DEVICE`` names if any."""
+    device = os.environ.get("GPUPOOL_DEVICE")
+    run_cold(tool_class, job_from_snakemake(snakemake), device, content=what_is_there)
 
 
 def job_from_snakemake(snakemake: Any) -> Job:

@@ -37,11 +37,6 @@ ADVICE = {
 }
 
 
-def log_line(items: int, distinct: int, by: str) -> str:
-    """Return what the log of every served job says of its results."""
-    return f"gpupool: {items} items, {distinct} distinct, computed by {by}\n"
-
-
 @contextlib.contextmanager
 def staged_outputs(outputs: Named, content: Content | None = None) -> Iterator[Named]:
     """Yield temporary paths for ``outputs``; rename them into place on a clean exit.

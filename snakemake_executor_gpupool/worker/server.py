@@ -28,6 +28,7 @@ import time
 from collections import deque
 from typing import Any, Callable
 
+from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
@@ -48,11 +49,7 @@ from snakemake_executor_gpupool.worker.describe import (
 )
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
-from snakemake_executor_gpupool.worker.memory import (
-    peak_memory_mib,
-    release_memory,
-    settle_memory,
-)
+from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
 

@@ -24,6 +24,7 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from snakemake_executor_gpupool.tool_api.values import Job
+from snakemake_executor_gpupool.wire.files import remove
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.outputs import move_into_place, outermost
 
@@ -163,13 +164,6 @@ def names(path: str, words: Iterable[bytes]) -> bool:
     with open(path, "rb") as file:
         content = file.read()
     return any(word in content for word in words)
-
-
-def remove(paths: Iterable[str]) -> None:
-    """Remove files and directories, those of them that are there."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
 
 
 def size_bytes(path: str) -> int:

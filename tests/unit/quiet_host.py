@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.hosts.base import Carried, Demand, Happening, WorkerGone
+from snakemake_executor_gpupool.hosts.base import Carried, Happening, WorkerGone
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import ToolRef
 

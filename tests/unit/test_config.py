@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_gpupool import DeviceManager, OffloadStrategy
+from snakemake_executor_gpupool.devices.cores import default_cpu_workers
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.runtime.config import build_config, default_cpu_workers
+from snakemake_executor_gpupool.runtime.config import build_config
 
 FOUR = {"GPUPOOL_SIMULATE": "4x16GiB"}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.frontends.snakemake.translate import identity, title
 from snakemake_executor_gpupool.records.paths import RunPaths
-from snakemake_executor_gpupool.records.progress import Progress
+from snakemake_executor_gpupool.records.progress import ModelState, Progress
 from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
 from snakemake_executor_gpupool.wire.requests import ToolRef
@@ -44,11 +44,8 @@ def test_tools_of_one_name_have_names_of_their_own() -> None:
 
 
 def test_models_of_one_name_have_rates_of_their_own() -> None:
-    def model(key: str, done: int) -> Any:
-        fields = {"waiting": 1, "in_flight": 0, "alive": [], "remaining_s": lambda: None}
-        return SimpleNamespace(
-            key=key, name="t", items_done=done, items_total=9, places=9, **fields
-        )
+    def model(key: str, done: int) -> ModelState:
+        return ModelState(key, "t", done, 9, 9, is_active=True, remaining_s=None, devices=())
 
     progress = Progress(0.0)
     progress.lines([model("a", 100), model("b", 10)], 10.0)

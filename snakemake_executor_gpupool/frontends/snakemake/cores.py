@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from snakemake_executor_gpupool.runtime.config import available_cores
+from snakemake_executor_gpupool.devices.cores import available_cores
 
 #: Snakemake's own resource that has a job's threads.
 THREADS = "_cores"

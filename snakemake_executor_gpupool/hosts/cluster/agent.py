@@ -25,6 +25,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from snakemake_executor_gpupool.devices.claims import Claims
+from snakemake_executor_gpupool.devices.cores import choose_devices, worker_threads
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.devices.lent import Lent
 from snakemake_executor_gpupool.devices.model import Device
@@ -51,7 +52,6 @@ from snakemake_executor_gpupool.hosts.cluster.node import (
 )
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.records.paths import RunPaths
-from snakemake_executor_gpupool.runtime.config import choose_devices, worker_threads
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import ToolRef
 

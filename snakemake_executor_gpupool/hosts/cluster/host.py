@@ -20,15 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.hosts.base import (
-    GRACE_S,
-    Demand,
-    FrameArrived,
-    Happening,
-    WorkerGone,
-)
+from snakemake_executor_gpupool.hosts.base import GRACE_S, FrameArrived, Happening, WorkerGone
 from snakemake_executor_gpupool.hosts.cluster.membership import Membership
 from snakemake_executor_gpupool.hosts.cluster.nodes import Node
 from snakemake_executor_gpupool.wire.frames import Blob, Frame

@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from snakemake_executor_gpupool.devices.cores import available_cores
 from snakemake_executor_gpupool.devices.simulate import SIMULATE_VARIABLE
 from snakemake_executor_gpupool.devices.visible import SIMULATED_VARIABLE
-from snakemake_executor_gpupool.runtime.config import available_cores
 
 _STARTED_S = time.monotonic()
 

@@ -19,14 +19,14 @@ from dask.utils import parse_bytes
 from distributed.deploy.adaptive import Adaptive
 from distributed.security import Security
 
+from snakemake_executor_gpupool.devices.cores import default_cpu_workers
+from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.hidden import own_environment
 from snakemake_executor_gpupool.devices.model import CUDA, Device, cpu_slot
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.hosts.base import Demand
 from snakemake_executor_gpupool.hosts.cluster.engine import scheduler_options
 from snakemake_executor_gpupool.hosts.cluster.launch import WORKER, Launcher
 from snakemake_executor_gpupool.hosts.cluster.options import BATCH_SYSTEMS, ClusterOptions
-from snakemake_executor_gpupool.runtime.config import default_cpu_workers
 
 #: How often it is looked whether there are enough pilots, or too many.
 ADAPT_S = 2.0

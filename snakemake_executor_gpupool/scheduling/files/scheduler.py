@@ -35,8 +35,8 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import (
 )
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, Phase, explain
 from snakemake_executor_gpupool.scheduling.results import blob_size
+from snakemake_executor_gpupool.wire.job_log import log_line
 from snakemake_executor_gpupool.wire.requests import ToolRef
-from snakemake_executor_gpupool.worker.outputs import log_line
 
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.scheduling.merging.stage import Claim

@@ -13,9 +13,9 @@ from snakemake_executor_gpupool.frontends.commandline.check.finding import NotTe
 from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshFailure, packed
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Item, Trial
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.payload import load_bytes
-from snakemake_executor_gpupool.worker.memory import release_memory
 
 #: Device memory that a move may leave behind, in MiB: allocators round up.
 MAX_LEFT_MIB = 1.0

@@ -1,0 +1,21 @@
+"""What devices the pool could use, for whoever can get more of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the pool could use.
+
+    Attributes
+    ----------
+    devices
+        How many devices, those that it has and those that would pay.
+    busy_hosts
+        Machines on which something computes.
+    """
+
+    devices: int = 0
+    busy_hosts: frozenset[str] = frozenset()
