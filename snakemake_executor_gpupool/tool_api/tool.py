@@ -102,6 +102,14 @@ class Tool:
         """Return the item that a caller of the Python API means by a value: by default itself."""
         return value
 
+    def items_of_call(self, values: Sequence[Any]) -> list[Any]:
+        """Return the items of one call of the Python API: :meth:`item` of each value."""
+        return [self.item(value) for value in values]
+
+    def results_of_call(self, items: list[Any], results: list[Any]) -> list[Any]:
+        """Return what that call gives back for its items: by default their results."""
+        return results
+
     # -- what the pool should know of an item --------------------------------
     def key(self, item: Any) -> bytes | str:
         """Return what makes an item a duplicate of another: by default its whole content."""

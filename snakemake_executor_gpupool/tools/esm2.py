@@ -194,6 +194,14 @@ class Esm2Embed(Tool):
         """Write all arrays to the output, in the order of the input."""
         write_arrays(one_file("esm2-embed", job, "output", "embeddings"), job.item_names, results)
 
+    def items_of_call(self, values: Sequence[Any]) -> list[Record]:
+        """Return the records of sequences; a warning says how many were cut."""
+        options = Options.from_params(self.params)
+        given = [Record(*named("esm2-embed", "sequences", value)) for value in values]
+        records = [_prepared("esm2-embed", record, options) for record in given]
+        _report_truncated("esm2-embed", records, options)
+        return [Record(r.id, sequence[: options.max_length]) for r, sequence in records]
+
     def item(self, value: Any) -> Record:
         """Return the record of a sequence, named by its start, or of an (id, sequence) pair.
 
@@ -202,10 +210,7 @@ class Esm2Embed(Tool):
         InputError
             It is neither, or no protein; the message says which letter is none.
         """
-        options = Options.from_params(self.params)
-        given = Record(*named("esm2-embed", "sequences", value))
-        record, sequence = _prepared("esm2-embed", given, options)
-        return Record(record.id, sequence[: options.max_length])
+        return self.items_of_call([value])[0]
 
     # -- what the pool should know of an item ----------------------------------
     def key(self, item: Record) -> str:

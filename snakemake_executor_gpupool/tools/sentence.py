@@ -6,6 +6,7 @@ process that never loads torch.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,12 @@ from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.tools import hub
 from snakemake_executor_gpupool.tools.arrays import array_format, check_ids, write_arrays
+from snakemake_executor_gpupool.tools.finite import (
+    damaged_parts,
+    is_finite,
+    listed,
+    not_finite,
+)
 from snakemake_executor_gpupool.tools.params import (
     PRECISIONS,
     choice,
@@ -25,12 +32,15 @@ from snakemake_executor_gpupool.tools.params import (
     optional_whole,
     text,
 )
+from snakemake_executor_gpupool.tools.sentence_limits import are_cut, set_limit
 from snakemake_executor_gpupool.tools.texts import Text, read_texts
 
 if TYPE_CHECKING:
     import numpy as np
 
     Vector = np.ndarray[Any, Any]
+
+logger = logging.getLogger(__name__)
 
 NAME = "sentence-embed"
 DEFAULTS: dict[str, Any] = {
@@ -52,6 +62,21 @@ ADDED_TOKENS = 2
 USUAL_MAX_TOKENS = 512
 #: Token budgets of a micro-batch; sentence-transformers' own default of 32 texts is of this order.
 CPU_TOKENS, CUDA_TOKENS = 2048, 32768
+
+
+class Embedded(NamedTuple):
+    """What the model makes of one text.
+
+    Attributes
+    ----------
+    vector
+        float32 of shape (D,).
+    cut_to
+        How many tokens of the text the model saw; 0: all.
+    """
+
+    vector: Vector
+    cut_to: int
 
 
 class Options(NamedTuple):
@@ -108,8 +133,8 @@ class SentenceEmbed(Tool):
     ``embeddings`` (or the first): ``.npz``, ``.parquet``, ``.pt`` or ``.npy``, in input
     order. The user reference is ``docs/tools/sentence-embed.md``.
 
-    An item is a :class:`~snakemake_executor_gpupool.tools.texts.Text`, a result a
-    float32 array of shape (D,).
+    An item is a :class:`~snakemake_executor_gpupool.tools.texts.Text`, a result an
+    :class:`Embedded`; callers of the Python API get its vector.
     """
 
     reload_on = ("model", "precision", "max_tokens")
@@ -117,7 +142,7 @@ class SentenceEmbed(Tool):
     defaults = DEFAULTS
     devices = ("cuda", "cpu")
     pads = True
-    version = "1"
+    version = "2"
 
     _model: Any = None
 
@@ -128,7 +153,8 @@ class SentenceEmbed(Tool):
         Raises
         ------
         InputError
-            There are no such weights; the message says where to put them.
+            There are no such weights; the message says where to put them. Or the model has
+            no positions for ``max_tokens``.
         """
         torch = hub.library("torch", NAME, "torch")
         library = hub.library("sentence_transformers", NAME, "sentence-transformers")
@@ -145,8 +171,7 @@ class SentenceEmbed(Tool):
             )
 
         self._model = hub.found(options.model, "a sentence-transformers model", load)
-        if options.max_tokens is not None:
-            self._model.max_seq_length = options.max_tokens
+        set_limit(self._model, options.model, options.max_tokens)
         self._model.eval()
         self.device = device
 
@@ -159,18 +184,32 @@ class SentenceEmbed(Tool):
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
-    def run(self, items: list[Text]) -> list[Vector]:
-        """Embed texts that share a batch."""
+    def run(self, items: list[Text]) -> list[Embedded]:
+        """Embed texts that share a batch.
+
+        Raises
+        ------
+        InputError
+            An embedding is not finite.
+        """
         options = Options.from_params(self.params)
+        texts, prompt = [item.text for item in items], options.prompt or None
         vectors = self._model.encode(
-            [item.text for item in items],
-            prompt=options.prompt or None,
+            texts,
+            prompt=prompt,
             batch_size=len(items),
             normalize_embeddings=options.normalize,
             convert_to_numpy=True,
             show_progress_bar=False,
         )
-        return [row.astype("float32") for row in vectors]
+        rows = [row.astype("float32") for row in vectors]
+        bad = [item.id for item, row in zip(items, rows) if not _is_usable(row, options)]
+        if bad:
+            raise not_finite(bad, options.model, options.precision, damaged_parts(self._model))
+        limits = [
+            self._model.max_seq_length if c else 0 for c in are_cut(self._model, texts, prompt)
+        ]
+        return [Embedded(row, limit) for row, limit in zip(rows, limits)]
 
     # -- the files -----------------------------------------------------------
     def read(self, job: Job) -> Iterator[Text]:
@@ -191,13 +230,18 @@ class SentenceEmbed(Tool):
             check_ids(output, [text.id for text in texts])
         yield from texts
 
-    def write(self, job: Job, results: list[Vector]) -> None:
-        """Write all embeddings to the output, in the order of the input."""
+    def write(self, job: Job, results: list[Embedded]) -> None:
+        """Write all embeddings to the output, in the order of the input.
+
+        The job's log says how many texts were longer than the model sees.
+        """
         path = one_file(NAME, job, "output", "embeddings")
+        _report_cut(one_file(NAME, job, "input", "texts"), job.item_names, results)
         if path.lower().endswith(".npy"):
-            _write_matrix(path, results)
+            _write_matrix(path, [result.vector for result in results])
         else:
-            write_arrays(path, job.item_names, [{"embedding": vector} for vector in results])
+            arrays = [{"embedding": result.vector} for result in results]
+            write_arrays(path, job.item_names, arrays)
 
     def item(self, value: Any) -> Text:
         """Return a text, named by its start, or one of an (id, text) pair.
@@ -208,6 +252,11 @@ class SentenceEmbed(Tool):
             It is neither, or empty.
         """
         return Text(*named(NAME, "texts", value))
+
+    def results_of_call(self, items: list[Text], results: list[Embedded]) -> list[Vector]:
+        """Return the vectors alone; a warning says how many texts were cut."""
+        _report_cut(NAME, [item.id for item in items], results)
+        return [result.vector for result in results]
 
     # -- what the pool should know of an item ----------------------------------
     def key(self, item: Text) -> str:
@@ -231,6 +280,26 @@ class SentenceEmbed(Tool):
     def batch_tokens(self, device: str) -> int:
         """Return the token budget of a micro-batch."""
         return CPU_TOKENS if device == "cpu" else CUDA_TOKENS
+
+
+def _is_usable(vector: Vector, options: Options) -> bool:
+    # Where a length overflows, dividing by it leaves nothing.
+    is_empty = options.precision == "fp16" and not vector.any()
+    return is_finite(vector) and not is_empty
+
+
+def _report_cut(origin: str, names: Sequence[str], results: Sequence[Embedded]) -> None:
+    cut = [name for name, result in zip(names, results) if result.cut_to]
+    if cut:
+        limit = max(result.cut_to for result in results)
+        logger.warning(
+            "%s: truncated to %d tokens: %d of %d texts (%s)",
+            origin,
+            limit,
+            len(cut),
+            len(results),
+            listed(cut),
+        )
 
 
 def _check_modules(model: str, local: bool) -> None:

@@ -1,6 +1,7 @@
 """sentence-embed with a trained model, against sentence-transformers' own ``encode``."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from snakemake_executor_gpupool import ToolPool, tool_function
 from snakemake_executor_gpupool.frontends.commandline.main import main
 from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
 from snakemake_executor_gpupool.tools.sentence import SentenceEmbed
@@ -57,7 +60,8 @@ def loaded(model, **params):
 def embed(tool, texts, **params):
     kept, tool.params = tool.params, type(tool.params)({**tool.params, **params})
     try:
-        return np.stack(tool.run([Text(str(i), text) for i, text in enumerate(texts)]))
+        found = tool.run([Text(str(i), text) for i, text in enumerate(texts)])
+        return np.stack([result.vector for result in found])
     finally:
         tool.params = kept
 
@@ -105,6 +109,41 @@ class TestRun:
         assert cosines[[0, 4]].min() > 0.999
         assert cosines[3] < 0.99, "the end of this text is not cut"
 
+    @pytest.mark.parametrize("number", [float("nan"), float("inf")])
+    def test_damaged_weights_fail_by_name(self, model, number):
+        tool = loaded(model)
+        encoder = tool._model[0].auto_model
+        (token,) = tool._model.tokenizer("rug", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            encoder.embeddings.word_embeddings.weight[token, 5] = number
+        with pytest.raises(InputError) as caught:
+            embed(tool, TEXTS)
+        assert f"not finite numbers, of 1: the weights of {model} seem" in str(caught.value)
+        assert "(not finite: 0.model.embeddings.word_embeddings.weight)" in str(caught.value)
+        assert len(embed(tool, TEXTS[2:4])) == 2
+
+    @pytest.mark.parametrize("normalize", [False, True])
+    def test_overflow(self, model, normalize):
+        tool = loaded(model, precision="fp16", normalize=normalize)
+        with torch.no_grad():
+            tool._model[0].auto_model.encoder.layer[-1].output.LayerNorm.weight *= 60_000
+        with pytest.raises(
+            InputError, match=r"of 0, 1: in fp16, .* try precision bf16 or fp32; if"
+        ):
+            embed(tool, TEXTS[:2], normalize=normalize)
+
+    def test_a_length_that_overflows_leaves_no_zeros(self, model, monkeypatch):
+        for precision in ("fp16", "fp32"):
+            tool = loaded(model, precision=precision)
+            monkeypatch.setattr(
+                tool._model, "encode", lambda texts, **_: np.zeros((1, 3), "float16")
+            )
+            if precision == "fp16":
+                with pytest.raises(InputError, match="of 0: in fp16"):
+                    embed(tool, TEXTS[:1])
+            else:
+                assert embed(tool, TEXTS[:1]).tolist() == [[0, 0, 0]]
+
     def test_moved_weights_compute_the_same(self, tool):
         before = embed(tool, TEXTS[:2])
         tool.to("cpu")
@@ -133,6 +172,112 @@ class TestRun:
         cache_with("models--lab--half", tmp_path)
         with pytest.raises(InputError, match=r"HF_HUB_OFFLINE is set\. Run 'hf download lab/half'"):
             loaded("lab/half")
+
+
+class TestLimits:
+    """The model has positions for 512 tokens and sees 256; a word and the two marks are three."""
+
+    @pytest.mark.parametrize(
+        ("params", "words", "cut"),
+        [
+            ({}, 254, 0),
+            ({}, 255, 256),
+            ({"max_tokens": 512}, 510, 0),
+            ({"max_tokens": 512}, 511, 512),
+            ({"max_tokens": 10, "prompt": "to be found:"}, 4, 0),  # and four of the prompt
+            ({"max_tokens": 10, "prompt": "to be found:"}, 5, 10),
+            ({"max_tokens": 10}, 8, 0),
+        ],
+    )
+    def test_what_is_cut_is_known(self, model, reference, params, words, cut):
+        tool, text = loaded(model, **params), "word " * words
+        (result,) = tool.run([Text("a", text.strip())])
+        assert result.cut_to == cut
+        if cut == 512:
+            return  # nothing sees more of it
+        longer = np.abs(result.vector - whole(reference, params.get("prompt", "") + text)).max()
+        assert (longer > 1e-4) == bool(cut), "what is cut differs from the whole"
+
+    def test_a_token_for_each_sign(self, model):
+        texts = [Text("a", "\u5c0f" * 10), Text("b", "\u5c0f" * 11), Text("c", "!" * 11)]
+        assert [r.cut_to for r in loaded(model, max_tokens=12).run(texts)] == [0, 12, 12]
+
+    def test_a_default_prompt_counts(self, model):
+        tool = loaded(model, max_tokens=6)
+        tool._model.prompts, tool._model.default_prompt_name = {"q": "to be "}, "q"
+        found = tool.run([Text("a", "one two"), Text("b", "one two three")])
+        assert [result.cut_to for result in found] == [0, 6]
+        assert tool.run([Text("b", "x")])[0].cut_to == 0
+        assert tool._model.max_seq_length == 6
+
+    def test_more_than_there_are_positions_for(self, model):
+        with pytest.raises(InputError) as caught:
+            loaded(model, max_tokens=513)
+        assert f"param max_tokens: {model} has positions for 512 tokens, not for 513" in str(
+            caught.value
+        )
+
+    def test_positions_that_count_from_behind_the_padding(self, model, tmp_path):
+        """As those of RoBERTa: of twenty, two are not for texts."""
+        from transformers import RobertaConfig, RobertaModel
+
+        shutil.copytree(model, tmp_path / "m")
+        config = RobertaConfig(
+            vocab_size=30522, hidden_size=384, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=16, max_position_embeddings=20, pad_token_id=1,
+        )  # fmt: skip
+        RobertaModel(config).save_pretrained(tmp_path / "m")
+        tool = loaded(str(tmp_path / "m"))
+        assert tool._model.max_seq_length == 18
+        results = tool.run([Text("a", "word " * 16), Text("b", "word " * 17)])
+        assert [result.cut_to for result in results] == [0, 18]
+        assert loaded(str(tmp_path / "m"), max_tokens=18)
+        with pytest.raises(InputError, match="has positions for 18 tokens, not for 19"):
+            loaded(str(tmp_path / "m"), max_tokens=19)
+
+    def test_the_log_says_how_many(self, tmp_path, model, caplog):
+        (tmp_path / "in.txt").write_text("short\n" + "word " * 300 + "\n" + "word " * 300 + "\n")
+        for suffix in ("npz", "npy"):
+            caplog.clear()
+            run_cold(
+                SentenceEmbed, job_of(tmp_path / "in.txt", tmp_path / f"o.{suffix}", model=model)
+            )
+            assert caplog.messages == [
+                f"{tmp_path}/in.txt: truncated to 256 tokens: 2 of 3 texts (2, 3)"
+            ]
+
+    def test_callers_get_vectors_and_a_warning(self, model, caplog, tmp_path):
+        texts = [("a", "word " * 300), "short", "word " * 300]
+        embed = tool_function("sentence-embed", model=model)
+        cold = embed(texts)
+        message = "sentence-embed: truncated to 256 tokens: 2 of 3 texts (a, word word )"
+        assert caplog.messages == [message]
+        (tmp_path / "in.txt").write_text("short\n" + "word " * 300 + "\n")
+        with ToolPool(devices="cpu:1") as pool:
+            served = embed(texts)
+            pool.run_job(
+                "sentence-embed",
+                input=[str(tmp_path / "in.txt")],
+                output=[str(tmp_path / "o.npz")],
+                params={"model": model},
+                log=[str(tmp_path / "log")],
+            )
+        assert "in.txt: truncated to 256 tokens: 1 of 2 texts (2)" in (tmp_path / "log").read_text()
+        assert caplog.messages == [message] * 2
+        for one, other in zip(cold, served, strict=True):
+            assert type(one) is type(other) is np.ndarray
+            assert one.shape == (384,)
+            assert np.abs(one - other).max() <= NOISE
+        assert cold[0] is not cold[2]
+
+
+def whole(reference, text):
+    """Embed a text of up to 512 tokens as a whole."""
+    reference.max_seq_length = 512
+    try:
+        return reference.encode(text)
+    finally:
+        reference.max_seq_length = 256
 
 
 def job_of(texts, output, **params):

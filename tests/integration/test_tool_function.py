@@ -101,6 +101,20 @@ def test_esm2_takes_plain_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         embed([3])
 
 
+def test_what_is_cut_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = write_seeded_checkpoint(str(tmp_path), 3, 24, 2, seed=7)
+    embed = tool_function("esm2-embed", model=model, max_length=3, long_sequences="truncate")
+    one, other, _ = embed([("a", "MKTAYI"), "MKTGG", "MK"])
+    np.testing.assert_array_equal(one["layer3"], other["layer3"])
+    message = "esm2-embed: truncated to 3 residues: 2 of 3 sequences (a, MKTGG)"
+    assert caplog.messages == [message]
+    with ToolPool(devices="cpu:1"):
+        embed([("a", "MKTAYI"), "MKTGG", "MK"])
+        assert caplog.messages == [message] * 2
+        embed(["MKT"])
+    assert caplog.messages == [message] * 2
+
+
 def test_other_tools_take_plain_values_too() -> None:  # T5
     from snakemake_executor_gpupool.tools.esmfold import EsmFold
     from snakemake_executor_gpupool.tools.sentence import SentenceEmbed

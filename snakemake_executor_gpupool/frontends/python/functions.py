@@ -105,11 +105,11 @@ def tool_function(
 
 
 def _cold(tool: Tool, values: list[Any], device: str | None) -> list[Any]:
-    items = [tool.item(value) for value in values]
+    items = tool.items_of_call(values)
     keys = [tool.key(item) if tool.deterministic else number for number, item in enumerate(items)]
     distinct = dict(zip(keys, items, strict=True))
     results = dict(zip(distinct, compute(tool, list(distinct.values()), device), strict=True))
-    return unshared([results[key] for key in keys])
+    return tool.results_of_call(items, unshared([results[key] for key in keys]))
 
 
 def unshared(results: list[Any]) -> list[Any]:

@@ -264,6 +264,8 @@ class ToolPool:
         spec = resolve_spec(tool, str(Path.cwd()))
         instance_of_tool = self._class(spec)(params)
         spool = Spool(pool.paths.spools)
+        instance_of_tool.params = Params(instance_of_tool.params)
+        items = instance_of_tool.items_of_call(items)
         head, metas, payloads = _describe(instance_of_tool, items, spool)
         request = self._request(spec, tool, Job(params=params), device, instance)
         meta = {**head, "items": metas, "last": True}
@@ -274,12 +276,13 @@ class ToolPool:
         blobs: list[Blob] = report.details["blobs"]  # type: ignore[assignment]
         order: list[int] = report.details["order"]  # type: ignore[assignment]
         try:
-            return load_places(blobs, order)
+            results = load_places(blobs, order)
         except OSError:
             self._at_work()  # if it has been closed meanwhile, its files went with it
             raise
         finally:
             pool.take_back(request.job_id)
+        return instance_of_tool.results_of_call(items, results)
 
     def run_job(
         self,
@@ -369,11 +372,9 @@ class ToolPool:
 
 
 def _describe(
-    tool: Tool, values: list[Any], spool: Spool
+    tool: Tool, items: list[Any], spool: Spool
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Blob]]:
     """Do for a call's items what a file process does for a job's."""
-    tool.params = Params(tool.params)
-    items = [tool.item(value) for value in values]
     metas = [describe_item(tool, item, position) for position, item in enumerate(items)]
     return describe_model(tool), metas, [save_payload(item, spool) for item in items]
 
