@@ -20,6 +20,7 @@ import errno
 import mmap
 import os
 import pickle
+import stat
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -88,12 +89,21 @@ def load_payloads(blobs: Iterable[Blob]) -> list[Any]:
                 if descriptor >= 0:
                     os.close(descriptor)
                     descriptor = -1
-                path, descriptor = blob.path, os.open(blob.path, os.O_RDONLY)
+                path, descriptor = blob.path, _open(blob.path)
             values.append(_load_from(descriptor, blob))
     finally:
         if descriptor >= 0:
             os.close(descriptor)
     return values
+
+
+def _open(path: str) -> int:
+    """Open a plain file; a pipe that a worker put in its place is refused, not waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no plain file", path)
+    return descriptor
 
 
 def load_places(blobs: Sequence[Blob], order: Sequence[int]) -> list[Any]:

@@ -47,7 +47,7 @@ def _explain(path: str, wait_s: float) -> str:
 def _size_bytes(path: str) -> int:
     """Return a file's size; -1: it is not there. To open it has a network file system look anew."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return -1
     try:

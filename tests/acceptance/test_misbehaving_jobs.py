@@ -17,6 +17,7 @@ rule all:
 rule do:
     input: "in/{name}.txt"
     output: "out/{name}.txt"
+    log: "log/{name}.log"
     resources: gpupool_tool="misbehaving.py:Misbehaving"
     shell: "exit 1"
 
@@ -48,7 +49,14 @@ GUILTY = {
     "too-large": "it needs more memory than cuda:0 has, even alone",
     "unpicklable": "this result does not travel",
     "too-few": "must return a list of one result per item",
+    "surrogate": "ValueError: half a letter: \\ud800",
+    "wordless": "Wordless",
+    "forge:seconds": "broke the protocol ('seconds' of a 'done' frame is 1e+308)",
+    "announce": "broke the protocol (frame too large: 100 + 8589934592 bytes)",
+    "daemon": "exit code 7",
 }
+#: What is found out before anything is computed.
+SENSELESS = {"cost": "1e+308", "no-cost": "nan"}
 INNOCENT = {f"innocent{n}": f"word{n}\nword{n + 1}\n" for n in range(8)} | {
     "chatty": "print\nword1\n",
     "deaf": "ignore-sigterm\n",
@@ -72,6 +80,7 @@ def test_only_the_guilty_jobs_fail(tmp_path: Path) -> None:
     assert calm.code == 0, calm.text
     # A guilty item has innocent neighbours, of which another job has one, too.
     files = {item.replace(":", "-"): f"word1\n{item}\nmine {item}\n" for item in GUILTY}
+    files |= {item: f"word1\n{item}\n" for item in SENSELESS}
     done = run(tmp_path / "wild", INNOCENT | files)
     assert done.code == 1
     assert outputs(done.directory) == outputs(calm.directory)
@@ -84,6 +93,11 @@ def test_only_the_guilty_jobs_fail(tmp_path: Path) -> None:
     assert "/workers/Misbehaving." in failed["rule do (name=kill)"], "the tool and its log"
     assert "last words" in failed["rule do (name=exit)"]
     assert "Fatal Python error: Segmentation fault" in failed["rule do (name=segfault)"]
+    for item, value in SENSELESS.items():
+        said = f"ValueError: Misbehaving.cost() of item {item} is {value}; it must be a number"
+        assert failed[f"rule do (name={item})"].startswith(f"rule do (name={item}): {said}")
+    for name, message in {n.partition("=")[2][:-1]: m for n, m in failed.items()}.items():
+        assert message in done.read(f"log/{name}.log"), "every error is in its job's log"
     assert done.read("gpu.txt").strip() == "0", "the device is there for others afterwards"
     assert eventually(lambda: not worker_pids(done.directory), within_s=5)
     assert not list(done.directory.rglob(".gpupool-*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,19 @@ def test_every_place_gets_a_value_of_its_own(tmp_path: Path, directories: bool) 
             array[:] = -1
         value["a"].append("mine")
     assert load_places([], []) == []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "directory"])
+def test_what_is_no_plain_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    """A worker names the files of its results, and may have made anything there (W5)."""
+    path = tmp_path / "1.blob"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        (tmp_path / "other").write_bytes(pack("x")[0])
+        path.symlink_to(tmp_path / "other")
+    else:
+        path.mkdir()
+    for size_bytes in (10, SPOOL_BYTES + 1):
+        with pytest.raises(OSError, match=r"1\.blob"):
+            load_payload(SpoolFile(str(path), size_bytes))
