@@ -130,7 +130,8 @@ class Actions:
                 complaint = effect.why if effect.force else ""
                 self._host.stop(effect.worker_id, force=effect.force, complaint=complaint)
             case LoadModel():
-                meta = {"type": "load", "device": tool_device(effect.devices)}
+                device = tool_device(effect.devices)
+                meta = {"type": "load", "device": device, "model": effect.model}
                 self._events.write("load_sent", {"worker": effect.worker_id})
                 self._host.send(effect.worker_id, meta, [effect.params, *effect.more_params])
             case MoveModel():

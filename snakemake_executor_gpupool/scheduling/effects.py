@@ -50,6 +50,8 @@ class LoadModel:
     params: bytes
     #: For a chain: the params of its further models.
     more_params: tuple[bytes, ...] = ()
+    #: What file processes called the model, as they saw its code and its weights.
+    model: str = ""
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,7 @@ class Scheduler:
                 instance=request.instance,
                 vram_mib=request.vram_mib or tool.info["vram_mb"],
                 priority=request.priority,
+                ident=meta["model"],
                 profile_key=f"{meta['model']}/{self._device_label(spec)}",
             )
             self._recall_figures(model)

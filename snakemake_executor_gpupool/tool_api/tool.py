@@ -6,9 +6,13 @@ rule's own environment: it imports nothing outside the standard library.
 A tool's life, whoever calls it::
 
     tool = MyTool(params)         params: the job's own over the tool's defaults
+    items = list(tool.read(job))
+
+    tool = MyTool(params)         another object, in another process, for many jobs
     tool.load("cuda:0")           once per worker
-    items = list(tool.read(job))  in another process, while the model computes
     tool.params = ...; tool.run([item, item, ...])
+
+    tool = MyTool(params)         another object again
     tool.write(job, results)      in the job's own item order
 """
 
@@ -18,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.declared import DeclaredParams, given_names
 from snakemake_executor_gpupool.tool_api.short_requests import ShortTokens, short_tokens
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 
@@ -33,7 +38,9 @@ class Tool:
     ----------
     params : Params
         The job's params over :attr:`defaults`. Set before every call; in
-        :meth:`run` they are those of the items at hand.
+        :meth:`run` they are those of the items at hand. :meth:`read` and :meth:`write` see all
+        of them, :meth:`load` and :meth:`run` those that tell models, or items, apart: reading
+        another one there raises an error that names the line to add.
     device : str
         Where :meth:`load` or :meth:`to` last put the model: ``"cpu"`` or ``"cuda:0"``
         (logical index; a worker sees only its own devices). Several devices are
@@ -46,7 +53,8 @@ class Tool:
     #: items or the files, so they neither reach ``run`` nor tell items apart.
     write_params: Sequence[str] = ()
     #: Default values of the tool's params. Where this is not empty, params it does not name
-    #: (a rule's ``sample=...``, say) are for ``read`` and ``write`` alone.
+    #: (a rule's ``sample=...``, say) are for ``read`` and ``write`` alone: ``load`` and ``run``
+    #: cannot read them.
     defaults: Mapping[str, Any] = {}
     #: False: duplicates are computed each for itself.
     deterministic: bool = True
@@ -73,9 +81,25 @@ class Tool:
     #: Version of the tool, for provenance and stores of results.
     version: str = "0"
 
+    params: Params
+    device: str
+
+    def __new__(cls, params: Mapping[str, Any] | None = None, *_: Any, **__: Any) -> Tool:
+        """Set ``params`` and ``device``: a subclass's ``__init__`` need not call this one's."""
+        tool = super().__new__(cls)
+        tool._take(params if isinstance(params, Mapping) else None)
+        tool.device = "cpu"
+        return tool
+
     def __init__(self, params: Mapping[str, Any] | None = None) -> None:
-        self.params = Params({**self.defaults, **(params or {})})
-        self.device = "cpu"
+        if params is not None:
+            self._take(params)
+
+    def _take(self, params: Mapping[str, Any] | None) -> None:
+        if isinstance(params, DeclaredParams):
+            self.params = params.over(self.defaults)
+        else:
+            self.params = Params({**self.defaults, **(params or {})})
 
     # -- the model ---------------------------------------------------------
     def load(self, device: str) -> None:
@@ -138,9 +162,10 @@ class Tool:
 
     def run_params(self) -> dict[str, Any]:
         """Return the params that matter to :meth:`run` beyond the model's."""
-        known = set(self.defaults) if self.defaults else set(self.params)
+        given = given_names(self.params)
+        known = given & set(self.defaults) if self.defaults else given
         left_out = {*self.reload_on, *self.write_params, "gpupool_tool"}
-        return {k: v for k, v in sorted(self.params.items()) if k in known - left_out}
+        return {name: self.params[name] for name in sorted(known - left_out)}
 
     def short_tokens(self) -> int:
         """Return up to how many tokens a job is short, at its precision."""

@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import UnknownTool
+from snakemake_executor_gpupool.tool_api.neighbours import beside
+from snakemake_executor_gpupool.tool_api.shared_state import shared_state
 from snakemake_executor_gpupool.tool_api.tool import Tool
 
 ENTRY_POINT_GROUP = "snakemake_executor_gpupool.tools"
@@ -48,7 +50,7 @@ def _new_lock() -> None:
 os.register_at_fork(after_in_child=_new_lock)
 
 
-def load_tool_class(spec: str, base_dir: str | None = None) -> type[Tool]:
+def load_tool_class(spec: str, base_dir: str | None = None, *, checked: bool = True) -> type[Tool]:
     """Return the tool class that ``spec`` names.
 
     Parameters
@@ -57,6 +59,8 @@ def load_tool_class(spec: str, base_dir: str | None = None) -> type[Tool]:
         An installed tool's name, ``package.module:Class`` or ``path/to/file.py:Class``.
     base_dir
         What a relative path to a file starts from; None: the working directory.
+    checked
+        Whether to refuse a class that :func:`check_state` finds wrong.
 
     Raises
     ------
@@ -65,11 +69,39 @@ def load_tool_class(spec: str, base_dir: str | None = None) -> type[Tool]:
         its module fails to import. The message says which, and what there is.
     """
     place, class_name = split_spec(resolve_spec(spec, base_dir))
-    if _is_file(place):
+    is_file = _is_file(place)
+    if is_file:
         with _loading:
             module = _load_file(place, spec)
-        return _tool_in(module, class_name, spec) if class_name else _only_tool(module, spec)
-    return _tool_in(_import_module(place, spec), class_name, spec)
+    else:
+        module = _import_module(place, spec)
+    is_named = class_name or not is_file
+    found = _tool_in(module, class_name, spec) if is_named else _only_tool(module, spec)
+    if checked:
+        check_state(found, f"tool {spec!r}: ")
+    return found
+
+
+def check_state(tool_class: type[Tool], head: str = "") -> None:
+    """Refuse a class whose methods cannot work as they are called.
+
+    Raises
+    ------
+    UnknownTool
+        A method uses what only another one, on another object, has; or what should be names
+        of params is one text.
+    """
+    kind: Any = tool_class
+    for attribute in ("reload_on", "write_params"):
+        names = getattr(kind, attribute)
+        if isinstance(names, str):
+            raise UnknownTool(
+                f"{head}{attribute} of {kind.__name__} is the text {names!r}, which is taken "
+                f'letter by letter; write {attribute} = ("{names}",)'
+            )
+    state = shared_state(kind)
+    if state is not None:
+        raise UnknownTool(f"{head}{kind.__name__}: {state}")
 
 
 def resolve_spec(spec: str, base_dir: str | None = None) -> str:
@@ -165,12 +197,14 @@ def _load_file(path: str, spec: str) -> types.ModuleType:
     module.__dict__["snakemake"] = None
     sys.modules[name] = module
     try:
-        with _beside(str(Path(path).parent)), _script_names():
+        with beside(path, content, spec), _script_names():
             # Not by the loader: its cache takes an edit within a second that keeps the size for
             # no edit, and the name would stand for another content.
             exec(compile(content, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
     except (Exception, SystemExit) as error:
         del sys.modules[name]
+        if isinstance(error, UnknownTool):
+            raise
         raise _failed_import(spec, path, error) from error
     return module
 
@@ -183,22 +217,6 @@ def _module_name(path: str, content: bytes) -> str:
     """
     digest = hashlib.sha256(os.fsencode(path) + b"\0" + content)
     return f"gpupool_tool_{digest.hexdigest()[:16]}"
-
-
-@contextlib.contextmanager
-def _beside(directory: str) -> Iterator[None]:
-    """Let a file import its neighbours: first while it loads, then after all else.
-
-    The second is for imports inside ``load()``; last, because a neighbour called
-    ``numpy.py`` must not hide numpy from anyone else in this process.
-    """
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        sys.path.remove(directory)
-        if directory not in sys.path:
-            sys.path.append(directory)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from snakemake_executor_gpupool.tools.fasta import (
     read_fasta,
 )
 from snakemake_executor_gpupool.tools.finite import damaged_parts, is_finite, not_finite
-from snakemake_executor_gpupool.tools.params import named, one_file
+from snakemake_executor_gpupool.tools.params import named, one_file, seen_by_load, seen_by_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +88,7 @@ class Esm2Embed(Tool):
         _check_installed()
         from snakemake_executor_gpupool.tools.esm2_forward import Encoder
 
-        options = Options.from_params(self.params)
+        options = Options.from_params(seen_by_load(self))
         module = esm2_checkpoints.load_model(options.model)
         self._letters = _letter_tokens(module.alphabet)
         self._encoder = Encoder(module, options.precision)
@@ -118,7 +118,7 @@ class Esm2Embed(Tool):
         InputError
             The model has no such layer, or no contact head; or a result is not finite.
         """
-        options = Options.from_params(self.params)
+        options = Options.from_params(seen_by_run(self))
         results = self._computed(items, options)
         bad = [i.id for i, result in zip(items, results) if not is_finite(*result.values())]
         if bad:

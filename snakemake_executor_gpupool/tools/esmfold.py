@@ -38,6 +38,8 @@ from snakemake_executor_gpupool.tools.params import (
     named,
     one_file,
     optional_whole,
+    seen_by_load,
+    seen_by_run,
     text,
     whole,
 )
@@ -157,7 +159,7 @@ class EsmFold(Tool):
             hub.library(package, NAME, package)
         from snakemake_executor_gpupool.tools.esmfold_forward import load_model
 
-        options = Options.from_params(self.params)
+        options = Options.from_params(seen_by_load(self))
         self._model = load_model(options.model, options.precision)
         self._own_chunk_size = self._model.trunk.chunk_size
         self.to(device)
@@ -181,7 +183,7 @@ class EsmFold(Tool):
         InputError
             Coordinates or scores are not finite, or too large for a protein.
         """
-        options = Options.from_params(self.params)
+        options = Options.from_params(seen_by_run(self))
         lengths = [joined_length(item.sequence, options.linker) for item in items]
         chunk = self._own_chunk_size if options.chunk_size is None else options.chunk_size
         while True:

@@ -12,7 +12,14 @@ from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import InputError, Job
 from snakemake_executor_gpupool.tools.finite import is_finite, not_finite
-from snakemake_executor_gpupool.tools.params import choice, one_file, optional_text, text
+from snakemake_executor_gpupool.tools.params import (
+    choice,
+    one_file,
+    optional_text,
+    seen_by_load,
+    seen_by_run,
+    text,
+)
 from snakemake_executor_gpupool.tools.tables import check_id, table_format, write_table
 
 if TYPE_CHECKING:
@@ -104,7 +111,7 @@ class LinearHead(Tool):
         """
         from snakemake_executor_gpupool.tools.linear_head_weights import read_head
 
-        self._head = read_head(Options.from_params(self.params).model)
+        self._head = read_head(Options.from_params(seen_by_load(self)).model)
         self.device = device
 
     def run(self, items: list[Embedding]) -> list[Score]:
@@ -121,7 +128,7 @@ class LinearHead(Tool):
         """
         import numpy as np
 
-        options = Options.from_params(self.params)
+        options = Options.from_params(seen_by_run(self))
         head = self._head
         _check_activation(head, options)
         for item in items:

@@ -9,10 +9,21 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import InputError, Job
 
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
 PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def seen_by_load(tool: Tool) -> dict[str, Any]:
+    """Return all params as ``load`` may see them: those that choose the model, else defaults."""
+    return {**tool.defaults, **tool.model_params()}
+
+
+def seen_by_run(tool: Tool) -> dict[str, Any]:
+    """Return all params as ``run`` may see them: those for files alone have their defaults."""
+    return {**tool.defaults, **tool.model_params(), **tool.run_params()}
 
 
 def wrong(name: str, value: Any, expected: str) -> InputError:

@@ -30,6 +30,8 @@ from snakemake_executor_gpupool.tools.params import (
     one_file,
     optional_text,
     optional_whole,
+    seen_by_load,
+    seen_by_run,
     text,
 )
 from snakemake_executor_gpupool.tools.sentence_limits import are_cut, set_limit
@@ -158,7 +160,7 @@ class SentenceEmbed(Tool):
         """
         torch = hub.library("torch", NAME, "torch")
         library = hub.library("sentence_transformers", NAME, "sentence-transformers")
-        options = Options.from_params(self.params)
+        options = Options.from_params(seen_by_load(self))
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
         def load(local: bool) -> Any:
@@ -192,7 +194,7 @@ class SentenceEmbed(Tool):
         InputError
             An embedding is not finite.
         """
-        options = Options.from_params(self.params)
+        options = Options.from_params(seen_by_run(self))
         texts, prompt = [item.text for item in items], options.prompt or None
         vectors = self._model.encode(
             texts,

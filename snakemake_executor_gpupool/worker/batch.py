@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from snakemake_executor_gpupool.tool_api.declared import UndeclaredParam
 from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.bounds import shortened
@@ -19,6 +20,7 @@ from snakemake_executor_gpupool.wire.payload import load_payloads, pack
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.cold import check_length
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
+from snakemake_executor_gpupool.worker.loaded import checked_run
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.result_file import keep_result
 
@@ -41,9 +43,11 @@ def run_batch(tool: Tool, items: list[Any]) -> list[Outcome]:
     """Return one outcome per item, in order; never raises for a tool's error."""
     error = None
     try:
-        results = tool.run(items)
+        results = checked_run(tool, items)
         check_length(tool, results, len(items))
         return [Outcome(result) for result in results]
+    except UndeclaredParam as caught:  # no item's fault: one call tells
+        return [Outcome(None, tell_error(caught))] * len(items)
     except Exception as caught:
         # The traceback holds the failed call's arrays alive: tell it, then let it go.
         exhausted = is_out_of_memory(caught)

@@ -28,7 +28,7 @@ from typing import Any
 from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
-from snakemake_executor_gpupool.tool_api.values import Job, Params
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.job_log import log_line
 from snakemake_executor_gpupool.wire.payload import (
@@ -43,6 +43,7 @@ from snakemake_executor_gpupool.worker.describe import batch_budget, describe_it
 from snakemake_executor_gpupool.worker.guessed import GuessedJob, NotKnownYet
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import outermost, staged_outputs
@@ -200,7 +201,9 @@ class ChainServer(Server):
     ) -> None:
         super().__init__(channel, tool_class, spool, base_dir)
         self._classes = [tool_class, *more]
-        self._tools: list[Tool] = []
+        self._tools: list[LoadedTool] = []
+        #: What file processes would call each stage's model.
+        self._idents: list[str] = []
         self._device = "cpu"
         self._remembered = Memory()
         self._staging = Staging("")
@@ -211,9 +214,11 @@ class ChainServer(Server):
         self._device = frame.meta["device"]
         started_s = time.perf_counter()
         try:
-            self._tools = self._loaded([load_payload(params) for params in frame.blobs])
+            params_of_stages = [load_payload(params) for params in frame.blobs]
+            self._tools = self._loaded(params_of_stages)
             # Requests are counted by their first stage; each stage cuts its own micro-batches.
-            budget = batch_budget(self._tools[0], self._device)
+            first = self._tools[0].show(params_of_stages[0])
+            budget = batch_budget(first, self._device)
         except Exception as error:
             self._channel.send({"type": "load_failed", "error": tell_error(error)})
             return
@@ -221,26 +226,23 @@ class ChainServer(Server):
         figures = {"seconds": time.perf_counter() - started_s, "batch_tokens": budget}
         self._channel.send({"type": "loaded", **figures, "peak_mib": peak_memory_mib(self._device)})
 
-    def _loaded(self, params_of_stages: list[dict[str, Any]]) -> list[Tool]:
+    def _loaded(self, params_of_stages: list[dict[str, Any]]) -> list[LoadedTool]:
         """Load each model once, however many stages need it."""
-        by_model: dict[str, Tool] = {}
-        tools = []
+        by_model: dict[str, LoadedTool] = {}
+        self._idents = []
         for tool_class, params in zip(self._classes, params_of_stages):
-            tool = tool_class(params)
-            model = describe_model(tool)["model"]
+            model = describe_model(for_files(tool_class, params))["model"]
             if model not in by_model:
-                tool.device = self._device
-                tool.load(self._device)
-                by_model[model] = tool
-            tools.append(by_model[model])
-        return tools
+                by_model[model] = LoadedTool(tool_class, params)
+                by_model[model].load(self._device)
+            self._idents.append(model)
+        return [by_model[model] for model in self._idents]
 
     def _move(self, frame: Frame) -> None:
         device, away = frame.meta["device"], frame.meta["away"]
         try:
             for tool in {id(tool): tool for tool in self._tools}.values():
-                tool.to(device)  # type: ignore[attr-defined]
-                tool.device = device
+                tool.move(device)
             if away:
                 release_memory()
         except Exception as error:
@@ -305,7 +307,7 @@ class ChainServer(Server):
         if chain.view is None:
             chain.view = self._staging.view(chain.meta["cwd"], chain.later_files())
         chain.stage = stage
-        tool = self._classes[stage](chain.job.params)
+        tool = for_files(self._classes[stage], chain.job.params)
         try:
             with chain.at_work() as job, job_log(job), explained_inputs(job):
                 chain.take_digests()
@@ -341,7 +343,7 @@ class ChainServer(Server):
         missing = {key: item for key, item in items.items() if key not in found}
         computed = self._compute_missing(stage, chains[0].jobs[stage].params, missing)
         for key, packed in computed.items():
-            if store:
+            if store and head[1] == self._idents[stage]:
                 keep_result(store, entry_name((*head, key)), packed.parts)
             self._remembered.keep((*head, key), packed.parts)
         found.update(computed)
@@ -352,11 +354,10 @@ class ChainServer(Server):
         self, stage: int, params: dict[str, Any], items: dict[str, Any]
     ) -> dict[str, _Packed]:
         """Return the result of each item that has one."""
-        tool = self._tools[stage]
-        tool.params = Params({**self._classes[stage].defaults, **params})
+        tool, reader = self._tools[stage].show(params), for_files(self._classes[stage], params)
         keys, values = list(items), list(items.values())
         computed = {}
-        for batch in tool.micro_batches(values, batch_budget(tool, self._device)):
+        for batch in reader.micro_batches(values, batch_budget(tool, self._device)):
             for index, outcome in zip(batch, run_batch(tool, [values[i] for i in batch])):
                 if outcome.error is None:
                     computed[keys[index]] = _Packed(pack(outcome.result), outcome.result)
@@ -371,7 +372,7 @@ class ChainServer(Server):
     # -- files -------------------------------------------------------------------
     def _write_stage(self, chain: _Chain) -> None:
         """Write a stage's outputs, those of a job that is ready under their own names."""
-        tool = self._classes[chain.stage](chain.job.params)
+        tool = for_files(self._classes[chain.stage], chain.job.params)
         updates = {chain.job.output[n]: source for n, source in chain.meta["updates"]}
         try:
             with chain.at_work() as job, job_log(job, chain.log_text()):

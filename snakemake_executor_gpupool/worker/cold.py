@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.tool_spec import check_state
 from snakemake_executor_gpupool.tool_api.values import Job, Named, Params
 from snakemake_executor_gpupool.worker.describe import item_name
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, checked_run, for_files
 from snakemake_executor_gpupool.worker.outputs import (
     Content,
     files_that_are_there,
@@ -37,7 +39,7 @@ def job_from_snakemake(snakemake: Any) -> Job:
         wildcards=dict(snakemake.wildcards.items()),
         input=named_from_namedlist(snakemake.input),
         output=named_from_namedlist(snakemake.output),
-        params=dict(snakemake.params.items()),
+        params={k: v for k, v in snakemake.params.items() if k != "gpupool_tool"},
         log=named_from_namedlist(snakemake.log),
         threads=snakemake.threads,
         resources={k: v for k, v in snakemake.resources.items() if not k.startswith("_")},
@@ -77,25 +79,38 @@ def run_cold(
     InputError
         The input or a param is wrong.
     """
-    tool = tool_class(job.params)
+    check_state(tool_class)
+    reader = for_files(tool_class, job.params)
     with explained_inputs(job, pipes=True):
-        items = list(tool.read(job))
-    results = compute(tool, items, device)
-    names = [item_name(tool, item, position) for position, item in enumerate(items)]
+        items = list(reader.read(job))
+    names = [item_name(reader, item, position) for position, item in enumerate(items)]
+    results = compute(reader, job.params, items, device)
+    writer = for_files(tool_class, job.params)
     with staged_outputs(job.output, content) as staged:
-        tool.write(
-            job.replace(output=staged, item_names=names, params=Params(tool.params)), results
+        writer.write(
+            job.replace(output=staged, item_names=names, params=Params(writer.params)), results
         )
 
 
-def compute(tool: Tool, items: Sequence[Any], device: str | None = None) -> list[Any]:
-    """Load a tool in this process and return one result per item, in order."""
+def compute(
+    reader: Tool, params: Mapping[str, Any], items: Sequence[Any], device: str | None = None
+) -> list[Any]:
+    """Load a model in this process and return one result per item, in order.
+
+    Parameters
+    ----------
+    reader
+        The tool's object for files, which knows the tokens of items.
+    params
+        What it was made with; the object that holds the model is another one.
+    """
     results: list[Any] = [None] * len(items)
     if items:
-        device = device or pick_device(tool)
-        tool.device = device
-        tool.load(device)
-        for batch in tool.micro_batches(items, tool.batch_tokens(device)):
+        device = device or pick_device(reader)
+        loaded = LoadedTool(type(reader), params)
+        loaded.load(device)
+        tool = loaded.show(params)
+        for batch in reader.micro_batches(items, tool.batch_tokens(device)):
             for index, result in zip(batch, run_halving(tool, [items[i] for i in batch])):
                 results[index] = result
     return results
@@ -104,7 +119,7 @@ def compute(tool: Tool, items: Sequence[Any], device: str | None = None) -> list
 def run_halving(tool: Tool, items: list[Any]) -> list[Any]:
     """Compute one result per item; a batch that memory does not hold is halved until it fits."""
     try:
-        results: list[Any] = tool.run(items)
+        results: list[Any] = checked_run(tool, items)
         check_length(tool, results, len(items))
         return results
     except Exception as error:

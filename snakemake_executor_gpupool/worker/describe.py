@@ -8,11 +8,12 @@ Standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
-import os
 import pickle
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.declared import Declaration
+from snakemake_executor_gpupool.tool_api.params_read import reads_all_params
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import InputError
 from snakemake_executor_gpupool.wire.bounds import (
@@ -28,6 +29,8 @@ from snakemake_executor_gpupool.wire.bounds import (
     tool_count,
 )
 from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL
+from snakemake_executor_gpupool.worker.code_digest import code_digest
+from snakemake_executor_gpupool.worker.named_files import ITEM, MODEL, RUN_PARAM, contents_of
 
 #: How many content hashes of params are kept at hand.
 MOST_HASHES = 1000
@@ -84,18 +87,35 @@ def batch_budget(tool: Tool, device: str) -> int:
 
 
 def describe_model(tool: Tool) -> dict[str, Any]:
-    """Return which model a tool's params choose, and which items may share a batch."""
-    model = tool.model_params()
-    files = {name: stat_files(value) for name, value in model.items()}
-    ident = [type(tool).__module__, type(tool).__qualname__, tool.version, model, files]
+    """Return which model a tool's params choose, and which items may share a batch.
+
+    By ``model`` and ``group`` jobs share models and results, within a run and, in a store of
+    results, across runs.
+    """
+    kind: Any = type(tool)
+    model, run = tool.model_params(), tool.run_params()
+    ident = [kind.__module__, kind.__qualname__, tool.version, code_digest(kind)]
+    ident += [model, contents_of(model, MODEL), _names_seen(tool, "load")]
     label = ", ".join(str(value) for value in model.values() if value is not None)
-    what = f"{type(tool).__name__}.short_tokens()"
+    what = f"{kind.__name__}.short_tokens()"
     return {
         "model": _hashed(ident),
         "model_label": printable(shortened(label, MAX_LABEL)),
-        "group": _hashed(tool.run_params()),
+        "group": _hashed([run, contents_of(run, RUN_PARAM), _names_seen(tool, "run")]),
         "short_tokens": tool_count(tool.short_tokens(), what, 0, clamp=True),
     }
+
+
+def _names_seen(tool: Tool, method: str) -> list[str]:
+    """Return names of params that a method may not read, if it may see that they are there.
+
+    One that reads all params at once is refused if there are such; jobs that have none must not
+    share with those that do, or it would matter which of them came first.
+    """
+    declaration = Declaration(tool, method)
+    others = sorted(name for name in tool.params if not declaration.allows(name))
+    kind: Any = type(tool)
+    return others if others and reads_all_params(kind, method) else []
 
 
 def _hashed(value: Any) -> str:
@@ -106,20 +126,6 @@ def _hashed(value: Any) -> str:
             _HASHES.clear()
         _HASHES[data] = content_hash(value)
     return _HASHES[data]
-
-
-def stat_files(value: Any) -> list[tuple[str, int, int]]:
-    """Return size and time of the files that a model param names, if it names any.
-
-    Weights that were replaced under the same path are another model.
-    """
-    if not isinstance(value, str) or not os.path.exists(value):
-        return []
-    paths = [value]
-    if os.path.isdir(value):
-        paths = sorted(entry.path for entry in os.scandir(value) if entry.is_file())
-    stats = [(path, os.stat(path)) for path in paths]
-    return [(path, status.st_size, status.st_mtime_ns) for path, status in stats]
 
 
 def item_name(tool: Tool, item: Any, position: int) -> str:
@@ -152,11 +158,23 @@ def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
         )
     cost = tool_amount(tool.cost(item), f"{what}.cost() of item {name}", MAX_COST)
     return {
-        "key": key_text(tool.key(item)),
+        "key": key_text(item_key(tool, item)),
         "cost": cost if cost >= MIN_COST else 0.0,
         "tokens": tokens,
         "name": name,
     }
+
+
+def item_key(tool: Tool, item: Any) -> str | bytes:
+    """Return what makes an item a duplicate of another, the content of files that it names too.
+
+    A tool with a ``key`` of its own says by it what matters of an item: only a file that the key
+    itself names counts then.
+    """
+    key = tool.key(item)
+    is_usual = type(tool).key is Tool.key
+    files = contents_of(item if is_usual else key, ITEM)
+    return content_hash([key, files]) if files else key
 
 
 def key_text(key: Any) -> str:

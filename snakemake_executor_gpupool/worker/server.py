@@ -9,7 +9,7 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
                                                items {job, items, last} [payload...] | read_failed
     write {job, cwd, order, names, updates} [job, result...]   written | write_failed
     publish {job, cwd, digests, outputs, logs, touched} [job]  published | unpublished
-    load  {device} [params]                    loaded | load_failed
+    load  {device, model} [params]             loaded | load_failed
     run   {batch, store, entries} [params, payload...]   done {batch, outcomes} [result...]
     move  {device, away}                       moved | move_failed
     chain (see chain_server)
@@ -31,7 +31,7 @@ from typing import Any, Callable
 from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
-from snakemake_executor_gpupool.tool_api.values import Job, Params
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.frames import (
     Blob,
     Decoder,
@@ -49,6 +49,7 @@ from snakemake_executor_gpupool.worker.describe import (
 )
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
@@ -126,7 +127,9 @@ class Server:
         self._tool_class = tool_class
         self._spool = spool
         self._base_dir = base_dir
-        self._model: Tool | None = None
+        self._model: LoadedTool | None = None
+        #: Whether its results may be kept for other runs.
+        self._may_keep = False
         self._later: dict[str, type[Tool]] = {}
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
@@ -183,7 +186,7 @@ class Server:
         with contextlib.suppress(Exception):
             for spec, blob in zip(frame.meta["follow"], frame.blobs[1:]):
                 tool_class = self._later_class(spec)
-                model = describe_model(tool_class(load_payload(blob).params))
+                model = describe_model(for_files(tool_class, load_payload(blob).params))
                 told.append({**model, "info": tool_info(tool_class)})
         return told
 
@@ -196,7 +199,7 @@ class Server:
         return self._later[spec]
 
     def _announce_items(self, ident: int, job: Job, frame: Frame) -> None:
-        tool = self._tool_class(job.params)
+        tool = for_files(self._tool_class, job.params)
         head = {"type": "items", "job": ident, **describe_model(tool), "follow": []}
         items: list[dict[str, Any]] = []
         characters = 0
@@ -232,7 +235,7 @@ class Server:
             for error in wait_for_blobs(frame.blobs, latency_of(frame)).values():
                 raise error
         results = load_places(frame.blobs[1:], frame.meta["order"])
-        tool = self._tool_class(job.params)
+        tool = for_files(self._tool_class, job.params)
         sources = {job.output[number]: source for number, source in frame.meta["updates"]}
         with staged_outputs(job.output, sources.get) as staged:
             names = frame.meta["names"]
@@ -260,11 +263,14 @@ class Server:
         device = frame.meta["device"]
         started_s = time.perf_counter()
         try:
-            tool = self._tool_class(load_payload(frame.blobs[0]))
-            tool.device = device
-            tool.load(device)
-            self._model = tool
-            answer = {"type": "loaded", "batch_tokens": batch_budget(tool, device)}
+            params = load_payload(frame.blobs[0])
+            described = describe_model(for_files(self._tool_class, params))
+            self._model = LoadedTool(self._tool_class, params)
+            self._model.load(device)
+            # Code or weights that have changed since the jobs were read are kept for nobody.
+            self._may_keep = described["model"] == frame.meta["model"]
+            budget = batch_budget(self._model.show(params), device)
+            answer = {"type": "loaded", "batch_tokens": budget}
         except Exception as error:
             self._channel.send({"type": "load_failed", "error": tell_error(error)})
             return
@@ -275,10 +281,11 @@ class Server:
     def _run(self, frame: Frame) -> None:
         assert self._model is not None, "run before load"
         params, *payloads = frame.blobs
-        self._model.params = Params({**self._tool_class.defaults, **load_payload(params)})
+        tool = self._model.show(load_payload(params))
         started_s = time.perf_counter()
-        outcomes = run_payloads(self._model, payloads, latency_of(frame))
-        entries, store = frame.meta["entries"], frame.meta["store"]
+        outcomes = run_payloads(tool, payloads, latency_of(frame))
+        store = frame.meta["store"]
+        entries = frame.meta["entries"] if self._may_keep else [""] * len(payloads)
         notes, blobs = pack_outcomes(outcomes, entries, store, self._spool)
         self._channel.send(
             {
@@ -286,7 +293,7 @@ class Server:
                 "batch": frame.meta["batch"],
                 "outcomes": notes,
                 "seconds": time.perf_counter() - started_s,
-                "peak_mib": peak_memory_mib(self._model.device),
+                "peak_mib": peak_memory_mib(tool.device),
             },
             blobs,
         )
@@ -296,8 +303,7 @@ class Server:
         started_s = time.perf_counter()
         try:
             assert self._model is not None, "move before load"
-            self._model.to(device)  # type: ignore[attr-defined]
-            self._model.device = device
+            self._model.move(device)
             if frame.meta["away"]:
                 release_memory()
         except Exception as error:

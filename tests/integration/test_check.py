@@ -67,7 +67,7 @@ def test_each_line_says_ok_or_not_tested_and_why(check: Check, capfd: Any) -> No
     assert main(["check", f"{TOOLS}/faulty.py:Right", "--input", "one.txt"]) == 0
     text = capfd.readouterr().out
     lines = [line for line in text.splitlines() if line.startswith(("  ok  ", "  not tested  "))]
-    assert len(lines) == 25
+    assert len(lines) == 26
     assert text.count("not tested: one item; give another --input, or one with more items") == 4
     assert "not tested: one job; give another --input" in text
     assert "not tested: no outputs are named; give --output" in text
@@ -93,8 +93,8 @@ FAULTY = [
     ("Unseeded", (), "load-again", "every load() with the same params must give the same model"),
     ("Forgetful", (), "move", "after to() to the host and back"),
     ("CarelessKey", (), "keys", "key() is the same for item ant and item antelope, but their"),
-    ("HiddenParam", (), "param:factor", "changes results, but the param is in write_params"),
-    ("LoadedParam", (), "param:factor", "a param that load() uses belongs into reload_on"),
+    ("HiddenParam", (), "run", "run() of HiddenParam reads the param 'factor', which is in"),
+    ("LoadedParam", (), "run", 'reload_on = ("model", "factor")'),
     ("ProcessKey", (), "read", "read() gives other items of the job when it is called again"),
     ("StuckItem", (), "items", "item ant cannot be pickled, so it cannot reach a worker: "),
     ("StuckResult", (), "results", "the result of item ant cannot be pickled, so it cannot leave"),
@@ -122,29 +122,21 @@ LEAKING = [
     ("Unordered", (), "read-elsewhere", "or another order, in another process"),
     ("SharedModel", OTHER_MODEL, "two-models", "keep a model on self"),
     ("LatestModel", OTHER_MODEL, "two-models", "once another model was loaded"),
-    ("ReadsIntoGlobal", (), "run-elsewhere", "what read() or another job has left in a global"),
-    ("ReadsIntoSelf", (), "run", "run() uses self.words, which only read() sets; items are read"),
-    ("ReadsHint", (), "cold", "from one that has also read the input, as when it runs cold"),
-    ("WritesFromSelf", (), "write-elsewhere", "write() uses self.head, which only load() sets"),
-    ("WritesFromGlobal", (), "write-elsewhere", "than in one that has loaded and computed"),
-    ("WritesLastRead", TWO_JOBS, "write-elsewhere", "than in one that has read other jobs"),
+    ("ReadsIntoGlobal", (), "state", "run() uses LAST, which read() sets"),
+    ("ReadsIntoHelper", (), "run-elsewhere", "what read() or another job has left in a global"),
+    ("ReadsIntoSelf", (), "state", "run() uses self.words, which read() sets"),
+    ("WritesFromSelf", (), "state", "write() uses self.head, which load() sets"),
+    ("WritesFromGlobal", (), "state", "write() uses LAST, which run() sets"),
+    ("WritesFromHelper", (), "write-elsewhere", "than in one that has loaded and computed"),
+    ("WritesLastRead", TWO_JOBS, "state", "write() uses LAST, which read() sets"),
+    ("WritesLastOfHelper", TWO_JOBS, "write-elsewhere", "than in one that has read other jobs"),
     ("WritesItsPlace", (), "write-elsewhere", "they lie in a temporary place while it runs"),
     ("WritesItsFolder", (), "write-elsewhere", "they lie in a temporary place while it runs"),
     ("WritesFirst", ("--input", "none.txt", *TWO_JOBS), "write", "write(), line "),
     ("ChangesItems", (), "items-kept", "run() changes item ant"),
     ("ReusesBuffer", (), "results-kept", "the result of item ant was [324.0], and [857.0] once"),
-    (
-        "LoadsUndeclared",
-        ("--param", "checkpoint=a", "--vary", "checkpoint=abcd"),
-        "param:checkpoint",
-        "a param that load() uses belongs into reload_on: reload_on = (..., 'checkpoint')",
-    ),
-    (
-        "RunsUndeclared",
-        ("--param", "scale=2"),
-        "param:scale",
-        "scale=3 changes results, but the param is not in defaults: add it",
-    ),
+    ("LoadsUndeclared", (), "run", 'reload_on = ("model", "checkpoint")'),
+    ("RunsUndeclared", (), "run", 'defaults = {..., "scale": 1}'),
     ("Mapped", (), "read", "read() returned dict; it must return a list of items, or yield them"),
     ("Nothing", (), "read", "read() returned nothing"),
     ("Leaving", (), "run", "SystemExit: enough"),
@@ -178,7 +170,10 @@ def test_heavy_imports_and_new_syntax_are_said(check: Check) -> None:
 def test_what_may_be_wrong_is_warned_of(check: Check) -> None:
     code, report = check("PathItems", file="leaking.py")
     assert (code, problems(report)) == (0, {})
-    assert "item words.txt holds the path words.txt, not what is in that" in report["warnings"][0]
+    assert (
+        "item words.txt holds the path words.txt; it counts by what is in that file"
+        in report["warnings"][0]
+    )
     code, report = check("NotFinite", file="leaking.py")
     assert (code, problems(report)) == (0, {})
     assert "the result of item ant holds NaN or infinite numbers" in report["warnings"][0]
@@ -212,9 +207,9 @@ def test_inputs_without_items(check: Check, name: str) -> None:
 
 # -- several jobs, and what the command line lacks -----------------------------------
 def test_a_param_is_varied_unasked_where_another_value_can_be_guessed(check: Check) -> None:
-    _, report = check("LoadsUndeclared", file="leaking.py")
-    why = "no other value of checkpoint is known; give --vary checkpoint=VALUE"
-    assert reasons(report)["param:checkpoint"] == why
+    _, report = check("Right", "--param", "note=one")
+    why = "no other value of note is known; give --vary note=VALUE"
+    assert reasons(report)["param:note"] == why
     _, report = check("Right", "--param", "factor=0", "--vary", "digits=[1, 2]")
     asked = {p["probe"]: p["check"] for p in report["checks"]}
     assert asked["param:factor"].startswith("factor=1.0 (the default)")

@@ -153,13 +153,19 @@ class ReadsIntoSelf(Right):
         return super().one(item) + len(self.words)
 
 
-class ReadsHint(Right):
+class ReadsIntoHelper(Right):
+    """As above, where no reader of its source can see it."""
+
     def read(self, job):
-        self.hint = 7
-        return super().read(job)
+        remember(LAST, "words", super().read(job))
+        return LAST["words"]
 
     def one(self, item):
-        return super().one(item) + getattr(self, "hint", 0)
+        return super().one(item) + len(LAST["words"])
+
+
+def remember(where, name, value):
+    where[name] = value
 
 
 class WritesFromSelf(Right):
@@ -180,6 +186,24 @@ class WritesFromGlobal(Right):
 
     def write(self, job, results):
         Path(job.output[0]).write_text(str(LAST["result"]))
+
+
+class WritesFromHelper(Right):
+    def run(self, items):
+        remember(LAST, "result", "computed")
+        return super().run(items)
+
+    def write(self, job, results):
+        Path(job.output[0]).write_text(str(LAST["result"]))
+
+
+class WritesLastOfHelper(Right):
+    def read(self, job):
+        remember(LAST, "words", super().read(job))
+        return LAST["words"]
+
+    def write(self, job, results):
+        Path(job.output[0]).write_text(" ".join(LAST["words"] or job.item_names))
 
 
 class WritesLastRead(Right):

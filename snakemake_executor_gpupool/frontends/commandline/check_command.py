@@ -36,7 +36,7 @@ def check(options: argparse.Namespace) -> int:
         subject = subject_of(options)
         with contextlib.chdir(subject.directory), logs_elsewhere(subject.jobs) as jobs:
             trial = Trial(
-                tool_class=load_tool_class(subject.spec),
+                tool_class=load_tool_class(subject.spec, checked=False),
                 jobs=jobs,
                 spec=subject.spec,
                 search_path=search_path,

@@ -10,6 +10,7 @@ from typing import Any
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
 from snakemake_executor_gpupool.worker.cold import compute
+from snakemake_executor_gpupool.worker.loaded import for_files
 
 
 class ToolFunction:
@@ -60,7 +61,7 @@ class ToolFunction:
         merged = {**self.params, **params}
         pool = ToolPool.current()
         if pool is None:
-            return _cold(load_tool_class(self._spec)(merged), list(items), self._device)
+            return _cold(load_tool_class(self._spec), merged, list(items), self._device)
         return pool.run(self._spec, items, merged, device=self._device, instance=self._instance)
 
 
@@ -104,11 +105,15 @@ def tool_function(
     return ToolFunction(tool, params, device, instance)
 
 
-def _cold(tool: Tool, values: list[Any], device: str | None) -> list[Any]:
+def _cold(
+    tool_class: type[Tool], params: dict[str, Any], values: list[Any], device: str | None
+) -> list[Any]:
+    tool = for_files(tool_class, params)
     items = tool.items_of_call(values)
     keys = [tool.key(item) if tool.deterministic else number for number, item in enumerate(items)]
     distinct = dict(zip(keys, items, strict=True))
-    results = dict(zip(distinct, compute(tool, list(distinct.values()), device), strict=True))
+    computed = compute(tool, params, list(distinct.values()), device)
+    results = dict(zip(distinct, computed, strict=True))
     return tool.results_of_call(items, unshared([results[key] for key in keys]))
 
 

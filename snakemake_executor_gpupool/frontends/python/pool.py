@@ -35,7 +35,7 @@ from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
-from snakemake_executor_gpupool.tool_api.values import Job, Params
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.payload import (
     PICKLE_PROTOCOL,
@@ -45,6 +45,7 @@ from snakemake_executor_gpupool.wire.payload import (
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.describe import describe_item, describe_model, tool_info
+from snakemake_executor_gpupool.worker.loaded import for_files
 
 NOT_OPEN = "this ToolPool is not open: use it in a with block"
 CLOSED = "this ToolPool is closed: open another one in a with block"
@@ -262,9 +263,8 @@ class ToolPool:
         pool = self._at_work()
         items = list(items)
         spec = resolve_spec(tool, str(Path.cwd()))
-        instance_of_tool = self._class(spec)(params)
+        instance_of_tool = for_files(self._class(spec), params)
         spool = Spool(pool.paths.spools)
-        instance_of_tool.params = Params(instance_of_tool.params)
         items = instance_of_tool.items_of_call(items)
         head, metas, payloads = _describe(instance_of_tool, items, spool)
         request = self._request(spec, tool, Job(params=params), device, instance)

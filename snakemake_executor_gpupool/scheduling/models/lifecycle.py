@@ -200,8 +200,9 @@ class Placement(abc.ABC):
         worker = self._workers[worker_id]
         if worker.stage is Stage.STARTING:
             worker.stage = Stage.LOADING
-            params = worker.model.params, worker.model.more_params
-            self._outbox.put(LoadModel(worker_id, worker.devices, *params))
+            model = worker.model
+            params = model.params, model.more_params
+            self._outbox.put(LoadModel(worker_id, worker.devices, *params, model.ident))
 
     def loaded(
         self,

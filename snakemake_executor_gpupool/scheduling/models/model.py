@@ -152,6 +152,8 @@ class Model:
     speed: Speed = field(default_factory=Speed)
     budget_tokens: int | None = None
     memory: MemoryUse = field(default_factory=MemoryUse)
+    #: What file processes call it, as they see its code and its weights; of a chain: empty.
+    ident: str = ""
     #: Under which the profile keeps the figures.
     profile_key: str = ""
     error: dict[str, Any] | None = None

@@ -140,21 +140,19 @@ def loading_again(trial: Trial) -> Iterator[str]:
 
 
 def running_cold(trial: Trial) -> Iterator[str]:
-    """Do it as gpupool run does: one instance that reads, loads and computes."""
+    """Do it as gpupool run does: read, load and compute in one process."""
     needs_items(trial)
     only_deterministic(trial)
     job = trial.sample[0].job
-    tool = trial.reader(job)
-    list(tool.read(trial.jobs[job]))
-    tool.device = trial.device
-    tool.load(trial.device)
+    list(trial.reader(job).read(trial.jobs[job]))
+    tool = trial.load(job)
     items = [item for item in trial.sample if item.job == job]
     results = trial.alone(tool, items)
     item = trial.differing(results)
     if item:
         yield (
-            f"{item} gave {shown(trial.base[item])} from an instance that has only loaded, and "
-            f"{shown(results[item])} from one that has also read the input, as when it runs cold; "
+            f"{item} gave {shown(trial.base[item])} before, and {shown(results[item])} from a "
+            "model that was loaded once the input had been read again, as when it runs cold; "
             "what read() finds must be in the items"
         )
 
@@ -332,19 +330,16 @@ def moving(trial: Trial) -> Iterator[str]:
     """Move the model to the host and back."""
     needs_items(trial)
     tool = trial.tool_of(trial.models[0])
-    move = getattr(tool, "to", None)
-    if not callable(move):
+    if not callable(getattr(tool, "to", None)):
         raise NotTested("the tool has no to(), so a model that gives way is loaded again")
     items = trial.sample_of(trial.models[0])
     held_mib = device_memory_mib()
-    move("cpu")
-    tool.device = "cpu"
+    trial.move(tool, "cpu")
     release_memory()
     left_mib = device_memory_mib()
     if held_mib and left_mib > MAX_LEFT_MIB:
         yield f"to('cpu') leaves {left_mib:.0f} of {held_mib:.0f} MiB on {trial.device}"
-    move(trial.device)
-    tool.device = trial.device
+    trial.move(tool, trial.device)
     results = trial.alone(tool, items)
     only_deterministic(trial)
     item = trial.differing(results)

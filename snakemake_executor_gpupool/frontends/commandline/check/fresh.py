@@ -21,9 +21,10 @@ from snakemake_executor_gpupool.hosts.process import describe_exit
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
-from snakemake_executor_gpupool.tool_api.values import Job, Params
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.payload import load_bytes, pack
 from snakemake_executor_gpupool.worker.describe import describe_item
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, checked_run, for_files
 
 CHILD = (
     f"import sys; sys.path[:] = sys.argv[2:]; from {__name__} import answer; answer(sys.argv[1])"
@@ -126,7 +127,7 @@ def _read(tool_class: type[Tool], jobs: Sequence[bytes]) -> list[list[tuple[str,
     answers = []
     for data in jobs:
         job = load_bytes(data)
-        tool = tool_class(job.params)
+        tool = for_files(tool_class, job.params)
         answers.append(
             [
                 (content_hash(item), describe_item(tool, item, place)["key"])
@@ -138,15 +139,14 @@ def _read(tool_class: type[Tool], jobs: Sequence[bytes]) -> list[list[tuple[str,
 
 def _run(tool_class: type[Tool], what: Any) -> list[list[bytes]]:
     device, calls = what
-    loaded: dict[Any, Tool] = {}
+    loaded: dict[Any, LoadedTool] = {}
     answers = []
     for model, load_params, run_params, items in calls:
         if model not in loaded:
-            tool = loaded[model] = tool_class(load_bytes(load_params))
-            tool.device = device
-            tool.load(device)
-        loaded[model].params = Params(load_bytes(run_params))
-        results = loaded[model].run([load_bytes(item) for item in items])
+            loaded[model] = LoadedTool(tool_class, load_bytes(load_params))
+            loaded[model].load(device)
+        tool = loaded[model].show(load_bytes(run_params))
+        results = checked_run(tool, [load_bytes(item) for item in items])
         answers.append([packed(result) for result in results])
     return answers
 
@@ -155,10 +155,10 @@ def _write(tool_class: type[Tool], what: Any) -> None:
     read_first, jobs = what
     for data in read_first:
         job = load_bytes(data)
-        list(tool_class(job.params).read(job))
+        list(for_files(tool_class, job.params).read(job))
     for data, results in jobs:
         job = load_bytes(data)
-        tool = tool_class(job.params)
+        tool = for_files(tool_class, job.params)
         tool.write(job, [load_bytes(result) for result in results])
 
 

@@ -18,7 +18,7 @@ def plan_of(trial: Trial) -> dict[str, Any]:
         ``tokens`` of the items that are computed, and ``padding``, the share of what is computed
         that only pads.
     """
-    tool = trial.tool_class(trial.jobs[0].params)
+    tool = trial.reader(0)
     groups: dict[Any, dict[Any, Item]] = {}
     for item in trial.items:
         unique = groups.setdefault(trial.batchmates(item.job), {})

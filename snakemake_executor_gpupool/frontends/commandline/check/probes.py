@@ -20,6 +20,7 @@ from snakemake_executor_gpupool.frontends.commandline.check.finding import (
 )
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial, WrongReturn
 from snakemake_executor_gpupool.frontends.commandline.check.varying import param_probes
+from snakemake_executor_gpupool.tool_api.declared import UndeclaredParam
 from snakemake_executor_gpupool.tool_api.values import InputError
 
 #: What holds before results can be compared with one another.
@@ -27,7 +28,11 @@ COMPUTED = ("read", "items", "run")
 ALIKE = (*COMPUTED, "repeat")
 STEADY = (*ALIKE, "two-models")
 
+#: Without this, the tool is not loaded by anybody.
+STATE = "state"
+
 FIRST = (
+    Probe(STATE, "No method uses what only another object has", reading.keeping_state),
     Probe("import", "Importing the tool is quick", reading.importing),
     Probe("read", "read() gives the same items and keys each time", reading.reading),
     Probe("items", "Items travel to a worker", reading.items_travel, ("read",)),
@@ -133,7 +138,7 @@ def ask_all(trial: Trial) -> Iterator[Finding]:
 
 def _asked(trial: Trial, probe: Probe, useless: set[str]) -> Iterator[Finding]:
     """Ask one probe, unless one that it needs was not answered well."""
-    blocking = [name for name in probe.needs if name in useless]
+    blocking = [name for name in (STATE, *probe.needs) if name in useless]
     if blocking:
         finding = Finding(
             probe.name, probe.question, Status.NOT_TESTED, (), f"once {blocking[0]!r} is ok"
@@ -153,6 +158,8 @@ def _ask(trial: Trial, probe: Probe) -> Finding:
             problems.append(problem)
     except NotTested as untested:
         reason = str(untested)
+    except UndeclaredParam as error:
+        problems.append(str(error))
     except InputError as error:
         problems.append(f"the tool refuses this input: {error}")
     except WrongReturn as error:

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
-import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.commandline.check.finding import NotTested
 from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshFailure, packed
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial, content_of
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.tool_spec import check_state
 from snakemake_executor_gpupool.wire.payload import load_bytes
 from snakemake_executor_gpupool.worker.describe import describe_item, tool_info
+from snakemake_executor_gpupool.worker.named_files import ITEM, contents_of
 
 #: Packages that take seconds to import.
 HEAVY = ("torch", "tensorflow", "jax", "transformers", "esm", "onnxruntime", "sklearn", "pandas")
+
+
+def keeping_state(trial: Trial) -> Iterator[str]:
+    """Look in the source for what one method sets and another one, on another object, uses."""
+    try:
+        check_state(trial.tool_class)
+    except UnknownTool as error:
+        yield str(error)
 
 
 def importing(trial: Trial) -> Iterator[str]:
@@ -129,32 +138,14 @@ def items_travel(trial: Trial) -> Iterator[str]:
 # -- items that are paths ------------------------------------------------------------
 def _warn_of_paths(trial: Trial) -> None:
     for item in trial.items:
-        # os.path: an item may be no valid path at all.
-        paths = [path for path in _paths_in(item.value) if os.path.exists(path)]  # noqa: PTH110
-        if paths:
-            trial.warnings.append(
-                f"{item} holds the path {paths[0]}, not what is in that file: two items with this "
-                "path count as the same one even if the file has changed between them. Let "
-                "read() put the file's content, or a hash of it, into the item"
+        paths = [path for path, _ in contents_of(item.value, ITEM)]
+        if not paths:
+            continue
+        what = "what is in that file, which must not change while a job runs"
+        if type(trial.reader(item.job)).key is not Tool.key:
+            what = (
+                "its key() alone: unless that is made of what is in the file, or is its path, a "
+                "changed file counts as the same item"
             )
-            return
-
-
-def _paths_in(value: Any, depth: int = 2) -> Iterator[str]:
-    """Yield what may be paths of files in an item."""
-    if isinstance(value, os.PathLike) or (isinstance(value, str) and _is_like_a_path(value)):
-        yield os.fspath(value)
-    elif depth and isinstance(value, Mapping):
-        for part in value.values():
-            yield from _paths_in(part, depth - 1)
-    elif depth and isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _paths_in(part, depth - 1)
-    elif depth and dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for part in dataclasses.fields(value):
-            yield from _paths_in(getattr(value, part.name), depth - 1)
-
-
-def _is_like_a_path(text: str) -> bool:
-    """Tell a path from a word that happens to be a file's name here."""
-    return 0 < len(text) < 4096 and "\n" not in text and (os.sep in text or "." in text)
+        trial.warnings.append(f"{item} holds the path {paths[0]}; it counts by {what}")
+        return

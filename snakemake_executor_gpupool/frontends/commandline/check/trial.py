@@ -16,6 +16,7 @@ from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.payload import load_bytes
 from snakemake_executor_gpupool.worker.cold import check_length
 from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item, describe_model
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, checked_run, for_files
 
 #: How many items are also computed alone, in other orders, with others, and elsewhere.
 SAMPLE_ITEMS = 8
@@ -118,7 +119,7 @@ class Trial:
     # -- the inputs ------------------------------------------------------------------
     def reader(self, job: int) -> Tool:
         """Return a fresh instance, as the process that reads and writes files has it."""
-        return self.tool_class(self.jobs[job].params)
+        return for_files(self.tool_class, self.jobs[job].params)
 
     @functools.cached_property
     def items(self) -> list[Item]:
@@ -190,10 +191,18 @@ class Trial:
 
     def load(self, job: int, changes: Mapping[str, Any] | None = None) -> Tool:
         """Return another instance, loaded for a job, with some params changed."""
-        tool = self.tool_class(self.load_params(job, changes))
-        tool.device = self.device
-        tool.load(self.device)
-        return tool
+        holder = LoadedTool(self.tool_class, self.load_params(job, changes))
+        holder.load(self.device)
+        self._holders[holder.tool] = holder
+        return holder.show(self.run_params(job, changes))
+
+    @functools.cached_property
+    def _holders(self) -> dict[Tool, LoadedTool]:
+        return {}
+
+    def move(self, tool: Tool, device: str) -> None:
+        """Move a loaded instance, as a worker does."""
+        self._holders[tool].move(device)
 
     def load_params(self, job: int, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the params that a worker that loads a job's model is given."""
@@ -220,8 +229,8 @@ class Trial:
         changes: Mapping[str, Any] | None = None,
     ) -> list[Any]:
         """Call ``run`` once with these values of some items; return its very results."""
-        tool.params = self.run_params(items[0].job, changes)
-        results = tool.run(list(values))
+        shown = self._holders[tool].show(self.run_params(items[0].job, changes))
+        results = checked_run(shown, list(values))
         try:
             check_length(tool, results, len(items))
         except TypeError as error:
@@ -311,7 +320,8 @@ class Trial:
         if not items:
             return []
         tool = self.tool(items[0].job)
-        places = tool.micro_batches([i.value for i in items], batch_budget(tool, self.device))
+        values, budget = [item.value for item in items], batch_budget(tool, self.device)
+        places = self.reader(items[0].job).micro_batches(values, budget)
         return [[items[place] for place in batch] for batch in places]
 
 

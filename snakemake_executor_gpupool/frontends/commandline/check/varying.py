@@ -17,6 +17,7 @@ from snakemake_executor_gpupool.frontends.commandline.check.finding import NotTe
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Item, Trial
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.worker.describe import describe_item, describe_model
+from snakemake_executor_gpupool.worker.loaded import for_files
 
 #: Stands for a param that a job does not have.
 ABSENT = object()
@@ -81,7 +82,7 @@ def _undeclared(trial: Trial, variation: Variation, items: list[Item]) -> Iterat
     def told_apart_by(tool: Tool) -> Any:
         return describe_model(tool), [describe_item(tool, i.value, i.place)["key"] for i in items]
 
-    changed = trial.tool_class(trial.load_params(job, {name: variation.value}))
+    changed = for_files(trial.tool_class, trial.load_params(job, {name: variation.value}))
     if told_apart_by(trial.reader(job)) == told_apart_by(changed):
         if name in trial.tool_class.write_params:
             place = "the param is in write_params, which are for read() and write() alone"

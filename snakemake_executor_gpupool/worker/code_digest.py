@@ -1,0 +1,241 @@
+"""A digest of the code that a tool's results depend on.
+
+It covers, by content, the files of the tool's class and of its bases, and every local module
+that these import, directly or not, at the top or inside functions; by name and version, the
+installed distributions that they import, with what those require; and Python's own version.
+It does not cover what is not imported by a name in the source: data files, programs, modules
+that are found by a name put together while the tool runs.
+
+Nothing is imported or run for this. Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from snakemake_executor_gpupool.tool_api.source import own_classes
+from snakemake_executor_gpupool.worker.distributions import describe_distributions
+
+#: gpupool's own package: what a tool takes from it, but for tools, is no part of the tool.
+OWN_PACKAGE = "snakemake_executor_gpupool"
+_OWN_TOOLS = f"{OWN_PACKAGE}.tools"
+#: Directories of installed packages.
+_INSTALLED = ("site-packages", "dist-packages")
+#: So many modules are read and followed; of what they still lead to, whole packages count, by
+#: size and time of their files.
+MOST_MODULES = 200
+_DYNAMIC = ("import_module", "__import__")
+
+
+class _Module(NamedTuple):
+    """A module that was found: its full name, its file, and where its submodules are."""
+
+    name: str
+    path: str
+    places: tuple[str, ...] = ()
+    #: The package that its relative imports start from.
+    package: str = ""
+
+
+@functools.lru_cache(maxsize=256)
+def code_digest(tool_class: type) -> str:
+    """Return a digest of a tool's code, as it is when this is first called in the process."""
+    modules = list(_modules_of(tool_class))
+    # Its own package counts by content wherever it lies: it may be installed anew, unversioned.
+    own = {module.name.partition(".")[0] for module in modules} - {OWN_PACKAGE}
+    beside = tuple(dict.fromkeys(os.path.dirname(m.path) for m in modules if not m.package))
+    contents: dict[str, str] = {}
+    installed: set[str] = set()
+    waiting = modules
+    while waiting:
+        module = waiting.pop()
+        if module.path in contents:
+            continue
+        if len(contents) >= MOST_MODULES:
+            contents[module.path] = _tree_of(module)
+            installed.add("")  # what it imports is not known: all that is installed counts
+            continue
+        data = _read(module.path)
+        contents[module.path] = f"{module.name}:{hashlib.sha256(data).hexdigest()}"
+        for name in _imports(data, module) if module.path.endswith(".py") else ():
+            found, top = _found(name, beside, own)
+            waiting += found
+            if top:
+                installed.add(top)
+    version = "{}.{}".format(*sys.version_info)
+    lines = [version, *sorted(contents.values()), *describe_distributions(installed)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _modules_of(tool_class: type) -> Iterator[_Module]:
+    """Yield the modules of a class and of its bases."""
+    for klass in own_classes(tool_class):
+        module = sys.modules.get(klass.__module__)
+        path = getattr(module, "__file__", None)
+        if module is not None and path and not _is_of_python(path):
+            places = tuple(getattr(module, "__path__", ()))
+            package = getattr(module, "__package__", "") or ""
+            yield _Module(klass.__module__, os.path.abspath(path), places, package)
+
+
+# -- imports ----------------------------------------------------------------------
+def _imports(data: bytes, module: _Module) -> list[str]:
+    """Return the full names of what a file imports, at any depth."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a worker's log is no place for a linter
+            tree = ast.parse(data)
+    except (SyntaxError, ValueError):
+        return []
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _base_of(node, module)
+            names.append(base)
+            # What follows may be a module, too.
+            names += [f"{base}.{alias.name}" for alias in node.names if base]
+        elif isinstance(node, ast.Call) and node.args:
+            function = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            first = node.args[0]
+            if function in _DYNAMIC and isinstance(first, ast.Constant):
+                names.append(_absolute(str(first.value), module))
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def _base_of(node: ast.ImportFrom, module: _Module) -> str:
+    return _absolute("." * node.level + (node.module or ""), module)
+
+
+def _absolute(name: str, module: _Module) -> str:
+    if not name.startswith("."):
+        return name
+    try:
+        return importlib.util.resolve_name(name, module.package) if module.package else ""
+    except (ImportError, ValueError):
+        return ""
+
+
+def _found(name: str, beside: tuple[str, ...], own: set[str]) -> tuple[list[_Module], str]:
+    """Return the local modules that a name stands for, and the installed package; empty: none."""
+    top, *rest = name.split(".")
+    is_own_tool = f"{name}.".startswith(f"{_OWN_TOOLS}.")
+    if top == OWN_PACKAGE and not is_own_tool:
+        return [], ""
+    found: list[_Module] = []
+    installed = ""
+    for first in _top_modules(top, beside):
+        if _is_of_python(first.path):
+            continue
+        if _is_installed(first) and top not in own and not is_own_tool:
+            installed = top
+            continue
+        found += _path_to(first, rest)
+    return found, installed
+
+
+def _top_modules(top: str, beside: tuple[str, ...]) -> list[_Module]:
+    """Return what an import may find: files beside the tool's, and what Python finds."""
+    found = [_module(top, importlib.machinery.PathFinder.find_spec(top, [p])) for p in beside]
+    # It may not be there, or its module be odd.
+    with contextlib.suppress(ImportError, ValueError, AttributeError):
+        found.append(_module(top, importlib.util.find_spec(top)))
+    modules = [module for module in found if module is not None]
+    return list({(module.path, module.places): module for module in modules}.values())
+
+
+def _path_to(module: _Module, rest: list[str]) -> list[_Module]:
+    """Return a module with what is imported on the way to one below it."""
+    found = [module]
+    for part in rest:
+        name = f"{found[-1].name}.{part}"
+        places = list(found[-1].places)
+        spec = importlib.machinery.PathFinder.find_spec(name, places) if places else None
+        inner = _module(name, spec)
+        if inner is None:
+            break  # a name in a module, and no module
+        found.append(inner)
+    return [each for each in found if each.path]
+
+
+def _module(name: str, spec: importlib.machinery.ModuleSpec | None) -> _Module | None:
+    if spec is None:
+        return None
+    locations = spec.submodule_search_locations
+    try:
+        places = tuple(locations or ())
+    except KeyError:  # a namespace in a package that is not imported
+        places = tuple(getattr(locations, "_path", ()))
+    path = spec.origin if spec.has_location and spec.origin else ""
+    if not path and not places:
+        return None  # built into Python
+    package = name if places else name.rpartition(".")[0]
+    return _Module(name, os.path.abspath(path) if path else "", places, package)
+
+
+def _is_installed(module: _Module) -> bool:
+    return _is_below_installed(module.path or next(iter(module.places), ""))
+
+
+def _is_below_installed(path: str) -> bool:
+    return any(f"{os.sep}{part}{os.sep}" in path for part in _INSTALLED)
+
+
+@functools.lru_cache(maxsize=1)
+def _own_places() -> tuple[str, ...]:
+    names = ("stdlib", "platstdlib")
+    paths: Iterable[str] = [sysconfig.get_path(name) for name in names]
+    return tuple({f"{p}{os.sep}" for path in paths for p in (path, os.path.realpath(path))})
+
+
+def _is_of_python(path: str) -> bool:
+    """Tell whether a file is of Python's own library."""
+    return path.startswith(_own_places()) and not any(
+        f"{os.sep}{p}{os.sep}" in path for p in _INSTALLED
+    )
+
+
+def _tree_of(module: _Module) -> str:
+    """Return what stands for all files of the package that a module is in."""
+    depth = module.name.count(".") + bool(module.places)
+    root = module.path
+    for _ in range(depth):
+        root = os.path.dirname(root)
+    return f"{module.name.partition('.')[0]}:{_stats_below(root) if depth else _stat_of(root)}"
+
+
+@functools.lru_cache(maxsize=256)
+def _stats_below(root: str) -> str:
+    total = hashlib.sha256()
+    for directory, inner, files in os.walk(root):
+        inner.sort()
+        for name in sorted(files):
+            if name.endswith((".py", ".so", ".pyd")):
+                path = os.path.join(directory, name)
+                total.update(f"{os.path.relpath(path, root)}:{_stat_of(path)}\n".encode())
+    return total.hexdigest()
+
+
+def _stat_of(path: str) -> str:
+    status = os.stat(path)
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""

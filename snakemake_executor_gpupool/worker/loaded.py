@@ -1,0 +1,158 @@
+"""Makes the objects of a tool's class: those for files, and the one that holds the model.
+
+An object that reads or writes serves one job and sees all its params. One that holds a model
+serves many: it sees what its class declares, and what a run has left on it goes before the
+params change. Whoever runs a tool, in a worker or cold, makes its objects here, so that a
+mistake shows everywhere.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+from snakemake_executor_gpupool.tool_api.declared import Declaration, DeclaredParams
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL
+
+#: Why a reference to the params of an earlier run is refused.
+_STALE = "from params that it kept in an earlier run(): take self.params anew in each run()"
+
+
+def for_files(tool_class: type[Tool], params: Mapping[str, Any] | None) -> Tool:
+    """Return an object that reads or writes one job's files.
+
+    Raises
+    ------
+    InputError
+        The class cannot be made with params alone.
+    """
+    return _made(tool_class, params)
+
+
+def _made(tool_class: type[Tool], params: Mapping[str, Any] | None) -> Tool:
+    plain: Any = tool_class
+    if _takes_params(plain):
+        return tool_class(params)
+    tool: Tool = plain.__new__(tool_class, params)
+    plain.__init__(tool)
+    return tool
+
+
+@functools.lru_cache(maxsize=256)
+def _takes_params(tool_class: Any) -> bool:
+    """Tell whether a class is made with the params; the other way is with nothing."""
+    signature = inspect.signature(tool_class.__init__)
+    for arguments in ((None, None), (None,)):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return len(arguments) == 2
+    name = tool_class.__name__
+    raise InputError(
+        f"{name}.__init__{signature} needs more than the params, and a {name} is made with these "
+        "alone: def __init__(self, params)"
+    )
+
+
+class LoadedTool:
+    """The object that holds a model, and what it may see.
+
+    Parameters
+    ----------
+    tool_class, params
+        Of the first job that needs the model; its ``__init__`` sees what ``load`` may see.
+    """
+
+    def __init__(self, tool_class: type[Tool], params: Mapping[str, Any] | None) -> None:
+        given = DeclaredParams(params or {}, Declaration(tool_class, "__init__"))
+        self.tool = _made(tool_class, given)
+        given.raise_if_misread()
+        own = self.tool.params
+        declaration = Declaration(self.tool, "load")
+        if isinstance(own, DeclaredParams):
+            own.raise_if_misread()
+            self._of_model = own.seen_by(declaration)
+        else:  # its __init__ has put a dict of its own there
+            hidden = tuple(given.given_names() - set(own))
+            self._of_model = DeclaredParams(own, declaration, hidden)
+        self._kept: dict[str, Any] = {}
+        self._of_run: DeclaredParams | None = None
+        self._run_ident = b""
+        self.tool.params = self._of_model
+
+    def load(self, device: str) -> None:
+        """Load the model.
+
+        Raises
+        ------
+        UndeclaredParam
+            ``load`` has read a param that does not choose the model.
+        """
+        self.tool.device = device
+        self.tool.load(device)
+        self._of_model.raise_if_misread()
+        self._keep_state()
+
+    def move(self, device: str) -> None:
+        """Move the model to another device."""
+        self._restore_state()
+        self.tool.params = self._of_model
+        self.tool.to(device)  # type: ignore[attr-defined]
+        self.tool.device = device
+        self._of_model.raise_if_misread()
+        self._keep_state()
+
+    def show(self, params: Mapping[str, Any]) -> Tool:
+        """Return the object, ready to run under the params of some jobs."""
+        values = {**self.tool.defaults, **params, **self._of_model.allowed()}
+        shown = DeclaredParams(values, Declaration(self.tool, "run"))
+        ident = _ident(shown)
+        if self._of_run is None or ident != self._run_ident:
+            if self._of_run is not None:
+                self._of_run.end(_STALE)
+                self._restore_state()
+            self._of_run, self._run_ident = shown, ident
+        self.tool.params = self._of_run
+        return self.tool
+
+    # -- what a run leaves behind ----------------------------------------------------
+    def _keep_state(self) -> None:
+        self._kept = dict(getattr(self.tool, "__dict__", {}))
+
+    def _restore_state(self) -> None:
+        """Take away what runs have set: it may be made of params that now are others."""
+        state = getattr(self.tool, "__dict__", None)
+        if state is not None:
+            state.clear()
+            state.update(self._kept)
+
+
+def _ident(params: DeclaredParams) -> bytes:
+    values = params.allowed()
+    try:
+        return pickle.dumps(sorted(values.items()), PICKLE_PROTOCOL)
+    except Exception:  # then it is another one each time
+        return repr(id(values)).encode()
+
+
+def checked_run(tool: Tool, items: list[Any]) -> Any:
+    """Return what ``run`` returns.
+
+    Raises
+    ------
+    UndeclaredParam
+        It has read a param that does not tell its items apart, even if it has caught the error.
+    """
+    shown = tool.params
+    results = tool.run(items)
+    if isinstance(shown, DeclaredParams):
+        shown.raise_if_misread()
+    return results

@@ -1,0 +1,217 @@
+"""The content of files that values name: of a model's params, of a run's, and of items.
+
+A path says nothing of what is in the file. Who keeps results by a path alone keeps old ones.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from snakemake_executor_gpupool.worker.staging import digest
+
+#: Files up to this size count by all their bytes; of larger ones, weights mostly, by size, time
+#: of change and some bytes.
+WHOLE_BYTES = 64 * 1024**2
+#: How much is read at the start, in the middle and at the end of a larger one. The end of a file
+#: of torch's has checksums of all that is in it.
+SAMPLE_BYTES = 64 * 1024
+#: Longer texts are no paths.
+LONGEST_PATH = 4096
+#: A file, or directory, that was changed less than so long ago may be changed again within what
+#: its time of change can tell.
+SETTLED_S = 2.0
+#: How many digests are kept.
+MOST_DIGESTS = 10_000
+#: Directories below a model's that hold no weights.
+PASSED_OVER = ("__pycache__",)
+
+_DIGESTS: OrderedDict[tuple[Any, ...], str] = OrderedDict()
+_LISTINGS: dict[tuple[Any, ...], frozenset[str]] = {}
+
+
+class Bounds(NamedTuple):
+    """How much of a directory is looked at, and what one with more in it counts as.
+
+    Attributes
+    ----------
+    files, size_bytes
+        The most that a directory may hold in all.
+    beyond
+        None: another one each time, so that nobody shares a result.
+    """
+
+    files: float
+    size_bytes: float
+    beyond: str | None = ""
+
+
+#: A model's directory counts whole, whatever is in it.
+MODEL = Bounds(float("inf"), float("inf"))
+#: A word among a run's params may happen to be the name of a directory of results.
+RUN_PARAM = Bounds(1000, WHOLE_BYTES)
+ITEM = Bounds(1000, WHOLE_BYTES, beyond=None)
+
+
+def contents_of(value: Any, bounds: Bounds) -> list[tuple[str, str]]:
+    """Return, for each file or directory that a value names, the name and what is in there.
+
+    Parameters
+    ----------
+    value
+        A text, a path, or a container or plain object that holds such.
+    bounds
+        Of directories.
+
+    Returns
+    -------
+    list of (str, str)
+        In the order of the value; empty if it names none that exists.
+    """
+    found = []
+    for path in _paths_in(value, set()):
+        content = _content(path, bounds)
+        if content:
+            found.append((path, content))
+    return found
+
+
+def _paths_in(value: Any, seen: set[int]) -> Iterator[str]:
+    """Yield texts that may be paths of existing files."""
+    if isinstance(value, (str, bytes)):
+        if 0 < len(value) < LONGEST_PATH and _may_exist(os.fsdecode(value)):
+            yield os.fsdecode(value)
+        return
+    if isinstance(value, os.PathLike):
+        yield os.fsdecode(value)
+        return
+    is_number = isinstance(value, (bool, int, float, complex))
+    if value is None or is_number or hasattr(value, "dtype") or id(value) in seen:
+        return
+    seen.add(id(value))
+    for part in _parts(value):
+        yield from _paths_in(part, seen)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield item
+    elif isinstance(value, (list, tuple)):
+        yield from value
+    elif isinstance(value, (set, frozenset)):
+        yield from sorted(value, key=repr)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from (getattr(value, field.name, None) for field in dataclasses.fields(value))
+    elif not callable(value):
+        yield from getattr(value, "__dict__", {}).values()
+        for klass in type(value).__mro__:
+            slots = vars(klass).get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                yield getattr(value, name, None)
+
+
+def _may_exist(path: str) -> bool:
+    """Tell whether a text can be the path of a file: for most that is known without asking.
+
+    A relative path starts with a name that is in the working directory. A listing of that is
+    one question, where each of many sequences or sentences would be one, over a network maybe.
+    """
+    if "\0" in path or "\n" in path or not path.strip("./"):
+        return False
+    first = path.partition("/")[0]
+    return first in ("", ".", "..") or _is_here(first)
+
+
+def _is_here(name: str) -> bool:
+    """Tell whether the working directory has an entry of that name."""
+    status = os.stat(".")
+    if not _is_settled(status):
+        return os.path.lexists(name)
+    ident = (status.st_dev, status.st_ino, status.st_mtime_ns)
+    if ident not in _LISTINGS:
+        _LISTINGS.clear()
+        _LISTINGS[ident] = frozenset(os.listdir("."))
+    return name in _LISTINGS[ident]
+
+
+def _is_settled(status: os.stat_result) -> bool:
+    return abs(time.time() - status.st_mtime) > SETTLED_S
+
+
+def _content(path: str, bounds: Bounds) -> str:
+    """Return what stands for the content of a file or directory; empty: there is none."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            return _content_of_file(path, status)
+        if stat.S_ISDIR(status.st_mode):
+            return _content_of_directory(path, bounds)
+    except OSError:
+        pass  # it is not there, or cannot be read: then no tool reads it either
+    return ""
+
+
+def _content_of_directory(path: str, bounds: Bounds) -> str:
+    total, files, size_bytes = hashlib.blake2b(digest_size=32), [], 0
+    for name in _files_below(path):
+        status = os.stat(os.path.join(path, name))
+        files.append((name, status))
+        size_bytes += status.st_size
+        if len(files) > bounds.files or size_bytes > bounds.size_bytes:
+            return os.urandom(16).hex() if bounds.beyond is None else bounds.beyond
+    for name, status in sorted(files, key=lambda file: file[0]):
+        content = _content_of_file(os.path.join(path, name), status)
+        total.update(f"{name}\0{content}\0".encode("utf-8", "surrogateescape"))
+    return f"dir:{total.hexdigest()}"
+
+
+def _files_below(top: str) -> Iterator[str]:
+    """Yield the regular files of a directory and of those below, links followed, once each."""
+    entered = set()
+    for directory, inner, files in os.walk(top, followlinks=True):
+        status = os.stat(directory)
+        if (status.st_dev, status.st_ino) in entered:
+            inner.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        inner[:] = sorted(name for name in inner if not _is_passed_over(name))
+        for name in files:
+            file = os.path.join(directory, name)
+            if os.path.isfile(file):
+                yield os.path.relpath(file, top)
+
+
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(".") or name in PASSED_OVER
+
+
+def _content_of_file(path: str, status: os.stat_result) -> str:
+    """Return a digest of a file, taken once as long as the file stays the same."""
+    ident = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    known = _DIGESTS.get(ident)
+    if known is None:
+        known = digest(path) if status.st_size <= WHOLE_BYTES else _sampled(path, status)
+        if _is_settled(status):
+            _DIGESTS[ident] = known
+            if len(_DIGESTS) > MOST_DIGESTS:
+                _DIGESTS.popitem(last=False)
+    return known
+
+
+def _sampled(path: str, status: os.stat_result) -> str:
+    total = hashlib.blake2b(digest_size=32)
+    with open(path, "rb", buffering=0) as file:
+        for start in (0, status.st_size // 2, status.st_size - SAMPLE_BYTES):
+            file.seek(start)
+            total.update(file.read(SAMPLE_BYTES))
+    return f"{status.st_size}:{status.st_mtime_ns}:{total.hexdigest()}"
