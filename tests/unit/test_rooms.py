@@ -1,0 +1,135 @@
+"""Which room of the package may import which, and what pure code may reach (design: the rooms).
+
+The tables read like the page of the design: a room may import the rooms named beside it, and what
+stands on its own floor only where an exception says so.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NAME = "snakemake_executor_gpupool"
+PACKAGE = Path(__file__).resolve().parents[2] / NAME
+
+LOWEST = {"wire", "devices", "tool_api", "errors"}
+MIDDLE = {"scheduling", "hosts", "records"}
+ALLOWED = {
+    "frontends": {"runtime", *MIDDLE, "worker", "tools", *LOWEST, "package"},
+    "runtime": MIDDLE | LOWEST,
+    "scheduling": LOWEST,
+    "hosts": LOWEST,
+    "records": LOWEST,
+    "worker": {"wire", "tool_api", "errors"},
+    "wire": {"tool_api", "errors"},
+    "devices": {"errors"},
+    "tool_api": {"errors"},
+    "errors": set(),
+    "tools": {"tool_api", "errors", "frontends"},
+    "package": set(),
+}
+#: What may be imported beyond that, each with the reason.
+EXCEPTIONS = {
+    # A script that holds a tool does its job cold; the one lazy arrow upwards.
+    ("tool_api.tool", "worker.cold"),
+    # One class knows the names of a run's files, on whichever machine.
+    ("hosts.*", "records.paths"),
+    # A request says which devices it wants, as a plain value.
+    ("wire.requests", "devices.strings"),
+    # To be moved down.
+    ("records.result_store", "worker.result_file"),
+    ("runtime.carry_out", "worker.result_file"),
+    ("scheduling.scheduler", "records.profile"),
+    ("scheduling.models.model", "records.profile"),
+}
+#: What decides must not reach, directly or through others.
+IMPURE = {
+    *("threading", "time", "os", "socket", "subprocess", "logging", "pathlib", "queue", "fcntl"),
+    *("selectors", "tempfile", "shutil", "mmap", "random", "datetime", "importlib", "signal"),
+}
+#: Doors that are still to be closed.
+LEAKS = {"records.profile", "devices.claims"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module below the package by its dotted name, the package itself left out."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name or "package"] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(module: str) -> Iterator[str]:
+    """What a module imports when it runs: names below the package without it, others in full."""
+    tree = ast.parse(MODULES[module].read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                yield _ours(node.module, alias.name)
+
+
+def _ours(module: str, name: str) -> str:
+    if module != NAME and not module.startswith(f"{NAME}."):
+        return module
+    inner = module[len(NAME) + 1 :]
+    full = f"{inner}.{name}".strip(".")
+    return full if full in MODULES else inner or "package"
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def is_excepted(source: str, target: str) -> bool:
+    return (source, target) in EXCEPTIONS or (f"{room(source)}.*", target) in EXCEPTIONS
+
+
+def test_every_room_has_a_line() -> None:
+    assert {room(module) for module in MODULES} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("name", sorted(ALLOWED))
+def test_a_room_imports_what_it_may(name: str) -> None:
+    for module in MODULES:
+        if room(module) != name:
+            continue
+        for target in imports(module):
+            if target in MODULES and room(target) != name and not is_excepted(module, target):
+                assert room(target) in ALLOWED[name], f"{module} imports {target}"
+
+
+def test_no_exception_is_left_over() -> None:
+    used = {(s, t) for s in MODULES for t in imports(s) if is_excepted(s, t)}
+    rooms = {(f"{room(source)}.*", target) for source, target in used}
+    assert used | rooms >= EXCEPTIONS
+
+
+def test_decisions_reach_nothing_impure() -> None:
+    """No clock, file, lock, process or socket, through whatever they import."""
+    pure = [m for m in MODULES if room(m) == "scheduling" or m.startswith("devices.allocat")]
+    reached, waiting = set(pure), list(pure)
+    while waiting:
+        module = waiting.pop()
+        for target in imports(module):
+            assert target.partition(".")[0] not in IMPURE, f"{module} imports {target}"
+            if target in MODULES and target not in reached | LEAKS:
+                reached.add(target)
+                waiting.append(target)
