@@ -61,6 +61,19 @@ def test_what_is_good_is_kept(check, content, pack):
     assert kept == f">a one\n{GOOD}\n>b\n{GOOD}\n"
 
 
+@pytest.mark.parametrize("letter", ["\u00df", "\u0131", "\u017f"])
+def test_letters_beyond_ascii_are_no_residues(check, letter):
+    """They would be S, I and S in upper case."""
+    kept, dropped = check(f">a\n{GOOD}\n>b\n{letter * 9}{GOOD}\n>c\n{letter}{GOOD}\n".encode())
+    assert dropped == {"a": "", "b": "more than 10% unknown residues", "c": ""}
+    assert f">c\n{letter}{GOOD}\n" in kept, "as it is, for the model's tool to judge"
+
+
+def test_odd_separators_end_no_header(check):
+    kept, _ = check(f">a one\x0ctwo\u2028MK\n{GOOD}\r\n".encode())
+    assert kept.partition("\n")[2] == f"{GOOD}\n"
+
+
 def test_what_is_dropped_and_why(check):
     records = [("a", GOOD), ("short", "MKT"), ("long", GOOD * 4), ("odd", "X" * 9), ("a", "MKTAYI")]
     text = "".join(f">{name}\n{sequence}\n" for name, sequence in records)

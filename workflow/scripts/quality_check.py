@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import string
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pandas as pd
 
 #: Letters that name one amino acid; anything else tells the model nothing certain.
 STANDARD = frozenset("ACDEFGHIKLMNPQRSTVWY")
+#: Of ASCII alone: in upper case, some other letters are letters of proteins.
+UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 
 
 def read_fasta(path):
@@ -17,10 +20,10 @@ def read_fasta(path):
     text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
     if not text.startswith(">"):
         raise ValueError(f"{path}: is no FASTA file, it does not start with '>'")
-    for record in re.split(r"^>", "\n".join(text.splitlines()), flags=re.MULTILINE)[1:]:
+    for record in re.split(r"^>", re.sub(r"\r\n?", "\n", text), flags=re.MULTILINE)[1:]:
         header, _, body = record.partition("\n")
         name, _, description = header.strip().partition(" ")
-        yield name, description, "".join(body.split()).upper().rstrip("*")
+        yield name, description, "".join(body.split()).translate(UPPER).rstrip("*")
 
 
 def check(records, min_length, max_length, max_unknown):
