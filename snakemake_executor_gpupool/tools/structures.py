@@ -137,7 +137,7 @@ def check_target(target: Any, records: Sequence[Record]) -> None:
         )
     for record in records:
         if suffix not in SUFFIXES:
-            _check_file_name(record.id)
+            _check_file_name(target, record.id)
         _check_size(target, record)
 
 
@@ -207,9 +207,9 @@ def _by_id(paths: Sequence[str], ids: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _check_file_name(name: str) -> None:
+def _check_file_name(target: str, name: str) -> None:
     if "/" in name or name.startswith(".") or len(os.fsencode(name + PDB)) > LONGEST_NAME:
         raise InputError(
-            f"the id {name!r} cannot be the name of a file; change it, or let the output be one "
+            f"output {target}: the id {name!r} cannot be the name of a file in it; change it, or let the output be one "
             "file of all structures, .pdb or .cif"
         )

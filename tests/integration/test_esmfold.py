@@ -351,7 +351,7 @@ class TestFiles:
             (Record("a", "MK::TA"), {}, "chain without any known residue (an empty one)"),
             (Record("a", "MK:XX"), {}, "chain without any known residue (XX)"),
             (Record("a", ":".join("M" * 27)), {}, "has 27 chains"),
-            (Record("x/y", "MK"), {}, "the id 'x/y' cannot be the name of a file"),
+            (Record("x/y", "MK"), {}, "the id 'x/y' cannot be the name of a file in it"),
             (Record("a", "MK"), {"structures": "s.ent"}, "written as .pdb or .cif, not as .ent"),
             (Record("a", "G" * 10_000), {}, "can number 9,999 residues in a chain"),
             (Record("a", "MK"), {"structures": ["b.pdb"]}, "these differ: a, b"),
