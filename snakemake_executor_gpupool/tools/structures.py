@@ -210,6 +210,6 @@ def _by_id(paths: Sequence[str], ids: Sequence[str]) -> dict[str, str]:
 def _check_file_name(target: str, name: str) -> None:
     if "/" in name or name.startswith(".") or len(os.fsencode(name + PDB)) > LONGEST_NAME:
         raise InputError(
-            f"output {target}: the id {name!r} cannot be the name of a file in it; change it, or let the output be one "
-            "file of all structures, .pdb or .cif"
+            f"output {target}: the id {name!r} cannot be the name of a file in it; "
+            "change it, or let the output be one file of all structures, .pdb or .cif"
         )
