@@ -87,13 +87,14 @@ def format_seconds(seconds: float | None) -> str:
 
 def closing_line(summary: dict[str, object]) -> str:
     """Return the one line that closes a run."""
+    left = f", {summary['jobs_withdrawn']} not started" if summary["jobs_withdrawn"] else ""
     failed = f", {summary['jobs_failed']} failed" if summary["jobs_failed"] else ""
     evictions = f", {summary['evictions']} evictions" if summary["evictions"] else ""
     saved = f", {summary['dispatches_saved']} dispatches saved" * bool(summary["dispatches_saved"])
     crashes = f", {summary['worker_crashes']} worker crashes" if summary["worker_crashes"] else ""
     simulated = " (SIMULATED devices)" if summary["simulated"] else ""
     return (
-        f"gpupool: served {summary['jobs_served']} jobs{failed}: {summary['items']} items, "
-        f"{summary['items_unique']} computed, {summary['model_loads']} model loads"
+        f"gpupool: served {summary['jobs_served']} jobs{failed}{left}: {summary['items']} items, "
+        f"{summary['items_computed']} computed, {summary['model_loads']} model loads"
         f"{saved}{evictions}{crashes}, {format_seconds(float(str(summary['wall_s'])))}{simulated}"
     )

@@ -51,7 +51,8 @@ from snakemake_executor_gpupool.runtime.summary import state_of, summarize
 from snakemake_executor_gpupool.scheduling.answers import Answers
 from snakemake_executor_gpupool.scheduling.demand import demand_of
 from snakemake_executor_gpupool.scheduling.effects import Note, Report
-from snakemake_executor_gpupool.scheduling.scheduler import LeaseRequest, Scheduler
+from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
+from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import Request
@@ -204,6 +205,10 @@ class Pool:
             self._look_around(now_s)
 
         self._inbox.post_if_open(act)
+
+    def wind_down(self) -> None:
+        """Start nothing new; finish what has begun. Returns at once."""
+        self._inbox.post_if_open(self._scheduler.wind_down)
 
     def cancel(self, reason: str) -> None:
         """Fail every job that is served or waits for devices, end every worker, take no more."""

@@ -22,8 +22,10 @@ def summarize(
     return {
         "jobs_served": scheduler.jobs.served,
         "jobs_failed": scheduler.jobs.failed,
+        "jobs_withdrawn": scheduler.jobs.withdrawn,
         "items": ledger.items,
         "items_unique": ledger.unique,
+        "items_computed": ledger.computed,
         "items_reused": ledger.reused,
         "model_loads": dispatch.counts["model_loads"],
         "chains_merged": chains.counts["merged"],

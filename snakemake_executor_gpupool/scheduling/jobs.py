@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from snakemake_executor_gpupool.scheduling.merging.stage import Claim
 
 
+#: What is said of a job that nobody was given anything of, after another one has failed.
+NOT_STARTED = "not started, since another job has failed and --keep-going is not set"
+
+
 class Phase(enum.Enum):
     """Where a job stands."""
 
@@ -61,6 +65,8 @@ class JobState:
     claimed: int = 0
     #: What a chain has staged for it.
     claim: Claim | None = None
+    #: A worker was given an item that this job was the first to ask for.
+    is_handed_out: bool = False
     #: Whether it is short, as :func:`~.merging.is_short` has it.
     is_brief: bool = False
 
@@ -99,6 +105,12 @@ class JobState:
         return max(self.cost_on, key=self.cost_on.__getitem__) if self.cost_on else ""
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it is to be finished even if nothing new is started."""
+        is_ending = self.phase in (Phase.WRITING, Phase.PUBLISHING)
+        return is_ending or self.is_handed_out or self.request.goes_on or self.wants_results
+
+    @property
     def is_computed(self) -> bool:
         """Whether every item has its result."""
         return self.all_read and self.missing == 0
@@ -123,6 +135,9 @@ class JobTable:
         self._lent: dict[int, list[Unit]] = {}
         self.served = 0
         self.failed = 0
+        self.withdrawn = 0
+        #: Nothing new is to be started.
+        self.is_winding_down = False
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -169,6 +184,13 @@ class JobTable:
         if placed.result is None:
             job.missing += 1
         return placed if is_new else None
+
+    def handed_out(self, units: Iterable[Unit]) -> None:
+        """A worker is given units: the jobs that first asked for them have begun."""
+        for unit in units:
+            job = self._jobs.get(unit.places[0][0]) if unit.places else None
+            if job is not None:
+                job.is_handed_out = True
 
     def forget_items(self, job: JobState) -> None:
         """Undo what was read of a job, so that it can be read again."""
@@ -242,6 +264,14 @@ class JobTable:
         self.failed += 1
         self._end(job, message)
 
+    def withdraw(self, job: JobState) -> None:
+        """Nothing of the job has begun, and nothing is to."""
+        self.withdrawn += 1
+        self._outbox.note("job_withdrawn", job=job.request.title, job_id=job.request.job_id)
+        message = f"{job.request.title}: {NOT_STARTED}"
+        self._forget(job)
+        self._outbox.put(Report(JobReport(job.request.job_id, message, withdrawn=True)))
+
     def take_back(self, job_id: int) -> None:
         """Whoever called for results has read them."""
         self._release(self._lent.pop(job_id, []))
@@ -253,20 +283,23 @@ class JobTable:
     def _end(
         self, job: JobState, error: str | None, details: dict[str, object] | None = None
     ) -> None:
-        del self._jobs[job.request.job_id]
-        for unit in set(job.units):
-            if not unit.is_done:
-                unit.places = [place for place in unit.places if place[0] != job.request.job_id]
-        if details:
-            self._lent[job.request.job_id] = job.units
-        else:
-            self._release(job.units)
+        self._forget(job, is_lent=bool(details))
         error = None if error is None else printable(error)
         event = "job_done" if error is None else "job_failed"
         told = {} if error is None else {"error": error}
         self._outbox.note(event, job=job.request.title, job_id=job.request.job_id, **told)
         report = JobReport(job.request.job_id, error, job.seconds, details or {})
         self._outbox.put(Report(report))
+
+    def _forget(self, job: JobState, *, is_lent: bool = False) -> None:
+        del self._jobs[job.request.job_id]
+        for unit in set(job.units):
+            if not unit.is_done:
+                unit.places = [place for place in unit.places if place[0] != job.request.job_id]
+        if is_lent:
+            self._lent[job.request.job_id] = job.units
+        else:
+            self._release(job.units)
 
 
 def explain(job: JobState, error: dict[str, Any], where: str = "") -> str:

@@ -88,6 +88,8 @@ class Ledger:
         self.items = 0
         #: Items that were computed, or are to be.
         self.unique = 0
+        #: Those of them that have been.
+        self.computed = 0
         #: Distinct items whose result an earlier run had left.
         self.reused = 0
         #: Results that chains computed beforehand, and how many of these a job has asked for.
@@ -129,7 +131,9 @@ class Ledger:
         unit.payload = b""
         if error is not None:
             self._units.pop(unit.key, None)
-        elif unit.holders == 0:
+            return
+        self.computed += 1
+        if unit.holders == 0:
             self._keep(unit)
 
     def offer(self, key: Hashable, result: Blob) -> None:
@@ -153,6 +157,7 @@ class Ledger:
             unit.is_guess = False
             self.claimed += 1
             self.unique += 1
+            self.computed += 1
 
     def release(self, unit: Unit) -> None:
         """One place no longer needs the unit's result."""

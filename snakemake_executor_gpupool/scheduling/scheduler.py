@@ -8,43 +8,25 @@ the same sequence of effects, which is what makes eviction, balance and faults t
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocator import (
-    Allocator,
-    Ask,
-    Granted,
-    Impossible,
-)
-from snakemake_executor_gpupool.devices.allocator import Effect as AllocatorEffect
+from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.records.profile import Figures
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
-from snakemake_executor_gpupool.scheduling.effects import GrantLease, Outbox, Report
+from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
 from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
+from snakemake_executor_gpupool.scheduling.leases import LeaseRequest, Leases
 from snakemake_executor_gpupool.scheduling.merging.run import Chains
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
-from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob
-from snakemake_executor_gpupool.wire.requests import JobReport, Request
-
-
-@dataclass(frozen=True)
-class LeaseRequest:
-    """A job that runs by itself and only needs devices of its own meanwhile."""
-
-    job_id: int
-    title: str
-    spec: DeviceSpec
-    priority: int = 0
-    vram_mib: int | None = None
+from snakemake_executor_gpupool.wire.requests import Request
 
 
 class Scheduler:
@@ -92,13 +74,11 @@ class Scheduler:
             self._recall_figures,
             self.filing,
         )
-        self.dispatch.on_lease_effect = self._lease_effect
+        self.leases = Leases(allocator, self.dispatch, self.outbox)
         self.dispatch.on_start = self.filing.foresee
         self._allocator = allocator
         self._recall = recall
-        self._leases: dict[str, LeaseRequest] = {}
         #: Those of them that have their devices.
-        self._running: set[str] = set()
         self._arrivals = 0
 
     # -- served jobs -----------------------------------------------------------
@@ -358,42 +338,11 @@ class Scheduler:
     # -- leases --------------------------------------------------------------------
     def lease(self, request: LeaseRequest, now_s: float) -> None:
         """A job needs devices of its own; ``GrantLease`` or a failed ``Report`` follows."""
-        ask_id = f"job{request.job_id}"
-        self._leases[ask_id] = request
-        self.outbox.note("lease_requested", job=request.title, job_id=request.job_id)
-        ask = Ask(
-            ask_id=ask_id,
-            spec=request.spec,
-            kind="lease",
-            owner=request.title,
-            priority=request.priority,
-            vram_mib=request.vram_mib,
-        )
-        self.dispatch.apply(self._allocator.request(ask, now_s), now_s)
+        self.leases.request(request, now_s)
 
     def lease_done(self, job_id: int, now_s: float) -> None:
         """The leased job has ended."""
-        ask_id = f"job{job_id}"
-        request = self._leases.pop(ask_id, None)
-        self._running.discard(ask_id)
-        if request is not None:
-            self.outbox.note("lease_released", job=request.title, job_id=job_id)
-            self.dispatch.apply(self._allocator.gone(ask_id, now_s), now_s)
-            self.dispatch.feed_all(now_s)
-
-    def _lease_effect(self, effect: AllocatorEffect) -> None:
-        if isinstance(effect, Granted) and effect.ask_id in self._leases:
-            request = self._leases[effect.ask_id]
-            self._running.add(effect.ask_id)
-            names = [device.name for device in effect.devices]
-            self.outbox.note(
-                "lease_granted", job=request.title, job_id=request.job_id, devices=names
-            )
-            self.outbox.put(GrantLease(request.job_id, effect.devices))
-        elif isinstance(effect, Impossible) and effect.ask_id in self._leases:
-            request = self._leases.pop(effect.ask_id)
-            message = printable(f"{request.title}: {effect.reason}")
-            self.outbox.put(Report(JobReport(request.job_id, message)))
+        self.leases.done(job_id, now_s)
 
     # -- the end ---------------------------------------------------------------------
     def cancel(self, reason: str) -> None:
@@ -401,15 +350,26 @@ class Scheduler:
         for job_id in self.jobs.ids():
             job = self.jobs[job_id]
             self.jobs.fail(job, f"{job.request.title}: {reason}")
-        for ask_id in [ask_id for ask_id in self._leases if ask_id not in self._running]:
-            request = self._leases.pop(ask_id)
-            message = printable(f"{request.title}: {reason}")
-            self.outbox.put(Report(JobReport(request.job_id, message)))
+        self.leases.cancel(reason)
+
+    def wind_down(self, now_s: float) -> None:
+        """Start nothing new: what no worker has been given anything of is reported as not started.
+
+        What has begun is finished, all of it.
+        """
+        self.filing.now_s = now_s
+        self.jobs.is_winding_down = True
+        held = self.chains.held_jobs()
+        for job in map(self.jobs.__getitem__, self.jobs.ids()):
+            if job not in held and not job.has_begun:
+                self.jobs.withdraw(job)
+        self.chains.wind_down(now_s)
+        self.leases.wind_down(now_s)
 
     @property
     def is_quiet(self) -> bool:
         """Whether no served job and no lease is in flight."""
-        return not self.jobs and not self._leases
+        return not self.jobs and not self.leases
 
 
 def is_whole_and_short(job: JobState, meta: Mapping[str, Any]) -> bool:

@@ -64,6 +64,8 @@ class Request:
         Which outputs a tool finds as they were, and where a copy of each is.
     touched
         Which outputs a tool need not write, as Snakemake makes them.
+    goes_on
+        It is the rest of something that has begun: it is done even if nothing new is started.
     identity
         What tells the job from every other of the workflow; a guess has that of the job it is for.
     follow
@@ -88,6 +90,7 @@ class Request:
     updates: tuple[tuple[int, str], ...] = ()
     touched: tuple[int, ...] = ()
     identity: tuple[str, ...] = ()
+    goes_on: bool = False
     follow: tuple[Request, ...] = ()
 
 
@@ -101,9 +104,12 @@ class JobReport:
         None if it succeeded, else the message for the user.
     seconds
         The job's share of the time its batches took, plus reading and writing.
+    withdrawn
+        It was not started, as nothing new was to be.
     """
 
     job_id: int
     error: str | None = None
     seconds: float = 0.0
     details: dict[str, object] = dataclasses.field(default_factory=dict)
+    withdrawn: bool = False

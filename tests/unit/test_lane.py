@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snakemake_executor_gpupool.frontends.snakemake.local_jobs import (
+from snakemake_executor_gpupool.frontends.snakemake.admission import (
     MOST_OVERTAKES,
     Admission,
     LaneJob,
@@ -47,3 +47,15 @@ def test_small_jobs_pass_a_wide_one_for_a_while() -> None:
     assert passed == MOST_OVERTAKES
     admission.release(running)
     assert admitted(admission) == ["wide"]
+
+
+def test_what_goes_on_with_something_waits_on_when_nothing_new_is_to_start() -> None:
+    admission = Admission(budget=1)
+    for name, is_new in (("running", True), ("a", True), ("rest", False), ("b", True)):
+        job = lane_job(name)
+        job.withdrawn = (lambda: None) if is_new else None
+        admission.add(job)
+    assert admitted(admission) == ["running"]
+    assert [job.job for job in admission.take_new()] == ["a", "b"]
+    admission.release(lane_job("running"))
+    assert admitted(admission) == ["rest"]

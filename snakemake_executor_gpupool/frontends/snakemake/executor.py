@@ -12,12 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,12 +26,17 @@ from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMo
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.devices.hidden import hide_devices, show_devices
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.errors import ConfigError, PoolEnded
+from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.frontends.snakemake.alone import Alone, Expected, Leased
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle, part_of_group
 from snakemake_executor_gpupool.frontends.snakemake.checks import check_start
 from snakemake_executor_gpupool.frontends.snakemake.cores import bound_threads, cpu_budget
+from snakemake_executor_gpupool.frontends.snakemake.failures import (
+    tell_failure,
+)
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
-from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, keep_words, needs_of
+from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
+from snakemake_executor_gpupool.frontends.snakemake.needs import keep_words, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 from snakemake_executor_gpupool.frontends.snakemake.signals import Signals
@@ -44,6 +45,7 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     is_served,
     title,
 )
+from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs, keep_untouched
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import (
     Machines,
@@ -52,7 +54,6 @@ from snakemake_executor_gpupool.runtime.config import (
 )
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
-from snakemake_executor_gpupool.scheduling.scheduler import LeaseRequest
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.requests import JobReport
 
@@ -70,28 +71,6 @@ common_settings = CommonSettings(
 JOBS_AT_ONCE = 64
 
 
-@dataclass(frozen=True, eq=False)
-class Leased:
-    """A job that waits for devices, or has them.
-
-    Attributes
-    ----------
-    job
-        Snakemake's job; a group for a bundle.
-    needs
-        What it asks for.
-    done
-        Told of its end.
-    bundle
-        Jobs that share the lease, each with its own part; None: the job has all of it.
-    """
-
-    job: Any
-    needs: Needs
-    done: Done
-    bundle: Bundle | None = None
-
-
 class Executor(RealExecutor):
     """Serves rules from warm workers, gives GPU rules their devices, runs the rest locally."""
 
@@ -100,10 +79,7 @@ class Executor(RealExecutor):
 
         # Whoever calls Snakemake's API need not give any.
         self.executor_settings: Any = self.workflow.executor_settings or ExecutorSettings()
-        self._ids = itertools.count(1)
-        self._done: dict[int, Done] = {}
-        self._leased: dict[int, Leased] = {}
-        self._lock = threading.Lock()
+        self._expected = Expected()
         self._cores = cpu_budget(self.workflow)
         self._cluster: Any = None
         config = self._configure()
@@ -116,7 +92,7 @@ class Executor(RealExecutor):
             raise
         on_nodes = self._cluster is not None and self.executor_settings.cpu_rules == "cluster"
         bound_threads(self.workflow, self._cores, self.logger, elsewhere=on_nodes)
-        callbacks = Callbacks(self._report, self._grant, self._broken, self.logger.info)
+        callbacks = Callbacks(self._expected.report, self._grant, self._broken, self.logger.info)
         machines = (self._cluster.paths, self._cluster.host) if self._cluster else None
         self._pool = Pool(config, callbacks, machines)
         self._lane = LocalLane(
@@ -127,10 +103,12 @@ class Executor(RealExecutor):
             self._pool.forget_process,
             self._pool.fail,
         )
+        self._alone = Alone(self._pool, self._lane, self._expected, self._cluster, self.logger)
         self._signals = Signals(self._terminate, self._lane.kill, self._progress)
+        self._halt = Halt(self.workflow, self._wind_down)
         merges = self.executor_settings.merge != "off"
         self._serving = Serving(
-            self.workflow, self._pool, self._expect, self._report, merges=merges
+            self.workflow, self._pool, self._expected.add, self._expected.report, merges=merges
         )
         self._managed = (*config.devices, *config.expected)
         self._between_members = ThreadPoolExecutor(4, thread_name_prefix="gpupool-group")
@@ -194,7 +172,8 @@ class Executor(RealExecutor):
     def run_job(self, job: Any) -> None:
         """Send a job its way; a served one goes with the next :meth:`Serving.flush`."""
         info = SubmittedJobInfo(job)
-        self.report_job_submission(info)
+        # A job that waits for threads or devices is not at work yet: it may never be.
+        self.report_job_submission(info, register_job=is_prepared_here(job))
         try:
             self._route(job, lambda report: self._finish(info, report))
         except Exception as error:
@@ -204,12 +183,20 @@ class Executor(RealExecutor):
         if not job.is_group():
             self._route_job(job, done, self._serving.gather)
         elif runs_by_member(job):
+            updated = UpdatedOutputs(self.workflow.persistence, job.jobs)
             start = partial(self._start_members, job)
-            GroupRun(job, start, self._later, done).start()
+            GroupRun(job, start, self._later, updated.kept_for(done)).start()
         else:
-            self._run_in_lane(job, done, {})
+            self._alone.run(job, done)
 
-    def _route_job(self, job: Any, done: Done, serve: Callable[[Any, Done], None]) -> None:
+    def _route_job(
+        self,
+        job: Any,
+        done: Done,
+        serve: Callable[[Any, Done], None],
+        *,
+        goes_on: bool = False,
+    ) -> None:
         refused = self._refused.get(job.rule.name)
         if refused is not None:
             done(JobReport(0, f"{title(job)}: {refused}"))
@@ -219,9 +206,9 @@ class Executor(RealExecutor):
             return
         needs = needs_of(job)
         if needs.gpus:
-            self._lease(Leased(job, needs, done))
+            self._alone.lease(Leased(job, needs, done, goes_on))
         else:
-            self._run_in_lane(job, done, {})
+            self._alone.run(job, done, goes_on=goes_on)
 
     def _later(self, act: Callable[[], None]) -> None:
         """Do what is between a group's members, on a thread of its own."""
@@ -235,23 +222,27 @@ class Executor(RealExecutor):
         with contextlib.suppress(RuntimeError):  # the run is cancelled: nothing is to follow
             self._between_members.submit(guarded)
 
-    def _start_members(self, group: Any, unit: Unit, done: Done) -> None:
+    def _start_members(self, group: Any, unit: Unit, done: Done, goes_on: bool) -> None:
         """Start what runs together of a group."""
         if len(unit) == 1 and unit[0].pipe_group is None:
             if unit[0].is_norun:
                 done(JobReport(0))
             else:
-                self._route_job(unit[0], done, self._serving.serve)
+                serve = partial(self._serving.serve, goes_on=goes_on)
+                self._route_job(unit[0], done, serve, goes_on=goes_on)
             return
         bundle = Bundle.of(unit, self._managed)
         job = part_of_group(group, unit)
         if bundle.joint.gpus:
-            self._lease(Leased(job, bundle.joint, done, bundle))
+            self._alone.lease(Leased(job, bundle.joint, done, goes_on, bundle))
         else:
-            self._run_in_lane(job, done, {})
+            self._alone.run(job, done, goes_on=goes_on)
 
     def shutdown(self) -> None:
         """Wait for what runs, end every worker, write the summary."""
+        self._halt.over()
+        if self._halt.last_words():
+            self.logger.warning(self._halt.last_words())
         self._lane.shutdown()
         self._serving.shutdown()
         self._between_members.shutdown()
@@ -262,8 +253,8 @@ class Executor(RealExecutor):
     def cancel(self) -> None:
         """End every worker and child; what they were at is not finished."""
         self._signals.ending()
-        with self._lock:
-            self._done.clear()
+        self._halt.over()
+        self._expected.take_all()
         self._lane.cancel()
         self._pool.cancel("cancelled")
         self._serving.shutdown(wait=False)
@@ -284,98 +275,46 @@ class Executor(RealExecutor):
     def _progress(self) -> tuple[int, ...]:
         """Return how far the run is: numbers that change while it gets on."""
         scheduler = self.workflow.scheduler
-        return scheduler.finished_jobs, len(scheduler.running), len(self._done), self._lane.running
-
-    # -- ways ----------------------------------------------------------------------------
-    def _lease(self, leased: Leased) -> None:
-        job_id = self._expect(leased.done)
-        with self._lock:
-            self._leased[job_id] = leased
-        job, needs = leased.job, leased.needs
-        assert needs.spec is not None
-        request = LeaseRequest(job_id, title(job), needs.spec, job.priority, needs.vram_mib)
-        try:
-            self._pool.lease(request)
-        except PoolEnded as error:
-            self._report(JobReport(job_id, f"{request.title}: {error}"))
+        return (
+            scheduler.finished_jobs,
+            len(scheduler.running),
+            len(self._expected),
+            self._lane.running,
+        )
 
     def _grant(self, job_id: int, devices: tuple[Device, ...], environment: dict[str, str]) -> None:
-        with self._lock:
-            leased, done = self._leased.pop(job_id, None), self._done.pop(job_id, None)
-        if leased is None or done is None:  # reported as failed, or nobody waits for it
-            self._pool.lease_done(job_id)
-            return
-        if leased.bundle is not None:
-            environment = leased.bundle.environment(devices, environment)
-
-        def released(report: JobReport) -> None:
-            self._pool.lease_done(job_id)
-            done(report)
-
-        def lost() -> None:
-            self._pool.lease_done(job_id)
-            self._lease(leased)
-
-        self._run_in_lane(leased.job, released, environment, devices[0].host, lost)
-
-    def _run_in_lane(
-        self,
-        job: Any,
-        done: Done,
-        environment: dict[str, str],
-        node: str = "",
-        lost: Callable[[], None] | None = None,
-    ) -> None:
-        from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LaneJob, NodeLost
-
-        def ended(failure: BaseException | None) -> None:
-            if failure is None:
-                done(JobReport(0))
-                return
-            if isinstance(failure, NodeLost) and lost is not None:
-                lost()
-                return
-            self._lane.explain(failure)
-            done(JobReport(0, ""))
-
-        lane_job = LaneJob(job, int(job.threads), ended, environment, priority=job.priority)
-        if self._cluster is not None:
-            self._cluster.place(lane_job, node)
-        self._lane.submit(lane_job)
+        self._alone.granted(job_id, devices, environment)
 
     # -- reports -----------------------------------------------------------------------
-    def _expect(self, done: Done) -> int:
-        """Return the number under which the pool is to report a job to ``done``."""
-        with self._lock:
-            job_id = next(self._ids)
-            self._done[job_id] = done
-        return job_id
+    def _wind_down(self) -> None:
+        self._lane.wind_down()
+        self._pool.wind_down()
 
-    def _report(self, report: JobReport) -> None:
-        with self._lock:
-            done = self._done.pop(report.job_id, None)
-            self._leased.pop(report.job_id, None)
-        if done is not None:
-            done(report)
+    def handle_job_error(self, job: Any) -> None:
+        """Hear of a failed job, one whose outputs Snakemake found wanting among them."""
+        self._halt.failed(job)
 
     def _finish(self, info: SubmittedJobInfo, report: JobReport) -> None:
+        job = info.job
+        if report.withdrawn:
+            self._halt.withdrawn(job, is_prepared=is_prepared_here(job))
+            return
         if report.error is None:
+            self._halt.look()
             self.report_job_success(info)
             return
-        message = printable(report.error)
+        self._halt.failed(job)
         try:
-            note_in_log(info.job, message)
-            self.print_job_error(info, message or None)
+            keep_untouched(self.workflow.persistence, job)
+            tell_failure(job, report, self.logger)
         finally:  # whatever cannot be printed, Snakemake must hear that the job has ended
-            self.workflow.scheduler.error_callback(info.job)
+            self.workflow.scheduler.error_callback(job)
 
     def _broken(self, error: BaseException) -> None:
         """The pool has failed: report every job, and end the run with the cause."""
         why = what_broke(error)
         try:
-            with self._lock:
-                lost, self._done = list(self._done.values()), {}
-                self._leased.clear()
+            lost = self._expected.take_all()
             self._signals.kill_later()
             self._lane.cancel(reports_waiting=True)
             for done in lost:
@@ -383,6 +322,14 @@ class Executor(RealExecutor):
                     done(JobReport(0, why))
         finally:
             self.workflow.scheduler.executor_error_callback(WorkflowError(why))
+
+
+def is_prepared_here(job: Any) -> bool:
+    """Tell whether a job is made ready when it is sent its way, and not when it starts."""
+    try:
+        return any(is_served(member) for member in (job.jobs if job.is_group() else (job,)))
+    except Exception:  # its resources are malformed: it goes nowhere
+        return False
 
 
 def what_broke(error: BaseException) -> str:
@@ -398,16 +345,3 @@ def dispatch_config(settings: ExecutorSettings) -> DispatchConfig:
     if settings.batch_window is None:
         return config
     return dataclasses.replace(config, batch_window_s=settings.batch_window)
-
-
-def note_in_log(job: Any, message: str) -> None:
-    """Append what went wrong to the job's own log, if it has one and can be written."""
-    if job.is_group() or not job.log or not message:
-        return
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK  # a pipe is not waited for
-        with open(os.open(job.log[0], flags, 0o666), "ab") as log:  # noqa: PTH123
-            log.write(f"gpupool: {printable(message)}\n".encode())
-    except (OSError, ValueError):
-        # The error itself is reported to Snakemake; the log is a courtesy.
-        return

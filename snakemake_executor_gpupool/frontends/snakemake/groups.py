@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from snakemake_executor_gpupool.frontends.snakemake.failures import MEMBERS, of_members
 from snakemake_executor_gpupool.frontends.snakemake.needs import NotKnownYet, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.served import Done
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
@@ -63,7 +64,8 @@ class GroupRun:
     group
         Snakemake's group job.
     start
-        Starts a unit; raises, or reports its end to the callback, from any thread.
+        Starts a unit, and is told whether the group has got anywhere by then; raises, or reports
+        the unit's end to the callback, from any thread.
     later
         Runs a function on another thread: what is done between members can wait for files.
     done
@@ -73,7 +75,7 @@ class GroupRun:
     def __init__(
         self,
         group: Any,
-        start: Callable[[Unit, Done], None],
+        start: Callable[[Unit, Done, bool], None],
         later: Callable[[Callable[[], None]], object],
         done: Done,
     ) -> None:
@@ -82,7 +84,9 @@ class GroupRun:
         self._done = done
         self._lock = threading.Lock()
         self._running = 0
-        self._error: str | None = None
+        self._has_begun = False
+        self._errors: dict[Any, JobReport] = {}
+        self._withdrawn: JobReport | None = None
         units = units_of(job for level in group.toposorted for job in level)
         self._unit_of = {job: unit for unit in units for job in unit}
         self._waits_for = {unit: self._units_before(unit) for unit in units}
@@ -98,51 +102,60 @@ class GroupRun:
     def _start_ready(self) -> None:
         with self._lock:
             ready = [unit for unit, before in self._waits_for.items() if not before]
-            if self._error is not None:
+            if self._errors or self._withdrawn:
                 ready = []
             for unit in ready:
                 del self._waits_for[unit]
             self._running += len(ready)
             is_over = self._running == 0
         if is_over:
-            self._done(JobReport(0, self._error))
+            self._done(self._report())
         for unit in ready:
             self._start_unit(unit)
 
+    def _report(self) -> JobReport:
+        for report in self._errors.values():
+            return JobReport(0, report.error, details={MEMBERS: self._errors})
+        return self._withdrawn or JobReport(0)
+
     def _start_unit(self, unit: Unit) -> None:
         def ended(report: JobReport) -> None:
-            self._later(lambda: self._ended(unit, report.error))
+            self._later(lambda: self._ended(unit, report))
 
         try:
             for job in unit:
                 # What the group's earlier members have made is there only now.
                 job._resources = job._params = None
                 evaluate_here(job)
-            self._start(unit, ended)
+            self._start(unit, ended, self._has_begun)
         except Exception as error:
             ended(JobReport(0, f"{title(unit[0])}: {error}"))
 
-    def _ended(self, unit: Unit, error: str | None) -> None:
+    def _ended(self, unit: Unit, report: JobReport) -> None:
         with self._lock:
             is_awaited = any(unit in before for before in self._waits_for.values())
-        if error is None and is_awaited:
-            error = self._settled(unit)
+        errors = of_members(unit, report) if report.error is not None else {}
+        if report.error is None and is_awaited:
+            errors = self._settled(unit)
         with self._lock:
             self._running -= 1
-            if error is not None:
-                self._error = self._error or error
+            if report.withdrawn:
+                self._withdrawn = report
+            else:
+                self._has_begun = True
+                self._errors.update(errors)
             for before in self._waits_for.values():
                 before.discard(unit)
         self._start_ready()
 
-    def _settled(self, unit: Unit) -> str | None:
+    def _settled(self, unit: Unit) -> dict[Any, JobReport]:
         """Put outputs in place for the members behind; return what is wrong with them."""
         for job in unit:
             try:
                 job.dag.workflow.async_run(settle(job))
             except Exception as error:
-                return f"{title(job)}: {error}"
-        return None
+                return {job: JobReport(0, f"{title(job)}: {error}")}
+        return {}
 
 
 async def settle(job: Any) -> None:

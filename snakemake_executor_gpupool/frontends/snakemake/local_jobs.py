@@ -8,7 +8,6 @@ else costs a thread.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import os
 import shutil
@@ -16,10 +15,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
@@ -31,89 +28,21 @@ from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from snakemake_executor_gpupool.devices.hidden import own_environment
 from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.frontends.snakemake.admission import Admission, LaneJob
 from snakemake_executor_gpupool.frontends.snakemake.bundles import MEMBERS_VARIABLE
+from snakemake_executor_gpupool.frontends.snakemake.last_words import Words
 from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs
-
-#: How many later jobs may overtake one that does not fit the free threads.
-MOST_OVERTAKES = 32
-
-
-@dataclass(eq=False)
-class LaneJob:
-    """A job in the lane.
-
-    Attributes
-    ----------
-    threads
-        How much of the budget it takes; never more than all of it.
-    environment
-        What its own process has beyond ours; empty: it needs none.
-    done
-        Called on a thread of the lane with None, or with what went wrong.
-    priority
-        Of those that wait, the highest is first in line.
-    """
-
-    job: Any
-    threads: int
-    done: Callable[[BaseException | None], None]
-    environment: dict[str, str] = field(default_factory=dict)
-    #: Runs its command on another machine, and returns the exit code; None: here.
-    elsewhere: Callable[[str], int | None] | None = None
-    priority: float = 0
-    overtaken: int = 0
-
 
 #: A Snakemake whose jobs each see devices of their own.
 MEMBERS_MODULE = "snakemake_executor_gpupool.frontends.snakemake.members"
 
 
+class ChildFailed(SpawnedJobError):
+    """A job's own Snakemake has failed; the message has its last words."""
+
+
 class NodeLost(SpawnedJobError):
     """The machine that a job ran on is gone, and the job with it."""
-
-
-class Admission:
-    """Lets jobs start as threads become free, in order, small ones past large ones for a while."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.free = budget
-        self._waiting: deque[LaneJob] = deque()
-
-    def add(self, job: LaneJob) -> None:
-        """Put a job in line: behind those of its own priority, before those of a lower one."""
-        if not self._waiting or self._waiting[-1].priority >= job.priority:
-            self._waiting.append(job)
-        else:
-            bisect.insort(self._waiting, job, key=lambda waiting: -waiting.priority)
-
-    def release(self, job: LaneJob) -> None:
-        """Give a finished job's threads back."""
-        self.free += job.threads
-
-    def admit(self) -> list[LaneJob]:
-        """Return the jobs that start now."""
-        started: list[LaneJob] = []
-        kept: deque[LaneJob] = deque()
-        while self._waiting:
-            job = self._waiting.popleft()
-            if job.threads <= self.free:
-                self.free -= job.threads
-                started.append(job)
-                for passed in kept:
-                    passed.overtaken += 1
-                continue
-            kept.append(job)
-            # Nothing smaller is waiting for, or the first in line has been patient enough.
-            if self.free == 0 or kept[0].overtaken >= MOST_OVERTAKES:
-                break
-        self._waiting = kept + self._waiting
-        return started
-
-    def clear(self) -> list[LaneJob]:
-        """Forget who waits; return them."""
-        waiting, self._waiting = list(self._waiting), deque()
-        return waiting
 
 
 class LocalLane(LocalExecutor):
@@ -151,6 +80,7 @@ class LocalLane(LocalExecutor):
         self._running: dict[int, LaneJob] = {}
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._cancelled = False
+        self._is_winding_down = False
         # Threads are made as needed; jobs that claim no thread come on top of the budget.
         self.pool = ThreadPoolExecutor(max_workers=self._budget + 1024, thread_name_prefix="lane")
 
@@ -167,13 +97,29 @@ class LocalLane(LocalExecutor):
             self._admission.add(job)
         self._start_admitted()
 
+    def wind_down(self) -> None:
+        """Start nothing new. Returns at once."""
+        self._is_winding_down = True
+        self._start_admitted()
+
     def _start_admitted(self) -> None:
         with self._lock:
+            new = self._admission.take_new() if self._is_winding_down else []
             started = [] if self._cancelled else self._admission.admit()
             for job in started:
                 self._running[id(job)] = job
         for job in started:
             self.pool.submit(self._run, job)
+        for job in new:
+            assert job.withdrawn is not None
+            # Not here: who has us wind down may hold a lock of Snakemake's.
+            self.pool.submit(self._withdraw, job.withdrawn)
+
+    def _withdraw(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except BaseException as error:
+            self._failed(error)
 
     def _run(self, lane_job: LaneJob) -> None:
         try:
@@ -190,13 +136,17 @@ class LocalLane(LocalExecutor):
         with self._lock:
             self._running.pop(id(lane_job), None)
             self._admission.release(lane_job)
+        if failure is not None:
+            lane_job.done(failure)  # before others start: they may not be to
         if not self._cancelled:
             self._start_admitted()
-        lane_job.done(failure)
+        if failure is None:
+            lane_job.done(None)
 
     def _run_body(self, lane_job: LaneJob) -> None:
         if self._cancelled:
             raise SpawnedJobError
+        lane_job.starts()
         job = lane_job.job
         in_process = job.is_group() or lane_job.environment or lane_job.elsewhere
         in_thread = not in_process and (job.is_template_engine or not (job.is_shadow or job.is_run))
@@ -229,13 +179,17 @@ class LocalLane(LocalExecutor):
         if lane_job.elsewhere is not None:
             check_exit(lane_job.elsewhere(command))
             return
+        # What fails in a group is to be told with the reason, which only the child knows.
+        is_grouped = lane_job.job.is_group() or lane_job.job.group is not None
         child = subprocess.Popen(  # noqa: S602 - Snakemake builds and quotes the command
             command,
             shell=True,
             env=child_environment(lane_job.environment),
             executable=shutil.which("bash"),
             start_new_session=True,
+            stderr=subprocess.PIPE if is_grouped else None,
         )
+        words = Words(child.stderr) if child.stderr is not None else None
         self._watch(child.pid)
         with self._lock:
             self._children[child.pid] = child
@@ -247,7 +201,7 @@ class LocalLane(LocalExecutor):
             with self._lock:
                 del self._children[child.pid]
             self._forget(child.pid)
-        check_exit(code)
+        check_exit(code, words.last() if words is not None else "")
 
     def envvars(self) -> dict[str, str]:
         """Leave out of what the workflow passes on to children which devices they see."""
@@ -323,12 +277,13 @@ def with_members(command: str) -> str:
     return command.replace(plain, f"{own}-m snakemake ", 1)
 
 
-def check_exit(code: int | None) -> None:
+def check_exit(code: int | None, words: str = "") -> None:
     """Raise for a child that failed, or went with its machine."""
     if code is None:
         raise NodeLost
     if code != 0:
-        raise SpawnedJobError
+        said = f", and said last:\n{words}" if words else ""
+        raise ChildFailed(f"its own Snakemake process ended with exit code {code}{said}")
 
 
 def signal_descendants(number: int) -> None:

@@ -74,12 +74,12 @@ class Serving:
         if gathered:
             self._submit(self._prepared(gathered))
 
-    def serve(self, job: Any, done: Done) -> None:
-        """Send one job at once."""
+    def serve(self, job: Any, done: Done, *, goes_on: bool = False) -> None:
+        """Send one job at once; ``goes_on``: it is the rest of something that has begun."""
         if uses_cache(self._workflow, job):
-            self._help(self._serve_cached, job, done)
+            self._help(self._serve_cached, job, done, goes_on)
         else:
-            self._submit(self._prepared([(job, done)]))
+            self._submit(self._prepared([(job, done)]), goes_on=goes_on)
 
     def _help(self, act: Callable[..., None], job: Any, done: Done, *more: Any) -> None:
         """Do something on a thread of its own; whatever fails there fails the job, or the run."""
@@ -115,12 +115,13 @@ class Serving:
         self._workflow.async_run(prepare())
         return ready
 
-    def _submit(self, jobs: list[tuple[Any, Done]]) -> None:
+    def _submit(self, jobs: list[tuple[Any, Done]], *, goes_on: bool = False) -> None:
         requests = []
         for job, done in jobs:
             job_id = self._expect(self._with_benchmark(job, done))
             try:
-                requests.append(self._request(job, job_id))
+                request = self._request(job, job_id)
+                requests.append(dataclasses.replace(request, goes_on=True) if goes_on else request)
             except Exception as error:
                 self._report(JobReport(job_id, f"{title(job)}: {error}"))
         try:
@@ -148,7 +149,7 @@ class Serving:
         return lambda report: done(with_benchmark(self._workflow, job, report))
 
     # -- Snakemake's cache between workflows -------------------------------------------
-    def _serve_cached(self, job: Any, done: Done) -> None:
+    def _serve_cached(self, job: Any, done: Done, goes_on: bool = False) -> None:
         """Serve a job of a rule with ``cache:``, unless another workflow left its outputs."""
         from snakemake.exceptions import CacheMissException
 
@@ -162,7 +163,7 @@ class Serving:
             self._workflow.async_run(job.prepare())
             self._workflow.async_run(job.rule.cache.fetch(job))
         except CacheMissException:
-            self._submit([(job, store)])
+            self._submit([(job, store)], goes_on=goes_on)
         except Exception as error:
             done(JobReport(0, f"{title(job)}: the cache failed: {error}"))
         else:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from snakemake.io import is_flagged
+from snakemake_executor_gpupool.wire.requests import JobReport
 
 
 class UpdatedOutputs:
@@ -28,6 +28,8 @@ class UpdatedOutputs:
     """
 
     def __init__(self, persistence: Any, jobs: Iterable[Any]) -> None:
+        from snakemake.io import is_flagged
+
         self._persistence = persistence
         self._copies: dict[Path, Path] = {}
         paths = [Path(path) for job in jobs for path in job.output if is_flagged(path, "update")]
@@ -52,10 +54,34 @@ class UpdatedOutputs:
         for path in self._copies:
             self._persistence.backup_output(path)
 
+    def kept_for(self, done: Callable[[JobReport], None]) -> Callable[[JobReport], None]:
+        """Return who is to be told of the end, after what it means for the outputs is done."""
+
+        def over(report: JobReport) -> None:
+            if report.error is not None:
+                self.hand_over()
+            self.forget()
+            done(report)
+
+        return over
+
     def forget(self) -> None:
         """Remove the copies."""
         if self._copies:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def keep_untouched(persistence: Any, job: Any) -> None:
+    """Keep what a failed job was to update, and never got at, from being removed with the rest.
+
+    Snakemake puts its copy back, and removes the outputs of which it has none.
+    """
+    from snakemake.io import is_flagged
+
+    for member in job.jobs if job.is_group() else (job,):
+        for path in (Path(path) for path in member.output if is_flagged(path, "update")):
+            if path.exists() and not persistence._get_backup_path(path).exists():
+                persistence.backup_output(path)
 
 
 def copy(source: Path, target: Path) -> None:

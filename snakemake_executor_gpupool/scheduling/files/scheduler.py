@@ -107,7 +107,10 @@ class Filing:
 
     # -- work in ---------------------------------------------------------------
     def read(self, job: JobState) -> None:
-        """Have a job's inputs read."""
+        """Have a job's inputs read, unless nothing new is to be started."""
+        if self._jobs.is_winding_down and not job.has_begun:
+            self._jobs.withdraw(job)
+            return
         tool = self.tool(job.request.tool)
         if tool.error is not None:
             self._jobs.fail(job, explain(job, tool.error, f"tool {tool.ref}"))

@@ -346,6 +346,20 @@ class Chains:
         for stage in undone:
             self._let_go(chain, stage)
 
+    def held_jobs(self) -> set[JobState]:
+        """Return the jobs that wait for what a chain is about to bring."""
+        return set(self._held.values())
+
+    def wind_down(self, now_s: float) -> None:
+        """End the chains whose first job is not to be started, and which no worker has."""
+        chains = [model for model in self._dispatch.models.values() if model.is_chain]
+        waiting = [unit for model in chains for unit in model.queue]
+        for chain in waiting:
+            assert isinstance(chain, ChainUnit)
+            is_wanted = self._jobs.get(chain.job.request.job_id) is chain.job
+            if not is_wanted and not chain.is_over:
+                self.dissolve(chain, now_s)
+
     def _dispatch_apart(self, chain: ChainUnit, now_s: float) -> None:
         """Have a chain's first stage computed by its own model."""
         apart = [unit for unit in chain.parts if unit.is_merged and not unit.is_done]

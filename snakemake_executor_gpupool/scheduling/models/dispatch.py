@@ -182,6 +182,7 @@ class Dispatch(Staffing):
         batch = Batch(self._batches, units, now_s)
         worker.in_flight.append(batch)
         worker.idle_since_s = None
+        self._jobs.handed_out(units)
         self._allocator.busy(worker.worker_id, now_s)
         self._outbox.note(
             "batch_sent",

@@ -1,0 +1,95 @@
+"""Which jobs of the lane start, and when: within a budget of threads, none waiting for ever."""
+
+from __future__ import annotations
+
+import bisect
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+#: How many later jobs may overtake one that does not fit the free threads.
+MOST_OVERTAKES = 32
+
+
+@dataclass(eq=False)
+class LaneJob:
+    """A job in the lane.
+
+    Attributes
+    ----------
+    threads
+        How much of the budget it takes; never more than all of it.
+    environment
+        What its own process has beyond ours; empty: it needs none.
+    done
+        Called on a thread of the lane with None, or with what went wrong.
+    priority
+        Of those that wait, the highest is first in line.
+    starts
+        Called on a thread of the lane before anything is done for the job.
+    withdrawn
+        Called instead of ``done`` if the job is not started, since nothing new is to be; None: it
+        goes on with something that has begun, and is started all the same.
+    """
+
+    job: Any
+    threads: int
+    done: Callable[[BaseException | None], None]
+    environment: dict[str, str] = field(default_factory=dict)
+    #: Runs its command on another machine, and returns the exit code; None: here.
+    elsewhere: Callable[[str], int | None] | None = None
+    priority: float = 0
+    starts: Callable[[], None] = lambda: None
+    withdrawn: Callable[[], None] | None = None
+    overtaken: int = 0
+
+
+class Admission:
+    """Lets jobs start as threads become free, in order, small ones past large ones for a while."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.free = budget
+        self._waiting: deque[LaneJob] = deque()
+
+    def add(self, job: LaneJob) -> None:
+        """Put a job in line: behind those of its own priority, before those of a lower one."""
+        if not self._waiting or self._waiting[-1].priority >= job.priority:
+            self._waiting.append(job)
+        else:
+            bisect.insort(self._waiting, job, key=lambda waiting: -waiting.priority)
+
+    def release(self, job: LaneJob) -> None:
+        """Give a finished job's threads back."""
+        self.free += job.threads
+
+    def admit(self) -> list[LaneJob]:
+        """Return the jobs that start now."""
+        started: list[LaneJob] = []
+        kept: deque[LaneJob] = deque()
+        while self._waiting:
+            job = self._waiting.popleft()
+            if job.threads <= self.free:
+                self.free -= job.threads
+                started.append(job)
+                for passed in kept:
+                    passed.overtaken += 1
+                continue
+            kept.append(job)
+            # Nothing smaller is waiting for, or the first in line has been patient enough.
+            if self.free == 0 or kept[0].overtaken >= MOST_OVERTAKES:
+                break
+        self._waiting = kept + self._waiting
+        return started
+
+    def take_new(self) -> list[LaneJob]:
+        """Take those out that are nothing's continuation; return them."""
+        new = [job for job in self._waiting if job.withdrawn is not None]
+        self._waiting = deque(job for job in self._waiting if job.withdrawn is None)
+        return new
+
+    def clear(self) -> list[LaneJob]:
+        """Forget who waits; return them."""
+        waiting, self._waiting = list(self._waiting), deque()
+        return waiting

@@ -1,0 +1,216 @@
+"""Jobs that run by themselves: in the lane, those with devices once they are leased."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.errors import PoolEnded
+from snakemake_executor_gpupool.frontends.snakemake.admission import LaneJob
+from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle
+from snakemake_executor_gpupool.frontends.snakemake.failures import (
+    COMMAND_FAILED,
+    is_of_command,
+    words_of,
+)
+from snakemake_executor_gpupool.frontends.snakemake.needs import Needs
+from snakemake_executor_gpupool.frontends.snakemake.served import Done
+from snakemake_executor_gpupool.frontends.snakemake.translate import title
+from snakemake_executor_gpupool.runtime.pool import Pool
+from snakemake_executor_gpupool.scheduling.jobs import NOT_STARTED
+from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
+from snakemake_executor_gpupool.wire.requests import JobReport
+
+
+class Expected:
+    """Whom to tell of the end of which job; used by any thread."""
+
+    def __init__(self) -> None:
+        self._ids = itertools.count(1)
+        self._done: dict[int, Done] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._done)
+
+    def add(self, done: Done) -> int:
+        """Return the number under which the pool is to report a job to ``done``."""
+        with self._lock:
+            job_id = next(self._ids)
+            self._done[job_id] = done
+        return job_id
+
+    def take(self, job_id: int) -> Done | None:
+        """Return who waits for a job, no longer; None: nobody."""
+        with self._lock:
+            return self._done.pop(job_id, None)
+
+    def take_all(self) -> list[Done]:
+        """Return all who wait, no longer."""
+        with self._lock:
+            lost, self._done = list(self._done.values()), {}
+        return lost
+
+    def report(self, report: JobReport) -> None:
+        """Tell whoever waits for a job."""
+        done = self.take(report.job_id)
+        if done is not None:
+            done(report)
+
+
+@dataclass(frozen=True, eq=False)
+class Leased:
+    """A job that waits for devices, or has them.
+
+    Attributes
+    ----------
+    job
+        Snakemake's job; a group for a bundle.
+    needs
+        What it asks for.
+    done
+        Told of its end.
+    goes_on
+        It is the rest of something that has begun.
+    bundle
+        Jobs that share the lease, each with its own part; None: the job has all of it.
+    """
+
+    job: Any
+    needs: Needs
+    done: Done
+    goes_on: bool = False
+    bundle: Bundle | None = None
+
+
+class Alone:
+    """Runs jobs in the lane.
+
+    Parameters
+    ----------
+    pool
+        Leases devices.
+    lane
+        Runs what is here, and what is sent to other machines.
+    expected
+        Who waits for leases.
+    cluster
+        Says where jobs run; None: here.
+    """
+
+    def __init__(
+        self, pool: Pool, lane: Any, expected: Expected, cluster: Any, logger: Any
+    ) -> None:
+        self._pool = pool
+        self._lane = lane
+        self._expected = expected
+        self._cluster = cluster
+        self._logger = logger
+        self._leased: dict[int, Leased] = {}
+
+    def lease(self, leased: Leased) -> None:
+        """Run a job once it has its devices."""
+        job, needs = leased.job, leased.needs
+        assert needs.spec is not None
+
+        def done(report: JobReport) -> None:
+            self._leased.pop(job_id, None)
+            leased.done(report)
+
+        job_id = self._expected.add(done)
+        self._leased[job_id] = leased
+        request = LeaseRequest(
+            job_id, title(job), needs.spec, job.priority, needs.vram_mib, leased.goes_on
+        )
+        try:
+            self._pool.lease(request)
+        except PoolEnded as error:
+            self._expected.report(JobReport(job_id, f"{request.title}: {error}"))
+
+    def granted(
+        self, job_id: int, devices: tuple[Device, ...], environment: dict[str, str]
+    ) -> None:
+        """A job has its devices: run it."""
+        leased, done = self._leased.pop(job_id, None), self._expected.take(job_id)
+        if leased is None or done is None:  # reported as failed, or nobody waits for it
+            self._pool.lease_done(job_id)
+            return
+        if leased.bundle is not None:
+            environment = leased.bundle.environment(devices, environment)
+
+        def released(report: JobReport) -> None:
+            self._pool.lease_done(job_id)
+            done(report)
+
+        def lost() -> None:
+            self._pool.lease_done(job_id)
+            self.lease(dataclasses.replace(leased, goes_on=True))
+
+        node, goes_on = devices[0].host, leased.goes_on
+        self.run(leased.job, released, environment, node, lost, goes_on=goes_on)
+
+    def run(
+        self,
+        job: Any,
+        done: Done,
+        environment: dict[str, str] | None = None,
+        node: str = "",
+        lost: Callable[[], None] | None = None,
+        *,
+        goes_on: bool = False,
+    ) -> None:
+        """Run a job when there are threads for it.
+
+        Parameters
+        ----------
+        environment
+            What its own process has beyond ours; None: it needs none.
+        node
+            The machine that its devices are on.
+        lost
+            Called if it went with its machine, and can be tried on another one.
+        goes_on
+            It is the rest of something that has begun: it starts even if nothing new does.
+        """
+        from snakemake_executor_gpupool.frontends.snakemake.local_jobs import NodeLost
+
+        def ended(failure: BaseException | None) -> None:
+            if failure is None:
+                done(JobReport(0))
+                return
+            if isinstance(failure, NodeLost) and lost is not None:
+                lost()
+                return
+            ran = is_of_command(failure)
+            if ran:
+                self._lane.explain(failure)
+            done(JobReport(0, words_of(failure), details={COMMAND_FAILED: ran}))
+
+        def withdrawn() -> None:
+            done(JobReport(0, f"{title(job)}: {NOT_STARTED}", withdrawn=True))
+
+        lane_job = LaneJob(
+            job,
+            int(job.threads),
+            ended,
+            environment or {},
+            priority=job.priority,
+            starts=partial(self._register, job),
+            withdrawn=None if goes_on else withdrawn,
+        )
+        if self._cluster is not None:
+            self._cluster.place(lane_job, node)
+        self._lane.submit(lane_job)
+
+    def _register(self, job: Any) -> None:
+        """Have Snakemake know that a job's outputs are incomplete from now on."""
+        try:
+            job.register()
+        except OSError as error:
+            self._logger.warning(f"gpupool: {title(job)}: its outputs are not marked: {error}")

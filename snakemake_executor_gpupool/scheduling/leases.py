@@ -1,0 +1,113 @@
+"""Jobs that run by themselves and need devices of their own meanwhile. Pure decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Granted, Impossible
+from snakemake_executor_gpupool.devices.allocator import Effect as AllocatorEffect
+from snakemake_executor_gpupool.devices.strings import DeviceSpec
+from snakemake_executor_gpupool.scheduling.effects import GrantLease, Outbox, Report
+from snakemake_executor_gpupool.scheduling.jobs import NOT_STARTED
+from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
+from snakemake_executor_gpupool.wire.bounds import printable
+from snakemake_executor_gpupool.wire.requests import JobReport
+
+
+@dataclass(frozen=True)
+class LeaseRequest:
+    """A job that runs by itself and only needs devices of its own meanwhile.
+
+    Attributes
+    ----------
+    goes_on
+        It is the rest of something that has begun: it starts even if nothing new does.
+    """
+
+    job_id: int
+    title: str
+    spec: DeviceSpec
+    priority: int = 0
+    vram_mib: int | None = None
+    goes_on: bool = False
+
+
+class Leases:
+    """The jobs that wait for devices, and those that have some."""
+
+    def __init__(self, allocator: Allocator, dispatch: Dispatch, outbox: Outbox) -> None:
+        self._allocator = allocator
+        self._dispatch = dispatch
+        self._outbox = outbox
+        self._requests: dict[str, LeaseRequest] = {}
+        self._running: set[str] = set()
+        self._is_winding_down = False
+        dispatch.on_lease_effect = self._effect
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def request(self, request: LeaseRequest, now_s: float) -> None:
+        """A job needs devices; ``GrantLease`` or a failed ``Report`` follows."""
+        if self._is_winding_down and not request.goes_on:
+            self._report_unstarted(request)
+            return
+        ask_id = f"job{request.job_id}"
+        self._requests[ask_id] = request
+        self._outbox.note("lease_requested", job=request.title, job_id=request.job_id)
+        ask = Ask(
+            ask_id=ask_id,
+            spec=request.spec,
+            kind="lease",
+            owner=request.title,
+            priority=request.priority,
+            vram_mib=request.vram_mib,
+        )
+        self._dispatch.apply(self._allocator.request(ask, now_s), now_s)
+
+    def done(self, job_id: int, now_s: float) -> None:
+        """The leased job has ended."""
+        ask_id = f"job{job_id}"
+        request = self._requests.pop(ask_id, None)
+        self._running.discard(ask_id)
+        if request is not None:
+            self._outbox.note("lease_released", job=request.title, job_id=job_id)
+            self._dispatch.apply(self._allocator.gone(ask_id, now_s), now_s)
+            self._dispatch.feed_all(now_s)
+
+    def _effect(self, effect: AllocatorEffect) -> None:
+        if isinstance(effect, Granted) and effect.ask_id in self._requests:
+            request = self._requests[effect.ask_id]
+            self._running.add(effect.ask_id)
+            names = [device.name for device in effect.devices]
+            self._outbox.note(
+                "lease_granted", job=request.title, job_id=request.job_id, devices=names
+            )
+            self._outbox.put(GrantLease(request.job_id, effect.devices))
+        elif isinstance(effect, Impossible) and effect.ask_id in self._requests:
+            request = self._requests.pop(effect.ask_id)
+            message = printable(f"{request.title}: {effect.reason}")
+            self._outbox.put(Report(JobReport(request.job_id, message)))
+
+    def cancel(self, reason: str) -> None:
+        """Fail every job that waits for devices."""
+        for ask_id in self._waiting():
+            request = self._requests.pop(ask_id)
+            message = printable(f"{request.title}: {reason}")
+            self._outbox.put(Report(JobReport(request.job_id, message)))
+
+    def wind_down(self, now_s: float) -> None:
+        """Let no job have devices that does not have them, unless it goes on with something."""
+        self._is_winding_down = True
+        for ask_id in self._waiting():
+            if not self._requests[ask_id].goes_on:
+                self._report_unstarted(self._requests.pop(ask_id))
+                self._dispatch.apply(self._allocator.withdraw(ask_id, now_s), now_s)
+
+    def _waiting(self) -> list[str]:
+        return [ask_id for ask_id in self._requests if ask_id not in self._running]
+
+    def _report_unstarted(self, request: LeaseRequest) -> None:
+        self._outbox.note("job_withdrawn", job=request.title, job_id=request.job_id)
+        report = JobReport(request.job_id, f"{request.title}: {NOT_STARTED}", withdrawn=True)
+        self._outbox.put(Report(report))
