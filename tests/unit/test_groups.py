@@ -47,19 +47,23 @@ class Run:
             dag.dependencies[self.jobs[name]] = [self.jobs[other] for other in before]
         self.running: dict[str, Callable[[JobReport], None]] = {}
         self.reports: list[str | None] = []
+        self.goes_on: dict[str, bool] = {}
+        self.report = JobReport(0)
         self.refused: set[str] = set()
         group: Any = type("Group", (), {"toposorted": [list(self.jobs.values())]})
         GroupRun(group, self.start, lambda act: act(), self.ended).start()
 
-    def start(self, unit: Unit, done: Callable[[JobReport], None]) -> None:
+    def start(self, unit: Unit, done: Callable[[JobReport], None], goes_on: bool) -> None:
         name = "".join(job.name for job in unit)
         if name in self.refused:
             raise ValueError("refused")
         assert name not in self.running
         self.running[name] = done
+        self.goes_on[name] = goes_on
 
     def ended(self, report: JobReport) -> None:
         self.reports.append(report.error)
+        self.report = report
 
     def end(self, name: str, error: str | None = None) -> None:
         self.running.pop(name)(JobReport(0, error))
@@ -70,9 +74,12 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The members whose outputs were put in place, in order."""
     names: list[str] = []
     monkeypatch.setattr(groups, "evaluate_here", lambda job: None)
-    monkeypatch.setattr(
-        GroupRun, "_settled", lambda self, unit: names.extend(job.name for job in unit)
-    )
+
+    def settle(run: GroupRun, unit: Unit) -> dict[Any, JobReport]:
+        names.extend(job.name for job in unit)
+        return {}
+
+    monkeypatch.setattr(GroupRun, "_settled", settle)
     return names
 
 
@@ -116,6 +123,29 @@ def test_a_member_that_cannot_be_started_fails_the_group_by_name() -> None:
     run.refused = {"b"}
     run.end("a")
     assert run.reports == ["rule b: refused"]
+
+
+def test_a_failure_is_told_of_each_member_that_failed() -> None:
+    run = Run({"a": "", "b": "", "c": "ab"})
+    run.end("a", "a is broken")
+    run.end("b", "b, too")
+    told = run.report.details["members"]
+    assert isinstance(told, dict)
+    assert {job.name: report.error for job, report in told.items()} == {
+        "a": "a is broken",
+        "b": "b, too",
+    }
+
+
+def test_a_group_that_has_begun_goes_on_and_another_is_not_started() -> None:
+    run = Run({"a": "", "b": "a"})
+    assert run.goes_on == {"a": False}
+    run.end("a")
+    assert run.goes_on == {"a": False, "b": True}
+    run = Run({"a": "", "b": "", "c": "b"})
+    run.running.pop("a")(JobReport(0, "not started", withdrawn=True))
+    run.end("b")
+    assert run.running == {} and run.report.withdrawn and run.reports == ["not started"]
 
 
 def test_units() -> None:
