@@ -81,7 +81,8 @@ def repeating(trial: Trial) -> Iterator[str]:
     if _is_reproduced(trial):
         yield (
             f"{gave}, and so it does in another process: run() keeps state from call to call (a "
-            "counter, a cache, a generator that goes on); a result must depend on its item alone"
+            "counter, a cache, random numbers that go on, a model in train mode); a result must "
+            "depend on its item alone"
         )
     else:
         yield f"{gave}; {VARIES}"

@@ -68,7 +68,6 @@ class Finding:
 
     def as_lines(self) -> list[str]:
         """Return the finding as lines of text."""
-        lines = [f"  {self.status.value:<11} {self.probe:<17} {self.question}"]
-        if self.reason:
-            lines.append(f"      not tested: {self.reason}")
-        return lines + [f"      {problem}" for problem in self.problems]
+        says = f": {self.reason}" if self.reason else f"  {self.question}"
+        head = f"  {self.probe:<17} {self.status.value:<6}{says}"
+        return [head, *(f"      {problem}" for problem in self.problems)]

@@ -141,7 +141,7 @@ def _asked(trial: Trial, probe: Probe, useless: set[str]) -> Iterator[Finding]:
     blocking = [name for name in (STATE, *probe.needs) if name in useless]
     if blocking:
         finding = Finding(
-            probe.name, probe.question, Status.NOT_TESTED, (), f"once {blocking[0]!r} is ok"
+            probe.name, probe.question, Status.NOT_TESTED, (), f"{blocking[0]!r} must be ok first"
         )
     else:
         finding = _ask(trial, probe)
