@@ -57,7 +57,10 @@ def test_esmfold(capfd: Any) -> None:
     model = esmfold_cases.write_model("model")
     outputs = ["--output", "structures=a.pdb", "table=a.tsv"]
     untested = check(
-        capfd, "esmfold", *fastas(esmfold_cases.proteins), *outputs, "--param", f"model={model}"
+        capfd,
+        "esmfold",
+        *(*fastas(esmfold_cases.proteins), *outputs),
+        *("--param", f"model={model}", "--vary", "linker=3"),
     )
     assert not {"company", "other-jobs", "padding", "write-elsewhere"} & set(untested)
 
@@ -69,7 +72,9 @@ def test_sentence_embed(capfd: Any) -> None:
     inputs = ["--input", "texts=a.txt", "--input", "texts=b.txt"]
     param = f"model={Path(package, 'model')}"
     untested = check(
-        capfd, "sentence-embed", *inputs, "--output", "embeddings=a.npz", "--param", param
+        capfd,
+        "sentence-embed",
+        *(*inputs, "--output", "embeddings=a.npz", "--param", param, "--vary", "prompt=q"),
     )
     assert not {"company", "other-jobs", "padding", "write-elsewhere"} & set(untested)
 
@@ -84,5 +89,6 @@ def test_linear_head(capfd: Any) -> None:
     np.savez("head.npz", weight=draw.normal(size=(3, 16)), bias=draw.normal(size=3))
     inputs = ["--input", "embeddings=a.npz", "--input", "embeddings=b.npz"]
     words = ["--output", "scores=a.tsv", "--param", "model=head.npz", "array=l"]
+    words += ["--vary", "activation=linear"]
     untested = check(capfd, "linear-head", *inputs, *words)
     assert not {"company", "other-jobs", "write-elsewhere"} & set(untested)

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 
-from snakemake_executor_gpupool.frontends.commandline.main import main
 from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
 from snakemake_executor_gpupool.tools.esmfold import EsmFold
 from snakemake_executor_gpupool.tools.fasta import Record
@@ -389,13 +388,6 @@ class TestFiles:
             "sys.exit(str(heavy) if heavy or len(items) != 2 else 0)\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_it_keeps_the_contract_of_tools(tmp_path, model, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "in.fasta").write_text(">a\nMKTAY\n>b\nGS:HML\n>c\nMLEDPVAW\n")
-    job = ("--input", "in.fasta", "--output", "structures=s.pdb", "--param", f"model={model}")
-    assert main(["check", "esmfold", *job, "--vary", "linker=3"]) == 0, capfd.readouterr()
 
 
 class TestWeights:

@@ -13,7 +13,6 @@ import torch
 from pyarrow import parquet
 from safetensors.numpy import save_file
 
-from snakemake_executor_gpupool.frontends.commandline.main import main
 from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
 from snakemake_executor_gpupool.tools.arrays import write_arrays
 from snakemake_executor_gpupool.tools.linear_head import Embedding, LinearHead
@@ -169,15 +168,6 @@ def test_plain_vectors_are_items():  # T5
     ):
         with pytest.raises(InputError, match=message):
             tool.item(wrong)
-
-
-def test_it_keeps_the_contract_of_tools(tmp_path, weights, vectors, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    write_arrays("x.npz", IDS, [{"layer6": vector} for vector in vectors])
-    job = ("--input", "embeddings=x.npz", "--output", "scores=o.tsv", "--param", f"model={weights}")
-    assert main(["check", "linear-head", *job, "--vary", "activation=linear"]) == 0, (
-        capfd.readouterr()
-    )
 
 
 class TestWeights:

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from snakemake_executor_gpupool import ToolPool, tool_function
-from snakemake_executor_gpupool.frontends.commandline.main import main
 from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
 from snakemake_executor_gpupool.tools.sentence import SentenceEmbed
 from snakemake_executor_gpupool.tools.texts import Text
@@ -287,13 +286,6 @@ def job_of(texts, output, **params):
         output=Named.from_pairs([("embeddings", str(output))]),
         params=params,
     )
-
-
-def test_it_keeps_the_contract_of_tools(tmp_path, model, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in TEXTS[:4]))
-    job = ("--input", "in.txt", "--output", "o.npz", "--param", f"model={model}")
-    assert main(["check", "sentence-embed", *job, "--vary", "prompt=q"]) == 0, capfd.readouterr()
 
 
 class TestFiles:
