@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import itertools
@@ -94,6 +95,8 @@ def read_rule(
     """
     with _opened(source) as workflow_api:
         workflow = workflow_api._workflow
+        # Sources that were fetched into it may be the tool's.
+        atexit.register(workflow.sourcecache.runtime_cache.cleanup)
         rule = _rule(workflow, name)
         jobs = _jobs(workflow_api, workflow, rule, _targets(rule, wildcards))
         there, remarks = _with_inputs(rule, jobs)
