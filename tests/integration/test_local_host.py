@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -19,6 +21,7 @@ from snakemake_executor_gpupool.hosts.base import FrameArrived, Happening, Worke
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.hosts.reaper import Reaper
 from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.wire.frames import Decoder, encode
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 TOOL = f"{Path(__file__).parent.parent / 'tools' / 'textual.py'}:Textual"
@@ -102,6 +105,39 @@ def test_a_reaper_that_hangs_holds_nobody_up() -> None:  # W4
     assert time.monotonic() - started_s < 5
     reaper.close()
     assert time.monotonic() - started_s < 15
+
+
+def test_a_reaper_ends_though_a_child_has_its_pipe() -> None:  # S10
+    reaper = Reaper()
+    child = ctypes.CDLL(None).fork()  # Python's hooks hear nothing of it
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        started_s = time.monotonic()
+        reaper.close()
+        assert time.monotonic() - started_s < 2 and reaper._process.returncode == 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_one_worker_holds_up_the_loop_for_so_long_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much it sends: the rest is taken the next time."""  # W5
+    monkeypatch.setattr(process_module, "_SCRATCH", memoryview(bytearray(64)))
+    worker = process_module.WorkerProcess.__new__(process_module.WorkerProcess)
+    worker.socket, theirs = socket.socketpair()
+    worker.socket.setblocking(False)
+    worker._decoder = Decoder()
+    with worker.socket, theirs:
+        frame = encode({"type": "dance"})[0]
+        theirs.sendall(frame * 100)
+        theirs.shutdown(socket.SHUT_WR)
+        turns = []
+        while not turns or None not in turns[-1]:
+            turns.append(list(worker.receive()))
+        assert max(map(len, turns)) <= 4 * 64 // len(frame) + 1
+        assert sum(map(len, turns)) == 101
 
 
 KILLED = """
