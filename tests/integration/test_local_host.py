@@ -49,7 +49,7 @@ def until(host: LocalHost, kind: type, within_s: float = 20.0) -> Happening:
     """Wait until something of a kind happens."""
     deadline_s = time.monotonic() + within_s
     while time.monotonic() < deadline_s:
-        for happening in host.poll(1.0):
+        for happening in host.poll(30.0):
             if isinstance(happening, kind):
                 return happening
     raise AssertionError(f"no {kind.__name__} within {within_s} s")
