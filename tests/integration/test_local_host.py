@@ -65,19 +65,26 @@ def test_an_end_is_noticed(
     paths = RunPaths(tmp_path)
     paths.create()
     host = LocalHost(paths, 1)
+    pair, kept = socket.socketpair, []
+
+    def kept_pair() -> tuple[socket.socket, socket.socket]:
+        ours, theirs = pair()
+        kept.append(theirs.dup())  # so that the channel does not end with the process
+        return ours, theirs
+
+    monkeypatch.setattr(process_module.socket, "socketpair", kept_pair)
     try:
         pid = host.start("w1", ToolRef(TOOL, str(tmp_path), sys.executable), (cpu_slot(0),))
         assert pid is not None
         assert isinstance(until(host, FrameArrived), FrameArrived)
-        # Somebody else has the channel, so that it does not end with the process.
-        channel = os.dup(host._running["w1"].process.socket.fileno())
         os.kill(pid, signal.SIGKILL)
         started_s = time.monotonic()
         end = until(host, WorkerGone)
         assert isinstance(end, WorkerGone) and "killed by SIGKILL" in end.reason
         assert time.monotonic() - started_s < 2
-        os.close(channel)
     finally:
+        for end_of_channel in kept:
+            end_of_channel.close()
         host.close(lambda end: None)
         paths.remove_spools()
 
