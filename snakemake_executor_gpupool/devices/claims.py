@@ -84,6 +84,20 @@ class Claims:
             self._opened = DeviceLocks(self._env)
         return self._opened
 
+    def open(self, devices: Sequence[Device]) -> str:
+        """See now that the locks of devices can be used; return what to warn of.
+
+        Raises
+        ------
+        ConfigError
+            The lock directory, or a lock file, cannot be used.
+        """
+        locked = [device for device in devices if device.uuid]
+        if not locked:
+            return ""
+        self._locks.check(locked)
+        return self._locks.warning
+
     def take(self, devices: Sequence[Device], ours: Collection[int] = ()) -> Refusal | None:
         """Take all of these devices, or none.
 

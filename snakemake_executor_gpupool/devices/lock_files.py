@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -29,27 +30,49 @@ def open_directory(directory: Path, is_site: bool) -> int:
         follow = 0 if is_site else os.O_NOFOLLOW
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | follow)
     except OSError as error:
-        raise ConfigError(f"cannot use the lock directory {directory}: {error}") from error
-    unsafe = _why_unsafe(os.fstat(fd), is_site)
+        raise ConfigError(
+            f"cannot use the lock directory {directory}: {error.strerror}. Set "
+            f"{LOCK_DIR_VARIABLE} to another one"
+        ) from error
+    unsafe = _why_unsafe(directory, os.fstat(fd), is_site)
     if unsafe:
         os.close(fd)
         raise ConfigError(
-            f"the lock directory {directory} is not safe: {unsafe}. Remove it, or set "
+            f"the lock directory {directory} is not safe: {unsafe}. Mend or remove it, or set "
             f"{LOCK_DIR_VARIABLE} to another one"
         )
     try_lock(fd, fcntl.LOCK_SH)
     return fd
 
 
-def _why_unsafe(status: os.stat_result, is_site: bool) -> str:
+def _why_unsafe(directory: Path, status: os.stat_result, is_site: bool) -> str:
     """Say how others could take the files away, or put theirs in the place of ours."""
+    quoted, is_sticky = shlex.quote(str(directory)), status.st_mode & stat.S_ISVTX
+    is_exposed = bool(status.st_mode & _OTHERS_MAY_WRITE)
     if is_site:
-        sticky = status.st_mode & stat.S_ISVTX
-        exposed = status.st_mode & _OTHERS_MAY_WRITE and not sticky
-        return "others may delete files in it (chmod 1777 helps)" if exposed else ""
+        if is_exposed and not is_sticky:
+            return f"others may delete files in it (chmod 1777 {quoted})"
+        # One that is open to all is said to be everybody's; this one is a user's own.
+        if not is_exposed and status.st_uid not in (os.getuid(), 0):
+            return (
+                f"it belongs to user {status.st_uid}, who may replace the files in it "
+                f"(chown root {quoted}, chmod 1777 {quoted})"
+            )
+        return ""
     if status.st_uid != os.getuid():
         return f"it belongs to user {status.st_uid}"
-    return "others may write to it" if status.st_mode & _OTHERS_MAY_WRITE else ""
+    return f"others may write to it (chmod go-w {quoted})" if is_exposed else ""
+
+
+def why_doubtful(directory: Path, descriptor: int) -> str:
+    """Say who may replace the files in a site's directory, though all the others may not."""
+    owner = os.fstat(descriptor).st_uid
+    if owner in (os.getuid(), 0):
+        return ""
+    return (
+        f"the lock directory {directory} belongs to user {owner}, who may replace the locks in "
+        f"it and so put two runs on one GPU: chown root {shlex.quote(str(directory))}"
+    )
 
 
 def checked(fd: int) -> int:

@@ -23,9 +23,11 @@ then let go of it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -41,6 +43,7 @@ from snakemake_executor_gpupool.devices.lock_files import (
     checked,
     open_directory,
     try_lock,
+    why_doubtful,
 )
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE
@@ -70,6 +73,8 @@ class DeviceLocks:
         self.directory = Path(site) if site else Path("/tmp") / f"gpupool-{os.getuid()}"  # noqa: S108 - checked in _open_directory
         self._is_site = bool(site)
         self._directory_fd = open_directory(self.directory, self._is_site)
+        #: What the user should know, though the directory can be used.
+        self.warning = why_doubtful(self.directory, self._directory_fd) if self._is_site else ""
         self._held: dict[str, int] = {}  # card -> the open file of its lock
         self._files: dict[str, str] = {}  # card -> the file's name
         self._lent: dict[str, list[str]] = {}  # card -> the tokens of its leases
@@ -85,6 +90,17 @@ class DeviceLocks:
         for table in (self._held, self._wanted, self._files, self._lent):
             table.clear()
         self._directory_fd = -1
+
+    def check(self, devices: Iterable[Device]) -> None:
+        """See that the locks of devices can be used, whoever holds them.
+
+        Raises
+        ------
+        ConfigError
+            A lock file cannot be used; the message says what mends it.
+        """
+        for name in filter(None, map(lock_name, devices)):
+            os.close(self._open(f"{name}.lock"))
 
     def try_acquire(self, device: Device) -> bool:
         """Take a device's lock unless another process holds it; True if this one holds it now.
@@ -297,7 +313,10 @@ class DeviceLocks:
                 return fd
             with contextlib.suppress(FileExistsError), self._explained(file_name):
                 return self._create(file_name)
-        raise ConfigError(f"{self.directory / file_name} comes and goes")
+        raise ConfigError(
+            f"the lock file {self.directory / file_name} cannot be made: the directory is "
+            f"removed again and again. Set {LOCK_DIR_VARIABLE} to another one"
+        )
 
     def _open_if_there(self, file_name: str) -> int | None:
         with contextlib.suppress(FileNotFoundError), self._explained(file_name):
@@ -312,7 +331,19 @@ class DeviceLocks:
         except (FileNotFoundError, FileExistsError):
             raise
         except OSError as error:
-            raise ConfigError(f"cannot use {self.directory / file_name}: {error}") from error
+            told = f"cannot use {self.directory / file_name}: {error.strerror or error}"
+            raise ConfigError(f"{told}. {self._remedy(error)}") from error
+
+    def _remedy(self, error: OSError) -> str:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"Make room there, or set {LOCK_DIR_VARIABLE} to another directory"
+        if self._is_site:
+            quoted = shlex.quote(str(self.directory))
+            return (
+                f"{LOCK_DIR_VARIABLE} names a directory for all users of the machine: "
+                f"chmod 1777 {quoted}, and chmod 666 the files in it"
+            )
+        return f"Remove it, or set {LOCK_DIR_VARIABLE} to another directory"
 
     def _create(self, file_name: str) -> int:
         flags = _FLAGS | os.O_CREAT | os.O_EXCL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -9,6 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
+from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.records.owned import OwnedDirectory, sweep_parts, sweep_whole
 
 MEMORY_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
@@ -70,16 +72,28 @@ class RunPaths:
         """Make the directories, for this user alone, and point ``latest`` at them.
 
         What runs that were killed have left in the same places is removed.
+
+        Raises
+        ------
+        ConfigError
+            They cannot be made, for lack of room for example.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._sweep()
-        for directory in (self.directory, self.workers, self._disk_spool):
-            directory.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            for directory in (self.directory, self.workers, self._disk_spool):
+                directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the files of the run cannot be made in {self.root}: {error.strerror}"
+            ) from error
         self._run = OwnedDirectory(self.root if self._is_temporary else self.directory)
-        if not self.is_shared and os.access(MEMORY_FILE_SYSTEM, os.W_OK):
-            prefix = f"{SPOOL_PREFIX}{os.getpid()}-"
-            self._memory_spool = OwnedDirectory.make(MEMORY_FILE_SYSTEM, prefix)
-        self._point_latest()
+        if not self.is_shared:
+            with contextlib.suppress(OSError):  # no room there, or none such: the disk serves
+                prefix = f"{SPOOL_PREFIX}{os.getpid()}-"
+                self._memory_spool = OwnedDirectory.make(MEMORY_FILE_SYSTEM, prefix)
+        with contextlib.suppress(OSError):  # something else is called so: a convenience less
+            self._point_latest()
 
     def _sweep(self) -> None:
         sweep_whole(MEMORY_FILE_SYSTEM.glob(f"{SPOOL_PREFIX}*"))

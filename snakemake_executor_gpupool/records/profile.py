@@ -2,7 +2,8 @@
 
 One JSON file in the user's cache directory, ``gpupool/profile.json``, or where
 ``GPUPOOL_PROFILE`` says (``off``: none). It is read once and merged into when a run ends,
-under a lock, whole or not at all; a damaged one is ignored with a warning.
+under a lock, whole or not at all. It only helps to plan: one that cannot be read, whatever is
+wrong with it, is ignored with a warning, and nothing that happens to it ends a run.
 """
 
 from __future__ import annotations
@@ -11,16 +12,26 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import math
 import os
+import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_gpupool.wire.bounds import MIN_COST, printable
+
 VERSION = 1
 #: Entries kept; the longest unused go first.
 MOST_ENTRIES = 2000
+#: A file of so many entries has a tenth of this.
+MAX_BYTES = 16 * 1024**2
+#: How long a run waits at its end for another that writes; then its figures are lost.
+LOCK_PATIENCE_S = 2.0
+LOCK_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -53,11 +64,15 @@ class Figures:
         """Read an entry; what is no plausible number counts as not measured."""
         fields = {field.name for field in dataclasses.fields(cls)}
         known: dict[str, Any] = {
-            name: value
+            name: value if name in _SECONDS else math.ceil(value)
             for name, value in data.items()
-            if name in fields and isinstance(value, (int, float)) and 0 < value < 1e12
+            if name in fields and type(value) in (int, float) and MIN_COST <= value < 1e12
         }
         return cls(**known)
+
+
+#: Those figures that need not be whole numbers.
+_SECONDS = ("load_s", "s_per_cost", "fixed_s")
 
 
 class Profile:
@@ -86,7 +101,8 @@ class Profile:
         """Merge this run's figures into the file. That it cannot be written harms nobody."""
         if self._path is None or not self._new:
             return
-        with contextlib.suppress(OSError):
+        # Whatever it is: a run does not end for what only helps the next one to plan.
+        with contextlib.suppress(Exception):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(self._path.with_suffix(".lock")):
                 self._entries = self._read()
@@ -104,41 +120,85 @@ class Profile:
     def _write(self) -> None:
         assert self._path is not None
         descriptor, staged = tempfile.mkstemp(dir=self._path.parent, prefix=".profile-")
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
-            json.dump({"version": VERSION, "entries": self._entries}, file)
-        Path(staged).replace(self._path)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+                json.dump({"version": VERSION, "entries": self._entries}, file)
+            Path(staged).replace(self._path)
+        except BaseException:
+            Path(staged).unlink(missing_ok=True)
+            raise
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        if self._path is None or not self._path.exists():
+        """Return the entries; none of a file that cannot be read, whatever is wrong with it."""
+        if self._path is None:
             return {}
         try:
-            data = json.loads(self._path.read_text(encoding="utf-8"))
+            data = json.loads(_text_of(self._path))
             if data["version"] != VERSION:
                 return {}
             return {str(key): dict(entry) for key, entry in data["entries"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except FileNotFoundError:
+            return {}
+        except Exception as error:
+            why = getattr(error, "strerror", None) or printable(error) or type(error).__name__
             self.warning = (
-                f"the measured profile {self._path} cannot be read and is ignored: {error}"
+                f"the measured profile {self._path} cannot be read and is ignored: {why[:200]}"
             )
             return {}
 
 
+def _text_of(path: Path) -> str:
+    """Return what is in a regular file; a pipe or device is not waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no regular file")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
+        return file.read(MAX_BYTES).decode("utf-8")
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    """Hold a lock file.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or another process holds it and does not let go in time.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        deadline_s = time.monotonic() + LOCK_PATIENCE_S
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline_s:
+                raise TimeoutError(f"{path} is locked by another process")
+            time.sleep(LOCK_POLL_S)
         yield
     finally:
         os.close(descriptor)
 
 
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def profile_path(environment: Mapping[str, str]) -> Path | None:
-    """Return where the profile lies; None if it is switched off."""
+    """Return where the profile lies; None if it is switched off, or there is no home for it."""
     given = environment.get("GPUPOOL_PROFILE", "")
     if given == "off":
         return None
     if given:
         return Path(given)
-    cache = environment.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "gpupool" / "profile.json"
+    cache = environment.get("XDG_CACHE_HOME")
+    try:
+        directory = Path(cache) if cache else Path.home() / ".cache"
+    except RuntimeError:  # nobody knows where this user is at home
+        return None
+    return directory / "gpupool" / "profile.json"

@@ -65,6 +65,9 @@ EVENTS = {
     "items these were), `job_id` (of the chain's first job), `stage` (from 0), `worker`.",
     "dispatch_saved": "All that a job needs was there, made with what the job before it needed: "
     "`job`, `job_id`.",
+    "store_trouble": "Something is wrong with results kept across runs: `worker`, `kind` "
+    "(`damaged`: removed and computed again; `unsafe`: others could have written it; `unreadable`; "
+    "`unwritten`: a result is not kept), `why`.",
     "out_of_memory": "A micro-batch did not fit and was halved: `worker`, `budget` (tokens, from "
     "now on).",
 }
@@ -113,6 +116,8 @@ VARIABLES = {
     "GPUPOOL_PROFILE": "File of measured speeds and memory needs; `off`: none. Default: "
     "`gpupool/profile.json` in the user's cache directory.",
     "GPUPOOL_CACHE_GIB": "Bound of the result cache, in GiB. Default: 20.",
+    "GPUPOOL_CACHE_SHARED": "`group`: the result cache is shared by the members of its directory's "
+    "group, each of whom can then run code as the others. Default: it is yours alone.",
     "GPUPOOL_OFFLINE": "`1`: tools download nothing.",
     "GPUPOOL_DEVICE": "The device of a rule's own body, run cold: `cpu`, `cuda:0`. Default: a "
     "GPU where there is one.",

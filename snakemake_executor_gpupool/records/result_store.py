@@ -1,117 +1,296 @@
-"""Results kept across runs, by content.
+"""The directory of results kept across runs, by content: made, checked, and bounded.
 
 ::
 
-    <dir>/ab/abcdef...   one pickled result, named by the SHA-256 of
-                         (tool and version, model params and files, run params, item)
+    <cache>/gpupool-results-v2/CACHEDIR.TAG   says whose the directory is
+                               ab/ab12cd...   one result: see worker/result_file.py
 
-Workers write, each result under a temporary name first; the coordinator only looks whether
-a name is there, and takes a hard link of its own, so that another run's clean-up cannot take
-the file away in between. Nothing is locked: a name's content never changes.
+What the user names may hold anything else, a workflow for example; only the subdirectory is
+gpupool's, and in it only what has the form of its own: directories of two hexadecimal digits
+that are no links, and in them files of 64 that start as results do. Nothing else is ever
+opened, counted or removed. Version 0.1 kept results in ``<cache>/ab/`` itself; these are left
+alone, since nothing tells them from the user's own files.
+
+Workers read and write results; the coordinator never opens one. Nothing is locked: a name's
+content never changes, and one that is removed is computed again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
+import secrets
+import shlex
 import shutil
 import stat
-from collections.abc import Hashable, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.wire.frames import SpoolFile
-from snakemake_executor_gpupool.worker.result_file import entry_name
+from snakemake_executor_gpupool.wire.kept import StoreAddress
+from snakemake_executor_gpupool.wire.kept_files import (
+    ENTRY_NAME,
+    FOLDER_NAME,
+    MAGIC,
+    OPEN_ENTRY,
+    STAGED_NAME,
+    BadEntry,
+    group_name,
+    open_directory,
+    share,
+    why_unsafe,
+)
 
+BOUND_VARIABLE = "GPUPOOL_CACHE_GIB"
+SHARED_VARIABLE = "GPUPOOL_CACHE_SHARED"
 DEFAULT_BOUND_GIB = 20.0
 #: What a clean-up leaves: it is not worth removing one file at a time.
 KEPT_SHARE = 0.9
+SUBDIRECTORY = "gpupool-results-v2"
+MARKER = "CACHEDIR.TAG"
+#: The first line is what programs for backups look for (https://bford.info/cachedir).
+MARKER_TEXT = """\
+Signature: 8a477f597d28d172789f06886806bc55
+# This directory is gpupool's: results kept across runs, as --gpupool-cache asks for.
+# It may be removed at any time; what is missing is computed again.
+"""
+#: When an entry that was never finished counts as a killed writer's.
+STALE_S = 24 * 3600.0
+#: What says that there is no room, and nothing of who may do what.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class StoreUnusable(Exception):
+    """There is no store, and a run can go on without."""
+
+
+class _Entry(NamedTuple):
+    """A file that gpupool made, or may have made, in the store."""
+
+    used_s: float
+    size_bytes: int
+    folder: str
+    name: str
 
 
 def bound_from(environment: Mapping[str, str]) -> int:
-    """Return the store's bound in bytes, from ``GPUPOOL_CACHE_GIB``."""
-    text = environment.get("GPUPOOL_CACHE_GIB", "")
-    try:
-        return int(float(text or DEFAULT_BOUND_GIB) * 1024**3)
-    except ValueError:
-        raise ConfigError(f"GPUPOOL_CACHE_GIB is {text!r}; it must be a number of GiB") from None
-
-
-class ResultStore:
-    """One directory of results.
-
-    Parameters
-    ----------
-    directory
-        Made if it is not there.
-    bound_bytes
-        How much it may hold; the longest unused go first, when a run ends.
-    links
-        A directory for this run's own links to entries.
+    """Return the store's bound in bytes, from ``GPUPOOL_CACHE_GIB``.
 
     Raises
     ------
     ConfigError
-        The directory cannot be made or used, or strangers could put results into it: what is
-        in it is unpickled.
+        It is no number, or none that a bound can be.
+    """
+    text = environment.get(BOUND_VARIABLE, "").strip()
+    try:
+        bound_gib = float(text or DEFAULT_BOUND_GIB)
+    except ValueError:
+        bound_gib = math.nan
+    if not 0 <= bound_gib < math.inf:
+        raise ConfigError(
+            f"{BOUND_VARIABLE} is {text!r}; it must be a number of GiB from 0 on, such as 20 or 0.5"
+        )
+    return int(bound_gib) * 1024**3 + int(bound_gib % 1 * 1024**3)
+
+
+def is_shared(environment: Mapping[str, str]) -> bool:
+    """Tell from ``GPUPOOL_CACHE_SHARED`` whether the members of the cache's group are trusted.
+
+    Raises
+    ------
+    ConfigError
+        It is neither empty nor ``group``.
+    """
+    text = environment.get(SHARED_VARIABLE, "").strip()
+    if text not in ("", "group"):
+        raise ConfigError(
+            f"{SHARED_VARIABLE} is {text!r}; it must be 'group', which trusts all members of the "
+            "cache's group, or empty"
+        )
+    return bool(text)
+
+
+class ResultStore:
+    """The store below a directory that the user has named.
+
+    Parameters
+    ----------
+    cache
+        The user's directory; made if it is not there.
+    bound_bytes
+        How much the store may hold; the longest unused go first, when a run ends.
+    shared
+        Whether the members of the directory's group are trusted: each may put results there,
+        and with them code that runs as whoever uses these.
+
+    Raises
+    ------
+    ConfigError
+        The directory cannot be used, or others could put results there: what is in a result is
+        unpickled. The message has the command that mends it.
+    StoreUnusable
+        There is no room for a store, or something else is in its place.
     """
 
-    def __init__(self, directory: Path, bound_bytes: int, links: Path) -> None:
-        self.directory = directory.absolute()
+    def __init__(self, cache: Path, bound_bytes: int, *, shared: bool = False) -> None:
+        self._cache = cache.absolute()
         self._bound_bytes = bound_bytes
-        self._links = links
-        self._numbers = 0
+        self.directory = self._cache / SUBDIRECTORY
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            links.mkdir(parents=True, exist_ok=True, mode=0o700)
-            status = self.directory.stat()
+            self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+            group = self._check_cache(shared)
+            self.address = StoreAddress(str(self.directory), group)
+            self._make()
         except OSError as error:
-            raise ConfigError(f"the cache {directory} cannot be used: {error.strerror}") from error
-        self._check(status)
-
-    def _check(self, status: os.stat_result) -> None:
-        if status.st_uid not in (os.getuid(), 0) or status.st_mode & stat.S_IWOTH:
+            if error.errno in NO_ROOM:
+                raise StoreUnusable(f"there is no room for {self.directory}") from error
             raise ConfigError(
-                f"the cache {self.directory} belongs to somebody else or is open to everybody: "
-                "results in it are trusted. Choose a directory of your own (chmod o-w)"
+                f"the cache {self._cache} cannot be used: {error.strerror}; choose a directory "
+                "that you may write to"
+            ) from error
+
+    def _check_cache(self, shared: bool) -> int | None:
+        """Refuse a directory in which others could exchange the store; return who shares it."""
+        status = self._cache.stat()
+        group = status.st_gid if shared else None
+        if group is not None and group not in {os.getegid(), *os.getgroups()}:
+            raise ConfigError(
+                f"{SHARED_VARIABLE}=group is set, and you are no member of {group_name(group)}, "
+                f"the group of the cache {self._cache}: choose another directory"
             )
-        if not os.access(self.directory, os.W_OK | os.X_OK):
-            raise ConfigError(f"the cache {self.directory} cannot be written")
+        why = why_unsafe(status, group)
+        if why:
+            raise ConfigError(refusal(self._cache, status, why))
+        return group
 
-    def look_up(self, key: Hashable) -> SpoolFile | None:
-        """Return a link to a key's result; None if it is not there."""
-        name = entry_name(key)
-        entry = self.directory / name[:2] / name
+    def _make(self) -> None:
+        """Make the subdirectory with its marker, both or neither, unless it is there."""
+        if self._is_marked():
+            return
+        staged = self._cache / f".{SUBDIRECTORY}-{secrets.token_hex(8)}"
+        staged.mkdir(mode=0o700)
         try:
-            size_bytes = entry.stat().st_size
-            link = self._link(entry)
-            os.utime(entry)
-        except OSError:
-            return None
-        return SpoolFile(str(link), size_bytes)
+            (staged / MARKER).write_text(MARKER_TEXT, encoding="ascii")
+            (staged / MARKER).chmod(0o600 if self.address.group is None else 0o644)
+            if self.address.group is not None:
+                share(str(staged), self.address.group)
+            staged.rename(self.directory)  # in the place of nothing, or of an empty directory
+        except OSError as error:
+            shutil.rmtree(staged, ignore_errors=True)
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+        if not self._is_marked():
+            raise StoreUnusable(
+                f"{self.directory} is left alone, since it has no {MARKER} of gpupool's: remove "
+                "it if nothing in it is needed, or choose another directory"
+            )
 
-    def _link(self, entry: Path) -> Path:
-        self._numbers += 1
-        link = self._links / f"{os.getpid()}-cached-{self._numbers}.blob"
+    def _is_marked(self) -> bool:
+        """Tell whether the subdirectory is there, and gpupool's."""
         try:
-            os.link(entry, link)
-        except OSError:  # another file system, or one without hard links
-            shutil.copyfile(entry, link)
-        return link
+            with self._opened() as store:
+                return _starts_with(store, MARKER, MARKER_TEXT.encode())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except BadEntry as error:
+            status = self.directory.lstat()
+            raise ConfigError(refusal(self.directory, status, str(error))) from None
 
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        descriptor = open_directory(*self.address)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    # -- the bound ---------------------------------------------------------------
     def clean_up(self) -> None:
-        """Bring the directory under its bound, and remove what killed writers left."""
-        entries = []
-        for path in self.directory.glob("??/*"):
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                entries.append((status.st_mtime, status.st_size, path))
-        total = sum(size for _, size, _ in entries)
+        """Bring the store under its bound, and remove what killed writers left."""
+        with contextlib.suppress(OSError, BadEntry), self._opened() as store:
+            entries: list[_Entry] = []
+            for folder in sorted(filter(FOLDER_NAME.fullmatch, _names(store))):
+                with contextlib.suppress(OSError, BadEntry), self._folder(store, folder) as at:
+                    entries += _entries(at, folder)
+            self._shrink(store, entries)
+
+    def _shrink(self, store: int, entries: list[_Entry]) -> None:
+        total = sum(entry.size_bytes for entry in entries)
         if total <= self._bound_bytes:
             return
-        for _, size, path in sorted(entries):
+        for entry in sorted(entries):
             if total <= self._bound_bytes * KEPT_SHARE:
                 return
-            with contextlib.suppress(OSError):
-                path.unlink()
-                total -= size
+            with contextlib.suppress(OSError, BadEntry), self._folder(store, entry.folder) as at:
+                # A file that does not start as a result was put there by somebody else.
+                if _starts_with(at, entry.name, MAGIC):
+                    os.unlink(entry.name, dir_fd=at)
+                    total -= entry.size_bytes
+
+    @contextlib.contextmanager
+    def _folder(self, store: int, name: str) -> Iterator[int]:
+        descriptor = open_directory(name, self.address.group, store)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _names(directory: int) -> list[str]:
+    with os.scandir(directory) as there:
+        return [each.name for each in there]
+
+
+def _entries(folder: int, folder_name: str) -> list[_Entry]:
+    """Return the entries of a folder; what a killed writer left there is removed."""
+    found = []
+    with os.scandir(folder) as there:
+        for each in there:
+            try:
+                status = each.stat(follow_symlinks=False)
+            except OSError:  # gone with another run's clean-up
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            if ENTRY_NAME.fullmatch(each.name) and each.name.startswith(folder_name):
+                entry = _Entry(status.st_mtime, status.st_size, folder_name, each.name)
+                found.append(entry)
+            elif STAGED_NAME.fullmatch(each.name) and time.time() - status.st_mtime > STALE_S:
+                with contextlib.suppress(OSError):
+                    os.unlink(each.name, dir_fd=folder)
+    return found
+
+
+def _starts_with(directory: int, name: str, start: bytes) -> bool:
+    """Tell whether a directory has a regular file that starts so; none is waited for."""
+    try:
+        descriptor = os.open(name, OPEN_ENTRY, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return is_file and os.pread(descriptor, len(start), 0) == start
+    finally:
+        os.close(descriptor)
+
+
+def refusal(path: Path, status: os.stat_result, why: str) -> str:
+    """Say why a directory is not used for results, and the command that mends it."""
+    quoted = shlex.quote(str(path))
+    told = (
+        f"the cache {path} is not used: {why}, and whoever may write there can run code as you, "
+        "since results are unpickled"
+    )
+    if status.st_uid != os.geteuid():
+        return f"{told}. Use a directory of your own: mkdir -m 700 DIR, --gpupool-cache DIR"
+    told += f". Mend it: chmod go-w {quoted}"
+    if status.st_mode & stat.S_IWOTH:
+        return told
+    return (
+        f"{told}; or, if you trust every member of the group {group_name(status.st_gid)} with "
+        f"that, set {SHARED_VARIABLE}=group"
+    )

@@ -11,7 +11,6 @@ from snakemake_executor_gpupool.devices.model import CUDA, Device
 from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE, visible_env
 from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.records.events import EventLog
-from snakemake_executor_gpupool.records.result_store import ResultStore
 from snakemake_executor_gpupool.scheduling.effects import (
     Effect,
     GrantLease,
@@ -25,13 +24,30 @@ from snakemake_executor_gpupool.scheduling.effects import (
     RunChains,
     StartWorker,
     StopWorker,
+    StoreTrouble,
     Unstage,
     WriteJob,
 )
+from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.files import remove
 from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.kept import (
+    DAMAGED,
+    UNREADABLE,
+    UNSAFE,
+    UNWRITTEN,
+    StoreAddress,
+)
 from snakemake_executor_gpupool.wire.requests import JobReport
-from snakemake_executor_gpupool.worker.result_file import entry_name
+
+#: What the user hears of results kept across runs, by kind.
+_TROUBLES = {
+    DAMAGED: "a kept result is not as it was written; such are removed and computed again",
+    UNSAFE: "kept results that others could have written are not used; chmod go-w mends that "
+    "where the owner is you",
+    UNREADABLE: "kept results cannot be read, and are computed again",
+    UNWRITTEN: "results are not kept for later runs",
+}
 
 
 @dataclass(frozen=True)
@@ -46,14 +62,19 @@ class Callbacks:
         A job may run: its number, its devices and what its environment must say of them.
     broken
         The pool itself failed; every job that is still in flight is lost.
-    log
-        A line for the user.
+    log, warn
+        A line for the user; one that says that something is not as it should be (None: as any).
     """
 
     report: Callable[[JobReport], None]
     leased: Callable[[int, tuple[Device, ...], dict[str, str]], None]
     broken: Callable[[BaseException], None]
     log: Callable[[str], None]
+    warn: Callable[[str], None] | None = None
+
+    def tell_warning(self, line: str) -> None:
+        """Tell the user what is not as it should be."""
+        (self.warn or self.log)(line)
 
 
 class Actions:
@@ -77,7 +98,7 @@ class Actions:
         self,
         host: Host,
         events: EventLog,
-        store: ResultStore | None,
+        store: StoreAddress | None,
         staged: str,
         callbacks: Callbacks,
         tell: Callable[[Callable[[], None]], None],
@@ -88,6 +109,7 @@ class Actions:
         self._staged = staged
         self._callbacks = callbacks
         self._tell = tell
+        self._troubles_told: set[str] = set()
         self.lends(lambda holder, devices: {}, lambda holder, is_gone=True: None)
 
     def lends(
@@ -117,6 +139,8 @@ class Actions:
                 self._grant(effect)
             case Note(event=event, fields=fields):
                 self._events.write(event, fields)
+            case StoreTrouble():
+                self._tell_trouble(effect)
             case _:
                 self._see_to_worker(effect)
 
@@ -154,9 +178,8 @@ class Actions:
 
     def _send_batch(self, effect: RunBatch) -> None:
         store = self._store
-        entries = [entry_name(u.key) if store and u.key is not None else "" for u in effect.units]
-        meta = {"type": "run", "batch": effect.batch_id, "entries": entries}
-        meta["store"] = str(store.directory) if store else ""
+        keys = [unit.key if store else None for unit in effect.units]
+        meta = {"type": "run", "batch": effect.batch_id, "keys": keys, "store": store}
         blobs = [effect.params, *(unit.payload for unit in effect.units)]
         self._host.send(effect.worker_id, meta, blobs)
 
@@ -166,8 +189,8 @@ class Actions:
             blobs += [link.request.job for link in chain.links]
             blobs += [u.payload if u.result is None else u.result for u in chain.parts]
         meta = {"type": "chain", "batch": effect.batch_id, "chains": map_chains(effect)}
-        meta["store"] = str(self._store.directory) if self._store else ""
-        self._host.send(effect.worker_id, {**meta, "staged": self._staged}, blobs)
+        meta |= {"store": self._store, "staged": self._staged}
+        self._host.send(effect.worker_id, meta, blobs)
 
     def _send_files(self, effect: ReadJob | WriteJob) -> None:
         request = effect.request
@@ -176,6 +199,7 @@ class Actions:
         meta: dict[str, Any] = {"job": request.job_id, "cwd": request.cwd}
         if isinstance(effect, ReadJob):
             meta["follow"] = [later.tool.spec for later in request.follow]
+            meta |= {"store": self._store, "environment": request.tool.environment}
             jobs = [request.job, *(later.job for later in request.follow)]
             self._host.send(effect.worker_id, {"type": "read", **meta}, jobs)
             return
@@ -195,6 +219,14 @@ class Actions:
 
     def _where(self, paths: Iterable[str]) -> list[str]:
         return [f"{self._staged}/{path}" for path in paths]
+
+    def _tell_trouble(self, effect: StoreTrouble) -> None:
+        fields = {"worker": effect.worker_id, "kind": effect.kind, "why": effect.why}
+        self._events.write("store_trouble", fields)
+        if effect.kind not in self._troubles_told:
+            self._troubles_told.add(effect.kind)
+            line = f"gpupool: {_TROUBLES[effect.kind]} (said once): {printable(effect.why)}"
+            self._tell(lambda: self._callbacks.tell_warning(line))
 
     def _grant(self, effect: GrantLease) -> None:
         environment = visible_env(effect.devices)

@@ -151,11 +151,18 @@ def build_config(
         cores=cores,
         run_root=run_root,
         dispatch=dispatch or DispatchConfig(),
-        cache=Path(cache).expanduser() if cache else None,
+        cache=_cache_path(cache) if cache else None,
         expected=found.expected,
         nodes=found.nodes,
         warnings=tuple(warnings),
     )
+
+
+def _cache_path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # nobody knows where that user is at home
+        raise ConfigError(f"the cache {text}: {error}") from error
 
 
 def no_gpu_warning(workers: int, cores: int) -> str:

@@ -15,12 +15,13 @@ is kept, workers end, every job in flight is reported as failed, and ``broken`` 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocator import Allocator
@@ -41,7 +42,12 @@ from snakemake_executor_gpupool.records.events import EventLog, write_summary
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.records.profile import Profile, profile_path
 from snakemake_executor_gpupool.records.progress import Progress, closing_line
-from snakemake_executor_gpupool.records.result_store import ResultStore, bound_from
+from snakemake_executor_gpupool.records.result_store import (
+    ResultStore,
+    StoreUnusable,
+    bound_from,
+    is_shared,
+)
 from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, holder_of
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.inbox import Inbox
@@ -55,11 +61,22 @@ from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
+from snakemake_executor_gpupool.wire.kept import StoreAddress
 from snakemake_executor_gpupool.wire.requests import Request
 from snakemake_executor_gpupool.wire.spool import Discards, remove_file
 
 #: How long the last reports may take once everything has ended.
 FAREWELL_S = 10.0
+
+#: Errors that say nothing of gpupool: no room, no more files or processes, no memory.
+OUT_OF = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EAGAIN,
+    errno.ENOMEM,
+)
 
 
 class Pool:
@@ -73,6 +90,11 @@ class Pool:
         Whom to tell.
     machines
         The run's directory and the machines that it runs on; None: this one.
+
+    Raises
+    ------
+    ConfigError
+        A directory that the run needs cannot be used, or a variable is malformed.
     """
 
     def __init__(
@@ -82,52 +104,17 @@ class Pool:
         machines: tuple[RunPaths, Host] | None = None,
     ) -> None:
         self.config = config
+        self._callbacks = callbacks
+        self._reporter = Reporter(self.fail)
         if machines is None:
             self.paths = RunPaths(config.run_root, temporary=config.is_temporary)
-            self.paths.create()
         else:
             self.paths, self._host = machines
-        try:
-            self._store = self._open_store()
-        except ConfigError:
-            self.paths.remove_spools()
-            raise
-        self._callbacks = callbacks
-        settings = config.device_settings
-        self._allocator = Allocator(
-            config.devices,
-            allow_multiple_per_device=settings.allow_multiple_per_device,
-            offload_strategy=settings.offload_strategy,
-        )
-        self._allocator.expect(config.expected, 0.0)
-        look_up = self._store.look_up if self._store else lambda key: None
-        self._profile = Profile(profile_path(os.environ))
-        self._scheduler = Scheduler(
-            self._allocator,
-            config.dispatch,
-            config.file_workers,
-            look_up,
-            self._profile.__getitem__,
-        )
-        if machines is None:
-            self._host = LocalHost(self.paths, config.worker_threads)
-        # A network file system takes its time, which the run loop has not.
-        self._discards = Discards(self._remove_later if self.paths.is_shared else remove_file)
-        self._answers = Answers(self._scheduler, self.paths.spools, self._host.moved_away)
-        env = own_environment() | ({LEASE_VARIABLE: config.lease} if config.lease else {})
-        self._sharing = Sharing(env, self._allocator, self._host.pids, self._say)
-        if isinstance(self._host, LocalHost):
-            self._host.lend = self._sharing.lend
-        self._scheduler.dispatch.claim = self._sharing.claim
-        self._scheduler.dispatch.time_left_s = self._host.time_left_s
-        self._events = EventLog(self.paths.events)
-        self._has_lost_events = False
-        self._inbox = Inbox(self._host.wake)
-        self._reporter = Reporter(self.fail)
-        self._actions = Actions(
-            self._host, self._events, self._store, self.paths.staged, callbacks, self._reporter.put
-        )
-        self._actions.lends(self._sharing.lend, self._sharing.take_back)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.paths.remove_staged)
+            undo.callback(self.paths.remove_spools)
+            self._open(config, machines is None)
+            undo.pop_all()
         self._closing = threading.Event()
         self._closed = False
         self._refusal = ""
@@ -141,15 +128,66 @@ class Pool:
         self._loop = threading.Thread(target=self._run, name="gpupool", daemon=True)
         self._note_start()
         if self._profile.warning:
-            self._say(f"gpupool: {self._profile.warning}")
+            self._warn(f"gpupool: {self._profile.warning}")
         self._loop.start()
         self._reporter.start()
+
+    def _open(self, config: PoolConfig, on_this_machine: bool) -> None:
+        """Open all that the pool needs: first what may be refused, last what starts processes."""
+        if on_this_machine:
+            self.paths.create()
+        self._store = self._open_store()
+        settings = config.device_settings
+        self._allocator = Allocator(
+            config.devices,
+            allow_multiple_per_device=settings.allow_multiple_per_device,
+            offload_strategy=settings.offload_strategy,
+        )
+        self._allocator.expect(config.expected, 0.0)
+        self._profile = Profile(profile_path(os.environ))
+        self._scheduler = Scheduler(
+            self._allocator,
+            config.dispatch,
+            config.file_workers,
+            self._profile.__getitem__,
+        )
+        env = own_environment() | ({LEASE_VARIABLE: config.lease} if config.lease else {})
+        self._sharing = Sharing(env, self._allocator, self._pids, self._say)
+        self._sharing.open(config.devices)
+        if on_this_machine:
+            self._host = LocalHost(self.paths, config.worker_threads)
+        # A network file system takes its time, which the run loop has not.
+        self._discards = Discards(self._remove_later if self.paths.is_shared else remove_file)
+        self._answers = Answers(self._scheduler, self.paths.spools, self._host.moved_away)
+        if isinstance(self._host, LocalHost):
+            self._host.lend = self._sharing.lend
+        self._scheduler.dispatch.claim = self._sharing.claim
+        self._scheduler.dispatch.time_left_s = self._host.time_left_s
+        self._events = EventLog(self.paths.events)
+        self._has_lost_events = False
+        self._inbox = Inbox(self._host.wake)
+        self._actions = Actions(
+            self._host,
+            self._events,
+            self.store,
+            self.paths.staged,
+            self._callbacks,
+            self._reporter.put,
+        )
+        self._actions.lends(self._sharing.lend, self._sharing.take_back)
+
+    def _pids(self) -> list[int]:
+        return self._host.pids()
 
     def _open_store(self) -> ResultStore | None:
         if self.config.cache is None:
             return None
-        bound_bytes = bound_from(os.environ)
-        return ResultStore(self.config.cache, bound_bytes, Path(self.paths.spools[-1]))
+        bound_bytes, shared = bound_from(os.environ), is_shared(os.environ)
+        try:
+            return ResultStore(self.config.cache, bound_bytes, shared=shared)
+        except StoreUnusable as error:
+            self._warn(f"gpupool: results are neither kept nor reused: {error}")
+            return None
 
     def _note_start(self) -> None:
         names = [device.name for device in self.config.devices]
@@ -182,6 +220,15 @@ class Pool:
             self._scheduler.submit_items(request, info, meta, payloads, now_s)
 
         self._post_work(act)
+
+    @property
+    def store(self) -> StoreAddress | None:
+        """Where results are kept across runs; None: nowhere."""
+        return self._store.address if self._store else None
+
+    def tell_trouble(self, kind: str, why: str) -> None:
+        """Say what a caller has met in the store that is not as it should be."""
+        self._inbox.post_if_open(lambda now_s: self._scheduler.store_trouble("", kind, why))
 
     def _post_work(self, act: Callable[[float], None]) -> None:
         if self._refusal and self._cause is None:
@@ -363,6 +410,10 @@ class Pool:
         text = printable(line)
         self._reporter.put(lambda: self._callbacks.log(text))
 
+    def _warn(self, line: str) -> None:
+        text = printable(line)
+        self._reporter.put(lambda: self._callbacks.tell_warning(text))
+
     # -- the end ---------------------------------------------------------------------------
     def _end(self) -> None:
         """Come to an end, whatever else fails on the way there."""
@@ -389,7 +440,7 @@ class Pool:
         fields = {"error": repr(self._cause), "traceback": story_of(self._cause)}
         self._events.write("pool_failed", fields)
         self._host.stop_all(force=True)
-        self._scheduler.cancel(f"gpupool itself failed: {self._cause!r}")
+        self._scheduler.cancel(what_broke(self._cause))
 
     def _end_workers(self) -> None:
         for worker in self._host.close(on_end=self._note_exit):
@@ -424,6 +475,15 @@ class Pool:
     def _summary(self) -> dict[str, Any]:
         wall_s = time.monotonic() - self._started_s
         return summarize(self._scheduler, self._allocator, self._host.carried, wall_s)
+
+
+def what_broke(error: BaseException) -> str:
+    """Say what ends a run before its time: a mistake in the set-up plainly, else a bug."""
+    if isinstance(error, ConfigError):
+        return printable(error)
+    if isinstance(error, OSError) and error.errno in OUT_OF:
+        return printable(f"the machine has run out of something that every run needs: {error}")
+    return printable(f"gpupool itself failed, which is a bug: {error!r}")
 
 
 def story_of(error: BaseException) -> str:

@@ -38,6 +38,18 @@ class Sharing:
         self._say = say
         self._refusals_said: set[str] = set()
 
+    def open(self, devices: Iterable[Device]) -> None:
+        """See that the locks of this machine's devices can be used.
+
+        Raises
+        ------
+        ConfigError
+            They cannot be; the message says what mends it.
+        """
+        warning = self._claims.open([device for device in devices if not device.host])
+        if warning:
+            self._say(f"gpupool: {warning}")
+
     def claim(self, devices: tuple[Device, ...]) -> Refusal | None:
         """Take devices of this machine; return why not, if somebody else has them."""
         # Those of other machines are claimed there, by whoever offers them.

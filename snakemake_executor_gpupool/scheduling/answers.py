@@ -32,6 +32,7 @@ from snakemake_executor_gpupool.wire.bounds import (
     shown,
 )
 from snakemake_executor_gpupool.wire.frames import Frame, SpoolFile
+from snakemake_executor_gpupool.wire.kept import TROUBLES
 
 Check = Callable[[Any], bool]
 
@@ -56,6 +57,10 @@ def _is_cost(value: Any) -> bool:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_trouble(value: Any) -> bool:
+    return value in TROUBLES
 
 
 def _is_inner(value: Any) -> bool:
@@ -110,6 +115,12 @@ _ITEM = _object(
     tokens=_is_tokens,
     name=_is_text,
 )
+
+
+def _is_item(value: Any) -> bool:
+    return _ITEM(value) and _is_flag(value.get("kept", False))
+
+
 _OUTCOME = _object(error=_or_none(_ERROR), oom=_is_flag)
 _PEAK = _or_none(_up_to(MAX_MIB))
 _CHAIN = _object(
@@ -128,7 +139,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "tool_failed": {"error": _ERROR},
     "items": {
         "job": _is_whole,
-        "items": _list_of(_ITEM),
+        "items": _list_of(_is_item),
         "last": _is_flag,
         "follow": _list_of(_object(**_MODEL, info=_TOOL)),
         **_MODEL,
@@ -160,6 +171,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     },
     "moved": {"away": _is_flag},
     "move_failed": {"error": _ERROR},
+    "store_trouble": {"kind": _is_trouble, "why": _is_text},
 }
 #: What a model's worker may say in each stage; one that is being stopped may still be at it.
 _TOLD_IN = {
@@ -213,7 +225,9 @@ class Answers:
         """
         self._check_shape(frame)
         filing, dispatch = self._scheduler.filing, self._scheduler.dispatch
-        if filing.owns(worker_id):
+        if frame.type == "store_trouble":
+            _require(filing.owns(worker_id) or dispatch.owns(worker_id), frame)
+        elif filing.owns(worker_id):
             self._check_file_worker(filing.worker(worker_id), frame)
         elif dispatch.owns(worker_id):
             _check_model_worker(dispatch.worker(worker_id), frame)
@@ -294,6 +308,8 @@ class Answers:
                 dispatch.loaded(worker_id, meta["batch_tokens"], *figures)
             case "load_failed":
                 dispatch.load_failed(worker_id, meta["error"], now_s)
+            case "store_trouble":
+                scheduler.store_trouble(worker_id, meta["kind"], meta["why"])
             case "moved":
                 self._moved(worker_id, meta["away"], now_s)
             case "move_failed":

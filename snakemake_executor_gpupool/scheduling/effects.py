@@ -133,6 +133,15 @@ class GrantLease:
 
 
 @dataclass(frozen=True)
+class StoreTrouble:
+    """Something is wrong with results kept across runs; the user hears of each kind once."""
+
+    worker_id: str
+    kind: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Note:
     """One line of the run's event log."""
 
@@ -153,6 +162,7 @@ Effect = (
     | RunChains
     | Report
     | GrantLease
+    | StoreTrouble
     | Note
 )
 

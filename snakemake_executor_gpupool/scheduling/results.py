@@ -9,7 +9,7 @@ within a bound, so that an equal item that comes an hour later costs nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,16 +69,9 @@ class Ledger:
     ----------
     keep_bytes
         How many bytes of results to keep for items yet to come.
-    look_up
-        Finds a result that an earlier run computed; None if there is none.
     """
 
-    def __init__(
-        self,
-        keep_bytes: int = 512 * 1024**2,
-        look_up: Callable[[Hashable], Blob | None] = lambda key: None,
-    ) -> None:
-        self._look_up = look_up
+    def __init__(self, keep_bytes: int = 512 * 1024**2) -> None:
         self._keep_bytes = keep_bytes
         self._kept_bytes = 0
         self._units: dict[Hashable, Unit] = {}
@@ -101,7 +94,8 @@ class Ledger:
         Parameters
         ----------
         unit
-            A unit made for this item; dropped if there is one with its key already.
+            A unit made for this item, with its result if an earlier run had left that; dropped
+            if there is one with its key already.
         """
         self.items += 1
         known = self._units.get(unit.key) if unit.key is not None else None
@@ -109,14 +103,12 @@ class Ledger:
             known = unit
             if unit.key is not None:
                 self._units[unit.key] = unit
-                unit.result = self._look_up(unit.key)
             if unit.result is None:
                 self.unique += 1
             else:
                 self.reused += 1
-                self._discard(unit.payload)
-        elif unit.payload is not known.payload:
-            self._discard(unit.payload)
+        elif known is not unit:
+            self.discard(unit.payload, unit.result or b"")
         self._asked_for(known)
         if known.result is None:
             known.places.append((job_id, position))

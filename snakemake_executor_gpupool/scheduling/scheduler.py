@@ -7,7 +7,7 @@ the same sequence of effects, which is what makes eviction, balance and faults t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocator import Allocator
@@ -15,7 +15,7 @@ from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.records.profile import Figures
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
-from snakemake_executor_gpupool.scheduling.effects import Outbox
+from snakemake_executor_gpupool.scheduling.effects import Outbox, StoreTrouble
 from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
 from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
@@ -25,7 +25,9 @@ from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, Disp
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
+from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.requests import Request
 
 
@@ -40,8 +42,6 @@ class Scheduler:
         Windows, timeouts and limits.
     file_workers
         How many processes may read and write for one tool, on each machine.
-    look_up
-        Finds results of earlier runs.
     recall
         Returns what earlier runs measured of a model on a kind of device.
     """
@@ -51,11 +51,10 @@ class Scheduler:
         allocator: Allocator,
         config: DispatchConfig | None = None,
         file_workers: int = 1,
-        look_up: Callable[[Hashable], Blob | None] = lambda key: None,
         recall: Callable[[str], Figures] = lambda key: Figures(),
     ) -> None:
         self.outbox = Outbox()
-        self.ledger = Ledger(look_up=look_up)
+        self.ledger = Ledger()
         self.jobs = JobTable(self.ledger, self.outbox, self._computed)
         suspicion = Suspicion()
         self.filing = Filing(
@@ -181,15 +180,17 @@ class Scheduler:
     ) -> Unit:
         assert tool.info is not None
         self._arrivals += 1
-        key = (tool.ref.environment, meta["model"], meta["group"], item["key"])
+        key = result_key(tool.ref.environment, meta["model"], meta["group"], item["key"])
+        is_kept = item.get("kept", False)
         return Unit(
             key=key if tool.info["deterministic"] else None,
             group=meta["group"],
             cost=item["cost"],
             tokens=item["tokens"],
-            payload=payload,
+            payload=b"" if is_kept else payload,
             name=item["name"],
             order=(-request.priority, 0 if is_brief else 1, self._arrivals),
+            result=payload if is_kept else None,
         )
 
     def _model_for(self, request: Request, tool: ToolState, meta: Mapping[str, Any]) -> Model:
@@ -304,6 +305,10 @@ class Scheduler:
         self.chains.stage_done(worker, meta["chains"], blobs, meta["seconds"], now_s)
         if meta["last"]:
             self.dispatch.chains_done(worker_id, now_s, meta["peak_mib"])
+
+    def store_trouble(self, worker_id: str, kind: str, why: str) -> None:
+        """A worker has met something in the store of results that is not as it should be."""
+        self.outbox.put(StoreTrouble(worker_id, kind, shortened(why)))
 
     # -- workers -------------------------------------------------------------------
     def died(

@@ -35,7 +35,8 @@ class Spool:
     ----------
     directories
         Where to write, the preferred first: a memory file system, then the disk.
-        One whose free space is less than twice the blob is passed over.
+        One whose free space is less than twice the blob is passed over, and so is one that
+        cannot take a file though it should have room: without inodes, filled meanwhile, gone.
     shared
         Whether other machines read what is written, and write there, too.
     """
@@ -52,7 +53,14 @@ class Spool:
         size_bytes = sum(len(part) for part in parts)
         if size_bytes <= min(SPOOL_BYTES, inline_bytes) or not self.directories:
             return b"".join(parts)
-        descriptor, path = self.create(size_bytes)
+        *preferred, last = self._choose(size_bytes)
+        for directory in preferred:
+            with contextlib.suppress(OSError):
+                return self._write(directory, parts, size_bytes)
+        return self._write(last, parts, size_bytes)
+
+    def _write(self, directory: str, parts: Sequence[Any], size_bytes: int) -> SpoolFile:
+        descriptor, path = self._create(directory)
         try:
             with open(descriptor, "wb") as file:
                 file.writelines(parts)
@@ -67,15 +75,28 @@ class Spool:
 
     def create(self, size_bytes: int) -> tuple[int, str]:
         """Open a new file for about so many bytes; return its descriptor and path."""
-        path = os.path.join(self._choose(size_bytes), f"{self._own}-{next(self._numbers)}.blob")
+        *preferred, last = self._choose(size_bytes)
+        for directory in preferred:
+            with contextlib.suppress(OSError):
+                return self._create(directory)
+        return self._create(last)
+
+    def _create(self, directory: str) -> tuple[int, str]:
+        path = os.path.join(directory, f"{self._own}-{next(self._numbers)}.blob")
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), path
 
-    def _choose(self, size_bytes: int) -> str:
-        for directory in self.directories[:-1]:
-            stat = os.statvfs(directory)
-            if stat.f_bavail * stat.f_frsize > 2 * size_bytes:
-                return directory
-        return self.directories[-1]
+    def _choose(self, size_bytes: int) -> list[str]:
+        """Return the directories that should have room, and in any case the last one."""
+        *preferred, last = self.directories
+        return [*(each for each in preferred if _has_room(each, size_bytes)), last]
+
+
+def _has_room(directory: str, size_bytes: int) -> bool:
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return False
+    return status.f_bavail * status.f_frsize > 2 * size_bytes
 
 
 class Bundle:

@@ -22,7 +22,7 @@ from snakemake_executor_gpupool.worker.cold import check_length
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 from snakemake_executor_gpupool.worker.loaded import checked_run
 from snakemake_executor_gpupool.worker.output_capture import tell_error
-from snakemake_executor_gpupool.worker.result_file import keep_result
+from snakemake_executor_gpupool.worker.result_file import KeptResults
 
 #: What the errors of one batch may take in its frame; those beyond come without traceback.
 ERRORS_BYTES = 4 * 1024**2
@@ -73,24 +73,29 @@ def run_payloads(tool: Tool, payloads: Sequence[Blob], wait_s: float) -> list[Ou
 
 
 def pack_outcomes(
-    outcomes: Sequence[Outcome], entries: Sequence[str], store: str, spool: Spool
+    outcomes: Sequence[Outcome],
+    keys: Sequence[Sequence[str] | None],
+    kept: KeptResults | None,
+    spool: Spool,
 ) -> tuple[list[dict[str, Any]], list[Blob]]:
     """Return what to tell of each item, and the results of those that have one.
 
     Parameters
     ----------
-    entries
-        The names under which results are kept across runs in ``store``; empty: one is not.
+    keys
+        The keys of results that are kept across runs; None: one is not.
+    kept
+        Where; None: none are.
     """
     notes: list[dict[str, Any]] = []
     with spool.bundle() as bundle:
-        for outcome, entry in zip(outcomes, entries):
+        for outcome, key in zip(outcomes, keys):
             note = {"error": outcome.error, "oom": outcome.out_of_memory}
             try:
                 if outcome.error is None:
                     parts = pack(outcome.result)
-                    if entry:
-                        keep_result(store, entry, parts)
+                    if kept is not None and key is not None:
+                        kept.keep(key, parts)
                     bundle.add(parts)
             except Exception as error:  # a result that cannot be pickled, or no room for it
                 note = {"error": tell_error(error), "oom": False}

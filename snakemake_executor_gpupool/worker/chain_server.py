@@ -47,7 +47,7 @@ from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import outermost, staged_outputs
-from snakemake_executor_gpupool.worker.result_file import entry_name, keep_result
+from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.server import Channel, Server, latency_of
 from snakemake_executor_gpupool.worker.staging import (
     NotStageable,
@@ -260,13 +260,15 @@ class ChainServer(Server):
         if self._staging.root != frame.meta["staged"]:
             self._staging = Staging(frame.meta["staged"])
         for stage in range(len(self._tools)):
-            if self._run_stage(stage, chains, frame.meta):
+            if self._run_stage(stage, chains, frame.meta, self._store(frame)):
                 return
 
-    def _run_stage(self, stage: int, chains: list[_Chain], meta: dict[str, Any]) -> bool:
+    def _run_stage(
+        self, stage: int, chains: list[_Chain], meta: dict[str, Any], kept: KeptResults | None
+    ) -> bool:
         """Run one stage of all chains that are whole, and tell; return whether it was the last."""
         started_s = time.perf_counter()
-        self._compute(stage, [chain for chain in chains if chain.is_whole], meta["store"])
+        self._compute(stage, [chain for chain in chains if chain.is_whole], kept)
         told: list[dict[str, Any]] = []
         for number, chain in enumerate(chains):
             self._guarded(chain, self._end_stage, number, told)
@@ -329,7 +331,7 @@ class ChainServer(Server):
         if not chain.is_whole:
             chain.view.remove(chain.job.log)
 
-    def _compute(self, stage: int, chains: list[_Chain], store: str) -> None:
+    def _compute(self, stage: int, chains: list[_Chain], kept: KeptResults | None) -> None:
         """Compute the stage's items of all chains together, an item that several have once."""
         if not chains:
             return
@@ -343,8 +345,8 @@ class ChainServer(Server):
         missing = {key: item for key, item in items.items() if key not in found}
         computed = self._compute_missing(stage, chains[0].jobs[stage].params, missing)
         for key, packed in computed.items():
-            if store and head[1] == self._idents[stage]:
-                keep_result(store, entry_name((*head, key)), packed.parts)
+            if kept is not None and head[1] == self._idents[stage]:
+                kept.keep((*head, key), packed.parts)
             self._remembered.keep((*head, key), packed.parts)
         found.update(computed)
         for chain in chains:

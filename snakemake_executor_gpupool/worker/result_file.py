@@ -1,33 +1,244 @@
-"""A worker's side of the store of results: write, whole or not at all."""
+"""Results kept across runs, as workers read and write them: whole, their own, or not at all.
+
+::
+
+    <store>/ab/ab12cd...   named by the SHA-256 of its key
+
+    entry  = header | key | payload
+    header = magic(8) key_bytes(u32) payload_bytes(u64) sha256(32)
+
+The checksum covers the two lengths, the key and the payload. What does not fit what was asked
+for is no result: it is removed, and computed again. The bytes that were checked are the bytes
+that are unpickled later, since the reader copies them out of the entry before it looks at them.
+
+A checksum is no signature: whoever may write an entry can have it unpickled. So files and
+directories of other users, and those that others may write to, are never opened as results.
+Everything is reached through descriptors of directories and without following links, so that
+nothing that is put in the place of something else leads out of the store.
+
+Standard library only, Python >= 3.9.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
-import tempfile
-from collections.abc import Hashable, Sequence
-from typing import Any
+import secrets
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable
+
+from snakemake_executor_gpupool.wire.kept import (
+    UNREADABLE,
+    UNSAFE,
+    UNWRITTEN,
+    StoreAddress,
+)
+from snakemake_executor_gpupool.wire.kept_files import (
+    MAGIC,
+    OPEN_ENTRY,
+    BadEntry,
+    open_directory,
+    share,
+    why_unsafe,
+)
+
+HEADER = struct.Struct("<8sIQ32s")
+_COUNTS = struct.Struct("<IQ")
+#: Larger results are waited for until the disk has them, which takes no longer than to write
+#: them. A smaller one that a crash of the machine damages is found by its checksum.
+SYNCED_BYTES = 1024**2
+#: What opening says where no file of one's own can be opened; anything else, such as too many
+#: open files, says nothing of the entry.
+_NO_FILE = (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EACCES, errno.EPERM)
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def entry_name(key: Hashable) -> str:
-    """Return the name of a key's entry; keys are tuples of strings."""
-    return hashlib.sha256(repr(key).encode()).hexdigest()
+def written_key(key: Sequence[str]) -> bytes:
+    """Return a key as its entry has it; no two keys are written alike."""
+    return repr(tuple(key)).encode()
 
 
-def keep_result(directory: str, name: str, parts: Sequence[Any]) -> None:
-    """Write an entry, unless it is there. That it cannot be written harms nobody."""
-    folder = os.path.join(directory, name[:2])
-    path = os.path.join(folder, name)
-    if os.path.exists(path):
-        return
-    with contextlib.suppress(OSError):
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        descriptor, staged = tempfile.mkstemp(prefix=".", dir=folder)
+def entry_name(key: Sequence[str]) -> str:
+    """Return what the entry of a key is called."""
+    return hashlib.sha256(written_key(key)).hexdigest()
+
+
+class KeptResults:
+    """A worker's view of the store; nothing here raises for what lies in it.
+
+    Parameters
+    ----------
+    address
+        The store, which the coordinator has made.
+    tell
+        Takes what the user should hear: the kind of trouble, and what it is.
+    """
+
+    def __init__(self, address: StoreAddress, tell: Callable[[str, str], None]) -> None:
+        self._directory, self._group = address
+        self._tell = tell
+        self._store = -1
+
+    def close(self) -> None:
+        """Let go of the store's directory."""
+        if self._store >= 0:
+            os.close(self._store)
+            self._store = -1
+
+    def find(self, key: Sequence[str]) -> bytearray | None:
+        """Return a result's payload, checked and in memory of its own; None: there is none."""
+        name = entry_name(key)
+        try:
+            with self._folder(name[:2]) as folder:
+                return self._read(folder, name, written_key(key))
+        except FileNotFoundError:
+            return None
+        except BadEntry as error:
+            self._tell(error.kind, f"{self._directory}/{name[:2]}: {error}")
+        except OSError as error:
+            self._tell(UNREADABLE, f"{self._directory}/{name[:2]}: {error.strerror}")
+        return None
+
+    def keep(self, key: Sequence[str], parts: Sequence[Any]) -> None:
+        """Write a result, given as bytes and views of bytes, unless it is there."""
+        name = entry_name(key)
+        try:
+            with self._folder(name[:2], make=True) as folder:
+                self._write(folder, name, written_key(key), parts)
+        except BadEntry as error:
+            self._tell(error.kind, f"{self._directory}/{name[:2]}: {error}")
+        except OSError as error:
+            self._tell(UNWRITTEN, f"{self._directory}/{name[:2]}: {error.strerror}")
+
+    @contextlib.contextmanager
+    def _folder(self, name: str, make: bool = False) -> Iterator[int]:
+        if self._store < 0:
+            self._store = open_directory(self._directory, self._group)
+        if make:
+            self._make_folder(name)
+        folder = open_directory(name, self._group, self._store)
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
+    def _make_folder(self, name: str) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=self._store)
+            if self._group is not None:
+                share(name, self._group, self._store)
+
+    # -- reading ---------------------------------------------------------------
+    def _read(self, folder: int, name: str, key: bytes) -> bytearray | None:
+        try:
+            return self._checked(folder, name, key)
+        except BadEntry as error:
+            # Whatever it is, by its name it was a result, and the next one goes in its place.
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+            self._tell(error.kind, f"{self._directory}/{name[:2]}/{name}: {error}")
+        return None
+
+    def _checked(self, folder: int, name: str, key: bytes) -> bytearray:
+        try:
+            descriptor = os.open(name, OPEN_ENTRY, dir_fd=folder)
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
+            raise BadEntry("it cannot be opened, or is a link or a socket") from error
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadEntry("it is no regular file")
+            why = why_unsafe(status, self._group)
+            if why:
+                raise BadEntry(why, UNSAFE)
+            payload = read_entry(descriptor, status.st_size, key)
+            with contextlib.suppress(OSError):  # another member's, in a group's store
+                os.utime(descriptor)
+            return payload
+        finally:
+            os.close(descriptor)
+
+    # -- writing ---------------------------------------------------------------
+    def _write(self, folder: int, name: str, key: bytes, parts: Sequence[Any]) -> None:
+        head = entry_head(key, parts)
+        size_bytes = len(head) + sum(map(len, parts))
+        with contextlib.suppress(OSError):
+            there = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISREG(there.st_mode) and there.st_size == size_bytes:
+                return  # by another run, just now; whoever reads it looks at what is in it
+        staged = f".staged-{secrets.token_hex(8)}"
+        descriptor = os.open(staged, _CREATE, 0o600, dir_fd=folder)
         try:
             with open(descriptor, "wb") as file:
+                if self._group is not None:
+                    os.fchown(descriptor, -1, self._group)
+                    os.fchmod(descriptor, 0o640)
+                file.write(head)
                 file.writelines(parts)
-            os.replace(staged, path)
-        except OSError:
-            os.unlink(staged)
+                if size_bytes >= SYNCED_BYTES:
+                    file.flush()
+                    os.fsync(descriptor)
+            os.replace(staged, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(staged, dir_fd=folder)
             raise
+
+
+def entry_head(key: bytes, parts: Sequence[Any]) -> bytes:
+    """Return what an entry has before its payload."""
+    counts = len(key), sum(map(len, parts))
+    checksum = hashlib.sha256(_COUNTS.pack(*counts) + key)
+    for part in parts:
+        checksum.update(part)
+    return HEADER.pack(MAGIC, *counts, checksum.digest()) + key
+
+
+def read_entry(descriptor: int, size_bytes: int, key: bytes) -> bytearray:
+    """Return the payload of an entry of so many bytes, read once and checked.
+
+    Raises
+    ------
+    BadEntry
+        It is not what the key asks for, or cannot be read.
+    """
+    try:
+        return _read_entry(descriptor, size_bytes, key)
+    except OSError as error:
+        raise BadEntry(f"it cannot be read: {error.strerror}") from error
+
+
+def _read_entry(descriptor: int, size_bytes: int, key: bytes) -> bytearray:
+    head = os.pread(descriptor, HEADER.size + len(key), 0)
+    if len(head) < HEADER.size or not head.startswith(MAGIC):
+        raise BadEntry("it is no kept result")
+    _, key_bytes, payload_bytes, digest = HEADER.unpack_from(head)
+    # Before the payload is read: what it says of its size may be anything.
+    if HEADER.size + key_bytes + payload_bytes != size_bytes:
+        raise BadEntry("it is shorter or longer than it should be")
+    if key_bytes != len(key) or head[HEADER.size :] != key:
+        raise BadEntry("it is another result's")
+    payload = _read_all(descriptor, HEADER.size + key_bytes, payload_bytes)
+    checksum = hashlib.sha256(_COUNTS.pack(key_bytes, payload_bytes) + key)
+    checksum.update(payload)
+    if checksum.digest() != digest:
+        raise BadEntry("its checksum does not match")
+    return payload
+
+
+def _read_all(descriptor: int, offset: int, size_bytes: int) -> bytearray:
+    payload = bytearray(size_bytes)
+    view, done = memoryview(payload), 0
+    while done < size_bytes:
+        count = os.preadv(descriptor, [view[done:]], offset + done)
+        if not count:
+            raise BadEntry("it is shorter than it should be")
+        done += count
+    return payload

@@ -5,15 +5,20 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
 
     coordinator → worker                       worker → coordinator
     tool  {spec, base_dir, spool, shared}      tool {info} | tool_failed
-    read  {job, cwd, follow} [job, later job...]
+    read  {job, cwd, follow, store, environment} [job, later job...]
                                                items {job, items, last} [payload...] | read_failed
     write {job, cwd, order, names, updates} [job, result...]   written | write_failed
     publish {job, cwd, digests, outputs, logs, touched} [job]  published | unpublished
     load  {device, model} [params]             loaded | load_failed
-    run   {batch, store, entries} [params, payload...]   done {batch, outcomes} [result...]
+    run   {batch, store, keys} [params, payload...]      done {batch, outcomes} [result...]
     move  {device, away}                       moved | move_failed
     chain (see chain_server)
     (end of file)                              the process ends
+
+``store`` says where results are kept across runs, if they are. The blob of an item that is
+``kept`` is its result, found there. Before any answer there may be, for the user to hear::
+
+                                               store_trouble {kind, why}
 
 Where several machines take part, every frame whose files another one may have written says
 ``latency_wait_s``, how long to wait for them.
@@ -32,12 +37,14 @@ from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job
+from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import (
     Blob,
     Decoder,
     Frame,
     encode,
 )
+from snakemake_executor_gpupool.wire.kept import StoreAddress, result_key
 from snakemake_executor_gpupool.wire.payload import load_payload, load_places, pack
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.batch import pack_outcomes, run_payloads
@@ -53,6 +60,7 @@ from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
+from snakemake_executor_gpupool.worker.result_file import KeptResults
 
 #: Items of one job are announced in frames of this many, so that a large job starts early.
 ITEMS_PER_FRAME = 500
@@ -131,6 +139,8 @@ class Server:
         #: Whether its results may be kept for other runs.
         self._may_keep = False
         self._later: dict[str, type[Tool]] = {}
+        self._kept: KeptResults | None = None
+        self._told_kinds: set[str] = set()
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
             "write": self._write,
@@ -164,6 +174,28 @@ class Server:
     def handle(self, frame: Frame) -> None:
         """Answer one frame."""
         self._handlers[frame.type](frame)
+
+    # -- results kept across runs ----------------------------------------------
+    def _store(self, frame: Frame) -> KeptResults | None:
+        """Return the store that a frame names; a run has the same in all of them."""
+        address = frame.meta["store"]
+        if address is not None and self._kept is None:
+            self._kept = KeptResults(StoreAddress(*address), self._tell_trouble)
+        return None if address is None else self._kept
+
+    def _tell_trouble(self, kind: str, why: str) -> None:
+        """Have the user hear of what is wrong with kept results, once of each kind."""
+        if kind not in self._told_kinds:
+            self._told_kinds.add(kind)
+            self._channel.send({"type": "store_trouble", "kind": kind, "why": printable(why)})
+
+    def _find(self, tool: Tool, head: dict[str, Any], key: str, frame: Frame) -> Any:
+        """Return the kept result of an item, packed; None if there is none."""
+        kept = self._store(frame)
+        if kept is None or not tool.deterministic:
+            return None
+        environment = frame.meta["environment"]
+        return kept.find(result_key(environment, head["model"], head["group"], key))
 
     # -- files ---------------------------------------------------------------
     def _read(self, frame: Frame) -> None:
@@ -203,10 +235,17 @@ class Server:
         head = {"type": "items", "job": ident, **describe_model(tool), "follow": []}
         items: list[dict[str, Any]] = []
         characters = 0
+        seen: set[str] = set()
         with self._spool.bundle() as payloads:
             for position, item in enumerate(tool.read(job)):
                 items.append(describe_item(tool, item, position))
-                payloads.add(pack(item))
+                key = items[-1]["key"]
+                # One that the job has twice is not read twice.
+                result = None if key in seen else self._find(tool, head, key, frame)
+                seen.add(key)
+                if result is not None:
+                    items[-1]["kept"] = True
+                payloads.add(pack(item) if result is None else [result])
                 characters += len(items[-1]["key"]) + len(items[-1]["name"])
                 if len(items) == ITEMS_PER_FRAME or characters > FRAME_TEXT:
                     self._channel.send({**head, "items": items, "last": False}, payloads.take())
@@ -284,9 +323,8 @@ class Server:
         tool = self._model.show(load_payload(params))
         started_s = time.perf_counter()
         outcomes = run_payloads(tool, payloads, latency_of(frame))
-        store = frame.meta["store"]
-        entries = frame.meta["entries"] if self._may_keep else [""] * len(payloads)
-        notes, blobs = pack_outcomes(outcomes, entries, store, self._spool)
+        keys, kept = frame.meta["keys"], self._store(frame) if self._may_keep else None
+        notes, blobs = pack_outcomes(outcomes, keys, kept, self._spool)
         self._channel.send(
             {
                 "type": "done",

@@ -45,6 +45,7 @@ JSON = st.recursive(
 ERROR = {"kind": "tool", "type": "ValueError", "message": "x", "traceback": ""}
 #: What a worker says only when it was asked to, complete and well-formed.
 UNASKED = {
+    "store_trouble": {"kind": "none that there is", "why": ""},
     "tool": {"info": INFO},
     "tool_failed": {"error": ERROR},
     "items": {

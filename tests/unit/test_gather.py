@@ -82,7 +82,19 @@ def test_payloads_of_duplicates_are_removed() -> None:
 
 
 def test_a_result_of_an_earlier_run_is_no_computation() -> None:  # P5
-    ledger = Ledger(look_up=lambda key: b"kept" if key == "k" else None)
-    placed, is_new = ledger.place(unit("k"), 1, 0)
+    ledger = Ledger()
+    found = unit("k")
+    found.result = b"kept"
+    placed, is_new = ledger.place(found, 1, 0)
     assert (placed.result, is_new) == (b"kept", False)
     assert (ledger.items, ledger.unique, ledger.reused) == (1, 0, 1)
+
+
+def test_a_kept_result_that_comes_too_late_is_let_go_of() -> None:  # P5
+    ledger = Ledger()
+    first, _ = ledger.place(unit("k"), 1, 0)
+    late = unit("k")
+    late.result = SpoolFile("kept", 1)
+    placed, is_new = ledger.place(late, 2, 0)
+    assert (placed, is_new) == (first, False) and first.places == [(1, 0), (2, 0)]
+    assert [blob.path for blob in ledger.discarded] == ["kept"]

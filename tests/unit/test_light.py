@@ -22,6 +22,8 @@ WORKER_SIDE = [
     "wire/__init__.py",
     "wire/bounds.py",
     "wire/frames.py",
+    "wire/kept.py",
+    "wire/kept_files.py",
     "wire/payload.py",
     "wire/spool.py",
 ]

@@ -223,6 +223,52 @@ def test_a_site_directory_where_others_may_delete_is_refused(tmp_path):  # D13
         DeviceLocks({"GPUPOOL_LOCK_DIR": str(tmp_path)})
 
 
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may give files away")
+
+
+@needs_root
+def test_a_site_directory_that_is_a_users_own_is_refused(tmp_path):  # D13
+    os.chown(tmp_path, 12345, -1)
+    tmp_path.chmod(0o755)
+    with pytest.raises(ConfigError, match=r"belongs to user 12345.*chown root"):
+        DeviceLocks({"GPUPOOL_LOCK_DIR": str(tmp_path)})
+
+
+@needs_root
+def test_one_open_to_all_that_a_user_has_made_is_used_with_a_warning(tmp_path):  # D13
+    os.chown(tmp_path, 12345, -1)
+    tmp_path.chmod(0o1777)
+    locks = DeviceLocks({"GPUPOOL_LOCK_DIR": str(tmp_path)})
+    assert "belongs to user 12345" in locks.warning and locks.try_acquire(CARDS[0])
+    locks.close()
+
+
+def test_ones_own_site_directory_is_no_matter(tmp_path):  # D13
+    tmp_path.chmod(0o755)
+    locks = DeviceLocks({"GPUPOOL_LOCK_DIR": str(tmp_path)})
+    assert locks.warning == "" and locks.try_acquire(CARDS[0])
+    locks.close()
+
+
+def test_locks_are_looked_at_before_anything_runs(tmp_path):  # D13 S9
+    env = {"GPUPOOL_LOCK_DIR": str(tmp_path)}
+    (tmp_path / "SIM-1.lock").mkdir()
+    Claims(env).open([CARDS[0], cpu_slot(0)])
+    with pytest.raises(ConfigError, match=r"cannot use .*SIM-1\.lock.*chmod"):
+        Claims(env).open(CARDS)
+
+
+def test_no_room_for_a_lock_is_said(small_disk):  # D13 W9
+    number = 0
+    with contextlib.suppress(OSError):
+        while True:
+            (small_disk / str(number)).touch()
+            number += 1
+    small_disk.chmod(0o1777)
+    with pytest.raises(ConfigError, match=r"No space left on device\. Make room"):
+        Claims({"GPUPOOL_LOCK_DIR": str(small_disk)}).open(CARDS)
+
+
 def test_an_impossible_directory_is_said(tmp_path):  # D13
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot use the lock directory"):

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from snakemake_executor_gpupool.records import profile as profile_module
 from snakemake_executor_gpupool.records.profile import MOST_ENTRIES, Figures, Profile, profile_path
 from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
 from tests.unit.simulation import FakeItem, World
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_figures_survive_and_merge(tmp_path: Path) -> None:
@@ -26,8 +34,11 @@ def test_figures_survive_and_merge(tmp_path: Path) -> None:
     assert again["c"] == Figures()
 
 
+DEEP = '{"version":' + "[" * 100_000 + "]" * 100_000 + "}"
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"version": 1}', '{"version": 1, "entries": [1]}']
+    "text", ["", "{", "[]", '{"version": 1}', '{"version": 1, "entries": [1]}', DEEP, "1" * 9999]
 )
 def test_a_damaged_profile_is_ignored_with_a_warning(tmp_path: Path, text: str) -> None:
     path = tmp_path / "profile.json"
@@ -39,9 +50,87 @@ def test_a_damaged_profile_is_ignored_with_a_warning(tmp_path: Path, text: str) 
     assert Profile(path)["a"] == Figures(load_s=1.0)
 
 
+@pytest.mark.parametrize("what", ["a pipe", "a directory", "a device", "bytes", "large"])
+def test_what_is_no_profile_is_ignored_with_a_warning(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "profile.json"
+    if what == "a pipe":
+        os.mkfifo(path)
+    elif what == "a directory":
+        path.mkdir()
+    elif what == "a device":
+        path.symlink_to("/dev/zero")
+    elif what == "large":
+        path.touch()
+        os.truncate(path, 2**40)
+    else:
+        path.write_bytes(b"\xff\xfe{}")
+    profile = Profile(path)
+    assert profile["a"] == Figures() and str(path) in str(profile.warning)
+    profile.note("a", Figures(load_s=1.0))
+    profile.save()
+
+
+def test_a_directory_that_cannot_be_read_is_no_end(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir()
+    path = tmp_path / "closed/gpupool/profile.json"
+    code = (
+        "import os, sys, pathlib\n"
+        "from snakemake_executor_gpupool.records.profile import Figures, Profile\n"
+        "os.chmod(sys.argv[1], 0)\n"
+        "if os.geteuid() == 0: os.setresuid(12345, 12345, 12345)\n"
+        "profile = Profile(pathlib.Path(sys.argv[2]))\n"
+        "profile.note('a', Figures(load_s=1.0))\n"
+        "profile.save()\n"
+        "print(profile.warning)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "closed"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    (tmp_path / "closed").chmod(0o700)
+    assert done.returncode == 0, done.stderr
+    assert "Permission denied" in done.stdout
+
+
+def test_a_lock_that_another_process_holds_costs_the_figures_and_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile_module, "LOCK_PATIENCE_S", 0.05)
+    path = tmp_path / "profile.json"
+    Profile(path).save()
+    one, two = Profile(path), Profile(path)
+    with (tmp_path / "profile.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        one.note("a", Figures(load_s=1.0))
+        started_s = time.monotonic()
+        one.save()
+        assert time.monotonic() - started_s < 5
+    assert not path.exists()
+    two.note("a", Figures(load_s=1.0))
+    two.save()
+    assert Profile(path)["a"] == Figures(load_s=1.0)
+
+
+def test_a_full_disk_costs_the_figures_and_leaves_nothing(small_disk: Path) -> None:
+    path = small_disk / "profile.json"
+    profile = Profile(path)
+    profile.note("a", Figures(load_s=1.0))
+    profile.save()
+    before = path.read_bytes()
+    (small_disk / "filler").write_bytes(b"x" * 120 * 1024)
+    for number in range(2000):
+        profile.note(f"{number}", Figures(load_s=1.0))
+    profile.save()
+    assert path.read_bytes() == before
+    assert {each.name for each in small_disk.iterdir()} == {
+        "profile.json",
+        "profile.lock",
+        "filler",
+    }
+
+
 def test_figures_that_cannot_be_are_not_believed(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
-    entry = {"load_s": -1, "s_per_cost": "fast", "peak_mib": 5, "unknown": 3}
+    entry = {"load_s": -1, "s_per_cost": "fast", "peak_mib": 4.2, "unknown": 3, "fixed_s": True}
+    entry |= {"weights_mib": 1e300, "peak_tokens": 1e-300}
     path.write_text(json.dumps({"version": 1, "entries": {"a": entry}}))
     assert Profile(path)["a"] == Figures(peak_mib=5)
 
@@ -59,6 +148,15 @@ def test_where_it_lies() -> None:
     assert profile_path({"GPUPOOL_PROFILE": "off"}) is None
     assert profile_path({"GPUPOOL_PROFILE": "/x/p.json"}) == Path("/x/p.json")
     assert profile_path({"XDG_CACHE_HOME": "/c"}) == Path("/c/gpupool/profile.json")
+
+
+def test_without_a_home_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert profile_path({}) is None
+    assert profile_path({"GPUPOOL_PROFILE": "/x/p.json"}) == Path("/x/p.json")
 
 
 def test_the_memory_need_grows_with_the_batches_still_to_come() -> None:  # D9

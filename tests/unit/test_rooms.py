@@ -40,8 +40,6 @@ EXCEPTIONS = {
     # A request says which devices it wants, as a plain value.
     ("wire.requests", "devices.strings"),
     # To be moved down.
-    ("records.result_store", "worker.result_file"),
-    ("runtime.carry_out", "worker.result_file"),
     ("scheduling.scheduler", "records.profile"),
     ("scheduling.models.model", "records.profile"),
 }

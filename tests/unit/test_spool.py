@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,51 @@ def test_a_full_first_spool_is_passed_over(tmp_path: Path) -> None:
     full = Path("/proc/self")  # a file system with no room at all
     blob = Spool([str(full), str(tmp_path)]).put([bytes(SPOOL_BYTES + 1)])
     assert isinstance(blob, SpoolFile) and Path(blob.path).parent == tmp_path
+
+
+def test_a_spool_without_inodes_is_passed_over(small_disk: Path, tmp_path: Path) -> None:  # W9
+    spool = Spool([str(small_disk), str(tmp_path)])
+    number = 0
+    while True:
+        try:
+            (small_disk / str(number)).touch()
+        except OSError:
+            break
+        number += 1
+    kept = [spool.put([bytes(SPOOL_BYTES + 1)])]
+    with room_claimed(), spool.bundle() as bundle:
+        bundle.add([bytes(SPOOL_BYTES + 1)])
+        kept += bundle.take()
+    parents = {Path(blob.path).parent for blob in kept if isinstance(blob, SpoolFile)}
+    assert parents == {tmp_path}
+
+
+def test_a_spool_that_fills_while_it_is_written_is_passed_over(
+    small_disk: Path, tmp_path: Path
+) -> None:  # W9
+    with room_claimed():
+        blob = Spool([str(small_disk), str(tmp_path)]).put([bytes(SPOOL_BYTES + 1)])
+    assert isinstance(blob, SpoolFile) and Path(blob.path).parent == tmp_path
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_spool_that_is_gone_is_passed_over(tmp_path: Path) -> None:
+    blob = Spool([str(tmp_path / "gone"), str(tmp_path)]).put([bytes(SPOOL_BYTES + 1)])
+    assert isinstance(blob, SpoolFile) and Path(blob.path).parent == tmp_path
+
+
+def test_without_room_anywhere_the_error_names_the_last(small_disk: Path) -> None:  # W9
+    with room_claimed(), pytest.raises(OSError, match="No space left") as caught:
+        Spool([str(small_disk), str(small_disk)]).put([bytes(SPOOL_BYTES + 1)])
+    assert str(small_disk) in str(caught.value) and list(small_disk.iterdir()) == []
+
+
+@contextlib.contextmanager
+def room_claimed() -> Iterator[None]:
+    """Let every directory seem to have room when it is chosen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool_module, "_has_room", lambda directory, size_bytes: True)
+        yield
 
 
 def test_processes_of_two_machines_never_choose_one_name(tmp_path: Path) -> None:

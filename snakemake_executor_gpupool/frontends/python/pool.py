@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
+import logging
 import os
 import pickle
 import shutil
@@ -27,7 +28,7 @@ from snakemake_executor_gpupool.devices.lease import leases_around
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.model import CUDA, Device
 from snakemake_executor_gpupool.devices.strings import parse_device
-from snakemake_executor_gpupool.errors import GpupoolError, PoolEnded
+from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, PoolEnded
 from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig, build_config
@@ -37,6 +38,7 @@ from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.payload import (
     PICKLE_PROTOCOL,
     load_places,
@@ -46,6 +48,9 @@ from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.describe import describe_item, describe_model, tool_info
 from snakemake_executor_gpupool.worker.loaded import for_files
+from snakemake_executor_gpupool.worker.result_file import KeptResults
+
+LOG = logging.getLogger("snakemake_executor_gpupool")
 
 NOT_OPEN = "this ToolPool is not open: use it in a with block"
 CLOSED = "this ToolPool is closed: open another one in a with block"
@@ -109,6 +114,7 @@ class ToolPool:
         self._pool: Pool | None = None
         #: Why there is no more work to be had.
         self._end = NOT_OPEN
+        self._kept: KeptResults | None = None
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> ToolPool:
@@ -120,11 +126,14 @@ class ToolPool:
                 )
             with contextlib.ExitStack() as undo:
                 # The pool locks it, and removes it at its end; so does the reaper, or a later run.
-                directory = Path(tempfile.mkdtemp(prefix=SPOOL_PREFIX))
+                directory = temporary_directory()
                 undo.callback(shutil.rmtree, directory, ignore_errors=True)
                 config = self._configure(directory)
-                callbacks = Callbacks(self._report, _no_leases, self._broken, _silent)
+                callbacks = Callbacks(self._report, _no_leases, self._broken, _silent, LOG.warning)
                 self._pool = Pool(config, callbacks)
+                if self._pool.store is not None:
+                    self._kept = KeptResults(self._pool.store, self._pool.tell_trouble)
+                    undo.callback(self._kept.close)
                 self._cleanup = undo.pop_all()
             self._pid, self._end = os.getpid(), ""
             ToolPool._open = self
@@ -266,7 +275,8 @@ class ToolPool:
         instance_of_tool = for_files(self._class(spec), params)
         spool = Spool(pool.paths.spools)
         items = instance_of_tool.items_of_call(items)
-        head, metas, payloads = _describe(instance_of_tool, items, spool)
+        kept = self._kept if instance_of_tool.deterministic else None
+        head, metas, payloads = _describe(instance_of_tool, items, spool, kept)
         request = self._request(spec, tool, Job(params=params), device, instance)
         meta = {**head, "items": metas, "last": True}
         info = tool_info(self._class(spec))
@@ -371,12 +381,36 @@ class ToolPool:
                 future.set_exception(end)
 
 
+def temporary_directory() -> Path:
+    """Make a directory for a pool's files.
+
+    Raises
+    ------
+    ConfigError
+        There is no room for one.
+    """
+    try:
+        return Path(tempfile.mkdtemp(prefix=SPOOL_PREFIX))
+    except OSError as error:
+        raise ConfigError(
+            f"a ToolPool needs a directory for temporary files: {error}; set TMPDIR to one"
+        ) from error
+
+
 def _describe(
-    tool: Tool, items: list[Any], spool: Spool
+    tool: Tool, items: list[Any], spool: Spool, kept: KeptResults | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Blob]]:
     """Do for a call's items what a file process does for a job's."""
-    metas = [describe_item(tool, item, position) for position, item in enumerate(items)]
-    return describe_model(tool), metas, [save_payload(item, spool) for item in items]
+    head = describe_model(tool)
+    metas, payloads, seen = [], [], set()
+    for position, item in enumerate(items):
+        meta = describe_item(tool, item, position)
+        key = result_key("", head["model"], head["group"], meta["key"])
+        result = kept.find(key) if kept is not None and key not in seen else None
+        seen.add(key)
+        metas.append({**meta, "kept": result is not None})
+        payloads.append(save_payload(item, spool) if result is None else spool.put([result]))
+    return head, metas, payloads
 
 
 def _no_leases(job_id: int, devices: tuple[Device, ...], environment: dict[str, str]) -> None:

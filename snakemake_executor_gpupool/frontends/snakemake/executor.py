@@ -52,9 +52,8 @@ from snakemake_executor_gpupool.runtime.config import (
     PoolConfig,
     build_config,
 )
-from snakemake_executor_gpupool.runtime.pool import Pool
+from snakemake_executor_gpupool.runtime.pool import Pool, what_broke
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
-from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.requests import JobReport
 
 common_settings = CommonSettings(
@@ -86,15 +85,15 @@ class Executor(RealExecutor):
         keep_words(self.workflow)
         try:
             self._refused = check_start(self.workflow, config, self.logger)
-        except WorkflowError:
+            self._pool = self._open_pool(config)
+        except (WorkflowError, ConfigError) as error:
             if self._cluster is not None:
                 self._cluster.host.close(lambda end: None)
-            raise
+            if isinstance(error, WorkflowError):
+                raise
+            raise WorkflowError(f"gpupool: {error}") from error
         on_nodes = self._cluster is not None and self.executor_settings.cpu_rules == "cluster"
         bound_threads(self.workflow, self._cores, self.logger, elsewhere=on_nodes)
-        callbacks = Callbacks(self._expected.report, self._grant, self._broken, self.logger.info)
-        machines = (self._cluster.paths, self._cluster.host) if self._cluster else None
-        self._pool = Pool(config, callbacks, machines)
         self._lane = LocalLane(
             self.workflow,
             self.logger,
@@ -116,6 +115,12 @@ class Executor(RealExecutor):
         hide_devices()
         self._shows_devices = contextlib.ExitStack()
         self._shows_devices.callback(show_devices)
+
+    def _open_pool(self, config: PoolConfig) -> Pool:
+        tell = self.logger.info, self.logger.warning
+        callbacks = Callbacks(self._expected.report, self._grant, self._broken, *tell)
+        machines = (self._cluster.paths, self._cluster.host) if self._cluster else None
+        return Pool(config, callbacks, machines)
 
     def _configure(self) -> PoolConfig:
         settings = self.executor_settings
@@ -312,7 +317,7 @@ class Executor(RealExecutor):
 
     def _broken(self, error: BaseException) -> None:
         """The pool has failed: report every job, and end the run with the cause."""
-        why = what_broke(error)
+        why = f"gpupool: {what_broke(error)}"
         try:
             lost = self._expected.take_all()
             self._signals.kill_later()
@@ -330,13 +335,6 @@ def is_prepared_here(job: Any) -> bool:
         return any(is_served(member) for member in (job.jobs if job.is_group() else (job,)))
     except Exception:  # its resources are malformed: it goes nowhere
         return False
-
-
-def what_broke(error: BaseException) -> str:
-    """Say what ends a run before its time: a mistake in the set-up plainly, else a bug."""
-    if isinstance(error, ConfigError):
-        return printable(f"gpupool: {error}")
-    return printable(f"gpupool itself failed, which is a bug: {error!r}")
 
 
 def dispatch_config(settings: ExecutorSettings) -> DispatchConfig:

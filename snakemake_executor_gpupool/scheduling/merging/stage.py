@@ -38,7 +38,7 @@ class Link:
 
     @property
     def key_head(self) -> tuple[str, str, str]:
-        """What the keys of its items start with."""
+        """What the keys of its items start with, as ``result_key`` has them."""
         return self.request.tool.environment, self.model, self.group
 
 

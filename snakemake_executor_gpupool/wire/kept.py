@@ -1,0 +1,43 @@
+"""Results kept across runs, as coordinator and workers speak of them: where, by which key.
+
+Standard library only, Python >= 3.9: both sides import this module.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+#: Kinds of trouble with what is kept; a run says the first of each.
+DAMAGED, UNSAFE = "damaged", "unsafe"
+UNREADABLE, UNWRITTEN = "unreadable", "unwritten"
+TROUBLES = (DAMAGED, UNSAFE, UNREADABLE, UNWRITTEN)
+
+
+class StoreAddress(NamedTuple):
+    """Where results are kept, and who may put them there.
+
+    Attributes
+    ----------
+    directory
+        The store's own directory.
+    group
+        Id of the group whose members are trusted; None: this user and root alone.
+    """
+
+    directory: str
+    group: int | None = None
+
+
+def result_key(environment: str, model: str, group: str, item: str) -> tuple[str, ...]:
+    """Return what tells an item's result from all others.
+
+    Parameters
+    ----------
+    environment
+        Of the rule's software; empty: Snakemake's own.
+    model, group
+        As :func:`~snakemake_executor_gpupool.worker.describe.describe_model` has them.
+    item
+        The item's own key.
+    """
+    return environment, model, group, item
