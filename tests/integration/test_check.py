@@ -67,7 +67,7 @@ def test_each_line_says_ok_or_not_tested_and_why(check: Check, capfd: Any) -> No
     assert main(["check", f"{TOOLS}/faulty.py:Right", "--input", "one.txt"]) == 0
     text = capfd.readouterr().out
     lines = [line.split()[1] for line in text.splitlines()[2:-2]]
-    assert (lines.count("ok"), lines.count("not"), len(lines)) == (17, 9, 26)
+    assert (lines.count("ok"), lines.count("not"), len(lines)) == (18, 9, 27)
     assert text.count("not tested: one item; give another --input, or one with more items") == 4
     assert "not tested: one job; give another --input" in text
     assert "not tested: no outputs are named; give --output" in text
@@ -137,8 +137,10 @@ LEAKING = [
     ("ReusesBuffer", (), "results-kept", "the result of item ant was [324.0], and [857.0] once"),
     ("LoadsUndeclared", (), "run", 'reload_on = ("model", "checkpoint")'),
     ("RunsUndeclared", (), "run", 'defaults = {..., "scale": 1}'),
-    ("Mapped", (), "read", "read() returned dict; it must return a list of items, or yield them"),
-    ("Nothing", (), "read", "read() returned nothing"),
+    ("Mapped", (), "read", "Mapped.read() returned a dict, whose keys alone would count; it must"),
+    ("Nothing", (), "read", "Nothing.read() returned None; it must return or yield the items"),
+    ("Letters", (), "class", "Letters: devices is the text 'cpu', taken letter by letter"),
+    ("Later", (), "class", "Later: run is async; write def run(self, items), without async"),
     ("Leaving", (), "run", "SystemExit: enough"),
 ]
 
@@ -212,8 +214,8 @@ def test_a_param_is_varied_unasked_where_another_value_can_be_guessed(check: Che
     assert reasons(report)["param:note"] == why
     _, report = check("Right", "--param", "factor=0", "--vary", "digits=[1, 2]")
     asked = {p["probe"]: p["check"] for p in report["checks"]}
-    assert asked["param:factor"].startswith("factor=1.0 (the default)")
-    assert asked["param:digits"].startswith("digits=[1, 2] (as given)")
+    assert asked["param:factor"] == "factor=1.0 (the default) changes results, and is declared"
+    assert asked["param:digits"] == "digits=[1, 2] (as given) changes no result"
 
 
 @pytest.mark.parametrize(

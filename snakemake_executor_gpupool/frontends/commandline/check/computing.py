@@ -13,6 +13,7 @@ from snakemake_executor_gpupool.frontends.commandline.check.finding import NotTe
 from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshFailure, packed
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Item, Trial
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.contract import items_of
 from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.payload import load_bytes
@@ -145,7 +146,7 @@ def running_cold(trial: Trial) -> Iterator[str]:
     needs_items(trial)
     only_deterministic(trial)
     job = trial.sample[0].job
-    list(trial.reader(job).read(trial.jobs[job]))
+    list(items_of(trial.reader(job), trial.jobs[job]))
     tool = trial.load(job)
     items = [item for item in trial.sample if item.job == job]
     results = trial.alone(tool, items)

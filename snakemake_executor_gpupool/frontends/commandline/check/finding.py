@@ -34,7 +34,8 @@ class Probe:
     question
         What is true of a tool that keeps its contract.
     ask
-        Yields what is wrong, in words for the author of the tool. Raises :class:`NotTested`.
+        Yields what is wrong, in words for the author of the tool. May return what it has seen,
+        which is then said instead of the question. Raises :class:`NotTested`.
     needs
         Names of probes without which this one would only repeat what they have found.
     """

@@ -19,6 +19,7 @@ from typing import Any
 from snakemake_executor_gpupool.frontends.commandline.check.explain import said
 from snakemake_executor_gpupool.hosts.process import describe_exit
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.contract import items_of, results_of
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import Job
@@ -131,7 +132,7 @@ def _read(tool_class: type[Tool], jobs: Sequence[bytes]) -> list[list[tuple[str,
         answers.append(
             [
                 (content_hash(item), describe_item(tool, item, place)["key"])
-                for place, item in enumerate(tool.read(job))
+                for place, item in enumerate(items_of(tool, job))
             ]
         )
     return answers
@@ -146,7 +147,8 @@ def _run(tool_class: type[Tool], what: Any) -> list[list[bytes]]:
             loaded[model] = LoadedTool(tool_class, load_bytes(load_params))
             loaded[model].load(device)
         tool = loaded[model].show(load_bytes(run_params))
-        results = checked_run(tool, [load_bytes(item) for item in items])
+        returned = checked_run(tool, [load_bytes(item) for item in items])
+        results = results_of(tool, returned, len(items))
         answers.append([packed(result) for result in results])
     return answers
 
@@ -155,7 +157,7 @@ def _write(tool_class: type[Tool], what: Any) -> None:
     read_first, jobs = what
     for data in read_first:
         job = load_bytes(data)
-        list(for_files(tool_class, job.params).read(job))
+        list(items_of(for_files(tool_class, job.params), job))
     for data, results in jobs:
         job = load_bytes(data)
         tool = for_files(tool_class, job.params)

@@ -18,8 +18,9 @@ from snakemake_executor_gpupool.frontends.commandline.check.finding import (
     Probe,
     Status,
 )
-from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial, WrongReturn
+from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
 from snakemake_executor_gpupool.frontends.commandline.check.varying import param_probes
+from snakemake_executor_gpupool.tool_api.contract import ContractError
 from snakemake_executor_gpupool.tool_api.declared import UndeclaredParam
 from snakemake_executor_gpupool.tool_api.values import InputError
 
@@ -28,11 +29,12 @@ COMPUTED = ("read", "items", "run")
 ALIKE = (*COMPUTED, "repeat")
 STEADY = (*ALIKE, "two-models")
 
-#: Without this, the tool is not loaded by anybody.
-STATE = "state"
+#: Without these, the tool is not loaded by anybody.
+CLASS = ("class", "state")
 
 FIRST = (
-    Probe(STATE, "No method uses what only another object has", reading.keeping_state),
+    Probe("class", "Its attributes and methods are those of a tool", reading.well_formed),
+    Probe("state", "No method uses what only another object has", reading.keeping_state),
     Probe("import", "Importing the tool is quick", reading.importing),
     Probe("read", "read() gives the same items and keys each time", reading.reading),
     Probe("items", "Items travel to a worker", reading.items_travel, ("read",)),
@@ -138,7 +140,7 @@ def ask_all(trial: Trial) -> Iterator[Finding]:
 
 def _asked(trial: Trial, probe: Probe, useless: set[str]) -> Iterator[Finding]:
     """Ask one probe, unless one that it needs was not answered well."""
-    blocking = [name for name in (STATE, *probe.needs) if name in useless]
+    blocking = [name for name in (*CLASS, *probe.needs) if name in useless]
     if blocking:
         finding = Finding(
             probe.name, probe.question, Status.NOT_TESTED, (), f"{blocking[0]!r} must be ok first"
@@ -152,22 +154,28 @@ def _asked(trial: Trial, probe: Probe, useless: set[str]) -> Iterator[Finding]:
 
 def _ask(trial: Trial, probe: Probe) -> Finding:
     problems: list[str] = []
-    reason = ""
+    reason, seen = "", None
     try:
-        for problem in probe.ask(trial):
-            problems.append(problem)
+        seen = _collect(probe.ask(trial), problems)
     except NotTested as untested:
         reason = str(untested)
-    except UndeclaredParam as error:
+    except (ContractError, UndeclaredParam) as error:
         problems.append(str(error))
     except InputError as error:
         problems.append(f"the tool refuses this input: {error}")
-    except WrongReturn as error:
-        problems.append(str(error))
     except (Exception, SystemExit) as error:
         missing = None if trial.from_rule else what_is_missing(error)
         if missing:
             raise ConfigError(missing) from error
         problems.append(said(error, trial.tool_class))
     status = Status.WRONG if problems else Status.NOT_TESTED if reason else Status.OK
-    return Finding(probe.name, probe.question, status, problems, "" if problems else reason)
+    return Finding(probe.name, seen or probe.question, status, problems, "" if problems else reason)
+
+
+def _collect(asked: Iterator[str], problems: list[str]) -> str | None:
+    """Add what a probe finds, and return what it says it has seen."""
+    while True:
+        try:
+            problems.append(next(asked))
+        except StopIteration as end:
+            return end.value if isinstance(end.value, str) else None

@@ -8,12 +8,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.commandline.check.finding import NotTested
 from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshFailure, packed
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial, content_of
+from snakemake_executor_gpupool.tool_api.class_checks import (
+    missing_method,
+    remarks_on,
+    why_unusable,
+)
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.contract import items_of
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import check_state
 from snakemake_executor_gpupool.wire.payload import load_bytes
@@ -22,6 +29,16 @@ from snakemake_executor_gpupool.worker.named_files import ITEM, contents_of
 
 #: Packages that take seconds to import.
 HEAVY = ("torch", "tensorflow", "jax", "transformers", "esm", "onnxruntime", "sklearn", "pandas")
+
+
+def well_formed(trial: Trial) -> Iterator[str]:
+    """Look at the class alone: its attributes, its methods and their arguments."""
+    kind: Any = trial.tool_class
+    problem = why_unusable(kind) or missing_method(kind)
+    if problem:
+        yield problem
+    for remark in remarks_on(kind):
+        trial.remark(remark)
 
 
 def keeping_state(trial: Trial) -> Iterator[str]:
@@ -71,7 +88,7 @@ def reading(trial: Trial) -> Iterator[str]:
         tool = trial.reader(number)
         again = [
             (content_of(value), describe_item(tool, value, place)["key"])
-            for place, value in enumerate(trial.reader(number).read(job))
+            for place, value in enumerate(items_of(trial.reader(number), job))
         ]
         if [content for content, _ in again] != [content_of(item.value) for item in first]:
             yield f"read() gives other items of {trial.titles[number]} when it is called again"

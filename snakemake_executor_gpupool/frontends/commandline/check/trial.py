@@ -11,6 +11,7 @@ from typing import Any
 from snakemake_executor_gpupool.frontends.commandline.check.compare import Comparison
 from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshProcess, packed
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.contract import ContractError, items_of
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.payload import load_bytes
@@ -29,11 +30,7 @@ MIN_LIMIT_S = 60.0
 LIMIT_FACTOR = 10.0
 
 
-class WrongReturn(TypeError):
-    """A method returned what it may not; the message says all."""
-
-
-class WrongCount(WrongReturn):
+class WrongCount(ContractError):
     """``run`` returned no list, or not one result per item."""
 
 
@@ -127,7 +124,7 @@ class Trial:
         items = []
         for job in range(len(self.jobs)):
             tool = self.reader(job)
-            for place, value in enumerate(listed(tool.read(self.jobs[job]))):
+            for place, value in enumerate(items_of(tool, self.jobs[job])):
                 meta = describe_item(tool, value, place)
                 label = f"item {meta['name']}"
                 if len(self.jobs) > 1:
@@ -339,24 +336,6 @@ def content_of(value: Any) -> str:
         return content_hash(value)
     except Exception:
         return type(value).__qualname__
-
-
-def listed(returned: Any) -> list[Any]:
-    """Return what ``read`` returned as a list.
-
-    Raises
-    ------
-    WrongReturn
-        Its parts would be taken for items by mistake: a mapping's keys, a table's columns, a
-        text's letters.
-    """
-    is_table = hasattr(returned, "columns") and hasattr(returned, "to_dict")
-    if returned is None or is_table or isinstance(returned, (str, bytes, Mapping)):
-        raise WrongReturn(
-            f"read() returned {'nothing' if returned is None else type(returned).__name__}; it "
-            "must return a list of items, or yield them"
-        )
-    return list(returned)
 
 
 def _spread(items: Sequence[Item], most: int) -> list[Item]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,18 +43,11 @@ def param_probes(trial: Trial, needs: tuple[str, ...]) -> list[Probe]:
 
 
 def _probe(trial: Trial, name: str, needs: tuple[str, ...]) -> Probe:
-    variation = _variation(trial, name)
-    question = f"{name} changes results only if it is declared"
-    if variation:
-        question = f"{name}={shown(variation.value)} ({variation.origin}) " + question.removeprefix(
-            f"{name} "
-        )
-    return Probe(
-        f"param:{name}", question, functools.partial(_ask, name=name, variation=variation), needs
-    )
+    ask = functools.partial(_ask, name=name, variation=_variation(trial, name))
+    return Probe(f"param:{name}", f"{name} changes results only if it is declared", ask, needs)
 
 
-def _ask(trial: Trial, name: str, variation: Variation | None) -> Iterator[str]:
+def _ask(trial: Trial, name: str, variation: Variation | None) -> Generator[str, None, str | None]:
     needs_items(trial)
     only_deterministic(trial)
     if variation is None:
@@ -71,9 +64,12 @@ def _ask(trial: Trial, name: str, variation: Variation | None) -> Iterator[str]:
             f"the tool refuses {name}={shown(variation.value)} "
             f"({said(error, trial.tool_class)}); give --vary {name}=VALUE"
         ) from error
-    if trial.differing(results):
-        yield from _undeclared(trial, variation, items)
-        yield from _kept_by_load(trial, variation, results)
+    head = f"{name}={shown(variation.value)} ({variation.origin})"
+    if not trial.differing(results):
+        return f"{head} changes no result"
+    yield from _undeclared(trial, variation, items)
+    yield from _kept_by_load(trial, variation, results)
+    return f"{head} changes results, and is declared"
 
 
 def _undeclared(trial: Trial, variation: Variation, items: list[Item]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from snakemake_executor_gpupool.frontends.commandline.check.finding import NotTested
 from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshFailure, packed
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
-from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.contract import items_of
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.payload import load_bytes
 
@@ -117,7 +117,7 @@ def _jobs(trial: Trial) -> list[int]:
 
 # -- here ----------------------------------------------------------------------------
 def writing(trial: Trial) -> Iterator[str]:
-    """Write each job's outputs, by an instance that has read and computed, as when cold."""
+    """Write each job's outputs in a process that has read and computed, as when cold."""
     for number in _jobs(trial):
         with _scratch() as root:
             scratch = Scratch(root, trial.jobs[number])
@@ -138,20 +138,10 @@ def writing(trial: Trial) -> Iterator[str]:
 
 
 def _write_here(trial: Trial, number: int, scratch: Scratch, results: Sequence[Any]) -> None:
-    tool = _as_cold(trial, number)
-    list(tool.read(trial.jobs[number]))
+    list(items_of(trial.reader(number), trial.jobs[number]))
     # Copies, as write() may work on them in place.
-    tool.write(_given(trial, number, scratch), [load_bytes(packed(r)) for r in results])
-
-
-def _as_cold(trial: Trial, number: int) -> Tool:
-    """Return an instance that has loaded, too, without loading again."""
-    tool = trial.reader(number)
-    if trial.items_of(number):
-        params = tool.params
-        vars(tool).update(vars(trial.tool(number)))
-        tool.params = params
-    return tool
+    copies = [load_bytes(packed(result)) for result in results]
+    trial.reader(number).write(_given(trial, number, scratch), copies)
 
 
 def _given(trial: Trial, number: int, scratch: Scratch) -> Job:
