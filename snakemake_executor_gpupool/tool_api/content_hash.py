@@ -42,6 +42,9 @@ def _describe(value: Any) -> tuple[str, bytes, list[Any]]:
     if isinstance(value, os.PathLike):
         return "path", os.fsencode(os.fspath(value)), []
     if all(hasattr(value, name) for name in ("dtype", "shape", "tobytes")):
+        if getattr(value.dtype, "hasobject", False):
+            # The bytes are addresses: of other objects by now, and the next array's may be there.
+            return "array", b"", [str(value.dtype), tuple(value.shape), value.tolist()]
         return "array", value.tobytes(), [str(value.dtype), tuple(value.shape)]
     if hasattr(value, "detach") and hasattr(value, "numpy"):
         return _describe(value.detach().cpu().numpy())

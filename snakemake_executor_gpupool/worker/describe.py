@@ -9,6 +9,7 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
@@ -86,7 +87,7 @@ def batch_budget(tool: Tool, device: str) -> int:
     return tool_count(tool.batch_tokens(device), what, 1, clamp=True)
 
 
-def describe_model(tool: Tool) -> dict[str, Any]:
+def describe_model(tool: Tool, outputs: Sequence[str] = ()) -> dict[str, Any]:
     """Return which model a tool's params choose, and which items may share a batch.
 
     By ``model`` and ``group`` jobs share models and results, within a run and, in a store of
@@ -95,13 +96,13 @@ def describe_model(tool: Tool) -> dict[str, Any]:
     kind: Any = type(tool)
     model, run = tool.model_params(), tool.run_params()
     ident = [kind.__module__, kind.__qualname__, tool.version, code_digest(kind)]
-    ident += [model, contents_of(model, MODEL), _names_seen(tool, "load")]
+    ident += [model, contents_of(model, MODEL, outputs), _names_seen(tool, "load")]
     label = ", ".join(str(value) for value in model.values() if value is not None)
     what = f"{kind.__name__}.short_tokens()"
     return {
         "model": _hashed(ident),
         "model_label": printable(shortened(label, MAX_LABEL)),
-        "group": _hashed([run, contents_of(run, RUN_PARAM), _names_seen(tool, "run")]),
+        "group": _hashed([run, contents_of(run, RUN_PARAM, outputs), _names_seen(tool, "run")]),
         "short_tokens": tool_count(tool.short_tokens(), what, 0, clamp=True),
     }
 

@@ -7,13 +7,12 @@ Standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.worker.staging import digest
@@ -61,7 +60,7 @@ RUN_PARAM = Bounds(1000, WHOLE_BYTES)
 ITEM = Bounds(1000, WHOLE_BYTES, beyond=None)
 
 
-def contents_of(value: Any, bounds: Bounds) -> list[tuple[str, str]]:
+def contents_of(value: Any, bounds: Bounds, outputs: Iterable[str] = ()) -> list[tuple[str, str]]:
     """Return, for each file or directory that a value names, the name and what is in there.
 
     Parameters
@@ -70,6 +69,8 @@ def contents_of(value: Any, bounds: Bounds) -> list[tuple[str, str]]:
         A text, a path, or a container or plain object that holds such.
     bounds
         Of directories.
+    outputs
+        Of the job: a directory that they go to is no model, though it may be named after one.
 
     Returns
     -------
@@ -78,10 +79,14 @@ def contents_of(value: Any, bounds: Bounds) -> list[tuple[str, str]]:
     """
     found = []
     for path in _paths_in(value, set()):
-        content = _content(path, bounds)
+        content = _content(path, bounds) if not _is_above(path, outputs) else ""
         if content:
             found.append((path, content))
     return found
+
+
+def _is_above(path: str, files: Iterable[str]) -> bool:
+    return any(os.path.abspath(file).startswith(os.path.abspath(path) + os.sep) for file in files)
 
 
 def _paths_in(value: Any, seen: set[int]) -> Iterator[str]:
@@ -93,8 +98,7 @@ def _paths_in(value: Any, seen: set[int]) -> Iterator[str]:
     if isinstance(value, os.PathLike):
         yield os.fsdecode(value)
         return
-    is_number = isinstance(value, (bool, int, float, complex))
-    if value is None or is_number or hasattr(value, "dtype") or id(value) in seen:
+    if value is None or isinstance(value, (bool, int, float, complex)) or id(value) in seen:
         return
     seen.add(id(value))
     for part in _parts(value):
@@ -102,22 +106,29 @@ def _paths_in(value: Any, seen: set[int]) -> Iterator[str]:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield item
+    if hasattr(value, "dtype"):
+        # Arrays, and columns of tables: only texts and objects can be paths.
+        if getattr(value.dtype, "kind", "") in ("O", "U", "S"):
+            yield value.tolist()
+    elif hasattr(value, "columns") and hasattr(value, "to_numpy"):
+        yield value.to_numpy()
+    elif isinstance(value, dict):
+        for pair in value.items():
+            yield from pair
     elif isinstance(value, (list, tuple)):
         yield from value
     elif isinstance(value, (set, frozenset)):
         yield from sorted(value, key=repr)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from (getattr(value, field.name, None) for field in dataclasses.fields(value))
     elif not callable(value):
-        yield from getattr(value, "__dict__", {}).values()
-        for klass in type(value).__mro__:
-            slots = vars(klass).get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                yield getattr(value, name, None)
+        yield from _attributes(value)
+
+
+def _attributes(value: Any) -> Iterator[Any]:
+    yield from getattr(value, "__dict__", {}).values()
+    for klass in type(value).__mro__:
+        slots = vars(klass).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            yield getattr(value, name, None)
 
 
 def _may_exist(path: str) -> bool:
@@ -156,7 +167,7 @@ def _content(path: str, bounds: Bounds) -> str:
             return _content_of_file(path, status)
         if stat.S_ISDIR(status.st_mode):
             return _content_of_directory(path, bounds)
-    except OSError:
+    except (OSError, ValueError):
         pass  # it is not there, or cannot be read: then no tool reads it either
     return ""
 

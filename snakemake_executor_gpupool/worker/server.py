@@ -218,7 +218,8 @@ class Server:
         with contextlib.suppress(Exception):
             for spec, blob in zip(frame.meta["follow"], frame.blobs[1:]):
                 tool_class = self._later_class(spec)
-                model = describe_model(for_files(tool_class, load_payload(blob).params))
+                later: Job = load_payload(blob)
+                model = describe_model(for_files(tool_class, later.params), later.output)
                 told.append({**model, "info": tool_info(tool_class)})
         return told
 
@@ -232,7 +233,8 @@ class Server:
 
     def _announce_items(self, ident: int, job: Job, frame: Frame) -> None:
         tool = for_files(self._tool_class, job.params)
-        head = {"type": "items", "job": ident, **describe_model(tool), "follow": []}
+        described = describe_model(tool, job.output)
+        head = {"type": "items", "job": ident, **described, "follow": []}
         items: list[dict[str, Any]] = []
         characters = 0
         seen: set[str] = set()
@@ -303,11 +305,12 @@ class Server:
         started_s = time.perf_counter()
         try:
             params = load_payload(frame.blobs[0])
-            described = describe_model(for_files(self._tool_class, params))
+            reader = for_files(self._tool_class, params)
+            idents = {frame.meta["model"], describe_model(reader)["model"]}
             self._model = LoadedTool(self._tool_class, params)
             self._model.load(device)
             # Code or weights that have changed since the jobs were read are kept for nobody.
-            self._may_keep = described["model"] == frame.meta["model"]
+            self._may_keep = idents == {describe_model(reader)["model"]}
             budget = batch_budget(self._model.show(params), device)
             answer = {"type": "loaded", "batch_tokens": budget}
         except Exception as error:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -255,6 +257,16 @@ def test_files_of_params_count_by_content(value: Any, name: str) -> None:  # C2
     assert model_of(**{name: value}) == second, "the same content at another time"
 
 
+def test_a_directory_of_outputs_is_no_model() -> None:
+    """Or each output that is written would be another model."""
+    write({"esm2/a.npz": "x"})
+    reader = for_files(Weights, {"model": "esm2", "vocab": "esm2"})
+    first = describe_model(reader, ["esm2/a.npz", "esm2/b.npz"])
+    write({"esm2/b.npz": "y"})
+    assert describe_model(reader, ["esm2/a.npz", "esm2/b.npz"]) == first
+    assert describe_model(reader, ["esm2.npz"]) != first
+
+
 def test_weights_in_linked_directories_count(tmp_path: Path) -> None:
     write({"blobs/1": "aaaa", "blobs/2": "bbbb", "model/config.json": "{}"})
     Path("model/weights").symlink_to(tmp_path / "blobs/1")
@@ -327,6 +339,9 @@ ITEMS: dict[str, Callable[[], Any]] = {
     "object": lambda: Plain(["a.txt"]),
     "slots": lambda: Slotted("a.txt"),
     "directory": lambda: "dir",
+    "array of texts": lambda: np.array(["b", "a.txt"]),
+    "array of objects": lambda: np.array([Path("a.txt"), None]),
+    "table": lambda: pd.DataFrame({"path": ["a.txt"]}),
 }
 
 
@@ -338,6 +353,15 @@ def test_an_item_that_names_a_file_counts_by_its_content(make: Any) -> None:  # 
     for path in ("a.txt", "dir/a.txt"):
         replace(path, "bbbb")
     assert key_of(make()) != first
+
+
+def test_arrays_of_objects_count_by_what_is_in_them() -> None:
+    """Their bytes are addresses, which the next array may have again."""
+    keys = {key_of(np.array([f"{n}"] * 2, dtype=object)) for n in range(200)}
+    assert len(keys) == 200
+    assert key_of(np.array(["".join(["x", "y"])], dtype=object)) == key_of(
+        np.array(["".join(["x", "y"])], dtype=object)
+    )
 
 
 def test_a_key_that_is_a_path_counts_by_its_content() -> None:
@@ -376,7 +400,18 @@ def test_words_that_are_no_files_are_keys_as_ever(monkeypatch: pytest.MonkeyPatc
     os.utime(".", (1_000_000, 1_000_000))
     looked: list[Any] = []
     monkeypatch.setattr(named_files, "_content", lambda path, bounds: looked.append(path) or "")
-    for item in ("MKTAYIAK", "a sentence, and/or two.", "x" * 5000, "a\nb", "", ".", "..", "/"):
+    for item in (
+        "MKTAYIAK",
+        np.zeros(3),
+        [1, 2.5, None],
+        "a sentence, and/or two.",
+        "x" * 5000,
+        "a\nb",
+        "",
+        ".",
+        "..",
+        "/",
+    ):
         key_of(item)
     assert looked == []
 
@@ -397,6 +432,8 @@ def test_what_is_no_file_or_is_gone_does_no_harm() -> None:
     Path("dangling").symlink_to("nowhere")
     assert key_of("pipe") == key_of("pipe") and key_of("dangling") == key_of("dangling")
     shutil.rmtree("gone", ignore_errors=True)
+    for odd in ("/\ud800", Path("a\0b"), Path("x" * 5000), b"/\xff\xfe"):
+        assert named_files.contents_of(odd, named_files.ITEM) == []
     circle: list[Any] = ["a"]
     circle.append(circle)
     assert list(named_files._paths_in(circle, set())) == []

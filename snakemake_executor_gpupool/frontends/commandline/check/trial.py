@@ -139,7 +139,9 @@ class Trial:
     @functools.cached_property
     def described(self) -> list[dict[str, Any]]:
         """Which model each job needs, and which jobs' items may share a batch."""
-        return [describe_model(self.reader(job)) for job in range(len(self.jobs))]
+        return [
+            describe_model(self.reader(number), job.output) for number, job in enumerate(self.jobs)
+        ]
 
     def model(self, job: int) -> str:
         """Return which model a job needs."""
