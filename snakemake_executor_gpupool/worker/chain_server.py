@@ -229,14 +229,18 @@ class ChainServer(Server):
     def _loaded(self, params_of_stages: list[dict[str, Any]]) -> list[LoadedTool]:
         """Load each model once, however many stages need it."""
         by_model: dict[str, LoadedTool] = {}
+        tools = []
         self._idents = []
         for tool_class, params in zip(self._classes, params_of_stages):
-            model = describe_model(for_files(tool_class, params))["model"]
+            reader = for_files(tool_class, params)
+            model = describe_model(reader)["model"]
             if model not in by_model:
                 by_model[model] = LoadedTool(tool_class, params)
                 by_model[model].load(self._device)
-            self._idents.append(model)
-        return [by_model[model] for model in self._idents]
+            tools.append(by_model[model])
+            # One that has changed meanwhile is nobody's: its results are not kept.
+            self._idents.append(model if describe_model(reader)["model"] == model else "")
+        return tools
 
     def _move(self, frame: Frame) -> None:
         device, away = frame.meta["device"], frame.meta["away"]

@@ -40,6 +40,7 @@ def test_weights_that_change_before_they_are_loaded_are_not_kept(
     weights, store = tmp_path / "m.pt", tmp_path / "kept"
     weights.write_text("old")
     (tmp_path / "spool").mkdir()
+    store.mkdir(mode=0o700)
     params = {"model": str(weights)}
     described = describe_model(for_files(Reads, params))
     if changes:
@@ -49,8 +50,10 @@ def test_weights_that_change_before_they_are_loaded_are_not_kept(
     data = pickle.dumps(params)
     load = {"type": "load", "device": "cpu", "model": described["model"]}
     server.handle(Frame(load, [data]))
-    run = {"type": "run", "batch": 1, "store": str(store), "entries": ["ab" * 32]}
+    key = ["", described["model"], described["group"], "x"]
+    run = {"type": "run", "batch": 1, "store": [str(store)], "keys": [key]}
     server.handle(Frame(run, [data, b"".join(pack("x"))]))
     assert [meta["type"] for meta in channel.sent] == ["loaded", "done"], channel.sent
     assert channel.sent[1]["outcomes"][0]["error"] is None
-    assert bool(list(store.glob("*/*"))) is not changes
+    files = [path for path in store.rglob("*") if path.is_file()]
+    assert bool(files) is not changes, channel.sent
