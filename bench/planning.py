@@ -19,7 +19,7 @@ import workload
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from snakemake_executor_gpupool.records.profile import Figures
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.tools.esm2 import CPU_TOKENS, Esm2Embed
 from snakemake_executor_gpupool.tools.fasta import Record
 from tests.unit import promises

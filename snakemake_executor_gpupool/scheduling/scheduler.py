@@ -13,7 +13,6 @@ from typing import Any
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.errors import ImpossibleRequest
-from snakemake_executor_gpupool.records.profile import Figures
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
 from snakemake_executor_gpupool.scheduling.effects import Outbox, StoreTrouble
 from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
@@ -22,6 +21,7 @@ from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, expla
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest, Leases
 from snakemake_executor_gpupool.scheduling.merging.run import Chains
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, DispatchConfig
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.tool_api.short_requests import is_short

@@ -9,8 +9,8 @@ import random
 from collections.abc import Iterable, Sequence
 from unittest import mock
 
-from snakemake_executor_gpupool.records.profile import Figures
 from snakemake_executor_gpupool.scheduling.effects import RunBatch
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from tests.unit.simulation import FakeItem, World
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_gpupool.records import profile as profile_module
-from snakemake_executor_gpupool.records.profile import MOST_ENTRIES, Figures, Profile, profile_path
+from snakemake_executor_gpupool.records.profile import MOST_ENTRIES, Profile, profile_path
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
 from tests.unit.simulation import FakeItem, World
 
@@ -75,7 +76,8 @@ def test_a_directory_that_cannot_be_read_is_no_end(tmp_path: Path) -> None:
     path = tmp_path / "closed/gpupool/profile.json"
     code = (
         "import os, sys, pathlib\n"
-        "from snakemake_executor_gpupool.records.profile import Figures, Profile\n"
+        "from snakemake_executor_gpupool.records.profile import Profile\n"
+        "from snakemake_executor_gpupool.scheduling.models.figures import Figures\n"
         "os.chmod(sys.argv[1], 0)\n"
         "if os.geteuid() == 0: os.setresuid(12345, 12345, 12345)\n"
         "profile = Profile(pathlib.Path(sys.argv[2]))\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.records.profile import Figures
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from tests.unit import promises
 
 DEVICES = 8

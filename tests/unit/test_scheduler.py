@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, parse_device
-from snakemake_executor_gpupool.records.profile import Figures
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.blame import LEAST_TRIAL_S
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from tests.unit.simulation import FakeItem, World
 
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
-from snakemake_executor_gpupool.records.profile import Figures
 from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
 from snakemake_executor_gpupool.scheduling.models.batch_time import Speed
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
 from snakemake_executor_gpupool.scheduling.models.plan import (
     WorkQueue,
