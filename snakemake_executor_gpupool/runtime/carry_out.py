@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.devices.lent import lent_by, new_token
@@ -31,6 +32,7 @@ from snakemake_executor_gpupool.scheduling.effects import (
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.files import remove
 from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.job_log import computed_by, log_line
 from snakemake_executor_gpupool.wire.kept import (
     DAMAGED,
     UNREADABLE,
@@ -90,6 +92,8 @@ class Actions:
         Where results are kept across runs; None: nowhere.
     staged
         Where chains stage outputs.
+    log_of
+        Returns the file that a worker prints to.
     callbacks, tell
         Whom to tell, and what has the reporting thread do so.
     """
@@ -100,6 +104,7 @@ class Actions:
         events: EventLog,
         store: StoreAddress | None,
         staged: str,
+        log_of: Callable[[str], Path],
         callbacks: Callbacks,
         tell: Callable[[Callable[[], None]], None],
     ) -> None:
@@ -107,6 +112,7 @@ class Actions:
         self._events = events
         self._store = store
         self._staged = staged
+        self._log_of = log_of
         self._callbacks = callbacks
         self._tell = tell
         self._troubles_told: set[str] = set()
@@ -188,7 +194,8 @@ class Actions:
         for chain in effect.chains:
             blobs += [link.request.job for link in chain.links]
             blobs += [u.payload if u.result is None else u.result for u in chain.parts]
-        meta = {"type": "chain", "batch": effect.batch_id, "chains": map_chains(effect)}
+        chains = map_chains(effect, self._by([effect.worker_id]))
+        meta = {"type": "chain", "batch": effect.batch_id, "chains": chains}
         meta |= {"store": self._store, "staged": self._staged}
         self._host.send(effect.worker_id, meta, blobs)
 
@@ -203,7 +210,8 @@ class Actions:
             jobs = [request.job, *(later.job for later in request.follow)]
             self._host.send(effect.worker_id, {"type": "read", **meta}, jobs)
             return
-        meta |= {"order": effect.order, "names": effect.names, "log_text": effect.log_text}
+        text = log_line(len(effect.order), len(effect.blobs), self._by(effect.workers))
+        meta |= {"order": effect.order, "names": effect.names, "log_text": text}
         meta["updates"] = request.updates
         blobs = [request.job, *effect.blobs]
         self._host.send(effect.worker_id, {"type": "write", **meta}, blobs)
@@ -216,6 +224,12 @@ class Actions:
         meta |= {"outputs": self._where(claim.outputs), "logs": self._where(claim.logs)}
         meta["touched"] = request.touched
         self._host.send(effect.worker_id, {**meta, "digests": claim.digests}, [request.job])
+
+    def _by(self, workers: Sequence[str]) -> str:
+        logs = [self._log_of(worker) for worker in workers]
+        here = Path.cwd()
+        shown = [log.relative_to(here) if log.is_relative_to(here) else log for log in logs]
+        return computed_by(workers, [str(log) for log in shown])
 
     def _where(self, paths: Iterable[str]) -> list[str]:
         return [f"{self._staged}/{path}" for path in paths]
@@ -243,7 +257,7 @@ def holder_of(job_id: int) -> str:
     return f"job{job_id}"
 
 
-def map_chains(effect: RunChains) -> list[dict[str, Any]]:
+def map_chains(effect: RunChains, by: str) -> list[dict[str, Any]]:
     """Return what a worker must know of each chain, beside its jobs and items."""
     told = []
     for chain in effect.chains:
@@ -254,10 +268,10 @@ def map_chains(effect: RunChains) -> list[dict[str, Any]]:
                 "known": [unit.result is not None for unit in chain.parts],
                 "order": chain.gather(),
                 "names": chain.job.names,
+                "by": by,
                 "updates": chain.job.request.updates,
                 "touched": [link.request.touched for link in chain.links],
                 "models": [link.key_head for link in chain.links],
-                "by": effect.worker_id,
             }
         )
     return told

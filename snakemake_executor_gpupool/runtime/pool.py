@@ -171,6 +171,7 @@ class Pool:
             self._events,
             self.store,
             self.paths.staged,
+            self.paths.worker_log,
             self._callbacks,
             self._reporter.put,
         )

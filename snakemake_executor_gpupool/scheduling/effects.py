@@ -72,14 +72,17 @@ class ReadJob:
 
 @dataclass(frozen=True)
 class WriteJob:
-    """Send ``write``: ``order`` says for each item which of the blobs is its result."""
+    """Send ``write``: ``order`` says for each item which of the blobs is its result.
+
+    ``workers`` are those that computed them.
+    """
 
     worker_id: str
     request: Request
     order: list[int]
     names: list[str]
     blobs: list[Blob]
-    log_text: str
+    workers: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from snakemake_executor_gpupool.tool_api.values import Job, Named, Params
 from snakemake_executor_gpupool.worker.describe import item_name
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, checked_run, for_files
+from snakemake_executor_gpupool.worker.output_capture import job_log
 from snakemake_executor_gpupool.worker.outputs import (
     Content,
     files_that_are_there,
@@ -60,7 +61,7 @@ def run_cold(
     device: str | None = None,
     content: Content = files_that_are_there,
 ) -> None:
-    """Do one job with one tool in this process.
+    """Do one job with one tool in this process; what it prints goes to the job's first log file.
 
     Parameters
     ----------
@@ -79,6 +80,11 @@ def run_cold(
     InputError
         The input or a param is wrong.
     """
+    with job_log(job):
+        _run(tool_class, job, device, content)
+
+
+def _run(tool_class: type[Tool], job: Job, device: str | None, content: Content) -> None:
     check_state(tool_class)
     reader = for_files(tool_class, job.params)
     with explained_inputs(job, pipes=True):

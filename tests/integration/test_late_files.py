@@ -77,7 +77,7 @@ class Worker:
     def load(self) -> None:
         """Have it load its model, or models."""
         params = pickle.dumps({}, 5)
-        assert self.ask("load", [params, params], device="cpu").type == "loaded"
+        assert self.ask("load", [params, params], device="cpu", model="").type == "loaded"
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_items_of_a_job_lie_in_one_file(worker: Worker) -> None:
     assert [load_payload(blob) for frame in frames for blob in frame.blobs] == lines
 
 
-WRITE = {"job": 1, "cwd": "/", "order": [1, 0, 1], "names": ["a", "b", "c"]}
+WRITE = {"job": 1, "cwd": "/", "order": [1, 0, 1], "names": ["a", "b", "c"], "updates": []}
 
 
 def test_late_results_are_waited_for(worker: Worker) -> None:
@@ -205,6 +205,7 @@ def test_a_chain_waits_too_and_what_never_appears_goes_another_way(
         later(path, data)
     chain = {"cwd": "/", "keys": ["k"], "known": [False], "order": [0], "names": ["a"]}
     chain |= {"models": [["", "m", "g"], ["", "n", "g"]], "by": "worker"}
+    chain |= {"updates": [], "touched": [[], []]}
     meta = {"batch": 1, "store": "", "staged": str(tmp_path / "staged"), "chains": [chain]}
     answer = worker.ask("chain", [worker.job(), worker.job(), *items], **meta, **wait)
     assert (answer.type, answer.meta["stage"]) == ("stage", 0)

@@ -35,6 +35,10 @@ BODILESS = (
 )
 
 
+#: With at least as many jobs at a time, batches are full for most models.
+FEW_JOBS = 100
+
+
 def check_start(workflow: Any, config: PoolConfig, logger: Any) -> dict[str, str]:
     """Look at one job of each rule that will run.
 
@@ -169,8 +173,15 @@ def warn_of_throttles(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
             f"many jobs of {', '.join(served)} at a time, so they cannot be batched. gpupool "
             "assigns GPUs itself: leave it out, or use --gpupool-devices"
         )
-    rate = workflow.scheduling_settings.max_jobs_per_timespan
     waiting = sum(1 for job in workflow.dag.needrun_jobs() if job.rule.name in served)
+    most = workflow.resource_settings.nodes
+    if most is not None and most < min(waiting, FEW_JOBS):
+        logger.warning(
+            f"gpupool: --jobs {most} lets Snakemake hand out only {most} jobs at a time, so "
+            f"batches have items of {most} jobs at most, while {waiting} served jobs wait. Give "
+            "--jobs unlimited: CPU work is bounded by --cores, and devices are gpupool's business"
+        )
+    rate = workflow.scheduling_settings.max_jobs_per_timespan
     if rate is not None and waiting > rate.max_jobs / max(rate.timespan, 1) * 2:
         logger.warning(
             f"gpupool: Snakemake hands out at most {rate.max_jobs} jobs per {rate.timespan} s; "

@@ -35,7 +35,6 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import (
 )
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, Phase, explain
 from snakemake_executor_gpupool.scheduling.results import blob_size
-from snakemake_executor_gpupool.wire.job_log import log_line
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 if TYPE_CHECKING:
@@ -376,6 +375,4 @@ def crash_error(message: str) -> dict[str, Any]:
 def write_effect(worker_id: str, job: JobState) -> WriteJob:
     """Gather a job's results: each distinct one once, and for each item which it is."""
     order, blobs = job.gather()
-    by = ", ".join(sorted(job.workers)) or "results computed before"
-    log_text = log_line(len(order), len(blobs), by)
-    return WriteJob(worker_id, job.request, order, job.names, blobs, log_text)
+    return WriteJob(worker_id, job.request, order, job.names, blobs, tuple(sorted(job.workers)))
