@@ -43,9 +43,10 @@ FILES = {
 CPU_WAYS = """
 import os
 envvars: "CUDA_VISIBLE_DEVICES"
-localrules: local_shell, local_gpu, local_tool
+localrules: local_shell, local_gpu, local_tool, local_producer
 WAYS = ["shell", "script", "run", "notebook", "wrapper", "shadow", "gpu0", "cpu", "local_shell",
-    "local_run", "local_gpu", "local_tool", "handed", "piped", "client"]
+    "local_run", "local_gpu", "local_tool", "handed", "piped", "client",
+    "joined"]
 
 rule all:
     input: expand("{way}.txt", way=WAYS), "leased.txt", "leased_run.txt"
@@ -106,6 +107,14 @@ rule piped:
     input: "stream"
     output: "piped.txt"
     shell: "cat {input} > {output}; python sees.py {output}"
+rule local_producer:
+    output: pipe("local_stream")
+    shell: "echo > {output}"
+rule joined:
+    input: "local_stream"
+    output: "joined.txt"
+    resources: gpu=1
+    shell: "cat {input} > /dev/null; python sees.py {output}"
 rule server:
     output: service("ready")
     shell: "touch {output}; sleep 600"
@@ -141,11 +150,11 @@ def test_jobs_without_a_lease_see_nothing(tmp_path: Path) -> None:
     ((card, hip, _),) = leased["leased"]
     assert card == hip and card in {"0", "1", "2", "3"}
     others = {path.stem for path in tmp_path.glob("*.txt")} - set(leased)
-    assert len(others) == 15
+    assert len(others) == 16
     for name in others:
         lines = seen(tmp_path, f"{name}.txt")
         assert lines and all(line == NOTHING for line in lines), (name, lines)
-    for rule in ("local_gpu", "local_tool", "handed"):
+    for rule in ("local_gpu", "local_tool", "handed", "joined"):
         assert f"rule {rule} asks for" in done.text
 
 

@@ -54,19 +54,20 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> dict[str, str
         and only that rule's jobs fail.
     """
     jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}
+    local = local_rules(workflow.dag.needrun_jobs())
     misspelt = misspelt_names(workflow.rules)
     problems = [f"rule {name}: {problem}" for name, problem in misspelt.items()]
     problems += [
         f"rule {name}: {problem}"
         for name, job in jobs.items()
-        if not job.is_local
+        if name not in local
         for problem in find_problems(workflow, job, config)
     ]
     bodiless = [f"rule {name}: {BODILESS}" for name, job in jobs.items() if is_bodiless(job)]
     problems += bodiless
     problems += find_bundle_problems(workflow.dag.needrun_jobs(), config)
     warn_of_throttles(workflow, jobs, logger)
-    warn_of_local_rules(jobs, logger)
+    warn_of_local_rules({name: jobs[name] for name in jobs if name in local}, logger)
     warn_of_pipes(jobs, logger)
     warn_of_names(workflow, jobs, logger)
     if not problems:
@@ -118,6 +119,8 @@ def find_bundle_problems(jobs: Iterable[Any], config: PoolConfig) -> list[str]:
     """Return what keeps jobs that a pipe or a service joins from ever running together."""
     problems: dict[tuple[str, ...], str] = {}
     for unit in units_of(job for job in jobs if job.pipe_group is not None):
+        if any(job.is_local for job in unit):
+            continue  # then Snakemake runs all of them
         rules = tuple(sorted({job.rule.name for job in unit}))
         try:
             joint = Bundle.of(unit, [*config.devices, *config.expected]).joint
@@ -190,23 +193,36 @@ def warn_of_throttles(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
         )
 
 
+def local_rules(jobs: Iterable[Any]) -> set[str]:
+    """Return the rules whose jobs Snakemake runs by itself: local ones, and what these join."""
+    return {
+        job.rule.name
+        for unit in units_of(jobs)
+        if any(member.is_local for member in unit)
+        for job in unit
+    }
+
+
 def warn_of_local_rules(jobs: dict[str, Any], logger: Any) -> None:
     """Name the rules that ask for what they cannot have, as no executor hears of their jobs."""
     for name, job in jobs.items():
-        if job.is_group() or not job.is_local or job.is_norun:
-            continue
-        asked = asks_for(job)
+        asked = [] if job.is_norun else asks_for(job)
         if asked:
-            why, way_out = (
-                ("it has handover: True", "give these to a rule without it")
-                if job.rule.is_handover
-                else ("it is a local rule", "take it out of localrules:")
-            )
+            why, way_out = why_local(job)
             logger.warning(
                 f"gpupool: rule {name} asks for {' and '.join(asked)}, but {why}: Snakemake runs "
                 f"it by itself, no executor is asked, and its jobs see no GPU. Let it run without "
                 f"one, or {way_out}"
             )
+
+
+def why_local(job: Any) -> tuple[str, str]:
+    """Say why Snakemake runs a job by itself, and how it would not."""
+    if job.rule.is_handover:
+        return "it has handover: True", "give these to a rule without it"
+    if job.is_local:
+        return "it is a local rule", "take it out of localrules:"
+    return "a pipe or a service joins it to a local rule", "take that out of localrules:"
 
 
 def refuse_services(job: Any) -> None:
