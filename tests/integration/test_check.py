@@ -131,6 +131,7 @@ LEAKING = [
     ("WritesLastRead", TWO_JOBS, "state", "write() uses LAST, which read() sets"),
     ("WritesLastOfHelper", TWO_JOBS, "write-elsewhere", "than in one that has read other jobs"),
     ("WritesItsPlace", (), "write-elsewhere", "they lie in a temporary place while it runs"),
+    ("WritesByProgram", (), "write", "/stray.txt; it may write job.output alone"),
     ("WritesItsFolder", (), "write-elsewhere", "they lie in a temporary place while it runs"),
     ("WritesFirst", ("--input", "none.txt", *TWO_JOBS), "write", "write(), line "),
     ("ChangesItems", (), "items-kept", "run() changes item ant"),
@@ -243,6 +244,9 @@ def test_what_is_asked_by_key_or_number_is_told_too(check: Check) -> None:
     assert (code, "add --wildcard sample=VALUE" in report["error"]) == (2, True)
     code, report = check("AskingSecond", file="leaking.py")
     assert (code, "job.input[1], and 1 is given: add --input PATH" in report["error"]) == (2, True)
+    for name, param in {"": "model", "InRun": "factor", "InRead": "most"}.items():
+        code, report = check(f"AskingItself{name}", file="leaking.py")
+        assert (code, f"(self.params.{param}), which is not given" in report["error"]) == (2, True)
     code, report = check("Asking", "--wildcard", "sample=a", "b", *ONE_EACH, file="leaking.py")
     assert "the input 'words'" in report["error"], "each job has its own wildcard"
 

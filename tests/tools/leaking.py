@@ -1,6 +1,7 @@
 """Tools that keep their contract in one process, one job or one batch, and break it elsewhere."""
 
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -222,6 +223,14 @@ class WritesItsPlace(Right):
         Path(job.output[0]).write_text(str(Path(job.output[0]).parent))
 
 
+class WritesByProgram(Right):
+    """Leaves a file that no Python code here has opened."""
+
+    def write(self, job, results):
+        super().write(job, results)
+        subprocess.run(["touch", "stray.txt"], check=True)
+
+
 class WritesItsFolder(Right):
     def write(self, job, results):
         super().write(job, results)
@@ -359,3 +368,25 @@ class AskingByKey(Right):
 class AskingSecond(Right):
     def read(self, job):
         return [job.input[1]]
+
+
+class AskingItself(Right):
+    """Has no default for what chooses its model."""
+
+    defaults = {}
+
+    def one(self, item):
+        return len(item)
+
+
+class AskingItselfInRun(AskingItself):
+    def load(self, device):
+        pass
+
+    def one(self, item):
+        return self.params["factor"]
+
+
+class AskingItselfInRead(Right):
+    def read(self, job):
+        return super().read(job)[: self.params.most]

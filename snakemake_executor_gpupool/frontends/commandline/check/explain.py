@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import linecache
-import textwrap
 import traceback
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Named, Params
 
-#: Where a method may take from what another one has set on the instance.
-INSTEAD = {
-    "read": "read() runs in a process that loads no model: set it in read() or from self.params",
-    "run": "items are read by another process: put it into the items",
-    "load": "items are read by another process, after or before: load() has self.params alone",
-    "write": "outputs are written by a fresh instance, in a process that loads no model: put it "
-    "into the results, or take it from job (job.item_names, job.params, job.input)",
-}
 #: How a job gets what it lacks.
 OPTIONS = {
     "input": "--input {key}=PATH",
@@ -32,16 +23,6 @@ OPTIONS = {
 
 def said(error: BaseException, tool_class: type[Tool]) -> str:
     """Return an error as a sentence: method and line of the tool's own file, kind and message."""
-    if isinstance(error, AttributeError) and isinstance(error.obj, tool_class):
-        frames = _own_frames(error, tool_class)
-        setters = methods_that_set(tool_class, error.name or "") if frames else []
-        method = _contract_method(frames)
-        if setters and method not in setters:
-            return (
-                f"{method}(), line {frames[-1].lineno}: {method}() uses self.{error.name}, which "
-                f"only {' and '.join(f'{name}()' for name in setters)} sets; "
-                f"{INSTEAD.get(method, '')}"
-            )
     return f"{where(error, tool_class)}{type(error).__name__}: {error}"
 
 
@@ -58,30 +39,6 @@ def _own_frames(error: BaseException, tool_class: type[Tool]) -> list[traceback.
     return [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
 
 
-def _contract_method(frames: list[traceback.FrameSummary]) -> str:
-    names = [frame.name for frame in frames if frame.name in INSTEAD]
-    return names[0] if names else frames[0].name if frames else ""
-
-
-def methods_that_set(tool_class: type[Tool], name: str) -> list[str]:
-    """Return the methods of a class that assign to ``self.NAME``, of the four of a contract."""
-    found = []
-    for method in INSTEAD:
-        function = getattr(tool_class, method, None)
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))  # type: ignore[arg-type]
-        except (OSError, TypeError, SyntaxError):
-            continue
-        if any(
-            isinstance(node, ast.Attribute)
-            and isinstance(node.ctx, ast.Store)
-            and node.attr == name
-            for node in ast.walk(tree)
-        ):
-            found.append(method)
-    return found
-
-
 # -- what the command line has not given ---------------------------------------------
 def what_is_missing(error: BaseException) -> str | None:
     """Say which input, output, param or wildcard a tool has asked its job for in vain; None: none.
@@ -95,6 +52,25 @@ def what_is_missing(error: BaseException) -> str | None:
             asked = _asked_in_vain(error, job, frame, line)
             if asked:
                 return _with_option(*asked, job)
+    return _own_param(error, [frame for frame, _ in frames])
+
+
+def _own_param(error: BaseException, frames: Sequence[FrameType]) -> str | None:
+    """Say which of a tool's own params was asked for in vain; None: none."""
+    holders = [frame.f_locals.get("self") for frame in frames]
+    tools = [holder for holder in holders if isinstance(holder, Tool)]
+    name = getattr(error, "name", None) if isinstance(error, AttributeError) else None
+    if isinstance(error, KeyError) and error.args:
+        name = error.args[0]
+    asked = getattr(error, "obj", None) if isinstance(error, AttributeError) else None
+    for tool in tools:
+        is_it = any(held is tool.params for held in (asked, *holders))
+        if is_it and isinstance(name, str):
+            return (
+                f"the tool asks for the param {name!r} (self.params.{name}), which is not given "
+                f"and has no default: add --param {name}=VALUE, or take the job from its rule, "
+                "--rule NAME"
+            )
     return None
 
 

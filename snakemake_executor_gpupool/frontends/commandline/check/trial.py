@@ -236,11 +236,6 @@ class Trial:
             raise WrongCount(str(error)) from None
         return list(results)
 
-    def run(self, tool: Tool, items: Sequence[Item]) -> list[Any]:
-        """Compute items in this order, as many at once as a batch takes."""
-        batches = self.batches(tool, items)
-        return [result for batch in batches for result in self.call(tool, batch)]
-
     def batches(self, tool: Tool, items: Sequence[Item]) -> Iterator[list[Item]]:
         """Cut items into batches within the tool's token budget, in this order."""
         budget = batch_budget(tool, self.device)
