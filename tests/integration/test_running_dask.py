@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -218,3 +220,29 @@ def test_all_kinds_of_rules(tmp_path: Path, dask: Dask) -> None:  # S5 S6 S7 D2
         *("--config", f"prefix={prefix}"),
     )
     assert again.code != 0 and "anybody on the network could run code as you" in again.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_commands_on_nodes_end_with_the_run(tmp_path: Path, dask: Dask, number: int) -> None:  # S10
+    snakefile = """
+        rule all:
+            input: "cpu.txt", "gpu.txt"
+
+        rule cpu:
+            output: "cpu.txt"
+            shell: "touch started.cpu; sleep 100; touch {output}"
+
+        rule gpu:
+            output: "gpu.txt"
+            resources: gpu=1
+            shell: "touch started.gpu; sleep 100; touch {output}"
+    """
+    workflow = Workflow(tmp_path, snakefile)
+    run = workflow.start(*options(dask), "--gpupool-cpu-rules", "cluster")
+    assert eventually(lambda: len(list(tmp_path.glob("started.*"))) == 2, 60)
+    started_s = time.monotonic()
+    run.send_signal(number)
+    text, _ = run.communicate(timeout=60)
+    assert time.monotonic() - started_s < 11, text
+    assert run.returncode == 1, text
+    assert "did not end by itself" not in text and "Traceback" not in text, text

@@ -42,6 +42,10 @@ class RunningCluster:
         if lane_job.elsewhere is not None:
             lane_job.threads = 0  # of this machine's
 
+    def cancel(self) -> None:
+        """Wait for no command on a node any more, and start none; any thread may call this."""
+        self._commands.cancel()
+
 
 def bring_up(
     workflow: Any, device_settings: DeviceSettings, logger: Any

@@ -260,7 +260,7 @@ class Executor(RealExecutor):
         self._signals.ending()
         self._halt.over()
         self._expected.take_all()
-        self._lane.cancel()
+        self._end_children(reports_waiting=False)
         self._pool.cancel("cancelled")
         self._serving.shutdown(wait=False)
         self._between_members.shutdown(wait=False, cancel_futures=True)
@@ -275,7 +275,13 @@ class Executor(RealExecutor):
     def _terminate(self, reason: str) -> None:
         """End the jobs in flight, all of which are reported; called on any thread."""
         self._pool.cancel(reason)
-        self._lane.cancel(reports_waiting=True)
+        self._end_children(reports_waiting=True)
+
+    def _end_children(self, *, reports_waiting: bool) -> None:
+        """End the jobs that run beside the pool, here and on nodes."""
+        self._lane.cancel(reports_waiting=reports_waiting)
+        if self._cluster is not None:
+            self._cluster.cancel()
 
     def _progress(self) -> tuple[int, ...]:
         """Return how far the run is: numbers that change while it gets on."""
@@ -321,7 +327,7 @@ class Executor(RealExecutor):
         try:
             lost = self._expected.take_all()
             self._signals.kill_later()
-            self._lane.cancel(reports_waiting=True)
+            self._end_children(reports_waiting=True)
             for done in lost:
                 with contextlib.suppress(Exception):  # each of the others is told all the same
                     done(JobReport(0, why))

@@ -128,6 +128,7 @@ class NodeCommands:
         self._logs = logs
         self._numbers = itertools.count(1)
         self._futures: set[Future] = set()
+        self._is_cancelled = False
         logs.mkdir(mode=0o700, exist_ok=True)
 
     def run(
@@ -160,6 +161,8 @@ class NodeCommands:
             **where,
         )
         self._futures.add(future)
+        if self._is_cancelled:
+            future.cancel()
         try:
             code = self._wait(future, node)
         finally:
@@ -188,6 +191,7 @@ class NodeCommands:
         return len(self._futures)
 
     def cancel(self) -> None:
-        """Forget all tasks; their processes end with the agents' sessions."""
+        """Forget all tasks, also those to come; their processes end with the agents' sessions."""
+        self._is_cancelled = True
         for future in list(self._futures):
             future.cancel()
