@@ -17,6 +17,7 @@ import pytest
 from snakemake_executor_gpupool import DeviceManager, ToolPool
 from snakemake_executor_gpupool.errors import PoolEnded
 from snakemake_executor_gpupool.frontends.python.pool import JobFailed
+from snakemake_executor_gpupool.wire.spool import Spool
 
 TOOLS = Path(__file__).parent.parent / "tools"
 TEXTUAL = f"{TOOLS / 'textual.py'}:Textual"
@@ -82,6 +83,25 @@ def test_a_call_in_flight_ends_with_the_block() -> None:
         call.join(10)
         assert isinstance(call.ended, PoolEnded | list), call.ended
     assert isinstance(calls[0].ended, PoolEnded) and "is closed" in str(calls[0].ended)
+
+
+def test_a_call_that_is_about_to_be_made_ends_with_the_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The spool that its large items go to is removed under its feet."""
+    closed = threading.Event()
+    put = Spool.put
+
+    def late(spool: Spool, *arguments: object) -> object:
+        assert closed.wait(20)
+        return put(spool, *arguments)
+
+    with ToolPool(devices="cpu:1") as pool:
+        monkeypatch.setattr(Spool, "put", late)
+        call = Call(pool, "x" * 1_000_000)
+    closed.set()
+    call.join(10)
+    assert isinstance(call.ended, PoolEnded) and "is closed" in str(call.ended)
 
 
 def test_a_call_in_flight_ends_with_an_exception_in_the_block() -> None:

@@ -269,8 +269,21 @@ class ToolPool:
         PoolEnded
             The pool is closed, or has failed, before or during the call.
         """
+        try:
+            return self._run(tool, list(items), params, device, instance)
+        except OSError:
+            self._at_work()  # if it has been closed meanwhile, its files went with it
+            raise
+
+    def _run(
+        self,
+        tool: str,
+        items: list[Any],
+        params: Mapping[str, Any] | None,
+        device: str | None,
+        instance: str,
+    ) -> list[Any]:
         pool = self._at_work()
-        items = list(items)
         spec = resolve_spec(tool, str(Path.cwd()))
         instance_of_tool = for_files(self._class(spec), params)
         spool = Spool(pool.paths.spools)
@@ -287,9 +300,6 @@ class ToolPool:
         order: list[int] = report.details["order"]  # type: ignore[assignment]
         try:
             results = load_places(blobs, order)
-        except OSError:
-            self._at_work()  # if it has been closed meanwhile, its files went with it
-            raise
         finally:
             pool.take_back(request.job_id)
         return instance_of_tool.results_of_call(items, results)
