@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import pickle
 from collections.abc import Mapping
 from typing import Any
@@ -136,11 +137,12 @@ class LoadedTool:
 
 
 def _ident(params: DeclaredParams) -> bytes:
-    values = params.allowed()
+    """Return what two calls of ``run`` have in common that see the same, names included."""
+    what = sorted(params.allowed().items()), sorted(params.given_names())
     try:
-        return pickle.dumps(sorted(values.items()), PICKLE_PROTOCOL)
+        return pickle.dumps(what, PICKLE_PROTOCOL)
     except Exception:  # then it is another one each time
-        return repr(id(values)).encode()
+        return os.urandom(16)
 
 
 def checked_run(tool: Tool, items: list[Any]) -> Any:

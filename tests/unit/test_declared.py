@@ -7,9 +7,10 @@ import json
 import pickle
 import threading
 from typing import Any, ClassVar
+from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.tool_api.declared import (
@@ -206,6 +207,13 @@ class Whole(Tool):
         return [dict(self.params)]
 
 
+class WholeRun(Tool):
+    """Reads all at once where it computes."""
+
+    def run(self, items: list[Any]) -> list[Any]:
+        return [dict(self.params)]
+
+
 class Named(Tool):
     """Reads one by one."""
 
@@ -217,12 +225,21 @@ class Named(Tool):
 
 
 NAMES = ("model", "a", "b", "c")
+
+
+def described(kind: type[Tool], jobs: Any) -> list[dict[str, Any]]:
+    """Describe models of one class, whose code is always the same."""
+    with mock.patch("snakemake_executor_gpupool.worker.describe.code_digest", return_value=""):
+        return [describe_model(for_files(kind, job)) for job in jobs]
+
+
 values = st.dictionaries(st.sampled_from(NAMES), st.integers(0, 1))
 subset = st.lists(st.sampled_from(NAMES), unique=True).map(tuple)
 
 
+@settings(max_examples=200)
 @given(
-    base=st.sampled_from([Whole, Named]),
+    base=st.sampled_from([Whole, WholeRun, Named]),
     reload_on=subset,
     write_params=subset,
     defaults=values,
@@ -233,11 +250,14 @@ def test_jobs_that_share_see_the_same(
 ) -> None:  # C1
     attributes = {"reload_on": reload_on, "write_params": write_params, "defaults": defaults}
     kind = type("Kind", (base,), attributes)
-    keys = [describe_model(for_files(kind, job)) for job in jobs]
+    keys = described(kind, jobs)
 
     def seen(job: dict[str, Any], method: str) -> list[Any]:
         found: list[Any] = []
-        for way in [*(lambda p, n=n: p.get(n) for n in NAMES), *([dict] * (base is Whole))]:
+        for way in [
+            *(lambda p, n=n: p.get(n) for n in NAMES),
+            *([dict] * (base is Whole or (base is WholeRun and method == "run"))),
+        ]:
             try:
                 found.append(way(params_of(method, kind, **job)))
             except UndeclaredParam:
@@ -248,6 +268,53 @@ def test_jobs_that_share_see_the_same(
         assert seen(jobs[0], "load") == seen(jobs[1], "load")
         if keys[0]["group"] == keys[1]["group"]:
             assert seen(jobs[0], "run") == seen(jobs[1], "run")
+
+
+class Lazy(Tool):
+    """Keeps what it has made of params."""
+
+    def run(self, items: list[Any]) -> list[Any]:
+        if not hasattr(self, "made"):
+            self.made = (self.params.get("a"), self.params.get("b"))
+        return [self.made]
+
+
+@settings(max_examples=200)
+@given(
+    base=st.sampled_from([Whole, WholeRun, Named, Lazy]),
+    reload_on=subset,
+    write_params=subset,
+    defaults=values,
+    jobs=st.lists(values, min_size=2, max_size=5),
+)
+def test_a_loaded_tool_serves_each_job_as_if_it_were_the_first(
+    base: Any, reload_on: Any, write_params: Any, defaults: Any, jobs: Any
+) -> None:  # C1
+    attributes = {"reload_on": reload_on, "write_params": write_params, "defaults": defaults}
+    kind = type("Kind", (base,), attributes)
+    keys = described(kind, jobs)
+    jobs = [job for job, key in zip(jobs, keys, strict=True) if key["model"] == keys[0]["model"]]
+
+    def outcome(call: Any) -> Any:
+        try:
+            return call()
+        except (UndeclaredParam, AttributeError) as error:
+            return type(error)
+
+    def fresh(job: dict[str, Any]) -> Any:
+        loaded = LoadedTool(kind, job)
+        loaded.load("cpu")
+        return checked_run(loaded.show(job), ["x"])
+
+    try:
+        shared = LoadedTool(kind, jobs[0])
+        shared.load("cpu")
+    except UndeclaredParam:
+        assert all(outcome(lambda job=job: fresh(job)) is UndeclaredParam for job in jobs)
+        return
+    for job in jobs:
+        served = outcome(lambda job=job: checked_run(shared.show(job), ["x"]))
+        assert served == outcome(lambda job=job: fresh(job))
 
 
 # -- the object that holds the model -----------------------------------------------------
@@ -396,6 +463,22 @@ class Remembers(Scaled):
 
 def test_what_a_run_keeps_goes_when_the_params_change() -> None:  # C1
     assert served(Remembers, {"scale": 1}, {"scale": 2}, {"scale": 1}) == [10, 20, 10]
+
+
+class SeesAll(Tool):
+    """Reads all at once, and has declared one."""
+
+    defaults: ClassVar[dict[str, Any]] = {"model": "m"}
+
+    def run(self, items: list[Any]) -> list[Any]:
+        return [{**self.params}] * len(items)
+
+
+def test_a_further_param_is_refused_after_jobs_without_it_too() -> None:  # C1
+    assert served(SeesAll, {}, {}) == [{"model": "m"}] * 2
+    for jobs in ([{}, {"scale": 2}], [{}, {}, {"scale": 2}], [{"scale": 2}, {}]):
+        with pytest.raises(UndeclaredParam, match="'scale'"):
+            served(SeesAll, *jobs)
 
 
 def test_what_load_and_moves_keep_stays() -> None:
