@@ -21,8 +21,10 @@ MAX_MIB = 10**9
 MAX_GPUS = 4096
 MAX_COUNT = 10**9
 MAX_BYTES = 2**63 - 1
-#: Characters of an item's name or key.
+#: Characters of an item's key; a longer one is hashed.
 MAX_TEXT = 100_000
+#: Characters of an item's name. In JSON one takes up to twelve bytes.
+MAX_NAME = 1_000_000
 #: Characters of an error's message.
 MAX_MESSAGE = 20_000
 #: Frames of a worker are refused by their header beyond this. What a tool may make long is

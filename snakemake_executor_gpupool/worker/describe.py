@@ -21,6 +21,7 @@ from snakemake_executor_gpupool.wire.bounds import (
     MAX_COST,
     MAX_GPUS,
     MAX_MIB,
+    MAX_NAME,
     MAX_SECONDS,
     MAX_TEXT,
     MIN_COST,
@@ -146,10 +147,10 @@ def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
     """
     name = item_name(tool, item, position)
     what = type(tool).__name__
-    if len(name) > MAX_TEXT:
+    if len(name) > MAX_NAME:
         raise ValueError(
             f"{what}.name() of item #{position} has {len(name)} characters; "
-            f"a name has at most {MAX_TEXT}"
+            f"a name has at most {MAX_NAME}"
         )
     tokens = tool_count(tool.tokens(item), f"{what}.tokens() of item {name}", 0)
     if tool.max_batch_tokens is not None and tokens > tool.max_batch_tokens:

@@ -65,7 +65,7 @@ from snakemake_executor_gpupool.worker.result_file import KeptResults
 #: Items of one job are announced in frames of this many, so that a large job starts early.
 ITEMS_PER_FRAME = 500
 #: So are they when their names and keys take this many characters.
-FRAME_TEXT = 1_000_000
+FRAME_TEXT = 200_000
 
 
 class Channel:

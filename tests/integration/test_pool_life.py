@@ -98,7 +98,7 @@ def test_a_call_that_is_about_to_be_made_ends_with_the_block(
 
     with ToolPool(devices="cpu:1") as pool:
         monkeypatch.setattr(Spool, "put", late)
-        call = Call(pool, "x" * 1_000_000)
+        call = Call(pool, "x" * 900_000)
     closed.set()
     call.join(10)
     assert isinstance(call.ended, PoolEnded) and "is closed" in str(call.ended)

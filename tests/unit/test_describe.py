@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from snakemake_executor_gpupool import Tool
 from snakemake_executor_gpupool.scheduling.answers import _FIELDS, _ITEM, _TOOL
 from snakemake_executor_gpupool.wire.bounds import (
+    MAX_NAME,
     MAX_TEXT,
     MAX_TOKENS,
     MAX_WORKER_META_BYTES,
@@ -28,6 +29,7 @@ from snakemake_executor_gpupool.worker.describe import (
     tool_info,
 )
 from snakemake_executor_gpupool.worker.output_capture import tell_error
+from snakemake_executor_gpupool.worker.server import FRAME_TEXT
 from tests.unit.fuzzing import cases
 
 
@@ -98,8 +100,12 @@ def test_keys_that_differ_stay_different() -> None:
 
 def test_a_name_without_end_is_refused() -> None:
     with pytest.raises(ValueError, match="a name has at most"):
-        describe_item(saying(name="x" * (MAX_TEXT + 1)), "x", 0)
+        describe_item(saying(name="x" * (MAX_NAME + 1)), "x", 0)
     assert describe_item(saying(name=7), "x", 0)["name"] == "7"
+    # The longest, in letters that take most, with all that a frame may have before it.
+    longest = describe_item(saying(name="\U0001f600" * MAX_NAME), "x", 0)
+    others = [{**longest, "name": "\U0001f600" * FRAME_TEXT}]
+    assert len(encode({"items": [*others, longest]})[0]) < MAX_WORKER_META_BYTES
 
 
 @pytest.mark.parametrize("budget", [0, -5, math.nan, "many", None])
