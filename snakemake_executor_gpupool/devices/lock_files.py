@@ -30,9 +30,11 @@ def open_directory(directory: Path, is_site: bool) -> int:
         follow = 0 if is_site else os.O_NOFOLLOW
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | follow)
     except OSError as error:
+        is_dangling = directory.is_symlink() and not directory.exists()
+        why = "it is a link that leads nowhere" if is_dangling else error.strerror
         raise ConfigError(
-            f"cannot use the lock directory {directory}: {error.strerror}. Set "
-            f"{LOCK_DIR_VARIABLE} to another one"
+            f"cannot use the lock directory {directory}: {why}. Set {LOCK_DIR_VARIABLE} to "
+            "another one"
         ) from error
     unsafe = _why_unsafe(directory, os.fstat(fd), is_site)
     if unsafe:

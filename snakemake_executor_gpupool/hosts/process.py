@@ -65,7 +65,10 @@ class WorkerProcess:
     ) -> None:
         self.worker_id = worker_id
         self.log_path = log_path
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise WorkerStartError(f"cannot start a worker: {error}") from error
         command = [python, str(CHILD_ENTRY), str(theirs.fileno()), str(PACKAGE_DIR)]
         if activation:
             command = ["bash", "-c", activation, "bash", *command]

@@ -61,11 +61,14 @@ class Profile:
             return
         # Whatever it is: a run does not end for what only helps the next one to plan.
         with contextlib.suppress(Exception):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self._path.with_suffix(".lock")):
+            path = self._path.resolve()
+            if path.exists() and not path.is_file():
+                return  # a pipe or a device, such as /dev/null, is not replaced by a file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path.with_suffix(".lock")):
                 self._entries = self._read()
                 self._merge()
-                self._write()
+                self._write(path)
 
     def _merge(self) -> None:
         for key, figures in self._new.items():
@@ -75,13 +78,12 @@ class Profile:
         for key in list(self._entries)[:-MOST_ENTRIES]:
             del self._entries[key]
 
-    def _write(self) -> None:
-        assert self._path is not None
-        descriptor, staged = tempfile.mkstemp(dir=self._path.parent, prefix=".profile-")
+    def _write(self, path: Path) -> None:
+        descriptor, staged = tempfile.mkstemp(dir=path.parent, prefix=".profile-")
         try:
             with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
                 json.dump({"version": VERSION, "entries": self._entries}, file)
-            Path(staged).replace(self._path)
+            Path(staged).replace(path)
         except BaseException:
             Path(staged).unlink(missing_ok=True)
             raise

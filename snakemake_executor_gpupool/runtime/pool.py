@@ -51,6 +51,7 @@ from snakemake_executor_gpupool.records.result_store import (
 from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, holder_of
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.inbox import Inbox
+from snakemake_executor_gpupool.runtime.limits import allow_open_files
 from snakemake_executor_gpupool.runtime.reporter import Reporter
 from snakemake_executor_gpupool.runtime.sharing import Sharing
 from snakemake_executor_gpupool.runtime.summary import state_of, summarize
@@ -134,6 +135,9 @@ class Pool:
 
     def _open(self, config: PoolConfig, on_this_machine: bool) -> None:
         """Open all that the pool needs: first what may be refused, last what starts processes."""
+        warning = allow_open_files(len(config.devices) + len(config.expected))
+        if warning:
+            self._warn(f"gpupool: {warning}")
         if on_this_machine:
             self.paths.create()
         self._store = self._open_store()

@@ -296,6 +296,12 @@ def test_what_others_plant_is_neither_followed_nor_overwritten(locks, how):  # D
     assert target.read_text() == "precious"
 
 
+def test_a_link_that_leads_nowhere_is_said(tmp_path):  # D13
+    (tmp_path / "locks").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"locks: it is a link that leads nowhere"):
+        DeviceLocks({"GPUPOOL_LOCK_DIR": str(tmp_path / "locks")})
+
+
 def test_a_uuid_is_no_path(locks):  # D13
     device = Device("cuda:0", "cuda", 0, uuid="../../MIG-GPU-a/1/0")
     assert locks.try_acquire(device)

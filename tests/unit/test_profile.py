@@ -65,10 +65,25 @@ def test_what_is_no_profile_is_ignored_with_a_warning(tmp_path: Path, what: str)
         os.truncate(path, 2**40)
     else:
         path.write_bytes(b"\xff\xfe{}")
+    before = path.lstat()
     profile = Profile(path)
     assert profile["a"] == Figures() and str(path) in str(profile.warning)
     profile.note("a", Figures(load_s=1.0))
     profile.save()
+    if what.startswith("a "):
+        assert path.lstat().st_ino == before.st_ino, "what is no file is not replaced by one"
+    else:
+        assert Profile(path)["a"] == Figures(load_s=1.0)
+
+
+def test_a_link_to_a_profile_stays_one(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.symlink_to("kept/elsewhere.json")
+    profile = Profile(path)
+    profile.note("a", Figures(load_s=1.0))
+    profile.save()
+    assert path.is_symlink() and (tmp_path / "kept/elsewhere.json").is_file()
+    assert Profile(path)["a"] == Figures(load_s=1.0)
 
 
 def test_a_directory_that_cannot_be_read_is_no_end(tmp_path: Path) -> None:
