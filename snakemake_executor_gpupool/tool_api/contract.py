@@ -13,7 +13,7 @@ import io
 import itertools
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.values import InputError
 
@@ -23,6 +23,28 @@ class ContractError(InputError, TypeError):
 
     One call tells it for all jobs: who computes does not look for a guilty item.
     """
+
+
+class NoList(NamedTuple):
+    """What a value is that cannot be taken one by one in order.
+
+    Attributes
+    ----------
+    what
+        Its kind, and what would count.
+    instead
+        What to give in its place, as code; or empty.
+    advice
+        What else to do about it, as a sentence; or empty.
+    """
+
+    what: str
+    instead: str = ""
+    advice: str = ""
+
+    def sentence(self, verb: str) -> str:
+        """Return what to do, with a space before it."""
+        return f" {verb} {self.instead}" if self.instead else f" {self.advice}".rstrip()
 
 
 def items_of(tool: Any, job: Any) -> Iterator[Any]:
@@ -36,10 +58,9 @@ def items_of(tool: Any, job: Any) -> Iterator[Any]:
     found = tool.read(job)
     problem = why_no_list(found)
     if problem is not None:
-        what, instead = problem
         raise ContractError(
-            f"{type(tool).__name__}.read() returned {what}; it must return or yield the items of "
-            f"the job, in order. {instead}"
+            f"{type(tool).__name__}.read() returned {problem.what}; it must return or yield the "
+            f"items of the job, in order.{problem.sentence('Return')}"
         )
     return iter(found if shape_of(found) is None else _rows(found))
 
@@ -80,7 +101,7 @@ def results_of(tool: Any, returned: Any, expected: int) -> list[Any]:
 def _as_list(tool: Any, returned: Any, expected: int) -> list[Any]:
     problem = why_no_list(returned) or _why_ambiguous(returned, expected)
     if problem is not None:
-        raise _no_results(tool, expected, *problem)
+        raise _no_results(tool, expected, problem.what, problem.sentence("Return").strip())
     if isinstance(returned, tuple):
         return list(returned)
     shape = shape_of(returned)
@@ -121,80 +142,71 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
     return tuple(value.shape)
 
 
-def why_no_list(value: Any) -> tuple[str, str] | None:
-    """Say what a value is that cannot be taken one by one in order, and what to return instead.
-
-    Returns
-    -------
-    tuple of str, or None
-        None: it can be.
-    """
+def why_no_list(value: Any) -> NoList | None:
+    """Say what a value is that cannot be taken one by one in order; None: it can be."""
     if isinstance(value, (list, tuple)):
         return None
     named = _why_no_list_of_these(value)
     if named is not None:
         return named
     if shape_of(value) == ():
-        return f"{_kind(value)} without any axis", "Return one entry for each"
+        return NoList(f"{_kind(value)} without any axis", "one entry for each")
     try:
         iter(value)
     except TypeError:
-        return _kind(value), "Return a list, also of a single one"
+        return NoList(_kind(value), "a list, also of a single one")
     return None
 
 
-def _why_no_list_of_these(value: Any) -> tuple[str, str] | None:
+def _why_no_list_of_these(value: Any) -> NoList | None:
     """Do so for kinds that Python itself would iterate over, or that are a slip of the pen."""
     if value is None:
-        return "None", "Does it lack a return or a yield?"
+        return NoList("None", advice="Does it lack a return or a yield?")
     if isinstance(value, str):
-        return "one text, whose letters would count", "Return text.splitlines(), or [text]"
+        return NoList("one text, whose letters would count", "text.splitlines(), or [text]")
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return f"{_kind(value)}, whose bytes would count", "Return data.splitlines(), or [data]"
+        return NoList(f"{_kind(value)}, whose bytes would count", "data.splitlines(), or [data]")
     if isinstance(value, Mapping):
-        return (
-            f"{_kind(value)}, whose keys alone would count",
-            "Return list(d.values()), or list(d.items())",
-        )
+        what = f"{_kind(value)}, whose keys alone would count"
+        return NoList(what, "list(d.values()), or list(d.items())")
     if isinstance(value, (set, frozenset)):
-        return f"{_kind(value)}, which has no order", "Return sorted(...) of it"
+        return NoList(f"{_kind(value)}, which has no order", "sorted(...) of it")
     if hasattr(type(value), "columns") and hasattr(type(value), "shape"):
-        return (
+        return NoList(
             f"{_kind(value)}, the names of whose columns would count",
-            "Return a column, table['NAME'].tolist(), or rows, "
+            "a column, table['NAME'].tolist(), or rows, "
             "list(table.itertuples(index=False, name=None))",
         )
     if isinstance(value, io.IOBase) or hasattr(type(value), "readline"):
-        return "an open file", "Return what is in it: file.read().splitlines()"
+        return NoList("an open file", "what is in it: file.read().splitlines()")
     return _why_not_called(value)
 
 
-def _why_not_called(value: Any) -> tuple[str, str] | None:
+def _why_not_called(value: Any) -> NoList | None:
     if inspect.iscoroutine(value):
         value.close()  # nobody is going to wait for it
-        return "a coroutine", "Write an ordinary def, without async"
+        return NoList("a coroutine", advice="Write def, without async")
     if inspect.isasyncgen(value) or inspect.isawaitable(value):
-        return _kind(value), "Write an ordinary def, without async"
+        return NoList(_kind(value), advice="Write def, without async")
     if isinstance(value, (types.FunctionType, types.MethodType, types.BuiltinMethodType)):
-        return f"the function {value.__name__}, which was not called", f"Write {value.__name__}()"
+        name = value.__name__
+        return NoList(f"the function {name}, which was not called", advice=f"Write {name}()")
     return None
 
 
-def _why_ambiguous(value: Any, expected: int) -> tuple[str, str] | None:
+def _why_ambiguous(value: Any, expected: int) -> NoList | None:
     """Do so for a tuple that seems to be several values, not one result per item."""
     if not isinstance(value, tuple):
         return None
     fields = getattr(value, "_fields", None)
     if fields is not None:
-        return (
-            f"a {type(value).__name__} of {', '.join(fields)}",
-            "Return a list, with these for each item",
-        )
+        what = f"a {type(value).__name__} of {', '.join(fields)}"
+        return NoList(what, "a list, with these for each item")
     shapes = [shape_of(each) for each in value]
     if expected > 1 and len(value) == expected and all(s and s[0] == expected for s in shapes):
-        return (
+        return NoList(
             f"a tuple of {expected} arrays of {expected} rows each, which may be meant in two ways",
-            "Return list(zip(a, b)) if each row belongs to an item, else a list",
+            "list(zip(a, b)) if each row belongs to an item, else a list",
         )
     return None
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from snakemake_executor_gpupool import InputError, ToolPool, tool_function
-from snakemake_executor_gpupool.errors import UnknownTool
+from snakemake_executor_gpupool.errors import UnknownParam, UnknownTool
 from snakemake_executor_gpupool.frontends.python.pool import JobFailed
 from snakemake_executor_gpupool.tools import functions
 from snakemake_executor_gpupool.tools.esm2_checkpoints import write_seeded_checkpoint
@@ -44,8 +44,10 @@ def test_the_model_stays_for_later_calls_and_the_work_is_divided() -> None:  # T
 
 def test_errors_say_what_is_wrong() -> None:  # P9
     shout = tool_function(TEXTUAL)
-    with pytest.raises(TypeError, match="one string"):
+    with pytest.raises(TypeError, match="one text, whose letters"):
         shout("letters")
+    with pytest.raises(TypeError, match=r"got a dict, whose keys alone.*Give it list"):
+        shout({"a": "b"})
     with pytest.raises(ValueError, match="this line is bad"):
         shout(["good", "bad"])
     with ToolPool(devices="cpu:1"), pytest.raises(JobFailed, match="item bad: ValueError"):
@@ -53,6 +55,29 @@ def test_errors_say_what_is_wrong() -> None:  # P9
     with pytest.raises(UnknownTool, match="esm2-embed"):
         tool_function("esm2-embedd")
     assert repr(tool_function(TEXTUAL, suffix="!")) == f"tool_function({TEXTUAL!r}, suffix='!')"
+
+
+def test_a_param_that_the_tool_does_not_have_is_an_error(tmp_path: Path) -> None:  # C4
+    said = r"no param 'sufix'. Did you mean 'suffix'\? It takes model, suffix, sleep_s, pid"
+    source = tmp_path / "in.txt"
+    source.write_text("a\n")
+    files = {"input": str(source), "output": [str(tmp_path / "out.txt")]}
+    with pytest.raises(UnknownParam, match=said) as refused:
+        tool_function(TEXTUAL, sufix="!")(["a"])
+    assert isinstance(refused.value, TypeError)
+    with pytest.raises(UnknownParam, match=r"Write tool_function\(.*, device=\.\.\.\)"):
+        tool_function(TEXTUAL)(["a"], device="cpu")
+    with ToolPool(devices="cpu:1") as pool:
+        for call in (
+            lambda: tool_function(TEXTUAL)(["a"], sufix="!"),
+            lambda: pool.run(TEXTUAL, ["a"], {"sufix": "!"}),
+            lambda: pool.run_job(TEXTUAL, **files, params={"sufix": "!"}),
+        ):
+            with pytest.raises(UnknownParam, match=said):
+                call()
+        assert pool.summary["model_loads"] == 0
+        pool.run_job(TEXTUAL, **files, params={"suffix": "!"})
+    assert (tmp_path / "out.txt").read_text() == "A!.plain\n"
 
 
 def test_a_forked_process_does_not_use_its_parents_pool() -> None:

@@ -19,10 +19,12 @@ from snakemake_executor_gpupool.frontends.commandline.check.probes import ask_al
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
 from snakemake_executor_gpupool.frontends.commandline.main import EXIT_DONE, EXIT_FAILED
 from snakemake_executor_gpupool.frontends.commandline.run import (
+    DECLARE,
     captured,
     device_option,
     read_params,
 )
+from snakemake_executor_gpupool.tool_api.known_params import refuse_unknown
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import Job
 
@@ -35,8 +37,11 @@ def check(options: argparse.Namespace) -> int:
     with captured(None):
         subject = subject_of(options)
         with contextlib.chdir(subject.directory), logs_elsewhere(subject.jobs) as jobs:
+            tool_class = load_tool_class(subject.spec, checked=False)
+            given = read_params("--param", options.param) | dict(varied)
+            refuse_unknown(tool_class, subject.label, given, DECLARE)
             trial = Trial(
-                tool_class=load_tool_class(subject.spec, checked=False),
+                tool_class=tool_class,
                 jobs=jobs,
                 spec=subject.spec,
                 search_path=search_path,

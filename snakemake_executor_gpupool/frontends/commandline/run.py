@@ -17,6 +17,7 @@ from typing import Any
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.commandline.arguments import parsed
 from snakemake_executor_gpupool.frontends.commandline.main import EXIT_DONE, EXIT_FAILED, complain
+from snakemake_executor_gpupool.tool_api.known_params import refuse_unknown
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
@@ -25,6 +26,8 @@ from snakemake_executor_gpupool.worker.cold import run_cold
 Pair = tuple[str | None, Any]
 
 NAME = re.compile(r"[^\W\d]\w*\Z")
+#: What to do with a param that a tool shall have, and does not say so.
+DECLARE = "A param for read() or write() alone is named in write_params of the class"
 DEVICES = re.compile(r"cpu|cuda|cuda:\d+(,cuda:\d+)*")
 
 
@@ -35,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     started_s = time.perf_counter()
     with captured(options.log):
         tool_class = load_tool_class(options.tool)
+        refuse_unknown(tool_class, options.tool, job.params, DECLARE)
         failure = attempt(tool_class, job, device)
     done: dict[str, Any] = {
         "status": "failed" if failure else "done",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_gpupool.frontends.python.calls import check_call
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
 from snakemake_executor_gpupool.worker.cold import compute
@@ -50,15 +51,15 @@ class ToolFunction:
         Raises
         ------
         TypeError
-            ``items`` is one string, whose letters are hardly meant.
+            ``items`` is one text, a dict or anything else that is no list of items; or the tool
+            has no such param, and the message says which is nearest.
         JobFailed
             In a pool: an item failed; the message names it. Cold, the tool's own error is raised.
         """
-        if isinstance(items, str | bytes):
-            raise TypeError(f"{self.tool} takes a list of items; got one string: write [it]")
         from snakemake_executor_gpupool.frontends.python.pool import ToolPool
 
         merged = {**self.params, **params}
+        check_call(load_tool_class(self._spec), self.tool, items, merged)
         pool = ToolPool.current()
         if pool is None:
             return _cold(load_tool_class(self._spec), merged, list(items), self._device)

@@ -29,6 +29,7 @@ from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.model import CUDA, Device
 from snakemake_executor_gpupool.devices.strings import parse_device
 from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, PoolEnded
+from snakemake_executor_gpupool.frontends.python.calls import check_call, check_params
 from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig, build_config
@@ -285,6 +286,7 @@ class ToolPool:
     ) -> list[Any]:
         pool = self._at_work()
         spec = resolve_spec(tool, str(Path.cwd()))
+        check_call(self._class(spec), tool, items, params or ())
         instance_of_tool = for_files(self._class(spec), params)
         spool = Spool(pool.paths.spools)
         items = instance_of_tool.items_of_call(items)
@@ -322,16 +324,21 @@ class ToolPool:
             The job failed; its outputs do not exist.
         PoolEnded
             The pool is closed, or has failed, before or during the call.
+        UnknownParam
+            The tool has no such param.
         """
         pool = self._at_work()
         from snakemake_executor_gpupool.tool_api.values import Named
 
         def named(files: Sequence[str] | Mapping[str, Any]) -> Named:
+            if isinstance(files, str | os.PathLike):  # its letters are no files
+                files = [str(files)]
             pairs = files.items() if isinstance(files, Mapping) else [(None, f) for f in files]
             return Named.from_pairs(pairs)
 
         job = Job(input=named(input), output=named(output), params=params, log=log)
         spec = resolve_spec(tool, str(Path.cwd()))
+        check_params(self._class(spec), tool, params or ())
         request = self._request(spec, tool, job, device, "")
         self._call(request.job_id, lambda: pool.submit([request]))
 
