@@ -31,6 +31,7 @@ EVENTS = {
     "run_ended": "The pool is closed: `wall_s`.",
     "pool_failed": "The pool itself failed, which is a bug: `error`, `traceback`.",
     "job_submitted": "A served job is ready: `job` (rule and wildcards), `job_id`.",
+    "remark": "A warning that a user saw: `text`.",
     "job_done": "Its outputs are in place: `job`, `job_id`.",
     "job_failed": "It has failed: `job`, `job_id`, `error`.",
     "job_withdrawn": "It was not started, since another job had failed: `job`, `job_id`.",

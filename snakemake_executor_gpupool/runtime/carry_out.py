@@ -20,6 +20,7 @@ from snakemake_executor_gpupool.scheduling.effects import (
     Note,
     PublishJob,
     ReadJob,
+    Remark,
     Report,
     RunBatch,
     RunChains,
@@ -141,6 +142,8 @@ class Actions:
                 self._tell(lambda: remove(self._where(paths)))
             case Report(report=report):
                 self._tell(lambda: self._callbacks.report(report))
+            case Remark(text=text):
+                self._tell(lambda: self._callbacks.tell_warning(text))
             case GrantLease():
                 self._grant(effect)
             case Note(event=event, fields=fields):

@@ -144,6 +144,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "follow": _list_of(_object(**_MODEL, info=_TOOL)),
         **_MODEL,
     },
+    "remark": {"job": _is_whole, "text": _is_text},
     "read_failed": {"job": _is_whole, "error": _ERROR},
     "written": {"job": _is_whole, "seconds": _is_seconds},
     "write_failed": {"job": _is_whole, "error": _ERROR},
@@ -186,7 +187,7 @@ _TOLD_IN = {
 }
 #: What a file process may say of the job in its hands, by what it was asked to do with it.
 _TOLD_OF = {
-    Phase.READING: {"items", "read_failed"},
+    Phase.READING: {"remark", "items", "read_failed"},
     Phase.WRITING: {"written", "write_failed"},
     Phase.PUBLISHING: {"published", "unpublished"},
 }
@@ -289,6 +290,8 @@ class Answers:
                 scheduler.stage_done(worker_id, meta, frame.blobs, now_s)
             case "items":
                 scheduler.items(worker_id, meta["job"], meta, frame.blobs, now_s)
+            case "remark":
+                scheduler.remark(worker_id, meta["text"], now_s)
             case "written":
                 scheduler.written(worker_id, meta["job"], meta["seconds"], now_s)
             case "published":

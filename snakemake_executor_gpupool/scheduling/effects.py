@@ -128,6 +128,13 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Remark:
+    """Warn the user of something that fails no job."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class GrantLease:
     """The job may run, on these devices."""
 
@@ -164,6 +171,7 @@ Effect = (
     | RunBatch
     | RunChains
     | Report
+    | Remark
     | GrantLease
     | StoreTrouble
     | Note

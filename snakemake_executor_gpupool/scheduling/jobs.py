@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Report
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.tool_api.contract import CONTRACT
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
@@ -305,7 +306,7 @@ class JobTable:
 def explain(job: JobState, error: dict[str, Any], where: str = "") -> str:
     """Say a worker's error as the user should read it: rule, wildcards, item, cause."""
     head = ": ".join(part for part in (job.request.title, where) if part)
-    if error.get("kind") == "input":
+    if error.get("kind") in ("input", CONTRACT):
         return f"{head}: {error['message']}"
     text = f"{head}: {error.get('type', 'Error')}: {error['message']}"
     return f"{text}\n{error['traceback'].rstrip()}" if error.get("traceback") else text

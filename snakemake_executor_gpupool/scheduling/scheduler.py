@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
-from snakemake_executor_gpupool.scheduling.effects import Outbox, StoreTrouble
+from snakemake_executor_gpupool.scheduling.effects import Outbox, Remark, StoreTrouble
 from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
 from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
@@ -29,6 +29,9 @@ from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.requests import Request
+
+#: No run has more to say beside its errors.
+MOST_REMARKS = 100
 
 
 class Scheduler:
@@ -79,6 +82,7 @@ class Scheduler:
         self._recall = recall
         #: Those of them that have their devices.
         self._arrivals = 0
+        self._remarks: set[str] = set()
 
     # -- served jobs -----------------------------------------------------------
     def submit(self, request: Request, now_s: float) -> None:
@@ -133,6 +137,15 @@ class Scheduler:
         else:
             self.ledger.discard(*blobs)
         self.filing.send_more(tool)
+
+    def remark(self, worker_id: str, text: str, now_s: float) -> None:
+        """A process has something to say of its tool, or of a rule: once is enough."""
+        self.filing.now_s = now_s
+        self.filing.heard_of(worker_id)
+        if text not in self._remarks and len(self._remarks) < MOST_REMARKS:
+            self._remarks.add(text)
+            self.outbox.note("remark", text=text)
+            self.outbox.put(Remark(text))
 
     def _place_items(
         self,

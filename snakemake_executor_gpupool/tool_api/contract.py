@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.values import InputError
 
+#: The kind of such an error where it is told to other processes.
+CONTRACT = "contract"
+
 
 class ContractError(InputError, TypeError):
     """A tool's code does not do what every tool has to: no item and no file is to blame.

@@ -24,6 +24,7 @@ from snakemake_executor_gpupool.scheduling.answers import Answers
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.tool_api.contract import CONTRACT
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, FrameError, SpoolFile
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Discards
@@ -68,6 +69,8 @@ class World:
         Keys of items that kill the worker that computes them.
     bad
         Keys of items for which the tool raises.
+    broken
+        Keys of items for which the tool's ``run`` returns what is no list of results.
     roomy
         Keys of items that fit a device only while nobody else has a process on it.
     huge
@@ -101,6 +104,7 @@ class World:
     seconds_per_cost: float | Callable[[str], float] = 1.0
     deadly: set[str] = field(default_factory=set)
     bad: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
     roomy: set[str] = field(default_factory=set)
     huge: set[str] = field(default_factory=set)
     changed: set[int] = field(default_factory=set)
@@ -173,6 +177,7 @@ class World:
         timeout_s: float | None = None,
         follow: Sequence[int] = (),
         input_bytes: int = 0,
+        attempt: int = 1,
     ) -> None:
         """Make a job ready now; ``follow`` are jobs that were declared."""
         made = [item if isinstance(item, FakeItem) else FakeItem(item) for item in items]
@@ -184,6 +189,7 @@ class World:
             instance=instance,
             timeout_s=timeout_s,
             input_bytes=input_bytes,
+            attempt=attempt,
             follow=tuple(self.requests[later] for later in follow),
         )
         self.requests[job_id] = request
@@ -464,6 +470,9 @@ class World:
         too_large = {key for key in keys if self._exhausts(worker, key)}
         errors = {key: error for key in keys if key in self.bad}
         errors |= {key: {**exhausted, "traceback": ""} for key in too_large}
+        if self.broken & set(keys):
+            contract = {**error, "kind": CONTRACT, "message": "returned a dict"}
+            errors = dict.fromkeys(keys, contract)
         outcomes = [{"error": errors.get(key), "oom": bool(too_large)} for key in keys]
         blobs = [f"result of {key}".encode() for key in keys if key not in errors]
         self.computed += [key for key in keys if key not in too_large]

@@ -58,6 +58,7 @@ UNASKED = {
         "follow": [],
         "job": 1,
     },
+    "remark": {"job": 1, "text": "rule a: layer"},
     "read_failed": {"job": 1, "error": ERROR},
     "written": {"job": 1, "seconds": 0.1},
     "write_failed": {"job": 2, "error": ERROR},

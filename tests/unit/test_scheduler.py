@@ -101,6 +101,35 @@ def test_a_call_that_is_one_job_is_divided_all_the_same() -> None:  # P3
     assert max(len(batch.units) for batch in world.effects(fx.RunBatch)) <= 4
 
 
+def test_one_call_settles_it_where_no_item_is_to_blame() -> None:  # C3
+    world = World(gpus=2, broken={f"i{n}" for n in range(100)}, budget_tokens=4)
+    for job_id in range(50):
+        world.submit(job_id, [f"i{2 * job_id}", f"i{2 * job_id + 1}"])
+    world.submit(50, ["other"], model="sound")
+    world.run()
+    world.at(world.now_s + 5, lambda: world.submit(51, ["i3"]))
+    world.run()
+    assert len(world.effects(fx.RunBatch)) <= 2 * 2 + 1, "what two workers had been sent by then"
+    told = [world.reports[job_id] for job_id in [*range(50), 51]]
+    assert all("tool " in text and text.endswith("returned a dict") for text in told)
+    assert all("item" not in text for text in told)
+    assert world.reports[50] is None
+    world.submit(52, ["j"], attempt=2)  # somebody tries again, and it may be right by now
+    world.run()
+    assert world.reports[52] is None and world.computed[-1] == "j"
+
+
+def test_a_remark_is_said_once() -> None:  # C4
+    world = World(gpus=1)
+    world.submit(1, ["a"])
+    world.run()
+    worker = next(effect.worker_id for effect in world.effects(fx.ReadJob))
+    for text in ("rule a: layer", "rule a: layer", "rule b: layer"):
+        world.scheduler.remark(worker, text, world.now_s)
+    texts = [effect.text for effect in world.scheduler.outbox.take() if type(effect) is fx.Remark]
+    assert texts == ["rule a: layer", "rule b: layer"]
+
+
 def test_one_bad_item_fails_its_own_jobs_only() -> None:  # P9 W3
     world = World(gpus=1, bad={"x"})
     world.submit(1, ["a", "x"])

@@ -361,6 +361,8 @@ class ToolPool:
             cwd=os.getcwd(),  # noqa: PTH109 - a plain string
             devices=parse_device(device) if device else None,
             instance=instance,
+            # Each call is meant to be tried, whatever became of the model in an earlier one.
+            attempt=2,
         )
 
     # -- reports ---------------------------------------------------------------------

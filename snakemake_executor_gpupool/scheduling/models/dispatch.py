@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.scheduling.merging.stage import ChainUnit
 from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.scaling import Staffing
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.tool_api.contract import CONTRACT
 from snakemake_executor_gpupool.wire.frames import Blob
 
 #: A unit that ends this many workers while it is alone with them is given up; more where
@@ -93,6 +94,7 @@ class Dispatch(Staffing):
         """Do for one model what can be done now."""
         if model.error is not None:
             self._fail_waiting(model, model.error, now_s)
+            self._stop_unused(model)
             return
         model.wake_resting(now_s)
         self._ask_for_workers(model, now_s)
@@ -237,9 +239,14 @@ class Dispatch(Staffing):
             model.shrink_budget(batch)
             self._outbox.note("out_of_memory", worker=worker_id, budget=model.budget_tokens)
         self._settle(worker, batch, outcomes, blobs, seconds)
+        errors = [outcome["error"] for outcome in outcomes if outcome["error"] is not None]
+        broken = [error for error in errors if error["kind"] == CONTRACT]
+        if broken and model.error is None:
+            # No item is to blame, and no other one would do better.
+            self._give_up_model(model, broken[0], now_s)
         if not model.info["persistent"]:
             self._stop(worker, "one-shot tool")
-        if any(outcome["error"] for outcome in outcomes):
+        if errors:
             self.feed(model, now_s)
         else:
             self._feed_one(worker, now_s)
@@ -290,7 +297,8 @@ class Dispatch(Staffing):
                 share_s = seconds * (unit.cost if batch.cost else 1.0) / total
                 self._jobs.unit_done(unit, next(results), share_s, worker.worker_id, node)
             else:
-                self._jobs.unit_failed(unit, error)
+                where = blamed(model, error) if error["kind"] == CONTRACT else ""
+                self._jobs.unit_failed(unit, error, where)
 
     # -- deaths ----------------------------------------------------------------------
     def died(self, worker_id: str, reason: str, now_s: float, *, blameless: bool = False) -> None:
@@ -371,6 +379,10 @@ class Dispatch(Staffing):
         self._outbox.note("model_failed", model=model.name, error=error["message"])
         self._fail_waiting(model, error, now_s)
         self._withdraw_asking(model, now_s)
+        self._stop_unused(model)
+
+    def _stop_unused(self, model: Model) -> None:
+        """End the workers of a model that was given up, once they have nothing in flight."""
         for worker in model.alive:
             if not worker.in_flight:
                 self._stop(worker, "its model was given up")
@@ -390,7 +402,7 @@ class Dispatch(Staffing):
         resting = (unit for _, unit in model.resting)
         for unit in [*model.suspects, *resting, *model.oversized, *model.queue.drain()]:
             self._suspicion.forget(unit)
-            self._jobs.unit_failed(unit, told, f"model {model.name}")
+            self._jobs.unit_failed(unit, told, blamed(model, error))
             told = {**error, "traceback": ""}
         model.suspects.clear()
         model.resting.clear()
@@ -433,6 +445,11 @@ class Dispatch(Staffing):
             tries_s.append(self._suspicion.next_try_s(model))
             wake_s = min([wake_s, *(try_s for try_s in tries_s if try_s > now_s)])
         return wake_s
+
+
+def blamed(model: Model, error: dict[str, Any]) -> str:
+    """Return what messages call the cause of an error that all items of a model have."""
+    return f"tool {model.tool.ref}" if error.get("kind") == CONTRACT else f"model {model.name}"
 
 
 def oversize_error(error: dict[str, Any], worker: ModelWorker) -> dict[str, Any]:
