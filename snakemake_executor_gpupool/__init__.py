@@ -6,6 +6,7 @@ environment's Python) costs nothing.
 """
 
 import importlib
+import os
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,11 @@ __all__ = [
     "ToolPool",
     "tool_function",
 ]
+
+
+if "GPUPOOL_TOOL_FILES" in os.environ:
+    # A tool's own child process, started afresh, is sent objects of the tool's classes.
+    importlib.import_module(f"{__name__}.tool_api.spawned").install()
 
 
 def __getattr__(name: str) -> object:

@@ -130,5 +130,7 @@ VARIABLES = {
     "GPUPOOL_WORKER": "Set in worker processes: the worker's name.",
     "GPUPOOL_PROCESS": "Set in worker processes, and so in all that they start: whose they are. "
     "What is left of them when a worker has ended is found by it, and killed.",
+    "GPUPOOL_TOOL_FILES": "Set in worker processes: the files of their tools, for the processes "
+    "that a tool starts itself.",
     "GPUPOOL_ENVIRONMENT": "Set in worker processes: the directory of the rule's own environment.",
 }

@@ -140,10 +140,8 @@ class Actions:
                 self._send_publish(effect)
             case Unstage(paths=paths):
                 self._tell(lambda: remove(self._where(paths)))
-            case Report(report=report):
-                self._tell(lambda: self._callbacks.report(report))
-            case Remark(text=text):
-                self._tell(lambda: self._callbacks.tell_warning(text))
+            case Report() | Remark():
+                self._tell_user(effect)
             case GrantLease():
                 self._grant(effect)
             case Note(event=event, fields=fields):
@@ -152,6 +150,12 @@ class Actions:
                 self._tell_trouble(effect)
             case _:
                 self._see_to_worker(effect)
+
+    def _tell_user(self, effect: Report | Remark) -> None:
+        if isinstance(effect, Report):
+            self._tell(lambda: self._callbacks.report(effect.report))
+        else:
+            self._tell(lambda: self._callbacks.tell_warning(f"gpupool: {effect.text}"))
 
     def _see_to_worker(self, effect: Effect) -> None:
         match effect:
@@ -215,7 +219,8 @@ class Actions:
             return
         text = log_line(len(effect.order), len(effect.blobs), self._by(effect.workers))
         meta |= {"order": effect.order, "names": effect.names, "log_text": text}
-        meta["updates"] = request.updates
+        meta |= {"updates": request.updates, "touched": request.touched}
+        meta["directories"] = request.directories
         blobs = [request.job, *effect.blobs]
         self._host.send(effect.worker_id, {"type": "write", **meta}, blobs)
 

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from snakemake_executor_gpupool.tool_api.contract import ContractError
 from snakemake_executor_gpupool.tool_api.known_params import class_nodes, own_classes
 from snakemake_executor_gpupool.tool_api.nearest import nearest
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -46,6 +47,20 @@ def why_unusable(tool_class: type) -> str | None:
     return None
 
 
+def refuse_missing(tool_class: type, names: tuple[str, ...] = ("read", "run", "write")) -> None:
+    """Refuse a class that lacks a method without which no job can be done.
+
+    Raises
+    ------
+    ContractError
+        The message says which, and whether it may be misspelt.
+    """
+    missing = missing_method(tool_class, names)
+    if missing:
+        raise ContractError(missing)
+
+
+@functools.lru_cache(maxsize=256)
 def missing_method(tool_class: type, names: tuple[str, ...] = ("read", "run", "write")) -> str:
     """Say which method that a tool needs its class lacks; empty: none."""
     for name in names:

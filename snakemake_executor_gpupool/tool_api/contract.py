@@ -68,6 +68,12 @@ def items_of(tool: Any, job: Any) -> Iterator[Any]:
     return iter(found if shape_of(found) is None else _rows(found))
 
 
+def all_items(tool: Any, job: Any) -> list[Any]:
+    """Return a job's items, which nothing that ``read`` does later changes."""
+    found = items_of(tool, job)
+    return list(copied(found) if isinstance(found, types.GeneratorType) else found)
+
+
 def copied(values: Iterable[Any]) -> Iterator[Any]:
     """Yield values that stay what they are, whatever a generator does with its own next."""
     for value in values:
@@ -181,6 +187,7 @@ def _why_no_list_of_these(value: Any) -> NoList | None:
             "list(table.itertuples(index=False, name=None))",
         )
     if isinstance(value, io.IOBase) or hasattr(type(value), "readline"):
+        value.close()  # it was given away, and nobody is going to read it
         return NoList("an open file", "what is in it: file.read().splitlines()")
     return _why_not_called(value)
 

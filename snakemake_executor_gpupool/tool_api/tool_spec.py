@@ -31,8 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import UnknownTool
+from snakemake_executor_gpupool.tool_api.advice import advice_on
+from snakemake_executor_gpupool.tool_api.class_checks import why_unusable
 from snakemake_executor_gpupool.tool_api.neighbours import beside
 from snakemake_executor_gpupool.tool_api.shared_state import shared_state
+from snakemake_executor_gpupool.tool_api.spawned import remember
 from snakemake_executor_gpupool.tool_api.tool import Tool
 
 ENTRY_POINT_GROUP = "snakemake_executor_gpupool.tools"
@@ -72,7 +75,7 @@ def load_tool_class(spec: str, base_dir: str | None = None, *, checked: bool = T
     is_file = _is_file(place)
     if is_file:
         with _loading:
-            module = _load_file(place, spec)
+            module = load_file(place, spec)
     else:
         module = _import_module(place, spec)
     is_named = class_name or not is_file
@@ -88,17 +91,13 @@ def check_state(tool_class: type[Tool], head: str = "") -> None:
     Raises
     ------
     UnknownTool
-        A method uses what only another one, on another object, has; or what should be names
-        of params is one text.
+        A method uses what only another one, on another object, has; or the class has what
+        cannot be meant, as :func:`~.class_checks.why_unusable` finds it.
     """
     kind: Any = tool_class
-    for attribute in ("reload_on", "write_params"):
-        names = getattr(kind, attribute)
-        if isinstance(names, str):
-            raise UnknownTool(
-                f"{head}{attribute} of {kind.__name__} is the text {names!r}, which is taken "
-                f'letter by letter; write {attribute} = ("{names}",)'
-            )
+    problem = why_unusable(kind)
+    if problem is not None:
+        raise UnknownTool(f"{head}{problem}")
     state = shared_state(kind)
     if state is not None:
         raise UnknownTool(f"{head}{kind.__name__}: {state}")
@@ -182,7 +181,14 @@ def _import_module(name: str, spec: str) -> types.ModuleType:
         raise _failed_import(spec, name, error) from error
 
 
-def _load_file(path: str, spec: str) -> types.ModuleType:
+def load_file(path: str, spec: str) -> types.ModuleType:
+    """Return the module that a tool's file is, executed once for each content.
+
+    Raises
+    ------
+    UnknownTool
+        It cannot be read, or fails to import.
+    """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -196,6 +202,7 @@ def _load_file(path: str, spec: str) -> types.ModuleType:
     module = importlib.util.module_from_spec(module_spec)
     module.__dict__["snakemake"] = None
     sys.modules[name] = module
+    remember(name, path)
     try:
         with beside(path, content, spec), _script_names():
             # Not by the loader: its cache takes an edit within a second that keeps the size for
@@ -248,9 +255,11 @@ def _put_back(name: str, module: types.ModuleType | None) -> None:
 
 
 def _failed_import(spec: str, place: str, error: BaseException) -> UnknownTool:
+    advice = advice_on(error)
     return UnknownTool(
         f"tool {spec!r}: importing {place} failed with {type(error).__name__}: {error}"
         + _where(error, place)
+        + (f". {advice}" if advice else "")
     )
 
 

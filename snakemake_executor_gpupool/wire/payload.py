@@ -17,13 +17,15 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import errno
+import io
 import mmap
 import os
 import pickle
 import stat
 import struct
+import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Callable
 
 from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile
 from snakemake_executor_gpupool.wire.spool import ALIGNMENT, Spool
@@ -40,8 +42,59 @@ def save_payload(value: Any, spool: Spool) -> Blob:
     return spool.put(pack(value))
 
 
+class OnDevice(pickle.PicklingError):
+    """A tensor outside host memory: the process that gets it may see no such device."""
+
+
+def place_of(value: Any) -> str:
+    """Return the device that an array or tensor lies on; empty: host memory, or it is none."""
+    if type(value).__module__.partition(".")[0] == "cupy":
+        return "cuda"
+    device = getattr(value, "device", None)
+    kind = getattr(device, "type", "cpu")
+    return str(device) if isinstance(kind, str) and kind != "cpu" else ""
+
+
+class _TensorPickler(pickle.Pickler):
+    """Refuses tensors on a device, and takes of a view no more than what it shows."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value).__module__.partition(".")[0] not in ("torch", "cupy"):
+            return NotImplemented
+        place = place_of(value) if hasattr(value, "shape") else ""
+        if place:
+            raise OnDevice(f"a tensor on {place}")
+        if type(value).__name__ == "Tensor" and _is_part(value):
+            return value.clone().__reduce_ex__(PICKLE_PROTOCOL)
+        return NotImplemented
+
+
+def _is_part(tensor: Any) -> bool:
+    """Tell whether a tensor of torch's is a view of a larger one."""
+    if str(tensor.layout) != "torch.strided" or tensor.is_quantized:
+        return False
+    size_bytes = tensor.numel() * tensor.element_size()
+    return bool(tensor.untyped_storage().nbytes() > size_bytes)
+
+
+def _dumps(value: Any, keep_out: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+    if "torch" not in sys.modules and "cupy" not in sys.modules:
+        return pickle.dumps(value, PICKLE_PROTOCOL, buffer_callback=keep_out)
+    file = io.BytesIO()
+    _TensorPickler(file, PICKLE_PROTOCOL, buffer_callback=keep_out).dump(value)
+    return file.getvalue()
+
+
 def pack(value: Any) -> list[Any]:
-    """Return the parts of a value's payload, to be written one after the other."""
+    """Return the parts of a value's payload, to be written one after the other.
+
+    Raises
+    ------
+    OnDevice
+        There is a tensor in it that is not in host memory.
+    Exception
+        It cannot be pickled, for any other reason.
+    """
     buffers: list[memoryview] = []
 
     def keep_out(buffer: pickle.PickleBuffer) -> bool:
@@ -51,7 +104,7 @@ def pack(value: Any) -> list[Any]:
         buffers.append(raw)
         return False
 
-    data = pickle.dumps(value, PICKLE_PROTOCOL, buffer_callback=keep_out)
+    data = _dumps(value, keep_out)
     if not buffers:
         return [data]
     sizes = [len(data), *(buffer.nbytes for buffer in buffers)]

@@ -64,6 +64,8 @@ class Request:
         Which outputs a tool finds as they were, and where a copy of each is.
     touched
         Which outputs a tool need not write, as Snakemake makes them.
+    directories
+        Which outputs the rule declares as directories.
     goes_on
         It is the rest of something that has begun: it is done even if nothing new is started.
     identity
@@ -89,6 +91,7 @@ class Request:
     input_bytes: int = 0
     updates: tuple[tuple[int, str], ...] = ()
     touched: tuple[int, ...] = ()
+    directories: tuple[int, ...] | None = None
     identity: tuple[str, ...] = ()
     goes_on: bool = False
     follow: tuple[Request, ...] = ()

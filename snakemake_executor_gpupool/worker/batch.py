@@ -11,18 +11,18 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from snakemake_executor_gpupool.tool_api.contract import CONTRACT, ContractError
 from snakemake_executor_gpupool.tool_api.declared import UndeclaredParam
 from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
-from snakemake_executor_gpupool.wire.payload import load_payloads, pack
 from snakemake_executor_gpupool.wire.spool import Spool
-from snakemake_executor_gpupool.worker.cold import check_length
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 from snakemake_executor_gpupool.worker.loaded import checked_run
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.result_file import KeptResults
+from snakemake_executor_gpupool.worker.travel import Unreadable, packed_result, unpacked_items
 
 #: What the errors of one batch may take in its frame; those beyond come without traceback.
 ERRORS_BYTES = 4 * 1024**2
@@ -43,10 +43,8 @@ def run_batch(tool: Tool, items: list[Any]) -> list[Outcome]:
     """Return one outcome per item, in order; never raises for a tool's error."""
     error = None
     try:
-        results = checked_run(tool, items)
-        check_length(tool, results, len(items))
-        return [Outcome(result) for result in results]
-    except UndeclaredParam as caught:  # no item's fault: one call tells
+        return [Outcome(result) for result in checked_run(tool, items)]
+    except (ContractError, UndeclaredParam) as caught:  # no item's fault: one call tells
         return [Outcome(None, tell_error(caught))] * len(items)
     except Exception as caught:
         # The traceback holds the failed call's arrays alive: tell it, then let it go.
@@ -64,15 +62,20 @@ def run_batch(tool: Tool, items: list[Any]) -> list[Outcome]:
 def run_payloads(tool: Tool, payloads: Sequence[Blob], wait_s: float) -> list[Outcome]:
     """Return one outcome per item; one whose file is not seen here in time fails by itself."""
     late = wait_for_blobs(payloads, wait_s) if wait_s else {}
-    if not late:
-        return run_batch(tool, load_payloads(payloads))
-    told = [late.get(blob.path) if isinstance(blob, SpoolFile) else None for blob in payloads]
-    there = [blob for blob, error in zip(payloads, told) if error is None]
-    computed = iter(run_batch(tool, load_payloads(there)) if there else [])
-    return [next(computed) if error is None else Outcome(None, tell_error(error)) for error in told]
+    errors = [late.get(blob.path) if isinstance(blob, SpoolFile) else None for blob in payloads]
+    there = [blob for blob, error in zip(payloads, errors) if error is None]
+    read = iter(unpacked_items(tool, there))
+    items = [next(read) if error is None else Unreadable(tell_error(error)) for error in errors]
+    whole = [item for item in items if not isinstance(item, Unreadable)]
+    computed = iter(run_batch(tool, whole) if whole else [])
+    return [
+        Outcome(None, item.error) if isinstance(item, Unreadable) else next(computed)
+        for item in items
+    ]
 
 
 def pack_outcomes(
+    tool: Tool,
     outcomes: Sequence[Outcome],
     keys: Sequence[Sequence[str] | None],
     kept: KeptResults | None,
@@ -93,19 +96,35 @@ def pack_outcomes(
             note = {"error": outcome.error, "oom": outcome.out_of_memory}
             try:
                 if outcome.error is None:
-                    parts = pack(outcome.result)
+                    parts = packed_result(tool, outcome.result)
                     if kept is not None and key is not None:
                         kept.keep(key, parts)
                     bundle.add(parts)
             except Exception as error:  # a result that cannot be pickled, or no room for it
                 note = {"error": tell_error(error), "oom": False}
             notes.append(note)
+        notes = of_one_item(notes)
         try:
             return within_bounds(notes), bundle.take()
         except OSError as error:  # no room for all of them together
             failed = {"error": tell_error(error), "oom": False}
             told = [failed if note["error"] is None else note for note in notes]
             return within_bounds(told), []
+
+
+def of_one_item(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what to tell of each item: where only some cannot be sent, these are to blame.
+
+    What no result of the batch could do, no other one will.
+    """
+    if all(note["error"] is not None for note in notes):
+        return notes
+    return [
+        {**note, "error": {**note["error"], "kind": "input"}}
+        if note["error"] is not None and note["error"]["kind"] == CONTRACT
+        else note
+        for note in notes
+    ]
 
 
 def within_bounds(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:

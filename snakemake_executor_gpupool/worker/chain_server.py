@@ -25,6 +25,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from snakemake_executor_gpupool.tool_api.contract import all_items
 from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -59,6 +60,7 @@ from snakemake_executor_gpupool.worker.staging import (
     names,
     size_bytes,
 )
+from snakemake_executor_gpupool.worker.written import Expected
 
 #: Bound of the results that a worker keeps at hand.
 REMEMBERED_BYTES = 64 * 1024**2
@@ -317,7 +319,7 @@ class ChainServer(Server):
         try:
             with chain.at_work() as job, job_log(job), explained_inputs(job):
                 chain.take_digests()
-                items = list(tool.read(job))
+                items = all_items(tool, job)
                 told = [describe_item(tool, item, position) for position, item in enumerate(items)]
         except BaseException:
             chain.view.remove(chain.job.log)
@@ -365,8 +367,9 @@ class ChainServer(Server):
         computed = {}
         for batch in reader.micro_batches(values, batch_budget(tool, self._device)):
             for index, outcome in zip(batch, run_batch(tool, [values[i] for i in batch])):
-                if outcome.error is None:
-                    computed[keys[index]] = _Packed(pack(outcome.result), outcome.result)
+                with contextlib.suppress(Exception):  # the ordinary way tells what is wrong
+                    if outcome.error is None:
+                        computed[keys[index]] = _Packed(pack(outcome.result), outcome.result)
         return computed
 
     @staticmethod
@@ -383,7 +386,9 @@ class ChainServer(Server):
         try:
             with chain.at_work() as job, job_log(job, chain.log_text()):
                 content = None if chain.stage else updates.get
-                with staged_outputs(job.output, content) as staged:
+                touched = frozenset(chain.meta["touched"][chain.stage])
+                expected = Expected(type(tool).__name__, touched)
+                with staged_outputs(job.output, content, expected) as staged:
                     changes = {"params": tool.params, "item_names": chain.names}
                     tool.write(job.replace(output=staged, **changes), chain.results)
             self._check_written(chain)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.tool_api.class_checks import refuse_missing, remarks_on
+from snakemake_executor_gpupool.tool_api.contract import all_items
+from snakemake_executor_gpupool.tool_api.known_params import likely_misspelt
 from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import check_state
@@ -25,12 +29,17 @@ from snakemake_executor_gpupool.worker.outputs import (
     staged_outputs,
     what_is_there,
 )
+from snakemake_executor_gpupool.worker.written import Expected
 
 
 def run_script(tool_class: type[Tool], snakemake: Any) -> None:
     """Do the job of a Snakemake ``script:``, on the device that ``GPUPOOL_DEVICE`` names if any."""
     device = os.environ.get("GPUPOOL_DEVICE")
-    run_cold(tool_class, job_from_snakemake(snakemake), device, content=what_is_there)
+    job = job_from_snakemake(snakemake)
+    kind: Any = tool_class
+    for text in (*remarks_on(kind), *likely_misspelt(kind, job.params)):
+        print(f"gpupool: warning: {text}", file=sys.stderr)
+    run_cold(tool_class, job, device, content=what_is_there, is_script=True)
 
 
 def job_from_snakemake(snakemake: Any) -> Job:
@@ -60,6 +69,8 @@ def run_cold(
     job: Job,
     device: str | None = None,
     content: Content = files_that_are_there,
+    *,
+    is_script: bool = False,
 ) -> None:
     """Do one job with one tool in this process; what it prints goes to the job's first log file.
 
@@ -74,6 +85,9 @@ def run_cold(
         that this machine has.
     content
         What an output has before it is written.
+    is_script
+        Whether it is a script's job: some of its outputs may be ``touch()``, which a script is not
+        told, and its params may be misspelt, which is a warning.
 
     Raises
     ------
@@ -86,13 +100,15 @@ def run_cold(
 
 def _run(tool_class: type[Tool], job: Job, device: str | None, content: Content) -> None:
     check_state(tool_class)
+    refuse_missing(tool_class)
     reader = for_files(tool_class, job.params)
     with explained_inputs(job, pipes=True):
-        items = list(reader.read(job))
+        items = all_items(reader, job)
     names = [item_name(reader, item, position) for position, item in enumerate(items)]
     results = compute(reader, job.params, items, device)
     writer = for_files(tool_class, job.params)
-    with staged_outputs(job.output, content) as staged:
+    expected = Expected(tool_class.__name__, is_certain=not is_script)
+    with staged_outputs(job.output, content, expected) as staged:
         writer.write(
             job.replace(output=staged, item_names=names, params=Params(writer.params)), results
         )
@@ -125,9 +141,7 @@ def compute(
 def run_halving(tool: Tool, items: list[Any]) -> list[Any]:
     """Compute one result per item; a batch that memory does not hold is halved until it fits."""
     try:
-        results: list[Any] = checked_run(tool, items)
-        check_length(tool, results, len(items))
-        return results
+        return checked_run(tool, items)
     except Exception as error:
         if len(items) == 1 or not is_out_of_memory(error):
             raise
@@ -135,16 +149,6 @@ def run_halving(tool: Tool, items: list[Any]) -> list[Any]:
     release_memory()
     middle = len(items) // 2
     return run_halving(tool, items[:middle]) + run_halving(tool, items[middle:])
-
-
-def check_length(tool: Tool, results: Any, expected: int) -> None:
-    """Refuse what ``run`` returned if it is not one result per item."""
-    got = len(results) if isinstance(results, (list, tuple)) else type(results).__name__
-    if got != expected:
-        raise TypeError(
-            f"{type(tool).__name__}.run() got {expected} items and returned {got}; "
-            "it must return a list of one result per item, in the same order"
-        )
 
 
 def pick_device(tool: Tool) -> str:

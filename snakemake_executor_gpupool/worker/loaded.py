@@ -17,6 +17,7 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
+from snakemake_executor_gpupool.tool_api.contract import results_of
 from snakemake_executor_gpupool.tool_api.declared import Declaration, DeclaredParams
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import InputError
@@ -145,16 +146,18 @@ def _ident(params: DeclaredParams) -> bytes:
         return os.urandom(16)
 
 
-def checked_run(tool: Tool, items: list[Any]) -> Any:
-    """Return what ``run`` returns.
+def checked_run(tool: Tool, items: list[Any]) -> list[Any]:
+    """Return what ``run`` returns, as one result per item.
 
     Raises
     ------
+    ContractError
+        It is no such list, nor anything that can be taken for one.
     UndeclaredParam
         It has read a param that does not tell its items apart, even if it has caught the error.
     """
     shown = tool.params
-    results = tool.run(items)
+    results = results_of(tool, tool.run(items), len(items))
     if isinstance(shown, DeclaredParams):
         shown.raise_if_misread()
     return results

@@ -74,3 +74,6 @@ def make_importable(package_dir: str) -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":
+    # A process that a tool has started afresh: the package may be found from here alone.
+    make_importable(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

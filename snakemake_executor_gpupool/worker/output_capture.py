@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.tool_api.advice import advice_on
+from snakemake_executor_gpupool.tool_api.contract import CONTRACT, ContractError
+from snakemake_executor_gpupool.tool_api.declared import UndeclaredParam
 from snakemake_executor_gpupool.tool_api.values import InputError, Job
 from snakemake_executor_gpupool.wire.bounds import printable, shortened, shown
 
@@ -81,18 +84,30 @@ def missing_package(error: BaseException) -> str:
 
 def tell_error(error: BaseException) -> dict[str, Any]:
     """Return an error as plain values; a user's own mistake comes without a traceback."""
-    is_input = isinstance(error, (InputError, GpupoolError))
+    kind = kind_of(error)
     if isinstance(error, OSError) and error.filename is not None:
         message = f"{error.strerror}: {error.filename}"
     else:
-        message = (_words(error) or type(error).__name__) + missing_package(error)
+        advice = advice_on(error)
+        more = f". {advice}" if advice else missing_package(error)
+        message = (_words(error) or type(error).__name__) + more
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     return {
-        "kind": "input" if is_input else "tool",
+        "kind": kind,
         "type": printable(type(error).__name__),
         "message": printable(shortened(message)),
-        "traceback": "" if is_input else printable("".join(lines)[-8000:]),
+        "traceback": "" if kind != "tool" else printable("".join(lines)[-8000:]),
     }
+
+
+def kind_of(error: BaseException) -> str:
+    """Return whose mistake an error is: of the tool's ``contract``, of the ``input``, or a tool's.
+
+    For the first two its words are enough.
+    """
+    if isinstance(error, (ContractError, UndeclaredParam)):
+        return CONTRACT
+    return "input" if isinstance(error, (InputError, GpupoolError)) else "tool"
 
 
 def _words(error: BaseException) -> str:

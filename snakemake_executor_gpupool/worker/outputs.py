@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Callable, Optional
 
 from snakemake_executor_gpupool.tool_api.values import InputError, Named
+from snakemake_executor_gpupool.worker.written import Expected, refuse_unwritten
 
 STAGING_PREFIX = ".gpupool-"
 #: A file system with less room is what made a write fail, whatever the error said.
@@ -34,11 +35,14 @@ ADVICE = {
     errno.ENOTDIR: "a part of its path is a file and no directory; remove that",
     errno.EEXIST: "a part of its path is a file and no directory; remove that",
     errno.ENAMETOOLONG: "give it a shorter name",
+    errno.ENOENT: "have write() make the directory first: os.makedirs(job.output[0])",
 }
 
 
 @contextlib.contextmanager
-def staged_outputs(outputs: Named, content: Content | None = None) -> Iterator[Named]:
+def staged_outputs(
+    outputs: Named, content: Content | None = None, expected: Expected | None = None
+) -> Iterator[Named]:
     """Yield temporary paths for ``outputs``; rename them into place on a clean exit.
 
     An output that lies inside another one, a directory, is inside that one's temporary path, too.
@@ -47,9 +51,13 @@ def staged_outputs(outputs: Named, content: Content | None = None) -> Iterator[N
     ----------
     content
         What is in an output's temporary path beforehand; None: nothing.
+    expected
+        What is to be there afterwards; None: nobody looks.
 
     Raises
     ------
+    ContractError
+        An output is not written, or more than the outputs is.
     InputError
         An output cannot be written: its directory is read-only, the disk is full, or
         something else is in its place. Nothing is left under the final names by this
@@ -58,7 +66,10 @@ def staged_outputs(outputs: Named, content: Content | None = None) -> Iterator[N
     stages = _Stages()
     try:
         stages.prepare(outputs, content)
+        before = [path for path in outputs if os.path.lexists(path)]
         yield outputs.mapped(stages.places.__getitem__)
+        if expected is not None:
+            refuse_unwritten(expected, stages.places, stages.folders, outputs, before)
         for path in outputs:
             staged = stages.places[path]
             if path in stages.outermost and os.path.lexists(staged):

@@ -7,7 +7,9 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     tool  {spec, base_dir, spool, shared}      tool {info} | tool_failed
     read  {job, cwd, follow, store, environment} [job, later job...]
                                                items {job, items, last} [payload...] | read_failed
-    write {job, cwd, order, names, updates} [job, result...]   written | write_failed
+                                               (before these: remark {job, text})
+    write {job, cwd, order, names, updates, touched, directories} [job, result...]
+                                               written | write_failed
     publish {job, cwd, digests, outputs, logs, touched} [job]  published | unpublished
     load  {device, model} [params]             loaded | load_failed
     run   {batch, store, keys} [params, payload...]      done {batch, outcomes} [result...]
@@ -33,11 +35,14 @@ import time
 from collections import deque
 from typing import Any, Callable
 
+from snakemake_executor_gpupool.tool_api.class_checks import refuse_missing, remarks_on
+from snakemake_executor_gpupool.tool_api.contract import items_of
+from snakemake_executor_gpupool.tool_api.known_params import likely_misspelt
 from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job
-from snakemake_executor_gpupool.wire.bounds import printable
+from snakemake_executor_gpupool.wire.bounds import printable, shortened
 from snakemake_executor_gpupool.wire.frames import (
     Blob,
     Decoder,
@@ -45,7 +50,7 @@ from snakemake_executor_gpupool.wire.frames import (
     encode,
 )
 from snakemake_executor_gpupool.wire.kept import StoreAddress, result_key
-from snakemake_executor_gpupool.wire.payload import load_payload, load_places, pack
+from snakemake_executor_gpupool.wire.payload import load_payload, load_places
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.batch import pack_outcomes, run_payloads
 from snakemake_executor_gpupool.worker.describe import (
@@ -61,6 +66,8 @@ from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_mem
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
 from snakemake_executor_gpupool.worker.result_file import KeptResults
+from snakemake_executor_gpupool.worker.travel import packed_item
+from snakemake_executor_gpupool.worker.written import Expected
 
 #: Items of one job are announced in frames of this many, so that a large job starts early.
 ITEMS_PER_FRAME = 500
@@ -138,6 +145,7 @@ class Server:
         self._model: LoadedTool | None = None
         #: Whether its results may be kept for other runs.
         self._may_keep = False
+        self._remarked: set[str] = set()
         self._later: dict[str, type[Tool]] = {}
         self._kept: KeptResults | None = None
         self._told_kinds: set[str] = set()
@@ -231,7 +239,19 @@ class Server:
             self._later[spec] = load_tool_class(spec, self._base_dir)
         return self._later[spec]
 
+    def _remark(self, ident: int, job: Job) -> None:
+        """Warn of what seems to be misspelt in a rule or a class; the same is said once."""
+        rule = f"rule {job.rule}" if job.rule else "a call"
+        kind: Any = self._tool_class
+        texts = [f"{rule}: {text}" for text in likely_misspelt(kind, job.params)]
+        for text in (*remarks_on(kind), *texts):
+            if text not in self._remarked:
+                self._remarked.add(text)
+                self._channel.send({"type": "remark", "job": ident, "text": shortened(text, 2000)})
+
     def _announce_items(self, ident: int, job: Job, frame: Frame) -> None:
+        refuse_missing(self._tool_class)
+        self._remark(ident, job)
         tool = for_files(self._tool_class, job.params)
         described = describe_model(tool, job.output)
         head = {"type": "items", "job": ident, **described, "follow": []}
@@ -239,7 +259,8 @@ class Server:
         characters = 0
         seen: set[str] = set()
         with self._spool.bundle() as payloads:
-            for position, item in enumerate(tool.read(job)):
+            for position, item in enumerate(items_of(tool, job)):
+                parts = packed_item(tool, item, position)
                 items.append(describe_item(tool, item, position))
                 key = items[-1]["key"]
                 # One that the job has twice is not read twice.
@@ -247,7 +268,7 @@ class Server:
                 seen.add(key)
                 if result is not None:
                     items[-1]["kept"] = True
-                payloads.add(pack(item) if result is None else [result])
+                payloads.add(parts if result is None else [result])
                 characters += len(items[-1]["key"]) + len(items[-1]["name"])
                 if len(items) == ITEMS_PER_FRAME or characters > FRAME_TEXT:
                     self._channel.send({**head, "items": items, "last": False}, payloads.take())
@@ -278,7 +299,10 @@ class Server:
         results = load_places(frame.blobs[1:], frame.meta["order"])
         tool = for_files(self._tool_class, job.params)
         sources = {job.output[number]: source for number, source in frame.meta["updates"]}
-        with staged_outputs(job.output, sources.get) as staged:
+        declared = frame.meta["directories"]
+        directories = None if declared is None else frozenset(declared)
+        expected = Expected(type(tool).__name__, frozenset(frame.meta["touched"]), directories)
+        with staged_outputs(job.output, sources.get, expected) as staged:
             names = frame.meta["names"]
             tool.write(job.replace(output=staged, params=tool.params, item_names=names), results)
 
@@ -327,7 +351,7 @@ class Server:
         started_s = time.perf_counter()
         outcomes = run_payloads(tool, payloads, latency_of(frame))
         keys, kept = frame.meta["keys"], self._store(frame) if self._may_keep else None
-        notes, blobs = pack_outcomes(outcomes, keys, kept, self._spool)
+        notes, blobs = pack_outcomes(tool, outcomes, keys, kept, self._spool)
         self._channel.send(
             {
                 "type": "done",

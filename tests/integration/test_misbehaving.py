@@ -26,7 +26,6 @@ GUILTY = {
     "eat": "it needs more memory than cpu:0 has",
     "too-large": "Shorten or split it",
     "unpicklable": "does not travel",
-    "too-few": "must return",
     "surrogate": "ValueError: half a letter: \\ud800",
     "wordless": "Wordless",
     "forge:seconds": "broke the protocol ('seconds' of a 'done' frame is 1e+308)",

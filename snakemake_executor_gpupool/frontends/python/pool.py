@@ -43,13 +43,13 @@ from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.payload import (
     PICKLE_PROTOCOL,
     load_places,
-    save_payload,
 )
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.describe import describe_item, describe_model, tool_info
 from snakemake_executor_gpupool.worker.loaded import for_files
 from snakemake_executor_gpupool.worker.result_file import KeptResults
+from snakemake_executor_gpupool.worker.travel import packed_item
 
 LOG = logging.getLogger("snakemake_executor_gpupool")
 
@@ -287,6 +287,7 @@ class ToolPool:
         pool = self._at_work()
         spec = resolve_spec(tool, str(Path.cwd()))
         check_call(self._class(spec), tool, items, params or ())
+        items = list(items)
         instance_of_tool = for_files(self._class(spec), params)
         spool = Spool(pool.paths.spools)
         items = instance_of_tool.items_of_call(items)
@@ -423,12 +424,13 @@ def _describe(
     head = describe_model(tool)
     metas, payloads, seen = [], [], set()
     for position, item in enumerate(items):
+        parts = packed_item(tool, item, position)
         meta = describe_item(tool, item, position)
         key = result_key("", head["model"], head["group"], meta["key"])
         result = kept.find(key) if kept is not None and key not in seen else None
         seen.add(key)
         metas.append({**meta, "kept": result is not None})
-        payloads.append(save_payload(item, spool) if result is None else spool.put([result]))
+        payloads.append(spool.put(parts if result is None else [result]))
     return head, metas, payloads
 
 

@@ -114,6 +114,7 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         input_bytes=input_bytes(plain.input),
         updates=updated_outputs(workflow, job),
         touched=flagged(job, "touch"),
+        directories=flagged(job, "directory"),
         identity=identity(job),
     )
 

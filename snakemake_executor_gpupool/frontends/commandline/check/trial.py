@@ -15,7 +15,6 @@ from snakemake_executor_gpupool.tool_api.contract import ContractError, items_of
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.payload import load_bytes
-from snakemake_executor_gpupool.worker.cold import check_length
 from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item, describe_model
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, checked_run, for_files
 
@@ -229,12 +228,10 @@ class Trial:
     ) -> list[Any]:
         """Call ``run`` once with these values of some items; return its very results."""
         shown = self._holders[tool].show(self.run_params(items[0].job, changes))
-        results = checked_run(shown, list(values))
         try:
-            check_length(tool, results, len(items))
-        except TypeError as error:
+            return checked_run(shown, list(values))
+        except ContractError as error:
             raise WrongCount(str(error)) from None
-        return list(results)
 
     def batches(self, tool: Tool, items: Sequence[Item]) -> Iterator[list[Item]]:
         """Cut items into batches within the tool's token budget, in this order."""

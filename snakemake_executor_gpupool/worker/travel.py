@@ -1,0 +1,180 @@
+"""Items and results that go to another process: packed, or refused with what keeps them here.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pickle
+import sys
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from snakemake_executor_gpupool.tool_api.contract import ContractError
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.wire.bounds import shown
+from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
+from snakemake_executor_gpupool.wire.payload import load_payload, load_payloads, pack, place_of
+from snakemake_executor_gpupool.worker.output_capture import tell_error
+
+#: How much of a value is looked through for what keeps it from travelling.
+MOST_PARTS = 2000
+
+
+class CannotTravel(ContractError):
+    """An item or a result cannot go to another process."""
+
+
+def packed_item(tool: Tool, item: Any, position: int) -> list[Any]:
+    """Return the payload of an item.
+
+    Raises
+    ------
+    CannotTravel
+        The process that holds the model cannot be sent it.
+    """
+    try:
+        return pack(item)
+    except Exception as error:
+        what = f"item #{position} of {type(tool).__name__}.read()"
+        raise _refusal(what, "the process that holds the model", item, error) from error
+
+
+def packed_result(tool: Tool, result: Any) -> list[Any]:
+    """Return the payload of a result.
+
+    Raises
+    ------
+    CannotTravel
+        The process that writes files cannot be sent it, for a reason in what it is.
+    Exception
+        It cannot be, for a reason of its own.
+    """
+    try:
+        return pack(result)
+    except Exception as error:
+        what = f"a result of {type(tool).__name__}.run()"
+        raise _refusal(what, "the process that writes files", result, error) from error
+
+
+def _refusal(what: str, where: str, value: Any, error: Exception) -> Exception:
+    found = culprit(value)
+    if found is None:
+        return error
+    part, instead = found
+    verb = "is" if found == _part(value) else "holds"
+    return CannotTravel(f"{what} {verb} {part}, which cannot go to {where}. {instead}")
+
+
+def unpacked_items(tool: Tool, payloads: Iterable[Blob]) -> list[Any]:
+    """Return items, and for one that cannot be read back the error to tell.
+
+    Returns
+    -------
+    list
+        Where an item cannot be read: an :class:`Unreadable`.
+    """
+    payloads = list(payloads)
+    try:
+        return load_payloads(payloads)
+    except Exception:
+        return [_unpacked(tool, payload) for payload in payloads]
+
+
+class Unreadable:
+    """Stands for an item that cannot be read back."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        self.error = error
+
+
+def _unpacked(tool: Tool, payload: Blob) -> Any:
+    try:
+        return load_payload(payload)
+    except Exception as error:
+        if isinstance(error, OSError) and isinstance(payload, SpoolFile):
+            return Unreadable(tell_error(error))
+        refusal = ContractError(
+            f"an item of {type(tool).__name__}.read() cannot be read back in the process that "
+            f"holds the model ({type(error).__name__}: {error}). Let items be plain values: texts, "
+            "numbers, arrays, and tuples or dicts of these"
+        )
+        return Unreadable({**tell_error(refusal), "kind": "input"})
+
+
+# -- what is it that keeps a value here -----------------------------------------------
+def culprit(value: Any) -> tuple[str, str] | None:
+    """Return what of a value no other process can get, and what to do; None: not known."""
+    waiting: list[Any] = [value]
+    seen: set[int] = set()
+    while waiting and len(seen) < MOST_PARTS:
+        part = waiting.pop(0)
+        if id(part) in seen or isinstance(part, (str, bytes, int, float, type(None))):
+            continue
+        seen.add(id(part))
+        found = _part(part)
+        if found is not None:
+            return found
+        waiting.extend(_parts(part))
+    return None
+
+
+def _part(part: Any) -> tuple[str, str] | None:
+    kind = type(part)
+    place = place_of(part) if hasattr(kind, "shape") else ""
+    if place:
+        return f"a tensor on {place}", "Take .cpu() of it"
+    if isinstance(part, io.IOBase):
+        return f"an open file ({shown(getattr(part, 'name', kind.__name__))})", (
+            "Take its path, or what is in it"
+        )
+    if isinstance(part, (types.GeneratorType, types.AsyncGeneratorType)) or (
+        isinstance(part, Iterator) and not _is_picklable(part)
+    ):
+        return f"a {kind.__name__}, whose values are not there yet", "Make a list of it"
+    if isinstance(part, (types.FunctionType, types.LambdaType)) and not _is_found(part):
+        return f"the function {part.__qualname__}", (
+            "Define it at the top of a file, or take what it returns"
+        )
+    if isinstance(part, types.ModuleType):
+        return f"the module {part.__name__}", "Import it where it is used"
+    if kind.__module__ in ("_thread", "threading", "sqlite3", "_socket", "socket", "mmap"):
+        return f"a {kind.__name__}", "Make it where it is used"
+    named = part if isinstance(part, type) else kind
+    if not _is_found(named):
+        return f"an object of the class {named.__qualname__}", (
+            "Define that class at the top of the tool's file, under its own name; or take a tuple "
+            "or a dict"
+        )
+    return None
+
+
+def _is_found(named: Any) -> bool:
+    """Tell whether another process finds a class or function by its name."""
+    found: Any = sys.modules.get(getattr(named, "__module__", None) or "")
+    if found is None:
+        return False
+    for name in named.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is named
+
+
+def _is_picklable(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return False
+    return True
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    return [] if isinstance(value, type) else list(getattr(value, "__dict__", {}).values())

@@ -1,0 +1,130 @@
+"""Whether ``write`` has written a job's outputs: seen at once, not after a wait for a file system.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from snakemake_executor_gpupool.tool_api.contract import ContractError
+
+
+class Expected(NamedTuple):
+    """What is known of a job's outputs, each by its number.
+
+    Attributes
+    ----------
+    tool
+        The name of the class that writes them.
+    touched
+        Those that Snakemake makes itself, if nobody else has.
+    directories
+        Those declared as directories; None: that is not known.
+    is_certain
+        Whether all others have to be written by the tool.
+    """
+
+    tool: str
+    touched: frozenset[int] = frozenset()
+    directories: frozenset[int] | None = None
+    is_certain: bool = True
+
+
+def refuse_unwritten(
+    expected: Expected,
+    places: Mapping[str, str],
+    folders: Mapping[str, str],
+    outputs: Iterable[str],
+    there_before: Iterable[str],
+) -> None:
+    """Look at what ``write`` has left.
+
+    Parameters
+    ----------
+    places
+        The temporary path of each output.
+    folders
+        The temporary directory of each directory of outputs.
+    there_before
+        Outputs whose final paths were taken before.
+
+    Raises
+    ------
+    ContractError
+        An output is missing or of the wrong kind, or there is more than the outputs.
+    """
+    outputs = list(outputs)
+    missing = [
+        path
+        for number, path in enumerate(outputs)
+        if number not in expected.touched and not os.path.lexists(places[path])
+    ]
+    beside = _beside(places, folders)
+    direct = [path for path in missing if os.path.lexists(path) and path not in there_before]
+    if not expected.is_certain and not beside and not direct:
+        if missing:
+            said = f"{expected.tool}.write() did not write {_all(missing)}"
+            print(f"gpupool: {said}", file=sys.stderr)
+        missing = []
+    problems = []
+    if missing:
+        problems.append(f"did not write {_all(missing)}")
+    if direct:
+        problems.append(
+            f"wrote to {_all(direct)} by its own name: job.output has temporary paths, which get "
+            "their names once all is written"
+        )
+    if beside:
+        problems.append(f"left {_all(beside)} beside its outputs, which would be lost")
+    problems += _wrong_kinds(expected, places, outputs)
+    if problems:
+        raise ContractError(
+            f"{expected.tool}.write() {', and '.join(problems)}. It has to write the paths in "
+            f"job.output, and these alone{_also(missing, beside)}"
+        )
+
+
+def _also(missing: list[str], beside: list[str]) -> str:
+    if not beside:
+        return ""
+    if any(name.startswith(path) for name in beside for path in missing):
+        return "; what it calls has put a suffix of its own to the name: declare the output with it"
+    return "; declare others as outputs of the rule"
+
+
+def _all(paths: Iterable[str]) -> str:
+    paths = list(paths)
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    return ", ".join(paths[:5]) + more
+
+
+def _beside(places: Mapping[str, str], folders: Mapping[str, str]) -> list[str]:
+    """Return names beside outputs that are no outputs; hidden files and locks are no results."""
+    known = {os.path.abspath(place) for place in places.values()}
+    found = []
+    for parent, folder in folders.items():
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            path = os.path.abspath(os.path.join(folder, name))
+            is_lock = name.endswith(".lock") and os.path.isfile(path) and not os.path.getsize(path)
+            if path not in known and not name.startswith(".") and not is_lock:
+                found.append(os.path.join(parent, name))
+    return found
+
+
+def _wrong_kinds(
+    expected: Expected, places: Mapping[str, str], outputs: Iterable[str]
+) -> list[str]:
+    if expected.directories is None:
+        return []
+    problems = []
+    for number, path in enumerate(outputs):
+        place, is_directory = places[path], number in expected.directories
+        if os.path.exists(place) and os.path.isdir(place) != is_directory:
+            made, declared = ("file", "directory") if is_directory else ("directory", "file")
+            how = "" if is_directory else ": declare it as directory()"
+            problems.append(f"made a {made} of {path}, declared as a {declared}{how}")
+    return problems
