@@ -16,6 +16,9 @@ What a tool may raise for a user's bad input is
 :class:`snakemake_executor_gpupool.tool_api.values.InputError`.
 """
 
+#: The kind of an error for which a tool's code is to blame, and no item and no file.
+CONTRACT = "contract"
+
 
 class GpupoolError(Exception):
     """Base of all errors that gpupool raises on purpose."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from snakemake_executor_gpupool.errors import CONTRACT
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Report
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
-from snakemake_executor_gpupool.tool_api.contract import CONTRACT
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -42,7 +43,8 @@ CLOSE = 0.85
 @functools.lru_cache(maxsize=256)
 def why_unusable(tool_class: type) -> str | None:
     """Say what is wrong with a class, in a sentence; None: nothing that shows."""
-    for problem in (*_attributes(tool_class), *_methods(tool_class)):
+    # The first one: others may only follow from it.
+    for problem in itertools.chain(_attributes(tool_class), _methods(tool_class)):
         return f"{tool_class.__name__}: {problem}"
     return None
 
@@ -100,7 +102,8 @@ def _attributes(tool_class: Any) -> Iterator[str]:
     for name in NAMES:
         value = getattr(tool_class, name)
         if isinstance(value, str):
-            yield f'{name} is the text {value!r}, taken letter by letter; write ("{value}",)'
+            instead = f'write {name} = ("{value}",)'
+            yield f"{name} is the text {value!r}, taken letter by letter; {instead}"
         elif not isinstance(value, (list, tuple, set, frozenset)):
             yield f"{name} is {value!r}; it must be a tuple of names"
         elif not all(isinstance(each, str) for each in value):
@@ -141,7 +144,8 @@ def _methods(tool_class: Any) -> Iterator[str]:
             method = getattr(tool_class, name)
             given: tuple[str, ...] = arguments
         else:
-            given = ("self", *arguments)
+            # What is no function of Python's, as len, is called without the object.
+            given = ("self", *arguments) if hasattr(method, "__get__") else arguments
         if not callable(method):
             if not hasattr(type(method), "__get__"):
                 yield f"{name} is {method!r}, and is called as {called}; write {written}"

@@ -17,9 +17,6 @@ from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.values import InputError
 
-#: The kind of such an error where it is told to other processes.
-CONTRACT = "contract"
-
 
 class ContractError(InputError, TypeError):
     """A tool's code does not do what every tool has to: no item and no file is to blame.
@@ -101,7 +98,7 @@ def results_of(tool: Any, returned: Any, expected: int) -> list[Any]:
         raise _no_results(
             tool,
             expected,
-            f"{len(results)} result{'s' * (len(results) != 1)}",
+            f"{len(results)}",
             "For an item without a result raise InputError, or put None in its place",
         )
     return results

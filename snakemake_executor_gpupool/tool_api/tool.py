@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.contract import ContractError
 from snakemake_executor_gpupool.tool_api.declared import DeclaredParams, given_names
 from snakemake_executor_gpupool.tool_api.short_requests import ShortTokens, short_tokens
 from snakemake_executor_gpupool.tool_api.values import Job, Params
@@ -108,19 +109,25 @@ class Tool:
     def run(self, items: list[Any]) -> list[Any]:
         """Compute one result per item, in the same order.
 
+        A list, or what can be taken for one: a generator, or an array or tensor whose first axis is
+        that of the items. Anything else fails all jobs of the rule by one call.
+
         Results travel between processes: numpy arrays, tensors on the CPU and
         plain values do; device tensors and open files do not.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no run()")
+        raise _lacking(self, "run")
 
     # -- the files ---------------------------------------------------------
     def read(self, job: Job) -> Iterable[Any]:
-        """Yield the job's items, in order. Called without a loaded model."""
-        raise NotImplementedError(f"{type(self).__name__} has no read()")
+        """Yield or return the job's items, in order. Called without a loaded model."""
+        raise _lacking(self, "read")
 
     def write(self, job: Job, results: list[Any]) -> None:
-        """Write ``job.output`` from the results, one per item, in the order of ``read``."""
-        raise NotImplementedError(f"{type(self).__name__} has no write()")
+        """Write ``job.output``, all of it and nothing else, from one result per item.
+
+        The results are in the order of ``read``.
+        """
+        raise _lacking(self, "write")
 
     def item(self, value: Any) -> Any:
         """Return the item that a caller of the Python API means by a value: by default itself."""
@@ -200,3 +207,10 @@ class Tool:
             batch.append(index)
         if batch:
             yield batch
+
+
+def _lacking(tool: Tool, name: str) -> ContractError:
+    from snakemake_executor_gpupool.tool_api.class_checks import missing_method
+
+    kind: Any = type(tool)
+    return ContractError(missing_method(kind, (name,)))

@@ -100,7 +100,7 @@ def run_cold(
 
 def _run(tool_class: type[Tool], job: Job, device: str | None, content: Content) -> None:
     check_state(tool_class)
-    refuse_missing(tool_class)
+    refuse_missing(tool_class, ("read", "write"))
     reader = for_files(tool_class, job.params)
     with explained_inputs(job, pipes=True):
         items = all_items(reader, job)

@@ -48,7 +48,6 @@ GUILTY = {
     "eat": "it needs more memory than cuda:0 has",
     "too-large": "it needs more memory than cuda:0 has, even alone",
     "unpicklable": "this result does not travel",
-    "too-few": "must return a list of one result per item",
     "surrogate": "ValueError: half a letter: \\ud800",
     "wordless": "Wordless",
     "forge:seconds": "broke the protocol ('seconds' of a 'done' frame is 1e+308)",

@@ -43,7 +43,7 @@ RUN = {
     "run_dict": "returned a dict, whose keys alone would count",
     "run_joined": "returned one text, whose letters",
     "run_set": "returned a set, which has no order",
-    "run_fewer": "got 3 items and returned 2 results",
+    "run_fewer": "got 3 items and returned 2; it must return",
 }
 RUN_FAR = {
     "run_generators": "a result of Slips.run() is a generator, whose values are not there yet",

@@ -18,13 +18,12 @@ from typing import Any
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy, cpu_slot
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
-from snakemake_executor_gpupool.errors import ProtocolError
+from snakemake_executor_gpupool.errors import CONTRACT, ProtocolError
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.answers import Answers
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
-from snakemake_executor_gpupool.tool_api.contract import CONTRACT
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, FrameError, SpoolFile
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Discards

@@ -366,7 +366,7 @@ def test_one_call_settles_it_for_a_whole_batch() -> None:
     loaded.load("cpu")
     outcomes = run_batch(loaded.show({}), list("abcdefgh"))
     assert calls == [8]
-    assert {outcome.error["kind"] for outcome in outcomes if outcome.error} == {"input"}
+    assert {outcome.error["kind"] for outcome in outcomes if outcome.error} == {"contract"}
 
 
 class CopiesByName(Scaled):
@@ -561,6 +561,9 @@ def test_cold_and_served_refuse_alike(tmp_path: Any) -> None:  # C1 T5
 
         def read(self, job: Job) -> list[str]:
             return ["item"]
+
+        def write(self, job: Job, results: list[Any]) -> None:
+            raise AssertionError("there is nothing to write")
 
     with pytest.raises(UndeclaredParam, match='reload_on = \\("model", "checkpoint"\\)'):
         run_cold(Folds, Job(params={"checkpoint": "a.pt"}), "cpu")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.commandline.check.finding import Finding, Status
 from snakemake_executor_gpupool.frontends.commandline.check.jobs import Subject, subject_of
 from snakemake_executor_gpupool.frontends.commandline.check.plan import in_words, plan_of
@@ -19,12 +20,11 @@ from snakemake_executor_gpupool.frontends.commandline.check.probes import ask_al
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
 from snakemake_executor_gpupool.frontends.commandline.main import EXIT_DONE, EXIT_FAILED
 from snakemake_executor_gpupool.frontends.commandline.run import (
-    DECLARE,
     captured,
     device_option,
     read_params,
 )
-from snakemake_executor_gpupool.tool_api.known_params import refuse_unknown
+from snakemake_executor_gpupool.tool_api.known_params import likely_misspelt
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import Job
 
@@ -39,7 +39,8 @@ def check(options: argparse.Namespace) -> int:
         with contextlib.chdir(subject.directory), logs_elsewhere(subject.jobs) as jobs:
             tool_class = load_tool_class(subject.spec, checked=False)
             given = read_params("--param", options.param) | dict(varied)
-            refuse_unknown(tool_class, subject.label, given, DECLARE)
+            for misspelt in likely_misspelt(tool_class, given):
+                raise ConfigError(misspelt)
             trial = Trial(
                 tool_class=tool_class,
                 jobs=jobs,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.errors import CONTRACT
 from snakemake_executor_gpupool.scheduling.blame import LEAST_TRIAL_S, Suspicion
 from snakemake_executor_gpupool.scheduling.effects import Outbox, RunBatch, RunChains
 from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
@@ -25,7 +26,6 @@ from snakemake_executor_gpupool.scheduling.merging.stage import ChainUnit
 from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.scaling import Staffing
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
-from snakemake_executor_gpupool.tool_api.contract import CONTRACT
 from snakemake_executor_gpupool.wire.frames import Blob
 
 #: A unit that ends this many workers while it is alone with them is given up; more where
