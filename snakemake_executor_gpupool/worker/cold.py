@@ -36,9 +36,6 @@ def run_script(tool_class: type[Tool], snakemake: Any) -> None:
     """Do the job of a Snakemake ``script:``, on the device that ``GPUPOOL_DEVICE`` names if any."""
     device = os.environ.get("GPUPOOL_DEVICE")
     job = job_from_snakemake(snakemake)
-    kind: Any = tool_class
-    for text in (*remarks_on(kind), *likely_misspelt(kind, job.params)):
-        print(f"gpupool: warning: {text}", file=sys.stderr)
     run_cold(tool_class, job, device, content=what_is_there, is_script=True)
 
 
@@ -95,10 +92,17 @@ def run_cold(
         The input or a param is wrong.
     """
     with job_log(job):
-        _run(tool_class, job, device, content)
+        if is_script:
+            kind: Any = tool_class
+            for text in (*remarks_on(kind), *likely_misspelt(kind, job.params)):
+                print(f"gpupool: warning: {text}", file=sys.stderr)
+        expected = Expected(tool_class.__name__, is_certain=not is_script)
+        _run(tool_class, job, device, content, expected)
 
 
-def _run(tool_class: type[Tool], job: Job, device: str | None, content: Content) -> None:
+def _run(
+    tool_class: type[Tool], job: Job, device: str | None, content: Content, expected: Expected
+) -> None:
     check_state(tool_class)
     refuse_missing(tool_class, ("read", "write"))
     reader = for_files(tool_class, job.params)
@@ -107,7 +111,6 @@ def _run(tool_class: type[Tool], job: Job, device: str | None, content: Content)
     names = [item_name(reader, item, position) for position, item in enumerate(items)]
     results = compute(reader, job.params, items, device)
     writer = for_files(tool_class, job.params)
-    expected = Expected(tool_class.__name__, is_certain=not is_script)
     with staged_outputs(job.output, content, expected) as staged:
         writer.write(
             job.replace(output=staged, item_names=names, params=Params(writer.params)), results
