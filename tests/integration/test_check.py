@@ -86,7 +86,7 @@ def test_what_a_tool_says_it_is_not_is_not_tested(check: Check) -> None:
 
 # -- bad tools -----------------------------------------------------------------------
 FAULTY = [
-    ("TooFew", (), "count", "TooFew.run() got 3 items and returned 2; it must return a list of"),
+    ("TooFew", (), "count", "TooFew.run() got 3 items and returned 2"),
     ("Sorted", (), "order", "run() changes the order: in a batch of 3, item ant got the result of"),
     ("Company", (), "company", "item ant gave 324.0 alone and 108.0 together with others of its"),
     ("Random", (), "repeat", "a tool that draws random numbers says deterministic = False"),
@@ -210,7 +210,7 @@ def test_inputs_without_items(check: Check, name: str) -> None:
 
 # -- several jobs, and what the command line lacks -----------------------------------
 def test_a_param_is_varied_unasked_where_another_value_can_be_guessed(check: Check) -> None:
-    _, report = check("Right", "--param", "note=one")
+    _, report = check("Noted", file="leaking.py")
     why = "no other value of note is known; give --vary note=VALUE"
     assert reasons(report)["param:note"] == why
     _, report = check("Right", "--param", "factor=0", "--vary", "digits=[1, 2]")

@@ -334,6 +334,12 @@ class Nothing(Right):
         super().read(job)
 
 
+class Noted(Right):
+    """Has a param of which no other value can be guessed."""
+
+    defaults = {**Right.defaults, "note": "x"}
+
+
 class Letters(Right):
     devices = "cpu"
 
