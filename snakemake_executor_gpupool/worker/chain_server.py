@@ -39,6 +39,7 @@ from snakemake_executor_gpupool.wire.payload import (
     pack,
 )
 from snakemake_executor_gpupool.wire.spool import Spool
+from snakemake_executor_gpupool.worker.baseline import Baseline, work_for
 from snakemake_executor_gpupool.worker.batch import run_batch
 from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item, describe_model
 from snakemake_executor_gpupool.worker.guessed import GuessedJob, NotKnownYet
@@ -203,6 +204,7 @@ class ChainServer(Server):
     ) -> None:
         super().__init__(channel, tool_class, spool, base_dir)
         self._classes = [tool_class, *more]
+        self._imported = {each: Baseline(each) for each in self._classes}
         self._tools: list[LoadedTool] = []
         #: What file processes would call each stage's model.
         self._idents: list[str] = []
@@ -237,6 +239,7 @@ class ChainServer(Server):
             reader = for_files(tool_class, params)
             model = describe_model(reader)["model"]
             if model not in by_model:
+                work_for(object(), self._imported[tool_class])
                 by_model[model] = LoadedTool(tool_class, params)
                 by_model[model].load(self._device)
             tools.append(by_model[model])
@@ -315,7 +318,7 @@ class ChainServer(Server):
         if chain.view is None:
             chain.view = self._staging.view(chain.meta["cwd"], chain.later_files())
         chain.stage = stage
-        tool = for_files(self._classes[stage], chain.job.params)
+        tool = self._tool_for(self._classes[stage], chain.job)
         try:
             with chain.at_work() as job, job_log(job), explained_inputs(job):
                 chain.take_digests()
@@ -362,7 +365,8 @@ class ChainServer(Server):
         self, stage: int, params: dict[str, Any], items: dict[str, Any]
     ) -> dict[str, _Packed]:
         """Return the result of each item that has one."""
-        tool, reader = self._tools[stage].show(params), for_files(self._classes[stage], params)
+        reader = for_files(self._classes[stage], params)
+        tool = self._tools[stage].show(params)
         keys, values = list(items), list(items.values())
         computed = {}
         for batch in reader.micro_batches(values, batch_budget(tool, self._device)):
@@ -381,7 +385,7 @@ class ChainServer(Server):
     # -- files -------------------------------------------------------------------
     def _write_stage(self, chain: _Chain) -> None:
         """Write a stage's outputs, those of a job that is ready under their own names."""
-        tool = for_files(self._classes[chain.stage], chain.job.params)
+        tool = self._tool_for(self._classes[chain.stage], chain.job)
         updates = {chain.job.output[n]: source for n, source in chain.meta["updates"]}
         try:
             with chain.at_work() as job, job_log(job, chain.log_text()):

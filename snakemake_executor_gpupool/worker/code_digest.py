@@ -83,7 +83,7 @@ def _modules_of(tool_class: type) -> Iterator[_Module]:
     for klass in own_classes(tool_class):
         module = sys.modules.get(klass.__module__)
         path = getattr(module, "__file__", None)
-        if module is not None and path and not _is_of_python(path):
+        if module is not None and path and not is_of_python(path):
             places = tuple(getattr(module, "__path__", ()))
             package = getattr(module, "__package__", "") or ""
             yield _Module(klass.__module__, os.path.abspath(path), places, package)
@@ -137,7 +137,7 @@ def _found(name: str, beside: tuple[str, ...], own: set[str]) -> tuple[list[_Mod
     found: list[_Module] = []
     installed = ""
     for first in _top_modules(top, beside):
-        if _is_of_python(first.path):
+        if is_of_python(first.path):
             continue
         if _is_installed(first) and top not in own and not is_own_tool:
             installed = top
@@ -186,10 +186,11 @@ def _module(name: str, spec: importlib.machinery.ModuleSpec | None) -> _Module |
 
 
 def _is_installed(module: _Module) -> bool:
-    return _is_below_installed(module.path or next(iter(module.places), ""))
+    return is_below_installed(module.path or next(iter(module.places), ""))
 
 
-def _is_below_installed(path: str) -> bool:
+def is_below_installed(path: str) -> bool:
+    """Tell whether a file is below a directory of installed packages."""
     return any(f"{os.sep}{part}{os.sep}" in path for part in _INSTALLED)
 
 
@@ -200,7 +201,7 @@ def _own_places() -> tuple[str, ...]:
     return tuple({f"{p}{os.sep}" for path in paths for p in (path, os.path.realpath(path))})
 
 
-def _is_of_python(path: str) -> bool:
+def is_of_python(path: str) -> bool:
     """Tell whether a file is of Python's own library."""
     return path.startswith(_own_places()) and not any(
         f"{os.sep}{p}{os.sep}" in path for p in _INSTALLED

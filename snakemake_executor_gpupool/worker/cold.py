@@ -132,7 +132,7 @@ def compute(
     results: list[Any] = [None] * len(items)
     if items:
         device = device or pick_device(reader)
-        loaded = LoadedTool(type(reader), params)
+        loaded = LoadedTool(type(reader), params, serves_many=False)
         loaded.load(device)
         tool = loaded.show(params)
         for batch in reader.micro_batches(items, tool.batch_tokens(device)):

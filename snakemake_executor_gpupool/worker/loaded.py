@@ -22,6 +22,7 @@ from snakemake_executor_gpupool.tool_api.declared import Declaration, DeclaredPa
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import InputError
 from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL
+from snakemake_executor_gpupool.worker.baseline import Baseline, work_for
 
 #: Why a reference to the params of an earlier run is refused.
 _STALE = "from params that it kept in an earlier run(): take self.params anew in each run()"
@@ -71,9 +72,17 @@ class LoadedTool:
     ----------
     tool_class, params
         Of the first job that needs the model; its ``__init__`` sees what ``load`` may see.
+    serves_many
+        Whether it runs under the params of several jobs. What one run leaves in the object and
+        in the tool's code is then gone for the next params.
     """
 
-    def __init__(self, tool_class: type[Tool], params: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self,
+        tool_class: type[Tool],
+        params: Mapping[str, Any] | None,
+        serves_many: bool = True,
+    ) -> None:
         given = DeclaredParams(params or {}, Declaration(tool_class, "__init__"))
         self.tool = _made(tool_class, given)
         given.raise_if_misread()
@@ -85,7 +94,9 @@ class LoadedTool:
         else:  # its __init__ has put a dict of its own there
             hidden = tuple(given.given_names() - set(own))
             self._of_model = DeclaredParams(own, declaration, hidden)
-        self._kept: dict[str, Any] = {}
+        self._kept: Baseline | None = None
+        self._serves_many = serves_many
+        self._mark = object()  # not the object itself: nothing is to keep a model alive
         self._of_run: DeclaredParams | None = None
         self._run_ident = b""
         self.tool.params = self._of_model
@@ -105,7 +116,7 @@ class LoadedTool:
 
     def move(self, device: str) -> None:
         """Move the model to another device."""
-        self._restore_state()
+        work_for(self._mark, self._kept)
         self.tool.params = self._of_model
         self.tool.to(device)  # type: ignore[attr-defined]
         self.tool.device = device
@@ -120,21 +131,16 @@ class LoadedTool:
         if self._of_run is None or ident != self._run_ident:
             if self._of_run is not None:
                 self._of_run.end(_STALE)
-                self._restore_state()
             self._of_run, self._run_ident = shown, ident
+        work_for((self._mark, self._run_ident), self._kept)
         self.tool.params = self._of_run
         return self.tool
 
     # -- what a run leaves behind ----------------------------------------------------
     def _keep_state(self) -> None:
-        self._kept = dict(getattr(self.tool, "__dict__", {}))
-
-    def _restore_state(self) -> None:
-        """Take away what runs have set: it may be made of params that now are others."""
-        state = getattr(self.tool, "__dict__", None)
-        if state is not None:
-            state.clear()
-            state.update(self._kept)
+        """Take down what runs must leave as it is: else it may be made of other params."""
+        if self._serves_many:
+            self._kept = Baseline(type(self.tool), [self.tool])
 
 
 def _ident(params: DeclaredParams) -> bytes:

@@ -52,6 +52,7 @@ from snakemake_executor_gpupool.wire.frames import (
 from snakemake_executor_gpupool.wire.kept import StoreAddress, result_key
 from snakemake_executor_gpupool.wire.payload import load_payload, load_places
 from snakemake_executor_gpupool.wire.spool import Spool
+from snakemake_executor_gpupool.worker.baseline import Baseline, work_for
 from snakemake_executor_gpupool.worker.batch import pack_outcomes, run_payloads
 from snakemake_executor_gpupool.worker.describe import (
     batch_budget,
@@ -147,6 +148,8 @@ class Server:
         self._may_keep = False
         self._remarked: set[str] = set()
         self._later: dict[str, type[Tool]] = {}
+        #: By class: its code as it was imported.
+        self._imported: dict[type[Tool], Baseline] = {}
         self._kept: KeptResults | None = None
         self._told_kinds: set[str] = set()
         self._handlers: dict[str, Callable[[Frame], None]] = {
@@ -239,6 +242,13 @@ class Server:
             self._later[spec] = load_tool_class(spec, self._base_dir)
         return self._later[spec]
 
+    def _tool_for(self, tool_class: type[Tool], job: Job) -> Tool:
+        """Return an object for a job's files; the tool's code is as if there were no other job."""
+        if tool_class not in self._imported:
+            self._imported[tool_class] = Baseline(tool_class)
+        work_for(object(), self._imported[tool_class])
+        return for_files(tool_class, job.params)
+
     def _remark(self, ident: int, job: Job) -> None:
         """Warn of what seems to be misspelt in a rule or a class; the same is said once."""
         rule = f"rule {job.rule}" if job.rule else "a call"
@@ -252,7 +262,7 @@ class Server:
     def _announce_items(self, ident: int, job: Job, frame: Frame) -> None:
         refuse_missing(self._tool_class)
         self._remark(ident, job)
-        tool = for_files(self._tool_class, job.params)
+        tool = self._tool_for(self._tool_class, job)
         described = describe_model(tool, job.output)
         head = {"type": "items", "job": ident, **described, "follow": []}
         items: list[dict[str, Any]] = []
@@ -297,7 +307,7 @@ class Server:
             for error in wait_for_blobs(frame.blobs, latency_of(frame)).values():
                 raise error
         results = load_places(frame.blobs[1:], frame.meta["order"])
-        tool = for_files(self._tool_class, job.params)
+        tool = self._tool_for(self._tool_class, job)
         sources = {job.output[number]: source for number, source in frame.meta["updates"]}
         declared = frame.meta["directories"]
         directories = None if declared is None else frozenset(declared)
