@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import os
 import pickle
+import sys
 from typing import Any
+
+#: Kinds that are told by their text alone.
+_ATOMS = (bool, int, float, complex, str, bytes, bytearray, memoryview)
+_NO_ATTRIBUTES: dict[str, Any] = {}
 
 
 def content_hash(value: Any) -> str:
@@ -14,9 +20,9 @@ def content_hash(value: Any) -> str:
 
     Equal content gives equal hashes across processes, and values of different
     types or shapes never collide by concatenation: every part is written with
-    its type and length. Arrays (anything with ``dtype``, ``shape`` and
-    ``tobytes``) count by dtype, shape and bytes; a mapping counts without
-    regard to its order; what is none of the known kinds counts by its pickle.
+    its type and length. Arrays count by dtype, shape and bytes, those of objects by their entries;
+    a mapping counts with its order, which a tool may see; attributes of derived classes count, too.
+    What is none of the known kinds counts by its pickle.
     """
     digest = hashlib.sha256()
     _feed(digest.update, value)
@@ -33,33 +39,79 @@ def _feed(update: Any, value: Any) -> None:
 
 def _describe(value: Any) -> tuple[str, bytes, list[Any]]:
     """Split a value into a type tag, its own bytes and the values inside it."""
-    if value is None or isinstance(value, (bool, int, float, complex)):
-        return type(value).__name__, repr(value).encode(), []
-    if isinstance(value, str):
-        return "str", value.encode("utf-8", "surrogatepass"), []
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return "bytes", bytes(value), []
+    if value is None:
+        return "NoneType", b"None", []
+    if isinstance(value, enum.Enum):
+        return f"enum {type(value).__qualname__}", str(value.name).encode(), [value.value]
     if isinstance(value, os.PathLike):
         return "path", os.fsencode(os.fspath(value)), []
-    if all(hasattr(value, name) for name in ("dtype", "shape", "tobytes")):
-        if getattr(value.dtype, "hasobject", False):
-            # The bytes are addresses: of other objects by now, and the next array's may be there.
-            return "array", b"", [str(value.dtype), tuple(value.shape), value.tolist()]
-        return "array", value.tobytes(), [str(value.dtype), tuple(value.shape)]
-    if hasattr(value, "detach") and hasattr(value, "numpy"):
-        return _describe(value.detach().cpu().numpy())
+    if isinstance(value, _ATOMS):
+        return type(value).__name__, _bytes_of(value), _attributes(value)
+    if _is_of("numpy", "ndarray", value) or _is_of("numpy", "generic", value):
+        return _describe_array(value)
+    if _is_of("torch", "Tensor", value):
+        return _describe_tensor(value)
     return _describe_container(value)
 
 
+def _bytes_of(value: Any) -> bytes:
+    if isinstance(value, str):
+        return str.encode(value, "utf-8", "surrogatepass")
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    return repr(value).encode()
+
+
+def _attributes(value: Any) -> list[Any]:
+    """Return what a value of a derived class has beside what its base has."""
+    attributes = getattr(value, "__dict__", _NO_ATTRIBUTES)
+    return [dict(attributes)] if attributes else []
+
+
+def _is_of(package: str, name: str, value: Any) -> bool:
+    """Tell whether a value is of a class of a package, which it has imported then."""
+    kind = getattr(sys.modules.get(package), name, None)
+    return isinstance(kind, type) and isinstance(value, kind)
+
+
+def _describe_array(value: Any) -> tuple[str, bytes, list[Any]]:
+    if type(value).__module__ != "numpy":
+        # Masks, units and the like: bytes alone are not all there is to them.
+        return _pickled(value)
+    head = [str(value.dtype), tuple(value.shape)]
+    if value.dtype.hasobject:  # its bytes are addresses
+        return "array", b"", [*head, value.tolist()]
+    return "array", value.tobytes(), head
+
+
+def _describe_tensor(value: Any) -> tuple[str, bytes, list[Any]]:
+    torch: Any = sys.modules["torch"]
+    try:
+        plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        data = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+    except (RuntimeError, TypeError, NotImplementedError):  # sparse ones, and the like
+        return _pickled(value)
+    head = [str(value.dtype), tuple(value.shape), bool(value.requires_grad)]
+    return "tensor", data, [*head, *_attributes(value)]
+
+
 def _describe_container(value: Any) -> tuple[str, bytes, list[Any]]:
+    name = type(value).__name__
     if isinstance(value, dict):
-        pairs = sorted(((content_hash(k), k, v) for k, v in value.items()), key=lambda p: p[0])
-        return "dict", b"", [part for _, key, item in pairs for part in (key, item)]
+        pairs = [part for pair in dict.items(value) for part in pair]
+        return f"mapping {name}", b"", [*pairs, *_attributes(value)]
     if isinstance(value, (set, frozenset)):
-        return "set", b"", sorted(content_hash(item) for item in value)
+        return name, b"", [*sorted(content_hash(item) for item in value), *_attributes(value)]
     if isinstance(value, (list, tuple)):
-        return type(value).__name__, b"", list(value)
+        # Their number says where the entries end.
+        return f"{name} {len(value)}", b"", [*value, *_attributes(value)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-        return f"dataclass {type(value).__qualname__}", b"", fields
+        known = {field for field, _ in fields}
+        more = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in known}
+        return f"dataclass {type(value).__qualname__}", b"", [*fields, *([more] if more else [])]
+    return _pickled(value)
+
+
+def _pickled(value: Any) -> tuple[str, bytes, list[Any]]:
     return f"pickle {type(value).__qualname__}", pickle.dumps(value, protocol=4), []

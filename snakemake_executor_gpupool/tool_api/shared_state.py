@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 import types
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.source import Code, reachable
 
@@ -118,10 +119,22 @@ class _Visitor(ast.NodeVisitor):
             if self._is_own(node.value):
                 return f"self.{node.attr}"
             inner = self._place(node.value)
-            is_module = isinstance(self._globals.get(inner), types.ModuleType)
-            return f"{inner}.{node.attr}" if inner and is_module else ""
+            is_local = bool(inner) and self._is_local(self._globals.get(inner))
+            return f"{inner}.{node.attr}" if is_local else ""
         is_global = isinstance(node, ast.Name) and node.id not in self._local
         return node.id if is_global and node.id in self._globals else ""  # type: ignore[attr-defined]
+
+    def _is_local(self, module: Any) -> bool:
+        """Tell whether it is a module beside the tool's.
+
+        What methods set in others (``os.environ``, ``sys.path``) is for libraries to read, and
+        there before they do.
+        """
+        path, own = (getattr(module, "__file__", None), self._globals.get("__file__"))
+        if not isinstance(module, types.ModuleType) or not path or not own:
+            return False
+        is_installed = {"site-packages", "dist-packages"} & set(path.split(os.sep))
+        return not is_installed and path.startswith(os.path.dirname(own) + os.sep)
 
     def _is_own(self, node: ast.AST) -> bool:
         """Tell whether an expression is the object, or its class."""

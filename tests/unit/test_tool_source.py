@@ -19,6 +19,8 @@ from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.worker.cold import run_cold
 
 HEAD = """
+import os
+import sys
 from pathlib import Path
 from snakemake_executor_gpupool import Tool
 MODEL = None
@@ -115,6 +117,9 @@ def test_through_methods_functions_and_bases(make: Any) -> None:
         {"load": "vocab = 1", "write": "vocab = 2\nprint(vocab)"},
         {"load": "CACHE['a'] = 1", "write": "CACHE['a'] = 2\nprint(CACHE)"},
         {"load": "global MODEL\nMODEL = 1", "run": "print(MODEL)"},
+        {"load": "import os\nos.environ['A'] = '1'", "write": "import os\nprint(os.environ)"},
+        {"load": "sys.path.append('x')", "read": "print(sys.path, os.environ.get('TMPDIR'))"},
+        {"run": "os.environ['A'] = '1'", "read": "print(os.environ.get('TMPDIR'))"},
         {"load": "job = 1", "write": "MODEL = 1\nprint(MODEL)"},
         {"load": "Path.x = 1", "write": "print(str(Path(job.output[0])))"},
     ],
