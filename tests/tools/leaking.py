@@ -1,5 +1,6 @@
 """Tools that keep their contract in one process, one job or one batch, and break it elsewhere."""
 
+import os
 import random
 import subprocess
 import sys
