@@ -183,14 +183,13 @@ def _look_like_rows(lines: Sequence[str], columns: int) -> bool:
     if any(len(fields) != columns for fields in rows):
         return False
     opened = next((n for n, field in enumerate(rows[0]) if field.startswith('"')), columns)
-    kinds = [[_kind(field) for n, field in enumerate(row) if n != opened] for row in rows]
-    return all(kind == kinds[0] for kind in kinds)
+    columns_of_rows = [column for n, column in enumerate(zip(*rows)) if n != opened]
+    return all(len({_is_phrase(f) for f in column if f.strip()}) < 2 for column in columns_of_rows)
 
 
-def _kind(field: str) -> str:
-    if field.isdigit():
-        return "number"
-    return ("text" if len(field.split()) > 1 else "word") if field.strip() else "nothing"
+def _is_phrase(field: str) -> bool:
+    """Tell whether a field has several words: ids and numbers, of whatever look, have one."""
+    return len(field.split()) > 1
 
 
 def _parquet(path: str, column: str, id_column: str) -> Iterator[tuple[Any, Any]]:

@@ -98,6 +98,7 @@ class TestTsv:
                 '1\t"I went home.\n2\tThen I slept."\n',
                 "row 1 (line 2): by its quotation marks, all up",
             ),
+            ('1\t"I went home.\nx2\tThen I slept."\n', "up to line 3 is one row, but each line"),
             ('a\t"I went.\nb\tOn.\nc\tI slept."\n', "up to line 4 is one row, but each line looks"),
             (
                 "a\tx\ty\nb\tz\n",
