@@ -169,21 +169,24 @@ def own_modules(tool_class: type) -> list[types.ModuleType]:
             directories.add(os.path.dirname(path) + os.sep)
     if not names:
         return []
-    return [m for name, m in list(sys.modules.items()) if name in names or _is_in(m, directories)]
+    near = tuple(directories)
+    return [m for name, m in list(sys.modules.items()) if name in names or _is_in(m, near)]
 
 
-def _is_in(module: Any, directories: set[str]) -> bool:
+def _is_in(module: Any, directories: tuple[str, ...]) -> bool:
     name = getattr(module, "__name__", "")
     if not isinstance(module, types.ModuleType) or name.partition(".")[0] == OWN_PACKAGE:
         return False
     path = _file_of(module)
-    is_near = path.endswith(".py") and path.startswith(tuple(directories))
+    is_near = path.startswith(directories) and path.endswith(".py")
     return is_near and not is_below_installed(path) and not is_of_python(path)
 
 
 def _file_of(module: Any) -> str:
     path = getattr(module, "__file__", None)
-    return os.path.abspath(path) if isinstance(path, str) else ""
+    if not isinstance(path, str):
+        return ""
+    return path if path.startswith(os.sep) else os.path.abspath(path)
 
 
 def _wrapped(value: Any) -> Iterator[Any]:

@@ -12,7 +12,7 @@ TOOLS = """
 import functools
 from pathlib import Path
 from snakemake_executor_gpupool import Tool
-import helper
+import left_helper as helper
 
 SEEN, COUNT, MEMO, LAST = set(), 0, {}, None
 
@@ -80,7 +80,7 @@ class InHelper(Base):
 
 class InLateHelper(Base):
     def read(self, job):
-        from later import unseen
+        from left_later import unseen
         return unseen(super().read(job))
 
 
@@ -164,8 +164,8 @@ OF_MODELS = ["ObjectMemo", "ModuleMemo", "CachedMethod", "LazyGlobal", "Configur
 def tools(tmp_path: Path) -> Path:
     path = tmp_path / "tools.py"
     path.write_text(TOOLS)
-    path.with_name("helper.py").write_text(HELPER)
-    path.with_name("later.py").write_text(HELPER)
+    path.with_name("left_helper.py").write_text(HELPER)
+    path.with_name("left_later.py").write_text(HELPER)
     return path
 
 
