@@ -237,7 +237,7 @@ values = st.dictionaries(st.sampled_from(NAMES), st.integers(0, 1))
 subset = st.lists(st.sampled_from(NAMES), unique=True).map(tuple)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     base=st.sampled_from([Whole, WholeRun, Named]),
     reload_on=subset,
@@ -279,7 +279,7 @@ class Lazy(Tool):
         return [self.made]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     base=st.sampled_from([Whole, WholeRun, Named, Lazy]),
     reload_on=subset,
