@@ -159,7 +159,9 @@ def own_modules(tool_class: type) -> list[types.ModuleType]:
     """Return the modules of a tool's class and bases that are loaded, and those beside them."""
     names, directories = set(), set()
     for klass in own_classes(tool_class):
-        if klass.__module__.partition(".")[0] == OWN_PACKAGE or klass.__module__ not in sys.modules:
+        package = klass.__module__.partition(".")[0]
+        # The program itself is in the midst of its work.
+        if package in (OWN_PACKAGE, "__main__") or klass.__module__ not in sys.modules:
             continue
         path = _file_of(sys.modules[klass.__module__])
         if not path or is_of_python(path):
@@ -175,7 +177,8 @@ def own_modules(tool_class: type) -> list[types.ModuleType]:
 
 def _is_in(module: Any, directories: tuple[str, ...]) -> bool:
     name = getattr(module, "__name__", "")
-    if not isinstance(module, types.ModuleType) or name.partition(".")[0] == OWN_PACKAGE:
+    package = name.partition(".")[0]
+    if not isinstance(module, types.ModuleType) or package in (OWN_PACKAGE, "__main__"):
         return False
     path = _file_of(module)
     is_near = path.startswith(directories) and path.endswith(".py")
