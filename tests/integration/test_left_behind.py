@@ -160,9 +160,9 @@ OF_FILES = ["InClass", "InModule", "InDefault", "InHelper", "InLateHelper", "InC
 OF_MODELS = ["ObjectMemo", "ModuleMemo", "CachedMethod", "LazyGlobal", "Configured"]
 
 
-@pytest.fixture
-def tools(tmp_path: Path) -> Path:
-    path = tmp_path / "tools.py"
+@pytest.fixture(scope="module")  # a process has one module of a name
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("left") / "tools.py"
     path.write_text(TOOLS)
     path.with_name("left_helper.py").write_text(HELPER)
     path.with_name("left_later.py").write_text(HELPER)
