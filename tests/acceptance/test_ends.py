@@ -34,12 +34,12 @@ SHELL = "sleep 7541;"
 #: Snakemake's own code fails when an error of job 0 is to be printed.
 PATCH = """
 import snakemake.jobs
-printed = snakemake.jobs.Job.log_error
-def log_error(job, *arguments, **named):
+told = snakemake.jobs.Job.get_log_error_info
+def get_log_error_info(job, *arguments, **named):
     if job.wildcards.get("i") == "0" and job.rule.name == "up":
         raise UnicodeError("boom")
-    printed(job, *arguments, **named)
-snakemake.jobs.Job.log_error = log_error
+    return told(job, *arguments, **named)
+snakemake.jobs.Job.get_log_error_info = get_log_error_info
 """
 INPUTS = {f"in/{i}.txt": "bad\n" if i == 0 else "x" * 9 + f"{i}\n" for i in range(6)}
 
