@@ -21,28 +21,30 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.contract import all_items
 from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
-from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.frames import Frame
-from snakemake_executor_gpupool.wire.job_log import log_line
 from snakemake_executor_gpupool.wire.payload import (
     is_float_array,
-    load_bytes,
     load_payload,
     pack,
 )
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.baseline import Baseline, work_for
 from snakemake_executor_gpupool.worker.batch import run_batch
+from snakemake_executor_gpupool.worker.chain import (
+    Chain,
+    Memory,
+    Packed,
+    has_words,
+    known_results,
+    unpack_chains,
+)
 from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item, describe_model
-from snakemake_executor_gpupool.worker.guessed import GuessedJob, NotKnownYet
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
@@ -54,141 +56,11 @@ from snakemake_executor_gpupool.worker.server import Channel, Server, latency_of
 from snakemake_executor_gpupool.worker.staging import (
     NotStageable,
     Staging,
-    View,
-    digest,
-    inside,
     is_complete,
     names,
     size_bytes,
 )
 from snakemake_executor_gpupool.worker.written import Expected
-
-#: Bound of the results that a worker keeps at hand.
-REMEMBERED_BYTES = 64 * 1024**2
-
-
-class _Chain:
-    """One request on its way through the models.
-
-    Attributes
-    ----------
-    stage
-        The one at hand.
-    keys, items
-        Of the distinct items of the stage at hand.
-    order
-        For each of the job's items, which of the distinct ones it is.
-    digests
-        Of the inputs of the stage at hand.
-    view
-        Where the files of jobs that are not ready lie; None: all are ready.
-    written
-        The outputs of jobs that are not ready, as far as they are there.
-    """
-
-    def __init__(self, meta: dict[str, Any], jobs: list[Job], items: list[Any]) -> None:
-        self.meta = meta
-        self.jobs = jobs
-        self.keys: list[str] = meta["keys"]
-        self.items = items
-        self.order: list[int] = meta["order"]
-        self.names: list[str] = meta["names"]
-        self.results: list[Any] = []
-        self.parts: list[list[Any]] = []
-        self.digests: list[str] = []
-        self.stage = 0
-        self.view: View | None = None
-        self.written: set[str] = set()
-        self._known: dict[str, str] = {}
-        self.is_whole = True
-
-    @property
-    def job(self) -> Job:
-        """The job of the stage at hand."""
-        return self.jobs[self.stage]
-
-    def log_text(self) -> str:
-        """Return what the log of the stage's job says first."""
-        return log_line(len(self.order), len(self.keys), self.meta["by"])
-
-    def later_files(self) -> list[str]:
-        """Return what the jobs that are not ready write."""
-        return [path for job in self.jobs[1:] for path in (*job.output, *job.log)]
-
-    @contextlib.contextmanager
-    def at_work(self) -> Iterator[Job]:
-        """Give the stage's tool its job, where the job's files are.
-
-        Raises
-        ------
-        NotKnownYet
-            The tool has asked for what is not known of the job yet.
-        """
-        if self.stage == 0:
-            with inside(self.meta["cwd"]):
-                yield self.job
-            return
-        assert self.view is not None
-        guess = GuessedJob(self.job)
-        self.view.make_way([*self.job.output, *self.job.log])
-        self._show_inputs()
-        with inside(self.view.path):
-            yield guess
-        if guess.asked:
-            raise NotKnownYet(f"{', '.join(guess.asked)} of {self.job}")
-
-    def _show_inputs(self) -> None:
-        """Have the inputs in the view: what the chain has written is, unless it was published."""
-        assert self.view is not None
-        for path in self.job.input:
-            if path in self.written and self.view.has(path):
-                continue
-            self.view.show(path)
-            if path in self.written:
-                # Published, or a file of an earlier run, and the real one is dropped.
-                with inside(self.view.path):
-                    if digest(path) != self._known.get(path):
-                        raise NotStageable(path)
-
-    def take_digests(self) -> None:
-        """Take down what the stage's inputs are."""
-        self.digests = [digest(path) for path in self.job.input]
-        self._known.update(zip(self.job.input, self.digests))
-
-
-class _Packed:
-    """A result: its packed parts, and itself where it has been computed just now."""
-
-    def __init__(self, parts: list[Any], value: Any = None) -> None:
-        self.parts = parts
-        self._value = value
-
-    def copy(self) -> Any:
-        """Return the result as if it had come by a frame: a tool may change it as it writes."""
-        if is_float_array(self._value):
-            return self._value.copy()
-        return load_bytes(b"".join(self.parts))
-
-
-class Memory:
-    """Latest results by key, within a bound: later dispatches may need them again."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, key: tuple[str, ...]) -> list[Any] | None:
-        """Return a packed result, or None."""
-        whole = self._kept.get(key)
-        return None if whole is None else [whole]
-
-    def keep(self, key: tuple[str, ...], parts: list[Any]) -> None:
-        """Keep a packed result; the oldest go when there are too many."""
-        self._kept[key] = b"".join(parts)
-        self._bytes += len(self._kept[key])
-        while self._bytes > REMEMBERED_BYTES:
-            _, oldest = self._kept.popitem(last=False)
-            self._bytes -= len(oldest)
 
 
 class ChainServer(Server):
@@ -273,7 +145,7 @@ class ChainServer(Server):
                 return
 
     def _run_stage(
-        self, stage: int, chains: list[_Chain], meta: dict[str, Any], kept: KeptResults | None
+        self, stage: int, chains: list[Chain], meta: dict[str, Any], kept: KeptResults | None
     ) -> bool:
         """Run one stage of all chains that are whole, and tell; return whether it was the last."""
         started_s = time.perf_counter()
@@ -294,7 +166,7 @@ class ChainServer(Server):
         )
         return is_last
 
-    def _end_stage(self, chain: _Chain, number: int, told: list[dict[str, Any]]) -> None:
+    def _end_stage(self, chain: Chain, number: int, told: list[dict[str, Any]]) -> None:
         """Write a stage's outputs, take down what to tell, and read the next stage's inputs."""
         self._write_stage(chain)
         told.append(self._told_of(number, chain))
@@ -303,7 +175,7 @@ class ChainServer(Server):
             self._read_stage(chain, chain.stage + 1)
 
     @staticmethod
-    def _guarded(chain: _Chain, act: Any, *arguments: Any) -> None:
+    def _guarded(chain: Chain, act: Any, *arguments: Any) -> None:
         """Do a part of a chain that is whole; an error ends the chain, and is not told.
 
         The ordinary way comes to the same error, and tells it as its own.
@@ -314,7 +186,7 @@ class ChainServer(Server):
             except Exception:
                 chain.is_whole = False
 
-    def _read_stage(self, chain: _Chain, stage: int) -> None:
+    def _read_stage(self, chain: Chain, stage: int) -> None:
         if chain.view is None:
             chain.view = self._staging.view(chain.meta["cwd"], chain.later_files())
         chain.stage = stage
@@ -340,7 +212,7 @@ class ChainServer(Server):
         if not chain.is_whole:
             chain.view.remove(chain.job.log)
 
-    def _compute(self, stage: int, chains: list[_Chain], kept: KeptResults | None) -> None:
+    def _compute(self, stage: int, chains: list[Chain], kept: KeptResults | None) -> None:
         """Compute the stage's items of all chains together, an item that several have once."""
         if not chains:
             return
@@ -350,7 +222,7 @@ class ChainServer(Server):
         for key in items:
             remembered = self._remembered.get((*head, key))
             if key not in found and remembered is not None:
-                found[key] = _Packed(remembered)
+                found[key] = Packed(remembered)
         missing = {key: item for key, item in items.items() if key not in found}
         computed = self._compute_missing(stage, chains[0].jobs[stage].params, missing)
         for key, packed in computed.items():
@@ -363,7 +235,7 @@ class ChainServer(Server):
 
     def _compute_missing(
         self, stage: int, params: dict[str, Any], items: dict[str, Any]
-    ) -> dict[str, _Packed]:
+    ) -> dict[str, Packed]:
         """Return the result of each item that has one."""
         reader = for_files(self._classes[stage], params)
         tool = self._tools[stage].show(params)
@@ -373,17 +245,17 @@ class ChainServer(Server):
             for index, outcome in zip(batch, run_batch(tool, [values[i] for i in batch])):
                 with contextlib.suppress(Exception):  # the ordinary way tells what is wrong
                     if outcome.error is None:
-                        computed[keys[index]] = _Packed(pack(outcome.result), outcome.result)
+                        computed[keys[index]] = Packed(pack(outcome.result), outcome.result)
         return computed
 
     @staticmethod
-    def _take_results(chain: _Chain, found: dict[str, _Packed]) -> None:
+    def _take_results(chain: Chain, found: dict[str, Packed]) -> None:
         packed = [found[key] for key in chain.keys]  # one that failed ends the chain
         chain.parts = [each.parts for each in packed]
         chain.results = [packed[place].copy() for place in chain.order]
 
     # -- files -------------------------------------------------------------------
-    def _write_stage(self, chain: _Chain) -> None:
+    def _write_stage(self, chain: Chain) -> None:
         """Write a stage's outputs, those of a job that is ready under their own names."""
         tool = self._tool_for(self._classes[chain.stage], chain.job)
         updates = {chain.job.output[n]: source for n, source in chain.meta["updates"]}
@@ -401,7 +273,7 @@ class ChainServer(Server):
                 chain.view.remove([*chain.job.output, *chain.job.log])
             raise
 
-    def _check_written(self, chain: _Chain) -> None:
+    def _check_written(self, chain: Chain) -> None:
         """Raise for outputs that are not there, or that tell where they were written."""
         cwd = chain.view.path if chain.view is not None and chain.stage else chain.meta["cwd"]
         paths = [os.path.join(cwd, path) for path in chain.job.output]
@@ -413,7 +285,7 @@ class ChainServer(Server):
                 raise NotStageable(f"outputs of {chain.job} have in them where they were written")
             chain.written.update(chain.job.output)
 
-    def _told_of(self, number: int, chain: _Chain) -> dict[str, Any]:
+    def _told_of(self, number: int, chain: Chain) -> dict[str, Any]:
         """Return what the coordinator hears of a chain that has come through a stage."""
         told = {"chain": number, "keys": chain.keys, "items": len(chain.order)}
         if chain.stage == 0:
@@ -426,7 +298,7 @@ class ChainServer(Server):
         paths = [os.path.join(chain.view.path, path) for path in there]
         return {**told, "bytes": sum(map(size_bytes, paths))}
 
-    def _is_misplaced(self, chain: _Chain) -> bool:
+    def _is_misplaced(self, chain: Chain) -> bool:
         """Tell whether items have in them where they were read from.
 
         A model would look there, from another directory, or not find what has been published.
@@ -436,29 +308,3 @@ class ChainServer(Server):
         # Such arrays say nothing of a place, and are most of what there is.
         worded = [item for item in chain.items if not is_float_array(item)]
         return has_words(worded, [place, *files]) or has_words(chain.names, [place])
-
-
-def has_words(values: list[Any], words: Iterable[str]) -> bool:
-    """Tell whether values have any of some words in them, in whatever way."""
-    parts = [bytes(part) for part in pack(values)]
-    sought = [word.encode(code) for word in words for code in ("utf-8", "utf-32-le", "utf-16-le")]
-    return any(each in part for part in parts for each in sought)
-
-
-def known_results(chains: list[_Chain]) -> dict[str, _Packed]:
-    """Return the results that came instead of items: other jobs have had these computed."""
-    return {
-        key: _Packed(pack(value))
-        for chain in chains
-        for key, is_known, value in zip(chain.keys, chain.meta["known"], chain.items)
-        if is_known
-    }
-
-
-def unpack_chains(frame: Frame, stages: int) -> list[_Chain]:
-    """Return the requests of a ``chain`` frame."""
-    chains, blobs = [], list(frame.blobs)
-    for meta in frame.meta["chains"]:
-        values = [load_payload(blobs.pop(0)) for _ in range(stages + len(meta["keys"]))]
-        chains.append(_Chain(meta, values[:stages], values[stages:]))
-    return chains

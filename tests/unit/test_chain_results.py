@@ -10,16 +10,17 @@ import pytest
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES
 from snakemake_executor_gpupool.wire.payload import load_bytes, pack
-from snakemake_executor_gpupool.worker.chain_server import ChainServer, _Chain, _Packed
+from snakemake_executor_gpupool.worker.chain import Chain, Packed
+from snakemake_executor_gpupool.worker.chain_server import ChainServer
 
 
 @pytest.mark.parametrize("size", [3, SPOOL_BYTES])
 @pytest.mark.parametrize("made_now", [True, False])
 def test_a_tool_may_change_what_it_writes(size: int, made_now: bool) -> None:
     values: dict[str, Any] = {"k0": np.arange(size, dtype=np.float32), "k1": {"a": [np.ones(size)]}}
-    found = {k: _Packed(pack(v), v if made_now else None) for k, v in values.items()}
+    found = {k: Packed(pack(v), v if made_now else None) for k, v in values.items()}
     meta = {"keys": list(values), "order": [1, 0, 1, 0], "names": ["b", "a", "b", "a"]}
-    chains = [_Chain(meta, [Job()], []) for _ in range(2)]
+    chains = [Chain(meta, [Job()], []) for _ in range(2)]
     for chain in chains:
         ChainServer._take_results(chain, found)
         for result in chain.results:

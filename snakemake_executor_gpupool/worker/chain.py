@@ -1,0 +1,171 @@
+"""Requests on their way through a chain's models, in the worker that holds these.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from snakemake_executor_gpupool.tool_api.values import Job
+from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.job_log import log_line
+from snakemake_executor_gpupool.wire.payload import is_float_array, load_bytes, load_payload, pack
+from snakemake_executor_gpupool.worker.guessed import GuessedJob, NotKnownYet
+from snakemake_executor_gpupool.worker.staging import NotStageable, View, digest, inside
+
+#: Bound of the results that a worker keeps at hand.
+REMEMBERED_BYTES = 64 * 1024**2
+
+
+class Chain:
+    """One request on its way through the models.
+
+    Attributes
+    ----------
+    stage
+        The one at hand.
+    keys, items
+        Of the distinct items of the stage at hand.
+    order
+        For each of the job's items, which of the distinct ones it is.
+    digests
+        Of the inputs of the stage at hand.
+    view
+        Where the files of jobs that are not ready lie; None: all are ready.
+    written
+        The outputs of jobs that are not ready, as far as they are there.
+    """
+
+    def __init__(self, meta: dict[str, Any], jobs: list[Job], items: list[Any]) -> None:
+        self.meta = meta
+        self.jobs = jobs
+        self.keys: list[str] = meta["keys"]
+        self.items = items
+        self.order: list[int] = meta["order"]
+        self.names: list[str] = meta["names"]
+        self.results: list[Any] = []
+        self.parts: list[list[Any]] = []
+        self.digests: list[str] = []
+        self.stage = 0
+        self.view: View | None = None
+        self.written: set[str] = set()
+        self._known: dict[str, str] = {}
+        self.is_whole = True
+
+    @property
+    def job(self) -> Job:
+        """The job of the stage at hand."""
+        return self.jobs[self.stage]
+
+    def log_text(self) -> str:
+        """Return what the log of the stage's job says first."""
+        return log_line(len(self.order), len(self.keys), self.meta["by"])
+
+    def later_files(self) -> list[str]:
+        """Return what the jobs that are not ready write."""
+        return [path for job in self.jobs[1:] for path in (*job.output, *job.log)]
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[Job]:
+        """Give the stage's tool its job, where the job's files are.
+
+        Raises
+        ------
+        NotKnownYet
+            The tool has asked for what is not known of the job yet.
+        """
+        if self.stage == 0:
+            with inside(self.meta["cwd"]):
+                yield self.job
+            return
+        assert self.view is not None
+        guess = GuessedJob(self.job)
+        self.view.make_way([*self.job.output, *self.job.log])
+        self._show_inputs()
+        with inside(self.view.path):
+            yield guess
+        if guess.asked:
+            raise NotKnownYet(f"{', '.join(guess.asked)} of {self.job}")
+
+    def _show_inputs(self) -> None:
+        """Have the inputs in the view: what the chain has written is, unless it was published."""
+        assert self.view is not None
+        for path in self.job.input:
+            if path in self.written and self.view.has(path):
+                continue
+            self.view.show(path)
+            if path in self.written:
+                # Published, or a file of an earlier run, and the real one is dropped.
+                with inside(self.view.path):
+                    if digest(path) != self._known.get(path):
+                        raise NotStageable(path)
+
+    def take_digests(self) -> None:
+        """Take down what the stage's inputs are."""
+        self.digests = [digest(path) for path in self.job.input]
+        self._known.update(zip(self.job.input, self.digests))
+
+
+class Packed:
+    """A result: its packed parts, and itself where it has been computed just now."""
+
+    def __init__(self, parts: list[Any], value: Any = None) -> None:
+        self.parts = parts
+        self._value = value
+
+    def copy(self) -> Any:
+        """Return the result as if it had come by a frame: a tool may change it as it writes."""
+        if is_float_array(self._value):
+            return self._value.copy()
+        return load_bytes(b"".join(self.parts))
+
+
+class Memory:
+    """Latest results by key, within a bound: later dispatches may need them again."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[str, ...]) -> list[Any] | None:
+        """Return a packed result, or None."""
+        whole = self._kept.get(key)
+        return None if whole is None else [whole]
+
+    def keep(self, key: tuple[str, ...], parts: list[Any]) -> None:
+        """Keep a packed result; the oldest go when there are too many."""
+        self._kept[key] = b"".join(parts)
+        self._bytes += len(self._kept[key])
+        while self._bytes > REMEMBERED_BYTES:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= len(oldest)
+
+
+def has_words(values: list[Any], words: Iterable[str]) -> bool:
+    """Tell whether values have any of some words in them, in whatever way."""
+    parts = [bytes(part) for part in pack(values)]
+    sought = [word.encode(code) for word in words for code in ("utf-8", "utf-32-le", "utf-16-le")]
+    return any(each in part for part in parts for each in sought)
+
+
+def known_results(chains: list[Chain]) -> dict[str, Packed]:
+    """Return the results that came instead of items: other jobs have had these computed."""
+    return {
+        key: Packed(pack(value))
+        for chain in chains
+        for key, is_known, value in zip(chain.keys, chain.meta["known"], chain.items)
+        if is_known
+    }
+
+
+def unpack_chains(frame: Frame, stages: int) -> list[Chain]:
+    """Return the requests of a ``chain`` frame."""
+    chains, blobs = [], list(frame.blobs)
+    for meta in frame.meta["chains"]:
+        values = [load_payload(blobs.pop(0)) for _ in range(stages + len(meta["keys"]))]
+        chains.append(Chain(meta, values[:stages], values[stages:]))
+    return chains
