@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.contract import ContractError
 from snakemake_executor_gpupool.tool_api.declared import Declaration
 from snakemake_executor_gpupool.tool_api.params_read import reads_all_params
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -172,8 +173,17 @@ def item_key(tool: Tool, item: Any) -> str | bytes:
 
     A tool with a ``key`` of its own says by it what matters of an item: only a file that the key
     itself names counts then.
+
+    Raises
+    ------
+    ContractError
+        The tool has no key for it: all such items would be one.
     """
     key = tool.key(item)
+    if key is None:
+        raise ContractError(f"{type(tool).__name__}.key() returned None. Does it lack a return?")
+    if not isinstance(key, (str, bytes)):
+        key = content_hash(key)  # the text of an array is rounded, and of a long one a part
     is_usual = type(tool).key is Tool.key
     files = contents_of(item if is_usual else key, ITEM)
     return content_hash([key, files]) if files else key

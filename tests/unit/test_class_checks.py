@@ -136,3 +136,21 @@ def test_nothing_is_said_of_our_own(tool: str) -> None:
 def test_looking_imports_nothing_heavy() -> None:
     load_tool_class("esm2-embed")
     assert "torch" not in sys.modules or "pytest" in sys.modules
+
+
+def test_keys_without_a_return_or_of_arrays_do_not_collapse(make: Callable[[str], str]) -> None:
+    import numpy as np
+
+    from snakemake_executor_gpupool.worker.describe import describe_item
+
+    none: Any = load_tool_class(make("def key(self, item):\n    item.upper()"))
+    with pytest.raises(ContractError, match=r"T.key\(\) returned None. Does it lack a return"):
+        describe_item(none(), "a", 0)
+    same: Any = load_tool_class(make("def key(self, item):\n    return item"))
+    arrays = np.zeros(5000), np.zeros(5000), np.array([1.0]), np.array([1.0 + 1e-12])
+    arrays[1][2500] = 1  # where the printed text has three dots
+    assert len({describe_item(same(), array, 0)["key"] for array in arrays}) == 4
+    assert (
+        describe_item(same(), np.array([1.0]), 0)["key"]
+        == describe_item(same(), np.array([1.0]), 7)["key"]
+    )

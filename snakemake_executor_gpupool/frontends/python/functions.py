@@ -11,6 +11,7 @@ from snakemake_executor_gpupool.frontends.python.calls import check_call
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
 from snakemake_executor_gpupool.worker.cold import compute
+from snakemake_executor_gpupool.worker.describe import item_key
 from snakemake_executor_gpupool.worker.loaded import for_files
 
 
@@ -111,7 +112,9 @@ def _cold(
 ) -> list[Any]:
     tool = for_files(tool_class, params)
     items = tool.items_of_call(values)
-    keys = [tool.key(item) if tool.deterministic else number for number, item in enumerate(items)]
+    keys = [
+        item_key(tool, item) if tool.deterministic else number for number, item in enumerate(items)
+    ]
     distinct = dict(zip(keys, items, strict=True))
     computed = compute(tool, params, list(distinct.values()), device)
     results = dict(zip(distinct, computed, strict=True))
