@@ -230,6 +230,8 @@ class Scheduler:
         if model.error is not None and request.attempt > 1:
             # What could not be loaded may be there by now.
             model.error = None
+        if request.attempt > 1:
+            model.broken.pop(meta["group"], None)
         return model
 
     def _recall_figures(self, model: Model) -> None:

@@ -87,7 +87,11 @@ class Dispatch(Staffing):
         """Queue new units of a model."""
         if not model.waiting and not model.in_flight:
             model.window_opened_s = now_s
-        model.push(units)
+        for unit in units:
+            if unit.group in model.broken:
+                error = model.broken[unit.group]
+                self._jobs.unit_failed(unit, error, blamed(model, error))
+        model.push([unit for unit in units if not unit.is_done])
         self.feed(model, now_s)
 
     def feed(self, model: Model, now_s: float) -> None:
@@ -241,9 +245,9 @@ class Dispatch(Staffing):
         self._settle(worker, batch, outcomes, blobs, seconds)
         errors = [outcome["error"] for outcome in outcomes if outcome["error"] is not None]
         broken = [error for error in errors if error["kind"] == CONTRACT]
-        if broken and model.error is None:
-            # No item is to blame, and no other one would do better.
-            self._give_up_model(model, broken[0], now_s)
+        if broken:
+            # No item is to blame, and no other one with these params would do better.
+            self._give_up_group(model, batch.units[0].group, broken[0])
         if not model.info["persistent"]:
             self._stop(worker, "one-shot tool")
         if errors:
@@ -380,6 +384,22 @@ class Dispatch(Staffing):
         self._fail_waiting(model, error, now_s)
         self._withdraw_asking(model, now_s)
         self._stop_unused(model)
+
+    def _give_up_group(self, model: Model, group: str, error: dict[str, Any]) -> None:
+        """Fail what waits with the same params, and have what comes later fail, too."""
+        model.broken[group] = error
+        self._outbox.note("model_failed", model=model.name, error=error["message"])
+        waiting = [*model.suspects, *(unit for _, unit in model.resting), *model.oversized]
+        gone = {unit for unit in (*waiting, *model.queue) if unit.group == group}
+        model.queue.remove(gone & set(model.queue))
+        for units in (model.suspects, model.oversized):
+            kept = [unit for unit in units if unit not in gone]
+            units.clear()
+            units.extend(kept)
+        model.resting[:] = [(until_s, unit) for until_s, unit in model.resting if unit not in gone]
+        for unit in sorted(gone, key=lambda unit: unit.order):
+            self._suspicion.forget(unit)
+            self._jobs.unit_failed(unit, error, blamed(model, error))
 
     def _stop_unused(self, model: Model) -> None:
         """End the workers of a model that was given up, once they have nothing in flight."""

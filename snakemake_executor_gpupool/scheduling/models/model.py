@@ -157,6 +157,8 @@ class Model:
     #: Under which the profile keeps the figures.
     profile_key: str = ""
     error: dict[str, Any] | None = None
+    #: By group: why no item with its params can be computed, whichever it is.
+    broken: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: How many workers of a chain have died.
     chain_deaths: int = 0
     #: Whether a worker has ever loaded it in this run.
