@@ -11,6 +11,7 @@ class Paced(Tool):
     """Turns each line into capitals, and adds the model's name."""
 
     defaults = {"model": "m", "pace_s": 0.02, "child": ""}
+    reload_on = ("model", "pace_s", "child")
     devices = ("cuda", "cpu")
 
     def pause(self, paces=1):
