@@ -31,6 +31,7 @@ from snakemake_executor_gpupool.devices.visible import visible_env
 from snakemake_executor_gpupool.frontends.snakemake.admission import Admission, LaneJob
 from snakemake_executor_gpupool.frontends.snakemake.bundles import MEMBERS_VARIABLE
 from snakemake_executor_gpupool.frontends.snakemake.last_words import Words
+from snakemake_executor_gpupool.frontends.snakemake.leftovers import wait_for
 from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs
 
 #: A Snakemake whose jobs each see devices of their own.
@@ -196,7 +197,7 @@ class LocalLane(LocalExecutor):
         if self._cancelled:
             self._signal_children(signal.SIGTERM)
         try:
-            code = child.wait()
+            code = wait_for(child, holds_devices=bool(lane_job.environment))
         finally:
             with self._lock:
                 del self._children[child.pid]
