@@ -148,9 +148,11 @@ class ResultStore:
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise StoreUnusable(f"there is no room for {self.directory}") from error
+            is_other = os.path.lexists(self._cache) and not self._cache.is_dir()
+            why = "it is no directory" if is_other else error.strerror
             raise ConfigError(
-                f"the cache {self._cache} cannot be used: {error.strerror}; choose a directory "
-                "that you may write to"
+                f"the cache {self._cache} cannot be used: {why}; choose a directory that you may "
+                "write to"
             ) from error
 
     def _check_cache(self, shared: bool) -> int | None:

@@ -40,3 +40,7 @@ def test_every_number_that_a_test_names_is_on_the_page() -> None:
 def test_what_is_called_tested_has_a_test() -> None:
     claimed = {number for number, state in states().items() if state != "planned"}
     assert not claimed - cited()
+
+
+def test_what_a_test_names_is_not_called_planned() -> None:
+    assert not [number for number in cited() if states()[number] == "planned"]

@@ -206,7 +206,7 @@ def test_a_group_shares_one_only_by_choice(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_cache_that_is_no_directory_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"the cache .*file cannot be used"):
+    with pytest.raises(ConfigError, match=r"the cache .*file cannot be used: it is no directory"):
         ResultStore(tmp_path / "file", 0)
 
 
