@@ -30,6 +30,7 @@ METHODS = {
     "cost": ("item",),
     "tokens": ("item",),
     "batch_tokens": ("device",),
+    "extra_model_files": (),
 }
 #: Attributes that are names in an order; a text would be taken letter by letter.
 NAMES = ("devices", "reload_on", "write_params")

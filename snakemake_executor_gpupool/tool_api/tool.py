@@ -162,6 +162,17 @@ class Tool:
         """Return the token budget of a micro-batch to start with on that kind of device."""
         return self.max_batch_tokens or 64
 
+    # -- what makes the model --------------------------------------------------
+    def extra_model_files(self) -> Iterable[Any]:
+        """Return paths of files that the model is made of and that no param names.
+
+        What lies beside a named file, or what a library finds by a prefix: their content
+        belongs to the model, as that of files named by params in :attr:`reload_on` does by
+        itself. Called in the process that reads inputs, for every job; a file that is not there
+        counts as such.
+        """
+        return ()
+
     # -- derived -------------------------------------------------------------
     def model_params(self) -> dict[str, Any]:
         """Return the params that choose the model."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
@@ -168,6 +169,10 @@ class Esm2Embed(Tool):
         return self._contact_head
 
     # -- the files -----------------------------------------------------------
+    def extra_model_files(self) -> list[Path]:
+        """Return the contact regression that lies beside a checkpoint, where there is one."""
+        return [esm2_checkpoints.beside(Path(str(self.params.model)))]
+
     def read(self, job: Job) -> Iterator[Record]:
         """Yield the proteins as the model will see them.
 

@@ -160,13 +160,13 @@ def _contact_path(model: str) -> str:
         return esm2_hub.cached(model, esm2_hub.CONTACTS)
     if Path(model).is_dir():
         raise InputError(f"param contacts: the checkpoint in {model} has no contact head")
-    path = _beside(Path(model))
+    path = beside(Path(model))
     if not path.is_file():
         raise InputError(f"param contacts: {model} needs its contact regression in {path}")
     return str(path)
 
 
-def _beside(checkpoint: Path) -> Path:
+def beside(checkpoint: Path) -> Path:
     """Return where fair-esm looks for a checkpoint's contact regression."""
     return checkpoint.with_name(checkpoint.stem + CONTACT_SUFFIX)
 
@@ -207,7 +207,7 @@ def write_seeded_checkpoint(
     path = Path(directory, f"{_seeded_stem(shape, seed)}.pt")
     path.parent.mkdir(parents=True, exist_ok=True)
     head = {name: tensors.pop(name) for name in sorted(tensors) if "contact_head" in name}
-    torch.save({"model": head}, _beside(path))
+    torch.save({"model": head}, beside(path))
     torch.save({"cfg": {"model": _settings(shape)}, "model": tensors}, path)
     return str(path)
 

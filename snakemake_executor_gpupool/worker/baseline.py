@@ -176,9 +176,11 @@ def own_modules(tool_class: type) -> list[types.ModuleType]:
 
 
 def _is_in(module: Any, directories: tuple[str, ...]) -> bool:
-    name = getattr(module, "__name__", "")
-    package = name.partition(".")[0]
-    if not isinstance(module, types.ModuleType) or package in (OWN_PACKAGE, "__main__"):
+    if not isinstance(module, types.ModuleType):
+        return False
+    # Not asked for as attributes: some libraries' modules make up those that they do not have.
+    name = vars(module).get("__name__")
+    if not isinstance(name, str) or name.partition(".")[0] in (OWN_PACKAGE, "__main__"):
         return False
     path = _file_of(module)
     is_near = path.startswith(directories) and path.endswith(".py")
@@ -186,7 +188,7 @@ def _is_in(module: Any, directories: tuple[str, ...]) -> bool:
 
 
 def _file_of(module: Any) -> str:
-    path = getattr(module, "__file__", None)
+    path = getattr(module, "__dict__", {}).get("__file__")
     if not isinstance(path, str):
         return ""
     return path if path.startswith(os.sep) else os.path.abspath(path)

@@ -98,7 +98,8 @@ def describe_model(tool: Tool, outputs: Sequence[str] = ()) -> dict[str, Any]:
     kind: Any = type(tool)
     model, run = tool.model_params(), tool.run_params()
     ident = [kind.__module__, kind.__qualname__, tool.version, code_digest(kind)]
-    ident += [model, contents_of(model, MODEL, outputs), _names_seen(tool, "load")]
+    files = [model, list(tool.extra_model_files())]
+    ident += [model, contents_of(files, MODEL, outputs), _names_seen(tool, "load")]
     label = ", ".join(str(value) for value in model.values() if value is not None)
     what = f"{kind.__name__}.short_tokens()"
     return {

@@ -17,6 +17,7 @@ import pytest
 
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
+from snakemake_executor_gpupool.tools.esm2 import Esm2Embed
 from snakemake_executor_gpupool.worker import code_digest as module
 from snakemake_executor_gpupool.worker import named_files
 from snakemake_executor_gpupool.worker.code_digest import code_digest
@@ -437,3 +438,26 @@ def test_what_is_no_file_or_is_gone_does_no_harm() -> None:
     circle: list[Any] = ["a"]
     circle.append(circle)
     assert list(named_files._paths_in(circle, set())) == []
+
+
+# -- files that no param names ----------------------------------------------------------
+class Prefixed(Tool):
+    defaults: ClassVar[dict[str, Any]] = {"model": "index"}
+
+    def extra_model_files(self) -> list[Path]:
+        return sorted(Path().glob(f"{self.params.model}.*"))
+
+
+@pytest.mark.parametrize(
+    ("tool", "file"),
+    [(Prefixed({}), "index.2.bt"), (Esm2Embed({"model": "m.pt"}), "m-contact-regression.pt")],
+    ids=["a prefix", "beside a checkpoint"],
+)
+def test_files_that_a_tool_names_itself_belong_to_its_model(tool: Tool, file: str) -> None:  # C2
+    write({"index.1.bt": "1", "m.pt": "weights"})
+    idents = [describe_model(tool)["model"]]
+    for text in ("2", "3"):
+        write({file: text})
+        idents.append(describe_model(tool)["model"])
+    write({"other.txt": "nobody's"})
+    assert len(set(idents)) == 3 and describe_model(tool)["model"] == idents[-1]
