@@ -56,6 +56,8 @@ def _redirect(targets: list[int]) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
+            # What programs print that the tool starts comes in between, in order.
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     for descriptor, target in zip((1, 2), targets):
         os.dup2(target, descriptor)
 

@@ -178,10 +178,10 @@ def test_bad_options_are_said_at_start(tmp_path: Path) -> None:  # S9
 
 
 def test_an_unwritable_output_directory(tmp_path: Path) -> None:  # W9
-    # Not even root makes directories in /sys.
+    # Not even root makes directories in /proc.
     snakefile = """
         rule all:
-            input: "good.up", "/sys/gpupool/x.up"
+            input: "good.up", "/proc/gpupool/x.up"
 
         rule up:
             input: "in/{name}.txt"
@@ -191,14 +191,14 @@ def test_an_unwritable_output_directory(tmp_path: Path) -> None:  # W9
 
         rule case:
             input: "in/{name}.txt"
-            output: "/sys/gpupool/{name}.up"
+            output: "/proc/gpupool/{name}.up"
             resources: gpupool_tool="textual.py:Textual"
             script: "textual.py"
     """
     files = {"in/good.txt": "good\n", "in/x.txt": "x\n"}
     done = Workflow(tmp_path, snakefile, files).run("--keep-going")
     assert done.code == 1
-    assert "rule case (name=x)" in done.text and "/sys/gpupool" in done.text, done.text
+    assert "rule case (name=x)" in done.text and "/proc/gpupool" in done.text, done.text
     assert (tmp_path / "good.up").exists()
 
 

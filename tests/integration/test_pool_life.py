@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -135,8 +135,18 @@ def test_after_the_loop_has_broken_calls_are_errors() -> None:
         assert again.run(TEXTUAL, ["a"]) == ["A.plain"]
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Have Ctrl-C interrupt: it does not in tests that were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("interrupt", [signal.raise_signal, lambda n: os.kill(os.getpid(), n)])
-def test_an_interrupted_call_leaves_nothing_lent(interrupt: Callable[[int], None]) -> None:
+def test_an_interrupted_call_leaves_nothing_lent(
+    interrupt: Callable[[int], None], ctrl_c: None
+) -> None:
     """Whether it is interrupted while it waits, or only once its report is there."""
     with ToolPool(devices="cpu:1") as pool:
         pool.run(TEXTUAL, ["warm"])
