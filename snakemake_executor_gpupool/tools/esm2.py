@@ -171,7 +171,9 @@ class Esm2Embed(Tool):
     # -- the files -----------------------------------------------------------
     def extra_model_files(self) -> list[Path]:
         """Return the contact regression that lies beside a checkpoint, where there is one."""
-        return [esm2_checkpoints.beside(Path(str(self.params.model)))]
+        checkpoint = Path(str(self.params.model))
+        # One that names no file is refused, with a sentence, when it is loaded.
+        return [esm2_checkpoints.beside(checkpoint)] if checkpoint.name else []
 
     def read(self, job: Job) -> Iterator[Record]:
         """Yield the proteins as the model will see them.

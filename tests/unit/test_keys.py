@@ -461,3 +461,8 @@ def test_files_that_a_tool_names_itself_belong_to_its_model(tool: Tool, file: st
         idents.append(describe_model(tool)["model"])
     write({"other.txt": "nobody's"})
     assert len(set(idents)) == 3 and describe_model(tool)["model"] == idents[-1]
+
+
+@pytest.mark.parametrize("model", ["", ".", "/", None])
+def test_a_model_without_a_name_is_left_to_loading(model: Any) -> None:
+    assert describe_model(Esm2Embed({"model": model}))["model"]
