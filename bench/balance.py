@@ -34,7 +34,7 @@ from tests.unit import promises
 WORKERS = 4
 SLEEPER = f"{Path(__file__).resolve().parent / 'tools' / 'sleeper.py'}:Sleeper"
 MEDIAN_S, ITEMS = 0.04, 250
-MOST_OVER_IDEAL = 1.05
+MAX_OVER_IDEAL = 1.05
 SECOND_RUN = 0.85
 #: So many items make a pool that knows nothing start all of its workers.
 WARM_UP = 8 * WORKERS
@@ -93,7 +93,7 @@ def main() -> int:
         report.Target(
             "balance on real workers, costs wrong by 0.5 to 2",
             statistics.median(ratios),
-            MOST_OVER_IDEAL,
+            MAX_OVER_IDEAL,
         ),
         report.Target("second run / first", statistics.median(gains), SECOND_RUN),
     ]

@@ -26,7 +26,7 @@ SNAKEFILE = rivals.HERE / "rows.smk"
 TOKENS = 8
 PER_GROUP = 25
 #: Looking ahead must not be slower than the quicker of the two ways to declare groups.
-MOST = 1.0
+MAX_RATIO = 1.0
 
 
 def rivals_of() -> list[tuple[Runs, list[str]]]:
@@ -103,7 +103,7 @@ def main() -> int:
         print(f"- {runs.label}: {summary(runs)['dispatches_saved']} dispatches saved")
     print(f"- {'PASS' if agreed else 'FAIL'}: outputs agree; largest difference {difference:.1e}")
     best_s = min(runs.median_s for runs in all_runs[1:3])
-    target = report.Target("looking ahead / groups", all_runs[0].median_s / best_s, MOST)
+    target = report.Target("looking ahead / groups", all_runs[0].median_s / best_s, MAX_RATIO)
     print(target)
     return 0 if agreed and target.reached else 1
 

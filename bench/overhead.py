@@ -24,7 +24,7 @@ ROOM = OUT / "overhead"
 AGAINST_FLOOR = 1.2
 JUDGED_AT = 5_000
 #: Bound of what a job's cost grows by, beyond what the floor's does, and up to how many jobs.
-MOST_GROWTH = 1.3
+MAX_GROWTH = 1.3
 GROWN_TO = 20_000
 
 
@@ -101,7 +101,7 @@ def judge(sizes: list[Size]) -> list[report.Target]:
     if large.jobs >= GROWN_TO:
         served, floor = growths(small, large)
         text = f"growth from {small.jobs:,} to {large.jobs:,} jobs / the floor's"
-        found.append(report.Target(text, served / floor, MOST_GROWTH))
+        found.append(report.Target(text, served / floor, MAX_GROWTH))
     return found
 
 

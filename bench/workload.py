@@ -21,7 +21,7 @@ BACKGROUND = {
     "P": 4.74, "S": 6.65, "T": 5.36, "W": 1.10, "Y": 2.92, "V": 6.86,
 }  # fmt: skip
 SHORTEST, LONGEST, MEDIAN_LENGTH, LENGTH_SPREAD = 30, 600, 180, 0.5
-MOST_PER_FILE = 4
+MAX_PER_FILE = 4
 DUPLICATE_SHARE = 0.4
 #: What a model adds to a sequence: a start and an end token.
 EXTRA_TOKENS = 2
@@ -63,7 +63,7 @@ def generate(files: int = 120, seed: int = 0) -> list[list[Record]]:
     ones is drawn, so that duplicates are spread over the files.
     """
     rng = random.Random(seed)
-    sizes = [rng.randint(1, MOST_PER_FILE) for _ in range(files)]
+    sizes = [rng.randint(1, MAX_PER_FILE) for _ in range(files)]
     slots = [(file, place) for file, size in enumerate(sizes) for place in range(size)]
     rng.shuffle(slots)
     originals = round(len(slots) * (1 - DUPLICATE_SHARE))

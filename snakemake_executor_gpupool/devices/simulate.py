@@ -21,7 +21,7 @@ from snakemake_executor_gpupool.errors import ConfigError
 SIMULATE_VARIABLE = "GPUPOOL_SIMULATE"
 
 _MIB_PER_UNIT = {"gib": 1024.0, "gb": 1e9 / 2**20, "mib": 1.0, "mb": 1e6 / 2**20}
-_MOST_DEVICES = 1024
+_MAX_DEVICES = 1024
 
 
 def simulated_devices(env: Mapping[str, str]) -> tuple[Device, ...]:
@@ -51,7 +51,7 @@ def _parse(text: str) -> tuple[int, int | None]:
     match = re.fullmatch(
         r"([0-9]{1,4})(?:x([0-9]{1,6}(?:\.[0-9]{1,3})?)([a-z]+))?", text.lower().replace(" ", "")
     )
-    if match and 1 <= int(match[1]) <= _MOST_DEVICES:
+    if match and 1 <= int(match[1]) <= _MAX_DEVICES:
         if match[2] is None:
             return int(match[1]), None
         if match[3] in _MIB_PER_UNIT:

@@ -25,7 +25,7 @@ from snakemake_executor_gpupool.wire.bounds import printable
 
 VERSION = 1
 #: Entries kept; the longest unused go first.
-MOST_ENTRIES = 2000
+MAX_ENTRIES = 2000
 #: A file of so many entries has a tenth of this.
 MAX_BYTES = 16 * 1024**2
 #: How long a run waits at its end for another that writes; then its figures are lost.
@@ -75,7 +75,7 @@ class Profile:
             measured = {k: v for k, v in dataclasses.asdict(figures).items() if v is not None}
             # Newest last: the order of the file is the order of use.
             self._entries[key] = {**self._entries.pop(key, {}), **measured}
-        for key in list(self._entries)[:-MOST_ENTRIES]:
+        for key in list(self._entries)[:-MAX_ENTRIES]:
             del self._entries[key]
 
     def _write(self, path: Path) -> None:

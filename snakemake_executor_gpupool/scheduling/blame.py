@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 #: For how long a stray makes deaths weaker evidence.
 STRAY_COUNTS_S = 300.0
 #: The most that strays add to the deaths that it takes to find somebody guilty.
-MOST_PATIENCE = 6
+MAX_PATIENCE = 6
 #: The wait after a suspect's first death alone; it doubles with every further one.
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 8.0
 #: For how long starting or loading must have failed by deaths before nobody tries any more.
-LEAST_TRIAL_S = 15.0
+MIN_TRIAL_S = 15.0
 
 
 @dataclass(eq=False)
@@ -53,7 +53,7 @@ class Suspicion:
 
     def __init__(self) -> None:
         self._records: dict[object, _Record] = {}
-        self._strays_s: deque[float] = deque(maxlen=MOST_PATIENCE)
+        self._strays_s: deque[float] = deque(maxlen=MAX_PATIENCE)
 
     def died(
         self,

@@ -8,7 +8,7 @@ from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
 
 #: More workers than this are never asked for at once.
-MOST_WORKERS = 1024
+MAX_WORKERS = 1024
 _AT_WORK = (Stage.STARTING, Stage.LOADING, Stage.MOVING)
 
 
@@ -29,5 +29,5 @@ def demand_of(dispatch: Dispatch, allocator: Allocator, now_s: float) -> Demand:
 
 def _devices_for(model: Model, now_s: float) -> int:
     at_work = sum(bool(w.in_flight) or w.stage in _AT_WORK for w in model.workers.values())
-    most = min(model.waiting + at_work, MOST_WORKERS)
+    most = min(model.waiting + at_work, MAX_WORKERS)
     return model.spec.count * max(model.workers_wanted(most, most, now_s), at_work)

@@ -31,7 +31,7 @@ from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.requests import Request
 
 #: No run has more to say beside its errors.
-MOST_REMARKS = 100
+MAX_REMARKS = 100
 
 
 class Scheduler:
@@ -142,7 +142,7 @@ class Scheduler:
         """A process has something to say of its tool, or of a rule: once is enough."""
         self.filing.now_s = now_s
         self.filing.heard_of(worker_id)
-        if text not in self._remarks and len(self._remarks) < MOST_REMARKS:
+        if text not in self._remarks and len(self._remarks) < MAX_REMARKS:
             self._remarks.add(text)
             self.outbox.note("remark", text=text)
             self.outbox.put(Remark(text))

@@ -29,14 +29,14 @@ _BY_NAME = {"get", "pop", "setdefault"}
 #: Methods of a mapping that look at all of it.
 _WHOLE = {"keys", "values", "items", "copy", "popitem"}
 #: How many calls a mapping of params is followed through.
-_MOST_CALLS = 40
+_MAX_CALLS = 40
 
 
 @functools.lru_cache(maxsize=256)
 def reads_all_params(tool_class: type, method: str) -> bool:
     """Tell whether ``load`` or ``run`` may look at all params at once, not one by its name."""
     names = ("run",) if method == "run" else ("__init__", "load", "to")
-    budget = [_MOST_CALLS]
+    budget = [_MAX_CALLS]
     for code in reachable(tool_class, names):
         if code.node is None or _takes_all(code, _is_own_params(code.own), budget):
             return True

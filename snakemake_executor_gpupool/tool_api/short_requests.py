@@ -25,7 +25,7 @@ MAX_NF4_SHORT_INFERENCE_TOKENS = 1
 #: Precisions whose bound is not the general one.
 SHORT_TOKENS_OF = {"nf4": MAX_NF4_SHORT_INFERENCE_TOKENS}
 #: More models than this in a row are not put side by side.
-MOST_STAGES = 8
+MAX_STAGES = 8
 
 #: What a tool may say of itself: one bound, one for each precision, or None for the general ones.
 ShortTokens = Union[int, Mapping[str, int], None]

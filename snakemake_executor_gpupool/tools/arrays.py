@@ -36,7 +36,7 @@ MODULES = {".npz": "numpy", ".pt": "torch", ".parquet": "pyarrow"}
 #: 2**31 that the offsets of its lists can count.
 ROW_GROUP_VALUES = 1 << 27
 #: A name in a .npz file, with a label, has at most 65,535 bytes.
-MOST_ID_BYTES = 65_000
+MAX_ID_BYTES = 65_000
 #: What the comment of each member of a .npz file starts with; the array's label follows. Names
 #: alone do not tell an id with a slash from an id and a label.
 LABEL_COMMENT = b"gpupool label "
@@ -85,8 +85,8 @@ def check_ids(path: str, ids: Iterable[str]) -> None:
             reason = "ends in .npy, which NumPy takes off"  # file["x.npy"] is the array "x"
         elif "\0" in name:
             reason = "has a NUL in it, at which names in archives end"
-        elif len(name.encode()) > MOST_ID_BYTES:
-            reason = f"has more than {MOST_ID_BYTES:,} bytes"
+        elif len(name.encode()) > MAX_ID_BYTES:
+            reason = f"has more than {MAX_ID_BYTES:,} bytes"
         if reason:
             raise InputError(
                 f"output {path}: the id {_shown(name)} cannot be a name in .npz: it {reason}; "

@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.tool_api.values import InputError, Job
 from snakemake_executor_gpupool.tools import hub
 from snakemake_executor_gpupool.tools.esmfold_chains import (
     CHAIN_BREAK,
-    MOST_CHAINS,
+    MAX_CHAINS,
     RESIDUES,
     UNKNOWN,
     giga_sums,
@@ -297,10 +297,10 @@ def _prepared(path: str, record: Record, options: Options) -> Record:
     check_letters(path, Record(record.id, sequence), LETTERS, "which is no amino acid")
     sequence = sequence.upper()
     chains = sequence.split(CHAIN_BREAK)
-    if len(chains) > MOST_CHAINS:
+    if len(chains) > MAX_CHAINS:
         raise InputError(
             f"{path}: the record {record.id!r} has {len(chains)} chains; a PDB file names "
-            f"{MOST_CHAINS} at most"
+            f"{MAX_CHAINS} at most"
         )
     for chain in chains:
         if not RESIDUES.intersection(chain):

@@ -16,7 +16,7 @@ RESIDUES = frozenset("ACDEFGHIKLMNPQRSTVWY")
 UNKNOWN = frozenset("XBZJUO")
 CHAIN_BREAK = ":"
 #: A PDB file names chains by one letter.
-MOST_CHAINS = 26
+MAX_CHAINS = 26
 
 # Multiply-adds of the published model: by residue, by pair and by triple of residues. The language
 # model has 36 layers of width 2560 (12 w**2 by residue, 2 w by pair). A block of the trunk has

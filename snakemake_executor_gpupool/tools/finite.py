@@ -11,7 +11,7 @@ from typing import Any
 from snakemake_executor_gpupool.tool_api.values import InputError
 
 #: How many items, or parts of a model, a message names.
-MOST_NAMED = 5
+MAX_NAMED = 5
 #: What to try, by the precision at hand.
 ADVICE = {
     "fp16": "in fp16, numbers beyond 65,504 are infinite: try precision bf16 or fp32",
@@ -68,4 +68,4 @@ def damaged_parts(module: Any) -> list[str]:
 def listed(names: Iterable[str]) -> str:
     """Return the first few names, and that there are more."""
     names = list(names)
-    return ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
+    return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")

@@ -14,9 +14,9 @@ from snakemake_executor_gpupool.tool_api.values import InputError
 #: More tokens than any text has, and fewer than what tokenizers take for no number.
 NO_LIMIT = 1_000_000_000
 #: The most tokens of a byte of a text that is not ASCII: some signs stand for many letters.
-MOST_TOKENS_PER_BYTE = 6
+MAX_TOKENS_PER_BYTE = 6
 #: The most tokens that are put around a text.
-MOST_ADDED_TOKENS = 8
+MAX_ADDED_TOKENS = 8
 
 
 def positions(model: Any) -> int | None:
@@ -87,8 +87,8 @@ def are_cut(model: Any, texts: Sequence[str], prompt: str | None) -> list[bool]:
 
 
 def _most_tokens(text: str) -> int:
-    per_byte = 1 if text.isascii() else MOST_TOKENS_PER_BYTE
-    return per_byte * len(text.encode()) + MOST_ADDED_TOKENS
+    per_byte = 1 if text.isascii() else MAX_TOKENS_PER_BYTE
+    return per_byte * len(text.encode()) + MAX_ADDED_TOKENS
 
 
 def _lengths(model: Any, texts: Sequence[str], limit: int) -> list[int]:

@@ -25,7 +25,7 @@ SUFFIXES = (PDB, CIF)
 #: Suffixes that somebody may expect to work.
 OTHER_SUFFIXES = frozenset((".mmcif", ".ent", ".gz", ".zip"))
 #: What the columns of a PDB file can count.
-MOST_MODELS, MOST_RESIDUES, MOST_SERIALS = 9_999, 9_999, 99_999
+MAX_MODELS, MAX_RESIDUES, MAX_SERIALS = 9_999, 9_999, 99_999
 #: Atoms of a residue in a chain, hydrogens left out.
 ATOMS = {
     "A": 5, "R": 11, "N": 8, "D": 8, "C": 6, "Q": 9, "E": 9, "G": 4, "H": 10, "I": 8, "L": 8,
@@ -130,9 +130,9 @@ def check_target(target: Any, records: Sequence[Record]) -> None:
         raise InputError(
             f"output {target}: structures are written as {' or '.join(SUFFIXES)}, not as {suffix}"
         )
-    if suffix == PDB and len(ids) > MOST_MODELS:
+    if suffix == PDB and len(ids) > MAX_MODELS:
         raise InputError(
-            f"output {target}: a .pdb file can number {MOST_MODELS:,} models, and there are "
+            f"output {target}: a .pdb file can number {MAX_MODELS:,} models, and there are "
             f"{len(ids):,} sequences; write a .cif file, or one .pdb file each into a directory"
         )
     for record in records:
@@ -150,10 +150,10 @@ def _check_size(path: str, record: Record) -> None:
     chains = record.sequence.split(":")
     residues = max(map(len, chains))
     serials = sum(ATOMS.get(letter, 0) for letter in record.sequence) + len(chains)
-    if residues > MOST_RESIDUES or serials > MOST_SERIALS:
+    if residues > MAX_RESIDUES or serials > MAX_SERIALS:
         raise InputError(
-            f"output {path}: a .pdb file can number {MOST_RESIDUES:,} residues in a chain and "
-            f"{MOST_SERIALS:,} atoms; the record {record.id!r} has {residues:,} and {serials:,}; "
+            f"output {path}: a .pdb file can number {MAX_RESIDUES:,} residues in a chain and "
+            f"{MAX_SERIALS:,} atoms; the record {record.id!r} has {residues:,} and {serials:,}; "
             "write a .cif file"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 #: So many workers' logs are named; of more, the directory.
-MOST_NAMED = 3
+MAX_NAMED = 3
 
 
 def computed_by(workers: Sequence[str], logs: Sequence[str]) -> str:
@@ -21,7 +21,7 @@ def computed_by(workers: Sequence[str], logs: Sequence[str]) -> str:
     if not workers:
         return "results computed before"
     places = list(logs)
-    if len(places) > MOST_NAMED:
+    if len(places) > MAX_NAMED:
         places = [places[0].rpartition("/")[0] + "/"]
     return f"{', '.join(workers)} (what load and run print is in {', '.join(places)})"
 

@@ -34,9 +34,9 @@ _WITH_FUNCTION = (functools.partial, functools.partialmethod, functools.cached_p
 #: Attributes of a class that Python makes itself.
 _OF_PYTHON = {"__dict__", "__weakref__", "__doc__", "__module__", "__abstractmethods__"}
 #: The entries of a larger container are not looked into.
-MOST_ENTERED = 1000
+MAX_ENTERED = 1000
 #: A larger one counts as unchanged if it is as long as it was.
-MOST_COMPARED = 100_000
+MAX_COMPARED = 100_000
 _ABSENT: Any = object()
 
 #: Whose state the modules of this process have now.
@@ -116,7 +116,7 @@ class Baseline:
     def _keep_container(self, value: Any, entries: Any) -> None:
         if type(value) is not tuple:
             self._restores.append(_restoring(value))
-        if len(entries) <= MOST_ENTERED and type(value) is not bytearray:
+        if len(entries) <= MAX_ENTERED and type(value) is not bytearray:
             self._waiting += entries.values() if isinstance(entries, dict) else entries
 
     def _keep_class(self, value: type) -> None:
@@ -230,7 +230,7 @@ def _restore(value: Any, kept: Any) -> None:
 def _is_unchanged(value: Any, kept: Any) -> bool:
     if len(value) != len(kept):
         return False
-    if len(kept) > MOST_COMPARED:
+    if len(kept) > MAX_COMPARED:
         return True
     if isinstance(value, set):
         # Equal entries may differ otherwise; such a set is filled anew.

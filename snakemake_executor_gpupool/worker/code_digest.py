@@ -34,7 +34,7 @@ _OWN_TOOLS = f"{OWN_PACKAGE}.tools"
 _INSTALLED = ("site-packages", "dist-packages")
 #: So many modules are read and followed; of what they still lead to, whole packages count, by
 #: size and time of their files.
-MOST_MODULES = 200
+MAX_MODULES = 200
 _DYNAMIC = ("import_module", "__import__")
 
 
@@ -62,7 +62,7 @@ def code_digest(tool_class: type) -> str:
         module = waiting.pop()
         if module.path in contents:
             continue
-        if len(contents) >= MOST_MODULES:
+        if len(contents) >= MAX_MODULES:
             contents[module.path] = _tree_of(module)
             installed.add("")  # what it imports is not known: all that is installed counts
             continue

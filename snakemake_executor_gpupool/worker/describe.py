@@ -36,7 +36,7 @@ from snakemake_executor_gpupool.worker.code_digest import code_digest
 from snakemake_executor_gpupool.worker.named_files import ITEM, MODEL, RUN_PARAM, contents_of
 
 #: How many content hashes of params are kept at hand.
-MOST_HASHES = 1000
+MAX_HASHES = 1000
 #: Characters of a model's label, which only messages use.
 MAX_LABEL = 500
 
@@ -126,7 +126,7 @@ def _hashed(value: Any) -> str:
     """Return a value's content hash; the jobs of a rule mostly have the same to be hashed."""
     data = pickle.dumps(value, PICKLE_PROTOCOL)
     if data not in _HASHES:
-        if len(_HASHES) == MOST_HASHES:
+        if len(_HASHES) == MAX_HASHES:
             _HASHES.clear()
         _HASHES[data] = content_hash(value)
     return _HASHES[data]

@@ -29,7 +29,7 @@ LONGEST_PATH = 4096
 #: its time of change can tell.
 SETTLED_S = 2.0
 #: How many digests are kept.
-MOST_DIGESTS = 10_000
+MAX_DIGESTS = 10_000
 #: Directories below a model's that hold no weights.
 PASSED_OVER = ("__pycache__",)
 
@@ -214,7 +214,7 @@ def _content_of_file(path: str, status: os.stat_result) -> str:
         known = digest(path) if status.st_size <= WHOLE_BYTES else _sampled(path, status)
         if _is_settled(status):
             _DIGESTS[ident] = known
-            if len(_DIGESTS) > MOST_DIGESTS:
+            if len(_DIGESTS) > MAX_DIGESTS:
                 _DIGESTS.popitem(last=False)
     return known
 

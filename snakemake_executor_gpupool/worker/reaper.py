@@ -26,7 +26,7 @@ from typing import Optional
 
 VARIABLE = b"GPUPOOL_PROCESS="
 #: How often to look for marked processes: one that is just being forked may be overlooked once.
-MOST_SWEEPS = 5
+MAX_SWEEPS = 5
 #: How often the parent is looked at where the kernel cannot tell of its end.
 PARENT_POLL_S = 0.5
 #: How long what was killed may take to be gone, and with it what it was writing.
@@ -65,7 +65,7 @@ class Lists:
 
 def sweep(marks: set[bytes]) -> None:
     """Kill every process that has one of these marks in its environment."""
-    for _ in range(MOST_SWEEPS if marks else 0):
+    for _ in range(MAX_SWEEPS if marks else 0):
         if not [pid for pid in own_processes() if kill_marked(pid, marks)]:
             return
         time.sleep(0.01)

@@ -30,7 +30,7 @@ from snakemake_executor_gpupool.worker.outputs import move_into_place, outermost
 
 CHUNK_BYTES = 1024**2
 #: What a view shows of a working directory that has more in it than this: declared files alone.
-MOST_SHOWN = 1000
+MAX_SHOWN = 1000
 
 
 class NotStageable(Exception):
@@ -60,7 +60,7 @@ class View:
         self._made: set[str] = {""}
         os.makedirs(path)
         shown = os.listdir(cwd)
-        for name in shown if len(shown) <= MOST_SHOWN else ():
+        for name in shown if len(shown) <= MAX_SHOWN else ():
             os.symlink(os.path.join(cwd, name), os.path.join(path, name))
 
     def has(self, path: str) -> bool:

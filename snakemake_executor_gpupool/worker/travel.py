@@ -21,7 +21,7 @@ from snakemake_executor_gpupool.wire.payload import load_payload, load_payloads,
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 
 #: How much of a value is looked through for what keeps it from travelling.
-MOST_PARTS = 2000
+MAX_PARTS = 2000
 
 
 class CannotTravel(ContractError):
@@ -110,7 +110,7 @@ def culprit(value: Any) -> tuple[str, str] | None:
     """Return what of a value no other process can get, and what to do; None: not known."""
     waiting: list[Any] = [value]
     seen: set[int] = set()
-    while waiting and len(seen) < MOST_PARTS:
+    while waiting and len(seen) < MAX_PARTS:
         part = waiting.pop(0)
         if id(part) in seen or isinstance(part, (str, bytes, int, float, type(None))):
             continue

@@ -19,7 +19,7 @@ from tests.acceptance.chaos import PHASES, Killer, Replay
 from tests.acceptance.running import TOOLS, Finished, Workflow
 from tests.acceptance.test_faults import eventually, worker_pids
 
-LEAST_KILLS = 10
+MIN_KILLS = 10
 #: Two models that take turns: each file goes through the one, then through the other.
 PACED = """
 rule all:
@@ -118,7 +118,7 @@ def survives(workflow: Workflow, expected: dict[str, bytes], seed: int, kills: i
     finished = Finished(workflow.directory, run.returncode, text)
     replay = Replay()
     replay.follow(finished.events())
-    assert replay.killed.total() >= LEAST_KILLS
+    assert replay.killed.total() >= MIN_KILLS
     assert set(+replay.killed) >= PHASES, replay.killed
     assert not replay.pids, "every worker that started has ended"
     written = contents(workflow.directory)

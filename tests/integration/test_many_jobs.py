@@ -23,7 +23,7 @@ from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 TOOL = f"{Path(__file__).parent.parent / 'tools' / 'textual.py'}:Textual"
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-MOST_GROWTH_BYTES = 2000
+MAX_GROWTH_BYTES = 2000
 #: Jobs in flight together.
 AHEAD = 200
 #: Jobs after which everything that is held once is held.
@@ -109,7 +109,7 @@ def check(directory: Path, jobs: int) -> None:
         bytes_before, files_at_work = resident_bytes(), open_files()
         driver.send(range(WARM, jobs))
         growth = (resident_bytes() - bytes_before) / (jobs - WARM)
-        assert growth < MOST_GROWTH_BYTES, f"{growth:.0f} bytes a job"
+        assert growth < MAX_GROWTH_BYTES, f"{growth:.0f} bytes a job"
         assert open_files() == files_at_work
         assert "Z" not in set(children())
         assert driver.pool.summary()["model_loads"] == 1

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.scheduling import effects as fx
-from snakemake_executor_gpupool.scheduling.models.plan import MOST_PASSED
+from snakemake_executor_gpupool.scheduling.models.plan import MAX_PASSED
 from snakemake_executor_gpupool.tool_api.short_requests import (
     MAX_NF4_SHORT_INFERENCE_TOKENS,
     MAX_SHORT_INFERENCE_TOKENS,
@@ -220,7 +220,7 @@ def test_a_process_that_dies_while_it_publishes_costs_time_only() -> None:  # M5
 
 
 def test_what_is_staged_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:  # M1
-    monkeypatch.setattr("snakemake_executor_gpupool.scheduling.merging.run.MOST_STAGED", 3)
+    monkeypatch.setattr("snakemake_executor_gpupool.scheduling.merging.run.MAX_STAGED", 3)
     world = pipeline(release_s=5.0)
     for number in range(1, 4):
         world.row(number, [f"r{number}"])
@@ -349,7 +349,7 @@ def test_a_chain_whose_workers_keep_dying_is_given_up() -> None:  # M5 W4
 
 # -- the queue ---------------------------------------------------------------------------
 def test_short_goes_before_bulk_and_bulk_is_never_starved() -> None:  # M4
-    """At most ``MOST_PASSED`` short micro-batches in a row pass a bulk one that waits."""
+    """At most ``MAX_PASSED`` short micro-batches in a row pass a bulk one that waits."""
     world = World(gpus=1, budget_tokens=500, short_tokens=128, load_s=0.0, start_s=0.0)
     bulk = [FakeItem(f"bulk{number}", 1.0, 500) for number in range(6)]
     world.submit(1, bulk)
@@ -361,7 +361,7 @@ def test_short_goes_before_bulk_and_bulk_is_never_starved() -> None:  # M4
     runs = [(kind, len(list(each))) for kind, each in itertools.groupby(kinds)]
     while runs and runs[-1][0] == "short":
         runs.pop()  # nothing waits behind the last ones
-    assert max(length for kind, length in runs if kind == "short") == MOST_PASSED
+    assert max(length for kind, length in runs if kind == "short") == MAX_PASSED
     assert max(length for kind, length in runs[1:] if kind == "bulk") == 1
     assert set(world.reports.values()) == {None}
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.scheduling import effects as fx
-from snakemake_executor_gpupool.scheduling.files.queue import MOST_PASSED, FileQueue, Level
+from snakemake_executor_gpupool.scheduling.files.queue import MAX_PASSED, FileQueue, Level
 from tests.unit.simulation import World
 
 MIB = 1024**2
@@ -36,11 +36,11 @@ def test_small_ones_never_stop_large_ones() -> None:
     for job_id in range(3):
         queue.append(1000 + job_id, (0, 1))
     taken = []
-    for job_id in range(3 * MOST_PASSED + 3):  # one comes for each that goes
+    for job_id in range(3 * MAX_PASSED + 3):  # one comes for each that goes
         queue.append(job_id, (0, 0))
         taken.append(queue.popleft())
     assert [taken.index(1000 + n) for n in range(3)] == [
-        (n + 1) * (MOST_PASSED + 1) - 1 for n in range(3)
+        (n + 1) * (MAX_PASSED + 1) - 1 for n in range(3)
     ]
 
 

@@ -148,7 +148,7 @@ def test_the_digest_covers_the_code_that_is_imported(tmp_path: Path, layout: Any
 def test_more_modules_than_are_followed_count_by_their_stat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_MODULES", 3)
+    monkeypatch.setattr(module, "MAX_MODULES", 3)
     write({f"big/m{n}.py": f"from . import m{n + 1}" for n in range(6)})
     write({"big/__init__.py": "", "big/m6.py": "x = 1"})
     write({"t.py": TOOL.format(imports="import big.m0", body="pass")})

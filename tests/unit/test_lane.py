@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snakemake_executor_gpupool.frontends.snakemake.admission import (
-    MOST_OVERTAKES,
+    MAX_OVERTAKES,
     Admission,
     LaneJob,
 )
@@ -37,14 +37,14 @@ def test_small_jobs_pass_a_wide_one_for_a_while() -> None:
         admission.add(job)
     assert admitted(admission) == ["running"]
     passed = 0
-    while passed < 2 * MOST_OVERTAKES:
+    while passed < 2 * MAX_OVERTAKES:
         small = lane_job("small")
         admission.add(small)
         if not admitted(admission):
             break
         passed += 1
         admission.release(small)
-    assert passed == MOST_OVERTAKES
+    assert passed == MAX_OVERTAKES
     admission.release(running)
     assert admitted(admission) == ["wide"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_gpupool.records import profile as profile_module
-from snakemake_executor_gpupool.records.profile import MOST_ENTRIES, Profile, profile_path
+from snakemake_executor_gpupool.records.profile import MAX_ENTRIES, Profile, profile_path
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
 from tests.unit.simulation import FakeItem, World
@@ -154,11 +154,11 @@ def test_figures_that_cannot_be_are_not_believed(tmp_path: Path) -> None:
 
 def test_the_file_is_bounded(tmp_path: Path) -> None:
     profile = Profile(tmp_path / "profile.json")
-    for number in range(MOST_ENTRIES + 5):
+    for number in range(MAX_ENTRIES + 5):
         profile.note(str(number), Figures(load_s=1.0))
     profile.save()
     again = Profile(tmp_path / "profile.json")
-    assert again["0"] == Figures() and again[str(MOST_ENTRIES + 4)] != Figures()
+    assert again["0"] == Figures() and again[str(MAX_ENTRIES + 4)] != Figures()
 
 
 def test_where_it_lies() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
-from snakemake_executor_gpupool.scheduling.blame import LEAST_TRIAL_S
+from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from tests.unit.simulation import FakeItem, World
@@ -196,7 +196,7 @@ def test_a_model_whose_workers_die_while_loading_is_given_up_soon() -> None:  # 
     assert "died while loading" in str(world.reports[1])
     assert world.reports[2] is None
     assert world.scheduler.dispatch.counts["worker_crashes"] <= 4 + 5
-    assert LEAST_TRIAL_S < world.report_times[1] < 2 * LEAST_TRIAL_S
+    assert MIN_TRIAL_S < world.report_times[1] < 2 * MIN_TRIAL_S
 
 
 def test_deaths_while_loading_are_forgotten_once_it_has_loaded() -> None:  # W4

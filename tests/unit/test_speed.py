@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.scheduling.models.batch_time import FEWEST, WINDOW, Speed, fit
+from snakemake_executor_gpupool.scheduling.models.batch_time import MIN_SAMPLES, WINDOW, Speed, fit
 
 
 def test_nothing_is_known_before_the_first_batch() -> None:
@@ -21,7 +21,7 @@ def test_nothing_is_known_before_the_first_batch() -> None:
 @given(
     st.floats(1e-4, 10),
     st.floats(0, 5),
-    st.lists(st.floats(1, 100), min_size=FEWEST, max_size=3 * WINDOW),
+    st.lists(st.floats(1, 100), min_size=MIN_SAMPLES, max_size=3 * WINDOW),
 )
 def test_what_follows_the_rule_is_found(
     s_per_cost: float, fixed_s: float, costs: list[float]
@@ -50,7 +50,7 @@ def test_a_slow_first_batch_and_a_busy_machine_do_not_spoil_it() -> None:
 
 def test_what_earlier_runs_measured_stands_until_there_is_enough() -> None:
     speed = Speed(s_per_cost=1.0, fixed_s=0.2)
-    for _ in range(FEWEST - 1):
+    for _ in range(MIN_SAMPLES - 1):
         speed.learn(1.0, 100.0)
     assert (speed.s_per_cost, speed.fixed_s) == (1.0, 0.2)
     speed.learn(1.0, 100.0)

@@ -93,7 +93,7 @@ def test_more_models_than_a_pdb_file_can_number(tmp_path: Path, count: int) -> N
     records = [Record(f"p{n}", "MK") for n in range(count)]
     check_target(str(tmp_path / "s.cif"), records)
     check_target(str(tmp_path / "s"), records)
-    if count == module.MOST_MODELS:
+    if count == module.MAX_MODELS:
         check_target(str(tmp_path / "s.pdb"), records)
         write_structures(str(tmp_path / "s.pdb"), [r.id for r in records], [structure(0)] * count)
         assert len(gemmi.read_structure(str(tmp_path / "s.pdb"))) == count

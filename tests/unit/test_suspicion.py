@@ -13,7 +13,7 @@ from snakemake_executor_gpupool.devices.model import OffloadStrategy
 from snakemake_executor_gpupool.scheduling.blame import (
     FIRST_WAIT_S,
     LONGEST_WAIT_S,
-    MOST_PATIENCE,
+    MAX_PATIENCE,
     STRAY_COUNTS_S,
     Suspicion,
 )
@@ -58,7 +58,7 @@ def test_a_death_with_nothing_in_hand_is_a_stray_and_patience_is_bounded() -> No
     suspicion = Suspicion()
     for _ in range(100):
         suspicion.died([], 0.0)
-    for _ in range(2 + MOST_PATIENCE - 1):
+    for _ in range(2 + MAX_PATIENCE - 1):
         suspicion.died(["x"], 1.0)
     assert not suspicion.is_guilty("x", 2, 1.0)
     suspicion.died(["x"], 1.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: How many later jobs may overtake one that does not fit the free threads.
-MOST_OVERTAKES = 32
+MAX_OVERTAKES = 32
 
 
 @dataclass(eq=False)
@@ -78,7 +78,7 @@ class Admission:
                 continue
             kept.append(job)
             # Nothing smaller is waiting for, or the first in line has been patient enough.
-            if self.free == 0 or kept[0].overtaken >= MOST_OVERTAKES:
+            if self.free == 0 or kept[0].overtaken >= MAX_OVERTAKES:
                 break
         self._waiting = kept + self._waiting
         return started

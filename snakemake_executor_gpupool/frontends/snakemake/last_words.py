@@ -8,7 +8,7 @@ import threading
 from typing import IO
 
 #: How much of what a child says last is kept.
-MOST_WORDS_BYTES = 4096
+MAX_WORDS_BYTES = 4096
 
 
 class Words:
@@ -24,7 +24,7 @@ class Words:
         # Read as it comes: not by lines, which may be long in coming.
         with contextlib.suppress(OSError, ValueError), self._stream:
             while data := os.read(self._stream.fileno(), 65536):
-                self._kept = (self._kept + data)[-MOST_WORDS_BYTES:]
+                self._kept = (self._kept + data)[-MAX_WORDS_BYTES:]
                 os.write(2, data)
 
     def last(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
-from snakemake_executor_gpupool.tool_api.short_requests import MOST_STAGES
+from snakemake_executor_gpupool.tool_api.short_requests import MAX_STAGES
 
 JobT = TypeVar("JobT")
 
@@ -45,7 +45,7 @@ class Lookahead(Generic[JobT]):
         else it reads is there, or comes from jobs of the chain.
         """
         chain = [job]
-        while len(chain) < MOST_STAGES:
+        while len(chain) < MAX_STAGES:
             following = self._next(chain)
             if following is None:
                 break

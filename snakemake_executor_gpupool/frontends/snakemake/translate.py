@@ -27,7 +27,7 @@ EVALUATED_WHERE_IT_RUNS = "tmpdir"
 #: What Snakemake gives it by default: an expression.
 DEFAULT_TMPDIR = "system_tmpdir"
 #: Of how many inputs the size is looked up: this is done while Snakemake waits.
-MOST_LOOKS = 16
+MAX_LOOKS = 16
 #: What more of them, or a directory, count as.
 MANY_BYTES = 1024**3
 #: Highest protocol that Python 3.9 reads.
@@ -146,7 +146,7 @@ def input_bytes(paths: Sequence[str]) -> int:
 
     What cannot be told counts as nothing.
     """
-    return MANY_BYTES if len(paths) > MOST_LOOKS else sum(map(_size_bytes, paths))
+    return MANY_BYTES if len(paths) > MAX_LOOKS else sum(map(_size_bytes, paths))
 
 
 def _size_bytes(path: str) -> int:

@@ -29,7 +29,7 @@ CORES = "gpupool-cores"
 #: How often it is looked whether a node is still there.
 LOOK_S = 1.0
 #: How many nodes may be lost under a job without devices before it fails.
-MOST_LOSSES = 3
+MAX_LOSSES = 3
 
 
 class NodeProcesses:
@@ -143,7 +143,7 @@ class NodeCommands:
         """
         number = next(self._numbers)
         log = self._logs / f"{number}.log"
-        where: dict[str, Any] = {"resources": {CORES: threads}, "retries": MOST_LOSSES}
+        where: dict[str, Any] = {"resources": {CORES: threads}, "retries": MAX_LOSSES}
         if node:
             address = self._address_of(node)
             if address is None:

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from snakemake_executor_gpupool.hosts.cluster.security import Credentials
 
 #: How often an agent that ended is started again.
-MOST_RESTARTS = 3
+MAX_RESTARTS = 3
 #: Pause before that.
 RESTART_S = 2.0
 #: How long agents may take to end by themselves, once their scheduler is gone.
 GRACE_S = 5.0
 
 #: How many commands a node can wait for at a time; how many run is bounded by its cores.
-MOST_COMMANDS = 256
+MAX_COMMANDS = 256
 
 WORKER = "snakemake_executor_gpupool.hosts.cluster.worker_main"
 
@@ -171,7 +171,7 @@ class Allocation(Launcher):
     @property
     def has_hope(self) -> bool:
         """Whether any step runs, or is to be started again."""
-        return any(step.process or step.restarts < MOST_RESTARTS for step in self._steps)
+        return any(step.process or step.restarts < MAX_RESTARTS for step in self._steps)
 
     def look(self, now_s: float) -> None:
         """Start agents again that have ended."""
@@ -179,7 +179,7 @@ class Allocation(Launcher):
             if step.process is not None and step.process.poll() is not None:
                 self._forget(step.process.pid)
                 step.process, step.start_s = None, now_s + RESTART_S
-            may_start = step.restarts < MOST_RESTARTS and now_s >= step.start_s
+            may_start = step.restarts < MAX_RESTARTS and now_s >= step.start_s
             if step.process is None and may_start:
                 step.restarts += 1
                 self._start(step)
@@ -193,7 +193,7 @@ class Allocation(Launcher):
     def close(self) -> None:
         """Start nothing more."""
         for step in self._steps:
-            step.restarts = MOST_RESTARTS
+            step.restarts = MAX_RESTARTS
 
     def finish(self) -> None:
         """Wait for the steps, which end with their agents, and end those that do not."""

@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.wire.frames import Blob
 #: Pause before an agent is tried again.
 RETRY_S = 0.2
 #: Refused so often in a row, an agent is dead.
-MOST_REFUSALS = 2
+MAX_REFUSALS = 2
 
 Connect = Callable[[str, str, int], Awaitable[tuple[Any, int | None]]]
 
@@ -93,7 +93,7 @@ class Node:
                 return str(error)
             except OSError:
                 pass  # it may be back in a moment
-            if refusals >= MOST_REFUSALS:
+            if refusals >= MAX_REFUSALS:
                 return "its agent is dead"
             if time.monotonic() - self.endpoint.heard_s > limit_s:
                 return f"no word from it for {limit_s:.0f} s"

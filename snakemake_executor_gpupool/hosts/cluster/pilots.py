@@ -34,7 +34,7 @@ ADAPT_S = 2.0
 IDLE_TIMES = 5
 #: So many submissions that fail one after the other are the end of hope; the first is, if no
 #: pilot has ever come.
-MOST_FAILURES = 3
+MAX_FAILURES = 3
 #: A pilot that waits for its scheduler for so long ends by itself.
 DEATH_S = 60
 
@@ -152,14 +152,14 @@ class Pilots(Launcher):
 
     def _failed(self, why: str) -> None:
         self._failures += 1
-        if self._failures <= MOST_FAILURES:
+        if self._failures <= MAX_FAILURES:
             self._say(f"a pilot cannot be submitted: {why}")
 
     # -- as any launcher ---------------------------------------------------------------
     @property
     def has_hope(self) -> bool:
         """Whether the batch system takes our jobs."""
-        return self._failures < (MOST_FAILURES if self._has_come else 1)
+        return self._failures < (MAX_FAILURES if self._has_come else 1)
 
     def look(self, now_s: float) -> None:
         """Dask looks after the pilots."""

@@ -18,7 +18,7 @@ from distributed.cli.dask_worker import main as dask_worker
 from distributed.utils import get_ip
 
 from snakemake_executor_gpupool.hosts.cluster.commands import CORES
-from snakemake_executor_gpupool.hosts.cluster.launch import MOST_COMMANDS
+from snakemake_executor_gpupool.hosts.cluster.launch import MAX_COMMANDS
 from snakemake_executor_gpupool.hosts.cluster.node import node_cores, node_name
 
 SETTINGS: dict[str, Any] = {
@@ -42,7 +42,7 @@ def main() -> None:
         host = arguments[arguments.index("--host") + 1]
         arguments += ["--dashboard-address", f"{host}:0"]
     # Of the batch system's own limits this process needs little: it only starts others.
-    arguments += ["--memory-limit", "0", "--nthreads", str(MOST_COMMANDS)]
+    arguments += ["--memory-limit", "0", "--nthreads", str(MAX_COMMANDS)]
     arguments += ["--resources", f"{CORES}={node_cores(os.environ)}"]
     _check_files(arguments)
     dask.config.set(SETTINGS)

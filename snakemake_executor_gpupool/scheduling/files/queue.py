@@ -10,14 +10,14 @@ Level = tuple[int, int]
 #: Files of more bytes take longer than telling a process of them.
 SMALL_BYTES = 64 * 1024
 #: After so many small jobs in a row, one of the others of their priority is next.
-MOST_PASSED = 16
+MAX_PASSED = 16
 
 
 class FileQueue:
     """Jobs that wait for a process to read or write their files.
 
     By priority; then small ones before others, so that a short request does not wait until all
-    large files are read; then in order of arrival. At most ``MOST_PASSED`` small ones in a row
+    large files are read; then in order of arrival. At most ``MAX_PASSED`` small ones in a row
     go before others of their priority that wait.
     """
 
@@ -67,7 +67,7 @@ class FileQueue:
         if is_large or others not in self._levels:
             return level
         self._passed[urgency] += 1
-        if self._passed[urgency] <= MOST_PASSED:
+        if self._passed[urgency] <= MAX_PASSED:
             return level
         del self._passed[urgency]
         return others

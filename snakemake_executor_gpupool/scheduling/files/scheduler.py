@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool.devices.model import natural_key
-from snakemake_executor_gpupool.scheduling.blame import LEAST_TRIAL_S, Suspicion
+from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, Suspicion
 from snakemake_executor_gpupool.scheduling.effects import (
     Outbox,
     PublishJob,
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 #: file sooner, if its job's runtime is less.
 FILE_LIMIT_S = 900.0
 #: Deaths of a process with the same job in its hands before the job is given up.
-MOST_DEATHS = 2
+MAX_DEATHS = 2
 #: Deaths of a tool's process while it starts, one after the other, before the tool is given up.
-MOST_START_DEATHS = 3
+MAX_START_DEATHS = 3
 
 
 class Filing:
@@ -328,7 +328,7 @@ class Filing:
             # Whatever this one's trouble was, others serve.
             is_served = any(other.ready for other in tool.workers.values())
             if not is_served and self._suspicion.is_guilty(
-                tool, MOST_START_DEATHS, self.now_s, least_s=LEAST_TRIAL_S
+                tool, MAX_START_DEATHS, self.now_s, least_s=MIN_TRIAL_S
             ):
                 self._give_up(tool, crash_error(f"its process ended while starting: {reason}"))
             return
@@ -340,7 +340,7 @@ class Filing:
             self.give_up_claim(job)
             return
         was_reading = job.phase is Phase.READING
-        if self._suspicion.is_guilty(job, MOST_DEATHS, self.now_s):
+        if self._suspicion.is_guilty(job, MAX_DEATHS, self.now_s):
             doing = "reading its input" if was_reading else "writing its output"
             deaths = self._suspicion.deaths_alone(job)
             self._suspicion.forget(job)

@@ -37,8 +37,8 @@ from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 Identity = tuple[str, ...]
 
 #: Bounds of what is staged for jobs yet to come; beyond them the oldest goes.
-MOST_STAGED_BYTES = 1024**3
-MOST_STAGED = 10_000
+MAX_STAGED_BYTES = 1024**3
+MAX_STAGED = 10_000
 
 
 class Chains:
@@ -111,7 +111,7 @@ class Chains:
         dropped = [] if stale is None else [stale]
         self._claims[claim.guess.identity] = claim
         self._staged_bytes += claim.size_bytes
-        while self._staged_bytes > MOST_STAGED_BYTES or len(self._claims) > MOST_STAGED:
+        while self._staged_bytes > MAX_STAGED_BYTES or len(self._claims) > MAX_STAGED:
             oldest = self._unclaim(next(iter(self._claims)))
             dropped += [oldest] if oldest is not None else []
         for each in dropped:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 #: Latest micro-batches that the fit rests on.
 WINDOW = 32
 #: Fewer say too little against what earlier runs measured.
-FEWEST = 5
+MIN_SAMPLES = 5
 #: Batches whose costs differ by less than this factor do not tell fixed time from the rest.
 SPREAD = 2.0
 
@@ -74,7 +74,7 @@ class Speed:
         return max(items * self._batches / self._items, 1.0) if self._items else 1.0
 
     def _fit_if_stale(self) -> None:
-        enough = FEWEST if self._knew else 1
+        enough = MIN_SAMPLES if self._knew else 1
         if self._is_stale and len(self._latest) >= enough:
             self._is_stale = False
             self._s_per_cost, self._fixed_s = fit(self._latest, self._fixed_s)
@@ -98,7 +98,7 @@ def fit(
         (seconds per unit of cost, fixed seconds), neither negative.
     """
     costs = [cost for cost, _ in observed]
-    if len(costs) >= FEWEST and max(costs) >= SPREAD * min(costs):
+    if len(costs) >= MIN_SAMPLES and max(costs) >= SPREAD * min(costs):
         slope = statistics.median(
             (two[1] - one[1]) / (two[0] - one[0])
             for one, two in itertools.combinations(observed, 2)

@@ -18,7 +18,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.allocator import Allocator
 from snakemake_executor_gpupool.errors import CONTRACT
-from snakemake_executor_gpupool.scheduling.blame import LEAST_TRIAL_S, Suspicion
+from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, Suspicion
 from snakemake_executor_gpupool.scheduling.effects import Outbox, RunBatch, RunChains
 from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
@@ -30,11 +30,11 @@ from snakemake_executor_gpupool.wire.frames import Blob
 
 #: A unit that ends this many workers while it is alone with them is given up; more where
 #: something outside kills (:mod:`~.suspicion`), as for all such bounds.
-MOST_DEATHS_ALONE = 2
+MAX_DEATHS_ALONE = 2
 #: A model whose workers die this often while loading, one after the other, is given up.
-MOST_LOAD_DEATHS = 3
+MAX_LOAD_DEATHS = 3
 #: Workers of a chain that may die; its requests go the ordinary way from then on.
-MOST_CHAIN_DEATHS = 3
+MAX_CHAIN_DEATHS = 3
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ class Dispatch(Staffing):
         units = worker.in_flight.popleft().units if worker.in_flight else []
         self._suspicion.died(units, now_s)
         for unit in units:
-            if self._suspicion.is_guilty(unit, MOST_DEATHS_ALONE, now_s):
+            if self._suspicion.is_guilty(unit, MAX_DEATHS_ALONE, now_s):
                 count = self._suspicion.deaths_alone(unit)
                 message = f"{count} workers died while computing it alone: {reason}"
                 self._suspicion.forget(unit)
@@ -346,7 +346,7 @@ class Dispatch(Staffing):
         if blameless:
             return
         worker.model.chain_deaths += 1
-        if not worker.has_loaded or worker.model.chain_deaths >= MOST_CHAIN_DEATHS:
+        if not worker.has_loaded or worker.model.chain_deaths >= MAX_CHAIN_DEATHS:
             self._give_up_model(worker.model, crash_error(f"its worker died: {reason}"), now_s)
 
     def _end_chains(self, units: Iterable[Unit], now_s: float) -> None:
@@ -362,7 +362,7 @@ class Dispatch(Staffing):
         # Whatever this one's trouble was, others serve.
         is_served = any(other.has_loaded for other in model.alive)
         if not is_served and self._suspicion.is_guilty(
-            model, MOST_LOAD_DEATHS, now_s, least_s=LEAST_TRIAL_S
+            model, MAX_LOAD_DEATHS, now_s, least_s=MIN_TRIAL_S
         ):
             error = crash_error(f"its worker died while loading: {reason}")
             self._give_up_model(model, error, now_s)

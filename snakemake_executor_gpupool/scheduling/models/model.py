@@ -37,7 +37,7 @@ ITEMS_PER_UNMEASURED_WORKER = 8
 #: With more items than this, one worker more or less is judged by their mean cost.
 JUDGED_ONE_BY_ONE = 64
 #: Towards the end micro-batches become smaller, until the fixed part of their time is this share.
-MOST_OVERHEAD = 0.5
+MAX_OVERHEAD = 0.5
 
 
 class Stage(enum.Enum):
@@ -299,7 +299,7 @@ class Model:
         share = fair_share(self.queue.load, len(self.workers))
         if not self.speed.s_per_cost:
             return share
-        return max(share, self.speed.fixed_s / self.speed.s_per_cost / MOST_OVERHEAD)
+        return max(share, self.speed.fixed_s / self.speed.s_per_cost / MAX_OVERHEAD)
 
     def fits_one_batch(self, units: list[Unit]) -> bool:
         """Whether units may share a micro-batch, and it is no more than what one should have."""

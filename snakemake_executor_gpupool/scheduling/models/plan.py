@@ -49,13 +49,13 @@ WAVE_ITEMS = 4096
 #: Finishing this much later than possible is worth a worker less.
 SLACK = 1.04
 #: After so many micro-batches of short requests, one of the others of their priority is next.
-MOST_PASSED = 4
+MAX_PASSED = 4
 
 
 class WorkQueue(Generic[ItemT]):
     """The items that wait for one model's workers.
 
-    By priority; then those of short requests; then the costliest first. At most ``MOST_PASSED``
+    By priority; then those of short requests; then the costliest first. At most ``MAX_PASSED``
     micro-batches of short requests in a row go before others of their priority that wait, so
     that a steady stream of them slows the others down, but never stops them.
 
@@ -159,7 +159,7 @@ class WorkQueue(Generic[ItemT]):
         others = (priority, 1)
         if is_long or others not in self._heads:
             self._passed[priority] = 0
-        elif self._passed[priority] < MOST_PASSED:
+        elif self._passed[priority] < MAX_PASSED:
             self._passed[priority] += 1
         else:
             self._passed[priority] = 0
