@@ -74,11 +74,11 @@ class WarmWorker(Rival):
 
     def _answer(self) -> Frame:
         while True:
-            for happening in self.host.poll(10.0):
-                if isinstance(happening, WorkerGone):
-                    raise SystemExit(f"the worker ended: {happening.reason}")
-                if isinstance(happening, FrameArrived):
-                    return happening.frame
+            for event in self.host.poll(10.0):
+                if isinstance(event, WorkerGone):
+                    raise SystemExit(f"the worker ended: {event.reason}")
+                if isinstance(event, FrameArrived):
+                    return event.frame
 
     def call(self, item: object) -> object:
         """Send an item, return the result."""

@@ -62,7 +62,7 @@ class DevicesExpected:
     devices: tuple[Device, ...]
 
 
-Happening = FrameArrived | WorkerGone | DevicesJoined | DevicesLeft | DevicesExpected
+HostEvent = FrameArrived | WorkerGone | DevicesJoined | DevicesLeft | DevicesExpected
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Host(Protocol):
     def stop(  # noqa: D102
         self, worker_id: str, *, force: bool = False, complaint: str = ""
     ) -> None: ...
-    def poll(self, timeout_s: float) -> list[Happening]: ...  # noqa: D102
+    def poll(self, timeout_s: float) -> list[HostEvent]: ...  # noqa: D102
     def stop_all(self, *, force: bool = False) -> None: ...  # noqa: D102
     def close(self, on_end: Callable[[WorkerGone], None]) -> list[str]: ...  # noqa: D102
 

@@ -23,7 +23,7 @@ from snakemake_executor_gpupool.hosts.base import (
     GRACE_S,
     Carried,
     FrameArrived,
-    Happening,
+    HostEvent,
     WorkerGone,
 )
 from snakemake_executor_gpupool.hosts.process import WorkerProcess, describe_exit
@@ -96,7 +96,7 @@ class LocalHost:
         for directory in paths.temporary:
             self._reaper.remove_at_end(directory)
         let_go_in_children(self)
-        self._found: list[Happening] = []
+        self._found: list[HostEvent] = []
         #: Returns what a worker's environment must say, for gpupool inside it to use its devices.
         self.lend: Callable[[str, Sequence[Device]], dict[str, str]] = lambda worker, devices: {}
         self.carried = Carried()  # nothing, as there is no other machine
@@ -139,7 +139,7 @@ class LocalHost:
     ) -> int | None:
         """Start a process for a tool and return its id; None if it could not be started.
 
-        That is a happening like any other. Wherever it is to be, it is here.
+        That is an event like any other. Wherever it is to be, it is here.
         """
         self._handover.arrived(worker_id, devices)
         mark = secrets.token_hex(16)
@@ -218,7 +218,7 @@ class LocalHost:
             running.next_step_s = time.monotonic()
 
     # -- what happened ---------------------------------------------------------------
-    def poll(self, timeout_s: float) -> list[Happening]:
+    def poll(self, timeout_s: float) -> list[HostEvent]:
         """Wait until something happens or the time is up; return what did."""
         self.flush()
         for key, events in self._selector.select(max(min(timeout_s, self._patience_s()), 0.0)):
@@ -371,9 +371,9 @@ class LocalHost:
         self.stop_all()
         deadline_s = time.monotonic() + patience_s
         while self._running and time.monotonic() < deadline_s:
-            for happening in self.poll(ENDING_POLL_S):
-                if isinstance(happening, WorkerGone):
-                    on_end(happening)
+            for event in self.poll(ENDING_POLL_S):
+                if isinstance(event, WorkerGone):
+                    on_end(event)
         stuck = [f"{name} (pid {r.process.pid})" for name, r in self._running.items()]
         self._selector.close()
         self._woken.close()

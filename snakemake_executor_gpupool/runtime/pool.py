@@ -33,8 +33,8 @@ from snakemake_executor_gpupool.hosts.base import (
     DevicesJoined,
     DevicesLeft,
     FrameArrived,
-    Happening,
     Host,
+    HostEvent,
     WorkerGone,
 )
 from snakemake_executor_gpupool.hosts.local import LocalHost
@@ -352,7 +352,7 @@ class Pool:
     def _look_around(self, now_s: float) -> None:
         self._sharing.look_around(self._scheduler.dispatch, now_s)
 
-    def _happened(self, happening: Happening, now_s: float) -> None:
+    def _happened(self, happening: HostEvent, now_s: float) -> None:
         if isinstance(happening, FrameArrived):
             if self._host.believes(happening.worker_id):
                 self._frame(happening.worker_id, happening.frame, now_s)

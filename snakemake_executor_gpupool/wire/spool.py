@@ -71,7 +71,7 @@ class Spool:
 
     def bundle(self) -> Bundle:
         """Return what gathers the blobs of a frame."""
-        return Together(self) if self._shared and self.directories else Bundle(self)
+        return SharedFileBundle(self) if self._shared and self.directories else Bundle(self)
 
     def create(self, size_bytes: int) -> tuple[int, str]:
         """Open a new file for about so many bytes; return its descriptor and path."""
@@ -149,7 +149,7 @@ class Bundle:
                 remove_file(blob.path)
 
 
-class Together(Bundle):
+class SharedFileBundle(Bundle):
     """Gathers the blobs of a frame in one file, unless they are small altogether."""
 
     def __init__(self, spool: Spool) -> None:

@@ -51,10 +51,10 @@ class Worker:
         """The next frame."""
         deadline_s = time.monotonic() + 60.0
         while not self._arrived and time.monotonic() < deadline_s:
-            for happening in self.host.poll(1.0):
-                assert not isinstance(happening, WorkerGone), happening.reason
-                if isinstance(happening, FrameArrived):
-                    self._arrived.append(happening.frame)
+            for event in self.host.poll(1.0):
+                assert not isinstance(event, WorkerGone), event.reason
+                if isinstance(event, FrameArrived):
+                    self._arrived.append(event.frame)
         assert self._arrived, "no answer"
         return self._arrived.popleft()
 

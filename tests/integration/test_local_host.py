@@ -17,7 +17,7 @@ import pytest
 
 from snakemake_executor_gpupool.devices.model import cpu_slot
 from snakemake_executor_gpupool.hosts import process as process_module
-from snakemake_executor_gpupool.hosts.base import FrameArrived, Happening, WorkerGone
+from snakemake_executor_gpupool.hosts.base import FrameArrived, HostEvent, WorkerGone
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.hosts.reaper import Reaper
 from snakemake_executor_gpupool.records.paths import RunPaths
@@ -45,13 +45,13 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def until(host: LocalHost, kind: type, within_s: float = 20.0) -> Happening:
+def until(host: LocalHost, kind: type, within_s: float = 20.0) -> HostEvent:
     """Wait until something of a kind happens."""
     deadline_s = time.monotonic() + within_s
     while time.monotonic() < deadline_s:
-        for happening in host.poll(30.0):
-            if isinstance(happening, kind):
-                return happening
+        for event in host.poll(30.0):
+            if isinstance(event, kind):
+                return event
     raise AssertionError(f"no {kind.__name__} within {within_s} s")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.model import Device
-from snakemake_executor_gpupool.hosts.base import Carried, Happening, WorkerGone
+from snakemake_executor_gpupool.hosts.base import Carried, HostEvent, WorkerGone
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
@@ -21,7 +21,7 @@ class QuietHost:
     ----------
     failing
         Names of methods that raise.
-    happenings
+    events
         What the next ``poll`` returns.
     """
 
@@ -29,7 +29,7 @@ class QuietHost:
         self.carried = Carried()
         self.asked: list[str] = []
         self.failing: set[str] = set()
-        self.happenings: list[Happening] = []
+        self.events: list[HostEvent] = []
         self._woken = threading.Event()
 
     def _ask(self, name: str) -> None:
@@ -40,11 +40,11 @@ class QuietHost:
     def wake(self) -> None:
         self._woken.set()
 
-    def poll(self, timeout_s: float) -> list[Happening]:
+    def poll(self, timeout_s: float) -> list[HostEvent]:
         self._woken.wait(min(timeout_s, 60.0))
         self._woken.clear()
         self._ask("poll")
-        taken, self.happenings = self.happenings, []
+        taken, self.events = self.events, []
         return taken
 
     def start(

@@ -65,16 +65,16 @@ def bring_up(
             f"--gpupool-cluster needs Dask, and {error.name} is not installed: install "
             "snakemake-executor-plugin-gpupool[cluster]"
         ) from error
-    from snakemake_executor_gpupool.hosts.cluster.start import Surroundings, start_cluster
+    from snakemake_executor_gpupool.hosts.cluster.start import RunContext, start_cluster
 
     options = cluster_options(workflow.executor_settings)
-    around = Surroundings(
+    context = RunContext(
         run_root=Path(workflow.persistence.path) / "gpupool",
         managed=device_settings.managed,
         latency_wait_s=workflow.execution_settings.latency_wait,
         say=lambda line: logger.warning(f"gpupool: {line}"),
     )
-    cluster = start_cluster(options, around)
+    cluster = start_cluster(options, context)
     nodes = options.most_nodes or len({device.host for device in cluster.devices})
     machines = Machines(cluster.devices, (), cluster.expected, nodes)
     return RunningCluster(cluster, options.cpu_rules_on_cluster), machines

@@ -32,7 +32,7 @@ from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.devices.strings import managed_of_host
 from snakemake_executor_gpupool.errors import GpupoolError
-from snakemake_executor_gpupool.hosts.base import FrameArrived, Happening, WorkerGone
+from snakemake_executor_gpupool.hosts.base import FrameArrived, HostEvent, WorkerGone
 from snakemake_executor_gpupool.hosts.cluster.commands import NodeProcesses
 from snakemake_executor_gpupool.hosts.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.hosts.cluster.link import LinkBroken
@@ -223,8 +223,8 @@ class Session:
         if self._host is None:
             self._take(timeout_s=TURN_S)
         else:
-            for happening in self._host.poll(TURN_S):
-                self._happened(happening)
+            for event in self._host.poll(TURN_S):
+                self._on_host_event(event)
         while self._take():
             pass
         if time.monotonic() - self.endpoint.heard_s > self._silence_s:
@@ -248,7 +248,7 @@ class Session:
         self.processes.end()
         if self._host is not None:
             self._host.stop_all(force=True)
-            self._host.close(on_end=self._happened, patience_s=PATIENCE_S)
+            self._host.close(on_end=self._on_host_event, patience_s=PATIENCE_S)
         self._claims.close()
 
     # -- what the coordinator wants ------------------------------------------------------
@@ -319,15 +319,15 @@ class Session:
             self._host.stop(frame.meta["worker"], force=force, complaint=complaint)
 
     # -- what happens here -----------------------------------------------------------------
-    def _happened(self, happening: Happening) -> None:
-        if isinstance(happening, WorkerGone):
-            self._claims.take_back(happening.worker_id)
-            fields = {"reason": happening.reason, "expected": happening.expected}
-            self._tell("gone", {"worker": happening.worker_id, **fields})
+    def _on_host_event(self, event: HostEvent) -> None:
+        if isinstance(event, WorkerGone):
+            self._claims.take_back(event.worker_id)
+            fields = {"reason": event.reason, "expected": event.expected}
+            self._tell("gone", {"worker": event.worker_id, **fields})
             return
-        assert isinstance(happening, FrameArrived), "a machine's own processes are all there is"
-        frame = self._checked(happening.worker_id, happening.frame)
-        self._tell("frame", {"worker": happening.worker_id, "meta": frame.meta}, frame.blobs)
+        assert isinstance(event, FrameArrived), "a machine's own processes are all there is"
+        frame = self._checked(event.worker_id, event.frame)
+        self._tell("frame", {"worker": event.worker_id, "meta": frame.meta}, frame.blobs)
 
     def _checked(self, worker_id: str, frame: Frame) -> Frame:
         """Believe a worker that its weights have left a device only if the driver agrees."""

@@ -3,7 +3,7 @@
 ::
 
     run loop ── start, send, stop ──► ClusterHost ──► Node ── endpoint ──► agent ──► LocalHost
-             ◄──── happenings ────── inbox ◄────────────────────────────────┘
+             ◄──── events ────── inbox ◄────────────────────────────────┘
 
 Devices are named after their node (``n1/cuda:0``), and a process goes where its devices are. One
 that reads and writes files goes to the node that the pool names.
@@ -23,7 +23,7 @@ from typing import Any
 from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.hosts.base import GRACE_S, FrameArrived, Happening, WorkerGone
+from snakemake_executor_gpupool.hosts.base import GRACE_S, FrameArrived, HostEvent, WorkerGone
 from snakemake_executor_gpupool.hosts.cluster.membership import Membership
 from snakemake_executor_gpupool.hosts.cluster.nodes import Node
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
@@ -158,7 +158,7 @@ class ClusterHost(Membership):
         node = self._nodes.get(devices[0].host) if devices else None
         return math.inf if node is None else node.ends_s - time.monotonic()
 
-    def poll(self, timeout_s: float) -> list[Happening]:
+    def poll(self, timeout_s: float) -> list[HostEvent]:
         """Wait until something happens or the time is up; return what did."""
         happened = self._local.poll(0.0 if self._found else timeout_s)
         with contextlib.suppress(queue.Empty):
@@ -178,7 +178,7 @@ class ClusterHost(Membership):
             A node cannot take part, or none came.
         """
         deadline_s = time.monotonic() + patience_s
-        kept: list[Happening] = []
+        kept: list[HostEvent] = []
         while self._joined_nodes < count and time.monotonic() < deadline_s and self._has_hope:
             kept += self.poll(0.2)
             if self._unfit:
@@ -213,9 +213,9 @@ class ClusterHost(Membership):
         self.stop_all()
         deadline_s = time.monotonic() + patience_s
         while self._where and time.monotonic() < deadline_s:
-            for happening in self.poll(0.1):
-                if isinstance(happening, WorkerGone):
-                    on_end(happening)
+            for event in self.poll(0.1):
+                if isinstance(event, WorkerGone):
+                    on_end(event)
         self.stop_listening()
         stuck = [f"{worker} (node {node.name})" for worker, node in self._where.items()]
         for node in self._nodes.values():

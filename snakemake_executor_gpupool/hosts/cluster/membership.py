@@ -25,7 +25,7 @@ from snakemake_executor_gpupool.hosts.base import (
     DevicesExpected,
     DevicesJoined,
     DevicesLeft,
-    Happening,
+    HostEvent,
     WorkerGone,
 )
 from snakemake_executor_gpupool.hosts.cluster.commands import NodeCommands
@@ -94,7 +94,7 @@ class Membership:
         self._complaints: dict[str, str] = {}
         self._numbers = itertools.count(1)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._found: list[Happening] = []
+        self._found: list[HostEvent] = []
         self._unfit: list[str] = []
         self._said: set[str] = set()
         self._looked_s = 0.0

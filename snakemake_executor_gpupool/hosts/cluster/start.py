@@ -29,7 +29,7 @@ JOIN_S = 120.0
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunContext:
     """What a cluster must know of the run.
 
     Attributes
@@ -72,7 +72,7 @@ class Cluster:
     expected: tuple[Device, ...]
 
 
-def start_cluster(options: ClusterOptions, around: Surroundings) -> Cluster:
+def start_cluster(options: ClusterOptions, context: RunContext) -> Cluster:
     """Bring a cluster up.
 
     Raises
@@ -83,7 +83,7 @@ def start_cluster(options: ClusterOptions, around: Surroundings) -> Cluster:
     options.check()
     if options.way == ALLOCATION:
         allocated_nodes(os.environ)  # said before anything is started
-    paths = RunPaths(around.run_root.resolve(), shared=True)
+    paths = RunPaths(context.run_root.resolve(), shared=True)
     paths.create()
     with contextlib.ExitStack() as undo:
         undo.callback(paths.remove_spools)
@@ -91,9 +91,9 @@ def start_cluster(options: ClusterOptions, around: Surroundings) -> Cluster:
         undo.callback(local.close, _nobody_cares)
         resources = contextlib.ExitStack()
         undo.push(resources)
-        engine, launcher = _start(options, paths, local, resources, around.say)
-        begin = _begin(options, around, paths)
-        host = ClusterHost(local, engine, launcher, paths, begin, options, around.say, resources)
+        engine, launcher = _start(options, paths, local, resources, context.say)
+        begin = _begin(options, context, paths)
+        host = ClusterHost(local, engine, launcher, paths, begin, options, context.say, resources)
         undo.callback(host.stop_listening)
         devices: tuple[Device, ...] = ()
         if options.is_pilots:
@@ -156,16 +156,16 @@ def _engine(where: Any, security: Security, run_id: str) -> Engine:
         raise ConfigError(f"the Dask scheduler cannot be reached: {error}") from error
 
 
-def _begin(options: ClusterOptions, around: Surroundings, paths: RunPaths) -> Begin:
+def _begin(options: ClusterOptions, context: RunContext, paths: RunPaths) -> Begin:
     return Begin(
         run_root=str(paths.root),
         run_id=paths.run_id,
         cwd=str(Path.cwd()),
         probe="",
         token="",
-        managed=around.managed,
+        managed=context.managed,
         silence_s=options.link_timeout_s,
-        latency_wait_s=around.latency_wait_s,
+        latency_wait_s=context.latency_wait_s,
         walltime_s=options.walltime_s,
         environment=environment_for_nodes(),
     )
