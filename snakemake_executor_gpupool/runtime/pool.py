@@ -55,9 +55,9 @@ from snakemake_executor_gpupool.runtime.limits import allow_open_files
 from snakemake_executor_gpupool.runtime.reporter import Reporter
 from snakemake_executor_gpupool.runtime.sharing import Sharing
 from snakemake_executor_gpupool.runtime.summary import state_of, summarize
-from snakemake_executor_gpupool.scheduling.answers import Answers
 from snakemake_executor_gpupool.scheduling.demand import demand_of
 from snakemake_executor_gpupool.scheduling.effects import Note, Report
+from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.bounds import printable
@@ -162,7 +162,7 @@ class Pool:
             self._host = LocalHost(self.paths, config.worker_threads)
         # A network file system takes its time, which the run loop has not.
         self._discards = Discards(self._remove_later if self.paths.is_shared else remove_file)
-        self._answers = Answers(self._scheduler, self.paths.spools, self._host.moved_away)
+        self._gate = FrameGate(self._scheduler, self.paths.spools, self._host.moved_away)
         if isinstance(self._host, LocalHost):
             self._host.lend = self._sharing.lend
         self._scheduler.dispatch.claim = self._sharing.claim
@@ -387,7 +387,7 @@ class Pool:
     def _frame(self, worker_id: str, frame: Frame, now_s: float) -> None:
         """Turn a frame into an event. One that makes no sense is its sender's end."""
         try:
-            self._answers.take(worker_id, frame, now_s)
+            self._gate.take(worker_id, frame, now_s)
         except ProtocolError as error:
             self._host.reject(worker_id, str(error))
 

@@ -20,7 +20,7 @@ from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy, cp
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.errors import CONTRACT, ProtocolError
 from snakemake_executor_gpupool.scheduling import effects as fx
-from snakemake_executor_gpupool.scheduling.answers import Answers
+from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
@@ -133,7 +133,7 @@ class World:
             offload_strategy=self.strategy,
         )
         self.scheduler = Scheduler(self.allocator, self.config, self.file_workers)
-        self.answers = Answers(self.scheduler, ["/spool"], lambda worker: True)
+        self.gate = FrameGate(self.scheduler, ["/spool"], lambda worker: True)
         #: What the coordinator said of frames that it did not believe.
         self.complaints: list[str] = []
         self.now_s = 0.0
@@ -268,7 +268,7 @@ class World:
     def _answer(self, worker: str, kind: str, blobs: Sequence[bytes] = (), **fields: Any) -> None:
         try:
             for frame in self.sent(worker, Frame({"type": kind, **fields}, self._stored(blobs))):
-                self.answers.take(worker, frame, self.now_s)
+                self.gate.take(worker, frame, self.now_s)
         except (ProtocolError, FrameError) as error:
             self.complaints.append(str(error))
             self._die(worker, f"broke the protocol ({error})")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.devices.model import OffloadStrategy
 from snakemake_executor_gpupool.errors import ProtocolError
-from snakemake_executor_gpupool.scheduling.answers import _FIELDS
+from snakemake_executor_gpupool.scheduling.frame_gate import _FIELDS
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.wire.frames import Decoder, Frame, SpoolFile, encode
 from tests.unit.fuzzing import cases
@@ -297,7 +297,7 @@ def test_any_meta_is_believed_or_refused(kind: str, fields: dict[str, Any]) -> N
     world.submit(1, ["a"])
     meta = {**UNASKED[kind], **fields, "type": kind}
     try:
-        world.answers.take("tool.files1", Frame(meta, []), 0.0)
+        world.gate.take("tool.files1", Frame(meta, []), 0.0)
     except ProtocolError as error:
         assert 0 < len(str(error)) < 1000
 
@@ -320,7 +320,7 @@ def test_what_is_said_of_a_bad_frame(frame: Frame, said: str) -> None:  # W5
     world.submit(1, ["a"])
     world.run(until_s=1.0)  # its file process is ready, and reads
     with pytest.raises(ProtocolError, match=said):
-        world.answers.take("tool.files1", frame, 1.0)
+        world.gate.take("tool.files1", frame, 1.0)
 
 
 def test_what_is_reported_can_be_written_anywhere() -> None:  # W5
@@ -329,7 +329,7 @@ def test_what_is_reported_can_be_written_anywhere() -> None:  # W5
     world.run(until_s=1.0)
     error = {**ERROR, "message": "\ud800 in line 3", "traceback": "\udcff"}
     frame = Frame({"type": "read_failed", "job": 1, "error": error}, [])
-    world.answers.take("tool.files1", frame, 1.0)
+    world.gate.take("tool.files1", frame, 1.0)
     world._act()
     assert "ValueError: \\ud800 in line 3\n\\udcff" in (world.reports[1] or "")
     assert (world.reports[1] or "").encode()
@@ -351,8 +351,8 @@ def test_nobody_names_a_file_outside_the_spool() -> None:  # W1
     )
     for path in ("/etc/passwd", "/spool/../etc/passwd", "/spool/sub/x", "x", *odd):
         with pytest.raises(ProtocolError, match="outside the spool"):
-            world.answers.take("tool.files1", Frame(meta, [SpoolFile(path, 1)]), 1.0)
-    world.answers.take("tool.files1", Frame(meta, [SpoolFile("/spool/x", 1)]), 1.0)
+            world.gate.take("tool.files1", Frame(meta, [SpoolFile(path, 1)]), 1.0)
+    world.gate.take("tool.files1", Frame(meta, [SpoolFile("/spool/x", 1)]), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -372,6 +372,6 @@ def test_blobs_that_share_a_file_all_come_in_one_frame(files: list[Any]) -> None
     items = [{"key": key, "cost": 1, "tokens": 1, "name": key} for key in "ab"]
     meta = {"type": "items", **UNASKED["items"], "items": items}
     with pytest.raises(ProtocolError, match="said to be"):
-        world.answers.take("tool.files1", Frame(meta, files), 1.0)
+        world.gate.take("tool.files1", Frame(meta, files), 1.0)
     both: list[Any] = [SpoolFile("/spool/x", 1, 0, 2), SpoolFile("/spool/x", 1, 64, 2)]
-    world.answers.take("tool.files1", Frame(meta, both), 1.0)
+    world.gate.take("tool.files1", Frame(meta, both), 1.0)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool import Tool
-from snakemake_executor_gpupool.scheduling.answers import _FIELDS, _ITEM, _TOOL
+from snakemake_executor_gpupool.scheduling.frame_gate import _FIELDS, _ITEM, _TOOL
 from snakemake_executor_gpupool.wire.bounds import (
     MAX_NAME,
     MAX_TEXT,

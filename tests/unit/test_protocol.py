@@ -107,7 +107,7 @@ def test_a_stream_with_pieces_lost_doubled_or_moved_yields_no_other_frame(
     with contextlib.suppress(FrameError):
         for frame in decoder.feed(broken):
             got.append(whole(*frame))
-    # Whole frames may be lost, doubled or moved; who answers what, `answers` checks.
+    # Whole frames may be lost, doubled or moved; who answers what, `frame_gate` checks.
     assert set(got) <= set(sent)
 
 

@@ -196,7 +196,7 @@ _OF_FILES = set().union(*_TOLD_OF.values())
 _FILE_NAME = re.compile(r"\w[\w.-]{0,200}", re.ASCII)
 
 
-class Answers:
+class FrameGate:
     """Takes the frames of all workers for the scheduler.
 
     Parameters
