@@ -17,7 +17,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from snakemake_executor_gpupool.devices.board import (
+from snakemake_executor_gpupool.devices.allocation.occupancy import (
     LEASE,
     WORKER,
     Ask,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.board import Phase, Tenant
+from snakemake_executor_gpupool.devices.allocation.occupancy import Phase, Tenant
 from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.strings import sorted_names
 

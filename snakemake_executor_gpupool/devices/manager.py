@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
+from snakemake_executor_gpupool.devices.allocation.occupancy import suits
 from snakemake_executor_gpupool.devices.allocator import (
     LEASE,
     Allocator,
@@ -28,7 +29,6 @@ from snakemake_executor_gpupool.devices.allocator import (
     Granted,
     Impossible,
 )
-from snakemake_executor_gpupool.devices.board import suits
 from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.environment import (
     DeviceOptions,

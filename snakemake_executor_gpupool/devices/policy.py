@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.devices.board import Ask, Board, Tenant
+from snakemake_executor_gpupool.devices.allocation.occupancy import Ask, Board, Tenant
 from snakemake_executor_gpupool.devices.model import Device, device_key
 
 

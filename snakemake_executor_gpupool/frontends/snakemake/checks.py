@@ -8,7 +8,7 @@ from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_gpupool.devices.board import LEASE, Ask, why_impossible
+from snakemake_executor_gpupool.devices.allocation.occupancy import LEASE, Ask, why_impossible
 from snakemake_executor_gpupool.devices.model import fit_one_process
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle
