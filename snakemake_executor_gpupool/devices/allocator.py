@@ -17,6 +17,14 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
+from snakemake_executor_gpupool.devices.allocation.effects import (
+    Effect,
+    Evict,
+    Granted,
+    Impossible,
+    Snapshot,
+    who_is_where,
+)
 from snakemake_executor_gpupool.devices.allocation.occupancy import (
     LEASE,
     WORKER,
@@ -26,14 +34,6 @@ from snakemake_executor_gpupool.devices.allocation.occupancy import (
     Tenant,
     suits,
     why_impossible,
-)
-from snakemake_executor_gpupool.devices.effects import (
-    Effect,
-    Evict,
-    Granted,
-    Impossible,
-    Snapshot,
-    who_is_where,
 )
 from snakemake_executor_gpupool.devices.fleet import Fleet
 from snakemake_executor_gpupool.devices.model import (
