@@ -35,13 +35,13 @@ from snakemake_executor_gpupool.devices.allocation.occupancy import (
     suits,
     why_impossible,
 )
+from snakemake_executor_gpupool.devices.allocation.policy import find_room
 from snakemake_executor_gpupool.devices.fleet import Fleet
 from snakemake_executor_gpupool.devices.model import (
     CPU,
     Device,
     OffloadStrategy,
 )
-from snakemake_executor_gpupool.devices.policy import find_room
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, sorted_names
 from snakemake_executor_gpupool.devices.turn import Grant, Line, Removal, Waiter, plan_turn, presses
 

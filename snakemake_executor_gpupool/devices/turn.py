@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocation.occupancy import LEASE, Ask, Board, Phase, Tenant
+from snakemake_executor_gpupool.devices.allocation.policy import Room, find_room
 from snakemake_executor_gpupool.devices.model import Device, fit_one_process
-from snakemake_executor_gpupool.devices.policy import Room, find_room
 
 
 @dataclass(frozen=True)
