@@ -36,6 +36,14 @@ from snakemake_executor_gpupool.devices.allocation.occupancy import (
     why_impossible,
 )
 from snakemake_executor_gpupool.devices.allocation.policy import find_room
+from snakemake_executor_gpupool.devices.allocation.round import (
+    Grant,
+    Line,
+    Removal,
+    Waiter,
+    plan_turn,
+    presses,
+)
 from snakemake_executor_gpupool.devices.fleet import Fleet
 from snakemake_executor_gpupool.devices.model import (
     CPU,
@@ -43,7 +51,6 @@ from snakemake_executor_gpupool.devices.model import (
     OffloadStrategy,
 )
 from snakemake_executor_gpupool.devices.strings import DeviceSpec, sorted_names
-from snakemake_executor_gpupool.devices.turn import Grant, Line, Removal, Waiter, plan_turn, presses
 
 __all__ = [
     "LEASE",
