@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.devices.allocation.effects import (
     Snapshot,
     who_is_where,
 )
+from snakemake_executor_gpupool.devices.allocation.inventory import Fleet
 from snakemake_executor_gpupool.devices.allocation.occupancy import (
     LEASE,
     WORKER,
@@ -44,7 +45,6 @@ from snakemake_executor_gpupool.devices.allocation.round import (
     plan_turn,
     presses,
 )
-from snakemake_executor_gpupool.devices.fleet import Fleet
 from snakemake_executor_gpupool.devices.model import (
     CPU,
     Device,
