@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler

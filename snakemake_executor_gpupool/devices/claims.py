@@ -19,7 +19,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.allocator import Allocator, Effect
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, Effect
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lent import Lent, lock_name, new_token
 from snakemake_executor_gpupool.devices.locks import DeviceLocks

@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import suits
-from snakemake_executor_gpupool.devices.allocator import (
+from snakemake_executor_gpupool.devices.allocation.allocator import (
     LEASE,
     Allocator,
     Ask,
@@ -29,6 +28,7 @@ from snakemake_executor_gpupool.devices.allocator import (
     Granted,
     Impossible,
 )
+from snakemake_executor_gpupool.devices.allocation.occupancy import suits
 from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.environment import (
     DeviceOptions,

@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.hidden import own_environment
 from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE
 from snakemake_executor_gpupool.errors import ConfigError, PoolEnded, ProtocolError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.hosts.base import Carried
 from snakemake_executor_gpupool.records.progress import ModelState
 from snakemake_executor_gpupool.scheduling.models.model import Model

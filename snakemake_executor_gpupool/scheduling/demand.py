@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snakemake_executor_gpupool.devices.allocator import Allocator, Phase
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, Phase
 from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Granted, Impossible
-from snakemake_executor_gpupool.devices.allocator import Effect as AllocatorEffect
+from snakemake_executor_gpupool.devices.allocation.allocator import (
+    Allocator,
+    Ask,
+    Granted,
+    Impossible,
+)
+from snakemake_executor_gpupool.devices.allocation.allocator import Effect as AllocatorEffect
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.scheduling.effects import GrantLease, Outbox, Report
 from snakemake_executor_gpupool.scheduling.jobs import NOT_STARTED

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.blame import Suspicion

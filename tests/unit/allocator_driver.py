@@ -1,6 +1,6 @@
 """An allocator driven synchronously, with short forms of its effects."""
 
-from snakemake_executor_gpupool.devices.allocator import (
+from snakemake_executor_gpupool.devices.allocation.allocator import (
     Allocator,
     Ask,
     Evict,

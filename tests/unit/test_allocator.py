@@ -2,7 +2,7 @@
 
 import pytest
 
-from snakemake_executor_gpupool.devices.allocator import Phase
+from snakemake_executor_gpupool.devices.allocation.allocator import Phase
 from snakemake_executor_gpupool.devices.model import OffloadStrategy
 
 from .allocator_driver import Driver

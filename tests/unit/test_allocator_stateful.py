@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from snakemake_executor_gpupool.devices.allocator import (
+from snakemake_executor_gpupool.devices.allocation.allocator import (
     LEASE,
     WORKER,
     Allocator,

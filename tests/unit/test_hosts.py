@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from snakemake_executor_gpupool.devices.allocator import WORKER, Allocator, Ask, Granted, Impossible
+from snakemake_executor_gpupool.devices.allocation.allocator import (
+    WORKER,
+    Allocator,
+    Ask,
+    Granted,
+    Impossible,
+)
 from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.strings import (
     DeviceSpec,

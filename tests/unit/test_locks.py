@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from snakemake_executor_gpupool.devices import locks as locks_module
-from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Granted
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, Ask, Granted
 from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.model import Device, cpu_slot

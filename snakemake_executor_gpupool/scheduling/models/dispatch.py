@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocator import Allocator
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.errors import CONTRACT
 from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, Suspicion
 from snakemake_executor_gpupool.scheduling.effects import Outbox, RunBatch, RunChains

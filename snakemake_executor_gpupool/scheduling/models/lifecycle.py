@@ -12,7 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocator import Allocator, Ask, Effect, Evict, Granted
+from snakemake_executor_gpupool.devices.allocation.allocator import (
+    Allocator,
+    Ask,
+    Effect,
+    Evict,
+    Granted,
+)
 from snakemake_executor_gpupool.devices.claims import Refusal
 from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
