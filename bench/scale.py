@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef

@@ -17,7 +17,7 @@ _HOMES = {
     "ToolPool": "frontends.python.pool",
     "tool_function": "frontends.python.functions",
     "DeviceManager": "devices.manager",
-    "OffloadStrategy": "devices.model",
+    "OffloadStrategy": "devices.device",
 }
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from snakemake_executor_gpupool.devices.model import CUDA, Device
+from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.visible import visible_entries
 
 

@@ -20,10 +20,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, Effect
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lent import Lent, lock_name, new_token
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
-from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.probe import (
     DeviceLost,
     Nvml,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from snakemake_executor_gpupool.devices.device import CPU, CUDA, Device, cpu_slot
 from snakemake_executor_gpupool.devices.environment import DeviceSettings
-from snakemake_executor_gpupool.devices.model import CPU, CUDA, Device, cpu_slot
 from snakemake_executor_gpupool.devices.probe import ProbeResult
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.strings import parse_managed
 from snakemake_executor_gpupool.devices.visible import visible_env
 from snakemake_executor_gpupool.errors import ConfigError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from snakemake_executor_gpupool.devices.model import CUDA, Device
+from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.probe import (
     DeviceLost,
     Nvml,

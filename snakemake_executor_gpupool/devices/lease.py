@@ -7,7 +7,7 @@ import contextvars
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE, visible_env
 
 

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 
 _HEX = "[0-9a-f]{16}"
 _NAME = r"[A-Za-z0-9._-]+"

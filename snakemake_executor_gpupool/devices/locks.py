@@ -31,6 +31,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lent import (
     Lent,
@@ -45,7 +46,6 @@ from snakemake_executor_gpupool.devices.lock_files import (
     try_lock,
     why_doubtful,
 )
-from snakemake_executor_gpupool.devices.model import Device
 from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE
 from snakemake_executor_gpupool.errors import ConfigError
 

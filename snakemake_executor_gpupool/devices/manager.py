@@ -30,6 +30,12 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
 )
 from snakemake_executor_gpupool.devices.allocation.occupancy import suits
 from snakemake_executor_gpupool.devices.claims import Claims
+from snakemake_executor_gpupool.devices.device import (
+    CPU,
+    Device,
+    OffloadStrategy,
+    fit_one_process,
+)
 from snakemake_executor_gpupool.devices.environment import (
     DeviceOptions,
     DeviceSettings,
@@ -38,12 +44,6 @@ from snakemake_executor_gpupool.devices.environment import (
 )
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lease import Lease, leases_around, within
-from snakemake_executor_gpupool.devices.model import (
-    CPU,
-    Device,
-    OffloadStrategy,
-    fit_one_process,
-)
 from snakemake_executor_gpupool.devices.probe import Nvml, ProbeResult, probe
 from snakemake_executor_gpupool.devices.strings import (
     DeviceSpec,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from snakemake_executor_gpupool.devices.cards import Card, Inventory, select_visible
-from snakemake_executor_gpupool.devices.model import CUDA, Device
+from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.simulate import SIMULATE_VARIABLE, simulated_devices
 from snakemake_executor_gpupool.devices.visible import visible_entries
 from snakemake_executor_gpupool.errors import GpupoolError

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from snakemake_executor_gpupool.devices.model import CUDA, Device
+from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.visible import (
     LEASE_VARIABLE,
     SIMULATED_VARIABLE,

@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.model import (
+from snakemake_executor_gpupool.devices.device import (
     CPU,
     CUDA,
     Device,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from snakemake_executor_gpupool.devices.model import CUDA, Device
+from snakemake_executor_gpupool.devices.device import CUDA, Device
 
 SIMULATED_VARIABLE = "GPUPOOL_SIMULATED"
 """Set to 1 for a child that holds simulated GPUs: its ``CUDA_VISIBLE_DEVICES`` names those."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from snakemake_executor_gpupool.devices.demand import Demand
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
 from snakemake_executor_gpupool.wire.requests import ToolRef
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.claims import Claims, Refusal
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.scheduling.results import Unit
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef

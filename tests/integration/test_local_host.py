@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.devices.model import cpu_slot
+from snakemake_executor_gpupool.devices.device import cpu_slot
 from snakemake_executor_gpupool.hosts import process as process_module
 from snakemake_executor_gpupool.hosts.base import FrameArrived, HostEvent, WorkerGone
 from snakemake_executor_gpupool.hosts.local import LocalHost

@@ -7,7 +7,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Granted,
     Impossible,
 )
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.strings import parse_device
 
 

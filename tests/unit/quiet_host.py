@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.devices.demand import Demand
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.hosts.base import Carried, HostEvent, WorkerGone
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import ToolRef

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy, cpu_slot
+from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy, cpu_slot
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.errors import CONTRACT, ProtocolError
 from snakemake_executor_gpupool.scheduling import effects as fx

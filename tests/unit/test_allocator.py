@@ -3,7 +3,7 @@
 import pytest
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Phase
-from snakemake_executor_gpupool.devices.model import OffloadStrategy
+from snakemake_executor_gpupool.devices.device import OffloadStrategy
 
 from .allocator_driver import Driver
 

@@ -1,7 +1,7 @@
 """The device manager's decisions: packing, the order of the line, hardware, configuration."""
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Phase
-from snakemake_executor_gpupool.devices.model import OffloadStrategy, cpu_slot
+from snakemake_executor_gpupool.devices.device import OffloadStrategy, cpu_slot
 
 from .allocator_driver import Driver, gpu, packed
 

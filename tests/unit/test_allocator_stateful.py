@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Impossible,
     Phase,
 )
-from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.strings import parse_device
 
 CARDS = 4

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.devices.model import OffloadStrategy
+from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.scheduling.frame_gate import _FIELDS
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
 
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.hosts.base import WorkerGone
 from snakemake_executor_gpupool.hosts.cluster.host import ClusterHost
 from snakemake_executor_gpupool.hosts.cluster.nodes import Node

@@ -8,8 +8,8 @@ import pytest
 
 from snakemake_executor_gpupool import DeviceManager
 from snakemake_executor_gpupool.devices import manager as manager_module
+from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
-from snakemake_executor_gpupool.devices.model import OffloadStrategy
 from snakemake_executor_gpupool.errors import (
     ConfigError,
     DeviceStringError,

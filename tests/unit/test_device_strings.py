@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.strings import (
     DeviceSpec,
     gpus,

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy, cpu_slot
 from snakemake_executor_gpupool.devices.environment import (
     DeviceOptions,
     DeviceSettings,
@@ -13,7 +14,6 @@ from snakemake_executor_gpupool.devices.environment import (
     visible_env,
 )
 from snakemake_executor_gpupool.devices.hidden import hide_devices, own_environment, show_devices
-from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy, cpu_slot
 from snakemake_executor_gpupool.errors import ConfigError, DeviceStringError
 
 RESTART, CPU = OffloadStrategy.RESTART, OffloadStrategy.CPU

@@ -11,7 +11,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Granted,
     Impossible,
 )
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.strings import (
     DeviceSpec,
     managed_of_host,

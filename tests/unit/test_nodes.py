@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.strings import parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from tests.unit.simulation import FakeItem, World

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from snakemake_executor_gpupool.devices.model import OffloadStrategy
+from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from tests.unit.simulation import FakeItem, World
 
 

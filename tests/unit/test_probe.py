@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from snakemake_executor_gpupool.devices.model import Device, cpu_slot
+from snakemake_executor_gpupool.devices.device import Device, cpu_slot
 from snakemake_executor_gpupool.devices.probe import (
     FOREIGN_MEMORY_MIB,
     RETRY_DELAYS_S,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.devices.model import OffloadStrategy
+from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.scheduling.blame import (
     FIRST_WAIT_S,
     LONGEST_WAIT_S,

@@ -45,7 +45,7 @@ from snakemake_executor_gpupool.devices.allocation.round import (
     plan_turn,
     presses,
 )
-from snakemake_executor_gpupool.devices.model import (
+from snakemake_executor_gpupool.devices.device import (
     CPU,
     Device,
     OffloadStrategy,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocation.occupancy import Phase, Tenant
-from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.strings import sorted_names
 
 

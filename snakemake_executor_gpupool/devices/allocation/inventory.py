@@ -6,7 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 
-from snakemake_executor_gpupool.devices.model import CPU, Device, cpu_slot, device_key
+from snakemake_executor_gpupool.devices.device import CPU, Device, cpu_slot, device_key
 
 
 class Fleet:

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from snakemake_executor_gpupool.devices.model import CPU, Device, device_key, fit_one_process
+from snakemake_executor_gpupool.devices.device import CPU, Device, device_key, fit_one_process
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 
 WORKER = "worker"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.occupancy import Ask, Board, Tenant
-from snakemake_executor_gpupool.devices.model import Device, device_key
+from snakemake_executor_gpupool.devices.device import Device, device_key
 
 
 @dataclass(frozen=True)

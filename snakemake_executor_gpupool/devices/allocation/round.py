@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocation.occupancy import LEASE, Ask, Board, Phase, Tenant
 from snakemake_executor_gpupool.devices.allocation.policy import Room, find_room
-from snakemake_executor_gpupool.devices.model import Device, fit_one_process
+from snakemake_executor_gpupool.devices.device import Device, fit_one_process
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from snakemake_executor_gpupool.devices.device import CUDA, Device, device_key
 from snakemake_executor_gpupool.devices.environment import DeviceOptions, resolve
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
-from snakemake_executor_gpupool.devices.model import CUDA, Device, device_key
 from snakemake_executor_gpupool.devices.probe import (
     DeviceLost,
     Nvml,

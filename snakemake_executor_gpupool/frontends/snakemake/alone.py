@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.errors import PoolEnded
 from snakemake_executor_gpupool.frontends.snakemake.admission import LaneJob
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle

@@ -9,7 +9,7 @@ from typing import Any
 from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_gpupool.devices.allocation.occupancy import LEASE, Ask, why_impossible
-from snakemake_executor_gpupool.devices.model import fit_one_process
+from snakemake_executor_gpupool.devices.device import fit_one_process
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle
 from snakemake_executor_gpupool.frontends.snakemake.groups import units_of

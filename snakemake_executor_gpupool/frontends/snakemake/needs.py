@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.devices.model import CUDA, Device
+from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.strings import (
     DEVICE_GRAMMAR,
     DeviceSpec,

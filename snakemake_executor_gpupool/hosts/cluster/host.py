@@ -21,7 +21,7 @@ from dataclasses import asdict
 from typing import Any
 
 from snakemake_executor_gpupool.devices.demand import Demand
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import GRACE_S, FrameArrived, HostEvent, WorkerGone
 from snakemake_executor_gpupool.hosts.cluster.membership import Membership

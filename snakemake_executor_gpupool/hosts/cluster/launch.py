@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snakemake_executor_gpupool.devices.demand import Demand
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.hosts.cluster.slurm import (
     allocated_nodes,
     gpus_of_nodes,

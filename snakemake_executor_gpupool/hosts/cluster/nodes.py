@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.hosts.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.hosts.cluster.link import LinkBroken
 from snakemake_executor_gpupool.hosts.cluster.messages import pack

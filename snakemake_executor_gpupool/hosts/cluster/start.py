@@ -11,7 +11,7 @@ from typing import Any
 
 from distributed.security import Security
 
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import WorkerGone
 from snakemake_executor_gpupool.hosts.cluster.engine import CLOSE_S, Engine, own_scheduler

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from snakemake_executor_gpupool.devices.model import natural_key
+from snakemake_executor_gpupool.devices.device import natural_key
 from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, Suspicion
 from snakemake_executor_gpupool.scheduling.effects import (
     Outbox,

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.devices.model import CPU
+from snakemake_executor_gpupool.devices.device import CPU
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage

@@ -20,7 +20,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Granted,
 )
 from snakemake_executor_gpupool.devices.claims import Refusal
-from snakemake_executor_gpupool.devices.model import Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
 from snakemake_executor_gpupool.scheduling.effects import (
     LoadModel,

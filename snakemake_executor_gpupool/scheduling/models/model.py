@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from snakemake_executor_gpupool.devices.model import Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.strings import DeviceSpec
 from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
 from snakemake_executor_gpupool.scheduling.models.batch_time import Speed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snakemake_executor_gpupool.devices.model import CPU
+from snakemake_executor_gpupool.devices.device import CPU
 from snakemake_executor_gpupool.scheduling.models.lifecycle import Placement
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 
