@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
-from snakemake_executor_gpupool.devices.strings import parse_managed
+from snakemake_executor_gpupool.devices.device_spec import parse_managed
 from snakemake_executor_gpupool.devices.visible import visible_env
 from snakemake_executor_gpupool.errors import ConfigError
 

@@ -36,6 +36,12 @@ from snakemake_executor_gpupool.devices.device import (
     OffloadStrategy,
     fit_one_process,
 )
+from snakemake_executor_gpupool.devices.device_spec import (
+    DeviceSpec,
+    gpus,
+    parse_device,
+    sorted_names,
+)
 from snakemake_executor_gpupool.devices.environment import (
     DeviceOptions,
     DeviceSettings,
@@ -45,12 +51,6 @@ from snakemake_executor_gpupool.devices.environment import (
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lease import Lease, leases_around, within
 from snakemake_executor_gpupool.devices.probe import Nvml, ProbeResult, probe
-from snakemake_executor_gpupool.devices.strings import (
-    DeviceSpec,
-    gpus,
-    parse_device,
-    sorted_names,
-)
 from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE, visible_env
 from snakemake_executor_gpupool.errors import GpupoolError, ImpossibleRequest
 

@@ -11,7 +11,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Impossible,
 )
 from snakemake_executor_gpupool.devices.allocation.allocator import Effect as AllocatorEffect
-from snakemake_executor_gpupool.devices.strings import DeviceSpec
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.effects import GrantLease, Outbox, Report
 from snakemake_executor_gpupool.scheduling.jobs import NOT_STARTED
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.devices.strings import DeviceSpec
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Remark, StoreTrouble

@@ -8,7 +8,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Impossible,
 )
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.strings import parse_device
+from snakemake_executor_gpupool.devices.device_spec import parse_device
 
 
 def gpu(index, memory_mib=80_000, **fields):

@@ -17,7 +17,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy, cpu_slot
-from snakemake_executor_gpupool.devices.strings import DeviceSpec
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.errors import CONTRACT, ProtocolError
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate

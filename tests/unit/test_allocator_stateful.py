@@ -19,7 +19,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Phase,
 )
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
-from snakemake_executor_gpupool.devices.strings import parse_device
+from snakemake_executor_gpupool.devices.device_spec import parse_device
 
 CARDS = 4
 MEMORY_MIB = 100

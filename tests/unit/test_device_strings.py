@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
-from snakemake_executor_gpupool.devices.strings import (
+from snakemake_executor_gpupool.devices.device_spec import (
     DeviceSpec,
     gpus,
     parse_device,

@@ -12,7 +12,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Impossible,
 )
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.strings import (
+from snakemake_executor_gpupool.devices.device_spec import (
     DeviceSpec,
     managed_of_host,
     parse_device,

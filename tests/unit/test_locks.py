@@ -13,9 +13,9 @@ from snakemake_executor_gpupool.devices import locks as locks_module
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, Ask, Granted
 from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot
+from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
-from snakemake_executor_gpupool.devices.strings import parse_device
 from snakemake_executor_gpupool.errors import ConfigError
 
 from .fake_nvml import LOST, FakeCard, FakeNvml

@@ -12,7 +12,7 @@ import pytest
 from snakemake.resources import Resource, Resources
 
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot
-from snakemake_executor_gpupool.devices.strings import DeviceSpec, gpus
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, gpus
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle, joint_needs
 from snakemake_executor_gpupool.frontends.snakemake.needs import (
     GRAMMAR,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.strings import parse_device
+from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from tests.unit.simulation import FakeItem, World
 

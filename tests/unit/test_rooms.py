@@ -38,7 +38,7 @@ EXCEPTIONS = {
     # One class knows the names of a run's files, on whichever machine.
     ("hosts.*", "records.paths"),
     # A request says which devices it wants, as a plain value.
-    ("wire.requests", "devices.strings"),
+    ("wire.requests", "devices.device_spec"),
     # The file of measured figures holds them as they are.
     ("records.profile", "scheduling.models.figures"),
 }

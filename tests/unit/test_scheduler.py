@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snakemake_executor_gpupool.devices.strings import DeviceSpec, parse_device
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.devices.strings import parse_device
+from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from tests.unit.simulation import FakeItem, World
 from tests.unit.test_chains import pipeline

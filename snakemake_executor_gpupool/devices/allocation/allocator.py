@@ -50,7 +50,7 @@ from snakemake_executor_gpupool.devices.device import (
     Device,
     OffloadStrategy,
 )
-from snakemake_executor_gpupool.devices.strings import DeviceSpec, sorted_names
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, sorted_names
 
 __all__ = [
     "LEASE",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocation.occupancy import Phase, Tenant
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
-from snakemake_executor_gpupool.devices.strings import sorted_names
+from snakemake_executor_gpupool.devices.device_spec import sorted_names
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from snakemake_executor_gpupool.devices.device import CPU, Device, device_key, fit_one_process
-from snakemake_executor_gpupool.devices.strings import DeviceSpec
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 
 WORKER = "worker"
 LEASE = "lease"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snakemake_executor_gpupool.devices.device import CUDA, Device
-from snakemake_executor_gpupool.devices.strings import (
+from snakemake_executor_gpupool.devices.device_spec import (
     DEVICE_GRAMMAR,
     DeviceSpec,
     gpus,

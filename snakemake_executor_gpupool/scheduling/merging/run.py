@@ -21,7 +21,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import CPU
-from snakemake_executor_gpupool.devices.strings import DeviceSpec
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage
 from snakemake_executor_gpupool.scheduling.files.scheduler import Filing

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.devices.strings import DeviceSpec
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.jobs import JobState
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.results import Unit

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.strings import DeviceSpec
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
 from snakemake_executor_gpupool.scheduling.models.batch_time import Speed
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
