@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 
 from snakemake_executor_gpupool.devices.device import CPU, CUDA, Device, cpu_slot
-from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.devices.probe import ProbeResult
+from snakemake_executor_gpupool.devices.settings import DeviceSettings
 
 
 def choose_devices(settings: DeviceSettings, found: ProbeResult, cores: int) -> tuple[Device, ...]:

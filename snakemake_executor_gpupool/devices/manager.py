@@ -42,15 +42,15 @@ from snakemake_executor_gpupool.devices.device_spec import (
     parse_device,
     sorted_names,
 )
-from snakemake_executor_gpupool.devices.environment import (
+from snakemake_executor_gpupool.devices.forking import let_go_in_children
+from snakemake_executor_gpupool.devices.lease import Lease, leases_around, within
+from snakemake_executor_gpupool.devices.probe import Nvml, ProbeResult, probe
+from snakemake_executor_gpupool.devices.settings import (
     DeviceOptions,
     DeviceSettings,
     Managed,
     resolve,
 )
-from snakemake_executor_gpupool.devices.forking import let_go_in_children
-from snakemake_executor_gpupool.devices.lease import Lease, leases_around, within
-from snakemake_executor_gpupool.devices.probe import Nvml, ProbeResult, probe
 from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE, visible_env
 from snakemake_executor_gpupool.errors import GpupoolError, ImpossibleRequest
 

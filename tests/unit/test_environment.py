@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy, cpu_slot
-from snakemake_executor_gpupool.devices.environment import (
+from snakemake_executor_gpupool.devices.hidden import hide_devices, own_environment, show_devices
+from snakemake_executor_gpupool.devices.settings import (
     DeviceOptions,
     DeviceSettings,
     managed_text,
     resolve,
     visible_env,
 )
-from snakemake_executor_gpupool.devices.hidden import hide_devices, own_environment, show_devices
 from snakemake_executor_gpupool.errors import ConfigError, DeviceStringError
 
 RESTART, CPU = OffloadStrategy.RESTART, OffloadStrategy.CPU

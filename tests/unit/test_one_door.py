@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from snakemake_executor_gpupool.devices.device import cpu_slot
-from snakemake_executor_gpupool.devices.environment import DeviceSettings
+from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import PoolEnded
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from snakemake_executor_gpupool.devices.device import CUDA, Device, device_key
-from snakemake_executor_gpupool.devices.environment import DeviceOptions, resolve
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.probe import (
     DeviceLost,
@@ -17,6 +16,7 @@ from snakemake_executor_gpupool.devices.probe import (
     memory_used_mib,
     probe,
 )
+from snakemake_executor_gpupool.devices.settings import DeviceOptions, resolve
 
 _COLUMNS = ("device", "name", "memory used/total MiB", "held by", "managed", "uuid")
 

@@ -24,10 +24,10 @@ from typing import Any, ClassVar
 
 from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.device_spec import parse_device
-from snakemake_executor_gpupool.devices.environment import Managed
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lease import leases_around
 from snakemake_executor_gpupool.devices.manager import DeviceManager
+from snakemake_executor_gpupool.devices.settings import Managed
 from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, PoolEnded
 from snakemake_executor_gpupool.frontends.python.calls import check_call, check_params
 from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX

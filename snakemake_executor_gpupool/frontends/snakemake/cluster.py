@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.devices.environment import DeviceSettings
+from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.devices.visible import visible_env
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import Host

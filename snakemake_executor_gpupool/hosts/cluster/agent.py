@@ -28,9 +28,9 @@ from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.cores import choose_devices, worker_threads
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import managed_of_host
-from snakemake_executor_gpupool.devices.environment import DeviceSettings
 from snakemake_executor_gpupool.devices.lent import Lent
 from snakemake_executor_gpupool.devices.probe import probe
+from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.hosts.base import FrameArrived, HostEvent, WorkerGone
 from snakemake_executor_gpupool.hosts.cluster.commands import NodeProcesses
