@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.device import CUDA, Device
-from snakemake_executor_gpupool.devices.visible import visible_entries
+from snakemake_executor_gpupool.devices.visibility import visible_entries
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from snakemake_executor_gpupool.devices.probe import (
     filled_by_others,
     memory_used_mib,
 )
-from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE
+from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 
-from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.devices.visibility import visible_env
 
 _lock = threading.Lock()
 _hidings = 0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE, visible_env
+from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, visible_env
 
 
 @dataclass(frozen=True)

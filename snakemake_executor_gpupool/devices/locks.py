@@ -46,7 +46,7 @@ from snakemake_executor_gpupool.devices.lock_files import (
     try_lock,
     why_doubtful,
 )
-from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE
+from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
 from snakemake_executor_gpupool.errors import ConfigError
 
 _LONGEST_NOTE_BYTES = 65536

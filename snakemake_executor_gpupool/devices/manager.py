@@ -51,7 +51,7 @@ from snakemake_executor_gpupool.devices.settings import (
     Managed,
     resolve,
 )
-from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE, visible_env
+from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, visible_env
 from snakemake_executor_gpupool.errors import GpupoolError, ImpossibleRequest
 
 __all__ = ["DeviceManager", "Lease", "visible_env"]

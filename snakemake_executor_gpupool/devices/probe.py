@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from snakemake_executor_gpupool.devices.cards import Card, Inventory, select_visible
 from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.simulate import SIMULATE_VARIABLE, simulated_devices
-from snakemake_executor_gpupool.devices.visible import visible_entries
+from snakemake_executor_gpupool.devices.visibility import visible_entries
 from snakemake_executor_gpupool.errors import GpupoolError
 
 RETRY_DELAYS_S = (0.2, 1.0)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import parse_managed
-from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.errors import ConfigError
 
 __all__ = ["DeviceOptions", "DeviceSettings", "Managed", "managed_text", "resolve", "visible_env"]

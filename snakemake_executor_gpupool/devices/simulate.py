@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from snakemake_executor_gpupool.devices.device import CUDA, Device
-from snakemake_executor_gpupool.devices.visible import (
+from snakemake_executor_gpupool.devices.visibility import (
     LEASE_VARIABLE,
     SIMULATED_VARIABLE,
     visible_entries,

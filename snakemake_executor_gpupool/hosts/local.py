@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.handover import Handover
 from snakemake_executor_gpupool.devices.hidden import own_environment
-from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.errors import WorkerStartError
 from snakemake_executor_gpupool.hosts.base import (
     GRACE_S,

@@ -16,7 +16,7 @@ from snakemake_executor_gpupool.devices.device_spec import gpus
 from snakemake_executor_gpupool.devices.lent import Lent, lent_by
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
-from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.frontends.snakemake.bundles import MEMBERS_VARIABLE, Bundle
 from snakemake_executor_gpupool.frontends.snakemake.cluster import RunningCluster
 from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LaneJob

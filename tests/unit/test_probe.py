@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.devices.probe import (
     probe,
 )
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
-from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.errors import ConfigError
 
 from .fake_nvml import (

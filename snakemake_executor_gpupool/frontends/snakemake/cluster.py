@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
-from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.records.paths import RunPaths

@@ -27,7 +27,7 @@ from snakemake.executors.local import run_wrapper
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
 from snakemake_executor_gpupool.devices.hidden import own_environment
-from snakemake_executor_gpupool.devices.visible import visible_env
+from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.frontends.snakemake.admission import Admission, LaneJob
 from snakemake_executor_gpupool.frontends.snakemake.bundles import MEMBERS_VARIABLE
 from snakemake_executor_gpupool.frontends.snakemake.last_words import Words

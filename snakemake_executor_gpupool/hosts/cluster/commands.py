@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Future, get_worker
 
-from snakemake_executor_gpupool.devices.visible import LEASE_VARIABLE
+from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
 
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.hosts.cluster.engine import Engine

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from snakemake_executor_gpupool.devices.cores import available_cores
 from snakemake_executor_gpupool.devices.simulate import SIMULATE_VARIABLE
-from snakemake_executor_gpupool.devices.visible import SIMULATED_VARIABLE
+from snakemake_executor_gpupool.devices.visibility import SIMULATED_VARIABLE
 
 _STARTED_S = time.monotonic()
 
