@@ -24,7 +24,7 @@ from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lent import Lent, lock_name, new_token
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
-from snakemake_executor_gpupool.devices.probe import (
+from snakemake_executor_gpupool.devices.nvml import (
     DeviceLost,
     Nvml,
     filled_by_others,

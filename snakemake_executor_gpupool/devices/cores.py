@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from snakemake_executor_gpupool.devices.device import CPU, CUDA, Device, cpu_slot
-from snakemake_executor_gpupool.devices.probe import ProbeResult
+from snakemake_executor_gpupool.devices.nvml import ProbeResult
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 
 from snakemake_executor_gpupool.devices.device import CUDA, Device
-from snakemake_executor_gpupool.devices.probe import (
+from snakemake_executor_gpupool.devices.nvml import (
     DeviceLost,
     Nvml,
     compute_pids,

@@ -44,7 +44,7 @@ from snakemake_executor_gpupool.devices.device_spec import (
 )
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lease import Lease, leases_around, within
-from snakemake_executor_gpupool.devices.probe import Nvml, ProbeResult, probe
+from snakemake_executor_gpupool.devices.nvml import Nvml, ProbeResult, probe
 from snakemake_executor_gpupool.devices.settings import (
     DeviceOptions,
     DeviceSettings,

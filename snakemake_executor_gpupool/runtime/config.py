@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake_executor_gpupool.devices.cores import available_cores, choose_devices, worker_threads
 from snakemake_executor_gpupool.devices.device import CPU, CUDA, Device
 from snakemake_executor_gpupool.devices.manager import DeviceManager
-from snakemake_executor_gpupool.devices.probe import probe
+from snakemake_executor_gpupool.devices.nvml import probe
 from snakemake_executor_gpupool.devices.settings import DeviceSettings, Managed, resolve
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig

@@ -3,7 +3,7 @@
 import pytest
 
 from snakemake_executor_gpupool.devices.handover import CONTEXT_MIB, Handover
-from snakemake_executor_gpupool.devices.probe import probe
+from snakemake_executor_gpupool.devices.nvml import probe
 
 from .fake_nvml import LOST, FakeCard, FakeNvml
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot
-from snakemake_executor_gpupool.devices.probe import (
+from snakemake_executor_gpupool.devices.nvml import (
     FOREIGN_MEMORY_MIB,
     RETRY_DELAYS_S,
     DeviceLost,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from snakemake_executor_gpupool.devices.device import CUDA, Device, device_key
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
-from snakemake_executor_gpupool.devices.probe import (
+from snakemake_executor_gpupool.devices.nvml import (
     DeviceLost,
     Nvml,
     ProbeResult,
