@@ -2,7 +2,7 @@
 
 import pytest
 
-from snakemake_executor_gpupool.devices.handover import CONTEXT_MIB, Handover
+from snakemake_executor_gpupool.devices.memory_release import CONTEXT_MIB, Handover
 from snakemake_executor_gpupool.devices.nvml import probe
 
 from .fake_nvml import LOST, FakeCard, FakeNvml
