@@ -29,7 +29,6 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Impossible,
 )
 from snakemake_executor_gpupool.devices.allocation.occupancy import suits
-from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.device import (
     CPU,
     Device,
@@ -45,6 +44,7 @@ from snakemake_executor_gpupool.devices.device_spec import (
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lease import Lease, leases_around, within
 from snakemake_executor_gpupool.devices.nvml import Nvml, ProbeResult, probe
+from snakemake_executor_gpupool.devices.ownership import Claims
 from snakemake_executor_gpupool.devices.settings import (
     DeviceOptions,
     DeviceSettings,

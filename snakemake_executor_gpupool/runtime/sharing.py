@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.devices.claims import Claims, Refusal
 from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.devices.ownership import Claims, Refusal
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.lent import Lent, lent_by, new_token
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.manager import DeviceManager
+from snakemake_executor_gpupool.devices.ownership import Claims
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 

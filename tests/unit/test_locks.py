@@ -11,10 +11,10 @@ import pytest
 
 from snakemake_executor_gpupool.devices import locks as locks_module
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, Ask, Granted
-from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
+from snakemake_executor_gpupool.devices.ownership import Claims
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
 from snakemake_executor_gpupool.errors import ConfigError
 

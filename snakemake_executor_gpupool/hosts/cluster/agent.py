@@ -24,12 +24,12 @@ from typing import Any
 from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from snakemake_executor_gpupool.devices.claims import Claims
 from snakemake_executor_gpupool.devices.cores import choose_devices, worker_threads
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import managed_of_host
 from snakemake_executor_gpupool.devices.lent import Lent
 from snakemake_executor_gpupool.devices.nvml import probe
+from snakemake_executor_gpupool.devices.ownership import Claims
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.hosts.base import FrameArrived, HostEvent, WorkerGone

@@ -19,8 +19,8 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Evict,
     Granted,
 )
-from snakemake_executor_gpupool.devices.claims import Refusal
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.ownership import Refusal
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
 from snakemake_executor_gpupool.scheduling.effects import (
     LoadModel,
