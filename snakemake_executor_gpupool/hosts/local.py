@@ -15,8 +15,8 @@ from typing import Any
 from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
-from snakemake_executor_gpupool.devices.hidden import own_environment
 from snakemake_executor_gpupool.devices.memory_release import Handover
+from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.errors import WorkerStartError
 from snakemake_executor_gpupool.hosts.base import (

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.devices.hidden import own_environment
+from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
 from snakemake_executor_gpupool.errors import ConfigError, PoolEnded, ProtocolError
 from snakemake_executor_gpupool.hosts.base import (

@@ -6,7 +6,11 @@ from dataclasses import replace
 import pytest
 
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy, cpu_slot
-from snakemake_executor_gpupool.devices.hidden import hide_devices, own_environment, show_devices
+from snakemake_executor_gpupool.devices.process_environment import (
+    hide_devices,
+    own_environment,
+    show_devices,
+)
 from snakemake_executor_gpupool.devices.settings import (
     DeviceOptions,
     DeviceSettings,

@@ -24,7 +24,7 @@ from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMode
 
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.hidden import hide_devices, show_devices
+from snakemake_executor_gpupool.devices.process_environment import hide_devices, show_devices
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.snakemake.alone import Alone, Expected, Leased

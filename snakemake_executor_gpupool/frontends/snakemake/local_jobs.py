@@ -26,7 +26,7 @@ from snakemake.executors.local import common_settings as local_settings
 from snakemake.executors.local import run_wrapper
 from snakemake_interface_executor_plugins.settings import CommonSettings
 
-from snakemake_executor_gpupool.devices.hidden import own_environment
+from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.frontends.snakemake.admission import Admission, LaneJob
 from snakemake_executor_gpupool.frontends.snakemake.bundles import MEMBERS_VARIABLE

@@ -22,7 +22,7 @@ from distributed.security import Security
 from snakemake_executor_gpupool.devices.cores import default_cpu_workers
 from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.device import CUDA, Device, cpu_slot
-from snakemake_executor_gpupool.devices.hidden import own_environment
+from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.cluster.engine import scheduler_options
 from snakemake_executor_gpupool.hosts.cluster.launch import WORKER, Launcher
