@@ -33,7 +33,7 @@ from pathlib import Path
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
-from snakemake_executor_gpupool.devices.lent import (
+from snakemake_executor_gpupool.devices.lent_locks import (
     Lent,
     borrowed_file,
     is_borrowed_file,

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, Effect
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
-from snakemake_executor_gpupool.devices.lent import Lent, lock_name, new_token
+from snakemake_executor_gpupool.devices.lent_locks import Lent, lock_name, new_token
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.nvml import (
     DeviceLost,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.devices.device import CUDA, Device
-from snakemake_executor_gpupool.devices.lent import lent_by, new_token
+from snakemake_executor_gpupool.devices.lent_locks import lent_by, new_token
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, visible_env
 from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.records.events import EventLog

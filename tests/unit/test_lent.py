@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.devices.lent import Lent, lent_by, new_token
+from snakemake_executor_gpupool.devices.lent_locks import Lent, lent_by, new_token
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.ownership import Claims

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
 
 from snakemake_executor_gpupool.devices.device_spec import gpus
-from snakemake_executor_gpupool.devices.lent import Lent, lent_by
+from snakemake_executor_gpupool.devices.lent_locks import Lent, lent_by
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.ownership import Claims
 from snakemake_executor_gpupool.devices.simulate import simulated_devices

@@ -14,7 +14,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.device import CUDA, Device, device_key
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, gpus, sorted_names
-from snakemake_executor_gpupool.devices.lent import Lent
+from snakemake_executor_gpupool.devices.lent_locks import Lent
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, ROCR, visible_env
 from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
