@@ -2,12 +2,11 @@
 
 ::
 
-    environment ──► probe ──► strings.parse_managed ──► Allocator ◄── events of the run loop
-    (variables)     (NVML)    (which of them are ours)     │  ▲
+    settings ──► nvml ──► device_spec.parse_managed ──► Allocator ◄── events of the run loop
+    (variables)  (probe)  (which of them are ours)         │  ▲
                                                    effects ▼  │ foreign, lost
                                               run loop ──► DeviceLocks (other runs on this machine)
 
-``model``, ``strings``, ``environment``, ``policy``, ``turn`` and ``allocator`` are
-pure; ``probe`` is the only module that touches NVML and ``locks`` the only one
-that touches files.
+``device``, ``device_spec``, ``settings``, ``visibility`` and ``allocation`` are pure;
+``nvml`` is the only module that touches NVML and ``locks`` the only one that touches files.
 """

@@ -194,7 +194,7 @@ class DeviceManager:
 
     @property
     def options(self) -> DeviceOptions:
-        """What :meth:`configure` was given, for :func:`~.environment.resolve`."""
+        """What :meth:`configure` was given, for :func:`~.settings.resolve`."""
         return self._options
 
     @property

@@ -45,7 +45,7 @@ class DeviceSettings:
     Parameters
     ----------
     managed
-        A managed-devices string (:func:`~.strings.parse_managed`).
+        A managed-devices string (:func:`~.device_spec.parse_managed`).
     offload_strategy
         What happens to an evicted worker.
     allow_multiple_per_device

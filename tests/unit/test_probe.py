@@ -320,7 +320,7 @@ def test_a_job_of_a_simulated_run_without_devices_sees_none():  # D14 D3
 def test_importing_the_package_is_light():  # S1
     code = (
         "import sys\n"
-        "from snakemake_executor_gpupool.devices import claims, manager\n"
+        "from snakemake_executor_gpupool.devices import manager, ownership\n"
         "from snakemake_executor_gpupool.frontends.commandline import devices\n"
         "heavy = {'pynvml', 'torch', 'numpy', 'snakemake'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

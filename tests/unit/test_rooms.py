@@ -121,7 +121,7 @@ def test_no_exception_is_left_over() -> None:
 
 def test_decisions_reach_nothing_impure() -> None:
     """No clock, file, lock, process or socket, through whatever they import."""
-    pure = [m for m in MODULES if room(m) == "scheduling" or m.startswith("devices.allocat")]
+    pure = [m for m in MODULES if room(m) == "scheduling" or m.startswith("devices.allocation")]
     reached, waiting = set(pure), list(pure)
     while waiting:
         module = waiting.pop()
