@@ -123,11 +123,11 @@ class JobTable:
     Parameters
     ----------
     on_computed
-        Called with a job when its last result has come.
+        Called with a job, and the time, when its last result has come.
     """
 
     def __init__(
-        self, ledger: Ledger, outbox: Outbox, on_computed: Callable[[JobState], None]
+        self, ledger: Ledger, outbox: Outbox, on_computed: Callable[[JobState, float], None]
     ) -> None:
         self._ledger = ledger
         self._outbox = outbox
@@ -200,16 +200,16 @@ class JobTable:
             self._ledger.release(unit)
         job.units, job.names, job.missing, job.all_read = [], [], 0, False
 
-    def read_complete(self, job: JobState) -> None:
+    def read_complete(self, job: JobState, now_s: float) -> None:
         """All items of the job are known."""
         job.all_read = True
-        self.go_on(job)
+        self.go_on(job, now_s)
 
-    def go_on(self, job: JobState) -> None:
+    def go_on(self, job: JobState, now_s: float) -> None:
         """Have a job's items computed each by itself; its outputs follow."""
         job.phase = Phase.COMPUTING
         if job.is_computed:
-            self._on_computed(job)
+            self._on_computed(job, now_s)
 
     def patience_s(self, units: Iterable[Unit]) -> float:
         """Return how long the most patient of the jobs that wait for the units will wait."""
@@ -219,7 +219,13 @@ class JobTable:
 
     # -- results -----------------------------------------------------------
     def unit_done(
-        self, unit: Unit, result: Any, seconds: float, worker_id: str, node: str = ""
+        self,
+        unit: Unit,
+        result: Any,
+        seconds: float,
+        worker_id: str,
+        now_s: float,
+        node: str = "",
     ) -> None:
         """Hand a unit's result to every place that waits for it; ``node``: of a cluster."""
         places, unit.places = unit.places, []
@@ -235,7 +241,7 @@ class JobTable:
                 job.cost_on = job.cost_on or {}
                 job.cost_on[node] = job.cost_on.get(node, 0.0) + unit.cost
             if job.is_computed and job.phase is Phase.COMPUTING:
-                self._on_computed(job)
+                self._on_computed(job, now_s)
 
     def unit_failed(self, unit: Unit, error: dict[str, Any], where: str = "") -> None:
         """Fail every job that waits for the unit, and no other.

@@ -87,10 +87,9 @@ class Scheduler:
     # -- served jobs -----------------------------------------------------------
     def submit(self, request: Request, now_s: float) -> None:
         """A served job is ready."""
-        self.filing.now_s = now_s
         job = self.jobs.add(request, now_s)
         self.outbox.note("job_submitted", job=request.title, job_id=request.job_id)
-        self.chains.arrived(job)
+        self.chains.arrived(job, now_s)
 
     def submit_items(
         self,
@@ -109,16 +108,15 @@ class Scheduler:
 
     def process_ready(self, worker_id: str, info: dict[str, Any], now_s: float) -> None:
         """A process has imported its tool."""
-        self.filing.now_s = now_s
         if self.filing.owns(worker_id):
-            self.filing.tool_ready(worker_id, info)
+            self.filing.tool_ready(worker_id, info, now_s)
         elif self.dispatch.owns(worker_id):
             self.dispatch.process_ready(worker_id)
 
     def process_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
         """A process could not import its tool."""
         if self.filing.owns(worker_id):
-            self.filing.tool_failed(worker_id, error)
+            self.filing.tool_failed(worker_id, error, now_s)
         elif self.dispatch.owns(worker_id):
             self.dispatch.load_failed(worker_id, error, now_s)
 
@@ -126,22 +124,20 @@ class Scheduler:
         self, worker_id: str, job_id: int, meta: Mapping[str, Any], blobs: list[Blob], now_s: float
     ) -> None:
         """Some items of a job have been read; ``meta["last"]`` says whether these are the last."""
-        self.filing.now_s = now_s
-        self.filing.heard_of(worker_id)
+        self.filing.heard_of(worker_id, now_s)
         job = self.jobs.get(job_id)
         tool = self.filing.tool_of(worker_id)
         if meta["last"]:
-            self.filing.answered(worker_id, job_id)
+            self.filing.answered(worker_id, job_id, now_s)
         if job is not None:
             self._place_items(job, tool, meta, blobs, now_s)
         else:
             self.ledger.discard(*blobs)
-        self.filing.send_more(tool)
+        self.filing.send_more(tool, now_s)
 
     def remark(self, worker_id: str, text: str, now_s: float) -> None:
         """A process has something to say of its tool, or of a rule: once is enough."""
-        self.filing.now_s = now_s
-        self.filing.heard_of(worker_id)
+        self.filing.heard_of(worker_id, now_s)
         if text not in self._remarks and len(self._remarks) < MAX_REMARKS:
             self._remarks.add(text)
             self.outbox.note("remark", text=text)
@@ -180,7 +176,7 @@ class Scheduler:
         if meta["last"] and self.jobs.get(job.request.job_id) is job:
             if job.claimed and not job.missing:
                 self.chains.claimed(job)
-            self.jobs.read_complete(job)
+            self.jobs.read_complete(job, now_s)
 
     def _unit(
         self,
@@ -286,7 +282,11 @@ class Scheduler:
 
     def unpublished(self, worker_id: str, job_id: int, now_s: float) -> None:
         """What a chain had staged for a job is not its own: it goes the ordinary way."""
-        self._files_done(worker_id, job_id, self.filing.give_up_claim, now_s)
+
+        def act(job: JobState) -> None:
+            self.filing.give_up_claim(job, now_s)
+
+        self._files_done(worker_id, job_id, act, now_s)
 
     def _files_done(
         self,
@@ -297,25 +297,23 @@ class Scheduler:
         seconds: float = 0.0,
     ) -> None:
         """A process is through with a job's files: act on that, unless the job has ended."""
-        self.filing.now_s = now_s
-        tool = self.filing.answered(worker_id, job_id)
+        tool = self.filing.answered(worker_id, job_id, now_s)
         job = self.jobs.get(job_id)
         if job is not None:
             job.seconds += seconds
             act(job)
-        self.filing.send_more(tool)
+        self.filing.send_more(tool, now_s)
 
-    def _computed(self, job: JobState) -> None:
+    def _computed(self, job: JobState, now_s: float) -> None:
         if job.wants_results:
             self.jobs.succeed(job)
         else:
-            self.filing.write(job)
+            self.filing.write(job, now_s)
 
     def stage_done(
         self, worker_id: str, meta: Mapping[str, Any], blobs: list[Blob], now_s: float
     ) -> None:
         """A worker has come through one stage of a dispatch of chains."""
-        self.filing.now_s = now_s
         worker = self.dispatch.worker(worker_id)
         self.chains.stage_done(worker, meta["chains"], blobs, meta["seconds"], now_s)
         if meta["last"]:
@@ -339,16 +337,14 @@ class Scheduler:
 
         ``expected``: it was told to end; ``blameless``: its machine went.
         """
-        self.filing.now_s = now_s
         if self.filing.owns(worker_id):
-            self.filing.died(worker_id, reason, expected=expected or blameless)
+            self.filing.died(worker_id, reason, now_s, expected=expected or blameless)
         elif self.dispatch.owns(worker_id):
             self.dispatch.died(worker_id, reason, now_s, blameless=blameless)
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""
-        self.filing.now_s = now_s
-        self.filing.tick()
+        self.filing.tick(now_s)
         self.dispatch.tick(now_s)
 
     def next_wake_s(self, now_s: float) -> float:
@@ -377,7 +373,6 @@ class Scheduler:
 
         What has begun is finished, all of it.
         """
-        self.filing.now_s = now_s
         self.jobs.is_winding_down = True
         held = self.chains.held_jobs()
         for job in map(self.jobs.__getitem__, self.jobs.ids()):

@@ -77,8 +77,6 @@ class Filing:
         self._tools: dict[ToolRef, ToolState] = {}
         self._tool_of: dict[str, ToolState] = {}
         self._numbers = 0
-        #: The time of the event at hand.
-        self.now_s = 0.0
 
     def tool(self, ref: ToolRef) -> ToolState:
         """Return a tool's state, new if it was never asked for."""
@@ -105,7 +103,7 @@ class Filing:
         return self._tool_of[worker_id]
 
     # -- work in ---------------------------------------------------------------
-    def read(self, job: JobState) -> None:
+    def read(self, job: JobState, now_s: float) -> None:
         """Have a job's inputs read, unless nothing new is to be started."""
         if self._jobs.is_winding_down and not job.has_begun:
             self._jobs.withdraw(job)
@@ -115,65 +113,69 @@ class Filing:
             self._jobs.fail(job, explain(job, tool.error, f"tool {tool.ref}"))
             return
         tool.reads.append(job.request.job_id, job.read_level)
-        self._send(tool)
+        self._send(tool, now_s)
 
-    def write(self, job: JobState) -> None:
+    def write(self, job: JobState, now_s: float) -> None:
         """Have a job's outputs written."""
         job.phase = Phase.WRITING
         tool = self.tool(job.request.tool)
         tool.to_write(job.request.job_id, job.home, job.write_level)
-        self._send(tool)
+        self._send(tool, now_s)
 
-    def publish(self, job: JobState, claim: Claim) -> None:
+    def publish(self, job: JobState, claim: Claim, now_s: float) -> None:
         """Have outputs put in place that a chain has staged."""
         job.claim = claim
         job.phase = Phase.PUBLISHING
         tool = self.tool(claim.tool)
         tool.to_write(job.request.job_id, job.home, job.write_level)
-        self._send(tool)
+        self._send(tool, now_s)
 
-    def give_up_claim(self, job: JobState) -> None:
+    def give_up_claim(self, job: JobState, now_s: float) -> None:
         """Have a job read the ordinary way: what was staged is not its own, or not there."""
         if job.claim is not None:
             self._outbox.put(Unstage(job.claim.paths))
         job.claim = None
         job.phase = Phase.WAITING
-        self.read(job)
+        self.read(job, now_s)
 
-    def foresee(self, ref: ToolRef, node: str) -> None:
+    def foresee(self, ref: ToolRef, node: str, now_s: float) -> None:
         """Have a process ready on a node when the first results come from there."""
         tool = self._tools.get(ref)
         if not node or tool is None or not tool.workers or tool.error is not None:
             return  # one machine; or a tool that is called, not one that writes files
-        if not tool.on(node) and node in self._nodes() and self._may_start(tool):
-            self._start(tool, node)
+        if not tool.on(node) and node in self._nodes() and self._may_start(tool, now_s):
+            self._start(tool, node, now_s)
 
-    def _send(self, tool: ToolState) -> None:
+    def _send(self, tool: ToolState, now_s: float) -> None:
         if tool.homes:
-            self._send_home(tool)
+            self._send_home(tool, now_s)
         waiting = len(tool.reads) + len(tool.writes)
         if not waiting:
             return
         nodes = self._nodes()
         workers = [worker for worker in tool.workers.values() if worker.node in nodes]
-        if self._wants_worker(tool, workers, waiting, len(nodes)):
-            self._start(tool, self._emptiest(tool, nodes))
-        self._fill(tool, workers, (tool.writes, tool.reads))
+        if self._wants_worker(tool, workers, waiting, len(nodes), now_s):
+            self._start(tool, self._emptiest(tool, nodes), now_s)
+        self._fill(tool, workers, (tool.writes, tool.reads), now_s)
 
-    def _send_home(self, tool: ToolState) -> None:
+    def _send_home(self, tool: ToolState, now_s: float) -> None:
         """Send writes to their nodes; what cannot be done there is left to any."""
         nodes = self._nodes()
         for node, queue in tool.homes.items():
-            if node in nodes and self._wants_worker(tool, tool.on(node), len(queue), 1):
-                self._start(tool, node)
+            if node in nodes and self._wants_worker(tool, tool.on(node), len(queue), 1, now_s):
+                self._start(tool, node, now_s)
         tool.rehome(nodes)
         for node, queue in list(tool.homes.items()):
-            self._fill(tool, tool.on(node), (queue,))
+            self._fill(tool, tool.on(node), (queue,), now_s)
             if not queue:
                 del tool.homes[node]
 
     def _fill(
-        self, tool: ToolState, workers: list[FileWorker], queues: Iterable[FileQueue]
+        self,
+        tool: ToolState,
+        workers: list[FileWorker],
+        queues: Iterable[FileQueue],
+        now_s: float,
     ) -> None:
         """Send what waits to processes with room, those with the least to do first."""
         if len(workers) > 1:
@@ -184,21 +186,26 @@ class Filing:
                 if job is None:
                     return
                 if not worker.in_flight:
-                    worker.active_s = self.now_s
+                    worker.active_s = now_s
                 worker.sent(job.request.job_id, self._send_job(tool, worker.worker_id, job))
 
     def _wants_worker(
-        self, tool: ToolState, workers: Collection[FileWorker], waiting: int, nodes: int
+        self,
+        tool: ToolState,
+        workers: Collection[FileWorker],
+        waiting: int,
+        nodes: int,
+        now_s: float,
     ) -> bool:
         if not waiting or len(workers) >= self._most_workers * nodes:
             return False
         everyone_ready = all(worker.ready for worker in workers)
         is_too_much = everyone_ready and waiting > FRAMES_AHEAD * len(workers)
-        return (not workers or is_too_much) and self._may_start(tool)
+        return (not workers or is_too_much) and self._may_start(tool, now_s)
 
-    def _may_start(self, tool: ToolState) -> bool:
+    def _may_start(self, tool: ToolState, now_s: float) -> bool:
         """Whether none has died lately while it started."""
-        return self._suspicion.next_try_s(tool) <= self.now_s
+        return self._suspicion.next_try_s(tool) <= now_s
 
     def _emptiest(self, tool: ToolState, nodes: Collection[str]) -> str:
         """Return the node with the fewest file processes that may have one more of this tool."""
@@ -210,9 +217,9 @@ class Filing:
         free = [node for node in nodes if len(tool.on(node)) < self._most_workers]
         return min(free, key=lambda node: (counts[node], natural_key(node)))
 
-    def _start(self, tool: ToolState, node: str) -> None:
+    def _start(self, tool: ToolState, node: str, now_s: float) -> None:
         self._numbers += 1
-        worker = FileWorker(f"{tool.name}.files{self._numbers}", node, active_s=self.now_s)
+        worker = FileWorker(f"{tool.name}.files{self._numbers}", node, active_s=now_s)
         tool.add(worker)
         self._tool_of[worker.worker_id] = tool
         self._outbox.put(StartWorker(worker.worker_id, tool.ref, node=node))
@@ -241,32 +248,32 @@ class Filing:
         return job.request.input_bytes
 
     # -- answers -----------------------------------------------------------------
-    def tool_ready(self, worker_id: str, info: dict[str, Any]) -> None:
+    def tool_ready(self, worker_id: str, info: dict[str, Any], now_s: float) -> None:
         """A process has imported its tool."""
         tool = self._tool_of[worker_id]
         tool.info = info
         self._suspicion.cleared(tool)
         tool.workers[worker_id].ready = True
-        self._send(tool)
+        self._send(tool, now_s)
 
-    def tool_failed(self, worker_id: str, error: dict[str, Any]) -> None:
+    def tool_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
         """A tool cannot be imported: all its jobs fail, the first with the whole story."""
-        self._give_up(self._tool_of[worker_id], error)
+        self._give_up(self._tool_of[worker_id], error, now_s)
 
-    def _give_up(self, tool: ToolState, error: dict[str, Any]) -> None:
+    def _give_up(self, tool: ToolState, error: dict[str, Any], now_s: float) -> None:
         tool.error = error
         for number, job_id in enumerate(tool.take_waiting()):
             job = self._jobs.get(job_id)
             if job is not None and job.phase is Phase.PUBLISHING:
-                self.give_up_claim(job)
+                self.give_up_claim(job, now_s)
             elif job is not None:
                 told = error if number == 0 else {**error, "traceback": ""}
                 self._jobs.fail(job, explain(job, told, f"tool {tool.ref}"))
 
-    def answered(self, worker_id: str, job_id: int) -> ToolState:
+    def answered(self, worker_id: str, job_id: int, now_s: float) -> ToolState:
         """A process has finished with a job: it gets the next one."""
         tool = self._tool_of[worker_id]
-        self.heard_of(worker_id)
+        self.heard_of(worker_id, now_s)
         worker = tool.workers[worker_id]
         if worker.in_flight and worker.in_flight[0] == job_id:
             worker.answered()
@@ -275,9 +282,9 @@ class Filing:
             self._suspicion.cleared(self._jobs.get(job_id))
         return tool
 
-    def heard_of(self, worker_id: str) -> None:
+    def heard_of(self, worker_id: str, now_s: float) -> None:
         """A process has sent something: it is not hung."""
-        self._tool_of[worker_id].workers[worker_id].active_s = self.now_s
+        self._tool_of[worker_id].workers[worker_id].active_s = now_s
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when a tool whose process has died may next be tried; else infinity."""
@@ -285,13 +292,13 @@ class Filing:
         tries_s += [until_s for tool in self._tools.values() for until_s, _ in tool.resting]
         return min((try_s for try_s in tries_s if try_s > now_s), default=float("inf"))
 
-    def tick(self) -> None:
+    def tick(self, now_s: float) -> None:
         """End processes that hang: on a pipe that nobody writes to, a file system that is gone."""
         for tool in self._tools.values():
-            self._wake_resting(tool)
-            self._send(tool)
+            self._wake_resting(tool, now_s)
+            self._send(tool, now_s)
             for worker in tool.workers.values():
-                silent_s = self.now_s - worker.active_s
+                silent_s = now_s - worker.active_s
                 at_work = worker.in_flight or not worker.ready
                 if at_work and not worker.hung and silent_s > self._limit_s(worker):
                     worker.hung = True
@@ -303,44 +310,45 @@ class Filing:
         runtime_s = job.request.timeout_s if job is not None else None
         return min(runtime_s or FILE_LIMIT_S, FILE_LIMIT_S)
 
-    def send_more(self, tool: ToolState) -> None:
+    def send_more(self, tool: ToolState, now_s: float) -> None:
         """Hand out what waits, now that a process has room."""
-        self._send(tool)
+        self._send(tool, now_s)
 
-    def died(self, worker_id: str, reason: str, *, expected: bool) -> None:
+    def died(self, worker_id: str, reason: str, now_s: float, *, expected: bool) -> None:
         """A process is gone: the job in its hands is suspect, those behind it are not."""
         tool = self._tool_of.pop(worker_id)
         worker = tool.remove(worker_id)
         expected = expected and not worker.hung
         if not expected and tool.error is None:
-            self._blame(tool, worker, reason)
+            self._blame(tool, worker, reason, now_s)
         # In reverse, so that they wait in the order in which they were sent.
         for job_id in reversed(worker.in_flight):
             tool.reading.discard(job_id)
             job = self._jobs.get(job_id)
             if job is not None:
-                self._take_back(tool, job, reason)
-        self._send(tool)
+                self._take_back(tool, job, reason, now_s)
+        self._send(tool, now_s)
 
-    def _blame(self, tool: ToolState, worker: FileWorker, reason: str) -> None:
+    def _blame(self, tool: ToolState, worker: FileWorker, reason: str, now_s: float) -> None:
         if not worker.ready:
-            self._suspicion.died([tool], self.now_s)
+            self._suspicion.died([tool], now_s)
             # Whatever this one's trouble was, others serve.
             is_served = any(other.ready for other in tool.workers.values())
             if not is_served and self._suspicion.is_guilty(
-                tool, MAX_START_DEATHS, self.now_s, least_s=MIN_TRIAL_S
+                tool, MAX_START_DEATHS, now_s, least_s=MIN_TRIAL_S
             ):
-                self._give_up(tool, crash_error(f"its process ended while starting: {reason}"))
+                error = crash_error(f"its process ended while starting: {reason}")
+                self._give_up(tool, error, now_s)
             return
         first = self._jobs.get(worker.in_flight[0]) if worker.in_flight else None
-        self._suspicion.died([first] if first is not None else [], self.now_s)
+        self._suspicion.died([first] if first is not None else [], now_s)
 
-    def _take_back(self, tool: ToolState, job: JobState, reason: str) -> None:
+    def _take_back(self, tool: ToolState, job: JobState, reason: str, now_s: float) -> None:
         if job.phase is Phase.PUBLISHING:
-            self.give_up_claim(job)
+            self.give_up_claim(job, now_s)
             return
         was_reading = job.phase is Phase.READING
-        if self._suspicion.is_guilty(job, MAX_DEATHS, self.now_s):
+        if self._suspicion.is_guilty(job, MAX_DEATHS, now_s):
             doing = "reading its input" if was_reading else "writing its output"
             deaths = self._suspicion.deaths_alone(job)
             self._suspicion.forget(job)
@@ -350,16 +358,16 @@ class Filing:
         if was_reading:
             self._jobs.forget_items(job)
         until_s = self._suspicion.next_try_s(job)
-        if until_s > self.now_s:
+        if until_s > now_s:
             tool.resting.append((until_s, job.request.job_id))
         elif was_reading:
             tool.reads.appendleft(job.request.job_id, job.read_level)
         else:
             tool.to_write_first(job.request.job_id, job.home, job.write_level)
 
-    def _wake_resting(self, tool: ToolState) -> None:
-        due = [job_id for until_s, job_id in tool.resting if until_s <= self.now_s]
-        tool.resting = [(until_s, n) for until_s, n in tool.resting if until_s > self.now_s]
+    def _wake_resting(self, tool: ToolState, now_s: float) -> None:
+        due = [job_id for until_s, job_id in tool.resting if until_s <= now_s]
+        tool.resting = [(until_s, n) for until_s, n in tool.resting if until_s > now_s]
         for job in filter(None, map(self._jobs.get, due)):
             if job.phase is Phase.WRITING:
                 tool.to_write(job.request.job_id, job.home, job.write_level)

@@ -83,7 +83,7 @@ class Chains:
         dispatch.on_chain_ended = self.dissolve
 
     # -- jobs --------------------------------------------------------------------
-    def arrived(self, job: JobState) -> None:
+    def arrived(self, job: JobState, now_s: float) -> None:
         """Have a job done that is ready, unless a chain is about to bring what it needs."""
         identity = job.request.identity
         if identity in self._expected and identity not in self._held:
@@ -91,11 +91,11 @@ class Chains:
             return
         claim = self._unclaim(identity)
         if claim is not None and claim.is_for(job.request):
-            self._filing.publish(job, claim)
+            self._filing.publish(job, claim, now_s)
             return
         if claim is not None:
             self._outbox.put(Unstage(claim.paths))
-        self._filing.read(job)
+        self._filing.read(job, now_s)
 
     def published(self, job: JobState) -> None:
         """A job's outputs are in place, without a dispatch of its own."""
@@ -290,7 +290,7 @@ class Chains:
             if number in told_of:
                 each = told_of[number]
                 found = {key: next(results) for key in each["keys"]}
-                self._answered(chain, each, found, seconds / len(told), worker)
+                self._answered(chain, each, found, seconds / len(told), worker, now_s)
             elif not chain.is_over:
                 self.dissolve(chain, now_s)
 
@@ -301,6 +301,7 @@ class Chains:
         found: dict[str, Blob],
         share_s: float,
         worker: ModelWorker,
+        now_s: float,
     ) -> None:
         stage, link = chain.stages_done, chain.links[chain.stages_done]
         chain.stages_done += 1
@@ -311,7 +312,7 @@ class Chains:
             "stage_done", job=link.request.title, job_id=first_id, stage=stage, worker=name
         )
         if stage == 0:
-            self._first_done(chain, list(found.values()), share_s, worker)
+            self._first_done(chain, list(found.values()), share_s, worker, now_s)
             return
         keys = [(*link.key_head, key) for key in found]
         for key, blob in zip(keys, found.values(), strict=True):
@@ -320,10 +321,15 @@ class Chains:
         figures = told["items"], told["bytes"], share_s
         tool = chain.job.request.tool
         self._stage_claim(Claim(link.request, tool, *files, keys, *figures, worker.node))
-        self._let_go(chain, stage)
+        self._let_go(chain, stage, now_s)
 
     def _first_done(
-        self, chain: ChainUnit, results: list[Blob], share_s: float, worker: ModelWorker
+        self,
+        chain: ChainUnit,
+        results: list[Blob],
+        share_s: float,
+        worker: ModelWorker,
+        now_s: float,
     ) -> None:
         chain.places = []
         for unit, blob in zip(chain.parts, results, strict=True):
@@ -331,7 +337,7 @@ class Chains:
                 self._ledger.discard(blob)
             else:
                 seconds = share_s / len(results)
-                self._jobs.unit_done(unit, blob, seconds, worker.worker_id, worker.node)
+                self._jobs.unit_done(unit, blob, seconds, worker.worker_id, now_s, worker.node)
         self.counts["merged"] += 1
         if self._jobs.get(chain.job.request.job_id) is chain.job:
             self._jobs.succeed(chain.job)
@@ -344,7 +350,7 @@ class Chains:
             self._dispatch_apart(chain, now_s)
         undone = range(max(chain.stages_done, 1), len(chain.links))
         for stage in undone:
-            self._let_go(chain, stage)
+            self._let_go(chain, stage, now_s)
 
     def held_jobs(self) -> set[JobState]:
         """Return the jobs that wait for what a chain is about to bring."""
@@ -366,11 +372,11 @@ class Chains:
         for unit in apart:
             unit.is_merged = False
         if self._jobs.get(chain.job.request.job_id) is chain.job:
-            self._jobs.go_on(chain.job)
+            self._jobs.go_on(chain.job, now_s)
         if apart:
             self._dispatch.add(chain.home, apart, now_s)
 
-    def _let_go(self, chain: ChainUnit, stage: int) -> None:
+    def _let_go(self, chain: ChainUnit, stage: int, now_s: float) -> None:
         """Read the job of a stage, should it have come already: nothing more of it is expected."""
         identity = chain.links[stage].request.identity
         if self._expected.get(identity) is not chain:
@@ -378,7 +384,7 @@ class Chains:
         del self._expected[identity]
         job = self._held.pop(identity, None)
         if job is not None and self._jobs.get(job.request.job_id) is job:
-            self.arrived(job)
+            self.arrived(job, now_s)
 
     def claimed(self, job: JobState) -> None:
         """A chain had computed all that a job needs: it costs no dispatch of its own."""

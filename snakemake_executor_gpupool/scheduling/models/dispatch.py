@@ -242,7 +242,7 @@ class Dispatch(Staffing):
         if any(outcome["oom"] for outcome in outcomes):
             model.shrink_budget(batch)
             self._outbox.note("out_of_memory", worker=worker_id, budget=model.budget_tokens)
-        self._settle(worker, batch, outcomes, blobs, seconds)
+        self._settle(worker, batch, outcomes, blobs, seconds, now_s)
         errors = [outcome["error"] for outcome in outcomes if outcome["error"] is not None]
         broken = [error for error in errors if error["kind"] == CONTRACT]
         if broken:
@@ -285,6 +285,7 @@ class Dispatch(Staffing):
         outcomes: list[dict[str, Any]],
         blobs: list[Blob],
         seconds: float,
+        now_s: float,
     ) -> None:
         model, results, node = worker.model, iter(blobs), worker.node
         total = batch.cost or len(batch.units)
@@ -299,7 +300,7 @@ class Dispatch(Staffing):
             model.items_done += 1
             if error is None:
                 share_s = seconds * (unit.cost if batch.cost else 1.0) / total
-                self._jobs.unit_done(unit, next(results), share_s, worker.worker_id, node)
+                self._jobs.unit_done(unit, next(results), share_s, worker.worker_id, now_s, node)
             else:
                 where = blamed(model, error) if error["kind"] == CONTRACT else ""
                 self._jobs.unit_failed(unit, error, where)

@@ -49,7 +49,7 @@ class Placement(abc.ABC):
         #: Takes granted devices against other processes; tells why if they are not to be had.
         self.claim: Callable[[tuple[Device, ...]], Refusal | None] = lambda devices: None
         #: Hears of each worker that is started: of its tool, and its node.
-        self.on_start: Callable[[ToolRef, str], None] = lambda tool, node: None
+        self.on_start: Callable[[ToolRef, str, float], None] = lambda tool, node, now_s: None
         #: Tells how long devices are still ours.
         self.time_left_s: Callable[[Sequence[Device]], float] = lambda devices: math.inf
 
@@ -176,7 +176,7 @@ class Placement(abc.ABC):
             worker.stage = Stage.STARTING
             tool = worker.model.tool.ref
             self._outbox.put(StartWorker(worker.worker_id, tool, devices))
-            self.on_start(tool, worker.node)
+            self.on_start(tool, worker.node, now_s)
 
     def _empty(self, worker: ModelWorker) -> None:
         """End the processes whose weights have left a worker's devices: they still hold some."""
