@@ -44,7 +44,7 @@ from snakemake_executor_gpupool.devices.device_spec import (
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lease import Lease, leases_around, within
 from snakemake_executor_gpupool.devices.nvml import Nvml, ProbeResult, probe
-from snakemake_executor_gpupool.devices.ownership import Claims
+from snakemake_executor_gpupool.devices.ownership import DeviceOwnership
 from snakemake_executor_gpupool.devices.settings import (
     DeviceOptions,
     DeviceSettings,
@@ -98,7 +98,7 @@ class DeviceManager:
         self._changed = threading.Condition()
         self._allocator: Allocator | None = None
         self._probe: ProbeResult | None = None
-        self._claims = Claims(self._env, nvml)
+        self._claims = DeviceOwnership(self._env, nvml)
         self._numbers = itertools.count(1)
         self._granted: dict[str, tuple[Device, ...]] = {}
         self._lent_to: dict[str, str] = {}

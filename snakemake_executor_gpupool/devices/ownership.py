@@ -1,7 +1,7 @@
 """Holding devices against everybody else on this machine: locks, and a look at the card.
 
 The allocator decides within one process; whoever carries out its grants asks
-:class:`Claims` whether the devices are really to be had::
+:class:`DeviceOwnership` whether the devices are really to be had::
 
     for effect in effects:                       # Granted(ask_id, devices)
         refusal = claims.take(effect.devices)
@@ -48,7 +48,7 @@ class Refusal:
         return allocator.foreign(self.device.name, True, now_s)
 
 
-class Claims:
+class DeviceOwnership:
     """The devices that this process holds against others.
 
     Parameters

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.ownership import Claims, Refusal
+from snakemake_executor_gpupool.devices.ownership import DeviceOwnership, Refusal
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 
 
@@ -32,7 +32,7 @@ class Sharing:
         pids: Callable[[], list[int]],
         say: Callable[[str], None],
     ) -> None:
-        self._claims = Claims(env)
+        self._claims = DeviceOwnership(env)
         self._allocator = allocator
         self._pids = pids
         self._say = say

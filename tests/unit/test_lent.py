@@ -16,7 +16,7 @@ import pytest
 from snakemake_executor_gpupool.devices.lent_locks import Lent, lent_by, new_token
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.manager import DeviceManager
-from snakemake_executor_gpupool.devices.ownership import Claims
+from snakemake_executor_gpupool.devices.ownership import DeviceOwnership
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 
@@ -200,7 +200,7 @@ def test_nothing_is_left_on_the_disk(make, tmp_path: Path) -> None:
 
 def test_a_job_that_leaves_something_on_its_card_leaves_it_to_that(tmp_path: Path) -> None:
     env = {"GPUPOOL_LOCK_DIR": str(tmp_path / "locks")}
-    run = Claims(env)
+    run = DeviceOwnership(env)
     assert run.take([CARD, OTHER_CARD]) is None
     told = run.lend("job1", [CARD, OTHER_CARD])
     left_behind = DeviceLocks(env | told)
@@ -219,7 +219,7 @@ def test_a_job_that_leaves_something_on_its_card_leaves_it_to_that(tmp_path: Pat
 
 def test_a_worker_keeps_its_token_while_it_is_away(tmp_path: Path) -> None:
     env = {"GPUPOOL_LOCK_DIR": str(tmp_path / "locks")}
-    run = Claims(env)
+    run = DeviceOwnership(env)
     run.take([CARD, OTHER_CARD])
     told = run.lend("w1", [CARD])
     run.take_back("w1", is_gone=False)
@@ -234,7 +234,7 @@ def test_a_worker_keeps_its_token_while_it_is_away(tmp_path: Path) -> None:
 
 
 def test_a_run_without_locks_lends_nothing(tmp_path: Path) -> None:
-    assert Claims({"GPUPOOL_LOCK_DIR": str(tmp_path / "locks")}).lend("job1", [CARD]) == {}
+    assert DeviceOwnership({"GPUPOOL_LOCK_DIR": str(tmp_path / "locks")}).lend("job1", [CARD]) == {}
     assert not (tmp_path / "locks").exists()
 
 

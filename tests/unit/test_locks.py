@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, A
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
-from snakemake_executor_gpupool.devices.ownership import Claims
+from snakemake_executor_gpupool.devices.ownership import DeviceOwnership
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
 from snakemake_executor_gpupool.errors import ConfigError
 
@@ -253,9 +253,9 @@ def test_ones_own_site_directory_is_no_matter(tmp_path):  # D13
 def test_locks_are_looked_at_before_anything_runs(tmp_path):  # D13 S9
     env = {"GPUPOOL_LOCK_DIR": str(tmp_path)}
     (tmp_path / "SIM-1.lock").mkdir()
-    Claims(env).open([CARDS[0], cpu_slot(0)])
+    DeviceOwnership(env).open([CARDS[0], cpu_slot(0)])
     with pytest.raises(ConfigError, match=r"cannot use .*SIM-1\.lock.*chmod"):
-        Claims(env).open(CARDS)
+        DeviceOwnership(env).open(CARDS)
 
 
 def test_no_room_for_a_lock_is_said(small_disk):  # D13 W9
@@ -266,7 +266,7 @@ def test_no_room_for_a_lock_is_said(small_disk):  # D13 W9
             number += 1
     small_disk.chmod(0o1777)
     with pytest.raises(ConfigError, match=r"No space left on device\. Make room"):
-        Claims({"GPUPOOL_LOCK_DIR": str(small_disk)}).open(CARDS)
+        DeviceOwnership({"GPUPOOL_LOCK_DIR": str(small_disk)}).open(CARDS)
 
 
 def test_an_impossible_directory_is_said(tmp_path):  # D13
@@ -322,7 +322,7 @@ def test_a_note_that_makes_no_sense_is_ignored(env, locks, note):  # D13
 
 def test_claims_take_all_or_none(env, locks):  # D13
     locks.try_acquire(CARDS[1])
-    claims = Claims(env)
+    claims = DeviceOwnership(env)
     refusal = claims.take(CARDS)
     assert refusal.device == CARDS[1]
     assert f"cuda:1 is held by process {os.getpid()}" in refusal.why
@@ -336,7 +336,7 @@ def test_claims_take_all_or_none(env, locks):  # D13
 
 def test_claims_notice_a_device_that_is_given_back(env, locks):  # D13
     locks.try_acquire(CARDS[0])
-    claims = Claims(env)
+    claims = DeviceOwnership(env)
     claims.take(CARDS[:1])
     assert claims.given_back() == []
     claims.forget_refused()
@@ -350,7 +350,7 @@ def test_claims_notice_a_device_that_is_given_back(env, locks):  # D13
 
 
 def test_claims_keep_only_what_is_used(env, locks):  # D13
-    claims = Claims(env)
+    claims = DeviceOwnership(env)
     assert claims.wanted() == []
     claims.take(CARDS)
     locks.want(CARDS[1])
@@ -364,7 +364,7 @@ def test_a_card_that_others_fill_is_left_alone(env, locks):  # D12
     library = FakeNvml(FakeCard("GPU-a"))
     card = Device("cuda:0", "cuda", 0, uuid="GPU-a")
     library.cards[0].used_mib = 40_000
-    claims = Claims(env, library)
+    claims = DeviceOwnership(env, library)
     refusal = claims.take([card])
     assert refusal.why == "cuda:0 is left alone: something else uses 40000 MiB of its memory"
     assert not locks.is_held(card)
@@ -382,7 +382,7 @@ def test_a_lost_card_is_told_apart_from_one_in_use(env):  # D12
     card = Device("cuda:0", "cuda", 0, uuid="GPU-a")
     allocator = Allocator([card])
     (granted,) = allocator.request(Ask("a", parse_device("cuda"), "lease"), 0)
-    claims = Claims(env, library)
+    claims = DeviceOwnership(env, library)
     refusal = claims.take(granted.devices)
     assert refusal.lost
     assert refusal.tell(allocator, 0) == []
@@ -395,7 +395,7 @@ def test_a_refusal_sends_a_grant_elsewhere(env, locks):  # D13
     locks.try_acquire(CARDS[0])
     allocator = Allocator(CARDS)
     (granted,) = allocator.request(Ask("a", parse_device("cuda"), "lease"), 0)
-    claims = Claims(env)
+    claims = DeviceOwnership(env)
     refusal = claims.take(granted.devices)
     assert refusal.tell(allocator, 0) == []
     assert allocator.retry("a", 0) == [Granted("a", (CARDS[1],))]
@@ -403,7 +403,7 @@ def test_a_refusal_sends_a_grant_elsewhere(env, locks):  # D13
 
 
 def test_cpu_claims_touch_no_file(env, tmp_path):  # D13
-    claims = Claims(env)
+    claims = DeviceOwnership(env)
     assert claims.take([cpu_slot(0)]) is None
     assert (claims.wanted(), claims.given_back()) == ([], [])
     claims.close()

@@ -14,7 +14,7 @@ pytest.importorskip("distributed", reason="the extra [cluster] is not installed"
 from snakemake_executor_gpupool.devices.device_spec import gpus
 from snakemake_executor_gpupool.devices.lent_locks import Lent, lent_by
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
-from snakemake_executor_gpupool.devices.ownership import Claims
+from snakemake_executor_gpupool.devices.ownership import DeviceOwnership
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
 from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.frontends.snakemake.bundles import MEMBERS_VARIABLE, Bundle
@@ -80,7 +80,7 @@ def test_a_nodes_own_environment_does_not_come_through(
 
 def test_a_node_lends_its_lock_for_as_long_as_the_command_runs(tmp_path: Path) -> None:
     env = {"GPUPOOL_LOCK_DIR": str(tmp_path / "locks")}
-    agent = Claims(env)
+    agent = DeviceOwnership(env)
     assert agent.take(CARDS) is None
     lease = str(lent_by(TOKEN, CARDS[:1]))
     inside: list[list[bool]] = []

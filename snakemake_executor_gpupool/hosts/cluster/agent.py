@@ -29,7 +29,7 @@ from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import managed_of_host
 from snakemake_executor_gpupool.devices.lent_locks import Lent
 from snakemake_executor_gpupool.devices.nvml import probe
-from snakemake_executor_gpupool.devices.ownership import Claims
+from snakemake_executor_gpupool.devices.ownership import DeviceOwnership
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.hosts.base import FrameArrived, HostEvent, WorkerGone
@@ -154,7 +154,7 @@ class Session:
         self._host: LocalHost | None = None
         self._devices: dict[str, Device] = {}
         self._waiting: list[Device] = []  # devices that somebody else holds
-        self._claims = Claims(os.environ)
+        self._claims = DeviceOwnership(os.environ)
         self._claimed_s = 0.0
         self._silence_s = 60.0
         self._handlers: dict[str, Callable[[Frame], None]] = {
