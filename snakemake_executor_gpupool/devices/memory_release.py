@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.devices.nvml import (
 CONTEXT_MIB = 1024
 
 
-class Handover:
+class MemoryRelease:
     """Remembers who came to which device, and what it held before.
 
     Parameters

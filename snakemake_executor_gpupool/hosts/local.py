@@ -15,7 +15,7 @@ from typing import Any
 from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
-from snakemake_executor_gpupool.devices.memory_release import Handover
+from snakemake_executor_gpupool.devices.memory_release import MemoryRelease
 from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.errors import WorkerStartError
@@ -73,7 +73,7 @@ class LocalHost:
         Where logs and large blobs go.
     threads
         How many threads a worker that computes on the CPU may use.
-    handover
+    memory_release
         Tells whether a dead process's device memory is free.
     """
 
@@ -81,11 +81,11 @@ class LocalHost:
         self,
         paths: RunPaths,
         threads: int,
-        handover: Handover | None = None,
+        memory_release: MemoryRelease | None = None,
     ) -> None:
         self._paths = paths
         self._threads = threads
-        self._handover = handover or Handover()
+        self._memory_release = memory_release or MemoryRelease()
         self._running: dict[str, _Running] = {}
         self._selector = selectors.DefaultSelector()
         self._woken, self._waker = socket.socketpair()
@@ -119,7 +119,9 @@ class LocalHost:
         running = self._running.get(worker_id)
         if running is None:
             return True
-        return self._handover.weights_are_gone(worker_id, running.process.pid, running.devices)
+        return self._memory_release.weights_are_gone(
+            worker_id, running.process.pid, running.devices
+        )
 
     def watch(self, group: int) -> None:
         """Have a process group killed, should this process be."""
@@ -141,7 +143,7 @@ class LocalHost:
 
         That is an event like any other. Wherever it is to be, it is here.
         """
-        self._handover.arrived(worker_id, devices)
+        self._memory_release.arrived(worker_id, devices)
         mark = secrets.token_hex(16)
         environment = self._environment(worker_id, tool, devices)
         try:
@@ -311,9 +313,9 @@ class LocalHost:
             running.is_over = True
             self._reaper.forget(running.process.pid)
             self._hear_last(worker_id, running)
-        if not self._handover.is_rid_of(running.devices, running.process.pid):
+        if not self._memory_release.is_rid_of(running.devices, running.process.pid):
             return
-        self._handover.left(worker_id, running.devices)
+        self._memory_release.left(worker_id, running.devices)
         for descriptor in (running.process.socket, running.process.handle):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(descriptor)

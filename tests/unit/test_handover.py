@@ -2,7 +2,7 @@
 
 import pytest
 
-from snakemake_executor_gpupool.devices.memory_release import CONTEXT_MIB, Handover
+from snakemake_executor_gpupool.devices.memory_release import CONTEXT_MIB, MemoryRelease
 from snakemake_executor_gpupool.devices.nvml import probe
 
 from .fake_nvml import LOST, FakeCard, FakeNvml
@@ -22,50 +22,50 @@ def cards(library):
 
 def arrived(library, cards, worker="w", uses_mib=30_000, pid=PID, told=True):
     """A worker that has come and has loaded its weights."""
-    handover = Handover(library)
-    handover.arrived(worker, cards)
+    memory_release = MemoryRelease(library)
+    memory_release.arrived(worker, cards)
     for card in library.cards:
         card.used_mib += uses_mib
         card.pids = {pid: uses_mib if told else None}
-    return handover
+    return memory_release
 
 
 def test_an_ended_process_is_gone_when_the_driver_no_longer_lists_it(library, cards):  # D8
-    handover = arrived(library, cards)
-    assert not handover.is_rid_of(cards, PID)
+    memory_release = arrived(library, cards)
+    assert not memory_release.is_rid_of(cards, PID)
     library.cards[0].pids = {}
-    assert not handover.is_rid_of(cards, PID), "it is still on the second card"
+    assert not memory_release.is_rid_of(cards, PID), "it is still on the second card"
     library.cards[1].pids = {}
-    assert handover.is_rid_of(cards, PID)
+    assert memory_release.is_rid_of(cards, PID)
 
 
 def test_weights_have_left_when_only_the_context_remains(library, cards):  # D8
-    handover = arrived(library, cards)
-    assert not handover.weights_are_gone("w", PID, cards)
+    memory_release = arrived(library, cards)
+    assert not memory_release.weights_are_gone("w", PID, cards)
     for card in library.cards:
         card.pids = {PID: CONTEXT_MIB // 2}
-    assert handover.weights_are_gone("w", PID, cards)
+    assert memory_release.weights_are_gone("w", PID, cards)
 
 
 def test_without_figures_for_the_process_the_card_tells(library, cards):  # D8
-    handover = arrived(library, cards, told=False)
-    assert not handover.weights_are_gone("w", PID, cards)
+    memory_release = arrived(library, cards, told=False)
+    assert not memory_release.weights_are_gone("w", PID, cards)
     for card in library.cards:
         card.used_mib = 500 + CONTEXT_MIB
-    assert handover.weights_are_gone("w", PID, cards)
+    assert memory_release.weights_are_gone("w", PID, cards)
 
 
 def test_who_shares_a_card_is_not_taken_for_the_one_who_left(library, cards):  # D8 D9
-    handover = arrived(library, cards, told=False)
-    handover.arrived("another", cards)
-    assert handover.weights_are_gone("w", PID, cards), "the memory may be the other's"
-    handover.left("another", cards)
-    assert not handover.weights_are_gone("w", PID, cards)
+    memory_release = arrived(library, cards, told=False)
+    memory_release.arrived("another", cards)
+    assert memory_release.weights_are_gone("w", PID, cards), "the memory may be the other's"
+    memory_release.left("another", cards)
+    assert not memory_release.weights_are_gone("w", PID, cards)
 
 
 def test_a_lost_card_holds_nobody(library, cards):  # D12
-    handover = arrived(library, cards)
+    memory_release = arrived(library, cards)
     for card in library.cards:
         card.error = LOST
-    assert handover.is_rid_of(cards, PID)
-    assert handover.weights_are_gone("w", PID, cards)
+    assert memory_release.is_rid_of(cards, PID)
+    assert memory_release.weights_are_gone("w", PID, cards)
