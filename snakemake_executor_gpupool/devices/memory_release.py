@@ -15,7 +15,7 @@ from snakemake_executor_gpupool.devices.nvml import (
 )
 
 #: What a process whose weights were moved away may still hold: its CUDA context and libraries.
-CONTEXT_MIB = 1024
+MAX_LEFT_BY_MOVED_MIB = 1024
 
 
 class MemoryRelease:
@@ -57,12 +57,12 @@ class MemoryRelease:
     def _is_down(self, worker_id: str, pid: int, device: Device) -> bool:
         own_mib = memory_by_pid(device, self._nvml).get(pid)
         if own_mib is not None:
-            return own_mib <= CONTEXT_MIB
+            return own_mib <= MAX_LEFT_BY_MOVED_MIB
         there = self._before_mib.get(device.name, {})
         before_mib, used_mib = there.get(worker_id), memory_used_mib(device, self._nvml)
         if used_mib is None or before_mib is None or len(there) > 1:
             return True
-        return used_mib <= before_mib + CONTEXT_MIB
+        return used_mib <= before_mib + MAX_LEFT_BY_MOVED_MIB
 
     def left(self, worker_id: str, devices: Sequence[Device]) -> None:
         """Forget a worker that has ended."""

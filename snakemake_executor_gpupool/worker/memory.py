@@ -7,7 +7,7 @@ import gc
 from snakemake_executor_gpupool.tool_api.memory import torch_cuda
 
 #: A CUDA context with its libraries' kernels takes 300 to 600 MiB that torch does not count.
-CONTEXT_MIB = 600
+UNCOUNTED_CONTEXT_MIB = 600
 
 
 def settle_memory() -> None:
@@ -26,4 +26,4 @@ def peak_memory_mib(device: str) -> int | None:
     if cuda is None or not device.startswith("cuda"):
         return None
     reserved = max(cuda.max_memory_reserved(i) for i in range(cuda.device_count()))
-    return int(reserved >> 20) + CONTEXT_MIB
+    return int(reserved >> 20) + UNCOUNTED_CONTEXT_MIB

@@ -2,7 +2,7 @@
 
 import pytest
 
-from snakemake_executor_gpupool.devices.memory_release import CONTEXT_MIB, MemoryRelease
+from snakemake_executor_gpupool.devices.memory_release import MAX_LEFT_BY_MOVED_MIB, MemoryRelease
 from snakemake_executor_gpupool.devices.nvml import probe
 
 from .fake_nvml import LOST, FakeCard, FakeNvml
@@ -43,7 +43,7 @@ def test_weights_have_left_when_only_the_context_remains(library, cards):  # D8
     memory_release = arrived(library, cards)
     assert not memory_release.weights_are_gone("w", PID, cards)
     for card in library.cards:
-        card.pids = {PID: CONTEXT_MIB // 2}
+        card.pids = {PID: MAX_LEFT_BY_MOVED_MIB // 2}
     assert memory_release.weights_are_gone("w", PID, cards)
 
 
@@ -51,7 +51,7 @@ def test_without_figures_for_the_process_the_card_tells(library, cards):  # D8
     memory_release = arrived(library, cards, told=False)
     assert not memory_release.weights_are_gone("w", PID, cards)
     for card in library.cards:
-        card.used_mib = 500 + CONTEXT_MIB
+        card.used_mib = 500 + MAX_LEFT_BY_MOVED_MIB
     assert memory_release.weights_are_gone("w", PID, cards)
 
 
