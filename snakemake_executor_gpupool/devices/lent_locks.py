@@ -19,7 +19,7 @@ _NAME = r"[A-Za-z0-9._-]+"
 
 
 @dataclass(frozen=True)
-class Lent:
+class LentLocks:
     """What a parent lends.
 
     Attributes
@@ -37,7 +37,7 @@ class Lent:
         return f"{self.token}:{','.join(self.files.values())}" if self.files else ""
 
     @classmethod
-    def parse(cls, text: str) -> Lent:
+    def parse(cls, text: str) -> LentLocks:
         """Read ``GPUPOOL_LEASE``; what is not understood lends nothing."""
         token, _, files = text.partition(":")
         names = files.split(",")
@@ -45,10 +45,12 @@ class Lent:
             return cls("", {})
         return cls(token, {card_of(name): name for name in names})
 
-    def part(self, devices: Collection[Device]) -> Lent:
+    def part(self, devices: Collection[Device]) -> LentLocks:
         """Return the part that some of the devices are."""
         names = {lock_name(device) for device in devices}
-        return Lent(self.token, {name: self.files[name] for name in self.files if name in names})
+        return LentLocks(
+            self.token, {name: self.files[name] for name in self.files if name in names}
+        )
 
 
 def new_token() -> str:
@@ -61,10 +63,10 @@ def lock_name(device: Device) -> str | None:
     return re.sub(r"[^A-Za-z0-9._-]", "_", device.uuid) if device.uuid else None
 
 
-def lent_by(token: str, devices: Sequence[Device]) -> Lent:
+def lent_by(token: str, devices: Sequence[Device]) -> LentLocks:
     """Return a lease of devices whose locks another process holds, on their own machine."""
     names = [name for name in map(lock_name, devices) if name is not None]
-    return Lent(token, {name: f"{name}.lock" for name in names})
+    return LentLocks(token, {name: f"{name}.lock" for name in names})
 
 
 def borrowed_file(name: str, token: str) -> str:

@@ -34,7 +34,7 @@ from pathlib import Path
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lent_locks import (
-    Lent,
+    LentLocks,
     borrowed_file,
     is_borrowed_file,
     lock_name,
@@ -78,7 +78,7 @@ class DeviceLocks:
         self._held: dict[str, int] = {}  # card -> the open file of its lock
         self._files: dict[str, str] = {}  # card -> the file's name
         self._lent: dict[str, list[str]] = {}  # card -> the tokens of its leases
-        self._borrows = Lent.parse(env.get(LEASE_VARIABLE, ""))
+        self._borrows = LentLocks.parse(env.get(LEASE_VARIABLE, ""))
         self._wanted: dict[str, int] = {}
         let_go_in_children(self)
 
@@ -215,7 +215,7 @@ class DeviceLocks:
         name = lock_name(device)
         return name is not None and self._files.get(name, "").startswith(f"{name}.lent-")
 
-    def lend(self, devices: Iterable[Device], token: str) -> Lent:
+    def lend(self, devices: Iterable[Device], token: str) -> LentLocks:
         """Let a job use the locks that this process holds; return what the job is to be told."""
         names = [name for name in map(lock_name, devices) if name is not None]
         held = [name for name in names if name in self._held]
@@ -223,7 +223,7 @@ class DeviceLocks:
             if token not in self._lent.setdefault(name, []):
                 self._lent[name].append(token)
                 _write_note(self._held[name], self._lent[name])
-        return Lent(token, {name: self._files[name] for name in held})
+        return LentLocks(token, {name: self._files[name] for name in held})
 
     def take_back(self, device: Device, token: str) -> bool:
         """End what was lent of a device; False if somebody of the job is still on it."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, Effect
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
-from snakemake_executor_gpupool.devices.lent_locks import Lent, lock_name, new_token
+from snakemake_executor_gpupool.devices.lent_locks import LentLocks, lock_name, new_token
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.nvml import (
     DeviceLost,
@@ -216,7 +216,7 @@ class DeviceOwnership:
         self._lent[holder] = held
         return {LEASE_VARIABLE: str(self._locks.lend(held, token))}
 
-    def lend_named(self, holder: str, lent: Lent) -> None:
+    def lend_named(self, holder: str, lent: LentLocks) -> None:
         """Let a job use those of the held devices that its lease names."""
         named = [device for device in self._held.values() if lock_name(device) in lent.files]
         self.lend(holder, named, lent.token)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.devices.lent_locks import Lent, lent_by, new_token
+from snakemake_executor_gpupool.devices.lent_locks import LentLocks, lent_by, new_token
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.ownership import DeviceOwnership
@@ -39,7 +39,7 @@ def make(tmp_path: Path) -> Iterator[type]:
         locks.close()
 
 
-def parent_and_lease(make) -> tuple[DeviceLocks, Lent]:
+def parent_and_lease(make) -> tuple[DeviceLocks, LentLocks]:
     parent = make()
     assert parent.try_acquire(CARD)
     return parent, parent.lend([CARD], TOKEN)
@@ -133,7 +133,7 @@ def test_a_lease_of_another_job_opens_nothing(make) -> None:
 )
 def test_what_is_no_lease_opens_nothing(make, text: str) -> None:
     parent_and_lease(make)
-    assert Lent.parse(text) == Lent("", {})
+    assert LentLocks.parse(text) == LentLocks("", {})
     assert not make(text).try_acquire(CARD)
 
 
@@ -145,7 +145,7 @@ def test_a_guess_opens_nothing(make) -> None:
 
 def test_leases_are_read_as_they_are_written() -> None:
     lease = lent_by(TOKEN, [CARD, OTHER_CARD])
-    assert Lent.parse(str(lease)) == lease
+    assert LentLocks.parse(str(lease)) == lease
     assert str(lease.part([OTHER_CARD])) == f"{TOKEN}:SIM-1.lock"
     assert str(lease.part([])) == ""
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
 
 from snakemake_executor_gpupool.devices.device_spec import gpus
-from snakemake_executor_gpupool.devices.lent_locks import Lent, lent_by
+from snakemake_executor_gpupool.devices.lent_locks import LentLocks, lent_by
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.ownership import DeviceOwnership
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
@@ -86,7 +86,7 @@ def test_a_node_lends_its_lock_for_as_long_as_the_command_runs(tmp_path: Path) -
     inside: list[list[bool]] = []
 
     def lend(holder: str, text: str) -> None:
-        agent.lend_named(holder, Lent.parse(text))
+        agent.lend_named(holder, LentLocks.parse(text))
         locks = DeviceLocks(env | {"GPUPOOL_LEASE": lease})
         inside.append([locks.try_acquire(card) for card in CARDS])
         locks.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.device import CUDA, Device, device_key
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, gpus, sorted_names
-from snakemake_executor_gpupool.devices.lent_locks import Lent
+from snakemake_executor_gpupool.devices.lent_locks import LentLocks
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, ROCR, visible_env
 from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
@@ -86,7 +86,7 @@ class Bundle:
         leased
             The environment of a job that would hold all of it.
         """
-        lent = Lent.parse(leased.get(LEASE_VARIABLE, ""))
+        lent = LentLocks.parse(leased.get(LEASE_VARIABLE, ""))
         members = [
             {
                 "rule": job.rule.name,

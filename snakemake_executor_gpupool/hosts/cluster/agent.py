@@ -27,7 +27,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from snakemake_executor_gpupool.devices.cores import choose_devices, worker_threads
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import managed_of_host
-from snakemake_executor_gpupool.devices.lent_locks import Lent
+from snakemake_executor_gpupool.devices.lent_locks import LentLocks
 from snakemake_executor_gpupool.devices.nvml import probe
 from snakemake_executor_gpupool.devices.ownership import DeviceOwnership
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
@@ -189,7 +189,7 @@ class Session:
 
     def _lend(self, holder: str, text: str) -> None:
         """Let a command use the devices whose locks a lease names; called from any thread."""
-        self._post(lambda: self._claims.lend_named(holder, Lent.parse(text)))
+        self._post(lambda: self._claims.lend_named(holder, LentLocks.parse(text)))
 
     def _take_back(self, holder: str) -> None:
         self._post(lambda: self._claims.take_back(holder))
