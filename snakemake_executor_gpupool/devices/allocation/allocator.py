@@ -25,7 +25,7 @@ from snakemake_executor_gpupool.devices.allocation.effects import (
     Snapshot,
     who_is_where,
 )
-from snakemake_executor_gpupool.devices.allocation.inventory import Fleet
+from snakemake_executor_gpupool.devices.allocation.inventory import DeviceInventory
 from snakemake_executor_gpupool.devices.allocation.occupancy import (
     LEASE,
     WORKER,
@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 
-class Allocator(Fleet):
+class Allocator(DeviceInventory):
     """Decides who holds which device.
 
     Parameters

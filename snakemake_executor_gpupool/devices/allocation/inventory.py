@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from snakemake_executor_gpupool.devices.device import CPU, Device, cpu_slot, device_key
 
 
-class Fleet:
+class DeviceInventory:
     """The devices of an allocator, and what follows from which of them are managed.
 
     Parameters
