@@ -30,7 +30,7 @@ from snakemake_executor_gpupool.devices.allocation.occupancy import (
     LEASE,
     WORKER,
     Ask,
-    Board,
+    Occupancy,
     Phase,
     Tenant,
     suits,
@@ -147,7 +147,7 @@ class Allocator(DeviceInventory):
 
     def _grant_cpu(self, waiter: Waiter) -> Granted:
         """Grant CPU slots at once: they are shared without limit and never waited for."""
-        room = find_room(waiter.ask, self._board())
+        room = find_room(waiter.ask, self._occupancy())
         assert room is not None and not room.in_the_way
         return self._grant(waiter, room.devices)
 
@@ -230,19 +230,21 @@ class Allocator(DeviceInventory):
             return True
         is_over = now_s - since_s >= max(self._yield_after_s, load_s)
 
-        def presses_it(waiter: Waiter, board: Board) -> bool:
+        def presses_it(waiter: Waiter, occupancy: Occupancy) -> bool:
             first = waiter.ask.priority > holder.ask.priority
-            return (first or is_over) and presses(waiter, holder, board, now_s, self._yield_after_s)
+            return (first or is_over) and presses(
+                waiter, holder, occupancy, now_s, self._yield_after_s
+            )
 
         if not len(self._line):
             return False
-        board = self._board()
-        if not any(presses_it(waiter, board) for waiter in self._line):
+        occupancy = self._occupancy()
+        if not any(presses_it(waiter, occupancy) for waiter in self._line):
             return False
-        board.put(replace(holder, phase=Phase.IDLE, last_used_s=now_s))
-        for move in plan_turn(board, self._line, now_s, self._yield_after_s, self._serial):
+        occupancy.put(replace(holder, phase=Phase.IDLE, last_used_s=now_s))
+        for move in plan_turn(occupancy, self._line, now_s, self._yield_after_s, self._serial):
             if isinstance(move, Removal) and move.tenant.ask.ask_id == holder_id:
-                return presses_it(move.waiter, self._board())
+                return presses_it(move.waiter, self._occupancy())
         return False
 
     def is_wanted_by_others(self, group: Hashable) -> bool:
@@ -340,9 +342,9 @@ class Allocator(DeviceInventory):
         if not self._line:
             self._all_spoken_for = False
             return effects  # of a thousand workers, most fall idle when nobody waits
-        board = self._board()
-        moves = plan_turn(board, self._line, now_s, self._yield_after_s, self._serial + 1)
-        self._all_spoken_for = not board.has_open_gpus
+        occupancy = self._occupancy()
+        moves = plan_turn(occupancy, self._line, now_s, self._yield_after_s, self._serial + 1)
+        self._all_spoken_for = not occupancy.has_open_gpus
         return effects + [self._apply(move) for move in moves]
 
     def _apply(self, move: Grant | Removal) -> Effect:
@@ -404,11 +406,11 @@ class Allocator(DeviceInventory):
 
     # --- small helpers
 
-    def _board(self) -> Board:
+    def _occupancy(self) -> Occupancy:
         on_devices = [
             holder for holder in self._holders.values() if holder.phase is not Phase.OFFLOADED
         ]
-        return Board(self._usable, on_devices, self._foreign, self._packing, self._given_at)
+        return Occupancy(self._usable, on_devices, self._foreign, self._packing, self._given_at)
 
     def _devices_of(self, holder: Tenant) -> tuple[Device, ...]:
         return tuple(self._known[name] for name in holder.device_names)

@@ -93,7 +93,7 @@ class Tenant:
         return self.ask.kind == LEASE, self.phase, self.last_used_s, self.serial
 
 
-class Board:
+class Occupancy:
     """Who holds what: a scratch copy that one turn of decisions writes on.
 
     Parameters

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import Ask, Board, Tenant
+from snakemake_executor_gpupool.devices.allocation.occupancy import Ask, Occupancy, Tenant
 from snakemake_executor_gpupool.devices.device import Device, device_key
 
 
@@ -26,7 +26,7 @@ class Room:
     in_the_way: tuple[Tenant, ...] = ()
 
 
-def find_room(ask: Ask, board: Board) -> Room | None:
+def find_room(ask: Ask, occupancy: Occupancy) -> Room | None:
     """Find where a request can go, and the fewest tenants that would have to go first.
 
     Returns
@@ -34,7 +34,7 @@ def find_room(ask: Ask, board: Board) -> Room | None:
     Room or None
         None: those ahead in the line have claimed what it could use.
     """
-    search = _Search(ask, board)
+    search = _Search(ask, occupancy)
     if not search.enough:
         search.remove_until_enough()
         if not search.enough:
@@ -47,12 +47,14 @@ def find_room(ask: Ask, board: Board) -> Room | None:
 
 
 class _Search:
-    """One search for room; leaves the board as it was."""
+    """One search for room; leaves the occupancy as it was."""
 
-    def __init__(self, ask: Ask, board: Board) -> None:
+    def __init__(self, ask: Ask, occupancy: Occupancy) -> None:
         self.ask = ask
-        self.board = board
-        self.suited = {device.name: device for device in board.suited(ask) if board.is_open(device)}
+        self.occupancy = occupancy
+        self.suited = {
+            device.name: device for device in occupancy.suited(ask) if occupancy.is_open(device)
+        }
         self.removed: list[Tenant] = []
         self._open: set[str] = set()
         self._open_in: Counter[str] = Counter()  # by machine
@@ -72,7 +74,7 @@ class _Search:
             device = self.suited.get(name)
             if device is None:
                 continue
-            admits = self.board.admits(self.ask, device)
+            admits = self.occupancy.admits(self.ask, device)
             if admits and name not in self._open:
                 self._open.add(name)
                 self._open_in[device.host] += 1
@@ -82,11 +84,11 @@ class _Search:
 
     def remove_until_enough(self) -> None:
         """Take tenants away, the cheapest loss first, until the request fits."""
-        for tenant in sorted(self.board.tenants(), key=lambda tenant: tenant.cost_of_loss):
+        for tenant in sorted(self.occupancy.tenants(), key=lambda tenant: tenant.cost_of_loss):
             if self.enough:
                 return
             if any(self._is_closed(name) for name in tenant.device_names):
-                self.board.take(tenant)
+                self.occupancy.take(tenant)
                 self.removed.append(tenant)
                 self._look_at(tenant.device_names)
 
@@ -97,18 +99,18 @@ class _Search:
         """Put back, the dearest loss first, whoever need not have gone."""
         needed: list[Tenant] = []
         for tenant in reversed(self.removed):
-            self.board.put(tenant)
+            self.occupancy.put(tenant)
             self._look_at(tenant.device_names)
             if not self.enough:
-                self.board.take(tenant)
+                self.occupancy.take(tenant)
                 self._look_at(tenant.device_names)
                 needed.append(tenant)
         self.removed = needed[::-1]
 
     def put_back(self, tenants: Iterable[Tenant]) -> None:
-        """Leave the board as it was found."""
+        """Leave the occupancy as it was found."""
         for tenant in tenants:
-            self.board.put(tenant)
+            self.occupancy.put(tenant)
 
     def choose(self) -> tuple[Device, ...]:
         """Choose among the devices that are open by now, all in one machine."""
@@ -118,7 +120,7 @@ class _Search:
             return (
                 device.name not in self._open_at_first,
                 lost[device.name].cost_of_loss if device.name in lost else (),
-                self.board.crowd(device),
+                self.occupancy.crowd(device),
                 device_key(device),
             )
 

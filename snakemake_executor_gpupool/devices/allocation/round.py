@@ -13,7 +13,13 @@ import bisect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import LEASE, Ask, Board, Phase, Tenant
+from snakemake_executor_gpupool.devices.allocation.occupancy import (
+    LEASE,
+    Ask,
+    Occupancy,
+    Phase,
+    Tenant,
+)
 from snakemake_executor_gpupool.devices.allocation.policy import Room, find_room
 from snakemake_executor_gpupool.devices.device import Device, fit_one_process
 
@@ -87,7 +93,7 @@ Move = Grant | Removal
 
 
 def plan_turn(
-    board: Board,
+    occupancy: Occupancy,
     line: Iterable[Waiter],
     now_s: float,
     yield_after_s: float,
@@ -97,7 +103,7 @@ def plan_turn(
 
     Parameters
     ----------
-    board
+    occupancy
         Who holds what; written on.
     line
         Who waits, in order.
@@ -108,52 +114,57 @@ def plan_turn(
     """
     moves: list[Move] = []
     for waiter in line:
-        if not board.has_open_gpus:
+        if not occupancy.has_open_gpus:
             break  # nothing is left for those further back, however many they are
-        if _waits_for_others(waiter.ask, board):
+        if _waits_for_others(waiter.ask, occupancy):
             continue
-        room = find_room(waiter.ask, board)
+        room = find_room(waiter.ask, occupancy)
         if room is None:
-            board.reserve(device.name for device in board.suited(waiter.ask))
+            occupancy.reserve(device.name for device in occupancy.suited(waiter.ask))
         elif room.in_the_way:
-            moves += _make_room(board, waiter, room, now_s, yield_after_s)
+            moves += _make_room(occupancy, waiter, room, now_s, yield_after_s)
         else:
-            moves.append(_grant(board, waiter, room.devices, next_serial + len(moves)))
+            moves.append(_grant(occupancy, waiter, room.devices, next_serial + len(moves)))
     return moves
 
 
-def _waits_for_others(ask: Ask, board: Board) -> bool:
+def _waits_for_others(ask: Ask, occupancy: Occupancy) -> bool:
     """Whether other processes hold so much that our own line cannot serve it: no claim then."""
-    ours = (device for device in board.suited(ask) if not board.is_foreign(device))
+    ours = (device for device in occupancy.suited(ask) if not occupancy.is_foreign(device))
     return not fit_one_process(ours, ask.spec.count)
 
 
-def _grant(board: Board, waiter: Waiter, devices: tuple[Device, ...], serial: int) -> Grant:
+def _grant(occupancy: Occupancy, waiter: Waiter, devices: tuple[Device, ...], serial: int) -> Grant:
     names = tuple(device.name for device in devices)
-    board.put(Tenant(waiter.ask, names, serial=serial))
+    occupancy.put(Tenant(waiter.ask, names, serial=serial))
     for name in names:
-        board.granted(name, serial)
+        occupancy.granted(name, serial)
     return Grant(waiter, devices)
 
 
 def _make_room(
-    board: Board, waiter: Waiter, room: Room, now_s: float, yield_after_s: float
+    occupancy: Occupancy, waiter: Waiter, room: Room, now_s: float, yield_after_s: float
 ) -> list[Move]:
     """Claim the room, and evict who is in the way if that leads anywhere."""
     removals = [
         Removal(tenant, waiter)
         for tenant in room.in_the_way
         if tenant.phase is Phase.IDLE
-        and _must_go(tenant, waiter, room, board, now_s, yield_after_s)
+        and _must_go(tenant, waiter, room, occupancy, now_s, yield_after_s)
     ]
     for removal in removals:
-        board.leave(removal.tenant)
-    board.claim(waiter.ask, room.devices)
+        occupancy.leave(removal.tenant)
+    occupancy.claim(waiter.ask, room.devices)
     return list(removals)
 
 
 def _must_go(
-    tenant: Tenant, waiter: Waiter, room: Room, board: Board, now_s: float, yield_after_s: float
+    tenant: Tenant,
+    waiter: Waiter,
+    room: Room,
+    occupancy: Occupancy,
+    now_s: float,
+    yield_after_s: float,
 ) -> bool:
     """Whether to evict an idle tenant already.
 
@@ -166,11 +177,11 @@ def _must_go(
     if not still_busy:
         return True
     leased = any(other.ask.kind == LEASE for other in still_busy)
-    return not leased and presses(waiter, tenant, board, now_s, yield_after_s)
+    return not leased and presses(waiter, tenant, occupancy, now_s, yield_after_s)
 
 
 def presses(
-    waiter: Waiter, tenant: Tenant, board: Board, now_s: float, yield_after_s: float
+    waiter: Waiter, tenant: Tenant, occupancy: Occupancy, now_s: float, yield_after_s: float
 ) -> bool:
     """Whether a worker with work left ought to make room for the waiter.
 
@@ -178,4 +189,4 @@ def presses(
     """
     if waiter.ask.priority > tenant.ask.priority:
         return True
-    return now_s - waiter.since_s >= yield_after_s and not board.is_served(waiter.ask)
+    return now_s - waiter.since_s >= yield_after_s and not occupancy.is_served(waiter.ask)
