@@ -30,9 +30,9 @@ from snakemake_executor_gpupool.devices.allocation.occupancy import (
     LEASE,
     WORKER,
     Ask,
+    Holder,
     Occupancy,
     Phase,
-    Tenant,
     suits,
     why_impossible,
 )
@@ -95,7 +95,7 @@ class Allocator(DeviceInventory):
         self._packing = allow_multiple_per_device
         self._strategy = offload_strategy
         self._yield_after_s = yield_after_s
-        self._holders: dict[str, Tenant] = {}
+        self._holders: dict[str, Holder] = {}
         self._tickets: dict[str, Waiter] = {}  # where each holder once stood in line
         self._homes: dict[str, tuple[str, ...]] = {}  # the last devices of offloaded ones
         self._line = Line()
@@ -243,7 +243,7 @@ class Allocator(DeviceInventory):
             return False
         occupancy.put(replace(holder, phase=Phase.IDLE, last_used_s=now_s))
         for move in plan_turn(occupancy, self._line, now_s, self._yield_after_s, self._serial):
-            if isinstance(move, Removal) and move.tenant.ask.ask_id == holder_id:
+            if isinstance(move, Removal) and move.holder.ask.ask_id == holder_id:
                 return presses_it(move.waiter, self._occupancy())
         return False
 
@@ -349,7 +349,7 @@ class Allocator(DeviceInventory):
 
     def _apply(self, move: Grant | Removal) -> Effect:
         if isinstance(move, Removal):
-            return self._evict(self._holders[move.tenant.ask.ask_id], wholly=move.waiter.ask.alone)
+            return self._evict(self._holders[move.holder.ask.ask_id], wholly=move.waiter.ask.alone)
         self._line.leave(move.waiter)
         return self._grant(move.waiter, move.devices)
 
@@ -359,17 +359,17 @@ class Allocator(DeviceInventory):
         ask = before.ask if before else waiter.ask
         names = tuple(device.name for device in devices)
         serial = self._next_serial()
-        self._holders[ask_id] = Tenant(ask, names, serial=serial)
+        self._holders[ask_id] = Holder(ask, names, serial=serial)
         self._tickets[ask_id] = waiter
         self._given_at.update(dict.fromkeys(names, serial))
         return Granted(ask_id, devices)
 
-    def _evict(self, holder: Tenant, *, wholly: bool = False) -> Evict:
+    def _evict(self, holder: Holder, *, wholly: bool = False) -> Evict:
         self._holders[holder.ask.ask_id] = replace(holder, phase=Phase.LEAVING)
         how = OffloadStrategy.RESTART if wholly else self._how(holder)
         return Evict(holder.ask.ask_id, how)
 
-    def _how(self, holder: Tenant) -> OffloadStrategy:
+    def _how(self, holder: Holder) -> OffloadStrategy:
         """Choose how a worker makes room: only what certainly works is offloaded."""
         ask = holder.ask
         # An offloaded process keeps its CUDA context, which an Exclusive_Process
@@ -391,7 +391,7 @@ class Allocator(DeviceInventory):
         ]
         return [self._evict(holder) for holder in strays]
 
-    def _is_stray(self, holder: Tenant) -> bool:
+    def _is_stray(self, holder: Holder) -> bool:
         return not self._usable_names.issuperset(holder.device_names)
 
     def _refuse_impossible(self) -> list[Effect]:
@@ -412,10 +412,10 @@ class Allocator(DeviceInventory):
         ]
         return Occupancy(self._usable, on_devices, self._foreign, self._packing, self._given_at)
 
-    def _devices_of(self, holder: Tenant) -> tuple[Device, ...]:
+    def _devices_of(self, holder: Holder) -> tuple[Device, ...]:
         return tuple(self._known[name] for name in holder.device_names)
 
-    def _expect(self, holder_id: str, *phases: Phase) -> Tenant:
+    def _expect(self, holder_id: str, *phases: Phase) -> Holder:
         holder = self._holders[holder_id]
         if holder.phase not in phases:
             raise ValueError(f"{holder_id} is {holder.phase.name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import Phase, Tenant
+from snakemake_executor_gpupool.devices.allocation.occupancy import Holder, Phase
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import sorted_names
 
@@ -50,7 +50,7 @@ class Snapshot:
     lost: tuple[str, ...]
 
 
-def who_is_where(managed: Iterable[Device], holders: Iterable[Tenant]) -> dict[str, list[str]]:
+def who_is_where(managed: Iterable[Device], holders: Iterable[Holder]) -> dict[str, list[str]]:
     """Return for each device, managed or still held, the owners of its holders."""
     holders = list(holders)
     names = [device.name for device in managed]

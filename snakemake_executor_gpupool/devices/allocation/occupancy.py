@@ -78,7 +78,7 @@ class Phase(enum.IntEnum):
 
 
 @dataclass(frozen=True)
-class Tenant:
+class Holder:
     """A request on the devices that it holds, or is going to hold."""
 
     ask: Ask
@@ -100,7 +100,7 @@ class Occupancy:
     ----------
     devices
         The managed devices.
-    tenants
+    holders
         Who holds them; devices that are not managed are ignored.
     foreign
         Names of devices that another process holds.
@@ -113,7 +113,7 @@ class Occupancy:
     def __init__(
         self,
         devices: Iterable[Device],
-        tenants: Iterable[Tenant] = (),
+        holders: Iterable[Holder] = (),
         foreign: Iterable[str] = (),
         packing: bool = False,
         given_at: Mapping[str, int] | None = None,
@@ -124,44 +124,44 @@ class Occupancy:
         self._given_at = dict(given_at or {})
         self._reserved: set[str] = set()
         self._suited: dict[str, list[Device]] = {}
-        self._on: dict[str, dict[str, Tenant]] = {device.name: {} for device in self.devices}
-        self._tenants: dict[str, Tenant] = {}
-        for tenant in tenants:
-            self.put(tenant)
+        self._on: dict[str, dict[str, Holder]] = {device.name: {} for device in self.devices}
+        self._holders: dict[str, Holder] = {}
+        for holder in holders:
+            self.put(holder)
 
-    def put(self, tenant: Tenant) -> None:
-        """Add a tenant, or put a removed one back, or replace it by its new state."""
-        self._tenants[tenant.ask.ask_id] = tenant
-        for name in tenant.device_names:
+    def put(self, holder: Holder) -> None:
+        """Add a holder, or put a removed one back, or replace it by its new state."""
+        self._holders[holder.ask.ask_id] = holder
+        for name in holder.device_names:
             if name in self._on:
-                self._on[name][tenant.ask.ask_id] = tenant
+                self._on[name][holder.ask.ask_id] = holder
 
-    def take(self, tenant: Tenant) -> None:
-        """Remove a tenant."""
-        del self._tenants[tenant.ask.ask_id]
-        for name in tenant.device_names:
+    def take(self, holder: Holder) -> None:
+        """Remove a holder."""
+        del self._holders[holder.ask.ask_id]
+        for name in holder.device_names:
             if name in self._on:
-                del self._on[name][tenant.ask.ask_id]
+                del self._on[name][holder.ask.ask_id]
 
-    def leave(self, tenant: Tenant) -> None:
-        """Note that a tenant is being evicted."""
-        self.put(replace(tenant, phase=Phase.LEAVING))
+    def leave(self, holder: Holder) -> None:
+        """Note that a holder is being evicted."""
+        self.put(replace(holder, phase=Phase.LEAVING))
 
     def granted(self, name: str, serial: int) -> None:
         """Note a grant, for the round robin."""
         self._given_at[name] = serial
 
-    def tenants(self) -> Iterator[Tenant]:
+    def holders(self) -> Iterator[Holder]:
         """Return everybody, in no particular order."""
-        return iter(self._tenants.values())
+        return iter(self._holders.values())
 
     def is_served(self, ask: Ask) -> bool:
         """Whether somebody else of the request's group has devices, and keeps them."""
         return ask.group is not None and any(
-            tenant.ask.group == ask.group
-            and tenant.ask.ask_id != ask.ask_id
-            and tenant.phase is not Phase.LEAVING
-            for tenant in self._tenants.values()
+            holder.ask.group == ask.group
+            and holder.ask.ask_id != ask.ask_id
+            and holder.phase is not Phase.LEAVING
+            for holder in self._holders.values()
         )
 
     def is_foreign(self, device: Device) -> bool:
@@ -190,7 +190,7 @@ class Occupancy:
         claim_id = f"claim of {ask.ask_id}"
         names = tuple(device.name for device in devices)
         for device in devices:
-            self._on[device.name][claim_id] = Tenant(ask, names)
+            self._on[device.name][claim_id] = Holder(ask, names)
 
     def suited(self, ask: Ask) -> list[Device]:
         """Return the devices that could ever serve the request."""
@@ -204,7 +204,7 @@ class Occupancy:
             return True
         if not self.is_open(device):
             return False
-        there = [tenant.ask for tenant in self._on[device.name].values()]
+        there = [holder.ask for holder in self._on[device.name].values()]
         if not there:
             return True
         if not self.packing or device.exclusive_process:
@@ -212,7 +212,7 @@ class Occupancy:
         return all(other.shares for other in [ask, *there]) and _fits(ask, there, device)
 
     def crowd(self, device: Device) -> tuple[int, int]:
-        """Sort key of a device for a new tenant: fewest there, then longest not given."""
+        """Sort key of a device for a new holder: fewest there, then longest not given."""
         return len(self._on[device.name]), self._given_at.get(device.name, -1)
 
 

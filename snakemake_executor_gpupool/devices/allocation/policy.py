@@ -1,7 +1,7 @@
 """Where one request can go, and who would have to go first. Pure.
 
 Whom to remove is one rule for every case, packed or not, one device or many:
-take tenants away in the order in which they are cheapest to lose (already
+take holders away in the order in which they are cheapest to lose (already
 leaving, idle longest, busy, leased) until the request fits, then put back all
 that turn out not to have been in the way, dearest first. What stays away is the
 smallest such set: without any one of them, the request would not fit.
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import Ask, Occupancy, Tenant
+from snakemake_executor_gpupool.devices.allocation.occupancy import Ask, Holder, Occupancy
 from snakemake_executor_gpupool.devices.device import Device, device_key
 
 
@@ -23,11 +23,11 @@ class Room:
     """Where a request can go once ``in_the_way`` is empty."""
 
     devices: tuple[Device, ...]
-    in_the_way: tuple[Tenant, ...] = ()
+    in_the_way: tuple[Holder, ...] = ()
 
 
 def find_room(ask: Ask, occupancy: Occupancy) -> Room | None:
-    """Find where a request can go, and the fewest tenants that would have to go first.
+    """Find where a request can go, and the fewest holders that would have to go first.
 
     Returns
     -------
@@ -55,7 +55,7 @@ class _Search:
         self.suited = {
             device.name: device for device in occupancy.suited(ask) if occupancy.is_open(device)
         }
-        self.removed: list[Tenant] = []
+        self.removed: list[Holder] = []
         self._open: set[str] = set()
         self._open_in: Counter[str] = Counter()  # by machine
         self._look_at(self.suited)
@@ -83,38 +83,38 @@ class _Search:
                 self._open_in[device.host] -= 1
 
     def remove_until_enough(self) -> None:
-        """Take tenants away, the cheapest loss first, until the request fits."""
-        for tenant in sorted(self.occupancy.tenants(), key=lambda tenant: tenant.cost_of_loss):
+        """Take holders away, the cheapest loss first, until the request fits."""
+        for holder in sorted(self.occupancy.holders(), key=lambda holder: holder.cost_of_loss):
             if self.enough:
                 return
-            if any(self._is_closed(name) for name in tenant.device_names):
-                self.occupancy.take(tenant)
-                self.removed.append(tenant)
-                self._look_at(tenant.device_names)
+            if any(self._is_closed(name) for name in holder.device_names):
+                self.occupancy.take(holder)
+                self.removed.append(holder)
+                self._look_at(holder.device_names)
 
     def _is_closed(self, name: str) -> bool:
         return name in self.suited and name not in self._open
 
     def put_back_the_needless(self) -> None:
         """Put back, the dearest loss first, whoever need not have gone."""
-        needed: list[Tenant] = []
-        for tenant in reversed(self.removed):
-            self.occupancy.put(tenant)
-            self._look_at(tenant.device_names)
+        needed: list[Holder] = []
+        for holder in reversed(self.removed):
+            self.occupancy.put(holder)
+            self._look_at(holder.device_names)
             if not self.enough:
-                self.occupancy.take(tenant)
-                self._look_at(tenant.device_names)
-                needed.append(tenant)
+                self.occupancy.take(holder)
+                self._look_at(holder.device_names)
+                needed.append(holder)
         self.removed = needed[::-1]
 
-    def put_back(self, tenants: Iterable[Tenant]) -> None:
+    def put_back(self, holders: Iterable[Holder]) -> None:
         """Leave the occupancy as it was found."""
-        for tenant in tenants:
-            self.occupancy.put(tenant)
+        for holder in holders:
+            self.occupancy.put(holder)
 
     def choose(self) -> tuple[Device, ...]:
         """Choose among the devices that are open by now, all in one machine."""
-        lost = {name: tenant for tenant in self.removed for name in tenant.device_names}
+        lost = {name: holder for holder in self.removed for name in holder.device_names}
 
         def worth(device: Device) -> tuple[Any, ...]:
             return (

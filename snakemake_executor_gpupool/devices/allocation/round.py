@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from snakemake_executor_gpupool.devices.allocation.occupancy import (
     LEASE,
     Ask,
+    Holder,
     Occupancy,
     Phase,
-    Tenant,
 )
 from snakemake_executor_gpupool.devices.allocation.policy import Room, find_room
 from snakemake_executor_gpupool.devices.device import Device, fit_one_process
@@ -83,9 +83,9 @@ class Grant:
 
 @dataclass(frozen=True)
 class Removal:
-    """An idle tenant that has to go, for this waiter."""
+    """An idle holder that has to go, for this waiter."""
 
-    tenant: Tenant
+    holder: Holder
     waiter: Waiter
 
 
@@ -136,7 +136,7 @@ def _waits_for_others(ask: Ask, occupancy: Occupancy) -> bool:
 
 def _grant(occupancy: Occupancy, waiter: Waiter, devices: tuple[Device, ...], serial: int) -> Grant:
     names = tuple(device.name for device in devices)
-    occupancy.put(Tenant(waiter.ask, names, serial=serial))
+    occupancy.put(Holder(waiter.ask, names, serial=serial))
     for name in names:
         occupancy.granted(name, serial)
     return Grant(waiter, devices)
@@ -147,26 +147,26 @@ def _make_room(
 ) -> list[Move]:
     """Claim the room, and evict who is in the way if that leads anywhere."""
     removals = [
-        Removal(tenant, waiter)
-        for tenant in room.in_the_way
-        if tenant.phase is Phase.IDLE
-        and _must_go(tenant, waiter, room, occupancy, now_s, yield_after_s)
+        Removal(holder, waiter)
+        for holder in room.in_the_way
+        if holder.phase is Phase.IDLE
+        and _must_go(holder, waiter, room, occupancy, now_s, yield_after_s)
     ]
     for removal in removals:
-        occupancy.leave(removal.tenant)
+        occupancy.leave(removal.holder)
     occupancy.claim(waiter.ask, room.devices)
     return list(removals)
 
 
 def _must_go(
-    tenant: Tenant,
+    holder: Holder,
     waiter: Waiter,
     room: Room,
     occupancy: Occupancy,
     now_s: float,
     yield_after_s: float,
 ) -> bool:
-    """Whether to evict an idle tenant already.
+    """Whether to evict an idle holder already.
 
     If all who are in the way can go now: yes. If some are still computing, an
     early eviction only pays for a waiter that presses (else two workers that
@@ -177,16 +177,16 @@ def _must_go(
     if not still_busy:
         return True
     leased = any(other.ask.kind == LEASE for other in still_busy)
-    return not leased and presses(waiter, tenant, occupancy, now_s, yield_after_s)
+    return not leased and presses(waiter, holder, occupancy, now_s, yield_after_s)
 
 
 def presses(
-    waiter: Waiter, tenant: Tenant, occupancy: Occupancy, now_s: float, yield_after_s: float
+    waiter: Waiter, holder: Holder, occupancy: Occupancy, now_s: float, yield_after_s: float
 ) -> bool:
     """Whether a worker with work left ought to make room for the waiter.
 
     For more of the same it need not: the devices would do no more work, but load once more.
     """
-    if waiter.ask.priority > tenant.ask.priority:
+    if waiter.ask.priority > holder.ask.priority:
         return True
     return now_s - waiter.since_s >= yield_after_s and not occupancy.is_served(waiter.ask)
