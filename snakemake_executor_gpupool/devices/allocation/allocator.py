@@ -36,7 +36,7 @@ from snakemake_executor_gpupool.devices.allocation.occupancy import (
     suits,
     why_impossible,
 )
-from snakemake_executor_gpupool.devices.allocation.policy import find_room
+from snakemake_executor_gpupool.devices.allocation.policy import find_placement
 from snakemake_executor_gpupool.devices.allocation.round import (
     Grant,
     Line,
@@ -147,9 +147,9 @@ class Allocator(DeviceInventory):
 
     def _grant_cpu(self, waiter: Waiter) -> Granted:
         """Grant CPU slots at once: they are shared without limit and never waited for."""
-        room = find_room(waiter.ask, self._occupancy())
-        assert room is not None and not room.in_the_way
-        return self._grant(waiter, room.devices)
+        placement = find_placement(waiter.ask, self._occupancy())
+        assert placement is not None and not placement.in_the_way
+        return self._grant(waiter, placement.devices)
 
     def withdraw(self, ask_id: str, now_s: float) -> list[Effect]:
         """Give up waiting, or return a grant that was not used.

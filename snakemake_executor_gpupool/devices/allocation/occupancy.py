@@ -38,7 +38,7 @@ class Ask:
         Never moved to host memory: evicted by restart.
     alone
         For a device that nobody else has anything on: it is not shared, and whoever makes
-        room for it ends, since a process whose weights have moved still holds some memory.
+        placement for it ends, since a process whose weights have moved still holds some memory.
     group
         What those have in common that serve one purpose, such as the workers of a model: for a
         further one nobody with work left makes room. None: it is the only one.

@@ -19,19 +19,19 @@ from snakemake_executor_gpupool.devices.device import Device, device_key
 
 
 @dataclass(frozen=True)
-class Room:
+class Placement:
     """Where a request can go once ``in_the_way`` is empty."""
 
     devices: tuple[Device, ...]
     in_the_way: tuple[Holder, ...] = ()
 
 
-def find_room(ask: Ask, occupancy: Occupancy) -> Room | None:
+def find_placement(ask: Ask, occupancy: Occupancy) -> Placement | None:
     """Find where a request can go, and the fewest holders that would have to go first.
 
     Returns
     -------
-    Room or None
+    Placement or None
         None: those ahead in the line have claimed what it could use.
     """
     search = _Search(ask, occupancy)
@@ -41,13 +41,13 @@ def find_room(ask: Ask, occupancy: Occupancy) -> Room | None:
             search.put_back(search.removed)
             return None
         search.put_back_the_needless()
-    room = Room(search.choose(), tuple(search.removed))
+    placement = Placement(search.choose(), tuple(search.removed))
     search.put_back(search.removed)
-    return room
+    return placement
 
 
 class _Search:
-    """One search for room; leaves the occupancy as it was."""
+    """One search for a placement; leaves the occupancy as it was."""
 
     def __init__(self, ask: Ask, occupancy: Occupancy) -> None:
         self.ask = ask

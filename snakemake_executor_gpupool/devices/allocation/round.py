@@ -20,7 +20,7 @@ from snakemake_executor_gpupool.devices.allocation.occupancy import (
     Occupancy,
     Phase,
 )
-from snakemake_executor_gpupool.devices.allocation.policy import Room, find_room
+from snakemake_executor_gpupool.devices.allocation.policy import Placement, find_placement
 from snakemake_executor_gpupool.devices.device import Device, fit_one_process
 
 
@@ -118,13 +118,13 @@ def plan_turn(
             break  # nothing is left for those further back, however many they are
         if _waits_for_others(waiter.ask, occupancy):
             continue
-        room = find_room(waiter.ask, occupancy)
-        if room is None:
+        placement = find_placement(waiter.ask, occupancy)
+        if placement is None:
             occupancy.reserve(device.name for device in occupancy.suited(waiter.ask))
-        elif room.in_the_way:
-            moves += _make_room(occupancy, waiter, room, now_s, yield_after_s)
+        elif placement.in_the_way:
+            moves += _clear(occupancy, waiter, placement, now_s, yield_after_s)
         else:
-            moves.append(_grant(occupancy, waiter, room.devices, next_serial + len(moves)))
+            moves.append(_grant(occupancy, waiter, placement.devices, next_serial + len(moves)))
     return moves
 
 
@@ -142,26 +142,26 @@ def _grant(occupancy: Occupancy, waiter: Waiter, devices: tuple[Device, ...], se
     return Grant(waiter, devices)
 
 
-def _make_room(
-    occupancy: Occupancy, waiter: Waiter, room: Room, now_s: float, yield_after_s: float
+def _clear(
+    occupancy: Occupancy, waiter: Waiter, placement: Placement, now_s: float, yield_after_s: float
 ) -> list[Move]:
-    """Claim the room, and evict who is in the way if that leads anywhere."""
+    """Claim the placement, and evict who is in the way if that leads anywhere."""
     removals = [
         Removal(holder, waiter)
-        for holder in room.in_the_way
+        for holder in placement.in_the_way
         if holder.phase is Phase.IDLE
-        and _must_go(holder, waiter, room, occupancy, now_s, yield_after_s)
+        and _must_go(holder, waiter, placement, occupancy, now_s, yield_after_s)
     ]
     for removal in removals:
         occupancy.leave(removal.holder)
-    occupancy.claim(waiter.ask, room.devices)
+    occupancy.claim(waiter.ask, placement.devices)
     return list(removals)
 
 
 def _must_go(
     holder: Holder,
     waiter: Waiter,
-    room: Room,
+    placement: Placement,
     occupancy: Occupancy,
     now_s: float,
     yield_after_s: float,
@@ -173,7 +173,7 @@ def _must_go(
     are never idle at the same moment could keep it waiting forever), and never
     while a lease is in the way, which may last for hours.
     """
-    still_busy = [other for other in room.in_the_way if other.phase is Phase.BUSY]
+    still_busy = [other for other in placement.in_the_way if other.phase is Phase.BUSY]
     if not still_busy:
         return True
     leased = any(other.ask.kind == LEASE for other in still_busy)
