@@ -42,7 +42,7 @@ from snakemake_executor_gpupool.devices.allocation.round import (
     Line,
     Removal,
     Waiter,
-    plan_turn,
+    plan_round,
     presses,
 )
 from snakemake_executor_gpupool.devices.device import (
@@ -242,7 +242,7 @@ class Allocator(DeviceInventory):
         if not any(presses_it(waiter, occupancy) for waiter in self._line):
             return False
         occupancy.put(replace(holder, phase=Phase.IDLE, last_used_s=now_s))
-        for move in plan_turn(occupancy, self._line, now_s, self._yield_after_s, self._serial):
+        for move in plan_round(occupancy, self._line, now_s, self._yield_after_s, self._serial):
             if isinstance(move, Removal) and move.holder.ask.ask_id == holder_id:
                 return presses_it(move.waiter, self._occupancy())
         return False
@@ -343,7 +343,7 @@ class Allocator(DeviceInventory):
             self._all_spoken_for = False
             return effects  # of a thousand workers, most fall idle when nobody waits
         occupancy = self._occupancy()
-        moves = plan_turn(occupancy, self._line, now_s, self._yield_after_s, self._serial + 1)
+        moves = plan_round(occupancy, self._line, now_s, self._yield_after_s, self._serial + 1)
         self._all_spoken_for = not occupancy.has_open_gpus
         return effects + [self._apply(move) for move in moves]
 

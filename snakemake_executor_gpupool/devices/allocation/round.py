@@ -92,7 +92,7 @@ class Removal:
 Move = Grant | Removal
 
 
-def plan_turn(
+def plan_round(
     occupancy: Occupancy,
     line: Iterable[Waiter],
     now_s: float,
