@@ -284,18 +284,18 @@ class DeviceManager:
         TimeoutError
             The devices did not come free in time.
         """
-        ask_id, process = f"lease-{next(self._numbers)}", os.getpid()
-        ask = Ask(ask_id, _spec(devices), LEASE, owner, priority, vram_mib)
+        request_id, process = f"lease-{next(self._numbers)}", os.getpid()
+        ask = Ask(request_id, _spec(devices), LEASE, owner, priority, vram_mib)
         if timeout_s is None:
             self._check_not_waiting_for_itself(ask)
         try:
             granted = self._wait_for(ask, timeout_s)
-            lease = Lease(granted, self._lent_to.get(ask_id, ""), self)
+            lease = Lease(granted, self._lent_to.get(request_id, ""), self)
             with within(lease):
                 yield lease
         finally:
             if os.getpid() == process:  # in a forked child it is the parent's to end
-                self._end(ask_id)
+                self._end(request_id)
 
     def _check_not_waiting_for_itself(self, ask: Ask) -> None:
         """Refuse at once what only those could give who wait for this to end."""
@@ -320,10 +320,10 @@ class DeviceManager:
             self._carry_out(self._started().request(ask, self._clock()))
             while True:
                 self._check_open()
-                if ask.ask_id in self._refused:
-                    raise ImpossibleRequest(self._refused.pop(ask.ask_id))
-                if ask.ask_id in self._granted:
-                    return self._granted[ask.ask_id]
+                if ask.request_id in self._refused:
+                    raise ImpossibleRequest(self._refused.pop(ask.request_id))
+                if ask.request_id in self._granted:
+                    return self._granted[ask.request_id]
                 if deadline_s is not None and self._clock() >= deadline_s:
                     raise TimeoutError(self._still_waiting(ask, timeout_s))
                 self._changed.wait(self._patience_s(deadline_s))
@@ -350,15 +350,15 @@ class DeviceManager:
         if self._closed:
             raise GpupoolError("the device manager was reset")
 
-    def _end(self, ask_id: str) -> None:
+    def _end(self, request_id: str) -> None:
         """End a lease, or stop waiting for one."""
         with self._changed:
-            self._granted.pop(ask_id, None)
-            self._lent_to.pop(ask_id, None)
+            self._granted.pop(request_id, None)
+            self._lent_to.pop(request_id, None)
             if self._closed:
                 return
-            self._claims.take_back(ask_id)
-            self._carry_out(self._started().withdraw(ask_id, self._clock()))
+            self._claims.take_back(request_id)
+            self._carry_out(self._started().withdraw(request_id, self._clock()))
             self._let_go_of_the_unused()
             self._changed.notify_all()
 
@@ -379,7 +379,7 @@ class DeviceManager:
             if isinstance(effect, Granted):
                 self._take(effect)
             elif isinstance(effect, Impossible):
-                self._refused[effect.ask_id] = effect.reason
+                self._refused[effect.request_id] = effect.reason
                 self._changed.notify_all()
             else:
                 raise AssertionError(f"there are only leases here, and {effect} evicts one")
@@ -387,15 +387,15 @@ class DeviceManager:
     def _take(self, granted: Granted) -> None:
         refusal = self._claims.take(granted.devices)
         if refusal is None:
-            self._granted[granted.ask_id] = granted.devices
-            lent = self._claims.lend(granted.ask_id, granted.devices)
-            self._lent_to[granted.ask_id] = lent.get(LEASE_VARIABLE, "")
+            self._granted[granted.request_id] = granted.devices
+            lent = self._claims.lend(granted.request_id, granted.devices)
+            self._lent_to[granted.request_id] = lent.get(LEASE_VARIABLE, "")
             self._changed.notify_all()
             return
         now_s = self._clock()
         allocator = self._started()
         self._carry_out(refusal.tell(allocator, now_s))
-        self._carry_out(allocator.retry(granted.ask_id, now_s))
+        self._carry_out(allocator.retry(granted.request_id, now_s))
 
     def _look_at_refused_devices(self) -> None:
         for name in self._claims.given_back():

@@ -3,11 +3,11 @@
 The allocator decides within one process; whoever carries out its grants asks
 :class:`DeviceOwnership` whether the devices are really to be had::
 
-    for effect in effects:                       # Granted(ask_id, devices)
+    for effect in effects:                       # Granted(request_id, devices)
         refusal = claims.take(effect.devices)
         if refusal is not None:
             more = refusal.tell(allocator, now_s)  # another process's, or broken
-            more += allocator.retry(effect.ask_id, now_s)
+            more += allocator.retry(effect.request_id, now_s)
 
     claims.keep_only(names of the devices that somebody of ours is on)
     for name in claims.given_back(): allocator.foreign(name, False, now_s)

@@ -22,7 +22,7 @@ def demand_of(dispatch: Dispatch, allocator: Allocator, now_s: float) -> Demand:
     }
     models = sum(_devices_for(model, now_s) for model in dispatch.models.values())
     leased = sum(len(names) for holder, names in busy.items() if not dispatch.owns(holder))
-    waiting = sum(not dispatch.owns(ask_id) for ask_id in snapshot.waiting)
+    waiting = sum(not dispatch.owns(request_id) for request_id in snapshot.waiting)
     hosts = {name.rpartition("/")[0] for names in busy.values() for name in names}
     return Demand(models + leased + waiting, frozenset(hosts - {""}))
 

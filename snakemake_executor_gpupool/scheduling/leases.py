@@ -57,11 +57,11 @@ class Leases:
         if self._is_winding_down and not request.goes_on:
             self._report_unstarted(request)
             return
-        ask_id = f"job{request.job_id}"
-        self._requests[ask_id] = request
+        request_id = f"job{request.job_id}"
+        self._requests[request_id] = request
         self._outbox.note("lease_requested", job=request.title, job_id=request.job_id)
         ask = Ask(
-            ask_id=ask_id,
+            request_id=request_id,
             spec=request.spec,
             kind="lease",
             owner=request.title,
@@ -72,45 +72,45 @@ class Leases:
 
     def done(self, job_id: int, now_s: float) -> None:
         """The leased job has ended."""
-        ask_id = f"job{job_id}"
-        request = self._requests.pop(ask_id, None)
-        self._running.discard(ask_id)
+        request_id = f"job{job_id}"
+        request = self._requests.pop(request_id, None)
+        self._running.discard(request_id)
         if request is not None:
             self._outbox.note("lease_released", job=request.title, job_id=job_id)
-            self._dispatch.apply(self._allocator.gone(ask_id, now_s), now_s)
+            self._dispatch.apply(self._allocator.gone(request_id, now_s), now_s)
             self._dispatch.feed_all(now_s)
 
     def _effect(self, effect: AllocatorEffect) -> None:
-        if isinstance(effect, Granted) and effect.ask_id in self._requests:
-            request = self._requests[effect.ask_id]
-            self._running.add(effect.ask_id)
+        if isinstance(effect, Granted) and effect.request_id in self._requests:
+            request = self._requests[effect.request_id]
+            self._running.add(effect.request_id)
             names = [device.name for device in effect.devices]
             self._outbox.note(
                 "lease_granted", job=request.title, job_id=request.job_id, devices=names
             )
             self._outbox.put(GrantLease(request.job_id, effect.devices))
-        elif isinstance(effect, Impossible) and effect.ask_id in self._requests:
-            request = self._requests.pop(effect.ask_id)
+        elif isinstance(effect, Impossible) and effect.request_id in self._requests:
+            request = self._requests.pop(effect.request_id)
             message = printable(f"{request.title}: {effect.reason}")
             self._outbox.put(Report(JobReport(request.job_id, message)))
 
     def cancel(self, reason: str) -> None:
         """Fail every job that waits for devices."""
-        for ask_id in self._waiting():
-            request = self._requests.pop(ask_id)
+        for request_id in self._waiting():
+            request = self._requests.pop(request_id)
             message = printable(f"{request.title}: {reason}")
             self._outbox.put(Report(JobReport(request.job_id, message)))
 
     def wind_down(self, now_s: float) -> None:
         """Let no job have devices that does not have them, unless it goes on with something."""
         self._is_winding_down = True
-        for ask_id in self._waiting():
-            if not self._requests[ask_id].goes_on:
-                self._report_unstarted(self._requests.pop(ask_id))
-                self._dispatch.apply(self._allocator.withdraw(ask_id, now_s), now_s)
+        for request_id in self._waiting():
+            if not self._requests[request_id].goes_on:
+                self._report_unstarted(self._requests.pop(request_id))
+                self._dispatch.apply(self._allocator.withdraw(request_id, now_s), now_s)
 
     def _waiting(self) -> list[str]:
-        return [ask_id for ask_id in self._requests if ask_id not in self._running]
+        return [request_id for request_id in self._requests if request_id not in self._running]
 
     def _report_unstarted(self, request: LeaseRequest) -> None:
         self._outbox.note("job_withdrawn", job=request.title, job_id=request.job_id)

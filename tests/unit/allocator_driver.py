@@ -29,12 +29,12 @@ class Driver:
         self.now_s += seconds
         return self.now_s
 
-    def ask(self, ask_id, spec="cuda", kind="worker", **fields):
-        ask = Ask(ask_id, parse_device(spec), kind, **fields)
+    def ask(self, request_id, spec="cuda", kind="worker", **fields):
+        ask = Ask(request_id, parse_device(spec), kind, **fields)
         return self.short(self.allocator.request(ask, self.tick()))
 
-    def lease(self, ask_id, spec="cuda", **fields):
-        return self.ask(ask_id, spec, "lease", **fields)
+    def lease(self, request_id, spec="cuda", **fields):
+        return self.ask(request_id, spec, "lease", **fields)
 
     def __getattr__(self, name):
         method = getattr(self.allocator, name)
@@ -45,11 +45,11 @@ class Driver:
 
         return call
 
-    def idle_worker(self, ask_id, spec="cuda", **fields):
+    def idle_worker(self, request_id, spec="cuda", **fields):
         """Put a worker on a device and let it become idle; nothing else may happen."""
-        granted = self.ask(ask_id, spec, **fields)
-        assert granted[0].startswith(f"{ask_id} on"), granted
-        assert self.idle(ask_id) == []
+        granted = self.ask(request_id, spec, **fields)
+        assert granted[0].startswith(f"{request_id} on"), granted
+        assert self.idle(request_id) == []
         return granted[0].split(" on ")[1]
 
     @staticmethod
@@ -59,12 +59,12 @@ class Driver:
         for effect in effects:
             if isinstance(effect, Granted):
                 names = ",".join(device.name for device in effect.devices)
-                texts.append(f"{effect.ask_id} on {names}")
+                texts.append(f"{effect.request_id} on {names}")
             elif isinstance(effect, Evict):
                 texts.append(f"evict {effect.holder_id}: {effect.how.value}")
             else:
                 assert isinstance(effect, Impossible)
-                texts.append(f"{effect.ask_id} never: {effect.reason}")
+                texts.append(f"{effect.request_id} never: {effect.reason}")
         return texts
 
 

@@ -134,8 +134,8 @@ def test_a_lease_evicts_idle_workers():  # S7
 def test_waiters_are_served_by_priority_then_arrival():  # D11
     pool = Driver(1)
     pool.lease("now")
-    for ask_id, priority in [("a", 0), ("b", 5), ("c", 5), ("d", 9)]:
-        pool.lease(ask_id, priority=priority)
+    for request_id, priority in [("a", 0), ("b", 5), ("c", 5), ("d", 9)]:
+        pool.lease(request_id, priority=priority)
     order = []
     holder = "now"
     while effects := pool.gone(holder):

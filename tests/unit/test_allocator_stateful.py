@@ -102,30 +102,30 @@ class AllocatorMachine(RuleBasedStateMachine):
         for effect in effects:
             book[type(effect)](effect)
         for effect in effects:
-            if isinstance(effect, Granted) and effect.ask_id in self.order:
+            if isinstance(effect, Granted) and effect.request_id in self.order:
                 self.check_nobody_was_overtaken(effect)
 
     def granted(self, effect):
-        ask = self.waiting.pop(effect.ask_id)
+        ask = self.waiting.pop(effect.request_id)
         names = {device.name for device in effect.devices}
         assert len(names) == ask.spec.count
         assert names <= self.usable - self.foreign
         assert not ask.spec.names or names == set(ask.spec.names)
-        before = self.holders.pop(effect.ask_id, None)
+        before = self.holders.pop(effect.request_id, None)
         assert before is None or before.phase is Phase.OFFLOADED
         returned = before is not None
-        self.holders[effect.ask_id] = Holder(ask, effect.devices, self.now_s, returned)
+        self.holders[effect.request_id] = Holder(ask, effect.devices, self.now_s, returned)
 
     def check_nobody_was_overtaken(self, effect):
         """Whoever was ahead and still waits could not have used any of these devices."""
         if self.packing:
             return
         names = {device.name for device in effect.devices}
-        for earlier in self.order[: self.order.index(effect.ask_id)]:
+        for earlier in self.order[: self.order.index(effect.request_id)]:
             if earlier in self.waiting:
                 useful = self.suited(self.waiting[earlier]) - self.foreign
                 if len(useful) >= self.waiting[earlier].spec.count:
-                    assert not names & useful, f"{effect.ask_id} overtook {earlier}"
+                    assert not names & useful, f"{effect.request_id} overtook {earlier}"
 
     def suited(self, ask):
         return self.usable & set(ask.spec.names) if ask.spec.names else self.usable
@@ -143,7 +143,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         holder.phase, holder.how = Phase.LEAVING, effect.how
 
     def refused(self, effect):
-        ask = self.waiting.pop(effect.ask_id)
+        ask = self.waiting.pop(effect.request_id)
         assert effect.reason
         assert len(self.suited(ask)) < ask.spec.count or (ask.vram_mib or 0) > MEMORY_MIB
 
@@ -153,14 +153,14 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     def wait(self, ask, method, *args, **fields):
         """Make a call that puts one request in line."""
-        self.waiting[ask.ask_id] = ask
+        self.waiting[ask.request_id] = ask
         ahead = [
             other
             for other in self.allocator.snapshot().waiting
             if self.waiting[other].priority >= ask.priority
         ]
         behind = [o for o in self.allocator.snapshot().waiting if o not in ahead]
-        self.order = (*ahead, ask.ask_id, *behind)
+        self.order = (*ahead, ask.request_id, *behind)
         self.book(method(*args, now_s=self.tick(), **fields))
 
     def who(self, *phases, kind=None):
@@ -269,25 +269,25 @@ class AllocatorMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def gives_up(self, data):
-        ask_id = data.draw(st.sampled_from(sorted(self.waiting)))
-        del self.waiting[ask_id]
-        self.call(self.allocator.withdraw, ask_id)
+        request_id = data.draw(st.sampled_from(sorted(self.waiting)))
+        del self.waiting[request_id]
+        self.call(self.allocator.withdraw, request_id)
 
     @precondition(lambda self: self.fresh())
     @rule(data=st.data())
     def cannot_use_its_grant(self, data):
         """Another process turns out to hold one of the devices."""
-        ask_id = data.draw(st.sampled_from(self.fresh()))
-        name = self.holders[ask_id].names[0]
+        request_id = data.draw(st.sampled_from(self.fresh()))
+        name = self.holders[request_id].names[0]
         self.foreign.add(name)
         self.call(self.allocator.foreign, name, True)
-        holder = self.holders.pop(ask_id)
+        holder = self.holders.pop(request_id)
         if holder.returned:
             holder.phase, holder.names = Phase.OFFLOADED, ()
-            self.holders[ask_id] = holder
-        self.waiting[ask_id] = holder.ask
+            self.holders[request_id] = holder
+        self.waiting[request_id] = holder.ask
         self.order = ()  # it goes back to its old place, ahead of some
-        self.book(self.allocator.retry(ask_id, self.tick()))
+        self.book(self.allocator.retry(request_id, self.tick()))
 
     @precondition(lambda self: self.unheld())
     @rule(data=st.data(), held=st.booleans())

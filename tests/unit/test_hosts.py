@@ -28,14 +28,14 @@ def card(host: str, index: int) -> Device:
 CARDS = [card(host, index) for host in ("n1", "n2") for index in (0, 1)]
 
 
-def ask(spec: str, ask_id: str = "a") -> Ask:
+def ask(spec: str, request_id: str = "a") -> Ask:
     """A worker's request."""
-    return Ask(ask_id, parse_device(spec), WORKER)
+    return Ask(request_id, parse_device(spec), WORKER)
 
 
-def granted(allocator: Allocator, spec: str, ask_id: str = "a") -> list[str]:
+def granted(allocator: Allocator, spec: str, request_id: str = "a") -> list[str]:
     """The names of the devices that a request gets at once."""
-    (effect,) = allocator.request(ask(spec, ask_id), 0.0)
+    (effect,) = allocator.request(ask(spec, request_id), 0.0)
     assert isinstance(effect, Granted), effect
     return [device.name for device in effect.devices]
 

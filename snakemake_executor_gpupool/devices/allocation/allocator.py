@@ -116,26 +116,26 @@ class Allocator(DeviceInventory):
         ValueError
             The id is in line already, or holds devices that do not satisfy the request.
         """
-        if self._line.get(ask.ask_id):
-            raise ValueError(f"{ask.ask_id} is waiting already")
-        if ask.ask_id in self._holders:
+        if self._line.get(ask.request_id):
+            raise ValueError(f"{ask.request_id} is waiting already")
+        if ask.request_id in self._holders:
             return self._keep(ask)
         return self._request(Waiter(ask, now_s, self._next_serial()), now_s)
 
     def _request(self, waiter: Waiter, now_s: float) -> list[Effect]:
         reason = why_impossible(waiter.ask, (*self._usable, *self._expected))
         if reason:
-            return [Impossible(waiter.ask.ask_id, reason)]
+            return [Impossible(waiter.ask.request_id, reason)]
         return self._enqueue(waiter, now_s)
 
     def _keep(self, ask: Ask) -> list[Effect]:
-        holder = self._holders[ask.ask_id]
+        holder = self._holders[ask.request_id]
         there = self._devices_of(holder)
         satisfied = len(there) == ask.spec.count and all(suits(ask, device) for device in there)
         if not satisfied or holder.phase is Phase.LEAVING or self._is_stray(holder):
-            raise ValueError(f"{ask.ask_id} holds {holder.device_names} ({holder.phase.name})")
-        self._holders[ask.ask_id] = replace(holder, phase=Phase.BUSY)
-        return [Granted(ask.ask_id, there)]
+            raise ValueError(f"{ask.request_id} holds {holder.device_names} ({holder.phase.name})")
+        self._holders[ask.request_id] = replace(holder, phase=Phase.BUSY)
+        return [Granted(ask.request_id, there)]
 
     def _enqueue(self, waiter: Waiter, now_s: float) -> list[Effect]:
         if waiter.ask.spec.kind == CPU:
@@ -151,30 +151,30 @@ class Allocator(DeviceInventory):
         assert placement is not None and not placement.in_the_way
         return self._grant(waiter, placement.devices)
 
-    def withdraw(self, ask_id: str, now_s: float) -> list[Effect]:
+    def withdraw(self, request_id: str, now_s: float) -> list[Effect]:
         """Give up waiting, or return a grant that was not used.
 
         A worker that waits to :meth:`resume` stays offloaded. Unknown ids are ignored.
         """
-        waiter = self._line.get(ask_id)
+        waiter = self._line.get(request_id)
         if waiter is None:
-            return self.gone(ask_id, now_s)
+            return self.gone(request_id, now_s)
         self._line.leave(waiter)
         return self._serve(now_s)
 
-    def retry(self, ask_id: str, now_s: float) -> list[Effect]:
+    def retry(self, request_id: str, now_s: float) -> list[Effect]:
         """Return a grant that could not be used, and wait again at the old place in line.
 
         For a device that another process turned out to hold, or that turned out to be
         broken: call :meth:`foreign` or :meth:`lost` first.
         """
-        holder, ticket = self._holders[ask_id], self._tickets[ask_id]
+        holder, ticket = self._holders[request_id], self._tickets[request_id]
         if holder.phase is not Phase.BUSY or holder.ask.spec.kind == CPU:
-            raise ValueError(f"{ask_id} has no unused grant of a GPU")
+            raise ValueError(f"{request_id} has no unused grant of a GPU")
         if ticket.returning:
-            self._holders[ask_id] = replace(holder, device_names=(), phase=Phase.OFFLOADED)
+            self._holders[request_id] = replace(holder, device_names=(), phase=Phase.OFFLOADED)
         else:
-            self._forget(ask_id)
+            self._forget(request_id)
         self._line.join(ticket)
         return self._refuse_impossible() + self._serve(now_s)
 
@@ -243,7 +243,7 @@ class Allocator(DeviceInventory):
             return False
         occupancy.put(replace(holder, phase=Phase.IDLE, last_used_s=now_s))
         for move in plan_round(occupancy, self._line, now_s, self._yield_after_s, self._serial):
-            if isinstance(move, Removal) and move.holder.ask.ask_id == holder_id:
+            if isinstance(move, Removal) and move.holder.ask.request_id == holder_id:
                 return presses_it(move.waiter, self._occupancy())
         return False
 
@@ -329,7 +329,7 @@ class Allocator(DeviceInventory):
                 holder_id: (holder.ask.owner, holder.phase, holder.device_names)
                 for holder_id, holder in self._holders.items()
             },
-            waiting=tuple(waiter.ask.ask_id for waiter in self._line),
+            waiting=tuple(waiter.ask.request_id for waiter in self._line),
             foreign=tuple(sorted_names(self._foreign)),
             lost=tuple(sorted_names(self._lost)),
         )
@@ -349,25 +349,27 @@ class Allocator(DeviceInventory):
 
     def _apply(self, move: Grant | Removal) -> Effect:
         if isinstance(move, Removal):
-            return self._evict(self._holders[move.holder.ask.ask_id], wholly=move.waiter.ask.alone)
+            return self._evict(
+                self._holders[move.holder.ask.request_id], wholly=move.waiter.ask.alone
+            )
         self._line.leave(move.waiter)
         return self._grant(move.waiter, move.devices)
 
     def _grant(self, waiter: Waiter, devices: tuple[Device, ...]) -> Granted:
-        ask_id = waiter.ask.ask_id
-        before = self._holders.pop(ask_id, None)  # an offloaded worker that returns
+        request_id = waiter.ask.request_id
+        before = self._holders.pop(request_id, None)  # an offloaded worker that returns
         ask = before.ask if before else waiter.ask
         names = tuple(device.name for device in devices)
         serial = self._next_serial()
-        self._holders[ask_id] = Holder(ask, names, serial=serial)
-        self._tickets[ask_id] = waiter
+        self._holders[request_id] = Holder(ask, names, serial=serial)
+        self._tickets[request_id] = waiter
         self._given_at.update(dict.fromkeys(names, serial))
-        return Granted(ask_id, devices)
+        return Granted(request_id, devices)
 
     def _evict(self, holder: Holder, *, wholly: bool = False) -> Evict:
-        self._holders[holder.ask.ask_id] = replace(holder, phase=Phase.LEAVING)
+        self._holders[holder.ask.request_id] = replace(holder, phase=Phase.LEAVING)
         how = OffloadStrategy.RESTART if wholly else self._how(holder)
-        return Evict(holder.ask.ask_id, how)
+        return Evict(holder.ask.request_id, how)
 
     def _how(self, holder: Holder) -> OffloadStrategy:
         """Choose how a worker makes room: only what certainly works is offloaded."""
@@ -401,7 +403,7 @@ class Allocator(DeviceInventory):
             reason = why_impossible(waiter.ask, (*self._usable, *self._expected))
             if reason:
                 self._line.leave(waiter)
-                refused.append(Impossible(waiter.ask.ask_id, reason))
+                refused.append(Impossible(waiter.ask.request_id, reason))
         return refused
 
     # --- small helpers

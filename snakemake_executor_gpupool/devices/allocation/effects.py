@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.devices.device_spec import sorted_names
 class Granted:
     """The request holds these devices now, in numeric order."""
 
-    ask_id: str
+    request_id: str
     devices: tuple[Device, ...]
 
 
@@ -30,7 +30,7 @@ class Evict:
 class Impossible:
     """No amount of waiting could serve the request; it is forgotten."""
 
-    ask_id: str
+    request_id: str
     reason: str
 
 

@@ -19,7 +19,7 @@ class Ask:
 
     Parameters
     ----------
-    ask_id
+    request_id
         Names the request, and afterwards its holder.
     spec
         Which devices.
@@ -44,7 +44,7 @@ class Ask:
         further one nobody with work left makes room. None: it is the only one.
     """
 
-    ask_id: str
+    request_id: str
     spec: DeviceSpec
     kind: str
     owner: str = ""
@@ -58,7 +58,7 @@ class Ask:
     @property
     def label(self) -> str:
         """What to call it in a message."""
-        return self.owner or self.ask_id
+        return self.owner or self.request_id
 
     @property
     def shares(self) -> bool:
@@ -131,17 +131,17 @@ class Occupancy:
 
     def put(self, holder: Holder) -> None:
         """Add a holder, or put a removed one back, or replace it by its new state."""
-        self._holders[holder.ask.ask_id] = holder
+        self._holders[holder.ask.request_id] = holder
         for name in holder.device_names:
             if name in self._on:
-                self._on[name][holder.ask.ask_id] = holder
+                self._on[name][holder.ask.request_id] = holder
 
     def take(self, holder: Holder) -> None:
         """Remove a holder."""
-        del self._holders[holder.ask.ask_id]
+        del self._holders[holder.ask.request_id]
         for name in holder.device_names:
             if name in self._on:
-                del self._on[name][holder.ask.ask_id]
+                del self._on[name][holder.ask.request_id]
 
     def leave(self, holder: Holder) -> None:
         """Note that a holder is being evicted."""
@@ -159,7 +159,7 @@ class Occupancy:
         """Whether somebody else of the request's group has devices, and keeps them."""
         return ask.group is not None and any(
             holder.ask.group == ask.group
-            and holder.ask.ask_id != ask.ask_id
+            and holder.ask.request_id != ask.request_id
             and holder.phase is not Phase.LEAVING
             for holder in self._holders.values()
         )
@@ -187,16 +187,16 @@ class Occupancy:
             self.reserve(device.name for device in devices)
             return
         self.reserve(device.name for device in devices if device.exclusive_process)
-        claim_id = f"claim of {ask.ask_id}"
+        claim_id = f"claim of {ask.request_id}"
         names = tuple(device.name for device in devices)
         for device in devices:
             self._on[device.name][claim_id] = Holder(ask, names)
 
     def suited(self, ask: Ask) -> list[Device]:
         """Return the devices that could ever serve the request."""
-        if ask.ask_id not in self._suited:
-            self._suited[ask.ask_id] = [device for device in self.devices if suits(ask, device)]
-        return self._suited[ask.ask_id]
+        if ask.request_id not in self._suited:
+            self._suited[ask.request_id] = [device for device in self.devices if suits(ask, device)]
+        return self._suited[ask.request_id]
 
     def admits(self, ask: Ask, device: Device) -> bool:
         """Whether the request fits on the device beside who is there now."""

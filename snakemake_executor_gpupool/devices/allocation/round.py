@@ -53,9 +53,9 @@ class Line:
     def __len__(self) -> int:
         return len(self._sorted)
 
-    def get(self, ask_id: str) -> Waiter | None:
+    def get(self, request_id: str) -> Waiter | None:
         """Return who waits under that id."""
-        return self._by_id.get(ask_id)
+        return self._by_id.get(request_id)
 
     @property
     def last(self) -> Waiter | None:
@@ -64,12 +64,12 @@ class Line:
 
     def join(self, waiter: Waiter) -> None:
         """Let somebody wait at the place that priority and arrival give."""
-        self._by_id[waiter.ask.ask_id] = waiter
+        self._by_id[waiter.ask.request_id] = waiter
         bisect.insort(self._sorted, waiter, key=lambda other: other.place)
 
     def leave(self, waiter: Waiter) -> None:
         """Let somebody wait no longer."""
-        del self._by_id[waiter.ask.ask_id]
+        del self._by_id[waiter.ask.request_id]
         del self._sorted[bisect.bisect_left(self._sorted, waiter.place, key=lambda w: w.place)]
 
 

@@ -81,7 +81,7 @@ class Placement(abc.ABC):
         self._workers[worker_id] = model.workers[worker_id] = worker
         priority = max((-unit.order[0] for unit in model.suspects), default=0)
         ask = Ask(
-            ask_id=worker_id,
+            request_id=worker_id,
             spec=model.spec,
             kind="worker",
             owner=model.name,
@@ -117,7 +117,7 @@ class Placement(abc.ABC):
     def apply(self, effects: Iterable[Effect], now_s: float) -> None:
         """Carry out what the allocator decided."""
         for effect in effects:
-            holder = effect.holder_id if isinstance(effect, Evict) else effect.ask_id
+            holder = effect.holder_id if isinstance(effect, Evict) else effect.request_id
             if isinstance(effect, Granted) and self._was_refused(effect, now_s):
                 continue
             worker = self._workers.get(holder)
@@ -137,7 +137,7 @@ class Placement(abc.ABC):
             return False
         self._outbox.note("device_refused", device=refusal.device.name, why=refusal.why)
         self.apply(refusal.tell(self._allocator, now_s), now_s)
-        self.apply(self._allocator.retry(granted.ask_id, now_s), now_s)
+        self.apply(self._allocator.retry(granted.request_id, now_s), now_s)
         return True
 
     def given_back(self, device_name: str, now_s: float) -> None:
