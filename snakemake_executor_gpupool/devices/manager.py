@@ -23,7 +23,7 @@ from typing import ClassVar
 from snakemake_executor_gpupool.devices.allocation.allocator import (
     LEASE,
     Allocator,
-    Ask,
+    DeviceRequest,
     Effect,
     Granted,
     Impossible,
@@ -285,11 +285,11 @@ class DeviceManager:
             The devices did not come free in time.
         """
         request_id, process = f"lease-{next(self._numbers)}", os.getpid()
-        ask = Ask(request_id, _spec(devices), LEASE, owner, priority, vram_mib)
+        request = DeviceRequest(request_id, _spec(devices), LEASE, owner, priority, vram_mib)
         if timeout_s is None:
-            self._check_not_waiting_for_itself(ask)
+            self._check_not_waiting_for_itself(request)
         try:
-            granted = self._wait_for(ask, timeout_s)
+            granted = self._wait_for(request, timeout_s)
             lease = Lease(granted, self._lent_to.get(request_id, ""), self)
             with within(lease):
                 yield lease
@@ -297,35 +297,36 @@ class DeviceManager:
             if os.getpid() == process:  # in a forked child it is the parent's to end
                 self._end(request_id)
 
-    def _check_not_waiting_for_itself(self, ask: Ask) -> None:
+    def _check_not_waiting_for_itself(self, request: DeviceRequest) -> None:
         """Refuse at once what only those could give who wait for this to end."""
         ours = {name for lease in leases_around() if lease.of is self for name in lease.names}
-        if not ours or ask.spec.kind == CPU or self.settings.allow_multiple_per_device:
+        if not ours or request.spec.kind == CPU or self.settings.allow_multiple_per_device:
             return
         with self._changed:
             others = [device for device in self._started().devices if device.name not in ours]
-            suited = [device for device in others if suits(ask, device)]
-        if not fit_one_process(suited, ask.spec.count):
+            suited = [device for device in others if suits(request, device)]
+        if not fit_one_process(suited, request.spec.count):
             raise ImpossibleRequest(
-                f"{ask.label} asks for {ask.spec} inside a lease of {', '.join(sorted_names(ours))}"
-                ", and would wait for itself: use the devices of that lease"
+                f"{request.label} asks for {request.spec} inside a lease of "
+                f"{', '.join(sorted_names(ours))}, and would wait for itself: use the devices of "
+                "that lease"
             )
 
-    def _wait_for(self, ask: Ask, timeout_s: float | None) -> tuple[Device, ...]:
+    def _wait_for(self, request: DeviceRequest, timeout_s: float | None) -> tuple[Device, ...]:
         """Ask, and wait until the answer is there."""
         deadline_s = None if timeout_s is None else self._clock() + timeout_s
         with self._changed:
             self._check_open()
             self._look_at_refused_devices()
-            self._carry_out(self._started().request(ask, self._clock()))
+            self._carry_out(self._started().request(request, self._clock()))
             while True:
                 self._check_open()
-                if ask.request_id in self._refused:
-                    raise ImpossibleRequest(self._refused.pop(ask.request_id))
-                if ask.request_id in self._granted:
-                    return self._granted[ask.request_id]
+                if request.request_id in self._refused:
+                    raise ImpossibleRequest(self._refused.pop(request.request_id))
+                if request.request_id in self._granted:
+                    return self._granted[request.request_id]
                 if deadline_s is not None and self._clock() >= deadline_s:
-                    raise TimeoutError(self._still_waiting(ask, timeout_s))
+                    raise TimeoutError(self._still_waiting(request, timeout_s))
                 self._changed.wait(self._patience_s(deadline_s))
                 self._look_at_refused_devices()
 
@@ -336,7 +337,7 @@ class DeviceManager:
             limits.append(FOREIGN_POLL_S)
         return min(limits, default=None)
 
-    def _still_waiting(self, ask: Ask, timeout_s: float | None) -> str:
+    def _still_waiting(self, request: DeviceRequest, timeout_s: float | None) -> str:
         held = "; ".join(
             f"{name}: {', '.join(owners)}"
             for name, owners in self._started().allocation_map().items()
@@ -344,7 +345,7 @@ class DeviceManager:
         )
         others = "; ".join(f"{name}: another process" for name in self._claims.refused)
         who = "; ".join(text for text in (held, others) if text)
-        return f"{ask.label} waited {timeout_s} s for {ask.spec} ({who})"
+        return f"{request.label} waited {timeout_s} s for {request.spec} ({who})"
 
     def _check_open(self) -> None:
         if self._closed:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocation.allocator import (
     Allocator,
-    Ask,
+    DeviceRequest,
     Granted,
     Impossible,
 )
@@ -60,7 +60,7 @@ class Leases:
         request_id = f"job{request.job_id}"
         self._requests[request_id] = request
         self._outbox.note("lease_requested", job=request.title, job_id=request.job_id)
-        ask = Ask(
+        ask = DeviceRequest(
             request_id=request_id,
             spec=request.spec,
             kind="lease",

@@ -2,7 +2,7 @@
 
 from snakemake_executor_gpupool.devices.allocation.allocator import (
     Allocator,
-    Ask,
+    DeviceRequest,
     Evict,
     Granted,
     Impossible,
@@ -30,7 +30,7 @@ class Driver:
         return self.now_s
 
     def ask(self, request_id, spec="cuda", kind="worker", **fields):
-        ask = Ask(request_id, parse_device(spec), kind, **fields)
+        ask = DeviceRequest(request_id, parse_device(spec), kind, **fields)
         return self.short(self.allocator.request(ask, self.tick()))
 
     def lease(self, request_id, spec="cuda", **fields):

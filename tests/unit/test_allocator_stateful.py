@@ -12,7 +12,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     LEASE,
     WORKER,
     Allocator,
-    Ask,
+    DeviceRequest,
     Evict,
     Granted,
     Impossible,
@@ -190,7 +190,9 @@ class AllocatorMachine(RuleBasedStateMachine):
     def ask(self, spec, kind, priority, vram_mib, can_offload=False, pinned=False):
         self.number += 1
         spec = parse_device(spec)
-        ask = Ask(f"a{self.number}", spec, kind, "", priority, vram_mib, can_offload, pinned=pinned)
+        ask = DeviceRequest(
+            f"a{self.number}", spec, kind, "", priority, vram_mib, can_offload, pinned=pinned
+        )
         self.wait(ask, self.allocator.request, ask)
 
     @rule(spec=SPEC, priority=PRIORITY, vram_mib=VRAM, can_offload=st.booleans())

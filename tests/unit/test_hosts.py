@@ -7,7 +7,7 @@ import pytest
 from snakemake_executor_gpupool.devices.allocation.allocator import (
     WORKER,
     Allocator,
-    Ask,
+    DeviceRequest,
     Granted,
     Impossible,
 )
@@ -28,9 +28,9 @@ def card(host: str, index: int) -> Device:
 CARDS = [card(host, index) for host in ("n1", "n2") for index in (0, 1)]
 
 
-def ask(spec: str, request_id: str = "a") -> Ask:
+def ask(spec: str, request_id: str = "a") -> DeviceRequest:
     """A worker's request."""
-    return Ask(request_id, parse_device(spec), WORKER)
+    return DeviceRequest(request_id, parse_device(spec), WORKER)
 
 
 def granted(allocator: Allocator, spec: str, request_id: str = "a") -> list[str]:

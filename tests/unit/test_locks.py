@@ -10,7 +10,11 @@ import sys
 import pytest
 
 from snakemake_executor_gpupool.devices import locks as locks_module
-from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, Ask, Granted
+from snakemake_executor_gpupool.devices.allocation.allocator import (
+    Allocator,
+    DeviceRequest,
+    Granted,
+)
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
@@ -381,7 +385,7 @@ def test_a_lost_card_is_told_apart_from_one_in_use(env):  # D12
     library = FakeNvml(FakeCard("GPU-a", error=LOST))
     card = Device("cuda:0", "cuda", 0, uuid="GPU-a")
     allocator = Allocator([card])
-    (granted,) = allocator.request(Ask("a", parse_device("cuda"), "lease"), 0)
+    (granted,) = allocator.request(DeviceRequest("a", parse_device("cuda"), "lease"), 0)
     claims = DeviceOwnership(env, library)
     refusal = claims.take(granted.devices)
     assert refusal.lost
@@ -394,7 +398,7 @@ def test_a_lost_card_is_told_apart_from_one_in_use(env):  # D12
 def test_a_refusal_sends_a_grant_elsewhere(env, locks):  # D13
     locks.try_acquire(CARDS[0])
     allocator = Allocator(CARDS)
-    (granted,) = allocator.request(Ask("a", parse_device("cuda"), "lease"), 0)
+    (granted,) = allocator.request(DeviceRequest("a", parse_device("cuda"), "lease"), 0)
     claims = DeviceOwnership(env)
     refusal = claims.take(granted.devices)
     assert refusal.tell(allocator, 0) == []

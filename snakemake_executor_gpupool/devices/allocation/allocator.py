@@ -29,7 +29,7 @@ from snakemake_executor_gpupool.devices.allocation.inventory import DeviceInvent
 from snakemake_executor_gpupool.devices.allocation.occupancy import (
     LEASE,
     WORKER,
-    Ask,
+    DeviceRequest,
     Holder,
     Occupancy,
     Phase,
@@ -56,7 +56,7 @@ __all__ = [
     "LEASE",
     "WORKER",
     "Allocator",
-    "Ask",
+    "DeviceRequest",
     "Effect",
     "Evict",
     "Granted",
@@ -105,7 +105,7 @@ class Allocator(DeviceInventory):
 
     # --- requests
 
-    def request(self, ask: Ask, now_s: float) -> list[Effect]:
+    def request(self, request: DeviceRequest, now_s: float) -> list[Effect]:
         """Ask for devices.
 
         A holder that already is on devices that satisfy the request keeps them:
@@ -116,29 +116,33 @@ class Allocator(DeviceInventory):
         ValueError
             The id is in line already, or holds devices that do not satisfy the request.
         """
-        if self._line.get(ask.request_id):
-            raise ValueError(f"{ask.request_id} is waiting already")
-        if ask.request_id in self._holders:
-            return self._keep(ask)
-        return self._request(Waiter(ask, now_s, self._next_serial()), now_s)
+        if self._line.get(request.request_id):
+            raise ValueError(f"{request.request_id} is waiting already")
+        if request.request_id in self._holders:
+            return self._keep(request)
+        return self._request(Waiter(request, now_s, self._next_serial()), now_s)
 
     def _request(self, waiter: Waiter, now_s: float) -> list[Effect]:
-        reason = why_impossible(waiter.ask, (*self._usable, *self._expected))
+        reason = why_impossible(waiter.request, (*self._usable, *self._expected))
         if reason:
-            return [Impossible(waiter.ask.request_id, reason)]
+            return [Impossible(waiter.request.request_id, reason)]
         return self._enqueue(waiter, now_s)
 
-    def _keep(self, ask: Ask) -> list[Effect]:
-        holder = self._holders[ask.request_id]
+    def _keep(self, request: DeviceRequest) -> list[Effect]:
+        holder = self._holders[request.request_id]
         there = self._devices_of(holder)
-        satisfied = len(there) == ask.spec.count and all(suits(ask, device) for device in there)
+        satisfied = len(there) == request.spec.count and all(
+            suits(request, device) for device in there
+        )
         if not satisfied or holder.phase is Phase.LEAVING or self._is_stray(holder):
-            raise ValueError(f"{ask.request_id} holds {holder.device_names} ({holder.phase.name})")
-        self._holders[ask.request_id] = replace(holder, phase=Phase.BUSY)
-        return [Granted(ask.request_id, there)]
+            raise ValueError(
+                f"{request.request_id} holds {holder.device_names} ({holder.phase.name})"
+            )
+        self._holders[request.request_id] = replace(holder, phase=Phase.BUSY)
+        return [Granted(request.request_id, there)]
 
     def _enqueue(self, waiter: Waiter, now_s: float) -> list[Effect]:
-        if waiter.ask.spec.kind == CPU:
+        if waiter.request.spec.kind == CPU:
             return [self._grant_cpu(waiter)]
         self._line.join(waiter)
         if self._all_spoken_for and waiter is self._line.last:
@@ -147,7 +151,7 @@ class Allocator(DeviceInventory):
 
     def _grant_cpu(self, waiter: Waiter) -> Granted:
         """Grant CPU slots at once: they are shared without limit and never waited for."""
-        placement = find_placement(waiter.ask, self._occupancy())
+        placement = find_placement(waiter.request, self._occupancy())
         assert placement is not None and not placement.in_the_way
         return self._grant(waiter, placement.devices)
 
@@ -169,7 +173,7 @@ class Allocator(DeviceInventory):
         broken: call :meth:`foreign` or :meth:`lost` first.
         """
         holder, ticket = self._holders[request_id], self._tickets[request_id]
-        if holder.phase is not Phase.BUSY or holder.ask.spec.kind == CPU:
+        if holder.phase is not Phase.BUSY or holder.request.spec.kind == CPU:
             raise ValueError(f"{request_id} has no unused grant of a GPU")
         if ticket.returning:
             self._holders[request_id] = replace(holder, device_names=(), phase=Phase.OFFLOADED)
@@ -184,10 +188,10 @@ class Allocator(DeviceInventory):
         With ``same_devices`` for those that it had: its process may see no others.
         """
         holder = self._expect(holder_id, Phase.OFFLOADED)
-        ask, home = holder.ask, self._homes[holder_id]
+        request, home = holder.request, self._homes[holder_id]
         if same_devices:
-            ask = replace(ask, spec=DeviceSpec(ask.spec.kind, len(home), home))
-        return self._request(Waiter(ask, now_s, self._next_serial(), returning=True), now_s)
+            request = replace(request, spec=DeviceSpec(request.spec.kind, len(home), home))
+        return self._request(Waiter(request, now_s, self._next_serial(), returning=True), now_s)
 
     # --- what holders do
 
@@ -199,7 +203,7 @@ class Allocator(DeviceInventory):
     def idle(self, holder_id: str, now_s: float) -> list[Effect]:
         """Note that nothing of a holder is in flight; it may be evicted for those who wait."""
         holder = self._holders[holder_id]
-        if holder.ask.kind == LEASE:
+        if holder.request.kind == LEASE:
             raise ValueError(f"{holder_id} is a lease: it ends, but is never idle")
         if holder.phase is Phase.BUSY:
             serial = self._next_serial()
@@ -224,14 +228,14 @@ class Allocator(DeviceInventory):
             What it had taken until then.
         """
         holder = self._holders[holder_id]
-        if holder.ask.kind == LEASE or holder.phase is not Phase.BUSY:
+        if holder.request.kind == LEASE or holder.phase is not Phase.BUSY:
             return False
         if self._is_stray(holder):
             return True
         is_over = now_s - since_s >= max(self._yield_after_s, load_s)
 
         def presses_it(waiter: Waiter, occupancy: Occupancy) -> bool:
-            first = waiter.ask.priority > holder.ask.priority
+            first = waiter.request.priority > holder.request.priority
             return (first or is_over) and presses(
                 waiter, holder, occupancy, now_s, self._yield_after_s
             )
@@ -243,13 +247,15 @@ class Allocator(DeviceInventory):
             return False
         occupancy.put(replace(holder, phase=Phase.IDLE, last_used_s=now_s))
         for move in plan_round(occupancy, self._line, now_s, self._yield_after_s, self._serial):
-            if isinstance(move, Removal) and move.holder.ask.request_id == holder_id:
+            if isinstance(move, Removal) and move.holder.request.request_id == holder_id:
                 return presses_it(move.waiter, self._occupancy())
         return False
 
     def is_wanted_by_others(self, group: Hashable) -> bool:
         """Whether anybody but a group waits in line."""
-        return any(waiter.ask.group is None or waiter.ask.group != group for waiter in self._line)
+        return any(
+            waiter.request.group is None or waiter.request.group != group for waiter in self._line
+        )
 
     def gone(self, holder_id: str, now_s: float) -> list[Effect]:
         """Note that a holder ended, however it did, and its memory is free."""
@@ -326,10 +332,10 @@ class Allocator(DeviceInventory):
         return Snapshot(
             managed=tuple(device.name for device in self._managed),
             holders={
-                holder_id: (holder.ask.owner, holder.phase, holder.device_names)
+                holder_id: (holder.request.owner, holder.phase, holder.device_names)
                 for holder_id, holder in self._holders.items()
             },
-            waiting=tuple(waiter.ask.request_id for waiter in self._line),
+            waiting=tuple(waiter.request.request_id for waiter in self._line),
             foreign=tuple(sorted_names(self._foreign)),
             lost=tuple(sorted_names(self._lost)),
         )
@@ -350,37 +356,37 @@ class Allocator(DeviceInventory):
     def _apply(self, move: Grant | Removal) -> Effect:
         if isinstance(move, Removal):
             return self._evict(
-                self._holders[move.holder.ask.request_id], wholly=move.waiter.ask.alone
+                self._holders[move.holder.request.request_id], wholly=move.waiter.request.alone
             )
         self._line.leave(move.waiter)
         return self._grant(move.waiter, move.devices)
 
     def _grant(self, waiter: Waiter, devices: tuple[Device, ...]) -> Granted:
-        request_id = waiter.ask.request_id
+        request_id = waiter.request.request_id
         before = self._holders.pop(request_id, None)  # an offloaded worker that returns
-        ask = before.ask if before else waiter.ask
+        request = before.request if before else waiter.request
         names = tuple(device.name for device in devices)
         serial = self._next_serial()
-        self._holders[request_id] = Holder(ask, names, serial=serial)
+        self._holders[request_id] = Holder(request, names, serial=serial)
         self._tickets[request_id] = waiter
         self._given_at.update(dict.fromkeys(names, serial))
         return Granted(request_id, devices)
 
     def _evict(self, holder: Holder, *, wholly: bool = False) -> Evict:
-        self._holders[holder.ask.request_id] = replace(holder, phase=Phase.LEAVING)
+        self._holders[holder.request.request_id] = replace(holder, phase=Phase.LEAVING)
         how = OffloadStrategy.RESTART if wholly else self._how(holder)
-        return Evict(holder.ask.request_id, how)
+        return Evict(holder.request.request_id, how)
 
     def _how(self, holder: Holder) -> OffloadStrategy:
         """Choose how a worker makes room: only what certainly works is offloaded."""
-        ask = holder.ask
+        request = holder.request
         # An offloaded process keeps its CUDA context, which an Exclusive_Process
         # card would refuse to everybody else, and which a card that is no longer
         # ours should be rid of.
         leaves_nothing = self._is_stray(holder) or any(
             device.exclusive_process for device in self._devices_of(holder)
         )
-        if ask.can_offload and not ask.pinned and not leaves_nothing:
+        if request.can_offload and not request.pinned and not leaves_nothing:
             return self._strategy
         return OffloadStrategy.RESTART
 
@@ -400,10 +406,10 @@ class Allocator(DeviceInventory):
         """Refuse those in line whom a change of the devices left without hope."""
         refused: list[Effect] = []
         for waiter in list(self._line):
-            reason = why_impossible(waiter.ask, (*self._usable, *self._expected))
+            reason = why_impossible(waiter.request, (*self._usable, *self._expected))
             if reason:
                 self._line.leave(waiter)
-                refused.append(Impossible(waiter.ask.request_id, reason))
+                refused.append(Impossible(waiter.request.request_id, reason))
         return refused
 
     # --- small helpers

@@ -58,5 +58,5 @@ def who_is_where(managed: Iterable[Device], holders: Iterable[Holder]) -> dict[s
     on: dict[str, list[str]] = {name: [] for name in sorted_names(dict.fromkeys(names))}
     for holder in holders:
         for name in holder.device_names:
-            on[name].append(holder.ask.label)
+            on[name].append(holder.request.label)
     return on

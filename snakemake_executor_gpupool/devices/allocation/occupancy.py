@@ -14,7 +14,7 @@ LEASE = "lease"
 
 
 @dataclass(frozen=True)
-class Ask:
+class DeviceRequest:
     """One request for devices.
 
     Parameters
@@ -81,7 +81,7 @@ class Phase(enum.IntEnum):
 class Holder:
     """A request on the devices that it holds, or is going to hold."""
 
-    ask: Ask
+    request: DeviceRequest
     device_names: tuple[str, ...]
     phase: Phase = Phase.BUSY
     last_used_s: float = 0.0
@@ -90,7 +90,7 @@ class Holder:
     @property
     def cost_of_loss(self) -> tuple[bool, Phase, float, int]:
         """Sort key: who goes first. Leases last, busy after idle, then least recently used."""
-        return self.ask.kind == LEASE, self.phase, self.last_used_s, self.serial
+        return self.request.kind == LEASE, self.phase, self.last_used_s, self.serial
 
 
 class Occupancy:
@@ -131,17 +131,17 @@ class Occupancy:
 
     def put(self, holder: Holder) -> None:
         """Add a holder, or put a removed one back, or replace it by its new state."""
-        self._holders[holder.ask.request_id] = holder
+        self._holders[holder.request.request_id] = holder
         for name in holder.device_names:
             if name in self._on:
-                self._on[name][holder.ask.request_id] = holder
+                self._on[name][holder.request.request_id] = holder
 
     def take(self, holder: Holder) -> None:
         """Remove a holder."""
-        del self._holders[holder.ask.request_id]
+        del self._holders[holder.request.request_id]
         for name in holder.device_names:
             if name in self._on:
-                del self._on[name][holder.ask.request_id]
+                del self._on[name][holder.request.request_id]
 
     def leave(self, holder: Holder) -> None:
         """Note that a holder is being evicted."""
@@ -155,11 +155,11 @@ class Occupancy:
         """Return everybody, in no particular order."""
         return iter(self._holders.values())
 
-    def is_served(self, ask: Ask) -> bool:
+    def is_served(self, request: DeviceRequest) -> bool:
         """Whether somebody else of the request's group has devices, and keeps them."""
-        return ask.group is not None and any(
-            holder.ask.group == ask.group
-            and holder.ask.request_id != ask.request_id
+        return request.group is not None and any(
+            holder.request.group == request.group
+            and holder.request.request_id != request.request_id
             and holder.phase is not Phase.LEAVING
             for holder in self._holders.values()
         )
@@ -181,79 +181,83 @@ class Occupancy:
         """Keep devices from everybody further back in the line, during this turn."""
         self._reserved.update(names)
 
-    def claim(self, ask: Ask, devices: Sequence[Device]) -> None:
+    def claim(self, request: DeviceRequest, devices: Sequence[Device]) -> None:
         """Keep for a waiting request its part of the devices that it waits for."""
-        if not self.packing or not ask.shares:
+        if not self.packing or not request.shares:
             self.reserve(device.name for device in devices)
             return
         self.reserve(device.name for device in devices if device.exclusive_process)
-        claim_id = f"claim of {ask.request_id}"
+        claim_id = f"claim of {request.request_id}"
         names = tuple(device.name for device in devices)
         for device in devices:
-            self._on[device.name][claim_id] = Holder(ask, names)
+            self._on[device.name][claim_id] = Holder(request, names)
 
-    def suited(self, ask: Ask) -> list[Device]:
+    def suited(self, request: DeviceRequest) -> list[Device]:
         """Return the devices that could ever serve the request."""
-        if ask.request_id not in self._suited:
-            self._suited[ask.request_id] = [device for device in self.devices if suits(ask, device)]
-        return self._suited[ask.request_id]
+        if request.request_id not in self._suited:
+            self._suited[request.request_id] = [
+                device for device in self.devices if suits(request, device)
+            ]
+        return self._suited[request.request_id]
 
-    def admits(self, ask: Ask, device: Device) -> bool:
+    def admits(self, request: DeviceRequest, device: Device) -> bool:
         """Whether the request fits on the device beside who is there now."""
         if device.kind == CPU:
             return True
         if not self.is_open(device):
             return False
-        there = [holder.ask for holder in self._on[device.name].values()]
+        there = [holder.request for holder in self._on[device.name].values()]
         if not there:
             return True
         if not self.packing or device.exclusive_process:
             return False
-        return all(other.shares for other in [ask, *there]) and _fits(ask, there, device)
+        return all(other.shares for other in [request, *there]) and _fits(request, there, device)
 
     def crowd(self, device: Device) -> tuple[int, int]:
         """Sort key of a device for a new holder: fewest there, then longest not given."""
         return len(self._on[device.name]), self._given_at.get(device.name, -1)
 
 
-def suits(ask: Ask, device: Device) -> bool:
+def suits(request: DeviceRequest, device: Device) -> bool:
     """Whether the device, with nobody on it, could be one of those for the request."""
-    if not ask.spec.accepts(device):
+    if not request.spec.accepts(device):
         return False
-    if device.is_mig and ask.spec.count > 1:
+    if device.is_mig and request.spec.count > 1:
         return False  # CUDA shows a process one slice only, so two are never two
-    return _fits(ask, (), device)
+    return _fits(request, (), device)
 
 
-def _fits(ask: Ask, there: Iterable[Ask], device: Device) -> bool:
+def _fits(request: DeviceRequest, there: Iterable[DeviceRequest], device: Device) -> bool:
     """Whether the memory figures, as far as they are known, allow it."""
-    if ask.vram_mib is None or device.memory_mib is None or device.kind == CPU:
+    if request.vram_mib is None or device.memory_mib is None or device.kind == CPU:
         return True
-    return ask.vram_mib + sum(other.vram_mib or 0 for other in there) <= device.memory_mib
+    return request.vram_mib + sum(other.vram_mib or 0 for other in there) <= device.memory_mib
 
 
-def why_impossible(ask: Ask, devices: Sequence[Device]) -> str | None:
+def why_impossible(request: DeviceRequest, devices: Sequence[Device]) -> str | None:
     """Say why no amount of waiting could serve the request; None if it can be served."""
-    if fit_one_process((device for device in devices if suits(ask, device)), ask.spec.count):
+    if fit_one_process(
+        (device for device in devices if suits(request, device)), request.spec.count
+    ):
         return None
-    same_kind = [device for device in devices if device.kind == ask.spec.kind]
+    same_kind = [device for device in devices if device.kind == request.spec.kind]
     names = [device.name for device in sorted(same_kind, key=device_key)]
-    managed = f"managed here: {', '.join(names) or f'no {ask.spec.kind} device'}"
+    managed = f"managed here: {', '.join(names) or f'no {request.spec.kind} device'}"
     known = {*names, *(device.local_name for device in same_kind)}
-    unknown = [name for name in ask.spec.names if name not in known]
+    unknown = [name for name in request.spec.names if name not in known]
     if unknown:
-        return f"{ask.label} asks for {', '.join(unknown)}; {managed}"
-    return f"{ask.label} asks for {ask.spec}{_shortfall(ask, same_kind)}; {managed}"
+        return f"{request.label} asks for {', '.join(unknown)}; {managed}"
+    return f"{request.label} asks for {request.spec}{_shortfall(request, same_kind)}; {managed}"
 
 
-def _shortfall(ask: Ask, same_kind: Sequence[Device]) -> str:
-    if len(same_kind) < ask.spec.count:
+def _shortfall(request: DeviceRequest, same_kind: Sequence[Device]) -> str:
+    if len(same_kind) < request.spec.count:
         return ""
-    if not fit_one_process(same_kind, ask.spec.count):
+    if not fit_one_process(same_kind, request.spec.count):
         return ", which no one machine has"
-    if ask.spec.host:
+    if request.spec.host:
         return ""
-    if any(device.is_mig for device in same_kind) and ask.spec.count > 1:
+    if any(device.is_mig for device in same_kind) and request.spec.count > 1:
         return ", but a process can use only one MIG slice"
     most = max(device.memory_mib or 0 for device in same_kind)
-    return f" with {ask.vram_mib} MiB each, but they have at most {most} MiB"
+    return f" with {request.vram_mib} MiB each, but they have at most {most} MiB"

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import Ask, Holder, Occupancy
+from snakemake_executor_gpupool.devices.allocation.occupancy import DeviceRequest, Holder, Occupancy
 from snakemake_executor_gpupool.devices.device import Device, device_key
 
 
@@ -26,7 +26,7 @@ class Placement:
     in_the_way: tuple[Holder, ...] = ()
 
 
-def find_placement(ask: Ask, occupancy: Occupancy) -> Placement | None:
+def find_placement(request: DeviceRequest, occupancy: Occupancy) -> Placement | None:
     """Find where a request can go, and the fewest holders that would have to go first.
 
     Returns
@@ -34,7 +34,7 @@ def find_placement(ask: Ask, occupancy: Occupancy) -> Placement | None:
     Placement or None
         None: those ahead in the line have claimed what it could use.
     """
-    search = _Search(ask, occupancy)
+    search = _Search(request, occupancy)
     if not search.enough:
         search.remove_until_enough()
         if not search.enough:
@@ -49,11 +49,11 @@ def find_placement(ask: Ask, occupancy: Occupancy) -> Placement | None:
 class _Search:
     """One search for a placement; leaves the occupancy as it was."""
 
-    def __init__(self, ask: Ask, occupancy: Occupancy) -> None:
-        self.ask = ask
+    def __init__(self, request: DeviceRequest, occupancy: Occupancy) -> None:
+        self.request = request
         self.occupancy = occupancy
         self.suited = {
-            device.name: device for device in occupancy.suited(ask) if occupancy.is_open(device)
+            device.name: device for device in occupancy.suited(request) if occupancy.is_open(device)
         }
         self.removed: list[Holder] = []
         self._open: set[str] = set()
@@ -64,7 +64,7 @@ class _Search:
     @property
     def enough(self) -> bool:
         """Whether the request fits now."""
-        count = self.ask.spec.count
+        count = self.request.spec.count
         if len(self._open) < count:
             return False
         return count == 1 or max(self._open_in.values()) >= count
@@ -74,7 +74,7 @@ class _Search:
             device = self.suited.get(name)
             if device is None:
                 continue
-            admits = self.occupancy.admits(self.ask, device)
+            admits = self.occupancy.admits(self.request, device)
             if admits and name not in self._open:
                 self._open.add(name)
                 self._open_in[device.host] += 1
@@ -124,7 +124,7 @@ class _Search:
                 device_key(device),
             )
 
-        count = self.ask.spec.count
+        count = self.request.spec.count
         candidates = [
             self.suited[name]
             for name in self._open

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocation.occupancy import (
     LEASE,
-    Ask,
+    DeviceRequest,
     Holder,
     Occupancy,
     Phase,
@@ -28,7 +28,7 @@ from snakemake_executor_gpupool.devices.device import Device, fit_one_process
 class Waiter:
     """A request in line."""
 
-    ask: Ask
+    request: DeviceRequest
     since_s: float
     serial: int
     returning: bool = False
@@ -37,7 +37,7 @@ class Waiter:
     @property
     def place(self) -> tuple[int, int]:
         """Sort key: priority, then arrival."""
-        return -self.ask.priority, self.serial
+        return -self.request.priority, self.serial
 
 
 class Line:
@@ -64,12 +64,12 @@ class Line:
 
     def join(self, waiter: Waiter) -> None:
         """Let somebody wait at the place that priority and arrival give."""
-        self._by_id[waiter.ask.request_id] = waiter
+        self._by_id[waiter.request.request_id] = waiter
         bisect.insort(self._sorted, waiter, key=lambda other: other.place)
 
     def leave(self, waiter: Waiter) -> None:
         """Let somebody wait no longer."""
-        del self._by_id[waiter.ask.request_id]
+        del self._by_id[waiter.request.request_id]
         del self._sorted[bisect.bisect_left(self._sorted, waiter.place, key=lambda w: w.place)]
 
 
@@ -116,11 +116,11 @@ def plan_round(
     for waiter in line:
         if not occupancy.has_open_gpus:
             break  # nothing is left for those further back, however many they are
-        if _waits_for_others(waiter.ask, occupancy):
+        if _waits_for_others(waiter.request, occupancy):
             continue
-        placement = find_placement(waiter.ask, occupancy)
+        placement = find_placement(waiter.request, occupancy)
         if placement is None:
-            occupancy.reserve(device.name for device in occupancy.suited(waiter.ask))
+            occupancy.reserve(device.name for device in occupancy.suited(waiter.request))
         elif placement.in_the_way:
             moves += _clear(occupancy, waiter, placement, now_s, yield_after_s)
         else:
@@ -128,15 +128,15 @@ def plan_round(
     return moves
 
 
-def _waits_for_others(ask: Ask, occupancy: Occupancy) -> bool:
+def _waits_for_others(request: DeviceRequest, occupancy: Occupancy) -> bool:
     """Whether other processes hold so much that our own line cannot serve it: no claim then."""
-    ours = (device for device in occupancy.suited(ask) if not occupancy.is_foreign(device))
-    return not fit_one_process(ours, ask.spec.count)
+    ours = (device for device in occupancy.suited(request) if not occupancy.is_foreign(device))
+    return not fit_one_process(ours, request.spec.count)
 
 
 def _grant(occupancy: Occupancy, waiter: Waiter, devices: tuple[Device, ...], serial: int) -> Grant:
     names = tuple(device.name for device in devices)
-    occupancy.put(Holder(waiter.ask, names, serial=serial))
+    occupancy.put(Holder(waiter.request, names, serial=serial))
     for name in names:
         occupancy.granted(name, serial)
     return Grant(waiter, devices)
@@ -154,7 +154,7 @@ def _clear(
     ]
     for removal in removals:
         occupancy.leave(removal.holder)
-    occupancy.claim(waiter.ask, placement.devices)
+    occupancy.claim(waiter.request, placement.devices)
     return list(removals)
 
 
@@ -176,7 +176,7 @@ def _must_go(
     still_busy = [other for other in placement.in_the_way if other.phase is Phase.BUSY]
     if not still_busy:
         return True
-    leased = any(other.ask.kind == LEASE for other in still_busy)
+    leased = any(other.request.kind == LEASE for other in still_busy)
     return not leased and presses(waiter, holder, occupancy, now_s, yield_after_s)
 
 
@@ -187,6 +187,6 @@ def presses(
 
     For more of the same it need not: the devices would do no more work, but load once more.
     """
-    if waiter.ask.priority > holder.ask.priority:
+    if waiter.request.priority > holder.request.priority:
         return True
-    return now_s - waiter.since_s >= yield_after_s and not occupancy.is_served(waiter.ask)
+    return now_s - waiter.since_s >= yield_after_s and not occupancy.is_served(waiter.request)

@@ -8,7 +8,11 @@ from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import LEASE, Ask, why_impossible
+from snakemake_executor_gpupool.devices.allocation.occupancy import (
+    LEASE,
+    DeviceRequest,
+    why_impossible,
+)
 from snakemake_executor_gpupool.devices.device import fit_one_process
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle
@@ -160,7 +164,7 @@ def device_problem(needs: Needs, config: PoolConfig) -> str | None:
         return f"asks for {', '.join(missing)}, but {there}"
     if not fit_one_process(filter(spec.accepts, managed), spec.count):
         return f"asks for {spec.count} GPU{'s' * (spec.count > 1)}, but {there}"
-    why = why_impossible(Ask("", spec, LEASE, "it", vram_mib=needs.vram_mib), managed)
+    why = why_impossible(DeviceRequest("", spec, LEASE, "it", vram_mib=needs.vram_mib), managed)
     return None if why is None else why.removeprefix("it ")
 
 

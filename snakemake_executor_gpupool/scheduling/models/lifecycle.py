@@ -14,7 +14,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import (
     Allocator,
-    Ask,
+    DeviceRequest,
     Effect,
     Evict,
     Granted,
@@ -80,7 +80,7 @@ class Placement(abc.ABC):
         worker = ModelWorker(worker_id, model, since_s=now_s, is_alone=alone)
         self._workers[worker_id] = model.workers[worker_id] = worker
         priority = max((-unit.order[0] for unit in model.suspects), default=0)
-        ask = Ask(
+        ask = DeviceRequest(
             request_id=worker_id,
             spec=model.spec,
             kind="worker",
