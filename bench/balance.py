@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "tools"))
 
 from sleeper import Nap
 
-from tests.unit import promises
+from snakemake_executor_gpupool.testing import promises
 
 WORKERS = 4
 SLEEPER = f"{Path(__file__).resolve().parent / 'tools' / 'sleeper.py'}:Sleeper"

@@ -20,10 +20,10 @@ import workload
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
+from snakemake_executor_gpupool.testing import promises
+from snakemake_executor_gpupool.testing.simulation import FakeItem
 from snakemake_executor_gpupool.tools.esm2 import CPU_TOKENS, Esm2Embed
 from snakemake_executor_gpupool.tools.fasta import Record
-from tests.unit import promises
-from tests.unit.simulation import FakeItem
 
 DEVICES = 8
 ITEMS = (100, 200, 400)

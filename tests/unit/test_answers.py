@@ -21,9 +21,9 @@ from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.scheduling.frame_gate import _FIELDS
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
+from snakemake_executor_gpupool.testing.simulation import INFO, World
 from snakemake_executor_gpupool.wire.frames import Decoder, Frame, SpoolFile, encode
 from tests.unit.fuzzing import cases
-from tests.unit.simulation import INFO, World
 
 KINDS = sorted(_FIELDS)
 JSON = st.recursive(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.models.plan import MAX_PASSED
+from snakemake_executor_gpupool.testing.simulation import FakeItem, World
 from snakemake_executor_gpupool.tool_api.short_requests import (
     MAX_NF4_SHORT_INFERENCE_TOKENS,
     MAX_SHORT_INFERENCE_TOKENS,
@@ -24,7 +25,6 @@ from snakemake_executor_gpupool.tool_api.short_requests import (
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import InputError
 from snakemake_executor_gpupool.worker.describe import describe_item
-from tests.unit.simulation import FakeItem, World
 
 STAGES = 3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
-from tests.unit.simulation import INFO, FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import INFO, FakeItem, World
 
 STRATEGIES = pytest.mark.parametrize("strategy", OffloadStrategy)
 

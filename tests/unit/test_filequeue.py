@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.files.queue import MAX_PASSED, FileQueue, Level
-from tests.unit.simulation import World
+from snakemake_executor_gpupool.testing.simulation import World
 
 MIB = 1024**2
 LEVELS = st.tuples(st.integers(-2, 2), st.integers(0, 1))

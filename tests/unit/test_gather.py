@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.testing.simulation import FakeItem, World
 from snakemake_executor_gpupool.wire.frames import SpoolFile
-from tests.unit.simulation import FakeItem, World
 
 JOBS = st.lists(
     st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 9)), max_size=6),

@@ -18,8 +18,8 @@ from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.pool import Pool
+from snakemake_executor_gpupool.testing.fake_host import FakeHost
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
-from tests.unit.quiet_host import QuietHost
 
 PATIENCE_S = 10.0
 
@@ -30,10 +30,10 @@ def request(job_id: int) -> Request:
 
 
 class Opened:
-    """A pool over a quiet host, and what it has told."""
+    """A pool over a host in memory, and what it has told."""
 
     def __init__(self, directory: Path) -> None:
-        self.host = QuietHost()
+        self.host = FakeHost(waits=True)
         self.reports: dict[int, str | None] = {}
         self.lines: list[str] = []
         self.cause: BaseException | None = None
@@ -80,7 +80,7 @@ def test_a_failing_report_ends_the_run_and_costs_no_other(opened: Opened) -> Non
     assert opened.is_broken.wait(PATIENCE_S)
     assert isinstance(opened.cause, UnicodeError)
     assert opened.reports == {n: f"rule r (n={n}): cancelled" for n in (0, 1, 3, 4)}
-    assert "stop_all" in opened.host.asked and "close" in opened.host.asked
+    assert {"stop_all", "close"} <= {name for name, *_ in opened.host.asked}
 
 
 def test_a_failing_line_ends_the_run_with_every_job_reported(opened: Opened) -> None:
@@ -103,7 +103,7 @@ def test_a_failing_loop_ends_the_run_with_every_job_reported(opened: Opened, met
     if method != "poll":  # otherwise the loop had not heard of them
         assert set(opened.reports) == {0, 1, 2}
     (event,) = [event for event in opened.events() if event["event"] == "pool_failed"]
-    assert f"{method} failed" in event["error"] and "quiet_host.py" in event["traceback"]
+    assert f"{method} failed" in event["error"] and "fake_host.py" in event["traceback"]
 
 
 @pytest.mark.parametrize("method", ["close", "stop_all"])

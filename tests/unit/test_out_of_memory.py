@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
-from tests.unit.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import FakeItem, World
 
 
 def test_an_item_that_fits_nowhere_fails_alone_and_says_what_to_do() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
-from tests.unit import promises
+from snakemake_executor_gpupool.testing import promises
 
 DEVICES = 8
 

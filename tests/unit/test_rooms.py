@@ -29,6 +29,7 @@ ALLOWED = {
     "tool_api": {"errors"},
     "errors": set(),
     "tools": {"tool_api", "errors", "frontends"},
+    "testing": {"runtime", *MIDDLE, *LOWEST},
     "package": set(),
 }
 #: What may be imported beyond that, each with the reason.

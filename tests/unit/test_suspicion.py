@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.scheduling.blame import (
     STRAY_COUNTS_S,
     Suspicion,
 )
-from tests.unit.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import FakeItem, World
 
 
 # -- the bookkeeping -----------------------------------------------------------------

@@ -12,7 +12,7 @@ from unittest import mock
 from snakemake_executor_gpupool.scheduling.effects import RunBatch
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import Model
-from tests.unit.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import FakeItem, World
 
 #: One item costs this many times the median.
 OUTLIER = 50.0
@@ -102,7 +102,11 @@ def two_runs(items: int, load_s: float, devices: int, item_s: float = 4.0) -> tu
     known = Figures()
     for _ in range(2):
         world = World(gpus=devices, start_s=0.0, load_s=load_s, read_s=1e-6, budget_tokens=8)
-        world.scheduler._recall = lambda key, known=known: known
+
+        def recall(key: str, known: Figures = known) -> Figures:
+            return known
+
+        world.scheduler._recall = recall
         world.seconds_per_cost = item_s
         world.submit(1, [FakeItem(f"i{number}") for number in range(items)])
         world.run()

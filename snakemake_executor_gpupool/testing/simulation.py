@@ -405,7 +405,8 @@ class World:
             items = {number: self._stage_items(effect, stage, number) for number in whole}
             keys = {item.key for each in items.values() for item in each}
             seconds = sum(item.cost for each in items.values() for item in each)
-            seconds = seconds * float(self.seconds_per_cost) + self.dispatch_s * (stage == 0)  # type: ignore[arg-type]
+            assert isinstance(self.seconds_per_cost, int | float), "chains take one speed for all"
+            seconds = seconds * self.seconds_per_cost + self.dispatch_s * (stage == 0)
             if self.deadly & keys:
                 self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
                 return
@@ -443,7 +444,7 @@ class World:
             error = {"kind": "input", "type": "InputError", "message": "no weights"}
             self._answer(worker, "load_failed", error={**error, "traceback": ""})
         else:
-            figures = {"batch_tokens": self.budget_tokens, "seconds": self.load_s}
+            figures: dict[str, Any] = {"batch_tokens": self.budget_tokens, "seconds": self.load_s}
             self._answer(worker, "loaded", **figures, peak_mib=None)
 
     def _run_batch(self, effect: fx.RunBatch) -> None:
