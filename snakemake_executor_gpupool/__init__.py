@@ -13,7 +13,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Tool": "tool_api.tool",
     "Job": "tool_api.values",
-    "InputError": "tool_api.values",
+    "GpupoolError": "errors",
+    "InputError": "errors",
+    "JobFailed": "errors",
+    "PoolEnded": "errors",
     "ToolPool": "frontends.python.pool",
     "tool_function": "frontends.python.functions",
     "DeviceManager": "devices.manager",
@@ -22,9 +25,12 @@ _HOMES = {
 
 __all__ = [
     "DeviceManager",
+    "GpupoolError",
     "InputError",
     "Job",
+    "JobFailed",
     "OffloadStrategy",
+    "PoolEnded",
     "Tool",
     "ToolPool",
     "tool_function",

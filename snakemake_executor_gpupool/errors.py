@@ -1,56 +1,132 @@
-"""Every error that gpupool raises on purpose.
+"""Every error that passes from one room of the package to another, as one tree.
 
 ::
 
-    GpupoolError
-    ├── ConfigError          an option or an environment variable is malformed
+    GpupoolError             gpupool cannot do what it was asked to do
+    ├── ConfigError          an option, an argument or an environment variable is malformed
     │   └── DeviceStringError    not a device string
+    ├── UnknownTool          no tool has the name that was given
+    ├── UnknownParam         a tool has no param of that name; also a TypeError
     ├── ImpossibleRequest    no amount of waiting can satisfy a device request
-    ├── UnknownTool          no tool answers to a rule's ``gpupool_tool``
-    ├── UnknownParam         a tool has no param of that name
-    ├── PoolEnded            the pool takes no work any more: it is closed, or has failed
-    ├── ProtocolError        a worker answered what nobody asked, or what makes no sense
-    └── WorkerStartError     a worker process could not be started
+    ├── DeviceLost           a GPU has failed; nothing can run on it
+    ├── JobFailed            a job, or an item of a call, failed in a worker
+    ├── PoolEnded            the pool takes no more work: it is closed, or has failed
+    ├── WorkerStartError     a worker process could not be started
+    ├── ProtocolError        a worker sent what was not asked for, or what makes no sense
+    │   └── FrameError           the bytes on a channel are not a frame
+    ├── StoreUnusable        results cannot be kept; the run goes on without
+    └── BadEntry             a kept result is damaged, or not to be trusted
+    InputError               a user's input or params are wrong; also a ValueError
+    ├── ContractError        a tool's code breaks the rules for tools; also a TypeError
+    └── UndeclaredParam      a tool reads a param that it has not declared
 
-What a tool may raise for a user's bad input is
-:class:`snakemake_executor_gpupool.tool_api.values.InputError`.
+``InputError`` has a root of its own because tools raise it: whoever catches ``GpupoolError`` gets
+what gpupool could not do, and not what is wrong with the data.
+
+An error that only one room sees is defined beside the code that raises it.
+
+Standard library only, Python >= 3.9: worker processes import this module.
 """
+
+from __future__ import annotations
 
 #: The kind of an error for which a tool's code is to blame, and no item and no file.
 CONTRACT = "contract"
 
 
 class GpupoolError(Exception):
-    """Base of all errors that gpupool raises on purpose."""
+    """Base of all errors that gpupool itself raises; the message is meant for the user."""
 
 
 class ConfigError(GpupoolError):
-    """An option or an environment variable is malformed."""
+    """An option, an argument or an environment variable is malformed."""
 
 
 class DeviceStringError(ConfigError):
     """A string does not follow the device grammar."""
 
 
+class UnknownTool(GpupoolError):
+    """No tool has the name that a rule or a call gave."""
+
+
+class UnknownParam(GpupoolError, TypeError):
+    """A call gave a tool a param that the tool does not have."""
+
+
 class ImpossibleRequest(GpupoolError):
     """No amount of waiting can satisfy a device request."""
 
 
-class UnknownTool(GpupoolError):
-    """No tool answers to the name that a rule gave in ``gpupool_tool``."""
+class DeviceLost(GpupoolError):
+    """A GPU fell off the bus or needs a reset; nothing can run on it."""
 
 
-class UnknownParam(GpupoolError, TypeError):
-    """A tool was given a param by name that it does not have."""
+class JobFailed(GpupoolError):
+    """A job, or an item of a call, failed in a worker of a :class:`ToolPool`.
+
+    Attributes
+    ----------
+    message : str
+        What went wrong, as the tool or the pool says it; the same as ``str(error)``.
+    tool : str
+        The tool, as the caller named it.
+    """
+
+    def __init__(self, message: str, tool: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.tool = tool
 
 
 class PoolEnded(GpupoolError):
-    """The pool takes no work any more: it was closed, has failed, or is another process's."""
-
-
-class ProtocolError(GpupoolError):
-    """A worker answered what nobody asked it, or what makes no sense."""
+    """The pool takes no more work: it is closed, has failed, or belongs to another process."""
 
 
 class WorkerStartError(GpupoolError):
     """A worker process could not be started."""
+
+
+class ProtocolError(GpupoolError):
+    """A worker sent what was not asked for, or what makes no sense."""
+
+
+class FrameError(ProtocolError):
+    """The bytes on a channel are not a frame of this protocol."""
+
+
+class StoreUnusable(GpupoolError):
+    """Results cannot be kept in the directory that was given; the run goes on without."""
+
+
+class BadEntry(GpupoolError):
+    """What lies in an entry's place in the store is not the result that was asked for.
+
+    Attributes
+    ----------
+    kind : str
+        :data:`~snakemake_executor_gpupool.wire.kept.DAMAGED` or ``UNSAFE``.
+    """
+
+    def __init__(self, why: str, kind: str = "damaged") -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
+class InputError(ValueError):
+    """A user's input or params are wrong; the message is shown as it is, without a traceback.
+
+    Raise it from :meth:`Tool.read`, :meth:`Tool.load`, :meth:`Tool.run` or :meth:`Tool.write`
+    with a text that names the file, what was expected and what to do.
+    """
+
+
+class ContractError(InputError, TypeError):
+    """A tool's code does not do what every tool must do: no item and no file is to blame.
+
+    It fails all jobs of the tool at once; nobody searches for a guilty item.
+    """
+
+
+class UndeclaredParam(InputError):
+    """A tool has read a param that it has not declared to tell models, or items, apart."""

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.nvml import (
-    DeviceLost,
     Nvml,
     compute_pids,
     memory_by_pid,
     memory_used_mib,
 )
+from snakemake_executor_gpupool.errors import DeviceLost
 
 #: What a process whose weights were moved away may still hold: its CUDA context and libraries.
 MAX_LEFT_BY_MOVED_MIB = 1024

@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.devices.cards import Card, Inventory, select_vis
 from snakemake_executor_gpupool.devices.device import CUDA, Device
 from snakemake_executor_gpupool.devices.simulate import SIMULATE_VARIABLE, simulated_devices
 from snakemake_executor_gpupool.devices.visibility import visible_entries
-from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.errors import DeviceLost
 
 RETRY_DELAYS_S = (0.2, 1.0)
 FOREIGN_MEMORY_MIB = 2048
@@ -65,10 +65,6 @@ class Nvml(Protocol):
         self, handle: Any, index: int
     ) -> Any: ...
     def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> Any: ...  # noqa: D102, N802
-
-
-class DeviceLost(GpupoolError):
-    """A GPU fell off the bus or needs a reset; nothing can run on it."""
 
 
 @dataclass(frozen=True)

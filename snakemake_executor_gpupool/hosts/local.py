@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.memory_release import MemoryRelease
 from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.devices.visibility import visible_env
-from snakemake_executor_gpupool.errors import WorkerStartError
+from snakemake_executor_gpupool.errors import FrameError, WorkerStartError
 from snakemake_executor_gpupool.hosts.base import (
     GRACE_S,
     Carried,
@@ -29,7 +29,7 @@ from snakemake_executor_gpupool.hosts.base import (
 from snakemake_executor_gpupool.hosts.process import WorkerProcess, describe_exit
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
 from snakemake_executor_gpupool.records.paths import RunPaths
-from snakemake_executor_gpupool.wire.frames import Blob, FrameError
+from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: How often ending processes are looked at.

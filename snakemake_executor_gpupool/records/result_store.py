@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.errors import BadEntry, ConfigError, StoreUnusable
 from snakemake_executor_gpupool.wire.kept import StoreAddress
 from snakemake_executor_gpupool.wire.kept_files import (
     ENTRY_NAME,
@@ -38,7 +38,6 @@ from snakemake_executor_gpupool.wire.kept_files import (
     MAGIC,
     OPEN_ENTRY,
     STAGED_NAME,
-    BadEntry,
     group_name,
     open_directory,
     share,
@@ -62,10 +61,6 @@ Signature: 8a477f597d28d172789f06886806bc55
 STALE_S = 24 * 3600.0
 #: What says that there is no room, and nothing of who may do what.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-
-class StoreUnusable(Exception):
-    """There is no store, and a run can go on without."""
 
 
 class _Entry(NamedTuple):

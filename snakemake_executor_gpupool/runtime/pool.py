@@ -27,7 +27,7 @@ from typing import Any
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
-from snakemake_executor_gpupool.errors import ConfigError, PoolEnded, ProtocolError
+from snakemake_executor_gpupool.errors import ConfigError, PoolEnded, ProtocolError, StoreUnusable
 from snakemake_executor_gpupool.hosts.base import (
     DevicesExpected,
     DevicesJoined,
@@ -42,12 +42,7 @@ from snakemake_executor_gpupool.records.events import EventLog, write_summary
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.records.profile import Profile, profile_path
 from snakemake_executor_gpupool.records.progress import Progress, closing_line
-from snakemake_executor_gpupool.records.result_store import (
-    ResultStore,
-    StoreUnusable,
-    bound_from,
-    is_shared,
-)
+from snakemake_executor_gpupool.records.result_store import ResultStore, bound_from, is_shared
 from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, holder_of
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.inbox import Inbox

@@ -18,13 +18,13 @@ from typing import Any
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy, cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
-from snakemake_executor_gpupool.errors import CONTRACT, ProtocolError
+from snakemake_executor_gpupool.errors import CONTRACT, FrameError, ProtocolError
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
-from snakemake_executor_gpupool.wire.frames import Blob, Frame, FrameError, SpoolFile
+from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Discards
 

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from snakemake_executor_gpupool.tool_api.contract import ContractError
+from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.tool_api.known_params import class_nodes, own_classes
 from snakemake_executor_gpupool.tool_api.nearest import nearest
 from snakemake_executor_gpupool.tool_api.tool import Tool

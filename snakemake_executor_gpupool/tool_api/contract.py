@@ -15,14 +15,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from snakemake_executor_gpupool.tool_api.values import InputError
-
-
-class ContractError(InputError, TypeError):
-    """A tool's code does not do what every tool has to: no item and no file is to blame.
-
-    One call tells it for all jobs: who computes does not look for a guilty item.
-    """
+from snakemake_executor_gpupool.errors import ContractError
 
 
 class NoList(NamedTuple):

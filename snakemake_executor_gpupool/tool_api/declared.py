@@ -12,15 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from snakemake_executor_gpupool.tool_api.values import InputError, Params
+from snakemake_executor_gpupool.errors import UndeclaredParam
+from snakemake_executor_gpupool.tool_api.values import Params
 
 #: What a method of the object that holds the model is told of instead.
 _ELSEWHERE = "read it in read() or write(), which see every param of their job"
 _MISSING: Any = object()
-
-
-class UndeclaredParam(InputError):
-    """A tool has read a param that does not tell models, or items, apart."""
 
 
 class Declaration:

@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
-from snakemake_executor_gpupool.tool_api.contract import ContractError
 from snakemake_executor_gpupool.tool_api.declared import DeclaredParams, given_names
 from snakemake_executor_gpupool.tool_api.short_requests import ShortTokens, short_tokens
 from snakemake_executor_gpupool.tool_api.values import Job, Params

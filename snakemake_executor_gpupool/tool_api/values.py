@@ -6,13 +6,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable
 
-
-class InputError(ValueError):
-    """A user's input or params are wrong; the message is shown as it is, without a traceback.
-
-    Raise it from :meth:`Tool.read`, :meth:`Tool.load`, :meth:`Tool.run` or :meth:`Tool.write`
-    with a text that names the file, what was expected and what to do.
-    """
+from snakemake_executor_gpupool.errors import InputError  # noqa: F401 - tools may import it from here
 
 
 class Named(list):  # type: ignore[type-arg]  # entries of any kind

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.tool import Tool
-from snakemake_executor_gpupool.tool_api.values import InputError, Job
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.tools import esm2_checkpoints
 from snakemake_executor_gpupool.tools.arrays import array_format, check_ids, write_arrays
 from snakemake_executor_gpupool.tools.esm2_module import SHAPES

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tools import esm2_hub, esm2_huggingface, esm2_module
 from snakemake_executor_gpupool.tools.esm2_module import SHAPES, Shape, Weights
 

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tools.esm2_module import Shape, Weights
 
 CONFIG = "config.json"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tools.params import PRECISIONS, choice, flag, text, whole
 
 #: ESM-2 was trained on at most 1,024 tokens, of which two are the start and the end of the

@@ -10,10 +10,11 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.tool_api.tool import Tool
-from snakemake_executor_gpupool.tool_api.values import InputError, Job
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.tools import hub
 from snakemake_executor_gpupool.tools.esmfold_chains import (
     CHAIN_BREAK,

@@ -22,7 +22,7 @@ from transformers.models.esm.openfold_utils.residue_constants import (
     restypes,
 )
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tools import hub
 from snakemake_executor_gpupool.tools.esmfold_chains import Joined
 from snakemake_executor_gpupool.tools.structures import Structure

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 
 GZIP_MAGIC = b"\x1f\x8b"
 #: First bytes of what is often given a FASTA's name, and what to do about it.

@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import Any, Callable
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 
 #: Any of these set to something true forbids downloads.
 OFFLINE = ("GPUPOOL_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")

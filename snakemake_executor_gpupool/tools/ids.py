@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 
 
 class Ids:

@@ -15,7 +15,7 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 
 PARTS = ("weight", "bias", "classes")
 #: Columns of the output that a class cannot share its name with.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 
 #: Weights that share a scale. bitsandbytes' CPU kernels (seen in 0.50.2) return wrong weights
 #: where a row is no multiple of it: such layers are left as they are.

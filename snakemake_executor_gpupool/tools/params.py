@@ -9,8 +9,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tool_api.tool import Tool
-from snakemake_executor_gpupool.tool_api.values import InputError, Job
+from snakemake_executor_gpupool.tool_api.values import Job
 
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
 PRECISIONS = ("fp32", "bf16", "fp16")

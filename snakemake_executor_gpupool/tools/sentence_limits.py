@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 
 #: More tokens than any text has, and fewer than what tokenizers take for no number.
 NO_LIMIT = 1_000_000_000

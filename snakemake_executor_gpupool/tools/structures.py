@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tools.fasta import Record
 from snakemake_executor_gpupool.tools.finite import is_finite
 from snakemake_executor_gpupool.tools.mmcif import cif_lines

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 
 SUFFIXES = (".tsv", ".parquet")
 #: csv writes these as they are, and readers take them for the end of a row or of the text.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tools.arrays import LABEL_COMMENT
 from snakemake_executor_gpupool.tools.finite import listed
 from snakemake_executor_gpupool.tools.ids import Ids

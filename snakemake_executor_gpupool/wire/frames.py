@@ -25,6 +25,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Union
 
+from snakemake_executor_gpupool.errors import FrameError
+
 MAGIC = b"gpPL"
 VERSION = 1
 HEADER = struct.Struct(">4sB3xIQI")
@@ -35,10 +37,6 @@ MAX_FILE_BYTES = 2**63 - 1
 CHECKED_BODY_BYTES = 1024**2
 #: On one machine a blob over this size goes through the spool.
 SPOOL_BYTES = 256 * 1024
-
-
-class FrameError(Exception):
-    """The bytes on the channel are no frame of this protocol."""
 
 
 class SpoolFile(NamedTuple):

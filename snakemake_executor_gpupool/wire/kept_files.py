@@ -9,7 +9,8 @@ import os
 import re
 import stat
 
-from snakemake_executor_gpupool.wire.kept import DAMAGED, UNSAFE
+from snakemake_executor_gpupool.errors import BadEntry
+from snakemake_executor_gpupool.wire.kept import UNSAFE
 
 #: What every entry starts with.
 MAGIC = b"gpupoolR"
@@ -20,14 +21,6 @@ STAGED_NAME = re.compile(r"\.staged-[0-9a-f]{16}")
 # A pipe in the place of an entry is neither waited for nor read.
 OPEN_ENTRY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class BadEntry(Exception):
-    """What lies in an entry's place is not the result that was asked for."""
-
-    def __init__(self, why: str, kind: str = DAMAGED) -> None:
-        super().__init__(why)
-        self.kind = kind
 
 
 def why_unsafe(status: os.stat_result, group: int | None) -> str:

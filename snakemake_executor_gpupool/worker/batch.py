@@ -11,9 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from snakemake_executor_gpupool.errors import CONTRACT
-from snakemake_executor_gpupool.tool_api.contract import ContractError
-from snakemake_executor_gpupool.tool_api.declared import UndeclaredParam
+from snakemake_executor_gpupool.errors import CONTRACT, ContractError, UndeclaredParam
 from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.bounds import shortened

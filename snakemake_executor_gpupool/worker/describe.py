@@ -12,12 +12,11 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.errors import ContractError, InputError
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
-from snakemake_executor_gpupool.tool_api.contract import ContractError
 from snakemake_executor_gpupool.tool_api.declared import Declaration
 from snakemake_executor_gpupool.tool_api.params_read import reads_all_params
 from snakemake_executor_gpupool.tool_api.tool import Tool
-from snakemake_executor_gpupool.tool_api.values import InputError
 from snakemake_executor_gpupool.wire.bounds import (
     MAX_COST,
     MAX_GPUS,

@@ -11,7 +11,8 @@ import os
 import stat
 from collections.abc import Iterator
 
-from snakemake_executor_gpupool.tool_api.values import InputError, Job
+from snakemake_executor_gpupool.errors import InputError
+from snakemake_executor_gpupool.tool_api.values import Job
 
 
 @contextlib.contextmanager

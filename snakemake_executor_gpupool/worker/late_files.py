@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import Callable
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 
 POLL_S = 0.1

@@ -17,10 +17,10 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tool_api.contract import results_of
 from snakemake_executor_gpupool.tool_api.declared import Declaration, DeclaredParams
 from snakemake_executor_gpupool.tool_api.tool import Tool
-from snakemake_executor_gpupool.tool_api.values import InputError
 from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL
 from snakemake_executor_gpupool.worker.baseline import Baseline, work_for
 

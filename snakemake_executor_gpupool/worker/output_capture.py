@@ -10,11 +10,15 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from snakemake_executor_gpupool.errors import CONTRACT, GpupoolError
+from snakemake_executor_gpupool.errors import (
+    CONTRACT,
+    ContractError,
+    GpupoolError,
+    InputError,
+    UndeclaredParam,
+)
 from snakemake_executor_gpupool.tool_api.advice import advice_on
-from snakemake_executor_gpupool.tool_api.contract import ContractError
-from snakemake_executor_gpupool.tool_api.declared import UndeclaredParam
-from snakemake_executor_gpupool.tool_api.values import InputError, Job
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.bounds import printable, shortened, shown
 
 

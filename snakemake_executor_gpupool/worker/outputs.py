@@ -17,7 +17,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Callable, Optional
 
-from snakemake_executor_gpupool.tool_api.values import InputError, Named
+from snakemake_executor_gpupool.errors import InputError
+from snakemake_executor_gpupool.tool_api.values import Named
 from snakemake_executor_gpupool.worker.written import Expected, refuse_unwritten
 
 STAGING_PREFIX = ".gpupool-"

@@ -31,6 +31,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
+from snakemake_executor_gpupool.errors import BadEntry
 from snakemake_executor_gpupool.wire.kept import (
     UNREADABLE,
     UNSAFE,
@@ -40,7 +41,6 @@ from snakemake_executor_gpupool.wire.kept import (
 from snakemake_executor_gpupool.wire.kept_files import (
     MAGIC,
     OPEN_ENTRY,
-    BadEntry,
     open_directory,
     share,
     why_unsafe,

@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from snakemake_executor_gpupool.tool_api.contract import ContractError
+from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.bounds import shown
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile

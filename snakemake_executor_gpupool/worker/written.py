@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from snakemake_executor_gpupool.tool_api.contract import ContractError
+from snakemake_executor_gpupool.errors import ContractError
 
 
 class Expected(NamedTuple):

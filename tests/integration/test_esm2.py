@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tools import esm2_checkpoints
 from snakemake_executor_gpupool.tools.esm2 import Esm2Embed
 from snakemake_executor_gpupool.tools.esm2_module import SHAPES

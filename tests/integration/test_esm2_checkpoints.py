@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tools import esm2_checkpoints, esm2_huggingface
 from snakemake_executor_gpupool.tools.esm2_checkpoints import (
     guessed_shape,

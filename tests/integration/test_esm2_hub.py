@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tools import esm2_hub, hub
 from snakemake_executor_gpupool.tools.esm2_checkpoints import (
     load_contact_head,

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
+from snakemake_executor_gpupool.errors import InputError
+from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.tools.esmfold import EsmFold
 from snakemake_executor_gpupool.tools.fasta import Record
 from snakemake_executor_gpupool.tools.structures import ATOMS

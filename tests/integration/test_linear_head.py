@@ -13,7 +13,8 @@ import torch
 from pyarrow import parquet
 from safetensors.numpy import save_file
 
-from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
+from snakemake_executor_gpupool.errors import InputError
+from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.tools.arrays import write_arrays
 from snakemake_executor_gpupool.tools.linear_head import Embedding, LinearHead
 from snakemake_executor_gpupool.tools.linear_head_weights import read_head

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_gpupool import ToolPool
-from snakemake_executor_gpupool.frontends.python.pool import JobFailed
+from snakemake_executor_gpupool.errors import JobFailed
 
 TOOL = f"{Path(__file__).parent.parent / 'tools' / 'misbehaving.py'}:Misbehaving"
 INNOCENT = [f"word{n}" for n in range(12)]

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from snakemake_executor_gpupool import ToolPool
-from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, UnknownTool
-from snakemake_executor_gpupool.frontends.python.pool import JobFailed
+from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, JobFailed, UnknownTool
 
 TOOLS = Path(__file__).parent.parent / "tools"
 TEXTUAL = f"{TOOLS / 'textual.py'}:Textual"

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_gpupool import DeviceManager, ToolPool
-from snakemake_executor_gpupool.errors import PoolEnded
-from snakemake_executor_gpupool.frontends.python.pool import JobFailed
+from snakemake_executor_gpupool.errors import JobFailed, PoolEnded
 from snakemake_executor_gpupool.wire.spool import Spool
 
 TOOLS = Path(__file__).parent.parent / "tools"

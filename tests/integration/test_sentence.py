@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from snakemake_executor_gpupool import ToolPool, tool_function
-from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
+from snakemake_executor_gpupool.errors import InputError
+from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.tools.sentence import SentenceEmbed
 from snakemake_executor_gpupool.tools.texts import Text
 from snakemake_executor_gpupool.worker.cold import run_cold

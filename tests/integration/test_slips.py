@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from snakemake_executor_gpupool import ToolPool
-from snakemake_executor_gpupool.frontends.python.pool import JobFailed
-from snakemake_executor_gpupool.tool_api.contract import ContractError
+from snakemake_executor_gpupool.errors import ContractError, InputError, JobFailed
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
-from snakemake_executor_gpupool.tool_api.values import InputError, Job
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.worker.cold import run_cold
 
 TOOL = f"{Path(__file__).parent.parent / 'tools' / 'slips.py'}:Slips"

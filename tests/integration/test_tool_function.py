@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from snakemake_executor_gpupool import InputError, ToolPool, tool_function
-from snakemake_executor_gpupool.errors import UnknownParam, UnknownTool
-from snakemake_executor_gpupool.frontends.python.pool import JobFailed
+from snakemake_executor_gpupool.errors import JobFailed, UnknownParam, UnknownTool
 from snakemake_executor_gpupool.tools import functions
 from snakemake_executor_gpupool.tools.esm2_checkpoints import write_seeded_checkpoint
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from snakemake_executor_gpupool import Tool
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.wire import frames as protocol
 
 ERROR = {"kind": "tool", "type": "ValueError", "message": "forged", "traceback": ""}

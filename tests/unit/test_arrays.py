@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tools import arrays
 from snakemake_executor_gpupool.tools.arrays import array_format, check_ids, write_arrays
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.models.plan import MAX_PASSED
 from snakemake_executor_gpupool.testing.simulation import FakeItem, World
@@ -23,7 +24,6 @@ from snakemake_executor_gpupool.tool_api.short_requests import (
     short_tokens,
 )
 from snakemake_executor_gpupool.tool_api.tool import Tool
-from snakemake_executor_gpupool.tool_api.values import InputError
 from snakemake_executor_gpupool.worker.describe import describe_item
 
 STAGES = 3

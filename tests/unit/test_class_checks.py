@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from snakemake_executor_gpupool.errors import UnknownTool
+from snakemake_executor_gpupool.errors import ContractError, UnknownTool
 from snakemake_executor_gpupool.tool_api.class_checks import (
     missing_method,
     refuse_missing,
     remarks_on,
     why_unusable,
 )
-from snakemake_executor_gpupool.tool_api.contract import ContractError
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 
 HEAD = "from snakemake_executor_gpupool import Tool\nclass T(Tool):\n"

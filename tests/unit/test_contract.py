@@ -10,13 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snakemake_executor_gpupool.tool_api.contract import (
-    ContractError,
-    copied,
-    items_of,
-    results_of,
-)
-from snakemake_executor_gpupool.tool_api.values import InputError
+from snakemake_executor_gpupool.errors import ContractError, InputError
+from snakemake_executor_gpupool.tool_api.contract import copied, items_of, results_of
 
 Pair = collections.namedtuple("Pair", "hidden pooled")
 

@@ -13,11 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.tool_api.declared import (
-    Declaration,
-    DeclaredParams,
-    UndeclaredParam,
-)
+from snakemake_executor_gpupool.errors import UndeclaredParam
+from snakemake_executor_gpupool.tool_api.declared import Declaration, DeclaredParams
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.worker.batch import run_batch

@@ -19,13 +19,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.records.result_store import (
-    MARKER,
-    SUBDIRECTORY,
-    ResultStore,
-    StoreUnusable,
-)
+from snakemake_executor_gpupool.errors import ConfigError, StoreUnusable
+from snakemake_executor_gpupool.records.result_store import MARKER, SUBDIRECTORY, ResultStore
 from snakemake_executor_gpupool.wire.kept import TROUBLES, result_key
 from snakemake_executor_gpupool.worker.result_file import KeptResults, entry_name
 

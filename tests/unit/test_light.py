@@ -107,8 +107,9 @@ def test_only_the_snakemake_frontend_imports_snakemake() -> None:
 def test_the_public_names() -> None:
     import snakemake_executor_gpupool as package
 
-    classes = ["DeviceManager", "InputError", "Job", "OffloadStrategy", "Tool", "ToolPool"]
-    assert package.__all__ == [*classes, "tool_function"]
+    errors = {"GpupoolError", "InputError", "JobFailed", "PoolEnded"}
+    classes = {"DeviceManager", "Job", "OffloadStrategy", "Tool", "ToolPool"}
+    assert package.__all__ == [*sorted(errors | classes), "tool_function"]
     for name in package.__all__:
         assert getattr(package, name).__name__ == name
 

@@ -16,8 +16,8 @@ from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, gpus
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle, joint_needs
 from snakemake_executor_gpupool.frontends.snakemake.needs import (
     GRAMMAR,
+    NeedNotKnown,
     Needs,
-    NotKnownYet,
     keep_words,
     needs_of,
 )
@@ -111,13 +111,13 @@ def test_what_is_not_fails_that_rule_with_the_grammar(said: dict[str, Any]) -> N
         needs_of(job(**said))
     name = list(said)[-1]
     assert str(error.value).startswith(f"{name}=") and GRAMMAR in str(error.value)
-    assert not isinstance(error.value, NotKnownYet)
+    assert not isinstance(error.value, NeedNotKnown)
 
 
 def test_what_cannot_be_known_yet_is_told_apart() -> None:
     unknown = job(gpu=1)
     unknown.resources["gpu"] = "<TBD>"
-    with pytest.raises(NotKnownYet, match="gpu cannot be evaluated"):
+    with pytest.raises(NeedNotKnown, match="gpu cannot be evaluated"):
         needs_of(unknown)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.tool_api.values import InputError, Named
+from snakemake_executor_gpupool.errors import InputError
+from snakemake_executor_gpupool.tool_api.values import Named
 from snakemake_executor_gpupool.worker.outputs import (
     files_that_are_there,
     outermost,

@@ -9,7 +9,6 @@ from snakemake_executor_gpupool.devices.device import Device, cpu_slot
 from snakemake_executor_gpupool.devices.nvml import (
     FOREIGN_MEMORY_MIB,
     RETRY_DELAYS_S,
-    DeviceLost,
     compute_pids,
     filled_by_others,
     memory_by_pid,
@@ -18,7 +17,7 @@ from snakemake_executor_gpupool.devices.nvml import (
 )
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
 from snakemake_executor_gpupool.devices.visibility import visible_env
-from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.errors import ConfigError, DeviceLost
 
 from .fake_nvml import (
     LOST,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snakemake_executor_gpupool.errors import FrameError
 from snakemake_executor_gpupool.wire import frames as protocol
 from snakemake_executor_gpupool.wire.bounds import MAX_WORKER_BODY_BYTES, MAX_WORKER_META_BYTES
 from snakemake_executor_gpupool.wire.frames import (
@@ -20,7 +21,6 @@ from snakemake_executor_gpupool.wire.frames import (
     VERSION,
     Decoder,
     Frame,
-    FrameError,
     SpoolFile,
     encode,
 )

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.errors import ConfigError, StoreUnusable
 from snakemake_executor_gpupool.records.result_store import (
     MARKER,
     SUBDIRECTORY,
     ResultStore,
-    StoreUnusable,
     bound_from,
     is_shared,
 )

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from snakemake_executor_gpupool.devices.device import CUDA, Device, device_key
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.nvml import (
-    DeviceLost,
     Nvml,
     ProbeResult,
     compute_pids,
@@ -17,6 +16,7 @@ from snakemake_executor_gpupool.devices.nvml import (
     probe,
 )
 from snakemake_executor_gpupool.devices.settings import DeviceOptions, resolve
+from snakemake_executor_gpupool.errors import DeviceLost
 
 _COLUMNS = ("device", "name", "memory used/total MiB", "held by", "managed", "uuid")
 

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.errors import ConfigError, InputError
 from snakemake_executor_gpupool.frontends.commandline.arguments import parsed
 from snakemake_executor_gpupool.frontends.commandline.main import EXIT_DONE, EXIT_FAILED, complain
 from snakemake_executor_gpupool.tool_api.known_params import refuse_unknown
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
-from snakemake_executor_gpupool.tool_api.values import InputError, Job, Named
+from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.worker.cold import run_cold
 
 Pair = tuple[str | None, Any]

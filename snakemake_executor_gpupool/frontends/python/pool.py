@@ -28,7 +28,7 @@ from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lease import leases_around
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.settings import Managed
-from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, PoolEnded
+from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, JobFailed, PoolEnded
 from snakemake_executor_gpupool.frontends.python.calls import check_call, check_params
 from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
@@ -55,10 +55,6 @@ LOG = logging.getLogger("snakemake_executor_gpupool")
 
 NOT_OPEN = "this ToolPool is not open: use it in a with block"
 CLOSED = "this ToolPool is closed: open another one in a with block"
-
-
-class JobFailed(GpupoolError):
-    """A job, or an item of a call, failed in a worker; the message is the tool's."""
 
 
 class ToolPool:
@@ -297,7 +293,7 @@ class ToolPool:
         meta = {**head, "items": metas, "last": True}
         info = tool_info(self._class(spec))
         report = self._call(
-            request.job_id, lambda: pool.submit_items(request, info, meta, payloads)
+            tool, request.job_id, lambda: pool.submit_items(request, info, meta, payloads)
         )
         blobs: list[Blob] = report.details["blobs"]  # type: ignore[assignment]
         order: list[int] = report.details["order"]  # type: ignore[assignment]
@@ -341,7 +337,7 @@ class ToolPool:
         spec = resolve_spec(tool, str(Path.cwd()))
         check_params(self._class(spec), tool, params or ())
         request = self._request(spec, tool, job, device, "")
-        self._call(request.job_id, lambda: pool.submit([request]))
+        self._call(tool, request.job_id, lambda: pool.submit([request]))
 
     def _class(self, spec: str) -> type[Tool]:
         if spec not in self._classes:
@@ -367,7 +363,7 @@ class ToolPool:
         )
 
     # -- reports ---------------------------------------------------------------------
-    def _call(self, job_id: int, submit: Callable[[], None]) -> JobReport:
+    def _call(self, tool: str, job_id: int, submit: Callable[[], None]) -> JobReport:
         """Submit a job, and wait for its report; on the caller's thread."""
         future = self._futures[job_id] = concurrent.futures.Future()
         try:
@@ -378,7 +374,7 @@ class ToolPool:
                 self._opened().take_back(job_id)  # it has been reported: nobody reads its results
             raise
         if report.error is not None:
-            raise JobFailed(report.error)
+            raise JobFailed(report.error, tool)
         return report
 
     def _report(self, report: JobReport) -> None:

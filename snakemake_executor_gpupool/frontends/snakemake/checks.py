@@ -22,7 +22,7 @@ from snakemake_executor_gpupool.frontends.snakemake.name_checks import (
     near_resources,
     near_variables,
 )
-from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, NotKnownYet, needs_of
+from snakemake_executor_gpupool.frontends.snakemake.needs import NeedNotKnown, Needs, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 from snakemake_executor_gpupool.frontends.snakemake.tool_checks import check_tool
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
@@ -104,7 +104,7 @@ def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
         served = is_served(job)
         if served:
             check_tool(workflow, job)
-    except NotKnownYet:
+    except NeedNotKnown:
         return []
     except (Unservable, UnknownTool) as error:
         return [str(error)]

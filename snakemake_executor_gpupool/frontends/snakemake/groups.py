@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from snakemake_executor_gpupool.frontends.snakemake.failures import MEMBERS, of_members
-from snakemake_executor_gpupool.frontends.snakemake.needs import NotKnownYet, needs_of
+from snakemake_executor_gpupool.frontends.snakemake.needs import NeedNotKnown, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.served import Done
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
@@ -41,7 +41,7 @@ def runs_by_member(group: Any) -> bool:
         try:
             if is_served(member) or needs_of(member).gpus:
                 return True
-        except NotKnownYet:
+        except NeedNotKnown:
             return True
         except Unservable as error:
             raise Unservable(f"{title(member)}: {error}") from None

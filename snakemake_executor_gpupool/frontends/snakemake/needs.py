@@ -39,7 +39,7 @@ UNKNOWN = "<TBD>"
 _MIB = 1024**2
 
 
-class NotKnownYet(Unservable):
+class NeedNotKnown(Unservable):
     """A resource depends on a file that is not there."""
 
 
@@ -80,7 +80,7 @@ def needs_of(job: Any) -> Needs:
     ------
     Unservable
         One of them is malformed; the message shows the grammar.
-    NotKnownYet
+    NeedNotKnown
         One of them cannot be evaluated, as a file is missing.
     """
     resources = job.resources
@@ -154,7 +154,7 @@ def _mib(value: Any) -> int | None:
 
 def _not_understood(name: str, value: Any, why: str) -> Unservable:
     if str(value) == UNKNOWN:
-        return NotKnownYet(f"{name} cannot be evaluated: a file that it depends on is missing")
+        return NeedNotKnown(f"{name} cannot be evaluated: a file that it depends on is missing")
     shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:80]}..."
     return Unservable(f"{name}={shown} is not understood: {why}; {GRAMMAR}")
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.errors import (
+    ConfigError,
+    ContractError,
+    InputError,
+    UndeclaredParam,
+)
 from snakemake_executor_gpupool.frontends.commandline.check import (
     company,
     computing,
@@ -20,9 +25,6 @@ from snakemake_executor_gpupool.frontends.commandline.check.finding import (
 )
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
 from snakemake_executor_gpupool.frontends.commandline.check.varying import param_probes
-from snakemake_executor_gpupool.tool_api.contract import ContractError
-from snakemake_executor_gpupool.tool_api.declared import UndeclaredParam
-from snakemake_executor_gpupool.tool_api.values import InputError
 
 #: What holds before results can be compared with one another.
 COMPUTED = ("read", "items", "run")

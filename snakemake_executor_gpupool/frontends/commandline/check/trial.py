@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.frontends.commandline.check.compare import Comparison
 from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshProcess, packed
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
-from snakemake_executor_gpupool.tool_api.contract import ContractError, items_of
+from snakemake_executor_gpupool.tool_api.contract import items_of
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.payload import load_bytes
