@@ -30,8 +30,9 @@ def test_results_come_in_order_and_duplicates_once() -> None:  # P5 P6 T5
 
 def test_one_bad_item_is_named_and_the_pool_goes_on() -> None:  # P9 W3
     with ToolPool(devices="cpu:1") as pool:
-        with pytest.raises(JobFailed, match="item bad: ValueError: this line is bad"):
+        with pytest.raises(JobFailed, match="item bad: ValueError: this line is bad") as failed:
             pool.run(TEXTUAL, ["good", "bad"])
+        assert (failed.value.tool, failed.value.message) == (TEXTUAL, str(failed.value))
         assert pool.run(TEXTUAL, ["good"]) == ["GOOD.plain"]
 
 

@@ -64,7 +64,7 @@ class ToolFunction:
         pool = ToolPool.current()
         if pool is None:
             return _cold(load_tool_class(self._spec), merged, list(items), self._device)
-        return pool.run(self._spec, items, merged, device=self._device, instance=self._instance)
+        return pool.run_spec(self._spec, self.tool, items, merged, self._device, self._instance)
 
 
 def tool_function(

@@ -8,17 +8,15 @@
 from __future__ import annotations
 
 import atexit
-import concurrent.futures
 import contextlib
 import dataclasses
-import itertools
 import logging
 import os
 import pickle
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,8 +26,10 @@ from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lease import leases_around
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.settings import Managed
-from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, JobFailed, PoolEnded
+from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, PoolEnded
 from snakemake_executor_gpupool.frontends.python.calls import check_call, check_params
+from snakemake_executor_gpupool.frontends.python.pending import PendingCalls
+from snakemake_executor_gpupool.frontends.python.submission import Files, describe, job_of
 from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig, build_config
@@ -39,17 +39,15 @@ from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.frames import Blob
-from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.payload import (
     PICKLE_PROTOCOL,
     load_places,
 )
-from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Spool
-from snakemake_executor_gpupool.worker.describe import describe_item, describe_model, tool_info
+from snakemake_executor_gpupool.worker.describe import tool_info
 from snakemake_executor_gpupool.worker.loaded import for_files
 from snakemake_executor_gpupool.worker.result_file import KeptResults
-from snakemake_executor_gpupool.worker.travel import packed_item
 
 LOG = logging.getLogger("snakemake_executor_gpupool")
 
@@ -105,8 +103,7 @@ class ToolPool:
             "cache": cache,
         }
         self._pid = os.getpid()
-        self._ids = itertools.count(1)
-        self._futures: dict[int, concurrent.futures.Future[JobReport]] = {}
+        self._calls = PendingCalls(self._discard)
         self._classes: dict[str, type[Tool]] = {}
         self._pool: Pool | None = None
         #: Why there is no more work to be had.
@@ -126,7 +123,9 @@ class ToolPool:
                 directory = temporary_directory()
                 undo.callback(shutil.rmtree, directory, ignore_errors=True)
                 config = self._configure(directory)
-                callbacks = Callbacks(self._report, _no_leases, self._broken, _silent, LOG.warning)
+                callbacks = Callbacks(
+                    self._calls.report, _no_leases, self._broken, _silent, LOG.warning
+                )
                 self._pool = Pool(config, callbacks)
                 if self._pool.store is not None:
                     self._kept = KeptResults(self._pool.store, self._pool.tell_trouble)
@@ -159,7 +158,7 @@ class ToolPool:
             self._pool.close()
             self._cleanup.close()
         finally:
-            self._give_up(PoolEnded(failed or CLOSED))
+            self._calls.end(PoolEnded(failed or CLOSED))
             atexit.unregister(self.__exit__)
             with ToolPool._guard:
                 DeviceManager.get_instance().include(None)
@@ -169,7 +168,7 @@ class ToolPool:
         """Let go of everything in a forked child; its own pool is for it to open."""
         ToolPool._guard = threading.Lock()
         ToolPool._open = None
-        self._futures = {}
+        self._calls.forget()
 
     @classmethod
     def current(cls) -> ToolPool | None:
@@ -266,34 +265,46 @@ class ToolPool:
         PoolEnded
             The pool is closed, or has failed, before or during the call.
         """
-        try:
-            return self._run(tool, list(items), params, device, instance)
-        except OSError:
-            self._at_work()  # if it has been closed meanwhile, its files went with it
-            raise
+        return self.run_spec(
+            resolve_spec(tool, str(Path.cwd())), tool, items, params, device, instance
+        )
 
-    def _run(
+    def run_spec(
         self,
+        spec: str,
         tool: str,
-        items: list[Any],
+        items: Iterable[Any],
         params: Mapping[str, Any] | None,
         device: str | None,
         instance: str,
     ) -> list[Any]:
+        """Do the same for a tool that has been looked up; ``tool`` is what messages call it."""
+        try:
+            return self._run(spec, tool, list(items), params or {}, device, instance)
+        except OSError:
+            self._at_work()  # raises if the pool was closed meanwhile: its files went with it
+            raise
+
+    def _run(
+        self,
+        spec: str,
+        tool: str,
+        values: list[Any],
+        params: Mapping[str, Any],
+        device: str | None,
+        instance: str,
+    ) -> list[Any]:
         pool = self._at_work()
-        spec = resolve_spec(tool, str(Path.cwd()))
-        check_call(self._class(spec), tool, items, params or ())
-        items = list(items)
-        instance_of_tool = for_files(self._class(spec), params)
-        spool = Spool(pool.paths.spools)
-        items = instance_of_tool.items_of_call(items)
-        kept = self._kept if instance_of_tool.deterministic else None
-        head, metas, payloads = _describe(instance_of_tool, items, spool, kept)
+        tool_class = self._class(spec)
+        check_call(tool_class, tool, values, params)
+        described_by = for_files(tool_class, params)
+        items = described_by.items_of_call(values)
+        kept = self._kept if described_by.deterministic else None
+        meta, payloads = describe(described_by, items, Spool(pool.paths.spools), kept)
         request = self._request(spec, tool, Job(params=params), device, instance)
-        meta = {**head, "items": metas, "last": True}
-        info = tool_info(self._class(spec))
-        report = self._call(
-            tool, request.job_id, lambda: pool.submit_items(request, info, meta, payloads)
+        info = tool_info(tool_class)
+        report = self._calls.wait(
+            request.job_id, tool, lambda: pool.submit_items(request, info, meta, payloads)
         )
         blobs: list[Blob] = report.details["blobs"]  # type: ignore[assignment]
         order: list[int] = report.details["order"]  # type: ignore[assignment]
@@ -301,14 +312,14 @@ class ToolPool:
             results = load_places(blobs, order)
         finally:
             pool.take_back(request.job_id)
-        return instance_of_tool.results_of_call(items, results)
+        return described_by.results_of_call(items, results)
 
     def run_job(
         self,
         tool: str,
         *,
-        input: Sequence[str] | Mapping[str, Any] = (),
-        output: Sequence[str] | Mapping[str, Any] = (),
+        input: Files = (),
+        output: Files = (),
         params: Mapping[str, Any] | None = None,
         log: Sequence[str] = (),
         device: str | None = None,
@@ -325,19 +336,10 @@ class ToolPool:
             The tool has no such param.
         """
         pool = self._at_work()
-        from snakemake_executor_gpupool.tool_api.values import Named
-
-        def named(files: Sequence[str] | Mapping[str, Any]) -> Named:
-            if isinstance(files, str | os.PathLike):  # its letters are no files
-                files = [str(files)]
-            pairs = files.items() if isinstance(files, Mapping) else [(None, f) for f in files]
-            return Named.from_pairs(pairs)
-
-        job = Job(input=named(input), output=named(output), params=params, log=log)
         spec = resolve_spec(tool, str(Path.cwd()))
         check_params(self._class(spec), tool, params or ())
-        request = self._request(spec, tool, job, device, "")
-        self._call(tool, request.job_id, lambda: pool.submit([request]))
+        request = self._request(spec, tool, job_of(input, output, params, log), device, "")
+        self._calls.wait(request.job_id, tool, lambda: pool.submit([request]))
 
     def _class(self, spec: str) -> type[Tool]:
         if spec not in self._classes:
@@ -350,7 +352,7 @@ class ToolPool:
         pool = self._at_work()
         tool = ToolRef(spec, str(Path.cwd()), pool.config.python, name=name)
         return Request(
-            job_id=next(self._ids),
+            job_id=self._calls.new_id(),
             title=f"call of {name}",
             tool=tool,
             job=pickle.dumps(job, PICKLE_PROTOCOL),
@@ -362,39 +364,14 @@ class ToolPool:
             attempt=2,
         )
 
-    # -- reports ---------------------------------------------------------------------
-    def _call(self, tool: str, job_id: int, submit: Callable[[], None]) -> JobReport:
-        """Submit a job, and wait for its report; on the caller's thread."""
-        future = self._futures[job_id] = concurrent.futures.Future()
-        try:
-            submit()
-            report = future.result()
-        except BaseException:  # whoever interrupts a call hears no more of it
-            if self._futures.pop(job_id, None) is None:
-                self._opened().take_back(job_id)  # it has been reported: nobody reads its results
-            raise
-        if report.error is not None:
-            raise JobFailed(report.error, tool)
-        return report
-
-    def _report(self, report: JobReport) -> None:
-        future = self._futures.pop(report.job_id, None)
-        if future is not None:
-            future.set_result(report)
-        elif self._pool is not None:  # its call was interrupted: nobody reads its results
-            self._pool.take_back(report.job_id)
-
+    # -- reports, on the pool's reporting thread -----------------------------------------
     def _broken(self, error: BaseException) -> None:
         self._end = self._end or f"this ToolPool has failed, which is a bug: {error!r}"
-        self._give_up(PoolEnded(self._end), error)
+        self._calls.end(PoolEnded(self._end), error)
 
-    def _give_up(self, end: PoolEnded, cause: BaseException | None = None) -> None:
-        """Tell those who still wait for a report that none will come."""
-        end.__cause__ = cause
-        for job_id in list(self._futures):
-            future = self._futures.pop(job_id, None)
-            if future is not None:
-                future.set_exception(end)
+    def _discard(self, job_id: int) -> None:
+        if self._pool is not None:
+            self._pool.take_back(job_id)
 
 
 def temporary_directory() -> Path:
@@ -411,23 +388,6 @@ def temporary_directory() -> Path:
         raise ConfigError(
             f"a ToolPool needs a directory for temporary files: {error}; set TMPDIR to one"
         ) from error
-
-
-def _describe(
-    tool: Tool, items: list[Any], spool: Spool, kept: KeptResults | None
-) -> tuple[dict[str, Any], list[dict[str, Any]], list[Blob]]:
-    """Do for a call's items what a file process does for a job's."""
-    head = describe_model(tool)
-    metas, payloads, seen = [], [], set()
-    for position, item in enumerate(items):
-        parts = packed_item(tool, item, position)
-        meta = describe_item(tool, item, position)
-        key = result_key("", head["model"], head["group"], meta["key"])
-        result = kept.find(key) if kept is not None and key not in seen else None
-        seen.add(key)
-        metas.append({**meta, "kept": result is not None})
-        payloads.append(spool.put(parts if result is None else [result]))
-    return head, metas, payloads
 
 
 def _no_leases(job_id: int, devices: tuple[Device, ...], environment: dict[str, str]) -> None:

@@ -1,0 +1,73 @@
+"""What a call from Python submits to the pool: items as a file process describes them, jobs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import Job, Named
+from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.kept import result_key
+from snakemake_executor_gpupool.wire.spool import Spool
+from snakemake_executor_gpupool.worker.describe import describe_item, describe_model
+from snakemake_executor_gpupool.worker.result_file import KeptResults
+from snakemake_executor_gpupool.worker.travel import packed_item
+
+#: Files of a job: one, several, or several by name.
+Files = Sequence[str] | Mapping[str, Any]
+
+
+class Described(NamedTuple):
+    """Items as the pool takes them.
+
+    Attributes
+    ----------
+    meta
+        Keys, costs and names, in the shape of a file process's answer.
+    payloads
+        One blob per item: the item, or its kept result.
+    """
+
+    meta: dict[str, Any]
+    payloads: list[Blob]
+
+
+def describe(tool: Tool, items: Sequence[Any], spool: Spool, kept: KeptResults | None) -> Described:
+    """Do for a call's items what a file process does for a job's.
+
+    Raises
+    ------
+    ContractError
+        An item cannot be sent to another process, or the tool says of it what makes no sense.
+    OSError
+        The spool has no room, or is gone.
+    """
+    head = describe_model(tool)
+    metas: list[dict[str, Any]] = []
+    payloads: list[Blob] = []
+    seen: set[tuple[str, ...]] = set()
+    for position, item in enumerate(items):
+        parts = packed_item(tool, item, position)
+        meta = describe_item(tool, item, position)
+        key = result_key("", head["model"], head["group"], meta["key"])
+        result = kept.find(key) if kept is not None and key not in seen else None
+        seen.add(key)
+        metas.append({**meta, "kept": result is not None})
+        payloads.append(spool.put(parts if result is None else [result]))
+    return Described({**head, "items": metas, "last": True}, payloads)
+
+
+def job_of(
+    input: Files, output: Files, params: Mapping[str, Any] | None, log: Sequence[str]
+) -> Job:
+    """Return a job with files that a caller named."""
+    return Job(input=_named(input), output=_named(output), params=params, log=log)
+
+
+def _named(files: Files) -> Named:
+    if isinstance(files, str | os.PathLike):  # one file, not one per letter
+        files = [str(files)]
+    pairs = files.items() if isinstance(files, Mapping) else [(None, f) for f in files]
+    return Named.from_pairs(pairs)
