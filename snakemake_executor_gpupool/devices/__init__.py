@@ -2,7 +2,7 @@
 
 ::
 
-    settings ──► nvml ──► device_spec.parse_managed ──► Allocator ◄── events of the run loop
+    settings ──► nvml ──► managed_spec.parse_managed ──► Allocator ◄── events of the run loop
     (variables)  (probe)  (which of them are ours)         │  ▲
                                                    effects ▼  │ foreign, lost
                                               run loop ──► DeviceLocks (other runs on this machine)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
-from snakemake_executor_gpupool.devices.device_spec import parse_managed
+from snakemake_executor_gpupool.devices.managed_spec import parse_managed
 from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.errors import ConfigError
 
@@ -45,7 +45,7 @@ class DeviceSettings:
     Parameters
     ----------
     managed
-        A managed-devices string (:func:`~.device_spec.parse_managed`).
+        A managed-devices string (:func:`~.managed_spec.parse_managed`).
     offload_strategy
         What happens to an evicted worker.
     allow_multiple_per_device

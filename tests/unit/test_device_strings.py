@@ -9,9 +9,9 @@ from snakemake_executor_gpupool.devices.device_spec import (
     DeviceSpec,
     gpus,
     parse_device,
-    parse_managed,
     sorted_names,
 )
+from snakemake_executor_gpupool.devices.managed_spec import parse_managed
 from snakemake_executor_gpupool.errors import ConfigError, DeviceStringError
 
 

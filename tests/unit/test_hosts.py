@@ -14,9 +14,9 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import (
     DeviceSpec,
-    managed_of_host,
     parse_device,
 )
+from snakemake_executor_gpupool.devices.managed_spec import managed_of_host
 from snakemake_executor_gpupool.errors import DeviceStringError
 
 

@@ -26,8 +26,8 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from snakemake_executor_gpupool.devices.cores import choose_devices, worker_threads
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.device_spec import managed_of_host
 from snakemake_executor_gpupool.devices.lent_locks import LentLocks
+from snakemake_executor_gpupool.devices.managed_spec import managed_of_host
 from snakemake_executor_gpupool.devices.nvml import probe
 from snakemake_executor_gpupool.devices.ownership import DeviceOwnership
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
