@@ -113,14 +113,12 @@ class Simulation:
                 self._later(0.01, lambda: self.scheduler.died(worker, "ended", self._now_s))
 
     def _loaded(self, worker: str) -> None:
-        self.scheduler.dispatch.loaded(worker, ITEMS_PER_BATCH, 2.0, self._now_s)
+        self.scheduler.loaded(worker, ITEMS_PER_BATCH, 2.0, self._now_s)
 
     def _computed(self, effect: fx.RunBatch, seconds: float) -> None:
         count = len(effect.units)
         blobs: list[Any] = [b"result"] * count
-        self.scheduler.dispatch.batch_done(
-            effect.worker_id, [OK] * count, blobs, seconds, self._now_s
-        )
+        self.scheduler.batch_done(effect.worker_id, [OK] * count, blobs, seconds, self._now_s)
 
     def _read(self, worker: str, job_id: int) -> None:
         first = job_id * self._items_per_job

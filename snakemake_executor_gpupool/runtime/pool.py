@@ -160,8 +160,8 @@ class Pool:
         self._gate = FrameGate(self._scheduler, self.paths.spools, self._host.moved_away)
         if isinstance(self._host, LocalHost):
             self._host.lend = self._sharing.lend
-        self._scheduler.dispatch.claim = self._sharing.claim
-        self._scheduler.dispatch.time_left_s = self._host.time_left_s
+        self._scheduler.dispatch.lifecycle.claim = self._sharing.claim
+        self._scheduler.dispatch.lifecycle.time_left_s = self._host.time_left_s
         self._events = EventLog(self.paths.events)
         self._has_lost_events = False
         self._inbox = Inbox(self._host.wake)
@@ -345,7 +345,7 @@ class Pool:
                     self._say(line)
 
     def _look_around(self, now_s: float) -> None:
-        self._sharing.look_around(self._scheduler.dispatch, now_s)
+        self._sharing.look_around(self._scheduler, now_s)
 
     def _happened(self, happening: HostEvent, now_s: float) -> None:
         if isinstance(happening, FrameArrived):
@@ -354,14 +354,13 @@ class Pool:
         elif isinstance(happening, DevicesJoined):
             names = [device.name for device in happening.devices]
             self._events.write("devices_joined", {"devices": names})
-            self._scheduler.dispatch.devices_joined(happening.devices, now_s)
+            self._scheduler.devices_joined(happening.devices, now_s)
         elif isinstance(happening, DevicesLeft):
             fields = {"devices": list(happening.names), "why": happening.why}
             self._events.write("devices_left", fields)
-            self._scheduler.dispatch.devices_left(happening.names, now_s)
+            self._scheduler.devices_left(happening.names, now_s)
         elif isinstance(happening, DevicesExpected):
-            effects = self._allocator.expect(happening.devices, now_s)
-            self._scheduler.dispatch.apply(effects, now_s)
+            self._scheduler.devices_expected(happening.devices, now_s)
         else:
             self._note_exit(happening)
             self._sharing.take_back(happening.worker_id)

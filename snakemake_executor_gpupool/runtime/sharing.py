@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.ownership import DeviceOwnership, Refusal
-from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
+from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 
 
 class Sharing:
@@ -68,7 +68,7 @@ class Sharing:
         """End what was lent."""
         self._claims.take_back(holder, is_gone=is_gone)
 
-    def look_around(self, dispatch: Dispatch, now_s: float) -> None:
+    def look_around(self, scheduler: Scheduler, now_s: float) -> None:
         """Let go of what nobody of ours is on; see what others let go of, or wait for."""
         on = self._allocator.allocation_map()
         self._claims.keep_only(name for name, owners in on.items() if owners)
@@ -76,9 +76,9 @@ class Sharing:
             self._claims.forget_refused()
         elif self._claims.refused:
             for name in self._claims.given_back(ours=self._pids()):
-                dispatch.given_back(name, now_s)
+                scheduler.given_back(name, now_s)
         for device in self._claims.wanted():
-            dispatch.make_room(device.name)
+            scheduler.make_room(device.name)
 
     def close(self) -> None:
         """Let go of everything."""

@@ -39,7 +39,7 @@ def summarize(
         "wall_s": round(wall_s, 3),
         "simulated": any(device.simulated for device in allocator.all_devices),
         "devices": {
-            device.name: {"busy_s": round(dispatch.busy_s[device.name], 3)}
+            device.name: {"busy_s": round(dispatch.batching.busy_s[device.name], 3)}
             for device in allocator.all_devices
         },
     }

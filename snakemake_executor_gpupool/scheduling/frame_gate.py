@@ -281,11 +281,11 @@ class FrameGate:
 
     # -- delivery ----------------------------------------------------------------
     def _deliver(self, worker_id: str, frame: Frame, now_s: float) -> None:  # noqa: C901, PLR0912 - one case a kind
-        scheduler, dispatch, meta = self._scheduler, self._scheduler.dispatch, frame.meta
+        scheduler, meta = self._scheduler, frame.meta
         match frame.type:
             case "done":
                 figures = meta["seconds"], now_s, meta["peak_mib"]
-                dispatch.batch_done(worker_id, meta["outcomes"], frame.blobs, *figures)
+                scheduler.batch_done(worker_id, meta["outcomes"], frame.blobs, *figures)
             case "stage":
                 scheduler.stage_done(worker_id, meta, frame.blobs, now_s)
             case "items":
@@ -308,23 +308,23 @@ class FrameGate:
                 scheduler.process_failed(worker_id, meta["error"], now_s)
             case "loaded":
                 figures = meta["seconds"], now_s, meta["peak_mib"]
-                dispatch.loaded(worker_id, meta["batch_tokens"], *figures)
+                scheduler.loaded(worker_id, meta["batch_tokens"], *figures)
             case "load_failed":
-                dispatch.load_failed(worker_id, meta["error"], now_s)
+                scheduler.load_failed(worker_id, meta["error"], now_s)
             case "store_trouble":
                 scheduler.store_trouble(worker_id, meta["kind"], meta["why"])
             case "moved":
                 self._moved(worker_id, meta["away"], now_s)
             case "move_failed":
-                dispatch.move_failed(worker_id, meta["error"], now_s)
+                scheduler.move_failed(worker_id, meta["error"], now_s)
 
     def _moved(self, worker_id: str, away: bool, now_s: float) -> None:
         """Believe a worker that its weights have left the device only when the driver agrees."""
         if not away or self._moved_away(worker_id):
-            self._scheduler.dispatch.moved(worker_id, away, now_s)
+            self._scheduler.moved(worker_id, away, now_s)
             return
         error = {"message": "its weights are still on the device after the move to the host"}
-        self._scheduler.dispatch.move_failed(worker_id, error, now_s)
+        self._scheduler.move_failed(worker_id, error, now_s)
 
 
 def _count_blobs(kind: str, meta: Mapping[str, Any]) -> int:

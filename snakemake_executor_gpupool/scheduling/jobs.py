@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool.errors import CONTRACT
+from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents, JobComputed
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Report
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
@@ -122,16 +123,14 @@ class JobTable:
 
     Parameters
     ----------
-    on_computed
-        Called with a job, and the time, when its last result has come.
+    events
+        Gets ``JobComputed`` when a job's last result is there.
     """
 
-    def __init__(
-        self, ledger: Ledger, outbox: Outbox, on_computed: Callable[[JobState, float], None]
-    ) -> None:
+    def __init__(self, ledger: Ledger, outbox: Outbox, events: DomainEvents) -> None:
         self._ledger = ledger
         self._outbox = outbox
-        self._on_computed = on_computed
+        self._events = events
         self._jobs: dict[int, JobState] = {}
         self._lent: dict[int, list[Unit]] = {}
         self.served = 0
@@ -200,16 +199,16 @@ class JobTable:
             self._ledger.release(unit)
         job.units, job.names, job.missing, job.all_read = [], [], 0, False
 
-    def read_complete(self, job: JobState, now_s: float) -> None:
+    def read_complete(self, job: JobState) -> None:
         """All items of the job are known."""
         job.all_read = True
-        self.go_on(job, now_s)
+        self.go_on(job)
 
-    def go_on(self, job: JobState, now_s: float) -> None:
+    def go_on(self, job: JobState) -> None:
         """Have a job's items computed each by itself; its outputs follow."""
         job.phase = Phase.COMPUTING
         if job.is_computed:
-            self._on_computed(job, now_s)
+            self._events.append(JobComputed(job.request.job_id))
 
     def patience_s(self, units: Iterable[Unit]) -> float:
         """Return how long the most patient of the jobs that wait for the units will wait."""
@@ -219,13 +218,7 @@ class JobTable:
 
     # -- results -----------------------------------------------------------
     def unit_done(
-        self,
-        unit: Unit,
-        result: Any,
-        seconds: float,
-        worker_id: str,
-        now_s: float,
-        node: str = "",
+        self, unit: Unit, result: Any, seconds: float, worker_id: str, node: str = ""
     ) -> None:
         """Hand a unit's result to every place that waits for it; ``node``: of a cluster."""
         places, unit.places = unit.places, []
@@ -241,7 +234,7 @@ class JobTable:
                 job.cost_on = job.cost_on or {}
                 job.cost_on[node] = job.cost_on.get(node, 0.0) + unit.cost
             if job.is_computed and job.phase is Phase.COMPUTING:
-                self._on_computed(job, now_s)
+                self._events.append(JobComputed(job.request.job_id))
 
     def unit_failed(self, unit: Unit, error: dict[str, Any], where: str = "") -> None:
         """Fail every job that waits for the unit, and no other.

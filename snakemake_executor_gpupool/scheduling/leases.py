@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import Effect as Al
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.effects import GrantLease, Outbox, Report
 from snakemake_executor_gpupool.scheduling.jobs import NOT_STARTED
-from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
+from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.requests import JobReport
 
@@ -40,14 +40,13 @@ class LeaseRequest:
 class Leases:
     """The jobs that wait for devices, and those that have some."""
 
-    def __init__(self, allocator: Allocator, dispatch: Dispatch, outbox: Outbox) -> None:
+    def __init__(self, allocator: Allocator, lifecycle: WorkerLifecycle, outbox: Outbox) -> None:
         self._allocator = allocator
-        self._dispatch = dispatch
+        self._lifecycle = lifecycle
         self._outbox = outbox
         self._requests: dict[str, LeaseRequest] = {}
         self._running: set[str] = set()
         self._is_winding_down = False
-        dispatch.on_lease_effect = self._effect
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -68,19 +67,20 @@ class Leases:
             priority=request.priority,
             vram_mib=request.vram_mib,
         )
-        self._dispatch.apply(self._allocator.request(ask, now_s), now_s)
+        self._lifecycle.apply(self._allocator.request(ask, now_s), now_s)
 
-    def done(self, job_id: int, now_s: float) -> None:
-        """The leased job has ended."""
+    def done(self, job_id: int, now_s: float) -> bool:
+        """The leased job has ended; return whether it was known."""
         request_id = f"job{job_id}"
         request = self._requests.pop(request_id, None)
         self._running.discard(request_id)
         if request is not None:
             self._outbox.note("lease_released", job=request.title, job_id=job_id)
-            self._dispatch.apply(self._allocator.gone(request_id, now_s), now_s)
-            self._dispatch.feed_all(now_s)
+            self._lifecycle.apply(self._allocator.gone(request_id, now_s), now_s)
+        return request is not None
 
-    def _effect(self, effect: AllocatorEffect) -> None:
+    def decided(self, effect: AllocatorEffect) -> None:
+        """The allocator has granted devices to a job, or none will ever do for it."""
         if isinstance(effect, Granted) and effect.request_id in self._requests:
             request = self._requests[effect.request_id]
             self._running.add(effect.request_id)
@@ -107,7 +107,7 @@ class Leases:
         for request_id in self._waiting():
             if not self._requests[request_id].goes_on:
                 self._report_unstarted(self._requests.pop(request_id))
-                self._dispatch.apply(self._allocator.withdraw(request_id, now_s), now_s)
+                self._lifecycle.apply(self._allocator.withdraw(request_id, now_s), now_s)
 
     def _waiting(self) -> list[str]:
         return [request_id for request_id in self._requests if request_id not in self._running]

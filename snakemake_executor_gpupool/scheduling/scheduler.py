@@ -7,13 +7,23 @@ the same sequence of effects, which is what makes eviction, balance and faults t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.domain_events import (
+    DomainEvents,
+    JobComputed,
+    LeaseDecided,
+    MergeEnded,
+    ModelRefused,
+    WorkerSettled,
+    WorkerStarted,
+)
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Remark, StoreTrouble
 from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
 from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
@@ -58,13 +68,20 @@ class Scheduler:
     ) -> None:
         self.outbox = Outbox()
         self.ledger = Ledger()
-        self.jobs = JobTable(self.ledger, self.outbox, self._computed)
+        self._events = DomainEvents()
+        self.jobs = JobTable(self.ledger, self.outbox, self._events)
         suspicion = Suspicion()
         self.filing = Filing(
             self.jobs, self.outbox, suspicion, file_workers, lambda: allocator.hosts
         )
         self.dispatch = Dispatch(
-            allocator, self.jobs, self.ledger, self.outbox, suspicion, config or DispatchConfig()
+            allocator,
+            self.jobs,
+            self.ledger,
+            self.outbox,
+            self._events,
+            suspicion,
+            config or DispatchConfig(),
         )
         self.chains = Chains(
             allocator,
@@ -76,13 +93,28 @@ class Scheduler:
             self._recall_figures,
             self.filing,
         )
-        self.leases = Leases(allocator, self.dispatch, self.outbox)
-        self.dispatch.on_start = self.filing.foresee
+        self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
         self._allocator = allocator
         self._recall = recall
-        #: Those of them that have their devices.
         self._arrivals = 0
         self._remarks: set[str] = set()
+
+    def _settle(self, now_s: float) -> None:
+        """React to what the parts have appended, the last step of each external event."""
+        for event in self._events.drain():
+            match event:
+                case JobComputed(job_id=job_id):
+                    self._computed(self.jobs[job_id], now_s)
+                case WorkerSettled(worker_id=worker_id):
+                    self.dispatch.settled(worker_id, now_s)
+                case WorkerStarted(tool=tool, node=node):
+                    self.filing.foresee(tool, node, now_s)
+                case ModelRefused(model_key=key):
+                    self.dispatch.refused(key, now_s)
+                case MergeEnded(unit=unit):
+                    self.chains.ended(unit, now_s)
+                case LeaseDecided(decision=decision):
+                    self.leases.decided(decision)
 
     # -- served jobs -----------------------------------------------------------
     def submit(self, request: Request, now_s: float) -> None:
@@ -90,6 +122,7 @@ class Scheduler:
         job = self.jobs.add(request, now_s)
         self.outbox.note("job_submitted", job=request.title, job_id=request.job_id)
         self.chains.arrived(job, now_s)
+        self._settle(now_s)
 
     def submit_items(
         self,
@@ -105,13 +138,15 @@ class Scheduler:
         tool = self.filing.tool(request.tool)
         tool.info = tool.info or info
         self._place_items(job, tool, meta, list(payloads), now_s)
+        self._settle(now_s)
 
     def process_ready(self, worker_id: str, info: dict[str, Any], now_s: float) -> None:
         """A process has imported its tool."""
         if self.filing.owns(worker_id):
             self.filing.tool_ready(worker_id, info, now_s)
         elif self.dispatch.owns(worker_id):
-            self.dispatch.process_ready(worker_id)
+            self.dispatch.lifecycle.process_ready(worker_id)
+        self._settle(now_s)
 
     def process_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
         """A process could not import its tool."""
@@ -119,6 +154,7 @@ class Scheduler:
             self.filing.tool_failed(worker_id, error, now_s)
         elif self.dispatch.owns(worker_id):
             self.dispatch.load_failed(worker_id, error, now_s)
+        self._settle(now_s)
 
     def items(
         self, worker_id: str, job_id: int, meta: Mapping[str, Any], blobs: list[Blob], now_s: float
@@ -134,6 +170,7 @@ class Scheduler:
         else:
             self.ledger.discard(*blobs)
         self.filing.send_more(tool, now_s)
+        self._settle(now_s)
 
     def remark(self, worker_id: str, text: str, now_s: float) -> None:
         """A process has something to say of its tool, or of a rule: once is enough."""
@@ -176,7 +213,7 @@ class Scheduler:
         if meta["last"] and self.jobs.get(job.request.job_id) is job:
             if job.claimed and not job.missing:
                 self.chains.claimed(job)
-            self.jobs.read_complete(job, now_s)
+            self.jobs.read_complete(job)
 
     def _unit(
         self,
@@ -303,6 +340,7 @@ class Scheduler:
             job.seconds += seconds
             act(job)
         self.filing.send_more(tool, now_s)
+        self._settle(now_s)
 
     def _computed(self, job: JobState, now_s: float) -> None:
         if job.wants_results:
@@ -318,6 +356,47 @@ class Scheduler:
         self.chains.stage_done(worker, meta["chains"], blobs, meta["seconds"], now_s)
         if meta["last"]:
             self.dispatch.chains_done(worker_id, now_s, meta["peak_mib"])
+        self._settle(now_s)
+
+    def batch_done(
+        self,
+        worker_id: str,
+        outcomes: list[dict[str, Any]],
+        blobs: list[Blob],
+        seconds: float,
+        now_s: float,
+        peak_mib: int | None = None,
+    ) -> None:
+        """A worker has answered its oldest micro-batch."""
+        self.dispatch.batch_done(worker_id, outcomes, blobs, seconds, now_s, peak_mib)
+        self._settle(now_s)
+
+    def loaded(
+        self,
+        worker_id: str,
+        batch_tokens: int,
+        seconds: float,
+        now_s: float,
+        peak_mib: int | None = None,
+    ) -> None:
+        """A worker has its model on its devices."""
+        self.dispatch.lifecycle.loaded(worker_id, batch_tokens, seconds, now_s, peak_mib)
+        self._settle(now_s)
+
+    def load_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+        """A model cannot be loaded."""
+        self.dispatch.load_failed(worker_id, error, now_s)
+        self._settle(now_s)
+
+    def moved(self, worker_id: str, away: bool, now_s: float) -> None:
+        """A worker's weights are in host memory, or back on its devices."""
+        self.dispatch.lifecycle.moved(worker_id, away, now_s)
+        self._settle(now_s)
+
+    def move_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+        """A worker's weights could not be moved."""
+        self.dispatch.lifecycle.move_failed(worker_id, error, now_s)
+        self._settle(now_s)
 
     def store_trouble(self, worker_id: str, kind: str, why: str) -> None:
         """A worker has met something in the store of results that is not as it should be."""
@@ -341,24 +420,55 @@ class Scheduler:
             self.filing.died(worker_id, reason, now_s, expected=expected or blameless)
         elif self.dispatch.owns(worker_id):
             self.dispatch.died(worker_id, reason, now_s, blameless=blameless)
+        self._settle(now_s)
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""
         self.filing.tick(now_s)
         self.dispatch.tick(now_s)
+        self._settle(now_s)
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when ``tick`` is next worth a call."""
         return min(self.filing.next_wake_s(now_s), self.dispatch.next_wake_s(now_s))
 
+    # -- devices -------------------------------------------------------------------
+    def devices_joined(self, devices: Sequence[Device], now_s: float) -> None:
+        """Another machine takes part, or one is back."""
+        self.dispatch.lifecycle.devices_joined(devices, now_s)
+        self.dispatch.feed_all(now_s)
+        self._settle(now_s)
+
+    def devices_left(self, names: Iterable[str], now_s: float) -> None:
+        """Devices are gone, or will be soon: their workers end once they are idle."""
+        self.dispatch.lifecycle.devices_left(names, now_s)
+        self._settle(now_s)
+
+    def devices_expected(self, devices: Sequence[Device], now_s: float) -> None:
+        """These devices, and no others, may yet join."""
+        self.dispatch.lifecycle.apply(self._allocator.expect(devices, now_s), now_s)
+        self._settle(now_s)
+
+    def given_back(self, device_name: str, now_s: float) -> None:
+        """Another process has let go of a device."""
+        self.dispatch.lifecycle.given_back(device_name, now_s)
+        self._settle(now_s)
+
+    def make_room(self, device_name: str) -> None:
+        """Another run waits for a device: end the workers that only idle on it."""
+        self.dispatch.lifecycle.make_room(device_name)
+
     # -- leases --------------------------------------------------------------------
     def lease(self, request: LeaseRequest, now_s: float) -> None:
         """A job needs devices of its own; ``GrantLease`` or a failed ``Report`` follows."""
         self.leases.request(request, now_s)
+        self._settle(now_s)
 
     def lease_done(self, job_id: int, now_s: float) -> None:
         """The leased job has ended."""
-        self.leases.done(job_id, now_s)
+        if self.leases.done(job_id, now_s):
+            self.dispatch.feed_all(now_s)
+        self._settle(now_s)
 
     # -- the end ---------------------------------------------------------------------
     def cancel(self, reason: str) -> None:
@@ -380,6 +490,7 @@ class Scheduler:
                 self.jobs.withdraw(job)
         self.chains.wind_down(now_s)
         self.leases.wind_down(now_s)
+        self._settle(now_s)
 
     @property
     def is_quiet(self) -> bool:

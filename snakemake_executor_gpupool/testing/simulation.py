@@ -229,7 +229,7 @@ class World:
     def lose(self, host: str, *, with_its_processes: bool = True) -> None:
         """A node is gone, or is to be given back: then what runs on it goes on."""
         names = [device.name for device in self.devices if device.host == host]
-        self.scheduler.dispatch.devices_left(names, self.now_s)
+        self.scheduler.devices_left(names, self.now_s)
         for worker in sorted(self._alive) if with_its_processes else ():
             if self.node_of[worker] == host:
                 self._die(worker, f"node {host} was lost", blameless=True)
@@ -238,13 +238,17 @@ class World:
     def join(self, host: str) -> None:
         """A node is there, or there again."""
         devices = [device for device in self.devices if device.host == host]
-        self.scheduler.dispatch.devices_joined(devices, self.now_s)
+        self.scheduler.devices_joined(devices, self.now_s)
         self._act()
 
     def kill_one(self, pick: Callable[[Sequence[str]], str]) -> None:
         """End one of the processes from outside, if there is one."""
         if self._alive:
             self.kill(pick(sorted(self._alive)))
+
+    def kill_first(self) -> None:
+        """End the oldest of the models' workers from outside, if there is one."""
+        self.kill(next(iter(self.scheduler.dispatch.lifecycle.workers), "none"))
 
     def run(self, until_s: float = 1e9) -> float:
         """Let time pass until nothing more happens; return the time."""
@@ -481,7 +485,7 @@ class World:
         self._answer(worker, "done", blobs, **told)
 
     def _exhausts(self, worker: str, key: str) -> bool:
-        workers = self.scheduler.dispatch._workers
+        workers = self.scheduler.dispatch.lifecycle.workers
         devices = set(workers[worker].devices)
         alone = not any(
             devices & set(other.devices)

@@ -36,7 +36,7 @@ def test_every_job_gets_its_own(
         made = [FakeItem(f"{key}{cost}", cost=cost, tokens=cost) for key, cost in items]
         world.at(job_id * 0.7, lambda job_id=job_id, made=made: world.submit(job_id, made))
     for time_s in kill_times_s[:1]:
-        world.at(time_s, lambda: world.kill(next(iter(world.scheduler.dispatch._workers), "none")))
+        world.at(time_s, world.kill_first)
     world.run()
     assert world.reports == dict.fromkeys(range(len(jobs)))
     for job_id, items in enumerate(jobs):

@@ -107,7 +107,7 @@ def test_workers_that_die_on_a_large_item_do_not_keep_it_forever() -> None:  # W
     world.submit(1, ["x"])
     world.submit(2, ["a"])
     for time_s in (4.5, 8.0, 12.0, 16.0, 20.0):
-        world.at(time_s, lambda: world.kill(next(iter(world.scheduler.dispatch._workers), "none")))
+        world.at(time_s, world.kill_first)
     world.run()
     assert world.reports[1] is not None and world.reports[2] is None
     assert world.scheduler.is_quiet

@@ -171,7 +171,7 @@ def test_a_killed_worker_costs_nobody_a_result() -> None:  # W4 P3
     for job_id in range(40):
         world.submit(job_id, [f"i{job_id}"])
     for time_s in (1.5, 3.0, 4.5):
-        world.at(time_s, lambda: world.kill(next(iter(world.scheduler.dispatch._workers))))
+        world.at(time_s, world.kill_first)
     world.run()
     assert set(world.reports.values()) == {None}
     assert len(world.reports) == 40
@@ -205,7 +205,7 @@ def test_deaths_while_loading_are_forgotten_once_it_has_loaded() -> None:  # W4
     world.run(0.5)
     for kill in ("loading", "loading", "ready", "loading", "loading", "ready"):
         world.run(world.now_s + 1.3 if kill == "loading" else world.now_s + 5.5)
-        world.kill(next(iter(world.scheduler.dispatch._workers), "none"))
+        world.kill_first()
     world.run()
     assert world.reports[1] is None
 

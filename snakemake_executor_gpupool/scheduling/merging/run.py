@@ -80,7 +80,6 @@ class Chains:
         self._staged_bytes = 0
         self._arrivals = 0
         self.counts: Counter[str] = Counter()
-        dispatch.on_chain_ended = self.dissolve
 
     # -- jobs --------------------------------------------------------------------
     def arrived(self, job: JobState, now_s: float) -> None:
@@ -269,7 +268,7 @@ class Chains:
         """Tell whether a chain's worker is there, or can be without sending others away."""
         if model.alive or model.spec.kind == CPU:
             return True
-        return not model.spec.names and self._dispatch.free_places(model) > 0
+        return not model.spec.names and self._dispatch.scaling.free_places(model) > 0
 
     # -- answers -----------------------------------------------------------------------
     def stage_done(
@@ -312,7 +311,7 @@ class Chains:
             "stage_done", job=link.request.title, job_id=first_id, stage=stage, worker=name
         )
         if stage == 0:
-            self._first_done(chain, list(found.values()), share_s, worker, now_s)
+            self._first_done(chain, list(found.values()), share_s, worker)
             return
         keys = [(*link.key_head, key) for key in found]
         for key, blob in zip(keys, found.values(), strict=True):
@@ -324,12 +323,7 @@ class Chains:
         self._let_go(chain, stage, now_s)
 
     def _first_done(
-        self,
-        chain: ChainUnit,
-        results: list[Blob],
-        share_s: float,
-        worker: ModelWorker,
-        now_s: float,
+        self, chain: ChainUnit, results: list[Blob], share_s: float, worker: ModelWorker
     ) -> None:
         chain.places = []
         for unit, blob in zip(chain.parts, results, strict=True):
@@ -337,10 +331,16 @@ class Chains:
                 self._ledger.discard(blob)
             else:
                 seconds = share_s / len(results)
-                self._jobs.unit_done(unit, blob, seconds, worker.worker_id, now_s, worker.node)
+                self._jobs.unit_done(unit, blob, seconds, worker.worker_id, worker.node)
         self.counts["merged"] += 1
         if self._jobs.get(chain.job.request.job_id) is chain.job:
             self._jobs.succeed(chain.job)
+
+    def ended(self, unit: Unit, now_s: float) -> None:
+        """A chain is neither waiting nor in flight any more: what is left goes the ordinary way."""
+        assert isinstance(unit, ChainUnit)
+        if not unit.is_over:
+            self.dissolve(unit, now_s)
 
     def dissolve(self, chain: ChainUnit, now_s: float) -> None:
         """Send what is left of a chain the ordinary way."""
@@ -372,7 +372,7 @@ class Chains:
         for unit in apart:
             unit.is_merged = False
         if self._jobs.get(chain.job.request.job_id) is chain.job:
-            self._jobs.go_on(chain.job, now_s)
+            self._jobs.go_on(chain.job)
         if apart:
             self._dispatch.add(chain.home, apart, now_s)
 

@@ -1,12 +1,12 @@
-"""Models' workers on devices: asked for, granted, loaded, moved, evicted, ended. Pure.
+"""Models' workers on devices: asked for, granted, loaded, moved, idle, evicted, ended. Pure.
 
-:class:`Placement` follows each worker through its stages and carries out what the device
-allocator decides; which work goes where is :class:`~.dispatch.Dispatch`'s, which builds on it.
+:class:`WorkerLifecycle` follows each worker through its stages and carries out what the device
+allocator decides. How many workers there are is :mod:`~.scaling`'s, what they compute
+:mod:`~.batching`'s.
 """
 
 from __future__ import annotations
 
-import abc
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +22,13 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.ownership import Refusal
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.domain_events import (
+    DomainEvents,
+    LeaseDecided,
+    ModelRefused,
+    WorkerSettled,
+    WorkerStarted,
+)
 from snakemake_executor_gpupool.scheduling.effects import (
     LoadModel,
     MoveModel,
@@ -31,54 +38,41 @@ from snakemake_executor_gpupool.scheduling.effects import (
 )
 from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
-from snakemake_executor_gpupool.wire.requests import ToolRef
 
 
-class Placement(abc.ABC):
-    """The workers of all models, between the allocator and the work."""
+class WorkerLifecycle:
+    """The workers of all models, between the allocator and the work.
 
-    def __init__(self, allocator: Allocator, outbox: Outbox, suspicion: Suspicion) -> None:
+    Attributes
+    ----------
+    workers
+        All of them by their ids, those that wait for devices and those that are ending included.
+    counts
+        ``model_loads``, ``evictions``, ``offloads`` and ``worker_crashes`` of the run.
+    """
+
+    def __init__(
+        self, allocator: Allocator, outbox: Outbox, events: DomainEvents, suspicion: Suspicion
+    ) -> None:
         self._allocator = allocator
         self._outbox = outbox
+        self._events = events
         self._suspicion = suspicion
-        self._workers: dict[str, ModelWorker] = {}
         self._numbers: Counter[str] = Counter()
+        self.workers: dict[str, ModelWorker] = {}
         self.counts: Counter[str] = Counter()
-        #: Takes the allocator's effects that do not concern a worker: a lease's.
-        self.on_lease_effect: Callable[[Effect], None] = lambda effect: None
         #: Takes granted devices against other processes; tells why if they are not to be had.
         self.claim: Callable[[tuple[Device, ...]], Refusal | None] = lambda devices: None
-        #: Hears of each worker that is started: of its tool, and its node.
-        self.on_start: Callable[[ToolRef, str, float], None] = lambda tool, node, now_s: None
         #: Tells how long devices are still ours.
         self.time_left_s: Callable[[Sequence[Device]], float] = lambda devices: math.inf
 
-    @abc.abstractmethod
-    def feed(self, model: Model, now_s: float) -> None:
-        """Do for a model what can be done now that one of its workers has changed."""
-
-    @abc.abstractmethod
-    def feed_all(self, now_s: float) -> None:
-        """Do for every model what can be done now."""
-
-    @abc.abstractmethod
-    def _give_up_model(self, model: Model, error: dict[str, Any], now_s: float) -> None:
-        """Fail whoever needs a model that cannot be had."""
-
-    def owns(self, worker_id: str) -> bool:
-        """Tell whether a process holds, or is to hold, a model."""
-        return worker_id in self._workers
-
-    def worker(self, worker_id: str) -> ModelWorker:
-        """Return a model's worker."""
-        return self._workers[worker_id]
-
     # -- asking ------------------------------------------------------------------
-    def _ask(self, model: Model, now_s: float, *, alone: bool = False) -> None:
+    def ask(self, model: Model, now_s: float, *, alone: bool = False) -> None:
+        """Let one more worker of a model wait for devices; ``alone``: with nobody else on them."""
         self._numbers[model.tool.name] += 1
         worker_id = f"{model.tool.name}.{self._numbers[model.tool.name]}"
         worker = ModelWorker(worker_id, model, since_s=now_s, is_alone=alone)
-        self._workers[worker_id] = model.workers[worker_id] = worker
+        self.workers[worker_id] = model.workers[worker_id] = worker
         priority = max((-unit.order[0] for unit in model.suspects), default=0)
         ask = DeviceRequest(
             request_id=worker_id,
@@ -105,13 +99,30 @@ class Placement(abc.ABC):
         most_mib = sorted(sizes, reverse=True)[count - 1] if count <= len(sizes) else 0
         return min(model.memory.need_mib, most_mib) if most_mib else None
 
-    def _step_back(self, worker: ModelWorker, now_s: float) -> None:
+    def step_back(self, worker: ModelWorker, now_s: float) -> None:
         """Let a worker wait for devices no longer."""
         if worker.has_loaded:
             worker.stage = Stage.AWAY
         else:
-            del self._workers[worker.worker_id], worker.model.workers[worker.worker_id]
+            self._forget(worker)
         self.apply(self._allocator.withdraw(worker.worker_id, now_s), now_s)
+
+    def withdraw_asking(self, model: Model, now_s: float) -> None:
+        """Take a model's workers that were never loaded out of the line for devices."""
+        for worker in model.alive:
+            if worker.stage is Stage.ASKING and not worker.has_loaded:
+                self._forget(worker)
+                self.apply(self._allocator.withdraw(worker.worker_id, now_s), now_s)
+
+    def resume(self, worker: ModelWorker, now_s: float) -> None:
+        """Let a worker whose weights are in host memory wait for devices again."""
+        worker.stage = Stage.ASKING
+        # Its process sees no other device than the ones it was started on.
+        effects = self._allocator.resume(worker.worker_id, now_s, same_devices=True)
+        self.apply(effects, now_s)
+
+    def _forget(self, worker: ModelWorker) -> None:
+        del self.workers[worker.worker_id], worker.model.workers[worker.worker_id]
 
     # -- what the allocator decides ----------------------------------------------
     def apply(self, effects: Iterable[Effect], now_s: float) -> None:
@@ -120,15 +131,16 @@ class Placement(abc.ABC):
             holder = effect.holder_id if isinstance(effect, Evict) else effect.request_id
             if isinstance(effect, Granted) and self._was_refused(effect, now_s):
                 continue
-            worker = self._workers.get(holder)
+            worker = self.workers.get(holder)
             if worker is None:
-                self.on_lease_effect(effect)
+                self._events.append(LeaseDecided(effect))
             elif isinstance(effect, Granted):
                 self._granted(worker, effect.devices, now_s)
             elif isinstance(effect, Evict):
                 self._evict(worker, effect.how)
-            else:
-                self._give_up_model(worker.model, crash_error(effect.reason), now_s)
+            elif worker.model.error is None:
+                worker.model.error = crash_error(effect.reason)
+                self._events.append(ModelRefused(worker.model.key))
 
     def _was_refused(self, granted: Granted, now_s: float) -> bool:
         """Try to take granted devices; if another process holds one, wait for it in line."""
@@ -148,7 +160,6 @@ class Placement(abc.ABC):
     def devices_joined(self, devices: Sequence[Device], now_s: float) -> None:
         """Another machine takes part, or one is back."""
         self.apply(self._allocator.join(devices, now_s), now_s)
-        self.feed_all(now_s)
 
     def devices_left(self, names: Iterable[str], now_s: float) -> None:
         """Devices are gone, or will be soon: their workers end once they are idle."""
@@ -157,10 +168,10 @@ class Placement(abc.ABC):
 
     def make_room(self, device_name: str) -> None:
         """Another run waits for a device: end the workers that only idle on it."""
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             idle = worker.is_feedable and worker.idle_since_s is not None
             if idle and any(device.name == device_name for device in worker.devices):
-                self._stop(worker, "another run waits for its device")
+                self.stop(worker, "another run waits for its device")
 
     def _granted(self, worker: ModelWorker, devices: tuple[Device, ...], now_s: float) -> None:
         was_loaded = bool(worker.devices)
@@ -176,13 +187,13 @@ class Placement(abc.ABC):
             worker.stage = Stage.STARTING
             tool = worker.model.tool.ref
             self._outbox.put(StartWorker(worker.worker_id, tool, devices))
-            self.on_start(tool, worker.node, now_s)
+            self._events.append(WorkerStarted(tool, worker.node))
 
     def _empty(self, worker: ModelWorker) -> None:
         """End the processes whose weights have left a worker's devices: they still hold some."""
-        for other in self._workers.values():
+        for other in self.workers.values():
             if other.stage is Stage.AWAY and set(other.devices) & set(worker.devices):
-                self._stop(other, f"{worker.worker_id} needs its device empty")
+                self.stop(other, f"{worker.worker_id} needs its device empty")
 
     def _evict(self, worker: ModelWorker, how: OffloadStrategy) -> None:
         if worker.stage is Stage.STOPPING:
@@ -194,16 +205,51 @@ class Placement(abc.ABC):
             worker.stage, worker.is_leaving = Stage.MOVING, True
             self._outbox.put(MoveModel(worker.worker_id, ()))
         else:
-            self._stop(worker, "evicted")
+            self.stop(worker, "evicted")
 
-    def _stop(self, worker: ModelWorker, why: str, *, force: bool = False) -> None:
+    # -- between batches -----------------------------------------------------------
+    def busy(self, worker: ModelWorker, now_s: float) -> None:
+        """A worker is given work."""
+        worker.idle_since_s = None
+        self._allocator.busy(worker.worker_id, now_s)
+
+    def rest(self, model: Model, workers: Sequence[ModelWorker], now_s: float) -> None:
+        """Let those of these workers idle that have nothing to do: an eviction may take them."""
+        for worker in workers:
+            if worker.is_feedable and not worker.in_flight and worker.idle_since_s is None:
+                if not model.info["persistent"] and not model.waiting:
+                    self.stop(worker, "one-shot tool")
+                    continue
+                worker.idle_since_s = now_s
+                if not model.waiting:
+                    for other in [w for w in model.workers.values() if w.is_in_line]:
+                        self.step_back(other, now_s)
+                self.apply(self._allocator.idle(worker.worker_id, now_s), now_s)
+
+    # -- the end ---------------------------------------------------------------------
+    def stop(self, worker: ModelWorker, why: str, *, force: bool = False) -> None:
+        """End a worker's process; ``died`` follows once it has ended."""
         worker.stage = Stage.STOPPING
         self._outbox.put(StopWorker(worker.worker_id, why, force))
+
+    def remove(self, worker_id: str, reason: str) -> tuple[ModelWorker, bool]:
+        """Forget a worker whose process has ended; return it, and whether that is a crash."""
+        worker = self.workers[worker_id]
+        self._forget(worker)
+        crashed = worker.stage is not Stage.STOPPING or worker.hung
+        if crashed:
+            self.counts["worker_crashes"] += 1
+            self._outbox.note("worker_died", worker=worker_id, reason=reason)
+        return worker, crashed
+
+    def release(self, worker: ModelWorker, now_s: float) -> None:
+        """What a worker held of its devices is free, since its process has ended."""
+        self.apply(self._allocator.gone(worker.worker_id, now_s), now_s)
 
     # -- what workers tell ---------------------------------------------------------
     def process_ready(self, worker_id: str) -> None:
         """A model's process has imported the tool: it may load."""
-        worker = self._workers[worker_id]
+        worker = self.workers[worker_id]
         if worker.stage is Stage.STARTING:
             worker.stage = Stage.LOADING
             model = worker.model
@@ -219,7 +265,7 @@ class Placement(abc.ABC):
         peak_mib: int | None = None,
     ) -> None:
         """A worker has its model on its devices."""
-        worker = self._workers[worker_id]
+        worker = self.workers[worker_id]
         if worker.stage is not Stage.LOADING:  # it is being stopped
             return
         model = worker.model
@@ -237,7 +283,7 @@ class Placement(abc.ABC):
 
     def moved(self, worker_id: str, away: bool, now_s: float) -> None:
         """A worker's weights are in host memory, or back on its devices."""
-        worker = self._workers[worker_id]
+        worker = self.workers[worker_id]
         if worker.stage is not Stage.MOVING:
             return
         names = [] if away else [device.name for device in worker.devices]
@@ -246,27 +292,21 @@ class Placement(abc.ABC):
             self.counts["offloads"] += 1
             worker.stage = Stage.AWAY
             self.apply(self._allocator.offloaded(worker_id, now_s), now_s)
-            self.feed(worker.model, now_s)
+            self._events.append(WorkerSettled(worker_id))
         else:
             self._ready(worker, now_s)
 
     def move_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
         """Weights could not be moved: the worker ends, its devices are free once it has."""
-        worker = self._workers[worker_id]
+        worker = self.workers[worker_id]
         if worker.stage is not Stage.MOVING:
             return
         self._outbox.note("move_failed", worker=worker_id, error=error["message"])
         if worker.is_leaving:
             self.apply(self._allocator.offload_failed(worker_id, now_s), now_s)
-        self._stop(worker, "its weights could not be moved")
+        self.stop(worker, "its weights could not be moved")
 
     def _ready(self, worker: ModelWorker, now_s: float) -> None:
         worker.stage, worker.ready_s = Stage.READY, now_s
         worker.idle_since_s = None
-        self.feed(worker.model, now_s)
-
-    def load_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
-        """A model cannot be loaded: whoever needs it fails, everything else goes on."""
-        worker = self._workers[worker_id]
-        self._stop(worker, "loading failed")
-        self._give_up_model(worker.model, error, now_s)
+        self._events.append(WorkerSettled(worker.worker_id))

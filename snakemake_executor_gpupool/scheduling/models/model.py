@@ -15,7 +15,7 @@ import functools
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -259,32 +259,34 @@ class Model:
         self.queue.push(units)
         self.has_short = self.has_short or self.queue.has_levels
 
-    def next_batch(self, worker: ModelWorker, abandon: Callable[[Unit], None]) -> list[Unit]:
+    def next_batch(self, worker: ModelWorker) -> tuple[list[Unit], list[Unit]]:
         """Take the worker's next micro-batch; an oversized unit or a suspect travels alone.
 
-        Units that nobody waits for any more are left out, and ``abandon`` is told of them.
+        Returns
+        -------
+        tuple
+            The micro-batch, empty if the worker is to have none, and the units that were taken
+            out and left out of it because nobody waits for them any more.
         """
+        unwanted: list[Unit] = []
         while self.oversized and worker.is_alone and not worker.in_flight:
             unit = self.oversized.popleft()
             if unit.places:
-                return [unit]
-            abandon(unit)
+                return [unit], unwanted
+            unwanted.append(unit)
         while self.suspects:
             if worker.in_flight:
-                return []
-            suspect = self.suspects.popleft()
-            if suspect.places:
-                return [suspect]
-            abandon(suspect)
+                return [], unwanted
+            unit = self.suspects.popleft()
+            if unit.places:
+                return [unit], unwanted
+            unwanted.append(unit)
         budget = self.budget_tokens or 1
-        while True:
-            batch = self.queue.take(budget, self.info["pads"], self._most_batch_cost())
-            wanted = [unit for unit in batch if unit.places]
-            for unit in batch:
-                if not unit.places:
-                    abandon(unit)
-            if wanted or not batch:
-                return wanted
+        while batch := self.queue.take(budget, self.info["pads"], self._most_batch_cost()):
+            unwanted += [unit for unit in batch if not unit.places]
+            if wanted := [unit for unit in batch if unit.places]:
+                return wanted, unwanted
+        return [], unwanted
 
     def wake_resting(self, now_s: float) -> None:
         """Let suspects that have waited long enough be tried again."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import CPU
-from snakemake_executor_gpupool.scheduling.models.lifecycle import Placement
-from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
+from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
 
 
-class Staffing(Placement):
+class WorkerScaling:
     """Lets as many workers of each model wait for devices as pay."""
 
-    def _capacity(self, model: Model) -> int:
+    def __init__(
+        self, allocator: Allocator, lifecycle: WorkerLifecycle, suspicion: Suspicion
+    ) -> None:
+        self._allocator = allocator
+        self._lifecycle = lifecycle
+        self._suspicion = suspicion
+
+    def capacity(self, model: Model) -> int:
+        """Return how many workers of a model the managed devices could hold; at least one."""
         if model.spec.names:
             return 1
         managed = self._allocator.count(model.spec.kind)
@@ -19,23 +29,26 @@ class Staffing(Placement):
     def free_places(self, model: Model) -> int:
         """Return how many more of a model's workers could start where nobody else is."""
         if model.spec.kind == CPU:
-            return self._capacity(model)
+            return self.capacity(model)
         users = self._allocator.allocation_map()
         suited = [d.name for d in self._allocator.devices if d.kind == model.spec.kind]
         return sum(not users.get(name) for name in suited) // max(model.spec.count, 1)
 
-    def _ask_for_workers(self, model: Model, now_s: float) -> None:
+    def adjust(self, model: Model, now_s: float) -> None:
+        """Have as many of a model's workers come as pay; those who wait beyond that step back."""
         self._ask_for_more(model, now_s)
+        if model.error is not None:
+            return  # no device will do
         is_room_asked = model.oversized and any(worker.is_alone for worker in model.alive)
         if model.oversized and not is_room_asked and self._may_load(model, now_s):
-            self._ask(model, now_s, alone=True)
+            self._lifecycle.ask(model, now_s, alone=True)
         if model.oversized:
             for worker in [w for w in model.alive if w.stage is Stage.AWAY and w.is_alone]:
-                self._resume(worker, now_s)
+                self._lifecycle.resume(worker, now_s)
 
     def _ask_for_more(self, model: Model, now_s: float) -> None:
         """Let as many workers wait for devices as pay, no matter what was thought before."""
-        most = capacity = self._capacity(model)
+        most = capacity = self.capacity(model)
         coming = sum(worker.is_coming for worker in model.workers.values())
         if coming >= capacity and coming == len(model.workers):
             return
@@ -46,9 +59,10 @@ class Staffing(Placement):
             most = min(max(coming + free, 1), capacity)
         wanted = model.workers_wanted(free, most, now_s) - coming
         for worker in in_line[max(wanted, 0) :]:
-            self._step_back(worker, now_s)
+            self._lifecycle.step_back(worker, now_s)
         for _ in range(wanted - len(in_line)):
-            self._get_one_more(model, capacity, now_s)
+            if model.error is None:
+                self._get_one_more(model, capacity, now_s)
 
     def _get_one_more(self, model: Model, capacity: int, now_s: float) -> None:
         """Have a worker come back whose devices are free, else a new one, else any come back."""
@@ -57,15 +71,9 @@ class Staffing(Placement):
         home_free = [w for w in away if not any(users.get(d.name) for d in w.devices)]
         is_room = len(model.alive) < capacity and (not away or self.free_places(model) > 0)
         if home_free or (away and not is_room):
-            self._resume((home_free or away)[0], now_s)
+            self._lifecycle.resume((home_free or away)[0], now_s)
         elif is_room and self._may_load(model, now_s):
-            self._ask(model, now_s)
-
-    def _resume(self, worker: ModelWorker, now_s: float) -> None:
-        worker.stage = Stage.ASKING
-        # Its process sees no other device than the ones it was started on.
-        effects = self._allocator.resume(worker.worker_id, now_s, same_devices=True)
-        self.apply(effects, now_s)
+            self._lifecycle.ask(model, now_s)
 
     def _may_load(self, model: Model, now_s: float) -> bool:
         """Once a worker has died while loading, one at a time tries, after a wait."""

@@ -1,0 +1,200 @@
+"""Cuts micro-batches, sends them to workers, and takes their results. Pure decisions."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
+from snakemake_executor_gpupool.errors import CONTRACT
+from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.effects import Outbox, RunBatch, RunChains
+from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed, oversize_error
+from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
+from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker
+from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.wire.frames import Blob
+
+
+class Batching:
+    """Which units go to which worker, and when; what their results say of the model.
+
+    Attributes
+    ----------
+    busy_s
+        By device: how many seconds workers computed on it.
+    """
+
+    def __init__(
+        self,
+        allocator: Allocator,
+        lifecycle: WorkerLifecycle,
+        failures: Failures,
+        jobs: JobTable,
+        outbox: Outbox,
+        suspicion: Suspicion,
+    ) -> None:
+        self._allocator = allocator
+        self._lifecycle = lifecycle
+        self._failures = failures
+        self._jobs = jobs
+        self._outbox = outbox
+        self._suspicion = suspicion
+        self._batches = 0
+        self.busy_s: defaultdict[str, float] = defaultdict(float)
+
+    # -- to workers ----------------------------------------------------------------
+    def hand_out(self, model: Model, workers: Iterable[ModelWorker], now_s: float) -> None:
+        """Give a model's work to those of these workers that should have some.
+
+        Every free worker gets a micro-batch; then those that will soon be through with theirs
+        get a second one beforehand.
+        """
+        ready = [worker for worker in workers if worker.is_feedable]
+        for worker in ready:
+            if not worker.in_flight and not self._is_turn_over(worker, now_s):
+                self._send_batch(worker, now_s)
+        if not model.info["persistent"]:
+            return
+        most_in_hands = model.most_in_hands_for_another()
+        for worker in ready:
+            ahead = len(worker.in_flight) == 1 and worker.in_flight[0].cost < most_in_hands
+            if ahead and not self._is_turn_over(worker, now_s):
+                self._send_batch(worker, now_s)
+                most_in_hands = model.most_in_hands_for_another()
+
+    def _is_turn_over(self, worker: ModelWorker, now_s: float) -> bool:
+        """Whether a worker should stop here, although there is work, for somebody else's."""
+        return self._allocator.wants_yield(
+            worker.worker_id, now_s, since_s=worker.ready_s, load_s=worker.model.load_s or 0.0
+        )
+
+    def _send_batch(self, worker: ModelWorker, now_s: float) -> None:
+        units = self._first_look(worker.model) or self._next_batch(worker)
+        if not units:
+            return
+        if self._comes_too_late(worker, units):
+            self._failures.requeue(worker.model, units)
+            self._lifecycle.devices_left([device.name for device in worker.devices], now_s)
+            return
+        self._batches += 1
+        batch = Batch(self._batches, units, now_s)
+        worker.in_flight.append(batch)
+        self._lifecycle.busy(worker, now_s)
+        self._jobs.handed_out(units)
+        self._note_sent(worker, batch)
+        if worker.model.is_chain:
+            chains: list[Any] = units
+            self._outbox.put(RunChains(worker.worker_id, batch.batch_id, chains))
+            return
+        params = worker.model.params_of_group[units[0].group]
+        self._outbox.put(RunBatch(worker.worker_id, batch.batch_id, params, units))
+
+    def _note_sent(self, worker: ModelWorker, batch: Batch) -> None:
+        units = batch.units
+        self._outbox.note(
+            "batch_sent",
+            batch=batch.batch_id,
+            worker=worker.worker_id,
+            items=len(units),
+            jobs=sorted({job_id for unit in units for job_id, _ in unit.places}),
+            tokens=sum(unit.tokens for unit in units),
+            longest_tokens=max(unit.tokens for unit in units),
+        )
+
+    def _first_look(self, model: Model) -> list[Unit]:
+        """Return a model's very first batch: the job that is done soonest.
+
+        So there are outputs before the costliest items are done, and a speed to plan by.
+        """
+        if model.items_done or model.in_flight or model.suspects or model.oversized:
+            return []
+        units = self._jobs.soonest_done(set(model.queue))
+        if not units or not model.fits_one_batch(units):
+            return []
+        model.queue.remove(set(units))
+        return units
+
+    def _next_batch(self, worker: ModelWorker) -> list[Unit]:
+        units, unwanted = worker.model.next_batch(worker)
+        self._failures.abandon(unwanted)
+        return units
+
+    def _comes_too_late(self, worker: ModelWorker, units: list[Unit]) -> bool:
+        """Whether a worker's machine is given back before it would be through with a batch."""
+        left_s = self._lifecycle.time_left_s(worker.devices)
+        if left_s == math.inf:
+            return False
+        cost = sum(b.cost for b in worker.in_flight) + sum(unit.cost for unit in units)
+        return (worker.model.speed.seconds(cost, len(worker.in_flight) + 1) or 0.0) > left_s
+
+    # -- from workers --------------------------------------------------------------
+    def batch_done(
+        self,
+        worker: ModelWorker,
+        outcomes: list[dict[str, Any]],
+        blobs: list[Blob],
+        seconds: float,
+        now_s: float,
+        peak_mib: int | None = None,
+    ) -> None:
+        """A worker has answered its oldest micro-batch: hand its results to who waits for them."""
+        model = worker.model
+        batch = self.batch_over(worker, seconds, now_s, peak_mib)
+        if any(outcome["oom"] for outcome in outcomes):
+            model.shrink_budget(batch)
+            self._outbox.note("out_of_memory", worker=worker.worker_id, budget=model.budget_tokens)
+        self._settle(worker, batch, outcomes, blobs, seconds)
+        errors = [outcome["error"] for outcome in outcomes if outcome["error"] is not None]
+        broken = [error for error in errors if error["kind"] == CONTRACT]
+        if broken:
+            # No item is to blame, and no other one with these params would do better.
+            self._failures.give_up_group(model, batch.units[0].group, broken[0])
+        if not model.info["persistent"]:
+            self._lifecycle.stop(worker, "one-shot tool")
+
+    def batch_over(
+        self, worker: ModelWorker, seconds: float, now_s: float, peak_mib: int | None
+    ) -> Batch:
+        """Take a worker's oldest micro-batch, and learn from the time and memory that it took."""
+        model, batch = worker.model, worker.in_flight.popleft()
+        if worker.in_flight:
+            worker.in_flight[0].sent_s = now_s
+        model.speed.learn(batch.cost, seconds, len(batch.units))
+        model.memory = model.memory.computed(peak_mib, model.batch_tokens(batch))
+        for device in worker.devices:
+            self.busy_s[device.name] += seconds
+        seconds = round(seconds, 6)
+        self._outbox.note(
+            "batch_done", batch=batch.batch_id, worker=worker.worker_id, seconds=seconds
+        )
+        return batch
+
+    def _settle(
+        self,
+        worker: ModelWorker,
+        batch: Batch,
+        outcomes: list[dict[str, Any]],
+        blobs: list[Blob],
+        seconds: float,
+    ) -> None:
+        model, results, node = worker.model, iter(blobs), worker.node
+        total = batch.cost or len(batch.units)
+        for unit, outcome in zip(batch.units, outcomes, strict=True):
+            self._suspicion.cleared(unit)
+            error = outcome["error"]
+            if error is not None and outcome["oom"]:
+                if not worker.is_alone:
+                    model.oversized.append(unit)
+                    continue
+                error = oversize_error(error, worker)
+            model.items_done += 1
+            if error is None:
+                share_s = seconds * (unit.cost if batch.cost else 1.0) / total
+                self._jobs.unit_done(unit, next(results), share_s, worker.worker_id, node)
+            else:
+                where = blamed(model, error) if error["kind"] == CONTRACT else ""
+                self._jobs.unit_failed(unit, error, where)

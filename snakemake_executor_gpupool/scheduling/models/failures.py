@@ -1,0 +1,171 @@
+"""What becomes of work whose worker died, and of models that cannot be had. Pure decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from snakemake_executor_gpupool.errors import CONTRACT
+from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, Suspicion
+from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents, MergeEnded
+from snakemake_executor_gpupool.scheduling.effects import Outbox
+from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
+from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
+from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker
+from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+
+#: A unit that ends this many workers while it is alone with them is given up; more where
+#: something outside kills (:mod:`~.blame`), as for all such bounds.
+MAX_DEATHS_ALONE = 2
+#: A model whose workers die this often while loading, one after the other, is given up.
+MAX_LOAD_DEATHS = 3
+#: Workers of a chain that may die; its requests go the ordinary way from then on.
+MAX_CHAIN_DEATHS = 3
+
+
+class Failures:
+    """Finds what is to blame for a death, and fails the jobs that need what cannot be had."""
+
+    def __init__(
+        self,
+        lifecycle: WorkerLifecycle,
+        jobs: JobTable,
+        ledger: Ledger,
+        outbox: Outbox,
+        events: DomainEvents,
+        suspicion: Suspicion,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._jobs = jobs
+        self._ledger = ledger
+        self._outbox = outbox
+        self._events = events
+        self._suspicion = suspicion
+
+    # -- deaths ----------------------------------------------------------------------
+    def blame(self, worker: ModelWorker, reason: str, now_s: float) -> None:
+        """A worker has died by no fault of its machine: suspect what it had in flight."""
+        if worker.model.is_chain:
+            self._blame_chain(worker, reason, now_s)
+            return
+        if not worker.has_loaded:
+            self._blame_loading(worker, reason, now_s)
+            return
+        units = worker.in_flight.popleft().units if worker.in_flight else []
+        self._suspicion.died(units, now_s)
+        for unit in units:
+            if self._suspicion.is_guilty(unit, MAX_DEATHS_ALONE, now_s):
+                count = self._suspicion.deaths_alone(unit)
+                message = f"{count} workers died while computing it alone: {reason}"
+                self._suspicion.forget(unit)
+                self._jobs.unit_failed(unit, crash_error(message))
+            else:
+                worker.model.resting.append((self._suspicion.next_try_s(unit), unit))
+
+    def _blame_chain(self, worker: ModelWorker, reason: str, now_s: float) -> None:
+        """Look no further than whether to go on merging: what was in flight is tried apart."""
+        worker.model.chain_deaths += 1
+        if not worker.has_loaded or worker.model.chain_deaths >= MAX_CHAIN_DEATHS:
+            self.give_up_model(worker.model, crash_error(f"its worker died: {reason}"), now_s)
+
+    def _blame_loading(self, worker: ModelWorker, reason: str, now_s: float) -> None:
+        model = worker.model
+        known_good = model.has_loaded
+        self._suspicion.died([model], now_s, since_s=worker.since_s, came_through_before=known_good)
+        self._lifecycle.withdraw_asking(model, now_s)
+        # Whatever this one's trouble was, others serve.
+        is_served = any(other.has_loaded for other in model.alive)
+        if not is_served and self._suspicion.is_guilty(
+            model, MAX_LOAD_DEATHS, now_s, least_s=MIN_TRIAL_S
+        ):
+            error = crash_error(f"its worker died while loading: {reason}")
+            self.give_up_model(model, error, now_s)
+
+    def take_back(self, worker: ModelWorker) -> None:
+        """Have what a dead worker had in flight computed by others."""
+        units = [unit for batch in worker.in_flight for unit in batch.units]
+        worker.in_flight.clear()
+        if worker.model.is_chain:
+            self._end_merges(units)
+        else:
+            self.requeue(worker.model, units)
+
+    def requeue(self, model: Model, units: list[Unit]) -> None:
+        """Let units wait again, except those that nobody waits for any more."""
+        model.queue.push(unit for unit in units if unit.places)
+        self.abandon(unit for unit in units if not unit.places)
+
+    def abandon(self, units: Iterable[Unit]) -> None:
+        """Forget units that nobody waits for any more."""
+        for unit in units:
+            self._suspicion.forget(unit)
+            self._ledger.abandon(unit)
+
+    def _end_merges(self, units: Iterable[Unit]) -> None:
+        for unit in units:
+            unit.places = []
+            self._events.append(MergeEnded(unit))
+
+    # -- what is given up --------------------------------------------------------------
+    def give_up_model(self, model: Model, error: dict[str, Any], now_s: float) -> None:
+        """Fail whoever needs a model that cannot be had, now and later."""
+        model.error = error
+        self._suspicion.forget(model)
+        self._outbox.note("model_failed", model=model.name, error=error["message"])
+        self.fail_waiting(model, error)
+        self._lifecycle.withdraw_asking(model, now_s)
+        self.stop_unused(model)
+
+    def give_up_group(self, model: Model, group: str, error: dict[str, Any]) -> None:
+        """Fail what waits with the same params, and have what comes later fail, too."""
+        model.broken[group] = error
+        self._outbox.note("model_failed", model=model.name, error=error["message"])
+        waiting = [*model.suspects, *(unit for _, unit in model.resting), *model.oversized]
+        gone = {unit for unit in (*waiting, *model.queue) if unit.group == group}
+        model.queue.remove(gone & set(model.queue))
+        for units in (model.suspects, model.oversized):
+            kept = [unit for unit in units if unit not in gone]
+            units.clear()
+            units.extend(kept)
+        model.resting[:] = [(until_s, unit) for until_s, unit in model.resting if unit not in gone]
+        for unit in sorted(gone, key=lambda unit: unit.order):
+            self._suspicion.forget(unit)
+            self._jobs.unit_failed(unit, error, blamed(model, error))
+
+    def fail_waiting(self, model: Model, error: dict[str, Any]) -> None:
+        """Fail what waits for a model, the first with the whole story; end its merged runs."""
+        if model.is_chain:
+            self._end_merges(model.queue.drain())
+            return
+        told = error
+        resting = (unit for _, unit in model.resting)
+        for unit in [*model.suspects, *resting, *model.oversized, *model.queue.drain()]:
+            self._suspicion.forget(unit)
+            self._jobs.unit_failed(unit, told, blamed(model, error))
+            told = {**error, "traceback": ""}
+        model.suspects.clear()
+        model.resting.clear()
+        model.oversized.clear()
+
+    def stop_unused(self, model: Model) -> None:
+        """End the workers of a model that was given up, once they have nothing in flight."""
+        for worker in model.alive:
+            if not worker.in_flight:
+                self._lifecycle.stop(worker, "its model was given up")
+
+
+def blamed(model: Model, error: dict[str, Any]) -> str:
+    """Return what messages call the cause of an error that all items of a model have."""
+    return f"tool {model.tool.ref}" if error.get("kind") == CONTRACT else f"model {model.name}"
+
+
+def oversize_error(error: dict[str, Any], worker: ModelWorker) -> dict[str, Any]:
+    """Say of an item that no memory was enough for it, and what to do."""
+    where = ", ".join(device.name for device in worker.devices)
+    message = (
+        f"it needs more memory than {where} has, even alone in its batch and with nothing else on "
+        f"the device. Shorten or split it, choose a smaller model or a lower precision, or a "
+        f"device with more memory. The tool said: {error['type']}: {error['message']}"
+    )
+    return {**error, "kind": "input", "message": message}
