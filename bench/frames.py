@@ -27,7 +27,7 @@ from snakemake_executor_gpupool.hosts.base import FrameArrived, WorkerGone
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
-from snakemake_executor_gpupool.wire.payload import load_payload, save_payload
+from snakemake_executor_gpupool.wire.payload import load_payload, pack
 from snakemake_executor_gpupool.wire.requests import ToolRef
 from snakemake_executor_gpupool.wire.spool import Discards, Spool
 
@@ -82,7 +82,7 @@ class WarmWorker(Rival):
 
     def call(self, item: object) -> object:
         """Send an item, return the result."""
-        blob = save_payload(item, self.spool)
+        blob = self.spool.put(pack(item))
         meta = {"type": "run", "batch": 1, "store": "", "entries": [""]}
         self.host.send("echo", meta, [self.params, blob])
         frame = self._answer()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from snakemake_executor_gpupool.errors import InputError
-from snakemake_executor_gpupool.tools.hub import forbidden_by
+from snakemake_executor_gpupool.tools.offline import forbidden_by
 
 #: Where fair-esm publishes its files (``esm/pretrained.py``).
 BASE_URL = "https://dl.fbaipublicfiles.com/fair-esm"

@@ -7,17 +7,7 @@ import os
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.errors import InputError
-
-#: Any of these set to something true forbids downloads.
-OFFLINE = ("GPUPOOL_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-
-
-def forbidden_by() -> str:
-    """Return the environment variable that forbids downloads; empty if none does."""
-    for name in OFFLINE:
-        if os.environ.get(name, "").lower() not in ("", "0", "false", "no", "off"):
-            return name
-    return ""
+from snakemake_executor_gpupool.tools.offline import forbidden_by
 
 
 def library(module: str, tool: str, package: str) -> Any:

@@ -28,18 +28,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile
-from snakemake_executor_gpupool.wire.spool import ALIGNMENT, Spool
+from snakemake_executor_gpupool.wire.spool import ALIGNMENT
 
 #: The newest that Python 3.9 reads, and the first with buffers out of band.
 PICKLE_PROTOCOL = 5
 #: No pickle of a protocol in use starts like this.
 MAGIC = b"gpupoolB"
 COUNT = struct.Struct("<Q")
-
-
-def save_payload(value: Any, spool: Spool) -> Blob:
-    """Return a value as a blob; a large one lies in a file of the spool."""
-    return spool.put(pack(value))
 
 
 class OnDevice(pickle.PicklingError):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_gpupool.errors import InputError
-from snakemake_executor_gpupool.tools import esm2_hub, hub
+from snakemake_executor_gpupool.tools import esm2_hub, offline
 from snakemake_executor_gpupool.tools.esm2_checkpoints import (
     load_contact_head,
     load_model,
@@ -29,7 +29,7 @@ class TestHub:
     @pytest.fixture(autouse=True)
     def cache(self, tmp_path, monkeypatch):
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-        for name in hub.OFFLINE:
+        for name in offline.OFFLINE:
             monkeypatch.delenv(name, raising=False)
         return tmp_path / "torch" / "hub" / "checkpoints"
 
@@ -70,7 +70,7 @@ class TestHub:
         load_contact_head(NAME, load_model(NAME))
         assert sorted(path.name for path in cache.iterdir()) == [CONTACTS, f"{NAME}.pt"]
 
-    @pytest.mark.parametrize("variable", hub.OFFLINE)
+    @pytest.mark.parametrize("variable", offline.OFFLINE)
     def test_offline(self, site, cache, monkeypatch, variable):
         monkeypatch.setenv(variable, "true")
         with pytest.raises(InputError) as caught:

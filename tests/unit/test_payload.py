@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, SpoolFile
+from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile
 from snakemake_executor_gpupool.wire.payload import (
     MAGIC,
     load_bytes,
@@ -16,7 +16,6 @@ from snakemake_executor_gpupool.wire.payload import (
     load_places,
     pack,
 )
-from snakemake_executor_gpupool.wire.payload import save_payload as save
 from snakemake_executor_gpupool.wire.spool import Spool
 
 LARGE = np.arange(SPOOL_BYTES, dtype=np.float32)
@@ -29,6 +28,10 @@ VALUES = {
     "fortran order": np.asfortranarray(LARGE.reshape(-1, 4)),
     "large text": "x" * (2 * SPOOL_BYTES),
 }
+
+
+def save(value: object, spool: Spool) -> Blob:
+    return spool.put(pack(value))
 
 
 def same(one: object, other: object) -> bool:
