@@ -80,6 +80,23 @@ class Callbacks:
         (self.warn or self.log)(line)
 
 
+class UserLines:
+    """Lines for the user, said by the reporting thread; callable from any thread."""
+
+    def __init__(self, callbacks: Callbacks, put: Callable[[Callable[[], None]], None]) -> None:
+        self._callbacks, self._put = callbacks, put
+
+    def say(self, line: str) -> None:
+        """Say a line."""
+        text = printable(line)
+        self._put(lambda: self._callbacks.log(text))
+
+    def warn(self, line: str) -> None:
+        """Say what is not as it should be."""
+        text = printable(line)
+        self._put(lambda: self._callbacks.tell_warning(text))
+
+
 class Actions:
     """The effects, put into action; used by the run loop's thread alone.
 

@@ -156,7 +156,9 @@ def test_an_interrupted_call_leaves_nothing_lent(
         timer.join()
         opened = pool._opened()
         assert eventually(lambda: opened.summary()["jobs_served"] == 2)
-        assert eventually(lambda: not opened._inbox.ask(lambda: dict(opened._scheduler.jobs._lent)))
+        assert eventually(
+            lambda: not opened._inbox.ask(lambda: dict(opened._loop.scheduler.jobs._lent))
+        )
         assert pool.run(TEXTUAL, ["a"]) == ["A.plain"]
 
 

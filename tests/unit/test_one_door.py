@@ -87,7 +87,7 @@ def test_a_failing_line_ends_the_run_with_every_job_reported(opened: Opened) -> 
     opened.failing.add(None)
     opened.pool.submit([request(n) for n in range(3)])
     opened.pool.summary()  # they are in the tables now
-    opened.pool._say("anything")
+    opened.pool._loop.lines.say("anything")
     assert opened.is_broken.wait(PATIENCE_S)
     assert isinstance(opened.cause, BrokenPipeError)
     assert set(opened.reports) == {0, 1, 2}
@@ -152,11 +152,11 @@ def test_figures_are_read_by_the_loop_alone(
 ) -> None:
     readers = []
 
-    def summary() -> dict[str, Any]:
+    def summary(now_s: float) -> dict[str, Any]:
         readers.append(threading.current_thread().name)
         return {}
 
-    monkeypatch.setattr(opened.pool, "_summary", summary)
+    monkeypatch.setattr(opened.pool._loop, "summary", summary)
     opened.pool.summary()
     monkeypatch.undo()
     assert readers == ["gpupool"]

@@ -52,7 +52,8 @@ from snakemake_executor_gpupool.runtime.config import (
     PoolConfig,
     build_config,
 )
-from snakemake_executor_gpupool.runtime.pool import Pool, what_broke
+from snakemake_executor_gpupool.runtime.loop import what_broke
+from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.wire.requests import JobReport
 

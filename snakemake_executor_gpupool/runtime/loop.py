@@ -1,0 +1,291 @@
+"""One turn of the pool's work: what has happened becomes events, effects become action.
+
+The loop has neither a thread nor a clock: it is stepped with the time, over a host that it is
+given. :class:`~snakemake_executor_gpupool.runtime.pool.Pool` steps it on a thread of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
+from snakemake_executor_gpupool.errors import ConfigError, ProtocolError
+from snakemake_executor_gpupool.hosts.base import (
+    DevicesExpected,
+    DevicesJoined,
+    DevicesLeft,
+    FrameArrived,
+    Host,
+    HostEvent,
+    WorkerGone,
+)
+from snakemake_executor_gpupool.records.events import EventLog, write_summary
+from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.records.profile import Profile
+from snakemake_executor_gpupool.records.progress import Progress, closing_line
+from snakemake_executor_gpupool.records.result_store import ResultStore
+from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, UserLines, holder_of
+from snakemake_executor_gpupool.runtime.config import PoolConfig
+from snakemake_executor_gpupool.runtime.inbox import Inbox
+from snakemake_executor_gpupool.runtime.sharing import Sharing
+from snakemake_executor_gpupool.runtime.summary import state_of, summarize
+from snakemake_executor_gpupool.scheduling.demand import demand_of
+from snakemake_executor_gpupool.scheduling.effects import Note, Report
+from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
+from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.wire.bounds import printable
+from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.spool import Discards, remove_file
+
+#: Errors that say nothing of gpupool: no room, no more files or processes, no memory.
+OUT_OF = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EAGAIN,
+    errno.ENOMEM,
+)
+
+
+class RunLoop:
+    """Owns scheduler and host; used by one thread at a time, but for what it is constructed with.
+
+    Parameters
+    ----------
+    config
+        Devices, limits, directories.
+    paths
+        The run's files.
+    host
+        Where workers run.
+    sharing
+        What the run holds against others.
+    inbox
+        What other threads want done.
+    callbacks, put
+        Whom to report to, and what has the reporting thread do so.
+    store
+        Results kept across runs; None: there are none.
+    profile
+        What was measured in earlier runs.
+    now_s
+        When the run starts.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        paths: RunPaths,
+        host: Host,
+        *,
+        allocator: Allocator,
+        sharing: Sharing,
+        inbox: Inbox,
+        callbacks: Callbacks,
+        put: Callable[[Callable[[], None]], None],
+        store: ResultStore | None,
+        profile: Profile,
+        now_s: float,
+    ) -> None:
+        self.paths, self.host, self.sharing, self.allocator = paths, host, sharing, allocator
+        self._expects_devices = bool(config.expected)
+        self._inbox = inbox
+        self.lines = UserLines(callbacks, put)
+        self._store, self._profile = store, profile
+        self.scheduler = Scheduler(
+            allocator, config.dispatch, config.file_workers, profile.__getitem__
+        )
+        self.scheduler.dispatch.lifecycle.claim = sharing.claim
+        self.scheduler.dispatch.lifecycle.time_left_s = host.time_left_s
+        # A network file system takes its time, which the run loop has not.
+        remove = remove_file
+        if paths.is_shared:
+            remove = lambda path: put(lambda: remove_file(path))  # noqa: E731
+        self._discards = Discards(remove)
+        self._gate = FrameGate(self.scheduler, paths.spools, host.moved_away)
+        self.events = EventLog(paths.events)
+        self._has_lost_events = False
+        self._actions = Actions(
+            host,
+            self.events,
+            store.address if store else None,
+            paths.staged,
+            paths.worker_log,
+            callbacks,
+            put,
+        )
+        self._actions.lends(sharing.lend, sharing.take_back)
+        names = [device.name for device in config.devices]
+        simulated = any(device.simulated for device in config.devices)
+        self.events.write("run_started", {"devices": names, "simulated": simulated})
+        self._started_s = self._last_tick_s = now_s
+        self._progress = Progress(now_s)
+        #: What happened while the loop waited; None: it has not.
+        self._found: list[HostEvent] | None = None
+
+    # -- a turn ------------------------------------------------------------------------
+    def wait(self, now_s: float) -> None:
+        """Wait until something happens or is due."""
+        self._found = self.host.poll(self.scheduler.next_wake_s(now_s) - now_s)
+
+    def step(self, now_s: float) -> None:
+        """Take what has happened and what is wanted and due, decide, act. Never waits."""
+        found, self._found = self._found, None
+        for event in self.host.poll(0.0) if found is None else found:
+            self._happened(event, now_s)
+        for act in self._inbox.take():
+            act(now_s)
+        self._tick(now_s)
+        self._act()
+
+    def _tick(self, now_s: float) -> None:
+        if now_s >= self.scheduler.next_wake_s(self._last_tick_s):
+            self._last_tick_s = now_s
+            self.scheduler.tick(now_s)
+            self.look_around(now_s)
+            if self._expects_devices:
+                self.host.wants(demand_of(self.scheduler.dispatch, self.allocator, now_s))
+            if self._progress.is_due(now_s):
+                states = map(state_of, self.scheduler.dispatch.models.values())
+                for line in self._progress.lines(states, now_s):
+                    self.lines.say(line)
+
+    def look_around(self, now_s: float) -> None:
+        """Let go of devices that nobody of ours is on; see what others let go of."""
+        self.sharing.look_around(self.scheduler, now_s)
+
+    def _happened(self, event: HostEvent, now_s: float) -> None:
+        match event:
+            case FrameArrived():
+                if self.host.believes(event.worker_id):
+                    self._frame(event.worker_id, event.frame, now_s)
+            case DevicesJoined():
+                names = [device.name for device in event.devices]
+                self.events.write("devices_joined", {"devices": names})
+                self.scheduler.devices_joined(event.devices, now_s)
+            case DevicesLeft():
+                fields = {"devices": list(event.names), "why": event.why}
+                self.events.write("devices_left", fields)
+                self.scheduler.devices_left(event.names, now_s)
+            case DevicesExpected():
+                self.scheduler.devices_expected(event.devices, now_s)
+            case WorkerGone():
+                self._worker_gone(event, now_s)
+
+    def _worker_gone(self, end: WorkerGone, now_s: float) -> None:
+        self._note_exit(end)
+        self.sharing.take_back(end.worker_id)
+        self.scheduler.died(
+            end.worker_id,
+            end.reason,
+            now_s,
+            expected=end.expected,
+            blameless=end.blameless,
+        )
+        self.look_around(now_s)
+
+    def _note_exit(self, end: WorkerGone) -> None:
+        first_line = end.reason.partition("\n")[0]
+        fields = {"worker": end.worker_id, "reason": first_line, "expected": end.expected}
+        self.events.write("worker_ended", fields)
+
+    def _frame(self, worker_id: str, frame: Frame, now_s: float) -> None:
+        """Turn a frame into an event. One that makes no sense is its sender's end."""
+        try:
+            self._gate.take(worker_id, frame, now_s)
+        except ProtocolError as error:
+            self.host.reject(worker_id, str(error))
+
+    def _act(self) -> None:
+        for effect in self.scheduler.outbox.take():
+            self._actions.carry_out(effect)
+        self.host.flush()  # workers go on while the rest is done
+        discarded, self.scheduler.ledger.discarded = self.scheduler.ledger.discarded, []
+        for blob in discarded:
+            self._discards.discard(blob)
+        self._flush_events()
+
+    def _flush_events(self) -> None:
+        self.events.flush()
+        if self.events.error is not None and not self._has_lost_events:
+            self._has_lost_events = True
+            why = self.events.error.strerror
+            self.lines.say(f"gpupool: {self.paths.events} is incomplete, the run goes on: {why}")
+
+    # -- what other threads want -------------------------------------------------------
+    def lease_done(self, job_id: int, now_s: float) -> None:
+        """Take back what a job was leased."""
+        self.sharing.take_back(holder_of(job_id))
+        self.scheduler.lease_done(job_id, now_s)
+        self.look_around(now_s)
+
+    def cancel(self, reason: str) -> None:
+        """Fail every job, end every worker."""
+        self.scheduler.cancel(reason)
+        self.host.stop_all(force=True)
+
+    def summary(self, now_s: float) -> dict[str, Any]:
+        """Return the figures of the run so far, as ``summary.json`` has them."""
+        wall_s = now_s - self._started_s
+        return summarize(self.scheduler, self.allocator, self.host.carried, wall_s)
+
+    # -- the end, in this order --------------------------------------------------------
+    def give_up(self, cause: BaseException) -> None:
+        """After a failure: report every job in flight, as far as there is still order."""
+        fields = {"error": repr(cause), "traceback": story_of(cause)}
+        self.events.write("pool_failed", fields)
+        self.host.stop_all(force=True)
+        self.scheduler.cancel(what_broke(cause))
+
+    def end_workers(self) -> None:
+        """Wait for every worker's end, for as long as the host is patient."""
+        for worker in self.host.close(on_end=self._note_exit):
+            self.lines.say(
+                f"gpupool: worker {worker} cannot be ended; its device may stay occupied"
+            )
+
+    def report_rest(self) -> None:
+        """Carry out what has still to be told; there is nobody left to do anything else."""
+        for effect in self.scheduler.outbox.take():
+            if isinstance(effect, (Report, Note)):
+                self._actions.carry_out(effect)
+        self._flush_events()
+
+    def write_summary(self, now_s: float) -> None:
+        """Write the run's figures and its profile, and say the closing line."""
+        summary = self.summary(now_s)
+        self.events.write("run_ended", {"wall_s": summary["wall_s"]})
+        try:
+            write_summary(self.paths.summary, summary)
+        except OSError as error:
+            self.lines.say(f"gpupool: {self.paths.summary} cannot be written: {error.strerror}")
+        for model in self.scheduler.dispatch.models.values():
+            self._profile.note(model.profile_key, model.figures())
+        self._profile.save()
+        if summary["jobs_served"] or summary["jobs_failed"]:
+            self.lines.say(closing_line(summary))
+
+    def remove_files(self) -> None:
+        """Remove what only this run needed."""
+        self.paths.remove_spools()
+        self.paths.remove_staged()
+        if self._store is not None:
+            self._store.clean_up()
+
+
+def what_broke(error: BaseException) -> str:
+    """Say what ends a run before its time: a mistake in the set-up plainly, else a bug."""
+    if isinstance(error, ConfigError):
+        return printable(error)
+    if isinstance(error, OSError) and error.errno in OUT_OF:
+        return printable(f"the machine has run out of something that every run needs: {error}")
+    return printable(f"gpupool itself failed, which is a bug: {error!r}")
+
+
+def story_of(error: BaseException) -> str:
+    """Return an error's traceback."""
+    return "".join(traceback.format_exception(error))[-8000:]
