@@ -8,6 +8,7 @@ its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,9 +43,16 @@ class WorkerGone:
 
 @dataclass(frozen=True)
 class DevicesJoined:
-    """Devices are there that were not there before."""
+    """Devices are there that were not there before.
+
+    Attributes
+    ----------
+    ends_at_s
+        When their machine is no longer ours, on the clock of ``time.monotonic``.
+    """
 
     devices: tuple[Device, ...]
+    ends_at_s: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,6 @@ class Host(Protocol):
 
     def wake(self) -> None: ...  # noqa: D102 - as LocalHost's, for the whole class
     def pids(self) -> list[int]: ...  # noqa: D102
-    def moved_away(self, worker_id: str) -> bool: ...  # noqa: D102
     def believes(self, worker_id: str) -> bool: ...  # noqa: D102
     def reject(self, worker_id: str, why: str) -> None: ...  # noqa: D102
     def watch(self, group: int) -> None: ...  # noqa: D102
@@ -120,7 +127,3 @@ class Host(Protocol):
     def close(self, on_end: Callable[[WorkerGone], None]) -> list[str]: ...  # noqa: D102
 
     def wants(self, demand: Demand) -> None: ...  # noqa: D102
-
-    def time_left_s(self, devices: Sequence[Device]) -> float:
-        """Return how long these devices' machine is still ours; infinite if for ever."""
-        ...

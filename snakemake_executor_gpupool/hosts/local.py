@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import secrets
 import selectors
 import socket
@@ -29,7 +28,7 @@ from snakemake_executor_gpupool.hosts.base import (
 from snakemake_executor_gpupool.hosts.process import WorkerProcess, describe_exit
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
 from snakemake_executor_gpupool.records.paths import RunPaths
-from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: How often ending processes are looked at.
@@ -113,15 +112,6 @@ class LocalHost:
     def pids(self) -> list[int]:
         """Return the ids of all worker processes."""
         return [running.process.pid for running in self._running.values()]
-
-    def moved_away(self, worker_id: str) -> bool:
-        """Tell whether a worker's weights have left its devices, as far as the driver knows."""
-        running = self._running.get(worker_id)
-        if running is None:
-            return True
-        return self._memory_release.weights_are_gone(
-            worker_id, running.process.pid, running.devices
-        )
 
     def watch(self, group: int) -> None:
         """Have a process group killed, should this process be."""
@@ -267,9 +257,21 @@ class LocalHost:
                 if frame is None:
                     self._channel_ended(running)
                 else:
-                    self._found.append(FrameArrived(worker_id, frame))
+                    self._found.append(FrameArrived(worker_id, self._checked(worker_id, frame)))
         except FrameError as error:
             self.reject(worker_id, str(error))
+
+    def _checked(self, worker_id: str, frame: Frame) -> Frame:
+        """Believe a worker that its weights have left its devices only if the driver agrees."""
+        if frame.type != "moved" or not frame.meta.get("away"):
+            return frame
+        running = self._running[worker_id]
+        pid, devices = running.process.pid, running.devices
+        if self._memory_release.weights_are_gone(worker_id, pid, devices):
+            return frame
+        message = "its weights are still on the device after the move to the host"
+        error = {"kind": "tool", "type": "RuntimeError", "message": message, "traceback": ""}
+        return Frame({"type": "move_failed", "error": error}, [])
 
     def believes(self, worker_id: str) -> bool:
         """Tell whether a worker's frames still count: it has not been found out to be broken."""
@@ -352,10 +354,6 @@ class LocalHost:
 
     def wants(self, demand: Demand) -> None:
         """Take note of what the pool could use; this machine has what it has."""
-
-    def time_left_s(self, devices: Sequence[Device]) -> float:
-        """Return how long these devices' machine is still ours."""
-        return math.inf
 
     # -- the end ---------------------------------------------------------------------
     def stop_all(self, *, force: bool = False) -> None:

@@ -51,6 +51,10 @@ class Profile:
     def __getitem__(self, key: str) -> Figures:
         return Figures.from_json(self._entries.get(key, {}))
 
+    def figures(self) -> dict[str, Figures]:
+        """Return all that earlier runs measured."""
+        return {key: Figures.from_json(entry) for key, entry in self._entries.items()}
+
     def note(self, key: str, figures: Figures) -> None:
         """Remember what this run measured."""
         self._new[key] = figures

@@ -33,7 +33,7 @@ from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.sharing import Sharing
 from snakemake_executor_gpupool.runtime.summary import state_of, summarize
 from snakemake_executor_gpupool.scheduling.demand import demand_of
-from snakemake_executor_gpupool.scheduling.effects import Note, Report
+from snakemake_executor_gpupool.scheduling.effects import ClaimDevices, Note, Report
 from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.bounds import printable
@@ -97,16 +97,14 @@ class RunLoop:
         self.lines = UserLines(callbacks, put)
         self._store, self._profile = store, profile
         self.scheduler = Scheduler(
-            allocator, config.dispatch, config.file_workers, profile.__getitem__
+            allocator, config.dispatch, config.file_workers, profile.figures()
         )
-        self.scheduler.dispatch.lifecycle.claim = sharing.claim
-        self.scheduler.dispatch.lifecycle.time_left_s = host.time_left_s
         # A network file system takes its time, which the run loop has not.
         remove = remove_file
         if paths.is_shared:
             remove = lambda path: put(lambda: remove_file(path))  # noqa: E731
         self._discards = Discards(remove)
-        self._gate = FrameGate(self.scheduler, paths.spools, host.moved_away)
+        self._gate = FrameGate(self.scheduler, paths.spools)
         self.events = EventLog(paths.events)
         self._has_lost_events = False
         self._actions = Actions(
@@ -140,7 +138,7 @@ class RunLoop:
         for act in self._inbox.take():
             act(now_s)
         self._tick(now_s)
-        self._act()
+        self._act(now_s)
 
     def _tick(self, now_s: float) -> None:
         if now_s >= self.scheduler.next_wake_s(self._last_tick_s):
@@ -166,7 +164,7 @@ class RunLoop:
             case DevicesJoined():
                 names = [device.name for device in event.devices]
                 self.events.write("devices_joined", {"devices": names})
-                self.scheduler.devices_joined(event.devices, now_s)
+                self.scheduler.devices_joined(event.devices, now_s, event.ends_at_s)
             case DevicesLeft():
                 fields = {"devices": list(event.names), "why": event.why}
                 self.events.write("devices_left", fields)
@@ -200,14 +198,27 @@ class RunLoop:
         except ProtocolError as error:
             self.host.reject(worker_id, str(error))
 
-    def _act(self) -> None:
-        for effect in self.scheduler.outbox.take():
-            self._actions.carry_out(effect)
+    def _act(self, now_s: float) -> None:
+        while effects := self.scheduler.outbox.take():
+            for effect in effects:
+                if isinstance(effect, ClaimDevices):
+                    self._claim(effect, now_s)
+                else:
+                    self._actions.carry_out(effect)
         self.host.flush()  # workers go on while the rest is done
         discarded, self.scheduler.ledger.discarded = self.scheduler.ledger.discarded, []
         for blob in discarded:
             self._discards.discard(blob)
         self._flush_events()
+
+    def _claim(self, effect: ClaimDevices, now_s: float) -> None:
+        """Take devices against other processes, and report at once whether that went well."""
+        refusal = self.sharing.claim(effect.devices)
+        if refusal is None:
+            self.scheduler.devices_claimed(effect.holder_id, now_s)
+        else:
+            name, why, lost = refusal.device.name, refusal.why, refusal.lost
+            self.scheduler.devices_refused(effect.holder_id, name, why, now_s, lost=lost)
 
     def _flush_events(self) -> None:
         self.events.flush()

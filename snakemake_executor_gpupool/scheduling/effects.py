@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ClaimDevices:
+    """Take granted devices against other processes of their machine, all or none.
+
+    ``devices_claimed`` or ``devices_refused`` is to be called, once, however long that takes.
+    """
+
+    holder_id: str
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True)
 class StartWorker:
     """Start a process for a tool; without devices it is one for files.
 
@@ -160,7 +171,8 @@ class Note:
 
 
 Effect = (
-    StartWorker
+    ClaimDevices
+    | StartWorker
     | StopWorker
     | LoadModel
     | MoveModel

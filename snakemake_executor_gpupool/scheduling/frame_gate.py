@@ -205,16 +205,11 @@ class FrameGate:
         Hears of every frame that makes sense.
     spools
         The only directories whose files a blob may name: what is in them is removed after use.
-    moved_away
-        Tells whether a worker's weights have left its devices, as far as the driver knows.
     """
 
-    def __init__(
-        self, scheduler: Scheduler, spools: Sequence[str], moved_away: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, spools: Sequence[str]) -> None:
         self._scheduler = scheduler
         self._spools = frozenset(spools)
-        self._moved_away = moved_away
 
     def take(self, worker_id: str, frame: Frame, now_s: float) -> None:
         """Believe a frame.
@@ -314,17 +309,9 @@ class FrameGate:
             case "store_trouble":
                 scheduler.store_trouble(worker_id, meta["kind"], meta["why"])
             case "moved":
-                self._moved(worker_id, meta["away"], now_s)
+                scheduler.moved(worker_id, meta["away"], now_s)
             case "move_failed":
                 scheduler.move_failed(worker_id, meta["error"], now_s)
-
-    def _moved(self, worker_id: str, away: bool, now_s: float) -> None:
-        """Believe a worker that its weights have left the device only when the driver agrees."""
-        if not away or self._moved_away(worker_id):
-            self._scheduler.moved(worker_id, away, now_s)
-            return
-        error = {"message": "its weights are still on the device after the move to the host"}
-        self._scheduler.move_failed(worker_id, error, now_s)
 
 
 def _count_blobs(kind: str, meta: Mapping[str, Any]) -> int:

@@ -7,6 +7,7 @@ the same sequence of effects, which is what makes eviction, balance and faults t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,8 +56,8 @@ class Scheduler:
         Windows, timeouts and limits.
     file_workers
         How many processes may read and write for one tool, on each machine.
-    recall
-        Returns what earlier runs measured of a model on a kind of device.
+    figures
+        What earlier runs measured, by model and kind of device.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Scheduler:
         allocator: Allocator,
         config: DispatchConfig | None = None,
         file_workers: int = 1,
-        recall: Callable[[str], Figures] = lambda key: Figures(),
+        figures: Mapping[str, Figures] | None = None,
     ) -> None:
         self.outbox = Outbox()
         self.ledger = Ledger()
@@ -95,7 +96,8 @@ class Scheduler:
         )
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
         self._allocator = allocator
-        self._recall = recall
+        self._figures = dict(figures or {})
+        #: Those of them that have their devices.
         self._arrivals = 0
         self._remarks: set[str] = set()
 
@@ -268,7 +270,7 @@ class Scheduler:
         return model
 
     def _recall_figures(self, model: Model) -> None:
-        model.recall(self._recall(model.profile_key))
+        model.recall(self._figures.get(model.profile_key, Figures()))
 
     def _device_label(self, spec: DeviceSpec) -> str:
         """Name the kind of device, as far as figures measured on one hold for another."""
@@ -433,9 +435,23 @@ class Scheduler:
         return min(self.filing.next_wake_s(now_s), self.dispatch.next_wake_s(now_s))
 
     # -- devices -------------------------------------------------------------------
-    def devices_joined(self, devices: Sequence[Device], now_s: float) -> None:
-        """Another machine takes part, or one is back."""
-        self.dispatch.lifecycle.devices_joined(devices, now_s)
+    def devices_claimed(self, holder_id: str, now_s: float) -> None:
+        """What ``ClaimDevices`` asked for is ours."""
+        self.dispatch.lifecycle.devices_claimed(holder_id, now_s)
+        self._settle(now_s)
+
+    def devices_refused(
+        self, holder_id: str, device_name: str, why: str, now_s: float, *, lost: bool = False
+    ) -> None:
+        """One of the devices that ``ClaimDevices`` asked for is another's, or broken."""
+        self.dispatch.lifecycle.devices_refused(holder_id, device_name, why, now_s, lost=lost)
+        self._settle(now_s)
+
+    def devices_joined(
+        self, devices: Sequence[Device], now_s: float, ends_at_s: float = math.inf
+    ) -> None:
+        """Another machine takes part, or one is back; ``ends_at_s``: until when it is ours."""
+        self.dispatch.lifecycle.devices_joined(devices, now_s, ends_at_s)
         self.dispatch.feed_all(now_s)
         self._settle(now_s)
 

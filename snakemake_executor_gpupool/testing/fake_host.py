@@ -86,14 +86,8 @@ class FakeHost(Host):
     def pids(self) -> list[int]:
         return []
 
-    def moved_away(self, worker_id: str) -> bool:
-        return worker_id not in self.stubborn
-
     def believes(self, worker_id: str) -> bool:
         return worker_id not in self.complaints
 
     def wants(self, demand: object) -> None:
         self._ask("wants", demand)
-
-    def time_left_s(self, devices: object) -> float:
-        return float("inf")

@@ -81,9 +81,14 @@ def with_loads(
     costs: Sequence[float], load_s: float, workers: int, known: Figures | None = None
 ) -> tuple[float, int]:
     """Run items of one model that takes time to load; return the makespan and how many loads."""
-    world = World(gpus=workers, start_s=0.0, load_s=load_s, read_s=1e-6, budget_tokens=8)
-    if known is not None:
-        world.scheduler._recall = lambda key: known
+    world = World(
+        gpus=workers,
+        start_s=0.0,
+        load_s=load_s,
+        read_s=1e-6,
+        budget_tokens=8,
+        figures={} if known is None else {"m": known},
+    )
     world.submit(1, [FakeItem(f"i{number}", cost) for number, cost in enumerate(costs)])
     world.run()
     assert world.reports == {1: None}
@@ -99,20 +104,22 @@ def best_fixed_number(costs: Sequence[float], load_s: float, devices: int) -> fl
 def two_runs(items: int, load_s: float, devices: int, item_s: float = 4.0) -> tuple[float, float]:
     """Return the makespans of a first run and of one that knows what the first measured."""
     makespans = []
-    known = Figures()
+    known: dict[str, Figures] = {}
     for _ in range(2):
-        world = World(gpus=devices, start_s=0.0, load_s=load_s, read_s=1e-6, budget_tokens=8)
-
-        def recall(key: str, known: Figures = known) -> Figures:
-            return known
-
-        world.scheduler._recall = recall
+        world = World(
+            gpus=devices,
+            start_s=0.0,
+            load_s=load_s,
+            read_s=1e-6,
+            budget_tokens=8,
+            figures=known,
+        )
         world.seconds_per_cost = item_s
         world.submit(1, [FakeItem(f"i{number}") for number in range(items)])
         world.run()
         makespans.append(max(world.finished_s.values()))
         (model,) = world.scheduler.dispatch.models.values()
-        known = model.figures()
+        known = {"m": model.figures()}
     return makespans[0], makespans[1]
 
 

@@ -23,6 +23,7 @@ from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
@@ -92,6 +93,18 @@ class World:
         What writing a job's outputs takes; None: as much as reading.
     fatal_starts
         Nodes on which file processes die while they start.
+    ends_at_s
+        When nodes are given back, by host.
+    stop_s
+        How long a process takes to end.
+    claim_s
+        How long it takes to learn whether granted devices are to be had.
+    foreign
+        Devices that another process holds, by name, and until when.
+    broken_cards
+        Devices that turn out to be broken when somebody wants to use them.
+    figures
+        What earlier runs measured of models on one of the cards, by model.
     """
 
     gpus: int = 2
@@ -121,6 +134,12 @@ class World:
     file_workers: int = 1
     write_s: float | None = None
     fatal_starts: set[str] = field(default_factory=set)
+    ends_at_s: dict[str, float] = field(default_factory=dict)
+    stop_s: float = 0.01
+    claim_s: float = 0.0
+    foreign: dict[str, float] = field(default_factory=dict)
+    broken_cards: set[str] = field(default_factory=set)
+    figures: dict[str, Figures] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.devices = [gpu(i, self.gpu_mib) for i in range(self.gpus)]
@@ -132,8 +151,9 @@ class World:
             allow_multiple_per_device=self.packing,
             offload_strategy=self.strategy,
         )
-        self.scheduler = Scheduler(self.allocator, self.config, self.file_workers)
-        self.gate = FrameGate(self.scheduler, ["/spool"], lambda worker: True)
+        figures = {f"{model}/cudax1:": figures for model, figures in self.figures.items()}
+        self.scheduler = Scheduler(self.allocator, self.config, self.file_workers, figures)
+        self.gate = FrameGate(self.scheduler, ["/spool"])
         #: What the coordinator said of frames that it did not believe.
         self.complaints: list[str] = []
         self.now_s = 0.0
@@ -144,6 +164,8 @@ class World:
         #: Jobs whose params are others than those foreseen.
         self.other_params: set[int] = set()
         self.granted: dict[int, tuple[Device, ...]] = {}
+        #: Who was told that devices are his: (holder, devices).
+        self.claimed: set[tuple[str, tuple[Device, ...]]] = set()
         self.computed: list[str] = []
         self.batches: list[list[str]] = []
         self.finished_s: dict[str, float] = {}
@@ -238,7 +260,8 @@ class World:
     def join(self, host: str) -> None:
         """A node is there, or there again."""
         devices = [device for device in self.devices if device.host == host]
-        self.scheduler.devices_joined(devices, self.now_s)
+        ends_at_s = self.ends_at_s.get(host, math.inf)
+        self.scheduler.devices_joined(devices, self.now_s, ends_at_s)
         self._act()
 
     def kill_one(self, pick: Callable[[Sequence[str]], str]) -> None:
@@ -328,13 +351,18 @@ class World:
 
         self.at(start_s + seconds, if_alive)
 
-    def _carry_out(self, effect: fx.Effect) -> None:  # noqa: C901 - one case an effect
+    def _carry_out(self, effect: fx.Effect) -> None:  # noqa: C901, PLR0912 - one case an effect
         sched = self.scheduler
         match effect:
+            case fx.ClaimDevices():
+                if self.claim_s:
+                    self.at(self.now_s + self.claim_s, lambda: self._claim(effect))
+                else:
+                    self._claim(effect)
             case fx.StartWorker(worker_id=worker):
                 self._start(effect)
             case fx.StopWorker(worker_id=worker):
-                self.at(self.now_s + 0.01, lambda: self._die(worker, "exit code 0"))
+                self.at(self.now_s + self.stop_s, lambda: self._die(worker, "exit code 0"))
             case fx.LoadModel(worker_id=worker, params=params):
                 self._later(worker, self.load_s, lambda: self._loaded(worker, params.decode()))
             case fx.MoveModel(worker_id=worker, devices=devices):
@@ -364,6 +392,21 @@ class World:
                 self.granted[job_id] = devices
                 hold_s = self._hold_s[job_id]
                 self.at(self.now_s + hold_s, lambda: sched.lease_done(job_id, self.now_s))
+
+    def _claim(self, effect: fx.ClaimDevices) -> None:
+        """Say whether granted devices are to be had; who holds one gives it back in time."""
+        sched, names = self.scheduler, [device.name for device in effect.devices]
+        self.claimed.add((effect.holder_id, effect.devices))
+        for name in names:
+            until_s, is_broken = self.foreign.get(name, 0.0), name in self.broken_cards
+            if is_broken or until_s > self.now_s:
+                self.claimed.remove((effect.holder_id, effect.devices))
+                why, holder = f"{name} is held", effect.holder_id
+                sched.devices_refused(holder, name, why, self.now_s, lost=is_broken)
+                if not is_broken:
+                    self.at(until_s, lambda n=name: sched.given_back(n, self.now_s))  # type: ignore[misc]
+                return
+        sched.devices_claimed(effect.holder_id, self.now_s)
 
     def _start(self, effect: fx.StartWorker) -> None:
         worker, devices = effect.worker_id, effect.devices

@@ -270,3 +270,17 @@ def test_nodes_that_come_and_go_cost_nobody_a_result(
     for job_id, items in enumerate(jobs):
         assert world.results[job_id] == [f"result of {key}" for key in items]
     assert not world.scheduler.filing.tool(world.requests[0].tool).homes
+
+
+def test_a_node_that_is_about_to_end_is_given_no_batch_that_it_cannot_finish() -> None:
+    world = World(gpus=1, cpus=0, hosts=("n1", "n2"), budget_tokens=1, load_s=0.1)
+    world.ends_at_s["n1"] = 10.0
+    for host in world.hosts:
+        world.join(host)
+    world.submit(1, [FakeItem(f"i{number}", 3.0) for number in range(12)])
+    world.run()
+    assert world.reports == {1: None}
+    ran = [(s, world.node_of[b.worker_id]) for s, b in world.log if isinstance(b, fx.RunBatch)]
+    on_n1 = [sent_s for sent_s, node in ran if node == "n1"]
+    assert len(on_n1) == 3, "the fourth would take until after the node is gone"
+    assert world.computed == list(dict.fromkeys(world.computed)), "nothing is computed twice"

@@ -187,8 +187,8 @@ def test_the_memory_need_grows_with_the_batches_still_to_come() -> None:  # D9
 
 def two_models(gpu_mib: int, **figures: int) -> World:
     """Two models with the same measured memory need, on one card that may be shared."""
-    world = World(gpus=1, gpu_mib=gpu_mib, packing=True)
-    world.scheduler._recall = lambda key: Figures(**figures)
+    known = dict.fromkeys(("one", "two"), Figures(**figures))
+    world = World(gpus=1, gpu_mib=gpu_mib, packing=True, figures=known)
     world.submit(1, ["a"], model="one")
     world.run()
     world.submit(2, ["b"], model="two")
@@ -208,8 +208,7 @@ def test_a_measured_need_never_makes_a_request_impossible() -> None:  # D9
 
 def test_a_second_run_plans_by_what_the_first_measured() -> None:  # P2 P4
     def loads(figures: Figures) -> int:
-        world = World(gpus=4, load_s=100.0, budget_tokens=1)
-        world.scheduler._recall = lambda key: figures
+        world = World(gpus=4, load_s=100.0, budget_tokens=1, figures={"m": figures})
         world.submit(1, [FakeItem(f"i{n}") for n in range(40)])
         world.run()
         return world.scheduler.dispatch.counts["model_loads"]

@@ -219,8 +219,9 @@ def test_a_lone_item_never_pays_for_eight_loads() -> None:  # P4
 
 def test_a_device_is_taken_from_another_model_only_if_that_saves_a_load() -> None:  # P4 D5
     def evictions(items: int) -> int:
-        world = World(gpus=2, load_s=10.0, budget_tokens=1)
-        world.scheduler._recall = lambda key: Figures(load_s=10.0, s_per_cost=1.0)
+        known = Figures(load_s=10.0, s_per_cost=1.0)
+        figures = {"m1": known, "m2": known}
+        world = World(gpus=2, load_s=10.0, budget_tokens=1, figures=figures)
         world.submit(1, [f"a{n}" for n in range(30)], model="m1")
         world.run()
         assert world.scheduler.dispatch.counts["model_loads"] == 2

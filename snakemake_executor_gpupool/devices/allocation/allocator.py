@@ -323,6 +323,11 @@ class Allocator(DeviceInventory):
 
     # --- what one can see
 
+    def has_devices(self, holder_id: str) -> bool:
+        """Whether somebody holds devices."""
+        holder = self._holders.get(holder_id)
+        return holder is not None and bool(holder.device_names)
+
     def allocation_map(self) -> dict[str, list[str]]:
         """Return for each device who is on it, in the order of their grants."""
         return who_is_where(self._managed, self._holders.values())

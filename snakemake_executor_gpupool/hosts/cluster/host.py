@@ -12,7 +12,6 @@ that reads and writes files goes to the node that the pool names.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import queue
 import time
@@ -71,10 +70,6 @@ class ClusterHost(Membership):
     def pids(self) -> list[int]:
         """Return the ids of all worker processes on this machine."""
         return self._local.pids()
-
-    def moved_away(self, worker_id: str) -> bool:
-        """Tell whether a worker's weights have left its devices; an agent looks for itself."""
-        return worker_id in self._where or self._local.moved_away(worker_id)
 
     def believes(self, worker_id: str) -> bool:
         """Tell whether a worker's frames still count."""
@@ -152,11 +147,6 @@ class ClusterHost(Membership):
     def wants(self, demand: Demand) -> None:
         """Take note of what the pool could use."""
         self._launcher.wants(demand, self.commands.pending)
-
-    def time_left_s(self, devices: Sequence[Device]) -> float:
-        """Return how long these devices' node is still ours."""
-        node = self._nodes.get(devices[0].host) if devices else None
-        return math.inf if node is None else node.ends_s - time.monotonic()
 
     def poll(self, timeout_s: float) -> list[HostEvent]:
         """Wait until something happens or the time is up; return what did."""

@@ -189,7 +189,7 @@ class Membership:
     def _offered(self, node: Node, fields: list[dict[str, Any]]) -> None:
         devices = tuple(Device(**one).on(node.name) for one in fields)
         node.devices.update({device.name: device for device in devices})
-        self._found.append(DevicesJoined(devices))
+        self._found.append(DevicesJoined(devices, node.ends_s))
 
     def _refused(self, node: Node, why: str) -> None:
         self._nodes.pop(node.name, None)

@@ -76,7 +76,7 @@ class Batching:
         units = self._first_look(worker.model) or self._next_batch(worker)
         if not units:
             return
-        if self._comes_too_late(worker, units):
+        if self._comes_too_late(worker, units, now_s):
             self._failures.requeue(worker.model, units)
             self._lifecycle.devices_left([device.name for device in worker.devices], now_s)
             return
@@ -123,9 +123,9 @@ class Batching:
         self._failures.abandon(unwanted)
         return units
 
-    def _comes_too_late(self, worker: ModelWorker, units: list[Unit]) -> bool:
+    def _comes_too_late(self, worker: ModelWorker, units: list[Unit], now_s: float) -> bool:
         """Whether a worker's machine is given back before it would be through with a batch."""
-        left_s = self._lifecycle.time_left_s(worker.devices)
+        left_s = self._lifecycle.ends_at_s(worker) - now_s
         if left_s == math.inf:
             return False
         cost = sum(b.cost for b in worker.in_flight) + sum(unit.cost for unit in units)

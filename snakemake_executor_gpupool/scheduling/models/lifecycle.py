@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import (
@@ -19,8 +19,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Evict,
     Granted,
 )
-from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
-from snakemake_executor_gpupool.devices.ownership import Refusal
+from snakemake_executor_gpupool.devices.device import CPU, Device, OffloadStrategy
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
 from snakemake_executor_gpupool.scheduling.domain_events import (
     DomainEvents,
@@ -30,6 +29,7 @@ from snakemake_executor_gpupool.scheduling.domain_events import (
     WorkerStarted,
 )
 from snakemake_executor_gpupool.scheduling.effects import (
+    ClaimDevices,
     LoadModel,
     MoveModel,
     Outbox,
@@ -61,10 +61,10 @@ class WorkerLifecycle:
         self._numbers: Counter[str] = Counter()
         self.workers: dict[str, ModelWorker] = {}
         self.counts: Counter[str] = Counter()
-        #: Takes granted devices against other processes; tells why if they are not to be had.
-        self.claim: Callable[[tuple[Device, ...]], Refusal | None] = lambda devices: None
-        #: Tells how long devices are still ours.
-        self.time_left_s: Callable[[Sequence[Device]], float] = lambda devices: math.inf
+        #: What is granted, and being taken against other processes, by its holder.
+        self._claiming: dict[str, tuple[Device, ...]] = {}
+        #: By their names: when devices are no longer ours; of those not in it, never.
+        self._ends_at_s: dict[str, float] = {}
 
     # -- asking ------------------------------------------------------------------
     def ask(self, model: Model, now_s: float, *, alone: bool = False) -> None:
@@ -110,7 +110,7 @@ class WorkerLifecycle:
     def withdraw_asking(self, model: Model, now_s: float) -> None:
         """Take a model's workers that were never loaded out of the line for devices."""
         for worker in model.alive:
-            if worker.stage is Stage.ASKING and not worker.has_loaded:
+            if worker.stage in (Stage.ASKING, Stage.CLAIMING) and not worker.has_loaded:
                 self._forget(worker)
                 self.apply(self._allocator.withdraw(worker.worker_id, now_s), now_s)
 
@@ -128,37 +128,80 @@ class WorkerLifecycle:
     def apply(self, effects: Iterable[Effect], now_s: float) -> None:
         """Carry out what the allocator decided."""
         for effect in effects:
-            holder = effect.holder_id if isinstance(effect, Evict) else effect.request_id
-            if isinstance(effect, Granted) and self._was_refused(effect, now_s):
+            if isinstance(effect, Granted):
+                self._claim(effect.request_id, effect.devices, now_s)
                 continue
+            holder = effect.holder_id if isinstance(effect, Evict) else effect.request_id
             worker = self.workers.get(holder)
             if worker is None:
                 self._events.append(LeaseDecided(effect))
-            elif isinstance(effect, Granted):
-                self._granted(worker, effect.devices, now_s)
             elif isinstance(effect, Evict):
                 self._evict(worker, effect.how)
             elif worker.model.error is None:
                 worker.model.error = crash_error(effect.reason)
                 self._events.append(ModelRefused(worker.model.key))
 
-    def _was_refused(self, granted: Granted, now_s: float) -> bool:
-        """Try to take granted devices; if another process holds one, wait for it in line."""
-        refusal = self.claim(granted.devices)
-        if refusal is None:
-            return False
-        self._outbox.note("device_refused", device=refusal.device.name, why=refusal.why)
-        self.apply(refusal.tell(self._allocator, now_s), now_s)
-        self.apply(self._allocator.retry(granted.request_id, now_s), now_s)
-        return True
+    # -- against other processes ---------------------------------------------------
+    def _claim(self, holder_id: str, devices: tuple[Device, ...], now_s: float) -> None:
+        """Have granted devices taken; CPU slots are shared, and taken by nobody."""
+        worker = self.workers.get(holder_id)
+        if worker is not None and worker.stage is not Stage.ASKING:
+            return  # it is ending, and they are free once it has
+        if worker is not None:
+            worker.stage, worker.since_s = Stage.CLAIMING, now_s
+        self._claiming[holder_id] = devices
+        if all(device.kind == CPU for device in devices):
+            self.devices_claimed(holder_id, now_s)
+        else:
+            self._outbox.put(ClaimDevices(holder_id, devices))
+
+    def devices_claimed(self, holder_id: str, now_s: float) -> None:
+        """Granted devices are ours: their holder may use them, if it still wants to.
+
+        Else whoever holds them against others lets go of what nobody is on.
+        """
+        devices = self._claiming.pop(holder_id)
+        worker = self.workers.get(holder_id)
+        if worker is None:
+            self._events.append(LeaseDecided(Granted(holder_id, devices)))
+        elif worker.stage is Stage.CLAIMING:
+            self._granted(worker, devices, now_s)
+
+    def devices_refused(
+        self, holder_id: str, device_name: str, why: str, now_s: float, *, lost: bool = False
+    ) -> None:
+        """Another process holds one of the granted devices, or it is broken (``lost``).
+
+        Its holder waits again, at its old place in line.
+        """
+        del self._claiming[holder_id]
+        self._outbox.note("device_refused", device=device_name, why=why)
+        if lost:
+            self.apply(self._allocator.lost(device_name, now_s), now_s)
+        else:
+            self.apply(self._allocator.foreign(device_name, True, now_s), now_s)
+        worker = self.workers.get(holder_id)
+        if worker is not None and worker.stage is Stage.CLAIMING:
+            worker.stage = Stage.ASKING
+        elif worker is not None or not self._allocator.has_devices(holder_id):
+            return  # it ends, or is no longer wanted
+        self.apply(self._allocator.retry(holder_id, now_s), now_s)
+
+    def ends_at_s(self, worker: ModelWorker) -> float:
+        """Return when the first of a worker's devices is no longer ours; infinite: never."""
+        ends_s = (self._ends_at_s.get(device.name, math.inf) for device in worker.devices)
+        return min(ends_s, default=math.inf)
 
     def given_back(self, device_name: str, now_s: float) -> None:
         """Another process has let go of a device."""
         self._outbox.note("device_given_back", device=device_name)
         self.apply(self._allocator.foreign(device_name, False, now_s), now_s)
 
-    def devices_joined(self, devices: Sequence[Device], now_s: float) -> None:
-        """Another machine takes part, or one is back."""
+    def devices_joined(
+        self, devices: Sequence[Device], now_s: float, ends_at_s: float = math.inf
+    ) -> None:
+        """Another machine takes part, or one is back; ``ends_at_s``: until when it is ours."""
+        self._ends_at_s.update((device.name, ends_at_s) for device in devices)
         self.apply(self._allocator.join(devices, now_s), now_s)
 
     def devices_left(self, names: Iterable[str], now_s: float) -> None:

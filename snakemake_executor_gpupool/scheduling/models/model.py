@@ -3,8 +3,9 @@
 Each model (a tool with the params that choose it, on the devices asked for) has a queue, the
 costliest items first, and workers that the device allocator has granted devices to::
 
-    asking ──granted──► starting ──► loading ──► ready ◄──► (away: in host memory)
-       └────────────── withdrawn                  └──► stopping ──► gone
+    asking ──granted──► claiming ──► starting ──► loading ──► ready ◄──► (away: in host memory)
+       │ ▲──refused─────────┘                                   └──► stopping ──► gone
+       └─── withdrawn
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Stage(enum.Enum):
     """Where a worker stands."""
 
     ASKING = "asking"
+    #: Granted devices, which are being taken against other processes.
+    CLAIMING = "claiming"
     STARTING = "starting"
     LOADING = "loading"
     READY = "ready"
