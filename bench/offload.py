@@ -23,7 +23,7 @@ import report
 from measure import OUT, end_on_sigterm, machine
 
 from snakemake_executor_gpupool import ToolPool
-from snakemake_executor_gpupool.devices.nvml import probe
+from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.tools.esm2_checkpoints import write_seeded_checkpoint
 from snakemake_executor_gpupool.tools.fasta import Record
 

@@ -1,12 +1,14 @@
-"""From physical cards to the devices that this process may use. Pure."""
+"""From NVIDIA's physical cards to the devices that this process may use. Pure."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from snakemake_executor_gpupool.devices.device import CUDA, Device
-from snakemake_executor_gpupool.devices.visibility import visible_entries
+from snakemake_executor_gpupool.devices.device import Device
+
+CUDA = "cuda"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,18 @@ class Inventory:
 
     cards: dict[int, Card]
     unusable: dict[int, str] = field(default_factory=dict)
+
+
+def visible_entries(env: Mapping[str, str]) -> list[str] | None:
+    """Return the entries of ``CUDA_VISIBLE_DEVICES``; None if it is not set.
+
+    As in CUDA, the list ends at the first entry that is empty or negative.
+    """
+    value = env.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
+        return None
+    entries = (part.strip() for part in value.split(","))
+    return list(itertools.takewhile(lambda entry: entry and not entry.startswith("-"), entries))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from snakemake_executor_gpupool.devices.device import CPU, CUDA, Device, cpu_slot
-from snakemake_executor_gpupool.devices.nvml import ProbeResult
+from snakemake_executor_gpupool.devices.device import Device, cpu_slot
+from snakemake_executor_gpupool.devices.kinds import computes_on_cpu, gpus_among, is_gpu
+from snakemake_executor_gpupool.devices.probe import ProbeResult
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 
 
@@ -19,7 +20,7 @@ def choose_devices(settings: DeviceSettings, found: ProbeResult, cores: int) -> 
         The settings name a device that is not there.
     """
     devices = settings.choose(found.devices, default_cpu_workers(cores))
-    if any(device.kind == CPU for device in devices):
+    if not all(map(is_gpu, devices)):
         return devices
     # Tools that run on nothing else, and rules that say device="cpu", need a place too.
     return (*devices, cpu_slot(0))
@@ -27,10 +28,11 @@ def choose_devices(settings: DeviceSettings, found: ProbeResult, cores: int) -> 
 
 def worker_threads(devices: Sequence[Device], cores: int) -> int:
     """Return how many threads a worker that computes on the CPU may use."""
-    gpus = [device for device in devices if device.kind == CUDA]
-    slots = sum(device.kind == CPU or device.simulated for device in devices)
+    gpus = gpus_among(devices)
     if gpus and all(device.simulated for device in gpus):
         slots = len(gpus)
+    else:
+        slots = sum(map(computes_on_cpu, devices))
     return max(cores // max(slots, 1), 1)
 
 

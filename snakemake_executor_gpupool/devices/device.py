@@ -1,4 +1,4 @@
-"""What a device is, and the two ways of taking one back."""
+"""What a device is, and the two ways of taking one back. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from snakemake_executor_gpupool.errors import ConfigError
 
-CUDA = "cuda"
 CPU = "cpu"
+"""The kind of the machine itself; all other kinds are GPUs (:mod:`~.kinds`)."""
 
 
 class OffloadStrategy(enum.Enum):
@@ -52,7 +52,7 @@ class Device:
         ``"cuda:0"`` or ``"cpu:0"``: the logical name that users write. It may
         carry a host (``"n1/cuda:0"``).
     kind
-        ``"cuda"`` or ``"cpu"``.
+        The word of its kind (:data:`~.kinds.KINDS`): ``"cuda"`` or ``"cpu"``.
     index
         The logical index, the number in ``name``.
     uuid
@@ -62,7 +62,8 @@ class Device:
     model_name
         As the vendor calls it.
     visible_id
-        The token that shows this device to a child through ``CUDA_VISIBLE_DEVICES``.
+        The token that shows this device to a child, in the variable of its kind
+        (``CUDA_VISIBLE_DEVICES``).
     exclusive_process
         The driver lets only one process at a time use it.
     is_mig
@@ -86,6 +87,11 @@ class Device:
     def host(self) -> str:
         """The machine that it is in; empty for this one."""
         return self.name.rpartition("/")[0]
+
+    @functools.cached_property
+    def domain(self) -> tuple[str, str]:
+        """Machine and kind: a process can use several devices only if they have both in common."""
+        return self.host, self.kind
 
     @property
     def local_name(self) -> str:
@@ -128,7 +134,7 @@ def device_key(device: Device) -> tuple[bool, tuple[tuple[str, int], ...]]:
 
 
 def fit_one_process(devices: Iterable[Device], count: int) -> bool:
-    """Tell whether one process could have so many of the devices: those of one machine."""
+    """Tell whether one process could have so many of the devices: of one machine and kind."""
     if count == 1:
         return any(True for _ in devices)
-    return max(Counter(device.host for device in devices).values(), default=0) >= count
+    return max(Counter(device.domain for device in devices).values(), default=0) >= count

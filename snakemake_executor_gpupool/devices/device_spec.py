@@ -14,23 +14,24 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.device import (
-    CPU,
-    CUDA,
-    Device,
-    natural_key,
-)
+from snakemake_executor_gpupool.devices.device import Device, natural_key
+from snakemake_executor_gpupool.devices.kinds import ANY_GPU, KINDS, gpu_kinds
 from snakemake_executor_gpupool.errors import DeviceStringError
-
-DEVICE_GRAMMAR = (
-    'a device is one of: "cpu", "cuda" (any one GPU), "cudaxN" (any N GPUs), '
-    '"cuda:I" or "cuda:I,J" (these GPUs), "cpu:I" (this CPU slot); '
-    'on a cluster "NODE/" before it says on which node'
-)
 
 # Longer numbers are no device indices; the bound also keeps int() cheap on garbage.
 NUMBER = "[0-9]{1,6}"
 HOST = "[A-Za-z0-9][A-Za-z0-9_.-]*"
+
+
+_GPU_GRAMMAR = ", ".join(
+    f'"{kind.word}" (any one GPU), "{kind.word}xN" (any N GPUs), '
+    f'"{kind.word}:I" or "{kind.word}:I,J" (these GPUs)'
+    for kind in gpu_kinds()
+)
+DEVICE_GRAMMAR = (
+    f'a device is one of: "cpu", {_GPU_GRAMMAR}, "cpu:I" (this CPU slot); '
+    'on a cluster "NODE/" before it says on which node'
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class DeviceSpec:
     Parameters
     ----------
     kind
-        ``"cuda"`` or ``"cpu"``.
+        The word that it was asked by, ``"cuda"`` or ``"cpu"``. A device of another kind may serve
+        it as well (:meth:`~.device_kind.DeviceKind.serves`).
     count
         How many devices.
     names
@@ -62,9 +64,15 @@ class DeviceSpec:
             return f"{before}{self.kind}:{numbers}"
         return before + (self.kind if self.count == 1 else f"{self.kind}x{self.count}")
 
+    def is_served_by(self, kind: str) -> bool:
+        """Tell whether devices of a kind, given by its word, are what is asked for."""
+        return kind == self.kind or KINDS[kind].serves(self.kind)
+
     def accepts(self, device: Device) -> bool:
         """Tell whether a device is one of those that are asked for."""
-        if device.kind != self.kind or (self.host and device.host != self.host):
+        if device.kind != self.kind and not KINDS[device.kind].serves(self.kind):
+            return False
+        if self.host and device.host != self.host:
             return False
         return not self.names or device.name in self.names or device.local_name in self.names
 
@@ -93,11 +101,16 @@ def parse_device(text: str) -> DeviceSpec:
 
 
 def _parse_local(text: str, compact: str) -> DeviceSpec:
-    if compact in (CPU, CUDA):
+    if compact in KINDS:
         return DeviceSpec(compact)
-    if counted := re.fullmatch(rf"cudax({NUMBER})", compact):
-        return _counted(text, int(counted[1]))
+    if counted := re.fullmatch(rf"({gpu_words()})x({NUMBER})", compact):
+        return _counted(text, counted[1], int(counted[2]))
     return _specific(text, compact)
+
+
+def gpu_words() -> str:
+    """Return a regular expression for the word of any kind of GPU."""
+    return "|".join(re.escape(kind.word) for kind in gpu_kinds())
 
 
 def _on_host(host: str, spec: DeviceSpec) -> DeviceSpec:
@@ -115,22 +128,23 @@ def gpus(count: int) -> DeviceSpec:
     """
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise _not_a_device(count, "a number of GPUs is a whole number of at least 1")
-    return DeviceSpec(CUDA, count)
+    return DeviceSpec(ANY_GPU, count)
 
 
-def _counted(text: str, count: int) -> DeviceSpec:
+def _counted(text: str, word: str, count: int) -> DeviceSpec:
     if count < 1:
         raise _not_a_device(text, "at least 1 GPU must be asked for")
-    return gpus(count)
+    return DeviceSpec(word, count)
 
 
 def _specific(text: str, compact: str) -> DeviceSpec:
     """Read ``kind:I``, ``kind:I,J`` or ``kind:I,kind:J``."""
-    head = re.fullmatch(rf"(cuda|cpu):({NUMBER})((?:,(?:\1:)?{NUMBER})*)", compact)
+    words = "|".join(map(re.escape, KINDS))
+    head = re.fullmatch(rf"({words}):({NUMBER}(?:,(?:\1:)?{NUMBER})*)", compact)
     if head is None:
         raise _not_a_device(text)
     kind = head[1]
-    indices = [int(number) for number in re.findall("[0-9]+", compact)]
+    indices = [int(part.rpartition(":")[2]) for part in head[2].split(",")]
     repeated = sorted({index for index in indices if indices.count(index) > 1})
     if repeated:
         raise _not_a_device(text, f"{kind}:{repeated[0]} is named twice")

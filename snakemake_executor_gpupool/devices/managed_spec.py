@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from snakemake_executor_gpupool.devices.device import CUDA, Device, cpu_slot, device_key
-from snakemake_executor_gpupool.devices.device_spec import HOST, NUMBER, parse_device
+from snakemake_executor_gpupool.devices.device import Device, cpu_slot, device_key
+from snakemake_executor_gpupool.devices.device_spec import HOST, NUMBER, gpu_words, parse_device
+from snakemake_executor_gpupool.devices.kinds import KINDS, gpu_kinds, gpus_among
 from snakemake_executor_gpupool.errors import ConfigError, DeviceStringError
 
+_CARDS = ", ".join(f'"{kind.word}:I" or "{kind.word}:I,J" (these GPUs)' for kind in gpu_kinds())
 MANAGED_GRAMMAR = (
     'managed devices are: "auto" (all visible GPUs, else the CPU), "all" (all visible GPUs), '
-    'a number (the first so many GPUs), "cuda:I" or "cuda:I,J" (these GPUs), '
+    f"a number (the first so many GPUs), {_CARDS}, "
     '"cpu:N" (N CPU workers that share the cores), or GPUs and "cpu:N" together, as in '
     '"cuda:0,1,cpu:2"'
 )
@@ -50,7 +52,7 @@ def parse_managed(
     ConfigError
         It names a device that is not there; the message lists what there is.
     """
-    cards = sorted((device for device in found if device.kind == CUDA), key=device_key)
+    cards = sorted(gpus_among(found), key=device_key)
     request = _ManagedRequest.read(text)
     if request.auto:
         return tuple(cards) or _cpu_slots(auto_cpu_slots)
@@ -79,14 +81,59 @@ def _cpu_slots(count: int) -> tuple[Device, ...]:
     return tuple(cpu_slot(index) for index in range(count))
 
 
+@dataclass(frozen=True)
+class _Cards:
+    """Which GPUs one part of the string asks for.
+
+    Parameters
+    ----------
+    word
+        Of one kind; empty: of any.
+    count
+        The first so many; None: all, or those of ``indices``.
+    indices
+        Exactly these of one kind.
+    """
+
+    word: str
+    count: int | None = None
+    indices: tuple[int, ...] = ()
+
+    def overlaps(self, other: _Cards) -> bool:
+        """Tell whether both speak of the same kind."""
+        return not self.word or not other.word or self.word == other.word
+
+    def choose(self, text: str, cards: Sequence[Device]) -> tuple[Device, ...]:
+        """Return the GPUs, or say which are missing.
+
+        Raises
+        ------
+        ConfigError
+            There are not so many, or not these.
+        """
+        found = [card for card in cards if not self.word or card.kind == self.word]
+        if self.indices:
+            return self._choose_named(text, found)
+        if self.count is None and not found:
+            raise ConfigError(f"{text!r} asks for all GPUs, but {_there_is(found)}")
+        if self.count is not None and self.count > len(found):
+            raise ConfigError(f"{text!r} asks for {self.count} GPUs, but {_there_is(found)}")
+        return tuple(found[: self.count])
+
+    def _choose_named(self, text: str, found: Sequence[Device]) -> tuple[Device, ...]:
+        by_index = {card.index: card for card in found}
+        missing = [f"{self.word}:{index}" for index in self.indices if index not in by_index]
+        if missing:
+            raise ConfigError(f"{text!r} names {', '.join(missing)}, but {_there_is(found)}")
+        return tuple(by_index[index] for index in self.indices)
+
+
 @dataclass
 class _ManagedRequest:
     """A managed-devices string, read but not yet compared with what there is."""
 
     auto: bool = False
-    every: bool = False
-    count: int | None = None
-    indices: tuple[int, ...] = ()
+    cards: list[_Cards] = field(default_factory=list)
     cpu_slots: int = 0
 
     @classmethod
@@ -104,55 +151,49 @@ class _ManagedRequest:
         """Add what one part says."""
         if cpu := re.fullmatch(rf"cpu(?::({NUMBER}))?", part):
             self._take_cpu(text, int(cpu[1] or 1))
-        elif self.every or self.count is not None or self.indices:
+            return
+        cards = _read_cards(text, part)
+        if any(cards.overlaps(other) for other in self.cards):
             raise _not_managed(text, "the GPUs are given twice")
-        elif part in ("all", CUDA):
-            self.every = True
-        elif counted := re.fullmatch(rf"(?:cudax)?({NUMBER})", part):
-            self._take_count(text, int(counted[1]))
-        elif part.startswith("cuda:"):
-            self._take_indices(text, part)
-        else:
-            raise _not_managed(text)
+        self.cards.append(cards)
 
     def _take_cpu(self, text: str, slots: int) -> None:
         if self.cpu_slots or slots < 1:
             raise _not_managed(text, '"cpu:N" is given once, with N of at least 1')
         self.cpu_slots = slots
 
-    def _take_count(self, text: str, count: int) -> None:
-        if count < 1:
-            raise _not_managed(text, "the number of GPUs is at least 1")
-        self.count = count
-
-    def _take_indices(self, text: str, part: str) -> None:
-        try:
-            names = parse_device(part).names
-        except DeviceStringError as error:
-            raise _not_managed(text, str(error).partition(";")[0]) from None
-        self.indices = tuple(int(name.rpartition(":")[2]) for name in names)
-
     def choose(self, text: str, cards: Sequence[Device]) -> tuple[Device, ...]:
         """Return the GPUs that this asks for, or say which are missing."""
-        if self.every and not cards:
-            raise ConfigError(f"{text!r} asks for all GPUs, but {_there_is(cards)}")
-        if self.count is not None and self.count > len(cards):
-            raise ConfigError(f"{text!r} asks for {self.count} GPUs, but {_there_is(cards)}")
-        by_index = {card.index: card for card in cards}
-        missing = [f"cuda:{index}" for index in self.indices if index not in by_index]
-        if missing:
-            raise ConfigError(f"{text!r} names {', '.join(missing)}, but {_there_is(cards)}")
-        if self.indices:
-            return tuple(by_index[index] for index in self.indices)
-        return tuple(cards) if self.every else tuple(cards[: self.count or 0])
+        return tuple(card for part in self.cards for card in part.choose(text, cards))
+
+
+def _read_cards(text: str, part: str) -> _Cards:
+    """Read one part that is about GPUs."""
+    if part == "all":
+        return _Cards("")
+    if part in KINDS:
+        return _Cards(part)
+    if counted := re.fullmatch(rf"(?:({gpu_words()})x)?({NUMBER})", part):
+        if int(counted[2]) < 1:
+            raise _not_managed(text, "the number of GPUs is at least 1")
+        return _Cards(counted[1] or "", int(counted[2]))
+    word = part.partition(":")[0]
+    if not re.fullmatch(gpu_words(), word) or ":" not in part:
+        raise _not_managed(text)
+    try:
+        names = parse_device(part).names
+    except DeviceStringError as error:
+        raise _not_managed(text, str(error).partition(";")[0]) from None
+    return _Cards(word, None, tuple(int(name.rpartition(":")[2]) for name in names))
 
 
 def _split_managed(compact: str) -> list[str]:
     """Split at commas, keeping the numbers that continue a ``cuda:0,1`` with it."""
     parts: list[str] = []
     for piece in compact.split(","):
-        continues = re.fullmatch(rf"(cuda:)?{NUMBER}", piece)
-        if continues and parts and parts[-1].startswith("cuda:"):
+        continues = re.fullmatch(rf"(?:({gpu_words()}):)?{NUMBER}", piece)
+        begun = re.match(rf"({gpu_words()}):", parts[-1]) if parts else None
+        if continues and begun and continues[1] in (None, begun[1]):
             parts[-1] += f",{piece}"
         else:
             parts.append(piece)

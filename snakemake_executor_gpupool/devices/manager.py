@@ -30,7 +30,6 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
 )
 from snakemake_executor_gpupool.devices.allocation.occupancy import suits
 from snakemake_executor_gpupool.devices.device import (
-    CPU,
     Device,
     OffloadStrategy,
     fit_one_process,
@@ -42,9 +41,10 @@ from snakemake_executor_gpupool.devices.device_spec import (
     sorted_names,
 )
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
+from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.devices.lease import Lease, leases_around, within
-from snakemake_executor_gpupool.devices.nvml import Nvml, ProbeResult, probe
 from snakemake_executor_gpupool.devices.ownership import DeviceOwnership
+from snakemake_executor_gpupool.devices.probe import Nvml, ProbeResult, probe
 from snakemake_executor_gpupool.devices.settings import (
     DeviceOptions,
     DeviceSettings,
@@ -300,7 +300,7 @@ class DeviceManager:
     def _check_not_waiting_for_itself(self, request: DeviceRequest) -> None:
         """Refuse at once what only those could give who wait for this to end."""
         ours = {name for lease in leases_around() if lease.of is self for name in lease.names}
-        if not ours or request.spec.kind == CPU or self.settings.allow_multiple_per_device:
+        if not ours or not is_gpu(request.spec) or self.settings.allow_multiple_per_device:
             return
         with self._changed:
             others = [device for device in self._started().devices if device.name not in ours]

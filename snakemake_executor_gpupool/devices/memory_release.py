@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from snakemake_executor_gpupool.devices.device import CUDA, Device
-from snakemake_executor_gpupool.devices.nvml import (
+from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.devices.kinds import real_gpus
+from snakemake_executor_gpupool.devices.probe import (
     Nvml,
     compute_pids,
     memory_by_pid,
@@ -33,7 +34,7 @@ class MemoryRelease:
 
     def arrived(self, worker_id: str, devices: Sequence[Device]) -> None:
         """Note that a worker is about to be started on devices."""
-        for device in _cards(devices):
+        for device in real_gpus(devices):
             with contextlib.suppress(DeviceLost):
                 there = self._before_mib.setdefault(device.name, {})
                 there[worker_id] = memory_used_mib(device, self._nvml)
@@ -41,7 +42,7 @@ class MemoryRelease:
     def is_rid_of(self, devices: Sequence[Device], pid: int) -> bool:
         """Tell whether an ended process is off all of its devices; a lost card is rid of all."""
         with contextlib.suppress(DeviceLost):
-            return all(pid not in compute_pids(device, self._nvml) for device in _cards(devices))
+            return all(pid not in compute_pids(device, self._nvml) for device in real_gpus(devices))
         return True
 
     def weights_are_gone(self, worker_id: str, pid: int, devices: Sequence[Device]) -> bool:
@@ -51,7 +52,7 @@ class MemoryRelease:
         the card's does, if no other worker of ours came to it since; else the worker is believed.
         """
         with contextlib.suppress(DeviceLost):
-            return all(self._is_down(worker_id, pid, device) for device in _cards(devices))
+            return all(self._is_down(worker_id, pid, device) for device in real_gpus(devices))
         return True
 
     def _is_down(self, worker_id: str, pid: int, device: Device) -> bool:
@@ -68,7 +69,3 @@ class MemoryRelease:
         """Forget a worker that has ended."""
         for device in devices:
             self._before_mib.get(device.name, {}).pop(worker_id, None)
-
-
-def _cards(devices: Sequence[Device]) -> list[Device]:
-    return [device for device in devices if device.kind == CUDA and not device.simulated]

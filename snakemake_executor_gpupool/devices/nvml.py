@@ -1,31 +1,24 @@
-"""What GPUs there are: the only module that touches NVML.
+"""NVIDIA's cards as NVML tells of them; nothing here makes a CUDA context. Pure.
 
-NVML is the driver's library for looking at cards without using them: nothing
-here makes a CUDA context. The library object is a parameter, so that a fake one
-can stand in for it; without one, ``nvidia-ml-py`` is imported on first use.
+NVML is the driver's library for looking at cards without using them. The library object is an
+argument, so that a fake one can stand in for it.
 """
 
 from __future__ import annotations
 
-import importlib
-import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from snakemake_executor_gpupool.devices.cards import Card, Inventory, select_visible
-from snakemake_executor_gpupool.devices.device import CUDA, Device
-from snakemake_executor_gpupool.devices.simulate import SIMULATE_VARIABLE, simulated_devices
-from snakemake_executor_gpupool.devices.visibility import visible_entries
+from snakemake_executor_gpupool.devices.cards import (
+    Card,
+    Inventory,
+    select_visible,
+    visible_entries,
+)
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.errors import DeviceLost
 
 RETRY_DELAYS_S = (0.2, 1.0)
-FOREIGN_MEMORY_MIB = 2048
-"""A card with more memory in use than this, and nothing of ours on it, is used by somebody else.
-
-Below it are the driver's own reserve and a desktop's windows.
-"""
-
 _MIB = 2**20
 _MIG_ENABLED = 1
 _PROHIBITED, _EXCLUSIVE_PROCESS = 2, 3
@@ -67,71 +60,29 @@ class Nvml(Protocol):
     def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> Any: ...  # noqa: D102, N802
 
 
-@dataclass(frozen=True)
-class ProbeResult:
-    """What the probe found.
-
-    Parameters
-    ----------
-    devices
-        The visible and usable GPUs, in numeric order.
-    warnings
-        What a user should be told once.
-    why_none
-        Why there is no GPU, if there is none.
-    """
-
-    devices: tuple[Device, ...]
-    warnings: tuple[str, ...] = ()
-    why_none: str = ""
-
-
-def probe(
-    env: Mapping[str, str],
-    nvml: Nvml | None = None,
-    sleep: Callable[[float], object] = time.sleep,
-) -> ProbeResult:
-    """Find the GPUs that this process may use.
+def find_cards(
+    env: Mapping[str, str], library: Nvml, sleep: Callable[[float], object]
+) -> tuple[tuple[Device, ...], tuple[str, ...], str]:
+    """Return the usable cards that the environment shows, warnings, and why there is none.
 
     Parameters
     ----------
     env
-        The environment; ``CUDA_VISIBLE_DEVICES`` and ``GPUPOOL_SIMULATE`` count.
-    nvml
-        The NVML library; None: the real one.
+        The environment; ``CUDA_VISIBLE_DEVICES`` counts.
+    library
+        The NVML library.
     sleep
-        Called between tries when NVML fails.
-
-    Raises
-    ------
-    ConfigError
-        ``GPUPOOL_SIMULATE`` is malformed.
+        Called with seconds between tries when NVML fails in a way that may pass.
     """
-    simulated = simulated_devices(env)
-    if simulated or env.get(SIMULATE_VARIABLE, "").strip():
-        note = f"{len(simulated)} simulated GPUs ({SIMULATE_VARIABLE}): all work runs on the CPU"
-        return ProbeResult(simulated, (note,))
-    if visible_entries(env) == []:
-        value = env["CUDA_VISIBLE_DEVICES"]
-        return ProbeResult((), (), f"CUDA_VISIBLE_DEVICES={value!r} hides every GPU")
-    library = nvml or _import_nvml()
-    if library is None:
-        return ProbeResult((), (), "the Python package nvidia-ml-py is not installed")
-    return _probe_library(env, library, sleep)
-
-
-def _probe_library(
-    env: Mapping[str, str], library: Nvml, sleep: Callable[[float], object]
-) -> ProbeResult:
     try:
         inventory = _retrying(lambda: _take_inventory(library), library, sleep)
     except library.NVMLError as error:
         why = _PERMANENT.get(_code(error), f"NVML failed {len(RETRY_DELAYS_S) + 1} times: {error}")
         # A machine without any driver is an ordinary one; a broken driver is news.
         news = () if _code(error) == _NO_LIBRARY else (f"no GPU is used: {why}",)
-        return ProbeResult((), news, why)
+        return (), news, why
     devices, warnings = select_visible(inventory, env)
-    return ProbeResult(devices, warnings, "" if devices else _why_none(inventory, env))
+    return devices, warnings, "" if devices else _why_none(inventory, env)
 
 
 def _why_none(inventory: Inventory, env: Mapping[str, str]) -> str:
@@ -140,14 +91,6 @@ def _why_none(inventory: Inventory, env: Mapping[str, str]) -> str:
     if inventory.cards and visible_entries(env) is not None:
         return f"CUDA_VISIBLE_DEVICES={env['CUDA_VISIBLE_DEVICES']} names no usable GPU"
     return "no GPU is usable"
-
-
-def _import_nvml() -> Any:
-    """Return the real library, or None where its Python package is missing."""
-    try:
-        return importlib.import_module("pynvml")
-    except ImportError:
-        return None
 
 
 def _retrying(action: Callable[[], T], library: Nvml, sleep: Callable[[float], object]) -> T:
@@ -244,22 +187,22 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-# --- looking at one device again
+# --- looking at one card again
 
 
-def memory_used_mib(device: Device, nvml: Nvml | None = None) -> int | None:
-    """Return the memory in use on a device, by anybody; None if that cannot be known.
+def memory_used_mib(device: Device, library: Nvml) -> int | None:
+    """Return the memory in use on a card, by anybody; None if NVML does not tell.
 
     Raises
     ------
     DeviceLost
         The card is gone.
     """
-    return _look(device, nvml, lambda library, handle: _memory_mib(library, handle, "used"))
+    return _look(device, library, lambda handle: _memory_mib(library, handle, "used"))
 
 
-def memory_by_pid(device: Device, nvml: Nvml | None = None) -> dict[int, int | None]:
-    """Return the MiB of each process that computes on a device, as far as NVML tells.
+def memory_by_pid(device: Device, library: Nvml) -> dict[int, int | None]:
+    """Return the MiB of each process that computes on a card, as far as NVML tells.
 
     In a container the driver may give ids of the host, or none; a process whose memory it
     keeps to itself has None.
@@ -270,57 +213,22 @@ def memory_by_pid(device: Device, nvml: Nvml | None = None) -> dict[int, int | N
         The card is gone.
     """
 
-    def read(library: Nvml, handle: Any) -> dict[int, int | None]:
+    def read(handle: Any) -> dict[int, int | None]:
         running: Any = _optional(
             library, lambda: library.nvmlDeviceGetComputeRunningProcesses(handle), ()
         )
         used = {int(process.pid): process.usedGpuMemory for process in running}
         return {pid: None if size is None else int(size) // _MIB for pid, size in used.items()}
 
-    return _look(device, nvml, read) or {}
+    return _look(device, library, read) or {}
 
 
-def compute_pids(device: Device, nvml: Nvml | None = None) -> tuple[int, ...]:
-    """Return the ids of the processes that compute on a device, as :func:`memory_by_pid` does.
-
-    Raises
-    ------
-    DeviceLost
-        The card is gone.
-    """
-    return tuple(sorted(memory_by_pid(device, nvml)))
-
-
-def _look(device: Device, nvml: Nvml | None, read: Callable[[Nvml, Any], T]) -> T | None:
-    """Read something of a real card; None for other devices and on passing errors."""
-    library = nvml or _import_nvml()
-    if device.kind != CUDA or device.simulated or library is None:
-        return None
+def _look(device: Device, library: Nvml, read: Callable[[Any], T]) -> T | None:
+    """Read something of a card; None on errors that may pass."""
     try:
         library.nvmlInit()
-        return read(library, library.nvmlDeviceGetHandleByUUID(device.uuid))
+        return read(library.nvmlDeviceGetHandleByUUID(device.uuid))
     except library.NVMLError as error:
         if _code(error) in (_LOST, _RESET_REQUIRED, _GPU_NOT_FOUND):
             raise DeviceLost(f"{device.name} ({device.uuid}): {_why_unusable(error)}") from error
         return None
-
-
-def filled_by_others(device: Device, nvml: Nvml | None = None, ours: Collection[int] = ()) -> bool:
-    """Whether somebody else's work fills a device.
-
-    Parameters
-    ----------
-    device, nvml
-        Which device, and how to look at it.
-    ours
-        Process ids; the device counts as ours as long as one of them computes there.
-
-    Raises
-    ------
-    DeviceLost
-        The card is gone.
-    """
-    used_mib = memory_used_mib(device, nvml)
-    if used_mib is None or used_mib <= FOREIGN_MEMORY_MIB:
-        return False
-    return not set(ours) & set(compute_pids(device, nvml))

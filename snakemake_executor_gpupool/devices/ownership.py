@@ -24,7 +24,7 @@ from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lent_locks import LentLocks, lock_name, new_token
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
-from snakemake_executor_gpupool.devices.nvml import Nvml, filled_by_others, memory_used_mib
+from snakemake_executor_gpupool.devices.probe import Nvml, filled_by_others, memory_used_mib
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
 from snakemake_executor_gpupool.errors import DeviceLost
 

@@ -10,12 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from snakemake_executor_gpupool.devices.device import CUDA, Device
-from snakemake_executor_gpupool.devices.visibility import (
-    LEASE_VARIABLE,
-    SIMULATED_VARIABLE,
-    visible_entries,
-)
+from snakemake_executor_gpupool.devices.cards import CUDA, visible_entries
+from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, SIMULATED_VARIABLE
 from snakemake_executor_gpupool.errors import ConfigError
 
 SIMULATE_VARIABLE = "GPUPOOL_SIMULATE"

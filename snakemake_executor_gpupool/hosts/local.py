@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from snakemake_executor_gpupool.devices.demand import Demand
-from snakemake_executor_gpupool.devices.device import CUDA, Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
+from snakemake_executor_gpupool.devices.kinds import computes_on_cpu
 from snakemake_executor_gpupool.devices.memory_release import MemoryRelease
 from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.devices.visibility import visible_env
@@ -160,11 +161,11 @@ class LocalHost:
     def _environment(
         self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]
     ) -> dict[str, str]:
-        computes_on_cpu = all(d.kind != CUDA or d.simulated for d in devices)
+        is_on_cpu = all(map(computes_on_cpu, devices))
         environment = {**own_environment(), **visible_env(devices)}
         environment |= {"GPUPOOL_WORKER": worker_id, **self.lend(worker_id, devices)}
         environment["GPUPOOL_ENVIRONMENT"] = tool.environment
-        if computes_on_cpu:
+        if is_on_cpu:
             threads = str(self._threads if devices else 1)
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
                 environment[name] = threads

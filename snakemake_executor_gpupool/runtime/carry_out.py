@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.devices.device import CUDA, Device
+from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.devices.kinds import tool_device
 from snakemake_executor_gpupool.devices.lent_locks import lent_by, new_token
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, visible_env
 from snakemake_executor_gpupool.hosts.base import Host
@@ -300,11 +301,3 @@ def map_chains(effect: RunChains, by: str) -> list[dict[str, Any]]:
             }
         )
     return told
-
-
-def tool_device(devices: tuple[Device, ...]) -> str:
-    """Return what a tool is told to load on; a worker sees its own devices only, from 0 on."""
-    gpus = [device for device in devices if device.kind == CUDA and not device.simulated]
-    if not gpus:
-        return "cpu"
-    return ",".join(f"cuda:{number}" for number in range(len(gpus)))

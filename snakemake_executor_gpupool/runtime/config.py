@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from snakemake_executor_gpupool.devices.cores import available_cores, choose_devices, worker_threads
-from snakemake_executor_gpupool.devices.device import CPU, CUDA, Device
+from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.devices.kinds import gpus_among, is_gpu
 from snakemake_executor_gpupool.devices.manager import DeviceManager
-from snakemake_executor_gpupool.devices.nvml import probe
+from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.devices.settings import DeviceSettings, Managed, resolve
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
@@ -54,7 +55,7 @@ class PoolConfig:
     @property
     def gpus(self) -> list[Device]:
         """The managed GPUs."""
-        return [device for device in self.devices if device.kind == CUDA]
+        return gpus_among(self.devices)
 
     @property
     def file_workers(self) -> int:
@@ -100,8 +101,8 @@ def this_machine(settings: DeviceSettings, env: Mapping[str, str], cores: int) -
     found = probe(env)
     devices = choose_devices(settings, found, cores)
     warnings = found.warnings
-    if not any(device.kind == CUDA for device in devices):
-        warnings += (no_gpu_warning(sum(d.kind == CPU for d in devices), cores),)
+    if not gpus_among(devices):
+        warnings += (no_gpu_warning(sum(not is_gpu(device) for device in devices), cores),)
     return Machines(devices, warnings)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.devices.kinds import CPU, KINDS, kind_of, kinds_for_tool
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
 from snakemake_executor_gpupool.scheduling.domain_events import (
@@ -274,7 +275,7 @@ class Scheduler:
 
     def _device_label(self, spec: DeviceSpec) -> str:
         """Name the kind of device, as far as figures measured on one hold for another."""
-        names = {d.model_name for d in self._allocator.devices if d.kind == spec.kind}
+        names = {device.model_name for device in self._allocator.of_kind(spec.kind)}
         return f"{spec.kind}x{spec.count}:{min(names, default='')}"
 
     def _spec_for(self, request: Request, info: Mapping[str, Any]) -> DeviceSpec:
@@ -282,17 +283,18 @@ class Scheduler:
         kinds = self._allocator.kinds
         accepted = info["devices"]
         wish = request.devices
-        if wish is not None and wish.kind not in accepted:
+        if wish is not None and kind_of(wish).tool_word not in accepted:
             raise ImpossibleRequest(
                 f"the rule asks for {wish}, and the tool {request.tool} runs on "
                 f"{', '.join(accepted)}"
             )
-        if wish is not None and (wish.kind in kinds or wish.names or "cpu" not in accepted):
+        is_there = wish is not None and any(map(wish.is_served_by, kinds))
+        if wish is not None and (is_there or wish.names or KINDS[CPU].tool_word not in accepted):
             return wish
         count = info["gpus_per_instance"]
-        for kind in accepted:
-            if kind in kinds or kind == "cpu":
-                return DeviceSpec(kind, count if kind != "cpu" else 1, ())
+        for word in accepted:
+            for kind in kinds_for_tool(word, {*kinds, CPU}):
+                return DeviceSpec(kind, 1 if kind == CPU else count)
         raise ImpossibleRequest(
             f"the tool {request.tool} runs on {', '.join(accepted)}, and the pool manages "
             f"{', '.join(sorted(kinds)) or 'no device'}"

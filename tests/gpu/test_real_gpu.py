@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from snakemake_executor_gpupool import ToolPool
-from snakemake_executor_gpupool.devices.nvml import memory_used_mib, probe
+from snakemake_executor_gpupool.devices.probe import memory_used_mib, probe
 from snakemake_executor_gpupool.tools.esm2_checkpoints import write_seeded_checkpoint
 from snakemake_executor_gpupool.tools.fasta import Record
 from tests.acceptance.running import Finished, Workflow

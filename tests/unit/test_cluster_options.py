@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.devices.nvml import probe
+from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.cluster.node import (
     device_environment,

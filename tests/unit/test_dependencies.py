@@ -84,7 +84,7 @@ def test_what_the_package_imports_is_declared() -> None:
         have = declared("cluster") if needs_dask else declared()
         assert third_party(path) <= have, f"{path}: {third_party(path) - have} is not declared"
     assert "psutil" in third_party(PACKAGE / "frontends/snakemake/local_jobs.py")
-    assert "nvidia-ml-py" in third_party(PACKAGE / "devices/nvml.py")
+    assert "nvidia-ml-py" in third_party(PACKAGE / "devices/kinds/cuda.py")
 
 
 TOOLS = PROJECT["entry-points"]["snakemake_executor_gpupool.tools"]

@@ -3,7 +3,7 @@
 import pytest
 
 from snakemake_executor_gpupool.devices.memory_release import MAX_LEFT_BY_MOVED_MIB, MemoryRelease
-from snakemake_executor_gpupool.devices.nvml import probe
+from snakemake_executor_gpupool.devices.probe import probe
 
 from .fake_nvml import LOST, FakeCard, FakeNvml
 

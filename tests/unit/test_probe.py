@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot
-from snakemake_executor_gpupool.devices.nvml import (
+from snakemake_executor_gpupool.devices.nvml import RETRY_DELAYS_S
+from snakemake_executor_gpupool.devices.probe import (
     FOREIGN_MEMORY_MIB,
-    RETRY_DELAYS_S,
     compute_pids,
     filled_by_others,
     memory_by_pid,

@@ -46,11 +46,11 @@ from snakemake_executor_gpupool.devices.allocation.round import (
     presses,
 )
 from snakemake_executor_gpupool.devices.device import (
-    CPU,
     Device,
     OffloadStrategy,
 )
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, sorted_names
+from snakemake_executor_gpupool.devices.kinds import is_gpu
 
 __all__ = [
     "LEASE",
@@ -142,7 +142,7 @@ class Allocator(DeviceInventory):
         return [Granted(request.request_id, there)]
 
     def _enqueue(self, waiter: Waiter, now_s: float) -> list[Effect]:
-        if waiter.request.spec.kind == CPU:
+        if not is_gpu(waiter.request.spec):
             return [self._grant_cpu(waiter)]
         self._line.join(waiter)
         if self._all_spoken_for and waiter is self._line.last:
@@ -173,7 +173,7 @@ class Allocator(DeviceInventory):
         broken: call :meth:`foreign` or :meth:`lost` first.
         """
         holder, ticket = self._holders[request_id], self._tickets[request_id]
-        if holder.phase is not Phase.BUSY or holder.request.spec.kind == CPU:
+        if holder.phase is not Phase.BUSY or not is_gpu(holder.request.spec):
             raise ValueError(f"{request_id} has no unused grant of a GPU")
         if ticket.returning:
             self._holders[request_id] = replace(holder, device_names=(), phase=Phase.OFFLOADED)

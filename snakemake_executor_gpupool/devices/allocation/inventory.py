@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Sequence
 
-from snakemake_executor_gpupool.devices.device import CPU, Device, cpu_slot, device_key
+from snakemake_executor_gpupool.devices.device import Device, cpu_slot, device_key
+from snakemake_executor_gpupool.devices.kinds import KINDS, is_gpu
 
 
 class DeviceInventory:
@@ -42,13 +42,20 @@ class DeviceInventory:
         """Every device that there ever was."""
         return self._all
 
-    def count(self, kind: str) -> int:
-        """Return how many managed devices of a kind there are."""
-        return self._counts[kind]
+    def of_kind(self, word: str) -> tuple[Device, ...]:
+        """Return the managed devices that a request for such a word may be given."""
+        if word not in self._of_kind:
+            serving = {kind for kind in self.kinds if KINDS[kind].serves(word)}
+            self._of_kind[word] = tuple(d for d in self.devices if d.kind in serving)
+        return self._of_kind[word]
+
+    def count(self, word: str) -> int:
+        """Return how many managed devices a request for such a word may be given."""
+        return len(self.of_kind(word))
 
     @functools.cached_property
-    def _counts(self) -> Counter[str]:
-        return Counter(device.kind for device in self.devices)
+    def _of_kind(self) -> dict[str, tuple[Device, ...]]:
+        return {}
 
     @functools.cached_property
     def kinds(self) -> set[str]:
@@ -58,7 +65,7 @@ class DeviceInventory:
     @functools.cached_property
     def _usable(self) -> tuple[Device, ...]:
         """The managed devices, and the host: a request for "cpu" needs no managed slot."""
-        has_slots = any(device.kind == CPU for device in self._managed)
+        has_slots = not all(map(is_gpu, self._managed))
         return self.devices if has_slots else (*self.devices, cpu_slot(0))
 
     @functools.cached_property
@@ -71,7 +78,7 @@ class DeviceInventory:
 
     def _forget_usable(self) -> None:
         """The managed devices have changed."""
-        names = ("devices", "hosts", "kinds", "_counts", "_usable", "_usable_names", "_known")
+        names = ("devices", "hosts", "kinds", "_of_kind", "_usable", "_usable_names", "_known")
         for name in names:
             self.__dict__.pop(name, None)
 

@@ -6,8 +6,9 @@ import enum
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from snakemake_executor_gpupool.devices.device import CPU, Device, device_key, fit_one_process
+from snakemake_executor_gpupool.devices.device import Device, device_key, fit_one_process
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.devices.kinds import is_gpu, kind_of
 
 WORKER = "worker"
 LEASE = "lease"
@@ -175,7 +176,7 @@ class Occupancy:
     @property
     def has_open_gpus(self) -> bool:
         """Whether any GPU is left for those further back in the line."""
-        return any(device.kind != CPU and self.is_open(device) for device in self.devices)
+        return any(is_gpu(device) and self.is_open(device) for device in self.devices)
 
     def reserve(self, names: Iterable[str]) -> None:
         """Keep devices from everybody further back in the line, during this turn."""
@@ -202,7 +203,7 @@ class Occupancy:
 
     def admits(self, request: DeviceRequest, device: Device) -> bool:
         """Whether the request fits on the device beside who is there now."""
-        if device.kind == CPU:
+        if not is_gpu(device):
             return True
         if not self.is_open(device):
             return False
@@ -222,14 +223,14 @@ def suits(request: DeviceRequest, device: Device) -> bool:
     """Whether the device, with nobody on it, could be one of those for the request."""
     if not request.spec.accepts(device):
         return False
-    if device.is_mig and request.spec.count > 1:
-        return False  # CUDA shows a process one slice only, so two are never two
+    if request.spec.count > 1 and kind_of(device).why_single(device):
+        return False
     return _fits(request, (), device)
 
 
 def _fits(request: DeviceRequest, there: Iterable[DeviceRequest], device: Device) -> bool:
     """Whether the memory figures, as far as they are known, allow it."""
-    if request.vram_mib is None or device.memory_mib is None or device.kind == CPU:
+    if request.vram_mib is None or device.memory_mib is None or not is_gpu(device):
         return True
     return request.vram_mib + sum(other.vram_mib or 0 for other in there) <= device.memory_mib
 
@@ -240,7 +241,7 @@ def why_impossible(request: DeviceRequest, devices: Sequence[Device]) -> str | N
         (device for device in devices if suits(request, device)), request.spec.count
     ):
         return None
-    same_kind = [device for device in devices if device.kind == request.spec.kind]
+    same_kind = [device for device in devices if request.spec.is_served_by(device.kind)]
     names = [device.name for device in sorted(same_kind, key=device_key)]
     managed = f"managed here: {', '.join(names) or f'no {request.spec.kind} device'}"
     known = {*names, *(device.local_name for device in same_kind)}
@@ -257,7 +258,8 @@ def _shortfall(request: DeviceRequest, same_kind: Sequence[Device]) -> str:
         return ", which no one machine has"
     if request.spec.host:
         return ""
-    if any(device.is_mig for device in same_kind) and request.spec.count > 1:
-        return ", but a process can use only one MIG slice"
+    reasons = {kind_of(device).why_single(device) for device in same_kind} - {""}
+    if reasons and request.spec.count > 1:
+        return f", but {min(reasons)}"
     most = max(device.memory_mib or 0 for device in same_kind)
     return f" with {request.vram_mib} MiB each, but they have at most {most} MiB"

@@ -57,7 +57,7 @@ class _Search:
         }
         self.removed: list[Holder] = []
         self._open: set[str] = set()
-        self._open_in: Counter[str] = Counter()  # by machine
+        self._open_in: Counter[tuple[str, str]] = Counter()  # by machine and kind
         self._look_at(self.suited)
         self._open_at_first = frozenset(self._open)
 
@@ -77,10 +77,10 @@ class _Search:
             admits = self.occupancy.admits(self.request, device)
             if admits and name not in self._open:
                 self._open.add(name)
-                self._open_in[device.host] += 1
+                self._open_in[device.domain] += 1
             elif not admits and name in self._open:
                 self._open.discard(name)
-                self._open_in[device.host] -= 1
+                self._open_in[device.domain] -= 1
 
     def remove_until_enough(self) -> None:
         """Take holders away, the cheapest loss first, until the request fits."""
@@ -113,7 +113,7 @@ class _Search:
             self.occupancy.put(holder)
 
     def choose(self) -> tuple[Device, ...]:
-        """Choose among the devices that are open by now, all in one machine."""
+        """Choose among the devices that are open by now, all in one domain."""
         lost = {name: holder for holder in self.removed for name in holder.device_names}
 
         def worth(device: Device) -> tuple[Any, ...]:
@@ -128,13 +128,13 @@ class _Search:
         candidates = [
             self.suited[name]
             for name in self._open
-            if self._open_in[self.suited[name].host] >= count
+            if self._open_in[self.suited[name].domain] >= count
         ]
         if count == 1:
             return (min(candidates, key=worth),)
-        best: dict[str, list[Device]] = defaultdict(list)
+        best: dict[tuple[str, str], list[Device]] = defaultdict(list)
         for device in sorted(candidates, key=worth):
-            if len(best[device.host]) < count:
-                best[device.host].append(device)
+            if len(best[device.domain]) < count:
+                best[device.domain].append(device)
         chosen = min(best.values(), key=lambda devices: worth(devices[-1]))
         return tuple(sorted(chosen, key=device_key))

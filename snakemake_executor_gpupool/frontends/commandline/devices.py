@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from snakemake_executor_gpupool.devices.device import CUDA, Device, device_key
+from snakemake_executor_gpupool.devices.device import Device, device_key
+from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
-from snakemake_executor_gpupool.devices.nvml import (
+from snakemake_executor_gpupool.devices.probe import (
     Nvml,
     ProbeResult,
     compute_pids,
@@ -131,7 +132,7 @@ def _row(device: Device, managed: bool, locks: DeviceLocks | None, nvml: Nvml | 
 
 def _holder(device: Device, locks: DeviceLocks | None, nvml: Nvml | None) -> str | None:
     """Say who holds a device: a run of gpupool, else whoever computes on it."""
-    if device.kind != CUDA:
+    if not is_gpu(device):
         return None
     if locks is not None and locks.is_held(device):
         return f"gpupool (process {locks.holder_pid(device) or 'unknown'})"

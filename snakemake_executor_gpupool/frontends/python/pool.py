@@ -20,9 +20,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from snakemake_executor_gpupool.devices.device import CUDA, Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
+from snakemake_executor_gpupool.devices.kinds import gpus_among
 from snakemake_executor_gpupool.devices.lease import leases_around
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.settings import Managed
@@ -143,7 +144,7 @@ class ToolPool:
         options = dict(self._options)
         lease = next((lease for lease in reversed(leases_around()) if lease.lent), None)
         if lease is not None and options["managed_devices"] is None:
-            options["managed_devices"] = [d.name for d in lease.devices if d.kind == CUDA]
+            options["managed_devices"] = [d.name for d in gpus_among(lease.devices)]
         config = build_config(run_root=run_root, **options)
         lent = lease.lent if lease is not None else ""
         return dataclasses.replace(config, is_temporary=True, lease=lent)

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.devices.device import CUDA, Device, device_key
+from snakemake_executor_gpupool.devices.device import Device, device_key
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, gpus, sorted_names
+from snakemake_executor_gpupool.devices.kinds import ANY_GPU, is_gpu
 from snakemake_executor_gpupool.devices.lent_locks import LentLocks
-from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, ROCR, visible_env
+from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, env_of_parent, visible_env
 from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 from snakemake_executor_gpupool.frontends.snakemake.translate import tool_spec
@@ -27,7 +28,7 @@ MEMBERS_VARIABLE = "GPUPOOL_MEMBERS"
 def member_needs(job: Any, managed: Iterable[Device]) -> Needs:
     """Return what one joined job needs: as any other, or a GPU for a tool that runs cold."""
     needs = needs_of(job)
-    has_gpus = any(device.kind == CUDA for device in managed)
+    has_gpus = any(map(is_gpu, managed))
     if needs.spec is None and tool_spec(job) is not None and has_gpus:
         return Needs(gpus(1), needs.vram_mib)
     return needs
@@ -95,9 +96,8 @@ class Bundle:
             }
             for job, part in zip(self.jobs, self.parts(devices), strict=True)
         ]
-        nothing = {name: value for name, value in visible_env(()).items() if name != ROCR}
         told = {LEASE_VARIABLE: str(lent), MEMBERS_VARIABLE: json.dumps(members)}
-        return {**nothing, **told}
+        return {**env_of_parent(devices), **told}
 
 
 def joint_needs(needs: Sequence[tuple[str, Needs]], managed: Sequence[Device]) -> Needs:
@@ -118,17 +118,17 @@ def joint_needs(needs: Sequence[tuple[str, Needs]], managed: Sequence[Device]) -
     named = _named(holders)
     counted = sum(need.gpus for _, need in holders if not need.names)
     if not named:
-        return Needs(DeviceSpec(CUDA, counted, (), host), vram_mib)
+        return Needs(DeviceSpec(ANY_GPU, counted, (), host), vram_mib)
     # Which others is settled here: a request names all of its devices or none.
     others = [
         device.name if host else device.local_name
         for device in sorted(managed, key=device_key)
-        if device.kind == CUDA and host in ("", device.host)
+        if is_gpu(device) and host in ("", device.host)
     ]
     chosen = [name for name in dict.fromkeys(others) if name not in named][:counted]
     missing = counted - len(chosen)
     names = tuple(sorted_names([*named, *chosen]))
-    return Needs(DeviceSpec(CUDA, len(names) + missing, names, host), vram_mib)
+    return Needs(DeviceSpec(ANY_GPU, len(names) + missing, names, host), vram_mib)
 
 
 def _named(holders: Iterable[tuple[str, Needs]]) -> list[str]:

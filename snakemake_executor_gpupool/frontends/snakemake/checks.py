@@ -14,6 +14,7 @@ from snakemake_executor_gpupool.devices.allocation.occupancy import (
     why_impossible,
 )
 from snakemake_executor_gpupool.devices.device import fit_one_process
+from snakemake_executor_gpupool.devices.kinds import gpus_among, is_gpu
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle
 from snakemake_executor_gpupool.frontends.snakemake.groups import units_of
@@ -111,7 +112,7 @@ def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
     except Exception:
         # Resources may depend on files that do not exist yet: the job itself will tell.
         return []
-    if needs.spec is None or needs.spec.kind == "cpu":
+    if needs.spec is None or not is_gpu(needs.spec):
         return problems
     problem = device_problem(needs, config)
     if problem and not (served and not config.gpus and not needs.spec.names):
@@ -155,7 +156,7 @@ def device_problem(needs: Needs, config: PoolConfig) -> str | None:
     """Say why the managed devices can never satisfy a request for GPUs; None if they can."""
     spec = needs.spec
     assert spec is not None
-    managed = [*config.gpus, *(device for device in config.expected if device.kind == "cuda")]
+    managed = [*config.gpus, *gpus_among(config.expected)]
     names = ", ".join(dict.fromkeys(device.name for device in managed))
     there = f"the pool manages {names or 'no GPU'}"
     known = {*(d.name for d in managed), *(d.local_name for d in managed)}

@@ -17,13 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.devices.device import CUDA, Device
+from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import (
     DEVICE_GRAMMAR,
     DeviceSpec,
     gpus,
     parse_device,
 )
+from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.errors import DeviceStringError
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 
@@ -61,7 +62,7 @@ class Needs:
     @property
     def gpus(self) -> int:
         """How many GPUs."""
-        return self.spec.count if self.spec is not None and self.spec.kind == CUDA else 0
+        return self.spec.count if self.spec is not None and is_gpu(self.spec) else 0
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -28,8 +28,8 @@ from snakemake_executor_gpupool.devices.cores import choose_devices, worker_thre
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.lent_locks import LentLocks
 from snakemake_executor_gpupool.devices.managed_spec import managed_of_host
-from snakemake_executor_gpupool.devices.nvml import probe
 from snakemake_executor_gpupool.devices.ownership import DeviceOwnership
+from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.hosts.base import FrameArrived, HostEvent, WorkerGone

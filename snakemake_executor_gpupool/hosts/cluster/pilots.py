@@ -21,7 +21,8 @@ from distributed.security import Security
 
 from snakemake_executor_gpupool.devices.cores import default_cpu_workers
 from snakemake_executor_gpupool.devices.demand import Demand
-from snakemake_executor_gpupool.devices.device import CUDA, Device, cpu_slot
+from snakemake_executor_gpupool.devices.device import Device, cpu_slot
+from snakemake_executor_gpupool.devices.kinds import ANY_GPU
 from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.cluster.engine import scheduler_options
@@ -171,7 +172,9 @@ class Pilots(Launcher):
     def devices_to_come(self) -> tuple[Device, ...]:
         """Return the devices of a pilot that has not come yet."""
         gpus = [
-            Device(name=f"{CUDA}:{index}", kind=CUDA, index=index, model_name="GPU of a pilot")
+            Device(
+                name=f"{ANY_GPU}:{index}", kind=ANY_GPU, index=index, model_name="GPU of a pilot"
+            )
             for index in range(self._options.gpus_per_node)
         ]
         return tuple(device.on("pilot") for device in (*gpus, cpu_slot(0)))

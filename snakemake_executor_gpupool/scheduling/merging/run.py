@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.devices.device import CPU
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage
 from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
@@ -232,7 +232,7 @@ class Chains:
     ) -> Model | None:
         needs = [self._need_mib(link) for link in links]
         need_mib = sum(need or 0 for need in needs) if None not in needs else None
-        if home.spec.kind == CPU:
+        if not is_gpu(home.spec):
             need_mib = None
         elif need_mib is not None and need_mib > self._largest_mib(home.spec):
             return None
@@ -261,12 +261,12 @@ class Chains:
         return max((need for need in needs if need is not None), default=None)
 
     def _largest_mib(self, spec: DeviceSpec) -> float:
-        sizes = [d.memory_mib for d in self._allocator.devices if d.kind == spec.kind]
+        sizes = [device.memory_mib for device in self._allocator.of_kind(spec.kind)]
         return max((float("inf") if size is None else size for size in sizes), default=0.0)
 
     def _has_room(self, model: Model) -> bool:
         """Tell whether a chain's worker is there, or can be without sending others away."""
-        if model.alive or model.spec.kind == CPU:
+        if model.alive or not is_gpu(model.spec):
             return True
         return not model.spec.names and self._dispatch.scaling.free_places(model) > 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.devices.device import CPU
+from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
@@ -28,10 +28,10 @@ class WorkerScaling:
 
     def free_places(self, model: Model) -> int:
         """Return how many more of a model's workers could start where nobody else is."""
-        if model.spec.kind == CPU:
+        if not is_gpu(model.spec):
             return self.capacity(model)
         users = self._allocator.allocation_map()
-        suited = [d.name for d in self._allocator.devices if d.kind == model.spec.kind]
+        suited = [device.name for device in self._allocator.of_kind(model.spec.kind)]
         return sum(not users.get(name) for name in suited) // max(model.spec.count, 1)
 
     def adjust(self, model: Model, now_s: float) -> None:
