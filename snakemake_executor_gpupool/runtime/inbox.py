@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
 from snakemake_executor_gpupool.errors import PoolEnded
+from snakemake_executor_gpupool.hosts.mailbox import Mailbox
 
 Act = Callable[[float], None]
 AnswerT = TypeVar("AnswerT")
@@ -27,8 +27,7 @@ class Inbox:
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-        self._acts: queue.SimpleQueue[Act] = queue.SimpleQueue()
+        self._acts: Mailbox[Act] = Mailbox(wake)
         self._guard = threading.Lock()
         self._pid = os.getpid()
         self._why_ended = ""
@@ -50,8 +49,7 @@ class Inbox:
         with self._guard:
             if self._why_ended:
                 raise PoolEnded(self._why_ended)
-            self._acts.put(act)
-        self._wake()
+            self._acts.post(act)
 
     def post_if_open(self, act: Act) -> None:
         """Do the same for what no longer matters once the loop has ended."""
@@ -91,11 +89,7 @@ class Inbox:
     # -- the loop's side -----------------------------------------------------------------
     def take(self) -> Iterator[Act]:
         """Yield what there is to do."""
-        while True:
-            try:
-                yield self._acts.get_nowait()
-            except queue.Empty:
-                return
+        return self._acts.take()
 
     def close(self, why: str) -> None:
         """Take nothing more; ``why`` is what those hear who come later."""

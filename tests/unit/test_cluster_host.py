@@ -38,6 +38,9 @@ class Local:
     def poll(self, timeout_s: float) -> list[object]:
         return []
 
+    def wake(self) -> None:
+        pass
+
 
 class Told(Node):
     """A node that only notes what it is told."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +50,7 @@ from snakemake_executor_gpupool.hosts.cluster.node import (
     why_not_shared,
 )
 from snakemake_executor_gpupool.hosts.local import LocalHost
+from snakemake_executor_gpupool.hosts.mailbox import Mailbox
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import ToolRef
@@ -149,7 +149,7 @@ class Session:
         self.ident = ident
         self.endpoint = Endpoint(loop, self._delivered)
         self.processes = NodeProcesses(self._watch, self._forget, self._lend, self._take_back)
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._inbox: Mailbox[Callable[[], None]] = Mailbox(self._wake)
         self._closing = threading.Event()
         self._host: LocalHost | None = None
         self._devices: dict[str, Device] = {}
@@ -199,8 +199,7 @@ class Session:
         return self._claims.lend(worker_id, [device.on(node) for device in devices])
 
     def _post(self, act: Callable[[], None]) -> None:
-        self._inbox.put(act)
-        self._wake()
+        self._inbox.post(act)
 
     def _wake(self) -> None:
         if self._host is not None:
@@ -220,26 +219,17 @@ class Session:
             self._end()
 
     def _turn(self) -> None:
-        if self._host is None:
-            self._take(timeout_s=TURN_S)
-        else:
+        timeout_s = TURN_S
+        if self._host is not None:
             for event in self._host.poll(TURN_S):
                 self._on_host_event(event)
-        while self._take():
-            pass
+            timeout_s = 0.0
+        for act in self._inbox.take(timeout_s):
+            act()
         if time.monotonic() - self.endpoint.heard_s > self._silence_s:
             log.error("no word from the coordinator for %s s: all ends", self._silence_s)
             self._closing.set()
         self._ask_again()
-
-    def _take(self, timeout_s: float = 0.0) -> bool:
-        """Do the next thing that is to be done; tell whether there was one."""
-        try:
-            act = self._inbox.get(timeout=timeout_s) if timeout_s else self._inbox.get_nowait()
-        except queue.Empty:
-            return False
-        act()
-        return True
 
     def _obey(self, frame: Frame) -> None:
         self._handlers[frame.type](frame)

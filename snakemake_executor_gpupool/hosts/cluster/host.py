@@ -11,9 +11,7 @@ that reads and writes files goes to the node that the pool names.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -151,9 +149,8 @@ class ClusterHost(Membership):
     def poll(self, timeout_s: float) -> list[HostEvent]:
         """Wait until something happens or the time is up; return what did."""
         happened = self._local.poll(0.0 if self._found else timeout_s)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._inbox.get_nowait()()
+        for act in self._inbox.take():
+            act()
         self._look(time.monotonic())
         found, self._found = self._found, []
         return [*happened, *found]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import queue
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -36,6 +35,7 @@ from snakemake_executor_gpupool.hosts.cluster.messages import Begin, unpack
 from snakemake_executor_gpupool.hosts.cluster.nodes import RETRY_S, Node
 from snakemake_executor_gpupool.hosts.cluster.options import ClusterOptions
 from snakemake_executor_gpupool.hosts.local import LocalHost
+from snakemake_executor_gpupool.hosts.mailbox import Mailbox
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Frame
 
@@ -93,7 +93,7 @@ class Membership:
         self._where: dict[str, Node] = {}
         self._complaints: dict[str, str] = {}
         self._numbers = itertools.count(1)
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._inbox: Mailbox[Callable[[], None]] = Mailbox(local.wake)
         self._found: list[HostEvent] = []
         self._unfit: list[str] = []
         self._said: set[str] = set()
@@ -106,8 +106,7 @@ class Membership:
 
     # -- from the event loop --------------------------------------------------------
     def _post(self, act: Callable[[], None]) -> None:
-        self._inbox.put(act)
-        self._local.wake()
+        self._inbox.post(act)
 
     # -- nodes ----------------------------------------------------------------------
     def _meet(self, told: Mapping[str, str]) -> None:
