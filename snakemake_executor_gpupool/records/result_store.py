@@ -244,7 +244,7 @@ def _names(directory: int) -> list[str]:
 
 def _entries(folder: int, folder_name: str) -> list[_Entry]:
     """Return the entries of a folder; what a killed writer left there is removed."""
-    found = []
+    entries = []
     with os.scandir(folder) as there:
         for each in there:
             try:
@@ -255,11 +255,11 @@ def _entries(folder: int, folder_name: str) -> list[_Entry]:
                 continue
             if ENTRY_NAME.fullmatch(each.name) and each.name.startswith(folder_name):
                 entry = _Entry(status.st_mtime, status.st_size, folder_name, each.name)
-                found.append(entry)
+                entries.append(entry)
             elif STAGED_NAME.fullmatch(each.name) and time.time() - status.st_mtime > STALE_S:
                 with contextlib.suppress(OSError):
                     os.unlink(each.name, dir_fd=folder)
-    return found
+    return entries
 
 
 def _starts_with(directory: int, name: str, start: bytes) -> bool:
@@ -278,16 +278,16 @@ def _starts_with(directory: int, name: str, start: bytes) -> bool:
 def refusal(path: Path, status: os.stat_result, why: str) -> str:
     """Say why a directory is not used for results, and the command that mends it."""
     quoted = shlex.quote(str(path))
-    told = (
+    message = (
         f"the cache {path} is not used: {why}, and whoever may write there can run code as you, "
         "since results are unpickled"
     )
     if status.st_uid != os.geteuid():
-        return f"{told}. Use a directory of your own: mkdir -m 700 DIR, --gpupool-cache DIR"
-    told += f". Mend it: chmod go-w {quoted}"
+        return f"{message}. Use a directory of your own: mkdir -m 700 DIR, --gpupool-cache DIR"
+    message += f". Mend it: chmod go-w {quoted}"
     if status.st_mode & stat.S_IWOTH:
-        return told
+        return message
     return (
-        f"{told}; or, if you trust every member of the group {group_name(status.st_gid)} with "
+        f"{message}; or, if you trust every member of the group {group_name(status.st_gid)} with "
         f"that, set {SHARED_VARIABLE}=group"
     )

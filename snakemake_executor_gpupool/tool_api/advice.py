@@ -87,9 +87,9 @@ def _on_attribute(error: AttributeError) -> str:
 
 def _method(error: BaseException, tool: Any) -> str:
     """Return which of a tool's methods an error has come out of."""
-    trace, found = error.__traceback__, ""
+    trace, name = error.__traceback__, ""
     while trace is not None:
-        if trace.tb_frame.f_locals.get("self") is tool and not found:
-            found = trace.tb_frame.f_code.co_name
+        if trace.tb_frame.f_locals.get("self") is tool and not name:
+            name = trace.tb_frame.f_code.co_name
         trace = trace.tb_next
-    return found
+    return name

@@ -48,20 +48,20 @@ def items_of(tool: Any, job: Any) -> Iterator[Any]:
     ContractError
         ``read`` returned what are no items in an order, or the class lacks ``read`` or ``write``.
     """
-    found = tool.read(job)
-    problem = why_no_list(found)
+    items = tool.read(job)
+    problem = why_no_list(items)
     if problem is not None:
         raise ContractError(
             f"{type(tool).__name__}.read() returned {problem.what}; it must return or yield the "
             f"items of the job, in order.{problem.sentence('Return')}"
         )
-    return iter(found if shape_of(found) is None else _rows(found))
+    return iter(items if shape_of(items) is None else _rows(items))
 
 
 def all_items(tool: Any, job: Any) -> list[Any]:
     """Return a job's items, which nothing that ``read`` does later changes."""
-    found = items_of(tool, job)
-    return list(copied(found) if isinstance(found, types.GeneratorType) else found)
+    items = items_of(tool, job)
+    return list(copied(items) if isinstance(items, types.GeneratorType) else items)
 
 
 def copied(values: Iterable[Any]) -> Iterator[Any]:
@@ -105,11 +105,11 @@ def _as_list(tool: Any, returned: Any, expected: int) -> list[Any]:
         return list(returned)
     shape = shape_of(returned)
     if shape is None:
-        found = list(copied(itertools.islice(returned, expected + 1)))
-        if len(found) > expected:
+        results = list(copied(itertools.islice(returned, expected + 1)))
+        if len(results) > expected:
             what = f"{_kind(returned)} of more"
             raise _no_results(tool, expected, what, "It has to end where the items do")
-        return found
+        return results
     if shape[0] != expected:
         which = shape.index(expected) if expected in shape else None
         turn = f"; here axis {which} is as long as the items" if which else ""

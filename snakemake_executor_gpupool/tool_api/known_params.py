@@ -62,15 +62,15 @@ def likely_misspelt(tool_class: Any, names: Iterable[str]) -> list[str]:
     Others are the job's own business. One whose likeness is given, too, is no misspelling.
     """
     given, known = set(names), known_params(tool_class)
-    found = []
+    sentences = []
     for name in sorted(given - {*known, TOOL_PARAM}):
         meant = nearest(name, known)
         if meant is not None and meant not in given:
-            found.append(
+            sentences.append(
                 f"the param {name!r} means nothing to {tool_class.__name__}; "
                 f"did you mean {meant!r}? It takes {', '.join(known)}"
             )
-    return found
+    return sentences
 
 
 # -- source ---------------------------------------------------------------------

@@ -22,8 +22,8 @@ def nearest(name: str, known: Iterable[str], cutoff: float = CUTOFF) -> str | No
     plain: dict[str, str] = {}
     for each in sorted(known):
         plain.setdefault(_plain(each), each)
-    found = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=cutoff)
-    return plain[found[0]] if found else None
+    close = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=cutoff)
+    return plain[close[0]] if close else None
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = LOOSE_CUTOFF) -> str:

@@ -29,13 +29,13 @@ class Code(NamedTuple):
 def reachable(tool_class: type, names: Iterable[str]) -> list[Code]:
     """Return methods of those names, and what they call of the class's own and of its modules."""
     modules = {klass.__module__ for klass in own_classes(tool_class)}
-    found: dict[types.FunctionType, Code] = {}
+    reached: dict[types.FunctionType, Code] = {}
     waiting = [code for name in names for code in _methods(tool_class, name)]
     while waiting:
         code = waiting.pop()
-        if code.function in found:
+        if code.function in reached:
             continue
-        found[code.function] = code
+        reached[code.function] = code
         for called in ast.walk(code.node) if code.node is not None else ():
             if isinstance(called, ast.Attribute):
                 is_own = is_name(code.own)(called.value) or is_super(called.value)
@@ -44,7 +44,7 @@ def reachable(tool_class: type, names: Iterable[str]) -> list[Code]:
                 value = code.function.__globals__.get(called.id)
                 if isinstance(value, types.FunctionType) and value.__module__ in modules:
                     waiting.append(Code(value, node_of(value), ""))
-    return list(found.values())
+    return list(reached.values())
 
 
 def own_classes(tool_class: type) -> list[type]:
@@ -90,7 +90,7 @@ def node_of(function: types.FunctionType) -> ast.FunctionDef | None:
 @functools.lru_cache(maxsize=64)
 def _definitions(path: str, *_version: int) -> dict[str, list[ast.FunctionDef]]:
     """Return the functions of a file by their qualified names."""
-    found: dict[str, list[ast.FunctionDef]] = {}
+    by_name: dict[str, list[ast.FunctionDef]] = {}
 
     def walk(node: ast.AST, prefix: str) -> None:
         for child in ast.iter_child_nodes(node):
@@ -98,7 +98,7 @@ def _definitions(path: str, *_version: int) -> dict[str, list[ast.FunctionDef]]:
             if isinstance(child, ast.ClassDef):
                 inner = f"{prefix}{child.name}."
             elif isinstance(child, ast.FunctionDef):
-                found.setdefault(f"{prefix}{child.name}", []).append(child)
+                by_name.setdefault(f"{prefix}{child.name}", []).append(child)
                 inner = f"{prefix}{child.name}.<locals>."
             if not isinstance(child, ast.expr):
                 walk(child, inner)
@@ -109,7 +109,7 @@ def _definitions(path: str, *_version: int) -> dict[str, list[ast.FunctionDef]]:
             walk(ast.parse(file.read()), "")
     except (OSError, SyntaxError, ValueError):
         pass  # not Python, or gone
-    return found
+    return by_name
 
 
 def _own_name(node: ast.FunctionDef) -> str:

@@ -27,10 +27,10 @@ def remember(name: str, path: str) -> None:
 
 def _files() -> dict[str, str]:
     try:
-        found = json.loads(os.environ.get(VARIABLE, "{}"))
+        files = json.loads(os.environ.get(VARIABLE, "{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return files if isinstance(files, dict) else {}
 
 
 class ToolFiles(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -79,10 +79,10 @@ def load_tool_class(spec: str, base_dir: str | None = None, *, checked: bool = T
     else:
         module = _import_module(place, spec)
     is_named = class_name or not is_file
-    found = _tool_in(module, class_name, spec) if is_named else _only_tool(module, spec)
+    tool_class = _tool_in(module, class_name, spec) if is_named else _only_tool(module, spec)
     if checked:
-        check_state(found, f"tool {spec!r}: ")
-    return found
+        check_state(tool_class, f"tool {spec!r}: ")
+    return tool_class
 
 
 def check_state(tool_class: type[Tool], head: str = "") -> None:
@@ -275,20 +275,20 @@ def _where(error: BaseException, place: str) -> str:
 
 # -- the class -----------------------------------------------------------------
 def _tool_in(module: types.ModuleType, class_name: str, spec: str) -> type[Tool]:
-    found: Any = module
+    value: Any = module
     for part in class_name.split("."):
-        found = getattr(found, part, None)
-    if found is None:
+        value = getattr(value, part, None)
+    if value is None:
         names = ", ".join(_tool_classes(module)) or "none"
         raise UnknownTool(
             f"tool {spec!r}: {_home(module)} has no class {class_name!r}; its tools: {names}"
         )
-    if not _is_tool(found):
+    if not _is_tool(value):
         raise UnknownTool(
             f"tool {spec!r}: {class_name!r} of {_home(module)} is no tool; "
             "a tool is a subclass of snakemake_executor_gpupool.Tool"
         )
-    return found  # type: ignore[no-any-return]  # _is_tool has checked it
+    return value  # type: ignore[no-any-return]  # _is_tool has checked it
 
 
 def _only_tool(module: types.ModuleType, spec: str) -> type[Tool]:

@@ -163,6 +163,6 @@ class Job:
         copy = Job.__new__(Job)
         copy.__dict__.update(self.__dict__)
         for name, value in changes.items():
-            made = self.__dict__[name].__class__
-            copy.__dict__[name] = value if isinstance(value, made) else made(value)
+            kind = self.__dict__[name].__class__
+            copy.__dict__[name] = value if isinstance(value, kind) else kind(value)
         return copy

@@ -90,16 +90,16 @@ class Encoder:
         wanted = set(layers)
         present = tokens.ne(self.model.padding_idx)
         x = self._embed(tokens, present)
-        found = {0: x} if 0 in wanted else {}
+        states = {0: x} if 0 in wanted else {}
         mask = None if bool(present.all()) else present[:, None, None, :]
         cos_sin = self._cos_sin(tokens.shape[1])
         for number, layer in enumerate(self.model.layers[: max(wanted)], start=1):
             x = self._layer(layer, x, cos_sin, mask)
             if number in wanted:
-                found[number] = x
+                states[number] = x
         if self.layers in wanted:
-            found[self.layers] = self.model.emb_layer_norm_after(x)
-        return found
+            states[self.layers] = self.model.emb_layer_norm_after(x)
+        return states
 
     def states_and_attentions(
         self, tokens: Tensor, layers: Iterable[int]
@@ -112,8 +112,8 @@ class Encoder:
             Hidden states as above, and attention weights, float32 of shape
             (B, layers, heads, T, T), zero at padding.
         """
-        found = self.model(tokens, repr_layers=list(layers), need_head_weights=True)
-        return found["representations"], found["attentions"]
+        output = self.model(tokens, repr_layers=list(layers), need_head_weights=True)
+        return output["representations"], output["attentions"]
 
     # -- the parts of the pass -------------------------------------------------
     def _embed(self, tokens: Tensor, present: Tensor) -> Tensor:

@@ -96,22 +96,22 @@ def read_config(directory: str) -> Config:
     """
     path = Path(directory, CONFIG)
     data = _read_json(path)
-    found = {**THEIR_DEFAULTS, **data}
+    config = {**THEIR_DEFAULTS, **data}
     for name, value in FIXED.items():
-        given = found.get(name, value)
+        given = config.get(name, value)
         if given != value and not (name in NULLABLE and given is None):
             default = "" if name in data else f", transformers' default, as {CONFIG} does not say"
             raise InputError(f"{path} is not of ESM-2: {name} is {given!r}, not {value!r}{default}")
     try:
         sizes = [
-            found[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+            config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
         ]
-        shape, eps = Shape(*map(int, sizes)), float(found["layer_norm_eps"])
+        shape, eps = Shape(*map(int, sizes)), float(config["layer_norm_eps"])
         if eps <= 0:
             raise ValueError(f"layer_norm_eps {eps}")
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is not of ESM-2: no usable {error}") from error
-    return Config(shape, bool(found["token_dropout"]), eps)
+    return Config(shape, bool(config["token_dropout"]), eps)
 
 
 def read(directory: str, read_pickled: Callable[[str], Any]) -> Weights:

@@ -188,8 +188,8 @@ def _fill(origin: str, module: Any, tensors: Tensors) -> Any:
     return module.eval().requires_grad_(requires_grad=False)
 
 
-def _check_names(origin: str, found: set[str], expected: set[str]) -> None:
-    missing, extra = sorted(expected - found), sorted(found - expected)
+def _check_names(origin: str, names: set[str], expected: set[str]) -> None:
+    missing, extra = sorted(expected - names), sorted(names - expected)
     if missing or extra:
         what = f"lacks {_some(missing)}" if missing else f"has the unknown {_some(extra)}"
         raise InputError(f"{origin} is no ESM-2 of the architecture it claims: it {what}")

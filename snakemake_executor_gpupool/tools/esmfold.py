@@ -205,7 +205,7 @@ class EsmFold(Tool):
 
         proteins = [join_chains(i.sequence, options.linker, options.residue_offset) for i in items]
         structures = fold(self._model, proteins, options.num_recycles, chunk_size)
-        bad = [item.id for item, found in zip(items, structures) if not is_plausible(found)]
+        bad = [item.id for item, structure in zip(items, structures) if not is_plausible(structure)]
         if bad:
             parts = damaged_parts(self._model)
             raise not_finite(bad, options.model, options.precision, parts, IMPLAUSIBLE)

@@ -64,14 +64,14 @@ def read_head(path: str) -> Head:
     if not Path(path).is_file():
         raise InputError(f"{path} is not there: train the layer first, or correct param model")
     try:
-        found = reader(path)
+        parts = reader(path)
     except ImportError as error:
         raise InputError(f"{path}: reading it needs the Python package {error.name}") from error
     except Exception as error:  # each library has error classes of its own
         raise InputError(
             f"{path} is damaged, or no {Path(path).suffix} file of a linear layer ({error})"
         ) from error
-    return _checked(path, found)
+    return _checked(path, parts)
 
 
 def _read_npz(path: str) -> Mapping[str, Any]:
@@ -83,18 +83,18 @@ def _read_safetensors(path: str) -> Mapping[str, Any]:
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         metadata = file.metadata() or {}
     if "classes" in metadata:
-        found["classes"] = json.loads(metadata["classes"])
-    return found
+        parts["classes"] = json.loads(metadata["classes"])
+    return parts
 
 
 def _read_pt(path: str) -> Mapping[str, Any]:
     import torch
 
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    return {k: _numpy(v) if isinstance(v, torch.Tensor) else v for k, v in found.items()}
+    parts = torch.load(path, map_location="cpu", weights_only=True)
+    return {k: _numpy(v) if isinstance(v, torch.Tensor) else v for k, v in parts.items()}
 
 
 def _numpy(tensor: Any) -> Any:
@@ -102,21 +102,21 @@ def _numpy(tensor: Any) -> Any:
     return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
 
 
-def _checked(path: str, found: Mapping[str, Any]) -> Head:
-    if "weight" not in found:
-        raise InputError(f"{path} has no 'weight'; it has {', '.join(sorted(found)) or 'nothing'}")
-    extra = sorted(set(found) - set(PARTS))
+def _checked(path: str, parts: Mapping[str, Any]) -> Head:
+    if "weight" not in parts:
+        raise InputError(f"{path} has no 'weight'; it has {', '.join(sorted(parts)) or 'nothing'}")
+    extra = sorted(set(parts) - set(PARTS))
     if extra:
         raise InputError(
             f"{path} has {', '.join(extra)}, which nothing is done with; weights are "
             f"{', '.join(PARTS)}: take it out, or give it its right name"
         )
-    weight = _numbers(path, "weight", found["weight"])
+    weight = _numbers(path, "weight", parts["weight"])
     if weight.ndim != 2 or 0 in weight.shape:
         raise InputError(f"{path}: weight has the shape {weight.shape}; expected (classes, D)")
     count = len(weight)
-    bias = _numbers(path, "bias", found.get("bias", np.zeros(count)))
-    classes = _class_names(path, found.get("classes", [f"class{i}" for i in range(count)]))
+    bias = _numbers(path, "bias", parts.get("bias", np.zeros(count)))
+    classes = _class_names(path, parts.get("classes", [f"class{i}" for i in range(count)]))
     for name, shape in (("bias", bias.shape), ("classes", (len(classes),))):
         if shape != (count,) and not (name == "classes" and count == 1 and shape == (2,)):
             raise InputError(

@@ -63,9 +63,9 @@ def _checked() -> Any:
 
 def _quantized(layer_of: Any, linear: nn.Linear) -> nn.Module:
     size = linear.in_features, linear.out_features
-    made = layer_of(
+    layer = layer_of(
         *size, bias=linear.bias is not None, compute_dtype=torch.float32, quant_type="nf4"
     )
-    made.load_state_dict(linear.state_dict(), strict=False)
-    quantized: nn.Module = made.to("cpu").requires_grad_(requires_grad=False)
+    layer.load_state_dict(linear.state_dict(), strict=False)
+    quantized: nn.Module = layer.to("cpu").requires_grad_(requires_grad=False)
     return quantized

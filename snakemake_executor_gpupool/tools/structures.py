@@ -196,15 +196,15 @@ def _models(ids: Sequence[str], structures: Sequence[Structure]) -> Iterator[str
 
 
 def _by_id(paths: Sequence[str], ids: Sequence[str]) -> dict[str, str]:
-    found = {Path(path).name[: -len(Path(path).suffix)]: path for path in paths}
+    by_id = {Path(path).name[: -len(Path(path).suffix)]: path for path in paths}
     kind = all(Path(path).suffix.lower() in SUFFIXES for path in paths)
-    if not kind or sorted(found) != sorted(ids) or len(found) < len(paths):
-        odd = sorted(set(found) ^ set(ids))[:3]
+    if not kind or sorted(by_id) != sorted(ids) or len(by_id) < len(paths):
+        odd = sorted(set(by_id) ^ set(ids))[:3]
         raise InputError(
             f"the {len(paths)} outputs (structures) must be named after the {len(ids)} sequences, "
             f"ID.pdb or ID.cif; these differ: {', '.join(odd) or 'a name is there twice'}"
         )
-    return found
+    return by_id
 
 
 def _check_file_name(target: str, name: str) -> None:

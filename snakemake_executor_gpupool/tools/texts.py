@@ -164,11 +164,13 @@ def _explained(error: csv.Error) -> str:
     return message
 
 
-def _odd_number(found: int, columns: int) -> str:
-    if not found:
+def _odd_number(fields: int, columns: int) -> str:
+    if not fields:
         return "the row is blank; remove it"
-    some = "many: put a field that has one in quotation marks" if found > columns else "few: add it"
-    return f"{found} field(s), and the header has {columns}; there is a tab too {some}"
+    some = (
+        "many: put a field that has one in quotation marks" if fields > columns else "few: add it"
+    )
+    return f"{fields} field(s), and the header has {columns}; there is a tab too {some}"
 
 
 def _look_like_rows(lines: Sequence[str], columns: int) -> bool:

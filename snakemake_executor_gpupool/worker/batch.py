@@ -107,8 +107,8 @@ def pack_outcomes(
             return within_bounds(notes), bundle.take()
         except OSError as error:  # no room for all of them together
             failed = {"error": tell_error(error), "oom": False}
-            told = [failed if note["error"] is None else note for note in notes]
-            return within_bounds(told), []
+            failures = [failed if note["error"] is None else note for note in notes]
+            return within_bounds(failures), []
 
 
 def of_one_item(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -128,13 +128,13 @@ def of_one_item(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def within_bounds(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what to tell of each item, with so much of the errors as a frame takes."""
-    told, size_bytes = [], 0
+    bounded, size_bytes = [], 0
     for note in notes:
         error = note["error"]
         size_bytes += 0 if error is None else len(json.dumps(error))
         if error is None or size_bytes <= ERRORS_BYTES:
-            told.append(note)
+            bounded.append(note)
         else:
             message = shortened(error["message"], SHORT_MESSAGE)
-            told.append({**note, "error": {**error, "message": message, "traceback": ""}})
-    return told
+            bounded.append({**note, "error": {**error, "message": message, "traceback": ""}})
+    return bounded

@@ -150,26 +150,26 @@ class ChainServer(Server):
         """Run one stage of all chains that are whole, and tell; return whether it was the last."""
         started_s = time.perf_counter()
         self._compute(stage, [chain for chain in chains if chain.is_whole], kept)
-        told: list[dict[str, Any]] = []
+        done: list[dict[str, Any]] = []
         for number, chain in enumerate(chains):
-            self._guarded(chain, self._end_stage, number, told)
-        is_last = not told or stage == len(self._tools) - 1
+            self._guarded(chain, self._end_stage, number, done)
+        is_last = not done or stage == len(self._tools) - 1
         with self._spool.bundle() as bundle:
-            for each in told:
+            for each in done:
                 for parts in chains[each["chain"]].parts:
                     bundle.add(parts)
             blobs = bundle.take()
         answer = {"type": "stage", "batch": meta["batch"], "stage": stage, "last": is_last}
         seconds, peak_mib = time.perf_counter() - started_s, peak_memory_mib(self._device)
         self._channel.send(
-            {**answer, "chains": told, "seconds": seconds, "peak_mib": peak_mib}, blobs
+            {**answer, "chains": done, "seconds": seconds, "peak_mib": peak_mib}, blobs
         )
         return is_last
 
-    def _end_stage(self, chain: Chain, number: int, told: list[dict[str, Any]]) -> None:
+    def _end_stage(self, chain: Chain, number: int, done: list[dict[str, Any]]) -> None:
         """Write a stage's outputs, take down what to tell, and read the next stage's inputs."""
         self._write_stage(chain)
-        told.append(self._told_of(number, chain))
+        done.append(self._told_of(number, chain))
         if chain.stage + 1 < len(self._tools):
             # Before anybody hears that there is something to publish, which moves it.
             self._read_stage(chain, chain.stage + 1)
@@ -195,18 +195,20 @@ class ChainServer(Server):
             with chain.at_work() as job, job_log(job), explained_inputs(job):
                 chain.take_digests()
                 items = all_items(tool, job)
-                told = [describe_item(tool, item, position) for position, item in enumerate(items)]
+                described = [
+                    describe_item(tool, item, position) for position, item in enumerate(items)
+                ]
         except BaseException:
             chain.view.remove(chain.job.log)
             raise
         firsts: dict[str, int] = {}
-        for position, each in enumerate(told):
+        for position, each in enumerate(described):
             firsts.setdefault(each["key"], position)
         chain.keys = list(firsts)
         chain.items = [items[position] for position in firsts.values()]
-        chain.order = [chain.keys.index(each["key"]) for each in told]
-        chain.names = [each["name"] for each in told]
-        tokens = [told[position]["tokens"] for position in firsts.values()]
+        chain.order = [chain.keys.index(each["key"]) for each in described]
+        chain.names = [each["name"] for each in described]
+        tokens = [described[position]["tokens"] for position in firsts.values()]
         is_brief = is_short(tokens, tool.short_tokens())
         chain.is_whole = is_brief and not self._is_misplaced(chain)
         if not chain.is_whole:
@@ -218,20 +220,20 @@ class ChainServer(Server):
             return
         head = tuple(chains[0].meta["models"][stage])
         items = {key: item for chain in chains for key, item in zip(chain.keys, chain.items)}
-        found = known_results(chains) if stage == 0 else {}
+        results = known_results(chains) if stage == 0 else {}
         for key in items:
             remembered = self._remembered.get((*head, key))
-            if key not in found and remembered is not None:
-                found[key] = Packed(remembered)
-        missing = {key: item for key, item in items.items() if key not in found}
+            if key not in results and remembered is not None:
+                results[key] = Packed(remembered)
+        missing = {key: item for key, item in items.items() if key not in results}
         computed = self._compute_missing(stage, chains[0].jobs[stage].params, missing)
         for key, packed in computed.items():
             if kept is not None and head[1] == self._idents[stage]:
                 kept.keep((*head, key), packed.parts)
             self._remembered.keep((*head, key), packed.parts)
-        found.update(computed)
+        results.update(computed)
         for chain in chains:
-            self._guarded(chain, self._take_results, found)
+            self._guarded(chain, self._take_results, results)
 
     def _compute_missing(
         self, stage: int, params: dict[str, Any], items: dict[str, Any]
@@ -249,8 +251,8 @@ class ChainServer(Server):
         return computed
 
     @staticmethod
-    def _take_results(chain: Chain, found: dict[str, Packed]) -> None:
-        packed = [found[key] for key in chain.keys]  # one that failed ends the chain
+    def _take_results(chain: Chain, results: dict[str, Packed]) -> None:
+        packed = [results[key] for key in chain.keys]  # one that failed ends the chain
         chain.parts = [each.parts for each in packed]
         chain.results = [packed[place].copy() for place in chain.order]
 
@@ -287,16 +289,16 @@ class ChainServer(Server):
 
     def _told_of(self, number: int, chain: Chain) -> dict[str, Any]:
         """Return what the coordinator hears of a chain that has come through a stage."""
-        told = {"chain": number, "keys": chain.keys, "items": len(chain.order)}
+        fields = {"chain": number, "keys": chain.keys, "items": len(chain.order)}
         if chain.stage == 0:
-            return {**told, "digests": [], "outputs": [], "logs": [], "bytes": 0}
+            return {**fields, "digests": [], "outputs": [], "logs": [], "bytes": 0}
         assert chain.view is not None
         outputs = self._staging.inner(chain.view, chain.job.output)
         logs = self._staging.inner(chain.view, chain.job.log)
-        told.update({"digests": chain.digests, "outputs": outputs, "logs": logs})
+        fields.update({"digests": chain.digests, "outputs": outputs, "logs": logs})
         there = [path for path in outermost(chain.job.output) if chain.view.has(path)]
         paths = [os.path.join(chain.view.path, path) for path in there]
-        return {**told, "bytes": sum(map(size_bytes, paths))}
+        return {**fields, "bytes": sum(map(size_bytes, paths))}
 
     def _is_misplaced(self, chain: Chain) -> bool:
         """Tell whether items have in them where they were read from.

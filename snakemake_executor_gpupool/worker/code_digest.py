@@ -69,8 +69,8 @@ def code_digest(tool_class: type) -> str:
         data = _read(module.path)
         contents[module.path] = f"{module.name}:{hashlib.sha256(data).hexdigest()}"
         for name in _imports(data, module) if module.path.endswith(".py") else ():
-            found, top = _found(name, beside, own)
-            waiting += found
+            imported, top = _found(name, beside, own)
+            waiting += imported
             if top:
                 installed.add(top)
     version = "{}.{}".format(*sys.version_info)
@@ -134,7 +134,7 @@ def _found(name: str, beside: tuple[str, ...], own: set[str]) -> tuple[list[_Mod
     is_own_tool = f"{name}.".startswith(f"{_OWN_TOOLS}.")
     if top == OWN_PACKAGE and not is_own_tool:
         return [], ""
-    found: list[_Module] = []
+    modules: list[_Module] = []
     installed = ""
     for first in _top_modules(top, beside):
         if is_of_python(first.path):
@@ -142,32 +142,32 @@ def _found(name: str, beside: tuple[str, ...], own: set[str]) -> tuple[list[_Mod
         if _is_installed(first) and top not in own and not is_own_tool:
             installed = top
             continue
-        found += _path_to(first, rest)
-    return found, installed
+        modules += _path_to(first, rest)
+    return modules, installed
 
 
 def _top_modules(top: str, beside: tuple[str, ...]) -> list[_Module]:
     """Return what an import may find: files beside the tool's, and what Python finds."""
-    found = [_module(top, importlib.machinery.PathFinder.find_spec(top, [p])) for p in beside]
+    candidates = [_module(top, importlib.machinery.PathFinder.find_spec(top, [p])) for p in beside]
     # It may not be there, or its module be odd.
     with contextlib.suppress(ImportError, ValueError, AttributeError):
-        found.append(_module(top, importlib.util.find_spec(top)))
-    modules = [module for module in found if module is not None]
+        candidates.append(_module(top, importlib.util.find_spec(top)))
+    modules = [module for module in candidates if module is not None]
     return list({(module.path, module.places): module for module in modules}.values())
 
 
 def _path_to(module: _Module, rest: list[str]) -> list[_Module]:
     """Return a module with what is imported on the way to one below it."""
-    found = [module]
+    modules = [module]
     for part in rest:
-        name = f"{found[-1].name}.{part}"
-        places = list(found[-1].places)
+        name = f"{modules[-1].name}.{part}"
+        places = list(modules[-1].places)
         spec = importlib.machinery.PathFinder.find_spec(name, places) if places else None
         inner = _module(name, spec)
         if inner is None:
             break  # a name in a module, and no module
-        found.append(inner)
-    return [each for each in found if each.path]
+        modules.append(inner)
+    return [each for each in modules if each.path]
 
 
 def _module(name: str, spec: importlib.machinery.ModuleSpec | None) -> _Module | None:

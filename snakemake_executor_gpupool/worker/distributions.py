@@ -45,20 +45,20 @@ def describe_distributions(packages: Iterable[str]) -> list[str]:
         is not found, everything that is installed.
     """
     there = _installed()
-    found: dict[str, str] = {}
+    idents: dict[str, str] = {}
     waiting: list[str] = []
     for package in sorted(packages):
         distribution = _of_package(package)
         if distribution is None:
             return sorted(each.ident for each in there.values())
-        found[distribution.name] = f"{distribution.ident} {_digest_of_files(distribution)}"
+        idents[distribution.name] = f"{distribution.ident} {_digest_of_files(distribution)}"
         waiting += _required(distribution)
     while waiting:
         distribution = there.get(waiting.pop())
-        if distribution is not None and distribution.name not in found:
-            found[distribution.name] = distribution.ident
+        if distribution is not None and distribution.name not in idents:
+            idents[distribution.name] = distribution.ident
             waiting += _required(distribution)
-    return sorted(found.values())
+    return sorted(idents.values())
 
 
 def _normal(name: str) -> str:
@@ -67,7 +67,7 @@ def _normal(name: str) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _installed() -> dict[str, _Distribution]:
-    found: dict[str, _Distribution] = {}
+    by_name: dict[str, _Distribution] = {}
     for place in sys.path:
         names: list[str] = []
         with contextlib.suppress(OSError):
@@ -77,8 +77,8 @@ def _installed() -> dict[str, _Distribution]:
             if suffix in _SUFFIXES:
                 name, _, version = stem.partition("-")
                 each = _Distribution(_normal(name), version, os.path.join(place, entry))
-                found.setdefault(each.name, each)
-    return found
+                by_name.setdefault(each.name, each)
+    return by_name
 
 
 @functools.lru_cache(maxsize=256)

@@ -77,12 +77,12 @@ def contents_of(value: Any, bounds: Bounds, outputs: Iterable[str] = ()) -> list
     list of (str, str)
         In the order of the value; empty if it names none that exists.
     """
-    found = []
+    contents = []
     for path in _paths_in(value, set()):
         content = _content(path, bounds) if not _is_above(path, outputs) else ""
         if content:
-            found.append((path, content))
-    return found
+            contents.append((path, content))
+    return contents
 
 
 def _is_above(path: str, files: Iterable[str]) -> bool:

@@ -111,11 +111,11 @@ def files_that_are_there(path: str) -> str | None:
 def outermost(outputs: Iterable[str]) -> set[str]:
     """Return those outputs that lie in no other one."""
     places = {path: os.path.abspath(path) for path in outputs}
-    found: set[str] = set()
+    outer: set[str] = set()
     for path in sorted(places, key=lambda path: len(places[path])):
-        if not _owner(places[path], [places[other] for other in found]):
-            found.add(path)
-    return found
+        if not _owner(places[path], [places[other] for other in outer]):
+            outer.add(path)
+    return outer
 
 
 def _owner(place: str, others: Iterable[str]) -> str | None:

@@ -73,13 +73,13 @@ def sweep(marks: set[bytes]) -> None:
 
 def own_processes() -> list[int]:
     """Return the ids of all of this user's processes but this one."""
-    found, me, user = [], os.getpid(), os.getuid()
+    pids, me, user = [], os.getpid(), os.getuid()
     with os.scandir("/proc") as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
                 if entry.name.isdigit() and entry.stat().st_uid == user and int(entry.name) != me:
-                    found.append(int(entry.name))
-    return found
+                    pids.append(int(entry.name))
+    return pids
 
 
 def kill_marked(pid: int, marks: set[bytes]) -> bool:

@@ -225,14 +225,14 @@ class Server:
 
         One that cannot be told ends the list: its own process says what is wrong, to its own job.
         """
-        told: list[dict[str, Any]] = []
+        models: list[dict[str, Any]] = []
         with contextlib.suppress(Exception):
             for spec, blob in zip(frame.meta["follow"], frame.blobs[1:]):
                 tool_class = self._later_class(spec)
                 later: Job = load_payload(blob)
                 model = describe_model(for_files(tool_class, later.params), later.output)
-                told.append({**model, "info": tool_info(tool_class)})
-        return told
+                models.append({**model, "info": tool_info(tool_class)})
+        return models
 
     def _later_class(self, spec: str) -> type[Tool]:
         """Return the class of a tool that is to follow; its file is read once."""

@@ -61,11 +61,11 @@ def packed_result(tool: Tool, result: Any) -> list[Any]:
 
 
 def _refusal(what: str, where: str, value: Any, error: Exception) -> Exception:
-    found = culprit(value)
-    if found is None:
+    reason = culprit(value)
+    if reason is None:
         return error
-    part, instead = found
-    verb = "is" if found == _part(value) else "holds"
+    part, instead = reason
+    verb = "is" if reason == _part(value) else "holds"
     return CannotTravel(f"{what} {verb} {part}, which cannot go to {where}. {instead}")
 
 
@@ -115,9 +115,9 @@ def culprit(value: Any) -> tuple[str, str] | None:
         if id(part) in seen or isinstance(part, (str, bytes, int, float, type(None))):
             continue
         seen.add(id(part))
-        found = _part(part)
-        if found is not None:
-            return found
+        reason = _part(part)
+        if reason is not None:
+            return reason
         waiting.extend(_parts(part))
     return None
 
@@ -154,12 +154,12 @@ def _part(part: Any) -> tuple[str, str] | None:
 
 def _is_found(named: Any) -> bool:
     """Tell whether another process finds a class or function by its name."""
-    found: Any = sys.modules.get(getattr(named, "__module__", None) or "")
-    if found is None:
+    value: Any = sys.modules.get(getattr(named, "__module__", None) or "")
+    if value is None:
         return False
     for name in named.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is named
+        value = getattr(value, name, None)
+    return value is named
 
 
 def _is_picklable(value: Any) -> bool:

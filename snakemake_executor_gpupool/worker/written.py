@@ -105,14 +105,14 @@ def _all(paths: Iterable[str]) -> str:
 def _beside(places: Mapping[str, str], folders: Mapping[str, str]) -> list[str]:
     """Return names beside outputs that are no outputs; hidden files and locks are no results."""
     known = {os.path.abspath(place) for place in places.values()}
-    found = []
+    names = []
     for parent, folder in folders.items():
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
             path = os.path.abspath(os.path.join(folder, name))
             is_lock = name.endswith(".lock") and os.path.isfile(path) and not os.path.getsize(path)
             if path not in known and not name.startswith(".") and not is_lock:
-                found.append(os.path.join(parent, name))
-    return found
+                names.append(os.path.join(parent, name))
+    return names
 
 
 def _wrong_kinds(
@@ -124,7 +124,7 @@ def _wrong_kinds(
     for number, path in enumerate(outputs):
         place, is_directory = places[path], number in expected.directories
         if os.path.exists(place) and os.path.isdir(place) != is_directory:
-            made, declared = ("file", "directory") if is_directory else ("directory", "file")
+            kind, declared = ("file", "directory") if is_directory else ("directory", "file")
             how = "" if is_directory else ": declare it as directory()"
-            problems.append(f"made a {made} of {path}, declared as a {declared}{how}")
+            problems.append(f"made a {kind} of {path}, declared as a {declared}{how}")
     return problems

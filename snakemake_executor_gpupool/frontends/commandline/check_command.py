@@ -54,11 +54,11 @@ def check(options: argparse.Namespace) -> int:
                 directories=subject.directories,
                 touched=subject.touched,
             )
-            found = list(ask_all(trial))
-            wrong = any(finding.status is Status.WRONG for finding in found)
+            findings = list(ask_all(trial))
+            wrong = any(finding.status is Status.WRONG for finding in findings)
             plan = None if wrong else plan_of(trial)
     report = as_json if options.json else as_text
-    print(report(trial, subject, found, plan))
+    print(report(trial, subject, findings, plan))
     return EXIT_FAILED if wrong else EXIT_DONE
 
 
@@ -74,7 +74,7 @@ def logs_elsewhere(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 
 
 def as_json(
-    trial: Trial, subject: Subject, found: Sequence[Finding], plan: dict[str, Any] | None
+    trial: Trial, subject: Subject, findings: Sequence[Finding], plan: dict[str, Any] | None
 ) -> str:
     """Return all that was found as JSON."""
     report = {
@@ -84,8 +84,8 @@ def as_json(
         "device": trial.device,
         "tolerance": trial.tolerance,
         "jobs": list(subject.titles),
-        "ok": not any(finding.status is Status.WRONG for finding in found),
-        "checks": [finding.as_json() for finding in found],
+        "ok": not any(finding.status is Status.WRONG for finding in findings),
+        "checks": [finding.as_json() for finding in findings],
         "warnings": trial.warnings,
         "notes": [*subject.remarks, *trial.notes],
         "plan": plan,
@@ -94,7 +94,7 @@ def as_json(
 
 
 def as_text(
-    trial: Trial, subject: Subject, found: Sequence[Finding], plan: dict[str, Any] | None
+    trial: Trial, subject: Subject, findings: Sequence[Finding], plan: dict[str, Any] | None
 ) -> str:
     """Return all that was found as lines."""
     jobs = f"{len(trial.jobs)} job{'s' * (len(trial.jobs) > 1)}"
@@ -103,11 +103,11 @@ def as_text(
         f"  results are the same if numbers differ by at most {trial.tolerance:g} of the larger of "
         "their size and their scale",
     ]
-    for finding in found:
+    for finding in findings:
         lines += finding.as_lines()
     lines += [f"  warning: {warning}" for warning in trial.warnings]
     lines += [f"  note: {note}" for note in (*subject.remarks, *trial.notes)]
-    counts = Counter(finding.status for finding in found)
+    counts = Counter(finding.status for finding in findings)
     lines.append("  " + ", ".join(f"{counts[status]} {status.value}" for status in Status))
     if plan is not None:
         lines.append(f"  plan: {in_words(plan)}")

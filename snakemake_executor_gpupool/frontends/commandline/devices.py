@@ -83,20 +83,20 @@ def list_devices(
     ConfigError
         A variable is malformed, or names a device that is not there.
     """
-    found = probe(env, nvml)
-    managed = resolve(env, configured=options).choose(found.devices)
-    rows = device_rows(found, managed, env, nvml)
-    notes = [*found.warnings, *([f"no GPU: {found.why_none}"] if found.why_none else [])]
+    probed = probe(env, nvml)
+    managed = resolve(env, configured=options).choose(probed.devices)
+    rows = device_rows(probed, managed, env, nvml)
+    notes = [*probed.warnings, *([f"no GPU: {probed.why_none}"] if probed.why_none else [])]
     if as_json:
         return json.dumps({"devices": [asdict(row) for row in rows], "notes": notes}, indent=2)
     return "\n".join([_table([row.cells() for row in rows]), *(f"note: {note}" for note in notes)])
 
 
 def device_rows(
-    found: ProbeResult, managed: Sequence[Device], env: Mapping[str, str], nvml: Nvml | None = None
+    probed: ProbeResult, managed: Sequence[Device], env: Mapping[str, str], nvml: Nvml | None = None
 ) -> list[Row]:
     """Return one row per device: those found, and the managed CPU slots."""
-    every = {device.name: device for device in (*found.devices, *managed)}
+    every = {device.name: device for device in (*probed.devices, *managed)}
     ours = {device.name for device in managed}
     locks = DeviceLocks(env) if any(device.uuid for device in every.values()) else None
     try:

@@ -139,29 +139,29 @@ def pairs(groups: Sequence[Sequence[str]]) -> list[Pair]:
     a path itself may hold ``=``, so only ``identifier=`` names.
     """
     positional: list[Pair] = []
-    found: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for group in groups:
         name = None
         for word in group:
             head, equals, rest = word.partition("=")
             if equals and NAME.match(head):
                 name = head
-                found.setdefault(name, []).append(rest)
+                by_name.setdefault(name, []).append(rest)
             elif name is not None:
-                found[name].append(word)
+                by_name[name].append(word)
             else:
                 positional.append((None, word))
-    return positional + [(k, v[0] if len(v) == 1 else v) for k, v in found.items()]
+    return positional + [(k, v[0] if len(v) == 1 else v) for k, v in by_name.items()]
 
 
 def named(option: str, groups: Sequence[Sequence[str]]) -> list[tuple[str, Any]]:
     """Return the pairs of an option whose every value must have a name."""
-    found = []
+    named_pairs = []
     for key, value in pairs(groups):
         if key is None:
             raise ConfigError(f"{option} takes K=V; there is no name before {value!r}")
-        found.append((key, value))
-    return found
+        named_pairs.append((key, value))
+    return named_pairs
 
 
 def read_params(option: str, groups: Sequence[Sequence[str]]) -> dict[str, Any]:

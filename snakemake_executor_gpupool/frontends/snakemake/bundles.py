@@ -96,8 +96,8 @@ class Bundle:
             }
             for job, part in zip(self.jobs, self.parts(devices), strict=True)
         ]
-        told = {LEASE_VARIABLE: str(lent), MEMBERS_VARIABLE: json.dumps(members)}
-        return {**env_of_parent(devices), **told}
+        variables = {LEASE_VARIABLE: str(lent), MEMBERS_VARIABLE: json.dumps(members)}
+        return {**env_of_parent(devices), **variables}
 
 
 def joint_needs(needs: Sequence[tuple[str, Needs]], managed: Sequence[Device]) -> Needs:

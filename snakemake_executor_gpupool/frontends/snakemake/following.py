@@ -86,8 +86,8 @@ class Following:
                         break
                     if not all(map(self._is_near, later.output)):
                         break
-                    told = build_request(self._workflow, later, 0, self._tool_of(later))
-                    requests.append(dataclasses.replace(told, job=told.bare))
+                    request = build_request(self._workflow, later, 0, self._tool_of(later))
+                    requests.append(dataclasses.replace(request, job=request.bare))
         return tuple(requests)
 
     def _is_near(self, path: str) -> bool:

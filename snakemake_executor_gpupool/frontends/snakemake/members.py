@@ -31,8 +31,8 @@ def start_process(command: Any, *, env: Any = None, **options: Any) -> subproces
 
 def environments() -> dict[tuple[str, str], dict[str, str]]:
     """Take what the parent says of each job out of the environment."""
-    told = json.loads(os.environ.pop(MEMBERS_VARIABLE, "[]"))
-    return {identity(job["rule"], job["wildcards"]): job["environment"] for job in told}
+    members = json.loads(os.environ.pop(MEMBERS_VARIABLE, "[]"))
+    return {identity(job["rule"], job["wildcards"]): job["environment"] for job in members}
 
 
 def give_each_its_own(of_jobs: dict[tuple[str, str], dict[str, str]]) -> None:

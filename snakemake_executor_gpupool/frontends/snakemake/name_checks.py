@@ -52,17 +52,17 @@ def near_resources(jobs: Mapping[str, Any], limited: Iterable[str]) -> list[str]
     limited
         Resources that ``--resources`` bounds: these have their use.
     """
-    found: dict[tuple[str, str], list[str]] = {}
+    rules_of: dict[tuple[str, str], list[str]] = {}
     for rule, job in jobs.items():
         given = given_resources(job)
         for name in sorted(given - set(RESOURCES) - set(limited)):
             meant = nearest(name, set(RESOURCES) - OURS, CLOSE)
             if meant is not None and meant not in given and not is_ours(name):
-                found.setdefault((name, meant), []).append(rule)
+                rules_of.setdefault((name, meant), []).append(rule)
     return [
         f"rule{'s' * (len(rules) > 1)} {', '.join(rules)}: the resource {name!r} means nothing to "
         f"gpupool; did you mean {meant!r}?"
-        for (name, meant), rules in found.items()
+        for (name, meant), rules in rules_of.items()
     ]
 
 

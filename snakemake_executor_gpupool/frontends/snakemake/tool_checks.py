@@ -78,14 +78,14 @@ def problem_of_module(name: str, class_name: str) -> str:
     """Say why a module has no tool of that name; empty: it may have."""
     top, _, rest = name.partition(".")
     try:
-        found = importlib.util.find_spec(top)
+        spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         return f"there is no module {top!r}"
-    if found.origin is None or not found.origin.endswith(".py"):
+    if spec.origin is None or not spec.origin.endswith(".py"):
         return ""
-    path = Path(found.origin)
+    path = Path(spec.origin)
     if rest:
         inner = path.parent.joinpath(*rest.split("."))
         files = [inner.with_suffix(".py"), inner / "__init__.py"]

@@ -89,8 +89,13 @@ class AgentPlugin(WorkerPlugin):
         worker.handlers[self.name] = self._agent.attend
         node = node_name(os.environ)
         place = worker.nanny or worker.address
-        told = {"address": worker.address, "node": node, "place": place, "name": str(worker.name)}
-        worker.log_event(self.name, told)
+        announcement = {
+            "address": worker.address,
+            "node": node,
+            "place": place,
+            "name": str(worker.name),
+        }
+        worker.log_event(self.name, announcement)
 
     async def teardown(self, worker: Any) -> None:
         """End everything."""
@@ -333,6 +338,6 @@ def managed_here(
     text = managed_of_host(managed, node_name(env))
     if text is None:
         return (), []
-    found = probe(env)
+    probed = probe(env)
     settings = DeviceSettings(managed=text, managed_source="--gpupool-devices")
-    return choose_devices(settings, found, cores), list(found.warnings)
+    return choose_devices(settings, probed, cores), list(probed.warnings)

@@ -42,10 +42,10 @@ class ClusterHost(Membership):
         meta = frame.meta
         match frame.type:
             case "frame":
-                told = Frame(meta["meta"], frame.blobs)
+                inner = Frame(meta["meta"], frame.blobs)
                 if meta["worker"] in node.workers:
                     self.carried.add(frame.blobs)
-                    self._found.append(FrameArrived(meta["worker"], told))
+                    self._found.append(FrameArrived(meta["worker"], inner))
             case "gone":
                 if node.workers.pop(meta["worker"], None) is not None:
                     self._gone(meta)
@@ -152,8 +152,8 @@ class ClusterHost(Membership):
         for act in self._inbox.take():
             act()
         self._look(time.monotonic())
-        found, self._found = self._found, []
-        return [*happened, *found]
+        events, self._found = self._found, []
+        return [*happened, *events]
 
     # -- the beginning --------------------------------------------------------------
     def wait_for_nodes(self, count: int, patience_s: float) -> tuple[Device, ...]:

@@ -109,18 +109,26 @@ class Membership:
         self._inbox.post(act)
 
     # -- nodes ----------------------------------------------------------------------
-    def _meet(self, told: Mapping[str, str]) -> None:
+    def _meet(self, announcement: Mapping[str, str]) -> None:
         """An agent is there: begin with it."""
-        if any(node.address == told["address"] for node in self._nodes.values()):
+        if any(node.address == announcement["address"] for node in self._nodes.values()):
             return
         for node in list(self._nodes.values()):
-            if node.place == told["place"]:
+            if node.place == announcement["place"]:
                 self._lost(node, "its agent was started again")
-        name = self._free_name(told["node"])
+        name = self._free_name(announcement["node"])
         endpoint = Endpoint(self._engine.loop, lambda data: self._arrived(node, data))
         session = f"{self._paths.run_id}-{next(self._numbers)}"
         token = secrets.token_hex(8)
-        node = Node(name, told["address"], told["place"], told["name"], session, endpoint, token)
+        node = Node(
+            name,
+            announcement["address"],
+            announcement["place"],
+            announcement["name"],
+            session,
+            endpoint,
+            token,
+        )
         self._nodes[name] = node
         probe = self._probe(node)
         probe.write_text(token, encoding="utf-8")

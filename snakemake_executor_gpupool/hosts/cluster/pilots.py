@@ -247,10 +247,10 @@ def _pbs(options: ClusterOptions) -> dict[str, Any]:
     chosen = [text for text in options.pilot_options if text.startswith(_SELECT)]
     others = [text for text in options.pilot_options if text not in chosen]
     memory_mib = parse_bytes(options.memory_per_node) // 1024**2
-    made = f"select=1:ncpus={options.cores_per_node}:mem={memory_mib}mb"
+    select = f"select=1:ncpus={options.cores_per_node}:mem={memory_mib}mb"
     if options.gpus_per_node:
-        made += f":ngpus={options.gpus_per_node}"
-    spec = chosen[0].removeprefix("-l").strip() if chosen else made
+        select += f":ngpus={options.gpus_per_node}"
+    spec = chosen[0].removeprefix("-l").strip() if chosen else select
     return {"resource_spec": spec, "job_extra_directives": others}
 
 

@@ -22,11 +22,11 @@ class Credentials:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        made = Security.temporary()
+        temporary = Security.temporary()
         directory.mkdir(mode=0o700, parents=True)
         directory.chmod(0o700)
-        self.certificate = self._write("certificate.pem", made.tls_ca_file)
-        self.key = self._write("key.pem", made.tls_worker_key)
+        self.certificate = self._write("certificate.pem", temporary.tls_ca_file)
+        self.key = self._write("key.pem", temporary.tls_worker_key)
 
     def _write(self, name: str, text: str) -> str:
         path = self._directory / name

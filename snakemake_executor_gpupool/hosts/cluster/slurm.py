@@ -43,10 +43,10 @@ def allocated_nodes(env: Mapping[str, str]) -> list[str]:
 def gpus_of_nodes(env: Mapping[str, str]) -> dict[str, int]:
     """Return how many GPUs the allocation has on each of its nodes, as far as Slurm tells."""
     try:
-        told = _scontrol("job", "--details", env.get("SLURM_JOB_ID", ""))
+        details = _scontrol("job", "--details", env.get("SLURM_JOB_ID", ""))
     except ConfigError:
         return {}
-    parts = [(nodes, gpus_in(gres)) for nodes, gres in _PART.findall(told)]
+    parts = [(nodes, gpus_in(gres)) for nodes, gres in _PART.findall(details)]
     return {node: gpus for nodes, gpus in parts if gpus for node in _host_names(nodes)}
 
 
@@ -67,7 +67,7 @@ def _host_names(names: str) -> list[str]:
 
 def _scontrol(*what: str) -> str:
     try:
-        told = subprocess.run(
+        answer = subprocess.run(
             ["scontrol", "show", *what],  # noqa: S607 - the site's own
             capture_output=True,
             text=True,
@@ -75,7 +75,7 @@ def _scontrol(*what: str) -> str:
         )
     except (OSError, subprocess.CalledProcessError) as error:
         raise ConfigError(f"scontrol does not tell of {' '.join(what)}: {error}") from error
-    return told.stdout
+    return answer.stdout
 
 
 def srun(node: str, gpus: int) -> list[str]:

@@ -130,8 +130,8 @@ def writing(trial: Trial) -> Iterator[str]:
                 _write_here(trial, number, scratch, results)
             finally:
                 watch.on = False
-            found = _listing(trial.jobs[number]) - places
-            problems = list(_wrong_files(trial, scratch, {*watch.paths, *found}))
+            new_paths = _listing(trial.jobs[number]) - places
+            problems = list(_wrong_files(trial, scratch, {*watch.paths, *new_paths}))
             yield from problems
             if problems:
                 return
@@ -166,9 +166,9 @@ def _wrong_files(trial: Trial, scratch: Scratch, touched: set[str]) -> Iterator[
     if trial.from_rule:
         for path, place in places.items():
             if place.exists() and place.is_dir() != (path in trial.directories):
-                made = "directory" if place.is_dir() else "file"
+                kind = "directory" if place.is_dir() else "file"
                 declared = "directory()" if path in trial.directories else "file"
-                yield f"write() made a {made} of {path}, which the rule declares as a {declared}"
+                yield f"write() made a {kind} of {path}, which the rule declares as a {declared}"
 
 
 def _listing(job: Job) -> set[str]:
