@@ -130,3 +130,17 @@ class DeviceKind:
             The device is gone.
         """
         return {}
+
+    def energy_j(self, device: Device, system: System) -> float | None:
+        """Return the joules that a device has used since some moment; None: that is not counted.
+
+        Raises
+        ------
+        errors.DeviceLost
+            The device is gone.
+        """
+        return None
+
+    def driver(self, system: System) -> str:
+        """Return the version of its driver; empty: it has none, or it cannot be asked."""
+        return ""

@@ -58,6 +58,8 @@ class Nvml(Protocol):
         self, handle: Any, index: int
     ) -> Any: ...
     def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> Any: ...  # noqa: D102, N802
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any) -> int: ...  # noqa: D102, N802
+    def nvmlSystemGetDriverVersion(self) -> str | bytes: ...  # noqa: D102, N802
 
 
 def find_cards(
@@ -221,6 +223,36 @@ def memory_by_pid(device: Device, library: Nvml) -> dict[int, int | None]:
         return {pid: None if size is None else int(size) // _MIB for pid, size in used.items()}
 
     return _look(device, library, read) or {}
+
+
+def energy_j(device: Device, library: Nvml) -> float | None:
+    """Return the joules that a card has used since its driver was loaded; None: unknown.
+
+    The driver brings the number up to date some ten to fifty times a second. A slice of a card has
+    none, nor have cards older than Volta.
+
+    Raises
+    ------
+    DeviceLost
+        The card is gone.
+    """
+
+    def read(handle: Any) -> float | None:
+        used_mj: Any = _optional(
+            library, lambda: library.nvmlDeviceGetTotalEnergyConsumption(handle), None
+        )
+        return None if used_mj is None else float(used_mj) / 1e3
+
+    return _look(device, library, read)
+
+
+def driver_version(library: Nvml) -> str:
+    """Return the version of the driver; empty if it cannot be asked."""
+    try:
+        library.nvmlInit()
+        return _text(library.nvmlSystemGetDriverVersion())
+    except library.NVMLError:
+        return ""
 
 
 def _look(device: Device, library: Nvml, read: Callable[[Any], T]) -> T | None:

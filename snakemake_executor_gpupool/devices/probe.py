@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ __all__ = [
     "Nvml",
     "ProbeResult",
     "compute_pids",
+    "driver_of",
+    "energy_j",
     "filled_by_others",
     "memory_by_pid",
     "memory_used_mib",
@@ -142,6 +144,25 @@ def memory_by_pid(device: Device, nvml: Nvml | None = None) -> dict[int, int | N
     if computes_on_cpu(device):
         return {}
     return kind_of(device).memory_by_pid(device, Machine(nvml))
+
+
+def energy_j(device: Device, nvml: Nvml | None = None) -> float | None:
+    """Return the joules that a device has used since some moment; None: not known.
+
+    Raises
+    ------
+    DeviceLost
+        The device is gone.
+    """
+    if computes_on_cpu(device):
+        return None
+    return kind_of(device).energy_j(device, Machine(nvml))
+
+
+def driver_of(devices: Iterable[Device], nvml: Nvml | None = None) -> str:
+    """Return the versions of the drivers of this machine's devices, if they have some."""
+    kinds = {kind_of(d).word: kind_of(d) for d in devices if not d.host and not computes_on_cpu(d)}
+    return ", ".join(filter(None, (kind.driver(Machine(nvml)) for kind in kinds.values())))
 
 
 def compute_pids(device: Device, nvml: Nvml | None = None) -> tuple[int, ...]:

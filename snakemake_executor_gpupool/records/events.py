@@ -12,6 +12,9 @@ from typing import Any
 from snakemake_executor_gpupool.records.paths import open_private
 from snakemake_executor_gpupool.wire.bounds import printable
 
+#: Of the events: 1 had no number, no costs, no files of jobs.
+FORMAT = 2
+
 
 class EventLog:
     """Appends one JSON object a line: ``time_s`` (since the epoch), ``event``, and its fields.

@@ -9,6 +9,7 @@ machine's, another user's or no plain directory is let be.
 from __future__ import annotations
 
 import contextlib
+import enum
 import fcntl
 import os
 import shutil
@@ -97,6 +98,37 @@ def _this_boot() -> bytes:
         return _BOOT_ID.read_bytes().strip()
     except OSError:
         return b""
+
+
+class Holder(enum.Enum):
+    """Whose a directory is."""
+
+    #: Its process has it locked.
+    ALIVE = "alive"
+    #: Nobody has: its run has ended, or was killed.
+    NOBODY = "nobody"
+    #: It was locked on another machine, or before this one was started: that cannot be told.
+    ELSEWHERE = "elsewhere"
+
+
+def holder_of(directory: Path) -> Holder:
+    """Tell whether a directory's run lives; its lock is held for a moment at most, and shared."""
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(directory / LOCK_NAME, flags)
+    except OSError:
+        return Holder.NOBODY
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        boot = _this_boot()
+        is_here = boot and os.pread(descriptor, 100, 0) == boot
+    except BlockingIOError:
+        return Holder.ALIVE
+    except OSError:
+        return Holder.ELSEWHERE
+    finally:
+        os.close(descriptor)
+    return Holder.NOBODY if is_here else Holder.ELSEWHERE
 
 
 def sweep_whole(directories: Iterable[Path]) -> None:

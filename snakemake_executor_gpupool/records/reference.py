@@ -27,18 +27,30 @@ RESOURCES = {
 
 #: What each line of ``events.jsonl`` may tell; beside ``time_s`` and ``event``.
 EVENTS = {
-    "run_started": "The pool is open: `devices`, `simulated`.",
+    "run_started": "The pool is open: `format` of these lines, `devices` and `device_info` (model, "
+    "memory, ... of each), `simulated`, `driver` (NVIDIA's), `frontend` (`snakemake` or `python`), "
+    "`options` that were given, `versions`, `host`, `pid`, `cwd`.",
     "run_ended": "The pool is closed: `wall_s`.",
     "pool_failed": "The pool itself failed, which is a bug: `error`, `traceback`.",
-    "job_submitted": "A served job is ready: `job` (rule and wildcards), `job_id`.",
+    "job_submitted": "A served job is ready: `job` (rule and wildcards), `job_id`, `tool`, `rule`, "
+    "`wildcards`, `threads`, `attempt` (from the second on), `inputs`, `outputs` and `logs` (the "
+    "first 20 of each), `n_inputs`, `n_outputs`.",
+    "job_read": "All items of a job are known: `job_id`, `items`, `missing` (how many have no "
+    "result yet), `model`.",
     "remark": "A warning that a user saw: `text`.",
-    "job_done": "Its outputs are in place: `job`, `job_id`.",
-    "job_failed": "It has failed: `job`, `job_id`, `error`.",
-    "job_withdrawn": "It was not started, since another job had failed: `job`, `job_id`.",
-    "lease_requested": "A plain job waits for devices: `job`, `job_id`.",
+    "job_done": "Its outputs are in place: `job`, `job_id`; `items`, `duplicates` (items that "
+    "another place had asked for before), `reused` (distinct ones whose results an earlier run had "
+    "left), `worked_s` (its share of the time of its batches, reading and writing); its [cost]"
+    "(../costs.md): `device_s`, `device_kind`, `peak_mib`, `energy_j`, `saved_s`.",
+    "job_failed": "It has failed: as `job_done`, and `error`.",
+    "job_withdrawn": "It was not started, since another job had failed: `job`, `job_id`; as "
+    "`job_done`, if items of it were computed for others.",
+    "lease_requested": "A plain job waits for devices: `job`, `job_id`, `wants` (a device string), "
+    "and its rule and files as `job_submitted`.",
     "lease_granted": "It has them and runs: `job`, `job_id`, `devices`.",
-    "lease_released": "It has ended: `job`, `job_id`.",
-    "device_granted": "A worker may use `devices`: `worker`.",
+    "lease_released": "It has ended: `job`, `job_id`; `error` if it has failed.",
+    "lease_failed": "It will not have them, or the run was ended: `job`, `job_id`, `error`.",
+    "device_granted": "A worker may use `devices`: `worker`, `model` (that it is for).",
     "device_refused": "Another process holds a device: `device`, `why`.",
     "device_given_back": "It no longer does: `device`.",
     "devices_joined": "A node of the cluster brought `devices`.",
@@ -46,6 +58,8 @@ EVENTS = {
     "evicted": "A worker has to make room: `worker`, `devices`, `how` (`restart` or `cpu`).",
     "worker_started": "A process was started: `worker`, `tool`, `pid`, `devices` (empty: it reads "
     "and writes files), `node` (empty: where Snakemake is).",
+    "tool_imported": "It has imported its tool: `worker`, `seconds`, `versions` (of its Python, "
+    "and of libraries that are loaded).",
     "worker_stopping": "It was told to end: `worker`, `why`.",
     "worker_ended": "It has ended: `worker`, `reason`, `expected`.",
     "worker_died": "A model's worker ended by itself: `worker`, `reason`.",
@@ -54,18 +68,23 @@ EVENTS = {
     "publish_sent": "It is to put outputs in place that a chain has staged: `worker`, `job_id`.",
     "file_done": "It has done so, or said why not: `worker`, `job_id`.",
     "load_sent": "A worker is to load its model: `worker`.",
-    "model_loaded": "A worker has its model: `worker`, `model`, `seconds`.",
+    "model_loaded": "A worker has its model: `worker`, `model`, `seconds`, `peak_mib` (device "
+    "memory that it has held), `versions`.",
     "move_sent": "It is to move its weights: `worker`, `to`.",
     "model_moved": "Its weights are elsewhere: `worker`, `to`.",
     "move_failed": "They could not be moved, and the worker is ended: `worker`, `error`.",
     "model_failed": "A model was given up: `model`, `error`.",
-    "batch_sent": "A micro-batch went to a worker: `batch`, `worker`, `items`, `tokens`, "
-    "`longest_tokens`.",
-    "batch_done": "Its results are back: `batch`, `worker`, `seconds`.",
+    "batch_sent": "A micro-batch went to a worker: `batch`, `worker`, `items`, `jobs` that wait "
+    "for them, `tokens`, `padded_tokens` (what the device computes), `longest_tokens`.",
+    "batch_done": "Its results are back: `batch`, `worker`, `seconds`, `items`, `failed` (items), "
+    "`jobs` and `device_s` (what each of them is charged for it, in the same order), `overhead_s` "
+    "(device seconds that no job is charged for, by cause), `peak_mib`, `energy_j`.",
+    "batch_lost": "Its worker ended before it was done: `batch`, `worker`, `device_s` (that the "
+    "worker was at it).",
     "stage_done": "A dispatch through a chain has come through one of its models: `job` (whose "
-    "items these were), `job_id` (of the chain's first job), `stage` (from 0), `worker`.",
+    "items these were), `job_id` (of the chain's first job), `batch`, `stage` (from 0), `worker`.",
     "dispatch_saved": "All that a job needs was there, made with what the job before it needed: "
-    "`job`, `job_id`.",
+    "`job`, `job_id`, `batch` (which made its outputs).",
     "store_trouble": "Something is wrong with results kept across runs: `worker`, `kind` "
     "(`damaged`: removed and computed again; `unsafe`: others could have written it; `unreadable`; "
     "`unwritten`: a result is not kept), `why`.",
@@ -92,6 +111,8 @@ SUMMARY = {
     "bytes_in_messages": "bytes of items and results that came from a cluster's nodes through the "
     "coordinator; 0 on one machine",
     "bytes_in_files": "those that stayed on the file system that the nodes share",
+    "costs": "[device seconds](../costs.md) of jobs (`jobs_s`) and of nobody (`out_of_memory_s`, "
+    "`unclaimed_s`, `lost_s`); together they are the `busy_s` of all devices",
     "wall_s": "seconds from the pool's opening to its end",
     "simulated": "whether the GPUs were simulated",
     "devices": "for each device `busy_s`, the seconds that it computed",

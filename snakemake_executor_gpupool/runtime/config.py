@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from snakemake_executor_gpupool.devices.cores import available_cores, choose_devices, worker_threads
 from snakemake_executor_gpupool.devices.device import Device
@@ -16,6 +17,25 @@ from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.devices.settings import DeviceSettings, Managed, resolve
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who has opened a pool; the run's files say it.
+
+    Attributes
+    ----------
+    frontend
+        ``"snakemake"`` or ``"python"``.
+    options
+        Those that were given, by name; what JSON cannot hold is written as text.
+    versions
+        Of what the pool was opened by.
+    """
+
+    frontend: str = "python"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,7 @@ class PoolConfig:
     is_temporary: bool = False
     #: What is lent by a lease of this very program, as ``GPUPOOL_LEASE`` has it; empty: nothing.
     lease: str = ""
+    origin: Origin = field(default_factory=Origin)
 
     @property
     def gpus(self) -> list[Device]:

@@ -31,6 +31,7 @@ from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, Use
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.sharing import Sharing
+from snakemake_executor_gpupool.runtime.start import start_of
 from snakemake_executor_gpupool.runtime.summary import state_of, summarize
 from snakemake_executor_gpupool.scheduling.demand import demand_of
 from snakemake_executor_gpupool.scheduling.effects import ClaimDevices, Note, Report
@@ -117,9 +118,7 @@ class RunLoop:
             put,
         )
         self._actions.lends(sharing.lend, sharing.take_back)
-        names = [device.name for device in config.devices]
-        simulated = any(device.simulated for device in config.devices)
-        self.events.write("run_started", {"devices": names, "simulated": simulated})
+        self.events.write("run_started", start_of(config))
         self._started_s = self._last_tick_s = now_s
         self._progress = Progress(now_s)
         #: What happened while the loop waited; None: it has not.
@@ -228,10 +227,10 @@ class RunLoop:
             self.lines.say(f"gpupool: {self.paths.events} is incomplete, the run goes on: {why}")
 
     # -- what other threads want -------------------------------------------------------
-    def lease_done(self, job_id: int, now_s: float) -> None:
-        """Take back what a job was leased."""
+    def lease_done(self, job_id: int, now_s: float, error: str | None = None) -> None:
+        """Take back what a job was leased; ``error`` says why it has failed, if it has."""
         self.sharing.take_back(holder_of(job_id))
-        self.scheduler.lease_done(job_id, now_s)
+        self.scheduler.lease_done(job_id, now_s, error)
         self.look_around(now_s)
 
     def cancel(self, reason: str) -> None:

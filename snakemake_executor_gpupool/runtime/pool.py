@@ -190,9 +190,9 @@ class Pool:
         """Ask for devices for a job that runs by itself. Returns at once."""
         self._post_work(lambda now_s: self._loop.scheduler.lease(request, now_s))
 
-    def lease_done(self, job_id: int) -> None:
-        """Give a lease back."""
-        self._inbox.post_if_open(lambda now_s: self._loop.lease_done(job_id, now_s))
+    def lease_done(self, job_id: int, error: str | None = None) -> None:
+        """Give a lease back; ``error`` says why its job has failed, if it has."""
+        self._inbox.post_if_open(lambda now_s: self._loop.lease_done(job_id, now_s, error))
 
     def wind_down(self) -> None:
         """Start nothing new; finish what has begun. Returns at once."""

@@ -37,9 +37,10 @@ def summarize(
         "bytes_in_messages": carried.in_messages,
         "bytes_in_files": carried.in_files,
         "wall_s": round(wall_s, 3),
+        "costs": dispatch.charging.time.figures(),
         "simulated": any(device.simulated for device in allocator.all_devices),
         "devices": {
-            device.name: {"busy_s": round(dispatch.batching.busy_s[device.name], 3)}
+            device.name: {"busy_s": round(dispatch.charging.time.busy_s[device.name], 6)}
             for device in allocator.all_devices
         },
     }

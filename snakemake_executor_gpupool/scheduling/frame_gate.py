@@ -35,6 +35,8 @@ from snakemake_executor_gpupool.wire.frames import Frame, SpoolFile
 from snakemake_executor_gpupool.wire.kept import TROUBLES
 
 Check = Callable[[Any], bool]
+#: How many versions of libraries a worker may tell, and of how many characters each is.
+MAX_VERSIONS, MAX_NAME = 20, 100
 
 
 def _is_whole(value: Any) -> bool:
@@ -87,6 +89,14 @@ def _object(**fields: Check) -> Check:
         )
 
     return check
+
+
+def _is_versions(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= MAX_VERSIONS
+        and all(_is_text(text) and len(text) <= MAX_NAME for text in (*value, *value.values()))
+    )
 
 
 _is_seconds = _up_to(MAX_SECONDS)
@@ -174,6 +184,11 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "move_failed": {"error": _ERROR},
     "store_trouble": {"kind": _is_trouble, "why": _is_text},
 }
+#: Fields that a kind of frame may have or not: what nothing is decided by.
+_OPTIONAL: dict[str, dict[str, Check]] = {
+    "tool": {"seconds": _is_seconds, "versions": _is_versions},
+    "loaded": {"versions": _is_versions},
+}
 #: What a model's worker may say in each stage; one that is being stopped may still be at it.
 _TOLD_IN = {
     "tool": {Stage.STARTING},
@@ -211,8 +226,15 @@ class FrameGate:
         self._scheduler = scheduler
         self._spools = frozenset(spools)
 
-    def take(self, worker_id: str, frame: Frame, now_s: float) -> None:
+    def take(
+        self, worker_id: str, frame: Frame, now_s: float, energy_j: float | None = None
+    ) -> None:
         """Believe a frame.
+
+        Parameters
+        ----------
+        energy_j
+            What the driver counted for what it answers, if it is a micro-batch; None: unknown.
 
         Raises
         ------
@@ -229,7 +251,7 @@ class FrameGate:
             _check_model_worker(dispatch.worker(worker_id), frame)
         else:
             raise ProtocolError("it has ended")
-        self._deliver(worker_id, frame, now_s)
+        self._deliver(worker_id, frame, now_s, energy_j)
 
     # -- shape -------------------------------------------------------------------
     def _check_shape(self, frame: Frame) -> None:
@@ -239,6 +261,10 @@ class FrameGate:
         for name, check in fields.items():
             if name not in frame.meta or not check(frame.meta[name]):
                 told = shown(frame.meta.get(name, "missing"), 200)
+                raise ProtocolError(f"{name!r} of a {frame.type!r} frame is {told}")
+        for name, check in _OPTIONAL.get(frame.type, {}).items():
+            if name in frame.meta and not check(frame.meta[name]):
+                told = shown(frame.meta[name], 200)
                 raise ProtocolError(f"{name!r} of a {frame.type!r} frame is {told}")
         expected = _count_blobs(frame.type, frame.meta)
         if len(frame.blobs) != expected:
@@ -275,14 +301,16 @@ class FrameGate:
         _require(job is None or frame.type in _TOLD_OF.get(job.phase, ()), frame)
 
     # -- delivery ----------------------------------------------------------------
-    def _deliver(self, worker_id: str, frame: Frame, now_s: float) -> None:  # noqa: C901, PLR0912 - one case a kind
+    def _deliver(  # noqa: C901, PLR0912 - one case a kind
+        self, worker_id: str, frame: Frame, now_s: float, energy_j: float | None
+    ) -> None:
         scheduler, meta = self._scheduler, frame.meta
         match frame.type:
             case "done":
-                figures = meta["seconds"], now_s, meta["peak_mib"]
+                figures = meta["seconds"], now_s, meta["peak_mib"], energy_j
                 scheduler.batch_done(worker_id, meta["outcomes"], frame.blobs, *figures)
             case "stage":
-                scheduler.stage_done(worker_id, meta, frame.blobs, now_s)
+                scheduler.stage_done(worker_id, meta, frame.blobs, now_s, energy_j)
             case "items":
                 scheduler.items(worker_id, meta["job"], meta, frame.blobs, now_s)
             case "remark":
@@ -298,12 +326,13 @@ class FrameGate:
             case "write_failed":
                 scheduler.write_failed(worker_id, meta["job"], meta["error"], now_s)
             case "tool":
-                scheduler.process_ready(worker_id, meta["info"], now_s)
+                about = meta.get("seconds"), meta.get("versions")
+                scheduler.process_ready(worker_id, meta["info"], now_s, *about)
             case "tool_failed":
                 scheduler.process_failed(worker_id, meta["error"], now_s)
             case "loaded":
-                figures = meta["seconds"], now_s, meta["peak_mib"]
-                scheduler.loaded(worker_id, meta["batch_tokens"], *figures)
+                loaded = meta["batch_tokens"], meta["seconds"], now_s, meta["peak_mib"]
+                scheduler.loaded(worker_id, *loaded, meta.get("versions"))
             case "load_failed":
                 scheduler.load_failed(worker_id, meta["error"], now_s)
             case "store_trouble":

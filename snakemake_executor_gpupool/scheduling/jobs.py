@@ -11,6 +11,7 @@ from snakemake_executor_gpupool.errors import CONTRACT
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents, JobComputed
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Report
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
+from snakemake_executor_gpupool.scheduling.models.cost_shares import UNCLAIMED, JobCost, Work
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob
@@ -49,6 +50,12 @@ class JobState:
         How many items have no result yet.
     cost_on
         On a cluster: what was computed for it on each node while it waited, as costs of items.
+    cost
+        What it has taken of devices.
+    duplicates
+        How many of its items another place had asked for before.
+    reused
+        How many of its distinct items had a result that an earlier run had left.
     """
 
     request: Request
@@ -61,6 +68,9 @@ class JobState:
     seconds: float = 0.0
     workers: set[str] = field(default_factory=set)
     cost_on: dict[str, float] | None = None
+    cost: JobCost = field(default_factory=JobCost)
+    duplicates: int = 0
+    reused: int = 0
     #: It is a call, not a rule's job: its results go into the report.
     wants_results: bool = False
     #: How many of its items' results a chain had computed beforehand.
@@ -94,6 +104,15 @@ class JobState:
                 blobs.append(unit.result)
             order.append(places[id(unit)])
         return order, blobs
+
+    def account(self) -> dict[str, object]:
+        """Return what the event of its end says of its items and of what it took."""
+        told: dict[str, object] = {"items": len(self.units), "worked_s": round(self.seconds, 6)}
+        if self.duplicates:
+            told["duplicates"] = self.duplicates
+        if self.reused:
+            told["reused"] = self.reused
+        return {**told, **self.cost.fields()}
 
     @property
     def home(self) -> str:
@@ -179,6 +198,11 @@ class JobTable:
     def place(self, job: JobState, unit: Unit) -> Unit | None:
         """Add the next item of a job; return its unit if it has to be computed."""
         placed, is_new = self._ledger.place(unit, job.request.job_id, len(job.units))
+        if placed is not unit:
+            job.duplicates += 1
+            job.cost.saved_s += placed.device_s
+        elif not is_new:
+            job.reused += 1
         job.units.append(placed)
         job.names.append(unit.name)
         if placed.result is None:
@@ -198,6 +222,8 @@ class JobTable:
             unit.places = [place for place in unit.places if place[0] != job.request.job_id]
             self._ledger.release(unit)
         job.units, job.names, job.missing, job.all_read = [], [], 0, False
+        job.duplicates = job.reused = 0
+        job.cost.saved_s = 0.0
 
     def read_complete(self, job: JobState) -> None:
         """All items of the job are known."""
@@ -217,6 +243,24 @@ class JobTable:
         return max((limit_s or float("inf") for limit_s in limits_s), default=float("inf"))
 
     # -- results -----------------------------------------------------------
+    def charge(self, units: Iterable[Unit], shares_s: Iterable[float], work: Work) -> None:
+        """Divide the device seconds of computed units among the places that wait for them.
+
+        To be called before these are handed their results.
+        """
+        for unit, device_s in zip(units, shares_s, strict=True):
+            unit.device_s = device_s
+            waiting = [job_id for job_id, _ in unit.places if job_id in self._jobs]
+            if not waiting:
+                work.overhead[UNCLAIMED] += device_s
+                continue
+            share_s = device_s / len(waiting)
+            for job_id in waiting:
+                work.charged[job_id] += share_s
+                self._jobs[job_id].cost.saved_s += device_s - share_s
+        for job_id, device_s in work.charged.items():
+            self._jobs[job_id].cost.add(work, device_s)
+
     def unit_done(
         self, unit: Unit, result: Any, seconds: float, worker_id: str, node: str = ""
     ) -> None:
@@ -267,7 +311,8 @@ class JobTable:
     def withdraw(self, job: JobState) -> None:
         """Nothing of the job has begun, and nothing is to."""
         self.withdrawn += 1
-        self._outbox.note("job_withdrawn", job=job.request.title, job_id=job.request.job_id)
+        paid = job.account() if job.cost.batches else {}
+        self._outbox.note("job_withdrawn", job=job.request.title, job_id=job.request.job_id, **paid)
         message = f"{job.request.title}: {NOT_STARTED}"
         self._forget(job)
         self._outbox.put(Report(JobReport(job.request.job_id, message, withdrawn=True)))
@@ -286,7 +331,7 @@ class JobTable:
         self._forget(job, is_lent=bool(details))
         error = None if error is None else printable(error)
         event = "job_done" if error is None else "job_failed"
-        told = {} if error is None else {"error": error}
+        told = job.account() if error is None else {**job.account(), "error": error}
         self._outbox.note(event, job=job.request.title, job_id=job.request.job_id, **told)
         report = JobReport(job.request.job_id, error, job.seconds, details or {})
         self._outbox.put(Report(report))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.allocation.allocator import (
     Allocator,
@@ -16,7 +16,7 @@ from snakemake_executor_gpupool.scheduling.effects import GrantLease, Outbox, Re
 from snakemake_executor_gpupool.scheduling.jobs import NOT_STARTED
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.wire.bounds import printable
-from snakemake_executor_gpupool.wire.requests import JobReport
+from snakemake_executor_gpupool.wire.requests import JobFacts, JobReport
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class LeaseRequest:
     ----------
     goes_on
         It is the rest of something that has begun: it starts even if nothing new does.
+    facts
+        What the run's files say of it.
     """
 
     job_id: int
@@ -35,6 +37,7 @@ class LeaseRequest:
     priority: int = 0
     vram_mib: int | None = None
     goes_on: bool = False
+    facts: JobFacts = field(default=JobFacts(), compare=False)
 
 
 class Leases:
@@ -58,7 +61,13 @@ class Leases:
             return
         request_id = f"job{request.job_id}"
         self._requests[request_id] = request
-        self._outbox.note("lease_requested", job=request.title, job_id=request.job_id)
+        self._outbox.note(
+            "lease_requested",
+            job=request.title,
+            job_id=request.job_id,
+            wants=str(request.spec),
+            **request.facts.fields(),
+        )
         ask = DeviceRequest(
             request_id=request_id,
             spec=request.spec,
@@ -69,13 +78,14 @@ class Leases:
         )
         self._lifecycle.apply(self._allocator.request(ask, now_s), now_s)
 
-    def done(self, job_id: int, now_s: float) -> bool:
-        """The leased job has ended; return whether it was known."""
+    def done(self, job_id: int, now_s: float, error: str | None = None) -> bool:
+        """The leased job has ended, or failed with an error; return whether it was known."""
         request_id = f"job{job_id}"
         request = self._requests.pop(request_id, None)
         self._running.discard(request_id)
         if request is not None:
-            self._outbox.note("lease_released", job=request.title, job_id=job_id)
+            told = {} if error is None else {"error": printable(error)}
+            self._outbox.note("lease_released", job=request.title, job_id=job_id, **told)
             self._lifecycle.apply(self._allocator.gone(request_id, now_s), now_s)
         return request is not None
 
@@ -91,15 +101,18 @@ class Leases:
             self._outbox.put(GrantLease(request.job_id, effect.devices))
         elif isinstance(effect, Impossible) and effect.request_id in self._requests:
             request = self._requests.pop(effect.request_id)
-            message = printable(f"{request.title}: {effect.reason}")
-            self._outbox.put(Report(JobReport(request.job_id, message)))
+            self._report_failed(request, effect.reason)
 
     def cancel(self, reason: str) -> None:
         """Fail every job that waits for devices."""
         for request_id in self._waiting():
             request = self._requests.pop(request_id)
-            message = printable(f"{request.title}: {reason}")
-            self._outbox.put(Report(JobReport(request.job_id, message)))
+            self._report_failed(request, reason)
+
+    def _report_failed(self, request: LeaseRequest, reason: str) -> None:
+        message = printable(f"{request.title}: {reason}")
+        self._outbox.note("lease_failed", job=request.title, job_id=request.job_id, error=message)
+        self._outbox.put(Report(JobReport(request.job_id, message)))
 
     def wind_down(self, now_s: float) -> None:
         """Let no job have devices that does not have them, unless it goes on with something."""

@@ -48,6 +48,8 @@ class Unit:
     is_guess: bool = False
     #: How many places still hold the result.
     holders: int = 0
+    #: Device seconds that it took; 0 if it was not computed, or not yet.
+    device_s: float = 0.0
 
     @property
     def is_done(self) -> bool:

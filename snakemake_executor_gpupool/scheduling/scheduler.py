@@ -35,6 +35,7 @@ from snakemake_executor_gpupool.scheduling.merging.run import Chains
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.notes import note_imported, note_read, note_submitted
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.wire.bounds import shortened
@@ -123,7 +124,7 @@ class Scheduler:
     def submit(self, request: Request, now_s: float) -> None:
         """A served job is ready."""
         job = self.jobs.add(request, now_s)
-        self.outbox.note("job_submitted", job=request.title, job_id=request.job_id)
+        note_submitted(self.outbox, request)
         self.chains.arrived(job, now_s)
         self._settle(now_s)
 
@@ -136,6 +137,7 @@ class Scheduler:
         now_s: float,
     ) -> None:
         """A call's items are ready; their results are reported, not written."""
+        note_submitted(self.outbox, request)
         job = self.jobs.add(request, now_s)
         job.wants_results = True
         tool = self.filing.tool(request.tool)
@@ -143,8 +145,17 @@ class Scheduler:
         self._place_items(job, tool, meta, list(payloads), now_s)
         self._settle(now_s)
 
-    def process_ready(self, worker_id: str, info: dict[str, Any], now_s: float) -> None:
-        """A process has imported its tool."""
+    def process_ready(
+        self,
+        worker_id: str,
+        info: dict[str, Any],
+        now_s: float,
+        seconds: float | None = None,
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
+        """A process has imported its tool: what that took, and what it runs under."""
+        if seconds is not None:
+            note_imported(self.outbox, worker_id, seconds, versions)
         if self.filing.owns(worker_id):
             self.filing.tool_ready(worker_id, info, now_s)
         elif self.dispatch.owns(worker_id):
@@ -208,6 +219,8 @@ class Scheduler:
             if unit is not None:
                 new.append(unit)
         job.claimed += self.ledger.claimed - claimed
+        if meta["last"]:
+            note_read(self.outbox, job, model.name)
         may_merge = is_brief and job.request.follow
         if may_merge and self.chains.take(job, model, tool, meta, new, now_s):
             return
@@ -353,11 +366,17 @@ class Scheduler:
             self.filing.write(job, now_s)
 
     def stage_done(
-        self, worker_id: str, meta: Mapping[str, Any], blobs: list[Blob], now_s: float
+        self,
+        worker_id: str,
+        meta: Mapping[str, Any],
+        blobs: list[Blob],
+        now_s: float,
+        energy_j: float | None = None,
     ) -> None:
         """A worker has come through one stage of a dispatch of chains."""
         worker = self.dispatch.worker(worker_id)
-        self.chains.stage_done(worker, meta["chains"], blobs, meta["seconds"], now_s)
+        figures = meta["seconds"], now_s, meta["peak_mib"], energy_j
+        self.chains.stage_done(worker, meta["chains"], blobs, *figures)
         if meta["last"]:
             self.dispatch.chains_done(worker_id, now_s, meta["peak_mib"])
         self._settle(now_s)
@@ -370,9 +389,10 @@ class Scheduler:
         seconds: float,
         now_s: float,
         peak_mib: int | None = None,
+        energy_j: float | None = None,
     ) -> None:
         """A worker has answered its oldest micro-batch."""
-        self.dispatch.batch_done(worker_id, outcomes, blobs, seconds, now_s, peak_mib)
+        self.dispatch.batch_done(worker_id, outcomes, blobs, seconds, now_s, peak_mib, energy_j)
         self._settle(now_s)
 
     def loaded(
@@ -382,9 +402,11 @@ class Scheduler:
         seconds: float,
         now_s: float,
         peak_mib: int | None = None,
+        versions: Mapping[str, str] | None = None,
     ) -> None:
         """A worker has its model on its devices."""
-        self.dispatch.lifecycle.loaded(worker_id, batch_tokens, seconds, now_s, peak_mib)
+        figures = batch_tokens, seconds, now_s, peak_mib, versions
+        self.dispatch.lifecycle.loaded(worker_id, *figures)
         self._settle(now_s)
 
     def load_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
@@ -482,9 +504,9 @@ class Scheduler:
         self.leases.request(request, now_s)
         self._settle(now_s)
 
-    def lease_done(self, job_id: int, now_s: float) -> None:
-        """The leased job has ended."""
-        if self.leases.done(job_id, now_s):
+    def lease_done(self, job_id: int, now_s: float, error: str | None = None) -> None:
+        """The leased job has ended; ``error`` says why, if it has failed."""
+        if self.leases.done(job_id, now_s, error):
             self.dispatch.feed_all(now_s)
         self._settle(now_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
@@ -33,6 +34,70 @@ class ToolRef:
 
     def __str__(self) -> str:
         return self.name or self.spec
+
+
+#: So many paths of a job are named in the run's events; of the others, how many they are.
+MOST_PATHS = 20
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """What the run's files say of a job beside its title; nothing is decided by it.
+
+    Attributes
+    ----------
+    n_inputs, n_outputs
+        How many there are; ``inputs`` and ``outputs`` name the first ``MOST_PATHS``.
+    """
+
+    rule: str = ""
+    wildcards: tuple[tuple[str, str], ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    logs: tuple[str, ...] = ()
+    n_inputs: int = 0
+    n_outputs: int = 0
+    threads: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        rule: str,
+        wildcards: Mapping[str, object],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        logs: Sequence[str],
+        threads: int = 1,
+    ) -> JobFacts:
+        """Take what is needed of a job's names and files."""
+
+        def first(paths: Sequence[str]) -> tuple[str, ...]:
+            return tuple(str(path) for path in paths[:MOST_PATHS])
+
+        return cls(
+            rule=rule,
+            wildcards=tuple((name, str(value)) for name, value in wildcards.items()),
+            inputs=first(inputs),
+            outputs=first(outputs),
+            logs=first(logs),
+            n_inputs=len(inputs),
+            n_outputs=len(outputs),
+            threads=threads,
+        )
+
+    def fields(self) -> dict[str, object]:
+        """Return what an event says of it; what is empty is left out."""
+        told = {
+            "rule": self.rule,
+            "wildcards": dict(self.wildcards),
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "logs": self.logs,
+            "n_inputs": self.n_inputs,
+            "n_outputs": self.n_outputs,
+            "threads": self.threads,
+        }
+        return {name: value for name, value in told.items() if value}
 
 
 @dataclass(frozen=True)
@@ -73,6 +138,8 @@ class Request:
     follow
         The jobs that read what this one writes, one after the other, as far as they can be
         told beforehand. They are guesses: their own requests, once their jobs are ready, count.
+    facts
+        What the run's files say of it.
     """
 
     job_id: int
@@ -95,6 +162,7 @@ class Request:
     identity: tuple[str, ...] = ()
     goes_on: bool = False
     follow: tuple[Request, ...] = ()
+    facts: JobFacts = dataclasses.field(default=JobFacts(), compare=False)
 
 
 @dataclass(frozen=True)

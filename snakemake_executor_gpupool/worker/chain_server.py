@@ -52,7 +52,7 @@ from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_mem
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import outermost, staged_outputs
 from snakemake_executor_gpupool.worker.result_file import KeptResults
-from snakemake_executor_gpupool.worker.server import Channel, Server, latency_of
+from snakemake_executor_gpupool.worker.server import Channel, Server, latency_of, versions
 from snakemake_executor_gpupool.worker.staging import (
     NotStageable,
     Staging,
@@ -99,8 +99,12 @@ class ChainServer(Server):
             self._channel.send({"type": "load_failed", "error": tell_error(error)})
             return
         settle_memory()
-        figures = {"seconds": time.perf_counter() - started_s, "batch_tokens": budget}
-        self._channel.send({"type": "loaded", **figures, "peak_mib": peak_memory_mib(self._device)})
+        figures: dict[str, Any] = {
+            "seconds": time.perf_counter() - started_s,
+            "batch_tokens": budget,
+        }
+        figures |= {"peak_mib": peak_memory_mib(self._device), "versions": versions()}
+        self._channel.send({"type": "loaded", **figures})
 
     def _loaded(self, params_of_stages: list[dict[str, Any]]) -> list[LoadedTool]:
         """Load each model once, however many stages need it."""

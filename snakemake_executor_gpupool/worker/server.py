@@ -31,6 +31,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import time
 from collections import deque
 from typing import Any, Callable
@@ -166,6 +167,7 @@ class Server:
         """Import the tool that the first frame names and tell what it is."""
         from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 
+        started_s = time.perf_counter()
         try:
             specs = [frame.meta["spec"], *frame.meta["more"]]
             tool_class, *more = [load_tool_class(spec, frame.meta["base_dir"]) for spec in specs]
@@ -173,7 +175,8 @@ class Server:
         except BaseException as error:  # a tool's module may even call sys.exit
             channel.send({"type": "tool_failed", "error": tell_error(error)})
             return None
-        channel.send({"type": "tool", "info": info, "pid": os.getpid()})
+        figures = {"seconds": time.perf_counter() - started_s, "versions": versions()}
+        channel.send({"type": "tool", "info": info, "pid": os.getpid(), **figures})
         base_dir = frame.meta["base_dir"]
         spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
         if not more:
@@ -352,7 +355,8 @@ class Server:
             return
         settle_memory()
         seconds = time.perf_counter() - started_s
-        self._channel.send({**answer, "seconds": seconds, "peak_mib": peak_memory_mib(device)})
+        figures = {"seconds": seconds, "peak_mib": peak_memory_mib(device)}
+        self._channel.send({**answer, **figures, "versions": versions()})
 
     def _run(self, frame: Frame) -> None:
         assert self._model is not None, "run before load"
@@ -387,6 +391,16 @@ class Server:
         seconds = time.perf_counter() - started_s
         answer = {"type": "moved", "device": device, "away": frame.meta["away"]}
         self._channel.send({**answer, "seconds": seconds})
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of what tools compute with, as far as it is loaded."""
+    found = {"python": "{}.{}.{}".format(*sys.version_info)}
+    for name in ("torch", "transformers", "numpy"):
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version is not None:
+            found[name] = str(version)[:100]
+    return found
 
 
 def latency_of(frame: Frame) -> float:

@@ -78,6 +78,16 @@ class CudaKind(DeviceKind):
         library = _nvml(system)
         return {} if library is None else nvml.memory_by_pid(device, library)
 
+    def energy_j(self, device: Device, system: System) -> float | None:
+        """Return the joules that a card has used, as far as NVML tells."""
+        library = _nvml(system)
+        return None if library is None else nvml.energy_j(device, library)
+
+    def driver(self, system: System) -> str:
+        """Return the version of NVIDIA's driver."""
+        library = _nvml(system)
+        return "" if library is None else nvml.driver_version(library)
+
 
 def _nvml(system: System) -> nvml.Nvml | None:
     library: nvml.Nvml | None = system.library("pynvml")

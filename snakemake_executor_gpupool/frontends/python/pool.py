@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
@@ -33,7 +34,7 @@ from snakemake_executor_gpupool.frontends.python.pending import PendingCalls
 from snakemake_executor_gpupool.frontends.python.submission import Files, describe, job_of
 from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
-from snakemake_executor_gpupool.runtime.config import PoolConfig, build_config
+from snakemake_executor_gpupool.runtime.config import Origin, PoolConfig, build_config
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -44,7 +45,7 @@ from snakemake_executor_gpupool.wire.payload import (
     PICKLE_PROTOCOL,
     load_places,
 )
-from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.describe import tool_info
 from snakemake_executor_gpupool.worker.loaded import for_files
@@ -147,7 +148,9 @@ class ToolPool:
             options["managed_devices"] = [d.name for d in gpus_among(lease.devices)]
         config = build_config(run_root=run_root, **options)
         lent = lease.lent if lease is not None else ""
-        return dataclasses.replace(config, is_temporary=True, lease=lent)
+        given = {n: v for n, v in self._options.items() if v is not None and n != "dispatch"}
+        origin = Origin("python", given, {"gpupool": __version__})
+        return dataclasses.replace(config, is_temporary=True, lease=lent, origin=origin)
 
     def __exit__(self, *exception: object) -> None:
         if os.getpid() != self._pid or self._pool is None or self._end == CLOSED:
@@ -363,6 +366,7 @@ class ToolPool:
             instance=instance,
             # Each call is meant to be tried, whatever became of the model in an earlier one.
             attempt=2,
+            facts=JobFacts.of("", {}, list(job.input), list(job.output), list(job.log)),
         )
 
     # -- reports, on the pool's reporting thread -----------------------------------------

@@ -21,7 +21,7 @@ from snakemake_executor_gpupool.frontends.snakemake.failures import (
 )
 from snakemake_executor_gpupool.frontends.snakemake.needs import Needs
 from snakemake_executor_gpupool.frontends.snakemake.served import Done
-from snakemake_executor_gpupool.frontends.snakemake.translate import title
+from snakemake_executor_gpupool.frontends.snakemake.translate import facts_of, title
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.jobs import NOT_STARTED
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
@@ -126,7 +126,13 @@ class Alone:
         job_id = self._expected.add(done)
         self._leased[job_id] = leased
         request = LeaseRequest(
-            job_id, title(job), needs.spec, job.priority, needs.vram_mib, leased.goes_on
+            job_id,
+            title(job),
+            needs.spec,
+            job.priority,
+            needs.vram_mib,
+            leased.goes_on,
+            facts_of(job),
         )
         try:
             self._pool.lease(request)
@@ -145,11 +151,11 @@ class Alone:
             environment = leased.bundle.environment(devices, environment)
 
         def released(report: JobReport) -> None:
-            self._pool.lease_done(job_id)
+            self._pool.lease_done(job_id, report.error)
             done(report)
 
         def lost() -> None:
-            self._pool.lease_done(job_id)
+            self._pool.lease_done(job_id, f"{title(leased.job)}: its node was lost")
             self.lease(dataclasses.replace(leased, goes_on=True))
 
         node, goes_on = devices[0].host, leased.goes_on

@@ -23,6 +23,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMode
 
+from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.process_environment import hide_devices, show_devices
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
@@ -49,6 +50,7 @@ from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutput
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import (
     Machines,
+    Origin,
     PoolConfig,
     build_config,
 )
@@ -141,7 +143,7 @@ class Executor(RealExecutor):
             raise WorkflowError(f"gpupool: {error}") from error
         for warning in config.warnings:
             self.logger.warning(f"gpupool: {warning}")
-        return config
+        return dataclasses.replace(config, origin=origin_of(self.workflow, settings))
 
     def _bring_up_cluster(self, device_settings: DeviceSettings) -> Machines:
         from snakemake_executor_gpupool.frontends.snakemake.cluster import bring_up
@@ -342,6 +344,22 @@ def is_prepared_here(job: Any) -> bool:
         return any(is_served(member) for member in (job.jobs if job.is_group() else (job,)))
     except Exception:  # its resources are malformed: it goes nowhere
         return False
+
+
+def origin_of(workflow: Any, settings: ExecutorSettings) -> Origin:
+    """Return what the run's files say of how it was started: the options that were given."""
+    from snakemake import __version__ as snakemakes_version
+
+    given = {
+        f"--gpupool-{each.name.replace('_', '-')}": getattr(settings, each.name)
+        for each in dataclasses.fields(settings)
+        if getattr(settings, each.name) != each.default
+    }
+    limits = workflow.resource_settings
+    snakemakes = {"--jobs": limits.nodes, "--cores": limits.cores}
+    given |= {name: value for name, value in snakemakes.items() if value is not None}
+    versions = {"gpupool": __version__, "snakemake": snakemakes_version}
+    return Origin("snakemake", given, versions)
 
 
 def dispatch_config(settings: ExecutorSettings) -> DispatchConfig:

@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.frontends.snakemake.needs import needs_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable, software_of
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 from snakemake_executor_gpupool.tool_api.values import Job, PortablePath
-from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef
 from snakemake_executor_gpupool.worker.cold import named_from_namedlist
 
 #: The resource, or param, that makes a rule a served one.
@@ -116,6 +116,22 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         touched=flagged(job, "touch"),
         directories=flagged(job, "directory"),
         identity=identity(job),
+        facts=facts_of(job),
+    )
+
+
+def facts_of(job: Any) -> JobFacts:
+    """Return what the run's files say of a job; of a group, what its members have together."""
+    if job.is_group():
+        members = list(job.jobs)
+        files = {
+            name: [path for member in members for path in getattr(member, name)]
+            for name in ("input", "output", "log")
+        }
+        title_of_group = f"group {job.groupid}"
+        return JobFacts.of(title_of_group, {}, files["input"], files["output"], files["log"])
+    return JobFacts.of(
+        job.rule.name, job.wildcards_dict, job.input, job.output, job.log, int(job.threads)
     )
 
 

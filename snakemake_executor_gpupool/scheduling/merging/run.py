@@ -28,6 +28,8 @@ from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
 from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, Phase
 from snakemake_executor_gpupool.scheduling.merging.stage import ChainUnit, Claim, Link
+from snakemake_executor_gpupool.scheduling.models.charging import work_of
+from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Work, by_cost
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
@@ -100,6 +102,8 @@ class Chains:
         """A job's outputs are in place, without a dispatch of its own."""
         assert job.claim is not None
         job.seconds += job.claim.seconds
+        job.cost.take(job.claim.cost)
+        self._dispatch.charging.time.claimed(job.claim.cost.device_s)
         self._ledger.claim(job.claim.keys, job.claim.items)
         self.claimed(job)
         self._jobs.succeed(job)
@@ -278,6 +282,8 @@ class Chains:
         blobs: list[Blob],
         seconds: float,
         now_s: float,
+        peak_mib: int | None = None,
+        energy_j: float | None = None,
     ) -> None:
         """A worker has come through one stage, with those chains that it tells of."""
         batch = worker.in_flight[0]
@@ -285,13 +291,42 @@ class Chains:
         batch.seconds += seconds
         results = iter(blobs)
         told_of = {each["chain"]: each for each in told}
+        work = work_of(worker, seconds, peak_mib, energy_j)
+        shares = self._shares(worker, told, work)
         for number, chain in enumerate(chains_of(batch)):
             if number in told_of:
                 each = told_of[number]
                 found = {key: next(results) for key in each["keys"]}
-                self._answered(chain, each, found, seconds / len(told), worker, now_s)
+                share_s = seconds / len(told)
+                self._answered(chain, each, found, share_s, worker, now_s, shares[number])
             elif not chain.is_over:
                 self.dissolve(chain, now_s)
+
+    def _shares(
+        self, worker: ModelWorker, told: list[Mapping[str, Any]], work: Work
+    ) -> dict[int, JobCost]:
+        """Charge a stage to the jobs whose items it computed; return each chain's part of it.
+
+        Later stages' jobs have not come yet, and pay when they do.
+        """
+        batch = worker.in_flight[0]
+        chains = list(chains_of(batch))
+        costs = [chains[each["chain"]].cost for each in told]
+        if batch.stages_done > 1:  # what the items of later stages cost is not known here
+            costs = [float(len(each["keys"])) for each in told]
+        shares_s = by_cost(work.device_s, costs) if told else []
+        paid: list[tuple[Unit, float]] = []
+        shares: dict[int, JobCost] = {}
+        for each, share_s in zip(told, shares_s, strict=True):
+            parts = chains[each["chain"]].parts if batch.stages_done == 1 else []
+            undone = [unit for unit in parts if not unit.is_done]
+            paid += zip(undone, by_cost(share_s, [unit.cost for unit in undone]), strict=True)
+            shares[each["chain"]] = JobCost()
+            shares[each["chain"]].add(work, share_s)
+        self._jobs.charge([unit for unit, _ in paid], [share_s for _, share_s in paid], work)
+        self._dispatch.charging.book(worker, work)
+        batch.work.add(work)
+        return shares
 
     def _answered(
         self,
@@ -301,15 +336,16 @@ class Chains:
         share_s: float,
         worker: ModelWorker,
         now_s: float,
+        cost: JobCost,
     ) -> None:
         stage, link = chain.stages_done, chain.links[chain.stages_done]
         chain.stages_done += 1
         chain.is_over = chain.stages_done == len(chain.links)
         name = worker.worker_id
         first_id = chain.job.request.job_id
-        self._outbox.note(
-            "stage_done", job=link.request.title, job_id=first_id, stage=stage, worker=name
-        )
+        batch_id = worker.in_flight[0].batch_id
+        named = {"job": link.request.title, "job_id": first_id, "batch": batch_id}
+        self._outbox.note("stage_done", **named, stage=stage, worker=name)
         if stage == 0:
             self._first_done(chain, list(found.values()), share_s, worker)
             return
@@ -319,7 +355,8 @@ class Chains:
         files = told["digests"], told["outputs"], told["logs"]
         figures = told["items"], told["bytes"], share_s
         tool = chain.job.request.tool
-        self._stage_claim(Claim(link.request, tool, *files, keys, *figures, worker.node))
+        claim = Claim(link.request, tool, *files, keys, *figures, worker.node, cost, batch_id)
+        self._stage_claim(claim)
         self._let_go(chain, stage, now_s)
 
     def _first_done(
@@ -389,7 +426,10 @@ class Chains:
     def claimed(self, job: JobState) -> None:
         """A chain had computed all that a job needs: it costs no dispatch of its own."""
         self.counts["saved"] += 1
-        self._outbox.note("dispatch_saved", job=job.request.title, job_id=job.request.job_id)
+        batch = {"batch": job.claim.batch_id} if job.claim is not None else {}
+        self._outbox.note(
+            "dispatch_saved", job=job.request.title, job_id=job.request.job_id, **batch
+        )
 
 
 def chains_of(batch: Batch) -> Iterator[ChainUnit]:

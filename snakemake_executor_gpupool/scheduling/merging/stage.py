@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.jobs import JobState
+from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.results import Unit
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
@@ -64,6 +65,8 @@ class Claim:
         The job's share of the time that it took.
     node
         The machine that staged it; empty: this one, or any.
+    cost, batch_id
+        The job's share of the stage, and the dispatch that this was of.
     """
 
     guess: Request
@@ -76,6 +79,8 @@ class Claim:
     size_bytes: int
     seconds: float
     node: str = ""
+    cost: JobCost = field(default_factory=JobCost)
+    batch_id: int = 0
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +11,11 @@ from snakemake_executor_gpupool.errors import CONTRACT
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
 from snakemake_executor_gpupool.scheduling.effects import Outbox, RunBatch, RunChains
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.models.charging import (
+    Charging,
+    is_tried_again,
+    work_of,
+)
 from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed, oversize_error
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker
@@ -20,13 +24,7 @@ from snakemake_executor_gpupool.wire.frames import Blob
 
 
 class Batching:
-    """Which units go to which worker, and when; what their results say of the model.
-
-    Attributes
-    ----------
-    busy_s
-        By device: how many seconds workers computed on it.
-    """
+    """Which units go to which worker, and when; what their results say of the model."""
 
     def __init__(
         self,
@@ -34,6 +32,7 @@ class Batching:
         lifecycle: WorkerLifecycle,
         failures: Failures,
         jobs: JobTable,
+        charging: Charging,
         outbox: Outbox,
         suspicion: Suspicion,
     ) -> None:
@@ -41,10 +40,10 @@ class Batching:
         self._lifecycle = lifecycle
         self._failures = failures
         self._jobs = jobs
+        self._charging = charging
         self._outbox = outbox
         self._suspicion = suspicion
         self._batches = 0
-        self.busy_s: defaultdict[str, float] = defaultdict(float)
 
     # -- to workers ----------------------------------------------------------------
     def hand_out(self, model: Model, workers: Iterable[ModelWorker], now_s: float) -> None:
@@ -102,6 +101,7 @@ class Batching:
             items=len(units),
             jobs=sorted({job_id for unit in units for job_id, _ in unit.places}),
             tokens=sum(unit.tokens for unit in units),
+            padded_tokens=worker.model.batch_tokens(batch),
             longest_tokens=max(unit.tokens for unit in units),
         )
 
@@ -140,10 +140,13 @@ class Batching:
         seconds: float,
         now_s: float,
         peak_mib: int | None = None,
+        energy_j: float | None = None,
     ) -> None:
         """A worker has answered its oldest micro-batch: hand its results to who waits for them."""
         model = worker.model
         batch = self.batch_over(worker, seconds, now_s, peak_mib)
+        work = work_of(worker, seconds, peak_mib, energy_j)
+        self._charging.batch_done(worker, batch, outcomes, work)
         if any(outcome["oom"] for outcome in outcomes):
             model.shrink_budget(batch)
             self._outbox.note("out_of_memory", worker=worker.worker_id, budget=model.budget_tokens)
@@ -165,12 +168,6 @@ class Batching:
             worker.in_flight[0].sent_s = now_s
         model.speed.learn(batch.cost, seconds, len(batch.units))
         model.memory = model.memory.computed(peak_mib, model.batch_tokens(batch))
-        for device in worker.devices:
-            self.busy_s[device.name] += seconds
-        seconds = round(seconds, 6)
-        self._outbox.note(
-            "batch_done", batch=batch.batch_id, worker=worker.worker_id, seconds=seconds
-        )
         return batch
 
     def _settle(
@@ -186,10 +183,10 @@ class Batching:
         for unit, outcome in zip(batch.units, outcomes, strict=True):
             self._suspicion.cleared(unit)
             error = outcome["error"]
+            if is_tried_again(worker, outcome):
+                model.oversized.append(unit)
+                continue
             if error is not None and outcome["oom"]:
-                if not worker.is_alone:
-                    model.oversized.append(unit)
-                    continue
                 error = oversize_error(error, worker)
             model.items_done += 1
             if error is None:

@@ -21,6 +21,7 @@ from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents
 from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.batching import Batching
+from snakemake_executor_gpupool.scheduling.models.charging import Charging
 from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
@@ -59,7 +60,7 @@ class Dispatch:
     ----------
     models
         By everything that makes them different.
-    lifecycle, scaling, failures, batching
+    lifecycle, scaling, failures, charging, batching
         Who does it.
     """
 
@@ -80,7 +81,10 @@ class Dispatch:
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, suspicion)
         self.scaling = WorkerScaling(allocator, self.lifecycle, suspicion)
         self.failures = Failures(self.lifecycle, jobs, ledger, outbox, events, suspicion)
-        self.batching = Batching(allocator, self.lifecycle, self.failures, jobs, outbox, suspicion)
+        self.charging = Charging(jobs, outbox)
+        self.batching = Batching(
+            allocator, self.lifecycle, self.failures, jobs, self.charging, outbox, suspicion
+        )
 
     def owns(self, worker_id: str) -> bool:
         """Tell whether a process holds, or is to hold, a model."""
@@ -165,10 +169,11 @@ class Dispatch:
         seconds: float,
         now_s: float,
         peak_mib: int | None = None,
+        energy_j: float | None = None,
     ) -> None:
         """A worker has answered its oldest micro-batch."""
         worker = self.worker(worker_id)
-        self.batching.batch_done(worker, outcomes, blobs, seconds, now_s, peak_mib)
+        self.batching.batch_done(worker, outcomes, blobs, seconds, now_s, peak_mib, energy_j)
         if any(outcome["error"] is not None for outcome in outcomes):
             self.feed(worker.model, now_s)
         else:
@@ -179,6 +184,7 @@ class Dispatch:
         worker = self.worker(worker_id)
         batch = self.batching.batch_over(worker, worker.in_flight[0].seconds, now_s, peak_mib)
         worker.model.items_done += len(batch.units)
+        self.charging.note_batch(worker, batch, batch.work)
         self.feed(worker.model, now_s)
 
     def load_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
@@ -201,6 +207,7 @@ class Dispatch:
     def died(self, worker_id: str, reason: str, now_s: float, *, blameless: bool = False) -> None:
         """A process is gone and what it held is free."""
         worker, crashed = self.lifecycle.remove(worker_id, reason)
+        self.charging.lose(worker, now_s)
         if crashed and not blameless:
             self.failures.blame(worker, reason, now_s)
         self.failures.take_back(worker)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import (
@@ -220,7 +220,9 @@ class WorkerLifecycle:
         was_loaded = bool(worker.devices)
         worker.devices, worker.since_s = devices, now_s
         names = [device.name for device in devices]
-        self._outbox.note("device_granted", worker=worker.worker_id, devices=names)
+        self._outbox.note(
+            "device_granted", worker=worker.worker_id, devices=names, model=worker.model.name
+        )
         if worker.is_alone:
             self._empty(worker)
         if was_loaded:
@@ -306,6 +308,7 @@ class WorkerLifecycle:
         seconds: float,
         now_s: float,
         peak_mib: int | None = None,
+        versions: Mapping[str, str] | None = None,
     ) -> None:
         """A worker has its model on its devices."""
         worker = self.workers[worker_id]
@@ -314,7 +317,12 @@ class WorkerLifecycle:
         model = worker.model
         self.counts["model_loads"] += 1
         self._outbox.note(
-            "model_loaded", worker=worker_id, model=model.name, seconds=round(seconds, 3)
+            "model_loaded",
+            worker=worker_id,
+            model=model.name,
+            seconds=round(seconds, 3),
+            **({} if peak_mib is None else {"peak_mib": peak_mib}),
+            **({} if versions is None else {"versions": dict(versions)}),
         )
         model.learn_load(now_s - worker.since_s)
         worker.has_loaded = model.has_loaded = True

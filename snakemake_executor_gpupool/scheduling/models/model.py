@@ -24,6 +24,7 @@ from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
 from snakemake_executor_gpupool.scheduling.models.batch_time import Speed
+from snakemake_executor_gpupool.scheduling.models.cost_shares import Work
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
 from snakemake_executor_gpupool.scheduling.models.plan import (
@@ -62,9 +63,10 @@ class Batch:
     batch_id: int
     units: list[Unit]
     sent_s: float
-    #: Of a chain: how many stages have been answered, and what they took.
+    #: Of a chain: how many stages have been answered, what they took, and who pays for it.
     stages_done: int = 0
     seconds: float = 0.0
+    work: Work = field(default_factory=Work)
 
     @functools.cached_property
     def cost(self) -> float:

@@ -1,0 +1,49 @@
+"""What a run says of itself when it starts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Any
+
+from snakemake_executor_gpupool.devices.probe import driver_of
+from snakemake_executor_gpupool.records.events import FORMAT
+from snakemake_executor_gpupool.runtime.config import PoolConfig
+
+
+def start_of(config: PoolConfig) -> dict[str, Any]:
+    """Return what the first event of a run says: what it runs on, and as what."""
+    origin, devices = config.origin, config.devices
+    own = {"python": "{}.{}.{}".format(*sys.version_info)}
+    return {
+        "format": FORMAT,
+        "devices": [device.name for device in devices],
+        "simulated": any(device.simulated for device in devices),
+        "device_info": [
+            {
+                "name": device.name,
+                "kind": device.kind,
+                "model": device.model_name,
+                "memory_mib": device.memory_mib,
+                "uuid": device.uuid,
+                "node": device.host,
+                "simulated": device.simulated,
+            }
+            for device in devices
+        ],
+        "driver": driver_of(devices),
+        "frontend": origin.frontend,
+        "options": dict(origin.options),
+        "versions": {**own, **origin.versions},
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "cwd": _here(),
+    }
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109 - a plain string
+    except OSError:  # it has been removed
+        return ""

@@ -1,0 +1,88 @@
+"""Charges jobs for what workers computed, and books the rest as overhead. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snakemake_executor_gpupool.scheduling.effects import Outbox
+from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.models.cost_shares import (
+    OUT_OF_MEMORY,
+    UNCLAIMED,
+    DeviceTime,
+    Work,
+    by_cost,
+)
+from snakemake_executor_gpupool.scheduling.models.model import Batch, ModelWorker
+
+
+class Charging:
+    """Who pays for which micro-batch; see :mod:`~.cost_shares`.
+
+    Attributes
+    ----------
+    time
+        For how long devices computed, and for whom.
+    """
+
+    def __init__(self, jobs: JobTable, outbox: Outbox) -> None:
+        self._jobs = jobs
+        self._outbox = outbox
+        self.time = DeviceTime()
+
+    def batch_done(
+        self, worker: ModelWorker, batch: Batch, outcomes: list[dict[str, Any]], work: Work
+    ) -> None:
+        """Have the jobs that wait for a computed batch pay for it; nobody has its results yet."""
+        paid, paid_s, failed = [], [], 0
+        shares_s = by_cost(work.device_s, [unit.cost for unit in batch.units])
+        for unit, outcome, share_s in zip(batch.units, outcomes, shares_s, strict=True):
+            if is_tried_again(worker, outcome):
+                work.overhead[OUT_OF_MEMORY] += share_s
+            else:
+                failed += outcome["error"] is not None
+                paid.append(unit)
+                paid_s.append(share_s)
+        self._jobs.charge(paid, paid_s, work)
+        self.book(worker, work)
+        self.note_batch(worker, batch, work, **({"failed": failed} if failed else {}))
+
+    def book(self, worker: ModelWorker, work: Work) -> None:
+        """Book what a worker has computed; what no job was charged for is nobody's."""
+        work.overhead[UNCLAIMED] += work.rest_s()
+        self.time.computed(worker.devices, work.seconds)
+        self.time.charged(work)
+
+    def note_batch(self, worker: ModelWorker, batch: Batch, work: Work, **more: int) -> None:
+        """Write down what a batch took, and who was charged for it."""
+        self._outbox.note(
+            "batch_done",
+            batch=batch.batch_id,
+            worker=worker.worker_id,
+            seconds=round(work.seconds, 6),
+            items=len(batch.units),
+            **more,
+            **work.fields(),
+        )
+
+    def lose(self, worker: ModelWorker, now_s: float) -> None:
+        """Book what a dead worker was at as lost: its first batch; others had not begun."""
+        for number, batch in enumerate(worker.in_flight):
+            lost_s = max(now_s - batch.sent_s - batch.seconds, 0.0) if number == 0 else 0.0
+            self.time.lost(worker.devices, lost_s)
+            device_s = round(lost_s * len(worker.devices), 6)
+            told = {"batch": batch.batch_id, "worker": worker.worker_id, "device_s": device_s}
+            self._outbox.note("batch_lost", **told)
+
+
+def work_of(
+    worker: ModelWorker, seconds: float, peak_mib: int | None, energy_j: float | None
+) -> Work:
+    """Return what a worker has done, to be charged."""
+    device_s = seconds * len(worker.devices)
+    return Work(seconds, device_s, worker.model.spec.kind, peak_mib, energy_j)
+
+
+def is_tried_again(worker: ModelWorker, outcome: dict[str, Any]) -> bool:
+    """Tell whether an item did not fit, and is tried once more with the device to itself."""
+    return outcome["error"] is not None and outcome["oom"] and not worker.is_alone

@@ -1,0 +1,43 @@
+"""Lines for the event log that say of a job or a process what nothing is decided by. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from snakemake_executor_gpupool.scheduling.effects import Outbox
+from snakemake_executor_gpupool.scheduling.jobs import JobState
+from snakemake_executor_gpupool.wire.requests import Request
+
+
+def note_submitted(outbox: Outbox, request: Request) -> None:
+    """A served job, or a call, is ready."""
+    is_retry = request.attempt > 1 and request.identity  # a call has none
+    attempt = {"attempt": request.attempt} if is_retry else {}
+    outbox.note(
+        "job_submitted",
+        job=request.title,
+        job_id=request.job_id,
+        tool=str(request.tool),
+        **attempt,
+        **request.facts.fields(),
+    )
+
+
+def note_read(outbox: Outbox, job: JobState, model_name: str) -> None:
+    """All items of a job are known."""
+    outbox.note(
+        "job_read",
+        job_id=job.request.job_id,
+        items=len(job.units),
+        missing=job.missing,
+        model=model_name,
+    )
+
+
+def note_imported(
+    outbox: Outbox, worker_id: str, seconds: float, versions: Mapping[str, str] | None
+) -> None:
+    """A process has imported its tool."""
+    outbox.note(
+        "tool_imported", worker=worker_id, seconds=round(seconds, 3), versions=dict(versions or {})
+    )

@@ -1,0 +1,287 @@
+"""Who pays for the time of devices: shares of jobs and overheads are all of it, whatever fails.
+
+The oracle is the simulated world's own account of when each process computed what.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snakemake_executor_gpupool.devices.device import OffloadStrategy
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling.models.cost_shares import Work, by_cost
+from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from tests.unit.test_chains import Pipeline
+
+
+@dataclass
+class Metered:
+    """Notes when each process computes; to be mixed into a world."""
+
+    #: (worker, devices, from, to).
+    computing: list[list[Any]] = field(default_factory=list)
+
+    def meter(self, world: Any) -> None:
+        run_batch, run_chains, die = world._run_batch, world._run_chains, world._die
+        later = world._later
+
+        def noted(worker: str, seconds: float, act: Any, *, is_work: bool = False) -> None:
+            if is_work:
+                start_s = max(world.now_s, world._free_at.get(worker, 0.0))
+                devices = len(world.scheduler.dispatch.worker(worker).devices)
+                self.computing.append([worker, devices, start_s, start_s + seconds])
+            later(worker, seconds, act)
+
+        def working(do: Any) -> Any:
+            def done(effect: Any) -> None:
+                world._later = lambda *arguments: noted(*arguments, is_work=True)
+                do(effect)
+                world._later = later
+
+            return done
+
+        def died(worker: str, reason: str, **more: Any) -> None:
+            for span in self.computing:
+                if span[0] == worker and span[3] > world.now_s:
+                    span[3] = max(span[2], world.now_s)
+            die(worker, reason, **more)
+
+        world._run_batch, world._run_chains = working(run_batch), working(run_chains)
+        world._die = died
+
+    @property
+    def device_s(self) -> float:
+        return math.fsum(n * max(to_s - from_s, 0.0) for _, n, from_s, to_s in self.computing)
+
+
+def metered(world: Any) -> Metered:
+    meter = Metered()
+    meter.meter(world)
+    return meter
+
+
+def paid_by_jobs(world: Any) -> float:
+    ends = [*world.notes("job_done"), *world.notes("job_failed"), *world.notes("job_withdrawn")]
+    return math.fsum(end.get("device_s", 0.0) for end in ends)
+
+
+def check(world: Any, meter: Metered) -> None:
+    """The invariant, three ways: the scheduler's sums, the jobs' ends, the batches' lines."""
+    time = world.scheduler.dispatch.charging.time
+    # A worker that is told to end while it computes is told so 0.01 s before it does.
+    assert math.fsum(time.busy_s.values()) == pytest.approx(meter.device_s, rel=1e-6, abs=1e-9)
+    overhead_s = math.fsum(time.overhead_s.values())
+    assert time.jobs_s + overhead_s == pytest.approx(meter.device_s, rel=1e-6, abs=1e-9)
+    assert paid_by_jobs(world) == pytest.approx(time.jobs_s, rel=1e-6, abs=1e-7)
+    assert all(seconds >= -1e-9 for seconds in time.overhead_s.values())
+    batches_s = math.fsum(
+        [s for each in world.notes("batch_done") for s in each["device_s"]]
+        + [s for each in world.notes("batch_done") for s in each.get("overhead_s", {}).values()]
+        + [each["device_s"] for each in world.notes("batch_lost")]
+    )
+    merged = bool(world.effects(fx.RunChains))
+    if not merged:  # stages of a dispatch that died are in no line of a batch
+        assert batches_s == pytest.approx(meter.device_s, rel=1e-6, abs=1e-6)
+
+
+def test_by_cost() -> None:
+    assert by_cost(6.0, [1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
+    assert by_cost(6.0, [0.0, 0.0]) == [3.0, 3.0]
+    assert by_cost(6.0, []) == []
+
+
+def test_a_batch_is_paid_by_cost_and_a_duplicate_by_all_who_asked() -> None:
+    world = World(gpus=1, budget_tokens=100)
+    shared = FakeItem("shared", cost=4.0)
+    world.submit(1, [FakeItem("a", cost=2.0), shared])
+    world.submit(2, [shared, shared, FakeItem("b", cost=3.0)])
+    world.run()
+    ends = {each["job_id"]: each for each in world.notes("job_done")}
+    assert ends[1]["device_s"] == pytest.approx(2.0 + 4.0 / 3)
+    assert ends[2]["device_s"] == pytest.approx(3.0 + 8.0 / 3)
+    assert ends[1]["saved_s"] == pytest.approx(4.0 * 2 / 3)
+    assert ends[2]["saved_s"] == pytest.approx(4.0 * 4 / 3)
+    assert (ends[1]["items"], ends[2]["items"], ends[2]["duplicates"]) == (2, 3, 2)
+
+
+def test_who_asks_for_what_is_there_pays_nothing() -> None:
+    world = World(gpus=1)
+    world.submit(1, [FakeItem("a", cost=2.0)])
+    world.run()
+    world.submit(2, [FakeItem("a", cost=2.0)])
+    world.run()
+    first, second = world.notes("job_done")
+    assert (first["device_s"], second["device_s"]) == (2.0, 0.0)
+    assert second["saved_s"] == 2.0
+
+
+def test_a_worker_on_two_devices_counts_for_both() -> None:
+    world = World(gpus=2)
+    meter = metered(world)
+    world.submit(1, [FakeItem("a", cost=3.0)], devices=DeviceSpec("cuda", 2))
+    world.run()
+    assert world.notes("job_done")[0]["device_s"] == 6.0
+    check(world, meter)
+
+
+def test_what_is_lost_with_a_worker_is_nobodys() -> None:
+    world = World(gpus=1)
+    meter = metered(world)
+    world.submit(1, [FakeItem("a", cost=10.0)])
+    world.at(5.0, lambda: world.kill_one(lambda names: next(n for n in names if "files" not in n)))
+    world.run()
+    assert world.reports == {1: None}
+    lost_s = world.scheduler.dispatch.charging.time.overhead_s["lost"]
+    assert 3.0 < lost_s < 5.0
+    assert world.notes("job_done")[0]["device_s"] == 10.0
+    check(world, meter)
+
+
+def test_what_did_not_fit_is_nobodys_until_it_does() -> None:
+    world = World(gpus=1, gpu_mib=1000, packing=True, budget_tokens=4, roomy={"r"})
+    meter = metered(world)
+    world.submit(1, ["a", "b"], model="m1", tool="other")
+    world.submit(2, ["r", "c", "d"])
+    world.run()
+    assert world.scheduler.dispatch.charging.time.overhead_s["out_of_memory"] == pytest.approx(1.0)
+    assert {each["device_s"] for each in world.notes("job_done")} == {2.0, 3.0}
+    check(world, meter)
+
+
+def test_a_job_that_was_not_started_has_paid_for_what_it_shared() -> None:
+    world = World(gpus=1, cpus=0, budget_tokens=1)
+    meter = metered(world)
+    shared = FakeItem("shared", cost=5.0)
+    world.submit(1, [shared, FakeItem("x", cost=3.0)])
+    world.submit(2, [shared, FakeItem("y", cost=1.0)])
+    world.at(7.0, lambda: world.scheduler.wind_down(world.now_s))
+    world.run()
+    (withdrawn,) = world.notes("job_withdrawn")
+    assert withdrawn["device_s"] == 2.5
+    check(world, meter)
+
+
+def test_what_a_dispatch_made_beforehand_is_paid_when_its_job_comes() -> None:
+    pipeline = Pipeline(gpus=1, short_tokens=8, cpus=0)
+    meter = metered(pipeline)
+    pipeline.row(1, ["x", "y"])
+    pipeline.row(2, ["z"])
+    pipeline.run()
+    assert pipeline.counts["merged"]
+    ends = {each["job_id"]: each["device_s"] for each in pipeline.notes("job_done")}
+    assert min(ends.values()) > 0
+    assert pipeline.scheduler.dispatch.charging.time.overhead_s["unclaimed"] == pytest.approx(0.0)
+    check(pipeline, meter)
+
+
+def test_what_no_job_comes_for_stays_nobodys() -> None:
+    pipeline = Pipeline(gpus=1, short_tokens=8, cpus=0)
+    meter = metered(pipeline)
+    pipeline.other_params = {101, 102}
+    pipeline.row(1, ["x", "y"])
+    pipeline.run()
+    check(pipeline, meter)
+
+
+def test_energy_and_memory_follow_the_shares() -> None:
+    work = Work(2.0, 4.0, "cuda", peak_mib=100, energy_j=8.0)
+    assert work.energy_of(1.0) == 2.0
+    assert Work(4.0, 4.0).energy_of(1.0) is None
+
+
+faults = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 10**6),
+        "gpus": st.integers(1, 3),
+        "jobs": st.integers(1, 12),
+        "kills": st.integers(0, 5),
+        "deadly": st.integers(0, 2),
+        "bad": st.integers(0, 2),
+        "roomy": st.integers(0, 2),
+        "huge": st.integers(0, 1),
+        "models": st.integers(1, 3),
+        "offload": st.booleans(),
+        "wind_down": st.booleans(),
+        "two_devices": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(faults)
+def test_shares_and_overheads_are_all_device_time_whatever_fails(plan: dict[str, Any]) -> None:
+    rng = random.Random(plan["seed"])
+    keys = [f"k{number}" for number in range(20)]
+    world = World(
+        gpus=plan["gpus"],
+        budget_tokens=6,
+        gpu_mib=1000,
+        packing=rng.random() < 0.5,
+        strategy=OffloadStrategy.CPU if plan["offload"] else OffloadStrategy.RESTART,
+        info={"can_move": plan["offload"]},
+        deadly=set(rng.sample(keys, plan["deadly"])),
+        bad=set(rng.sample(keys, plan["bad"])),
+        roomy=set(rng.sample(keys, plan["roomy"])),
+        huge=set(rng.sample(keys, plan["huge"])),
+        dispatch_s=rng.choice([0.0, 0.3]),
+    )
+    meter = metered(world)
+    costs = {key: rng.choice([0.0, 0.1, 1.0, 3.0]) for key in keys}
+    for job_id in range(plan["jobs"]):
+        items = [
+            FakeItem(key, costs[key], rng.randint(1, 3))
+            for key in rng.choices(keys, k=rng.randint(1, 6))
+        ]
+        model = f"m{rng.randrange(plan['models'])}"
+        two = plan["two_devices"] and plan["gpus"] > 1 and rng.random() < 0.3
+        devices = DeviceSpec("cuda", 2) if two else None
+
+        def submit(
+            job_id: int = job_id, items: Any = items, model: str = model, devices: Any = devices
+        ) -> None:
+            world.submit(job_id, items, model=model, devices=devices)
+
+        world.at(rng.uniform(0.0, 20.0), submit)
+    for _ in range(plan["kills"]):
+        world.at(rng.uniform(0.5, 40.0), lambda: world.kill_one(rng.choice))
+    if plan["wind_down"]:
+        world.at(
+            rng.uniform(1.0, 15.0), lambda: (world.scheduler.wind_down(world.now_s), world._act())
+        )
+    world.run()
+    assert world.scheduler.is_quiet
+    check(world, meter)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 4), st.booleans())
+def test_merged_runs_keep_the_account_whatever_fails(seed: int, kills: int, odd: bool) -> None:
+    rng = random.Random(seed)
+    pipeline = Pipeline(
+        gpus=rng.randint(1, 3),
+        cpus=0,
+        short_tokens=8,
+        dispatch_s=rng.choice([0.0, 0.5]),
+        bad={f"k{rng.randrange(6)}/{rng.randrange(3)}"} if odd else set(),
+        deadly={f"k{rng.randrange(6)}/{rng.randrange(3)}"} if odd and rng.random() < 0.5 else set(),
+    )
+    meter = metered(pipeline)
+    pipeline.other_params = {100 * rng.randint(1, 5) + 1} if rng.random() < 0.5 else set()
+    pipeline.changed = {100 * rng.randint(1, 5) + 2} if rng.random() < 0.5 else set()
+    for number in range(1, rng.randint(2, 6)):
+        items = [f"k{rng.randrange(6)}" for _ in range(rng.randint(1, 3))]
+        pipeline.at(
+            rng.uniform(0, 5), lambda number=number, items=items: pipeline.row(number, items)
+        )
+    for _ in range(kills):
+        pipeline.at(rng.uniform(0.5, 20.0), lambda: pipeline.kill_one(rng.choice))
+    pipeline.run()
+    check(pipeline, meter)
