@@ -25,10 +25,14 @@ from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.testing import invariants
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Discards
 
+#: With so many entries in the scheduler's tables, they are compared after each event; with more
+#: of them, less often in proportion.
+CHECKED_EACH = 5
 INFO = {
     "deterministic": True,
     "persistent": True,
@@ -181,6 +185,7 @@ class World:
         self.contents: dict[tuple[str, int], bytes] = {}
         self.removed: set[str] = set()
         self._discards = Discards(self.removed.add)
+        self._unchecked = 0
         #: On which node each process is or was.
         self.node_of: dict[str, str] = {}
 
@@ -331,6 +336,7 @@ class World:
         return [dict(n.fields) for n in self.effects(fx.Note) if n.event == event]
 
     def _act(self) -> None:
+        self._check()
         while taken := self.scheduler.outbox.take():
             for effect in taken:
                 self.log.append((self.now_s, effect))
@@ -339,6 +345,13 @@ class World:
         discarded, ledger.discarded = ledger.discarded, []
         for blob in discarded:
             self._discards.discard(blob)
+
+    def _check(self) -> None:
+        """See that the scheduler's tables agree; less often where there is much to look at."""
+        self._unchecked += 1
+        if self._unchecked * CHECKED_EACH >= invariants.size(self.scheduler):
+            self._unchecked = 0
+            invariants.check(self.scheduler)
 
     def _later(self, worker_id: str, seconds: float, act: Callable[[], None]) -> None:
         """Do something in a process, after what it is at, unless it has died by then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S
@@ -451,3 +452,18 @@ def test_the_runtime_of_a_rule_limits_reading() -> None:  # W5
     world.run(100)
     assert "2 processes died while reading" in str(world.reports[1])
     assert world.reports[2] is None and world.report_times[1] < 30
+
+
+def test_a_worker_that_ends_while_it_waits_to_return_leaves_the_line() -> None:
+    """Its model is given up; a device that falls free later is not given to a process that ends."""
+    world = World(gpus=2, strategy=OffloadStrategy.CPU, info={"can_move": True}, budget_tokens=1)
+    world.lease(9, DeviceSpec("cuda", 1, ()), hold_s=20.0)
+    world.submit(1, [FakeItem(f"i{n}", 2.0) for n in range(200)])
+    world.at(5.0, lambda: world.submit(2, [FakeItem("long", 100.0)], model="m2", priority=1))
+    world.at(15.0, lambda: world.failing_loads.add("m"))
+    world.run(60.0)
+    assert [note["to"] for note in world.notes("model_moved")] == [["cpu"]]
+    assert world.reports[1] is not None and "no weights" in world.reports[1]
+    assert not world.scheduler._allocator.snapshot().waiting
+    world.run()
+    assert world.reports[2] is None and world.scheduler.dispatch.counts["worker_crashes"] == 0

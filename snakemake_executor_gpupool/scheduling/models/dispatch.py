@@ -115,7 +115,7 @@ class Dispatch:
         """Do for one model what can be done now."""
         if model.error is not None:
             self.failures.fail_waiting(model, model.error)
-            self.failures.stop_unused(model)
+            self.failures.stop_unused(model, now_s)
             return
         model.wake_resting(now_s)
         self.scaling.adjust(model, now_s)

@@ -12,7 +12,7 @@ from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
-from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker
+from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 
 #: A unit that ends this many workers while it is alone with them is given up; more where
@@ -115,7 +115,7 @@ class Failures:
         self._outbox.note("model_failed", model=model.name, error=error["message"])
         self.fail_waiting(model, error)
         self._lifecycle.withdraw_asking(model, now_s)
-        self.stop_unused(model)
+        self.stop_unused(model, now_s)
 
     def give_up_group(self, model: Model, group: str, error: dict[str, Any]) -> None:
         """Fail what waits with the same params, and have what comes later fail, too."""
@@ -148,9 +148,11 @@ class Failures:
         model.resting.clear()
         model.oversized.clear()
 
-    def stop_unused(self, model: Model) -> None:
+    def stop_unused(self, model: Model, now_s: float) -> None:
         """End the workers of a model that was given up, once they have nothing in flight."""
         for worker in model.alive:
+            if worker.stage is Stage.ASKING:
+                self._lifecycle.step_back(worker, now_s)
             if not worker.in_flight:
                 self._lifecycle.stop(worker, "its model was given up")
 

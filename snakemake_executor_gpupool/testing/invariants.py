@@ -1,0 +1,347 @@
+"""Do the scheduler's tables agree with each other? Checked after each event in simulated runs.
+
+A worker stands in the table of all workers, in its model's and in the allocator's; an item in
+its jobs, in the ledger and in one queue or batch; a job in the job table and in a queue of its
+tool. Each table is changed on its own, so that a part which forgets one of them goes unnoticed
+until much later. Here every such pair is compared.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from snakemake_executor_gpupool.devices.allocation.occupancy import Phase as HolderPhase
+from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
+from snakemake_executor_gpupool.scheduling.jobs import JobState, Phase
+from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.results import Unit, blob_size
+from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+
+#: What the allocator may have noted of a worker that it has granted devices to, by stage.
+PHASES = {
+    Stage.STARTING: {HolderPhase.BUSY},
+    Stage.LOADING: {HolderPhase.BUSY},
+    Stage.READY: {HolderPhase.BUSY, HolderPhase.IDLE},
+    Stage.MOVING: {HolderPhase.BUSY, HolderPhase.LEAVING},
+    Stage.AWAY: {HolderPhase.OFFLOADED},
+}
+#: Jobs that have a file process, or wait for one.
+AT_FILES = (Phase.READING, Phase.WRITING, Phase.PUBLISHING)
+
+
+class TablesDisagree(AssertionError):
+    """Two tables of the scheduler say different things; the message says which and what."""
+
+
+def check(scheduler: Scheduler) -> None:
+    """Compare the tables of a scheduler between two events.
+
+    Raises
+    ------
+    TablesDisagree
+        The first disagreement that is found.
+    """
+    for compare in COMPARISONS:
+        for sentence in compare(scheduler):
+            raise TablesDisagree(sentence)
+
+
+def size(scheduler: Scheduler) -> int:
+    """Return about how many entries a check looks at."""
+    return len(scheduler.ledger._units) + len(scheduler.jobs) + len(_workers(scheduler))
+
+
+def _workers(scheduler: Scheduler) -> dict[str, ModelWorker]:
+    return scheduler.dispatch.lifecycle.workers
+
+
+def _models(scheduler: Scheduler) -> Iterable[Model]:
+    return scheduler.dispatch.models.values()
+
+
+# -- events ------------------------------------------------------------------------
+def _events(scheduler: Scheduler) -> Iterator[str]:
+    count = len(scheduler._events)
+    if count:
+        yield f"{count} domain events were left when the external event was over"
+
+
+# -- workers -----------------------------------------------------------------------
+def _worker_tables(scheduler: Scheduler) -> Iterator[str]:
+    workers = _workers(scheduler)
+    for worker_id, worker in workers.items():
+        if worker.worker_id != worker_id:
+            yield f"{worker.worker_id} is listed as {worker_id}"
+        known = worker.model.workers.get(worker_id) is worker
+        if not known:
+            yield f"{worker_id} is a worker, and its model {worker.model.name} lacks it"
+    for key, model in scheduler.dispatch.models.items():
+        if model.key != key:
+            yield f"model {model.name} is listed under the key of another"
+        for worker_id in model.workers:
+            if worker_id not in workers:
+                yield f"{worker_id} of model {model.name} is no worker"
+
+
+def _devices_of_workers(scheduler: Scheduler) -> Iterator[str]:
+    snapshot = scheduler._allocator.snapshot()
+    waiting = set(snapshot.waiting)
+    for worker_id, worker in _workers(scheduler).items():
+        holder = snapshot.holders.get(worker_id)
+        if worker.stage is Stage.ASKING:
+            if worker_id not in waiting:
+                yield f"{worker_id} asks for devices, and is not in line"
+            is_apart = holder is None or holder[1] is HolderPhase.OFFLOADED
+            if not is_apart:
+                yield f"{worker_id} asks for devices, and holds some"
+            continue
+        if worker_id in waiting:
+            yield f"{worker_id} is {worker.stage.value}, and in line"
+        if holder is None:
+            yield f"{worker_id} is {worker.stage.value}, and holds no devices"
+            continue
+        _, phase, names = holder
+        expected = PHASES.get(worker.stage, set(HolderPhase))
+        if phase not in expected:
+            yield f"{worker_id} is {worker.stage.value}, its devices {phase.name}"
+        if phase is not HolderPhase.OFFLOADED:
+            own = tuple(device.name for device in worker.devices)
+            if names != own:
+                yield f"{worker_id} is on {own}, the allocator says {names}"
+        yield from _rest(worker, phase)
+
+
+def _rest(worker: ModelWorker, phase: HolderPhase) -> Iterator[str]:
+    if worker.stage is Stage.READY:
+        rests = worker.idle_since_s is not None
+        said = "idle" if rests else "at work"
+        agree = rests == (phase is HolderPhase.IDLE)
+        if not agree:
+            yield f"{worker.worker_id} is {said}, its devices {phase.name}"
+
+
+def _holders(scheduler: Scheduler) -> Iterator[str]:
+    snapshot = scheduler._allocator.snapshot()
+    running = scheduler.leases._running
+    for holder_id in snapshot.holders:
+        known = holder_id in _workers(scheduler) or holder_id in running
+        if not known:
+            yield f"{holder_id} holds devices, and is neither a worker nor a leased job"
+    for request_id in snapshot.waiting:
+        known = request_id in _workers(scheduler) or request_id in scheduler.leases._requests
+        if not known:
+            yield f"{request_id} waits for devices, and is neither a worker nor a lease"
+
+
+def _batches(scheduler: Scheduler) -> Iterator[str]:
+    numbers: Counter[int] = Counter()
+    for worker_id, worker in _workers(scheduler).items():
+        numbers.update(batch.batch_id for batch in worker.in_flight)
+        may_compute = worker.stage in (Stage.READY, Stage.STOPPING) or not worker.in_flight
+        if not may_compute:
+            yield f"{worker_id} is {worker.stage.value}, and has a batch in flight"
+        rests = worker.idle_since_s is not None and worker.stage is Stage.READY
+        if rests and worker.in_flight:
+            yield f"{worker_id} rests with a batch in flight"
+        for batch in worker.in_flight:
+            groups = {unit.group for unit in batch.units}
+            single = worker.model.is_chain or len(groups) == 1
+            if not single:
+                yield f"batch {batch.batch_id} mixes groups {sorted(groups)}"
+    if max(numbers.values(), default=1) != 1:
+        yield f"a batch is in flight twice: {numbers}"
+
+
+# -- items -------------------------------------------------------------------------
+def _standing(model: Model) -> Iterator[tuple[Unit, str]]:
+    """Yield every unit that a model has still to compute, and where it stands."""
+    for unit in model.queue:
+        yield unit, f"the queue of {model.name}"
+    for name, units in (("suspects", model.suspects), ("oversized", model.oversized)):
+        for unit in units:
+            yield unit, f"the {name} of {model.name}"
+    for _, unit in model.resting:
+        yield unit, f"what rests at {model.name}"
+    for worker in model.workers.values():
+        for batch in worker.in_flight:
+            for unit in batch.units:
+                yield unit, f"batch {batch.batch_id} of {worker.worker_id}"
+
+
+def _units_are_in_one_place(scheduler: Scheduler) -> Iterator[str]:
+    places: dict[int, str] = {}
+    for model in _models(scheduler):
+        for unit, place in _standing(model):
+            other = places.setdefault(id(unit), place)
+            if other is not place:
+                yield f"item {unit.name} is both in {other} and in {place}"
+            if unit.is_merged:
+                yield f"item {unit.name} is merged, and in {place}"
+    for job in _all_jobs(scheduler):
+        for unit in job.units:
+            is_somewhere = unit.is_done or unit.is_merged or id(unit) in places
+            if not is_somewhere:
+                yield f"{job.request.title} waits for {unit.name}, which is nowhere"
+
+
+def _waiters(scheduler: Scheduler) -> Iterator[str]:
+    """Whoever waits for an item exists, and each job knows how many results it lacks."""
+    units = {id(u): u for model in _models(scheduler) for u, _ in _standing(model)}
+    units |= {id(unit): unit for job in _all_jobs(scheduler) for unit in job.units}
+    for unit in units.values():
+        if unit.key is None and hasattr(unit, "links"):
+            continue  # a merged run: its items are its job's
+        if unit.is_done and unit.places:
+            yield f"{unit.name} is done, and waited for"
+        for job_id, position in unit.places:
+            job = scheduler.jobs.get(job_id)
+            if job is None:
+                yield f"job {job_id} waits for {unit.name}, and has ended"
+                continue
+            asked = position < len(job.units) and job.units[position] is unit
+            if not asked:
+                yield f"{unit.name} has item {position} of job {job_id}, which is another"
+    for job in _all_jobs(scheduler):
+        missing = sum(unit.result is None for unit in job.units)
+        if job.missing != missing:
+            yield f"{job.request.title} lacks {missing} results, and counts {job.missing}"
+        waiting = sum(
+            unit.places.count((job.request.job_id, n)) for n, unit in enumerate(job.units)
+        )
+        if waiting != missing:
+            yield f"{job.request.title} lacks {missing}, {waiting} are awaited"
+
+
+def _ledger(scheduler: Scheduler) -> Iterator[str]:
+    ledger = scheduler.ledger
+    held: Counter[int] = Counter()
+    lent = scheduler.jobs._lent.values()
+    for units in (*(job.units for job in _all_jobs(scheduler)), *lent):
+        held.update(map(id, units))
+    for key, unit in ledger._units.items():
+        if unit.key != key:
+            yield f"the ledger has {unit.name} under the key of another item"
+        if unit.holders != held[id(unit)]:
+            yield f"{unit.name} has {held[id(unit)]} holders, and counts {unit.holders}"
+    for key, unit in ledger._kept.items():
+        kept = ledger._units.get(key) is unit and unit.result is not None
+        if not kept:
+            yield f"{unit.name} is kept without a result, or unknown"
+    size_bytes = sum(blob_size(unit.result) for unit in ledger._kept.values())
+    if size_bytes != ledger._kept_bytes:
+        yield f"{size_bytes} B of results are kept, and {ledger._kept_bytes} counted"
+
+
+# -- jobs and files ----------------------------------------------------------------
+def _all_jobs(scheduler: Scheduler) -> list[JobState]:
+    return [scheduler.jobs[job_id] for job_id in scheduler.jobs.ids()]
+
+
+def _jobs(scheduler: Scheduler) -> Iterator[str]:
+    """Each job stands in one queue of files, or in none if it is elsewhere."""
+    standing = Counter(job_id for tool in _tools(scheduler) for job_id in _at_files(tool))
+    held = {job.request.job_id for job in scheduler.chains.held_jobs()}
+    for job in _all_jobs(scheduler):
+        number, title, phase = job.request.job_id, job.request.title, job.phase
+        count = standing[number] + (number in held)
+        if phase in AT_FILES or phase is Phase.WAITING:
+            if count != 1:
+                yield f"{title} is {phase.value}, and in {count} queues"
+        elif count:
+            yield f"{title} is {phase.value}, and in a queue of files"
+        if phase is Phase.COMPUTING and job.is_computed:
+            yield f"{title} is computed, and nothing follows"
+
+
+def _tools(scheduler: Scheduler) -> Iterable[ToolState]:
+    return scheduler.filing._tools.values()
+
+
+def _at_files(tool: ToolState) -> Iterator[int]:
+    queues: list[Any] = [tool.reads, tool.writes, *tool.homes.values()]
+    queues += [worker.in_flight for worker in tool.workers.values()]
+    for queue in queues:
+        yield from queue
+    yield from (job_id for _, job_id in tool.resting)
+
+
+def _file_workers(scheduler: Scheduler) -> Iterator[str]:
+    tool_of = scheduler.filing._tool_of
+    for worker_id, tool in tool_of.items():
+        if worker_id not in tool.workers:
+            yield f"{worker_id} is no process of {tool.name}"
+        both = worker_id in _workers(scheduler)
+        if both:
+            yield f"{worker_id} is both a model's worker and a file process"
+    for tool in _tools(scheduler):
+        for worker_id, worker in tool.workers.items():
+            known = tool_of.get(worker_id) is tool and worker in tool.on(worker.node)
+            if not known:
+                yield f"{worker_id} of {tool.name} is not listed, or not on its node"
+            count, sizes = len(worker.in_flight), len(worker._sizes)
+            if count != sizes:
+                yield f"{worker_id} has {count} jobs in flight and {sizes} sizes"
+            if count and not worker.ready:
+                yield f"{worker_id} is starting, and has a job in flight"
+        in_flight = {n for worker in tool.workers.values() for n in worker.in_flight}
+        strange = tool.reading - in_flight
+        if strange:
+            yield f"jobs {sorted(strange)} of {tool.name} are read by no process"
+
+
+# -- leases ------------------------------------------------------------------------
+def _leases(scheduler: Scheduler) -> Iterator[str]:
+    leases, snapshot = scheduler.leases, scheduler._allocator.snapshot()
+    unknown = leases._running - leases._requests.keys()
+    if unknown:
+        yield f"{sorted(unknown)} run on leased devices, and nobody asked for them"
+    for request_id in leases._requests:
+        if request_id in leases._running:
+            holds = request_id in snapshot.holders
+            if not holds:
+                yield f"{request_id} runs on leased devices, and holds none"
+        else:
+            waits = request_id in snapshot.waiting
+            if not waits:
+                yield f"{request_id} waits for devices, and is not in line"
+
+
+# -- merged runs -------------------------------------------------------------------
+def _merges(scheduler: Scheduler) -> Iterator[str]:
+    chains = scheduler.chains
+    standing = {
+        id(unit): place
+        for model in _models(scheduler)
+        if model.is_chain
+        for unit, place in _standing(model)
+    }
+    for identity, chain in chains._expected.items():
+        awaited = not chain.is_over and id(chain) in standing
+        if not awaited:
+            yield f"job {identity} is expected of a merged run that is over"
+    for identity, job in chains._held.items():
+        known = identity in chains._expected and scheduler.jobs.get(job.request.job_id) is job
+        if not known:
+            yield f"{job.request.title} is held back for a merged run that is over"
+    size_bytes = sum(claim.size_bytes for claim in chains._claims.values())
+    if size_bytes != chains._staged_bytes:
+        yield f"{size_bytes} B are staged, and {chains._staged_bytes} counted"
+
+
+#: Each yields a sentence for each disagreement that it finds.
+COMPARISONS = (
+    _events,
+    _worker_tables,
+    _devices_of_workers,
+    _holders,
+    _batches,
+    _units_are_in_one_place,
+    _waiters,
+    _ledger,
+    _jobs,
+    _file_workers,
+    _leases,
+    _merges,
+)
