@@ -21,6 +21,7 @@ from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 
 #: What the allocator may have noted of a worker that it has granted devices to, by stage.
 PHASES = {
+    Stage.CLAIMING: {HolderPhase.BUSY},
     Stage.STARTING: {HolderPhase.BUSY},
     Stage.LOADING: {HolderPhase.BUSY},
     Stage.READY: {HolderPhase.BUSY, HolderPhase.IDLE},
@@ -102,15 +103,23 @@ def _devices_of_workers(scheduler: Scheduler) -> Iterator[str]:
         if holder is None:
             yield f"{worker_id} is {worker.stage.value}, and holds no devices"
             continue
-        _, phase, names = holder
-        expected = PHASES.get(worker.stage, set(HolderPhase))
-        if phase not in expected:
-            yield f"{worker_id} is {worker.stage.value}, its devices {phase.name}"
-        if phase is not HolderPhase.OFFLOADED:
-            own = tuple(device.name for device in worker.devices)
-            if names != own:
-                yield f"{worker_id} is on {own}, the allocator says {names}"
-        yield from _rest(worker, phase)
+        yield from _grant(scheduler, worker, *holder[1:])
+
+
+def _grant(
+    scheduler: Scheduler, worker: ModelWorker, phase: HolderPhase, names: tuple[str, ...]
+) -> Iterator[str]:
+    expected = PHASES.get(worker.stage, set(HolderPhase))
+    if phase not in expected:
+        yield f"{worker.worker_id} is {worker.stage.value}, its devices {phase.name}"
+    if worker.stage is Stage.CLAIMING:
+        if worker.worker_id not in scheduler.dispatch.lifecycle._claiming:
+            yield f"{worker.worker_id} is claiming, and no answer is awaited"
+    elif phase is not HolderPhase.OFFLOADED:
+        own = tuple(device.name for device in worker.devices)
+        if names != own:
+            yield f"{worker.worker_id} is on {own}, the allocator says {names}"
+    yield from _rest(worker, phase)
 
 
 def _rest(worker: ModelWorker, phase: HolderPhase) -> Iterator[str]:
@@ -125,9 +134,9 @@ def _rest(worker: ModelWorker, phase: HolderPhase) -> Iterator[str]:
 def _holders(scheduler: Scheduler) -> Iterator[str]:
     snapshot = scheduler._allocator.snapshot()
     running = scheduler.leases._running
+    claiming = scheduler.dispatch.lifecycle._claiming.keys() & scheduler.leases._requests.keys()
     for holder_id in snapshot.holders:
-        known = holder_id in _workers(scheduler) or holder_id in running
-        if not known:
+        if holder_id not in _workers(scheduler) and holder_id not in running | claiming:
             yield f"{holder_id} holds devices, and is neither a worker nor a leased job"
     for request_id in snapshot.waiting:
         known = request_id in _workers(scheduler) or request_id in scheduler.leases._requests
@@ -298,14 +307,15 @@ def _leases(scheduler: Scheduler) -> Iterator[str]:
     if unknown:
         yield f"{sorted(unknown)} run on leased devices, and nobody asked for them"
     for request_id in leases._requests:
+        holds = request_id in snapshot.holders
         if request_id in leases._running:
-            holds = request_id in snapshot.holders
             if not holds:
                 yield f"{request_id} runs on leased devices, and holds none"
-        else:
-            waits = request_id in snapshot.waiting
-            if not waits:
-                yield f"{request_id} waits for devices, and is not in line"
+        elif holds:
+            if request_id not in scheduler.dispatch.lifecycle._claiming:
+                yield f"{request_id} holds devices, and was not told"
+        elif request_id not in snapshot.waiting:
+            yield f"{request_id} waits for devices, and is not in line"
 
 
 # -- merged runs -------------------------------------------------------------------

@@ -48,6 +48,8 @@ def _options(rng: random.Random) -> dict[str, Any]:
         "gpu_mib": rng.choice([None, 16000]),
         "strategy": rng.choice(list(OffloadStrategy)),
         "hosts": rng.choice([(), (), ("n0", "n1"), ("n0", "n1", "n2")]),
+        "claim_s": rng.choice([0.0, 0.0, 0.5]),
+        "foreign": {"cuda:0": rng.uniform(0.0, BUSY_S)} if rng.random() < 0.1 else {},
         "info": info,
     }
 

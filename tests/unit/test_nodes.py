@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling.models.model import Stage
 from snakemake_executor_gpupool.testing.simulation import FakeItem, World
 
 NODES = ("n1", "n2")
@@ -284,3 +287,34 @@ def test_a_node_that_is_about_to_end_is_given_no_batch_that_it_cannot_finish() -
     on_n1 = [sent_s for sent_s, node in ran if node == "n1"]
     assert len(on_n1) == 3, "the fourth would take until after the node is gone"
     assert world.computed == list(dict.fromkeys(world.computed)), "nothing is computed twice"
+
+
+def test_a_model_whose_weights_rest_beside_a_device_that_goes_is_computed_elsewhere() -> None:
+    """A worker in host memory can return to its own device only; the model can go anywhere."""
+    options: dict[str, Any] = {"strategy": OffloadStrategy.CPU, "info": {"can_move": True}}
+    world = World(gpus=1, hosts=("n0", "n1"), **options)
+    for job_id, model in enumerate(["m0", "m1", "m2"]):
+        world.at(10.0 * job_id, functools.partial(world.submit, job_id, ["a"], model=model))
+    world.run(29.0)
+    (away,) = [w for w in world.scheduler.dispatch.lifecycle.workers.values() if not w.is_coming]
+    world.at(30.0, functools.partial(world.lose, away.node, with_its_processes=False))
+    world.at(40.0, functools.partial(world.submit, 9, ["b"], model=away.model.ident))
+    world.run()
+    assert world.reports == dict.fromkeys([0, 1, 2, 9])
+    assert away.worker_id not in world.scheduler.dispatch.lifecycle.workers
+    assert not world.notes("model_failed")
+
+
+def test_a_model_that_waits_to_return_to_a_device_that_goes_is_computed_elsewhere() -> None:
+    options: dict[str, Any] = {"strategy": OffloadStrategy.CPU, "info": {"can_move": True}}
+    world = World(gpus=1, hosts=("n0", "n1"), seconds_per_cost=60.0, **options)
+    for job_id, model in enumerate(["m0", "m1", "m2", "m3", "m0"]):
+        at_s = [0.0, 0.0, 70.0, 70.0, 80.0][job_id]
+        world.at(at_s, functools.partial(world.submit, job_id, [str(job_id)], model=model))
+    world.run(90.0)
+    workers = world.scheduler.dispatch.lifecycle.workers.values()
+    (waiting,) = [worker for worker in workers if worker.stage is Stage.ASKING]
+    assert waiting.has_loaded
+    world.lose(waiting.node, with_its_processes=False)
+    world.run()
+    assert world.reports == dict.fromkeys(range(5)) and not world.notes("model_failed")

@@ -39,6 +39,9 @@ from snakemake_executor_gpupool.scheduling.effects import (
 from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 
+#: Why a worker in host memory is ended: its process can return to no other device.
+GONE = "its device is gone"
+
 
 class WorkerLifecycle:
     """The workers of all models, between the allocator and the work.
@@ -137,6 +140,8 @@ class WorkerLifecycle:
                 self._events.append(LeaseDecided(effect))
             elif isinstance(effect, Evict):
                 self._evict(worker, effect.how)
+            elif worker.has_loaded:
+                self.stop(worker, GONE)
             elif worker.model.error is None:
                 worker.model.error = crash_error(effect.reason)
                 self._events.append(ModelRefused(worker.model.key))
@@ -206,8 +211,13 @@ class WorkerLifecycle:
 
     def devices_left(self, names: Iterable[str], now_s: float) -> None:
         """Devices are gone, or will be soon: their workers end once they are idle."""
+        names = list(names)
         for name in names:
             self.apply(self._allocator.lost(name, now_s), now_s)
+        for worker in self.workers.values():
+            home = {device.name for device in worker.devices}
+            if worker.stage is Stage.AWAY and home.intersection(names):
+                self.stop(worker, GONE)
 
     def make_room(self, device_name: str) -> None:
         """Another run waits for a device: end the workers that only idle on it."""
