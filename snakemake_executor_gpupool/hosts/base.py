@@ -32,12 +32,12 @@ class FrameArrived:
 
 @dataclass(frozen=True)
 class WorkerGone:
-    """A process has ended; what it held is free."""
+    """A process has ended, and the device memory that it held is free."""
 
     worker_id: str
     reason: str
     expected: bool
-    #: Its machine went, and took it along: nothing that it did was the cause.
+    #: It ended because its machine left: nothing that it computed was the cause.
     blameless: bool = False
 
 
@@ -57,7 +57,7 @@ class DevicesJoined:
 
 @dataclass(frozen=True)
 class DevicesLeft:
-    """Devices are gone, or about to go: nothing new may be put on them."""
+    """Devices have left, or are about to leave: nothing new may be placed on them."""
 
     names: tuple[str, ...]
     why: str
@@ -65,7 +65,7 @@ class DevicesLeft:
 
 @dataclass(frozen=True)
 class DevicesExpected:
-    """Devices such as these may yet join, and no others."""
+    """All devices that may join later; the tuple is a sample of each kind."""
 
     devices: tuple[Device, ...]
 
@@ -75,12 +75,12 @@ HostEvent = FrameArrived | WorkerGone | DevicesJoined | DevicesLeft | DevicesExp
 
 @dataclass
 class Carried:
-    """Items and results that other machines have told of.
+    """How much of items and results came from other machines.
 
     Attributes
     ----------
     in_messages
-        Bytes that came with the word of them, through this process.
+        Bytes that came in messages, through this process.
     in_files
         Bytes that stayed on the file system that the machines share.
     """
@@ -98,7 +98,10 @@ class Carried:
 
 
 class Host(Protocol):
-    """What the pool knows of machines; used by the run loop's thread alone, but for ``wake``."""
+    """What the pool knows of machines.
+
+    Only the run loop's thread calls it, except for :meth:`wake`, which any thread may call.
+    """
 
     carried: Carried
 

@@ -32,11 +32,11 @@ from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
-#: How often ending processes are looked at.
+#: How often processes that are ending are polled.
 ENDING_POLL_S = 0.01
-#: How often all are, where the kernel does not tell of their ends by itself.
+#: How often all are polled where the kernel cannot notify us of their ends.
 HANDLELESS_POLL_S = 0.25
-#: The longest that a wait may take; what is due later is waited for again.
+#: Upper bound of one wait.
 MAX_POLL_S = 3600.0
 
 # glibc gives every freed activation back to the kernel and faults it in again on the next
@@ -48,18 +48,18 @@ CPU_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**
 class _Running:
     process: WorkerProcess
     devices: tuple[Device, ...]
-    #: When to be less patient with a process that was told to end; None: it was not.
+    #: When to escalate (close, SIGTERM, SIGKILL) a process that is to end; None: it is not.
     next_step_s: float | None = None
     steps: int = 0
     expected: bool = False
     complaint: str = ""
-    #: Its group's leader has ended, and the reaper looks for what it has left behind.
+    #: Its group's leader has ended; the reaper is clearing up what it left behind.
     is_over: bool = False
 
 
 @dataclass(frozen=True)
 class _End:
-    """Marks the descriptor that tells of a worker's end, among those of channels."""
+    """Tells a process's descriptor from a channel's in the selector."""
 
     worker_id: str
 
@@ -74,7 +74,7 @@ class LocalHost:
     threads
         How many threads a worker that computes on the CPU may use.
     memory_release
-        Tells whether a dead process's device memory is free.
+        Finds out whether the device memory of a dead process is free.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class LocalHost:
             self._reaper.remove_at_end(directory)
         let_go_in_children(self)
         self._found: list[HostEvent] = []
-        #: Returns what a worker's environment must say, for gpupool inside it to use its devices.
+        #: Returns the variables by which gpupool inside a worker may use the worker's devices.
         self.lend: Callable[[str, Sequence[Device]], dict[str, str]] = lambda worker, devices: {}
-        self.carried = Carried()  # nothing, as there is no other machine
+        self.carried = Carried()  # stays empty: there is no other machine
         self._unsent: set[str] = set()
 
     def __len__(self) -> int:
@@ -115,11 +115,11 @@ class LocalHost:
         return [running.process.pid for running in self._running.values()]
 
     def watch(self, group: int) -> None:
-        """Have a process group killed, should this process be."""
+        """Have the reaper kill a process group if this process is killed."""
         self._reaper.watch(group)
 
     def forget(self, group: int) -> None:
-        """A watched process group has ended."""
+        """Note that a watched process group has ended."""
         self._reaper.forget(group)
 
     # -- workers -------------------------------------------------------------------
@@ -132,7 +132,8 @@ class LocalHost:
     ) -> int | None:
         """Start a process for a tool and return its id; None if it could not be started.
 
-        That is an event like any other. Wherever it is to be, it is here.
+        A failed start is reported by :meth:`poll` as :class:`WorkerGone`. ``node`` is ignored:
+        there is only this machine.
         """
         self._memory_release.arrived(worker_id, devices)
         mark = secrets.token_hex(16)
@@ -173,9 +174,9 @@ class LocalHost:
         return environment
 
     def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
-        """Send a frame, by the next :meth:`flush`, together with others for the same worker.
+        """Queue a frame; the next :meth:`flush` sends it with others for the same worker.
 
-        To a worker that is gone it is lost, as its death will tell.
+        A frame for a worker that has ended is dropped: its end is reported anyway.
         """
         running = self._running.get(worker_id)
         if running is not None:
@@ -183,7 +184,7 @@ class LocalHost:
             self._unsent.add(worker_id)
 
     def flush(self) -> None:
-        """Hand what was sent to the operating system."""
+        """Hand queued frames to the operating system."""
         for worker_id in self._unsent:
             running = self._running.get(worker_id)
             if running is not None:
@@ -199,7 +200,15 @@ class LocalHost:
             self._selector.modify(running.process.socket, events, worker_id)
 
     def stop(self, worker_id: str, *, force: bool = False, complaint: str = "") -> None:
-        """Tell a worker to end, and make sure that it does."""
+        """Ask a worker to end, and escalate to SIGTERM and SIGKILL until it does.
+
+        Parameters
+        ----------
+        force
+            Start with SIGKILL.
+        complaint
+            Why it is ended against its will; empty: its end is expected.
+        """
         running = self._running.get(worker_id)
         if running is None:
             return
@@ -212,7 +221,7 @@ class LocalHost:
 
     # -- what happened ---------------------------------------------------------------
     def poll(self, timeout_s: float) -> list[HostEvent]:
-        """Wait until something happens or the time is up; return what did."""
+        """Wait until something happens, for ``timeout_s`` at most; return what happened."""
         self.flush()
         for key, events in self._selector.select(max(min(timeout_s, self._patience_s()), 0.0)):
             if key.data is None:
@@ -221,12 +230,12 @@ class LocalHost:
                 self._process_ended(self._running[key.data.worker_id])
             else:
                 self._service(key.data, events)
-        self._see_to_ends()
+        self._advance_ends()
         found, self._found = self._found, []
         return found
 
     def _patience_s(self) -> float:
-        """Return how long to wait at most."""
+        """Return how long :meth:`poll` may wait, in seconds."""
         if self._found:
             return 0.0
         if any(running.next_step_s is not None for running in self._running.values()):
@@ -236,7 +245,7 @@ class LocalHost:
         return MAX_POLL_S
 
     def _process_ended(self, running: _Running) -> None:
-        """See to the end of a process, though something that it started may hold its channel."""
+        """Begin a process's end, though something that it started may still hold its channel."""
         self._selector.unregister(running.process.handle)
         if running.next_step_s is None:
             running.next_step_s = time.monotonic()
@@ -275,12 +284,12 @@ class LocalHost:
         return Frame({"type": "move_failed", "error": error}, [])
 
     def believes(self, worker_id: str) -> bool:
-        """Tell whether a worker's frames still count: it has not been found out to be broken."""
+        """Return whether a worker's frames still count: it has not broken the protocol."""
         running = self._running.get(worker_id)
         return running is None or not running.complaint
 
     def reject(self, worker_id: str, why: str) -> None:
-        """End a worker that broke the protocol, and listen to it no more."""
+        """End a worker that broke the protocol, and ignore what it still sends."""
         running = self._running.get(worker_id)
         if running is not None:
             self._channel_ended(running)
@@ -292,7 +301,7 @@ class LocalHost:
         if running.next_step_s is None:
             running.next_step_s = time.monotonic()
 
-    def _see_to_ends(self) -> None:
+    def _advance_ends(self) -> None:
         now_s = time.monotonic()
         for worker_id, running in list(self._running.items()):
             if running.next_step_s is None and running.process.handle >= 0:
@@ -315,7 +324,7 @@ class LocalHost:
         if not running.is_over:
             running.is_over = True
             self._reaper.forget(running.process.pid)
-            self._hear_last(worker_id, running)
+            self._receive_last(worker_id, running)
         if not self._memory_release.is_rid_of(running.devices, running.process.pid):
             return
         self._memory_release.left(worker_id, running.devices)
@@ -326,15 +335,15 @@ class LocalHost:
         del self._running[worker_id]
         self._found.append(WorkerGone(worker_id, self._obituary(running), running.expected))
 
-    def _hear_last(self, worker_id: str, running: _Running) -> None:
-        """Take what a process has sent before its end, and listen to its channel no more."""
+    def _receive_last(self, worker_id: str, running: _Running) -> None:
+        """Receive what a process sent before its end, then stop watching its channel."""
         if not running.complaint:
             self._service(worker_id, selectors.EVENT_READ)
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.process.socket)
 
     def in_child(self) -> None:
-        """Let go of everything in a forked child: nothing of it is the child's."""
+        """Close everything in a forked child: none of it is the child's."""
         for running in self._running.values():
             running.process.in_child()
         self._running.clear()
@@ -354,20 +363,20 @@ class LocalHost:
         return f"{reason}; its log: {running.process.log_path}"
 
     def wants(self, demand: Demand) -> None:
-        """Take note of what the pool could use; this machine has what it has."""
+        """Do nothing: the number of devices of this machine does not follow the demand."""
 
     # -- the end ---------------------------------------------------------------------
     def stop_all(self, *, force: bool = False) -> None:
-        """Tell every worker to end."""
+        """Ask every worker to end; ``force``: kill it."""
         for worker_id in list(self._running):
             self.stop(worker_id, force=force)
 
     def close(
         self, on_end: Callable[[WorkerGone], None], patience_s: float = 2 * GRACE_S + 1.0
     ) -> list[str]:
-        """End every worker; return those that could not be ended, which is said, not waited for.
+        """End every worker; return the names of those that could not be ended in time.
 
-        ``on_end`` is told of each that has ended.
+        ``on_end`` is called for each that has ended.
         """
         self.stop_all()
         deadline_s = time.monotonic() + patience_s

@@ -23,8 +23,7 @@ CHILD_ENTRY = PACKAGE_DIR / "worker" / "main.py"
 #: Where the run loop's thread reads into: most frames are small, and a fresh buffer of this size
 #: for each would cost more than all else that is done with them.
 _SCRATCH = memoryview(bytearray(1 << 20))
-#: How many reads of that size one turn of the loop takes from one worker, however much more
-#: there is: others wait, too.
+#: How many reads of that size one turn of the loop does for one worker: others wait, too.
 READS_AT_ONCE = 4
 #: How many chunks are handed to the kernel at once.
 CHUNKS_PER_WRITE = 64
@@ -106,7 +105,7 @@ class WorkerProcess:
         self.flush()
 
     def queue(self, meta: dict[str, Any], blobs: Sequence[Blob] = ()) -> None:
-        """Queue a frame, to be written together with others."""
+        """Queue a frame, to be written with others by the next :meth:`flush`."""
         self._outgoing.extend(memoryview(chunk) for chunk in encode(meta, blobs) if chunk)
 
     def flush(self) -> None:
@@ -128,12 +127,12 @@ class WorkerProcess:
     def receive(self) -> Iterator[Frame | None]:
         """Yield frames that have arrived; a final None when the channel has ended.
 
-        Not more at once than a turn of the loop may take: the rest is there the next time.
+        At most :data:`READS_AT_ONCE` reads are done; the rest waits for the next call.
 
         Raises
         ------
         FrameError
-            The worker sent something that is no frame.
+            The worker sent something that is not a frame.
         """
         for _ in range(READS_AT_ONCE):
             try:
@@ -151,7 +150,7 @@ class WorkerProcess:
 
     # -- the end -----------------------------------------------------------------
     def close_channel(self) -> None:
-        """Tell the worker that there is no more work: it ends by itself."""
+        """Close our end of the channel: the worker then ends by itself."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
@@ -173,7 +172,7 @@ class WorkerProcess:
         What is left of its process group is killed with it.
         """
         if self._process.returncode is None and self._is_over():
-            # Before anybody has waited for it: until then its group's number is nobody else's.
+            # Before waiting for it: until then no other process can get its group's number.
             self.kill()
         return self._process.poll()
 
@@ -184,14 +183,14 @@ class WorkerProcess:
             return False  # somebody else has waited for it
 
     def close(self) -> None:
-        """Let go of the channel."""
+        """Close the channel."""
         self.socket.close()
         if self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
 
     def in_child(self) -> None:
-        """Let go of the channel in a forked child, whose process this is not."""
+        """Close the channel in a forked child: the process is its parent's."""
         self.close()
         self._process.returncode = 0
 
@@ -215,7 +214,7 @@ def _process_handle(pid: int) -> int:
 
 
 def describe_exit(code: int | None) -> str:
-    """Say an exit code in words: ``killed by SIGKILL``, ``exit code 3``."""
+    """Return an exit code in words: ``killed by SIGKILL``, ``exit code 3``."""
     if code is None:
         return "still running"
     if code >= 0:

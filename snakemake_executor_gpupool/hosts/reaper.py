@@ -1,4 +1,4 @@
-"""The coordinator's side of the reaper, which clears up after workers and after the coordinator."""
+"""The coordinator's side of the reaper, the process that clears up after it and its workers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
-#: Set in worker processes, and by inheritance in all that they start: whose they are.
+#: Set in worker processes, and so in all that they start: which worker they belong to.
 PROCESS_VARIABLE = "GPUPOOL_PROCESS"
-#: How long its last orders may take to be written, and the helper to carry them out.
+#: How long writing the last orders may take, and again how long carrying them out may take.
 FAREWELL_S = 5.0
 
 
@@ -54,7 +54,7 @@ class Reaper:
         self._tell(f"-{group}")
 
     def remove_at_end(self, directory: Path) -> None:
-        """Have a directory removed should this process be killed."""
+        """Have a directory removed if this process is killed."""
         self._tell(f"d{os.fsencode(directory.absolute()).hex()}")
 
     def _tell(self, line: str) -> None:
@@ -62,7 +62,7 @@ class Reaper:
         self._flush()
 
     def _flush(self) -> None:
-        # Never waits: whoever stops the helper must not stop the run.
+        # Never blocks: a stopped helper must not stop the run.
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             while self._unsent:
                 del self._unsent[: os.write(self._pipe, self._unsent)]
@@ -84,6 +84,6 @@ class Reaper:
             self._process.wait()
 
     def in_child(self) -> None:
-        """Let go of the pipe, in a forked child: its end must be this process's alone."""
+        """Close the pipe in a forked child: only this process may hold its end."""
         os.close(self._pipe)
         self._process.returncode = 0  # not the child's to wait for

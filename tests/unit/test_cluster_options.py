@@ -53,7 +53,7 @@ def test_no_number_of_nodes(text: str) -> None:  # S9
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (ClusterOptions("sturm"), "it is one of allocation, slurm"),
+        (ClusterOptions("sturm"), "expected one of allocation, slurm"),
         (ClusterOptions("slurm"), "needs --gpupool-nodes"),
         (ClusterOptions("slurm", 0, 2, walltime="soon"), "--gpupool-walltime"),
         (ClusterOptions("tcp://host:8786"), "anybody on the network could run code as you"),

@@ -57,9 +57,9 @@ from snakemake_executor_gpupool.wire.requests import ToolRef
 
 log = logging.getLogger("gpupool.agent")
 
-#: How often a session looks around when nothing happens.
+#: How often an idle session checks its timeouts.
 TURN_S = 1.0
-#: How often devices that somebody else holds are asked for again.
+#: How often devices that another process holds are requested again.
 CLAIM_S = 10.0
 #: How long a session may take to end its workers.
 PATIENCE_S = 8.0
@@ -80,11 +80,11 @@ class AgentPlugin(WorkerPlugin):
 
     @property
     def processes(self) -> NodeProcesses | None:
-        """The commands of the present session; None: there is none."""
+        """The commands of the current session; None: there is none."""
         return self._agent.processes if self._agent else None
 
     def setup(self, worker: Any) -> None:
-        """Offer the link, and tell the coordinator so."""
+        """Offer the link, and announce this agent to the coordinator."""
         self._agent = Agent()
         worker.handlers[self.name] = self._agent.attend
         node = node_name(os.environ)
@@ -105,14 +105,17 @@ class AgentPlugin(WorkerPlugin):
 
 
 class Agent:
-    """One end of the link, and the session that it serves; on the event loop's thread."""
+    """One end of the link, and the session that it serves.
+
+    Used on the event loop's thread alone.
+    """
 
     def __init__(self) -> None:
         self._session: Session | None = None
 
     @property
     def processes(self) -> NodeProcesses | None:
-        """The commands of the present session; None: there is none."""
+        """The commands of the current session; None: there is none."""
         return self._session.processes if self._session else None
 
     async def attend(self, comm: Any, session: str, received: int) -> Any:
@@ -128,7 +131,7 @@ class Agent:
         try:
             await endpoint.attend(comm, received)
         except LinkBroken as error:
-            log.error("the link to the coordinator is beyond repair: %s", error)
+            log.error("the link to the coordinator cannot be resumed: %s", error)
             await self.close()
         return Status.dont_reply
 
@@ -174,7 +177,7 @@ class Session:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended."""
+        """Whether the session has ended."""
         return not self._thread.is_alive()
 
     def close(self) -> None:
@@ -232,7 +235,10 @@ class Session:
         for act in self._inbox.take(timeout_s):
             act()
         if time.monotonic() - self.endpoint.heard_s > self._silence_s:
-            log.error("no word from the coordinator for %s s: all ends", self._silence_s)
+            log.error(
+                "nothing heard from the coordinator for %s s: this node's processes are ended",
+                self._silence_s,
+            )
             self._closing.set()
         self._ask_again()
 
@@ -278,7 +284,7 @@ class Session:
         self._tell("joined", vars(Joined(fields, cores, left_s, notes)))
 
     def _claim(self, notes: list[str]) -> list[Device]:
-        """Take what nobody else on this machine holds; return that."""
+        """Lock the waiting devices that no other process holds; return those."""
         self._claimed_s = time.monotonic()
         taken, refused = [], []
         for device in self._waiting:
@@ -328,12 +334,12 @@ class Session:
 def managed_here(
     managed: str, env: dict[str, str], cores: int
 ) -> tuple[tuple[Device, ...], list[str]]:
-    """Return the devices of this node that the run may use, and what to tell about them.
+    """Return the devices of this node that the run may use, and notes for the user.
 
     Raises
     ------
     ConfigError
-        The string names what is not there.
+        The string names a device that does not exist.
     """
     text = managed_of_host(managed, node_name(env))
     if text is None:

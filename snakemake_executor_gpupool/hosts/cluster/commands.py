@@ -1,7 +1,7 @@
 """Jobs that the pool does not serve, run on a node: plain Dask tasks that start a process.
 
-A job with devices runs on the node that has them, any other where Dask sees room for its
-threads. If the node goes, the process goes with it, and the job is run again.
+A job with devices runs on the node that has them, any other where Dask finds enough free
+threads. If the node is lost, its processes are lost with it, and the job is run again.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.hosts.cluster.engine import Engine
 
-#: The Dask resource that a node has as much of as cores.
+#: The Dask resource that counts a node's cores.
 CORES = "gpupool-cores"
-#: How often it is looked whether a node is still there.
+#: How often to check whether a node is still there.
 LOOK_S = 1.0
 #: How many nodes may be lost under a job without devices before it fails.
 MAX_LOSSES = 3
@@ -38,9 +38,9 @@ class NodeProcesses:
     Parameters
     ----------
     watch, forget
-        Told of process groups to be killed, should the agent be.
+        Called with a process group that must be killed if the agent is, and at the group's end.
     lend, take_back
-        Let a command's job use the devices that its lease names, and end that.
+        Called to let a command's job use the devices that its lease names, and to end that.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class NodeProcesses:
         self._ended = False
 
     def run(self, command: str, cwd: str, environment: dict[str, str], log: str) -> int:
-        """Run a shell command to its end; return its exit code."""
-        # Its token names the lease in this run, and is all that there is to name it by.
+        """Run a shell command to its end; return its exit code. Called on a Dask task's thread."""
+        # The lease's text is unique in this run, so it also names the holder.
         lease = environment.get(LEASE_VARIABLE, "")
         if lease:
             self._lend(lease, lease)
@@ -91,7 +91,7 @@ class NodeProcesses:
                 self._take_back(lease)
 
     def end(self) -> None:
-        """Kill what runs, start nothing more."""
+        """Kill every running command, and start no more."""
         with self._lock:
             self._ended = True
             for group in self._groups:
@@ -102,7 +102,7 @@ class NodeProcesses:
 def run_here(
     plugin: str, command: str, cwd: str, environment: dict[str, str], log: str
 ) -> int | None:
-    """Run a command on the node that this Dask task was sent to; None: no run is at home there."""
+    """Run a command on the node that this Dask task was sent to; None: no session is open there."""
     processes: NodeProcesses | None = get_worker().plugins[plugin].processes
     if processes is None:
         return None
@@ -134,7 +134,7 @@ class NodeCommands:
     def run(
         self, command: str, environment: dict[str, str], node: str = "", threads: int = 0
     ) -> int | None:
-        """Run a command on a node, or on any that has the threads; waits for its end.
+        """Run a command on a node, or on any with enough free threads; wait for its end.
 
         Returns
         -------
@@ -168,7 +168,7 @@ class NodeCommands:
         finally:
             self._futures.discard(future)
         if log.exists() and code is not None:
-            # What the job prints belongs where a local one's goes.
+            # Its output goes where a local job's goes.
             sys.stderr.write(log.read_text(encoding="utf-8", errors="replace"))
             log.unlink()
         return code
@@ -182,16 +182,16 @@ class NodeCommands:
                 if node and self._address_of(node) != address:
                     future.cancel()
                     return None
-            except Exception:  # Dask's many ways to say that the worker is gone
+            except Exception:  # Dask reports a lost worker in many ways
                 return None
 
     @property
     def pending(self) -> int:
-        """How many commands run, or wait for a node."""
+        """How many commands run or wait for a node."""
         return len(self._futures)
 
     def cancel(self) -> None:
-        """Forget all tasks, also those to come; their processes end with the agents' sessions."""
+        """Cancel all tasks, later ones too; their processes end with the agents' sessions."""
         self._is_cancelled = True
         for future in list(self._futures):
             future.cancel()

@@ -1,4 +1,4 @@
-"""A link's end at work on an event loop, over Dask's own encrypted connections."""
+"""One end of a link on an event loop, over Dask's own encrypted connections."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from typing import Any
 
 from snakemake_executor_gpupool.hosts.cluster.link import Link
 
-#: A connection that is silent for so long says that it is there.
+#: How long a connection may be idle before it sends a keep-alive.
 KEEPALIVE_S = 1.0
-#: A connection from which nothing came for so long is given up, and another one tried.
+#: A connection that received nothing for so long is dropped, and another one opened.
 SILENT_S = 10.0
 
 Deliver = Callable[[bytes], None]
 
 
 class Endpoint:
-    """Sends and receives for one link; all but :meth:`post` on the event loop's thread.
+    """Sends and receives for one link.
+
+    Any thread may call :meth:`post`; everything else runs on the event loop's thread.
 
     Parameters
     ----------
     loop
         The event loop.
     deliver
-        Gets every message, once and in order.
+        Called with every message, once and in order.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
         self.link = Link()
-        #: When the other end was last heard of.
+        #: When anything last arrived from the other end (monotonic seconds).
         self.heard_s = time.monotonic()
         self._loop = loop
         self._deliver = deliver
@@ -48,19 +50,19 @@ class Endpoint:
         self._wake.set()
 
     async def attend(self, comm: Any, received: int) -> None:
-        """Run the link over a connection until that breaks.
+        """Run the link over a connection until the connection breaks.
 
         Parameters
         ----------
         comm
             A connection of Dask's.
         received
-            How many messages the other end has got.
+            How many messages the other end has received.
 
         Raises
         ------
         LinkBroken
-            The ends do not fit together.
+            The two ends disagree about what was received.
         """
         self.drop()
         self._comm = comm
@@ -80,7 +82,7 @@ class Endpoint:
                 raise result
 
     def drop(self) -> None:
-        """Break the present connection, if there is one."""
+        """Drop the current connection, if there is one."""
         if self._comm is not None:
             self._comm.abort()
             self._comm = None

@@ -1,4 +1,4 @@
-"""Dask, as far as a run needs it: a scheduler, a client, word of new agents, links to them."""
+"""Dask, as far as a run needs it: a scheduler, a client, new agents, and connections to them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from distributed.utils import get_ip, get_ip_interface
 
 from snakemake_executor_gpupool.hosts.cluster.agent import AgentPlugin
 
-#: How long one try to reach an agent may take.
+#: How long one attempt to reach an agent may take.
 CONNECT_S = 3.0
-#: How long Dask may take to end.
+#: How long Dask may take to close.
 CLOSE_S = 5.0
 
-#: Nothing of the coordinator's Dask listens but its scheduler, and no web pages are made.
+#: Only the scheduler of the coordinator's Dask listens, and it serves no web pages.
 SETTINGS: dict[str, Any] = {
     "distributed.scheduler.http.routes": [],
     "distributed.scheduler.worker-ttl": None,
@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def scheduler_options(interface: str | None, security: Security) -> dict[str, Any]:
-    """Return what a scheduler of ours is started with: one address to listen on, never all."""
+    """Return the options of our scheduler: it listens on one address, never on all."""
     host = get_ip_interface(interface) if interface else get_ip()
     return {
         "host": host,
@@ -47,20 +47,20 @@ def scheduler_options(interface: str | None, security: Security) -> dict[str, An
 def own_scheduler(interface: str | None, security: Security) -> SpecCluster:
     """Start a scheduler in this process, for workers that are started by others."""
     options = scheduler_options(interface, security)
-    # Dask's cluster of no workers of its own.
+    # A cluster without workers of its own.
     spec = {"cls": Scheduler, "options": options}
     return SpecCluster(scheduler=spec, workers={}, security=security, silence_logs=logging.ERROR)
 
 
 class Engine:
-    """Dask's client, and what runs on its event loop.
+    """Dask's client and its event loop.
 
     Parameters
     ----------
     where
         A Dask cluster, or the address of a scheduler.
     security
-        Shown to the scheduler and to every agent.
+        Credentials for the scheduler and for every agent.
     run_id
         The run.
     """
@@ -74,19 +74,19 @@ class Engine:
 
     @classmethod
     def configure(cls) -> None:
-        """Settle Dask's settings; before anything of it is started."""
+        """Set Dask's configuration; call it before anything of Dask is started."""
         dask.config.set(SETTINGS)
         logging.getLogger("distributed").setLevel(logging.ERROR)
 
     @property
     def plugin_name(self) -> str:
-        """What agents of this run are called within their Dask workers."""
+        """The name of this run's plugin within Dask workers."""
         return self._plugin.name
 
     def watch(self, on_agent: Callable[[dict[str, str]], None]) -> None:
-        """Make every Dask worker an agent, those yet to come too; be told of each.
+        """Make every Dask worker an agent, later ones too.
 
-        ``on_agent`` is called on the event loop's thread.
+        ``on_agent`` is called with each agent's announcement, on the event loop's thread.
         """
 
         def tell(event: tuple[float, dict[str, str]]) -> None:
@@ -100,14 +100,14 @@ class Engine:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     async def connect(self, address: str, session: str, received: int) -> tuple[Any, int | None]:
-        """Connect to an agent; return the connection and how many messages it has got.
+        """Connect to an agent; return the connection and how many messages it has received.
 
-        None instead of a number: it knows nothing of that session.
+        The number is None if the agent does not know the session.
 
         Raises
         ------
         ConnectionRefusedError
-            No process listens there: the agent is dead.
+            No process listens there: the agent has ended.
         OSError
             It cannot be reached.
         """
@@ -131,8 +131,8 @@ class Engine:
         await self.client.scheduler.unregister_worker_plugin(name=self._plugin.name)
 
     def close(self) -> None:
-        """Let go of the agents, and of Dask."""
-        if isinstance(self._where, str):  # others' workers stay, and need not know of us
+        """Remove the plugin, and close the connection to Dask."""
+        if isinstance(self._where, str):  # workers of others stay: take our plugin out
             with contextlib.suppress(Exception):
                 self.run(self._leave()).result(CLOSE_S)
         with contextlib.suppress(Exception):

@@ -35,9 +35,9 @@ _OWN_VARIABLES = (
 
 
 class ClusterHost(Membership):
-    """The machines of a cluster, and this one; made like a :class:`Membership`."""
+    """The machines of a cluster, and this one; same parameters as :class:`Membership`."""
 
-    # -- what agents tell -----------------------------------------------------------
+    # -- messages from agents ------------------------------------------------------
     def _answered(self, node: Node, frame: Frame) -> None:
         meta = frame.meta
         match frame.type:
@@ -70,11 +70,11 @@ class ClusterHost(Membership):
         return self._local.pids()
 
     def believes(self, worker_id: str) -> bool:
-        """Tell whether a worker's frames still count."""
+        """Return whether a worker's frames still count: it has not broken the protocol."""
         return worker_id not in self._complaints and self._local.believes(worker_id)
 
     def reject(self, worker_id: str, why: str) -> None:
-        """End a worker that broke the protocol, and listen to it no more."""
+        """End a worker that broke the protocol, and ignore what it still sends."""
         if worker_id in self._where:
             self._complaints[worker_id] = why
             self.stop(worker_id, force=True, complaint=f"broke the protocol ({why})")
@@ -82,11 +82,11 @@ class ClusterHost(Membership):
             self._local.reject(worker_id, why)
 
     def watch(self, group: int) -> None:
-        """Have a process group of this machine killed, should this process be."""
+        """Have the reaper kill a process group of this machine if this process is killed."""
         self._local.watch(group)
 
     def forget(self, group: int) -> None:
-        """A watched process group has ended."""
+        """Note that a watched process group has ended."""
         self._local.forget(group)
 
     def start(
@@ -96,9 +96,12 @@ class ClusterHost(Membership):
         devices: tuple[Device, ...],
         node: str | None = None,
     ) -> int | None:
-        """Start a process where its devices are, else on ``node``, else where there is one.
+        """Start a process where its devices are, else on ``node``, else on any node.
 
-        Return its id if it is one of this machine's.
+        Returns
+        -------
+        int or None
+            Its process id if it runs on this machine, else None.
         """
         name = devices[0].host if devices else node
         place = self._any_node() if name is None else self._nodes.get(name)
@@ -120,7 +123,7 @@ class ClusterHost(Membership):
         return min(usable, key=lambda node: (node.deviceless, node.name), default=None)
 
     def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
-        """Send a frame; to a worker that is gone it is lost, as its death will tell."""
+        """Queue a frame; one for a worker that has ended is dropped."""
         if meta["type"] in _WAITED_FOR:
             # Another node may have written it a moment ago.
             meta = {**meta, "latency_wait_s": self._begin.latency_wait_s}
@@ -131,11 +134,11 @@ class ClusterHost(Membership):
         node.tell("send", {"worker": worker_id, "meta": dict(meta)}, blobs)
 
     def flush(self) -> None:
-        """Hand what was sent to the operating system."""
+        """Hand queued frames to the operating system."""
         self._local.flush()
 
     def stop(self, worker_id: str, *, force: bool = False, complaint: str = "") -> None:
-        """Tell a worker to end, and make sure that it does."""
+        """Ask a worker to end, and escalate until it does; see :meth:`.LocalHost.stop`."""
         node = self._where.get(worker_id)
         if node is None:
             self._local.stop(worker_id, force=force, complaint=complaint)
@@ -143,11 +146,11 @@ class ClusterHost(Membership):
             node.tell("stop", {"worker": worker_id, "force": force, "complaint": complaint})
 
     def wants(self, demand: Demand) -> None:
-        """Take note of what the pool could use."""
+        """Pass on what the pool could use: pilots follow the demand."""
         self._launcher.wants(demand, self.commands.pending)
 
     def poll(self, timeout_s: float) -> list[HostEvent]:
-        """Wait until something happens or the time is up; return what did."""
+        """Wait until something happens, for ``timeout_s`` at most; return what happened."""
         happened = self._local.poll(0.0 if self._found else timeout_s)
         for act in self._inbox.take():
             act()
@@ -157,12 +160,12 @@ class ClusterHost(Membership):
 
     # -- the beginning --------------------------------------------------------------
     def wait_for_nodes(self, count: int, patience_s: float) -> tuple[Device, ...]:
-        """Wait until so many nodes have joined; return their devices.
+        """Wait until ``count`` nodes have joined, for ``patience_s`` at most; return their devices.
 
         Raises
         ------
         ConfigError
-            A node cannot take part, or none came.
+            A node cannot take part, or none has joined.
         """
         deadline_s = time.monotonic() + patience_s
         kept: list[HostEvent] = []
@@ -177,18 +180,20 @@ class ClusterHost(Membership):
                 f"{self._launcher.where_to_look()}"
             )
         if self._joined_nodes < count:
-            self._say_once(f"{self._joined_nodes} of {count} nodes have joined; going on with them")
+            self._say_once(
+                f"{self._joined_nodes} of {count} nodes have joined; the run starts with these"
+            )
         return tuple(device for node in self._nodes.values() for device in node.devices.values())
 
     # -- the end --------------------------------------------------------------------
     def stop_all(self, *, force: bool = False) -> None:
-        """Tell every worker to end."""
+        """Ask every worker to end; ``force``: kill it."""
         for worker_id in self._where:
             self.stop(worker_id, force=force)
         self._local.stop_all(force=force)
 
     def stop_listening(self) -> None:
-        """Try no agent again."""
+        """Reconnect to no agent any more."""
         self._closed = True
         for node in self._nodes.values():
             node.is_given_up = True
@@ -196,7 +201,7 @@ class ClusterHost(Membership):
     def close(
         self, on_end: Callable[[WorkerGone], None], patience_s: float = 2 * GRACE_S + 1.0
     ) -> list[str]:
-        """End every worker, every agent and Dask; return what could not be ended."""
+        """End every worker, every agent and Dask; return the names of workers that remain."""
         self.stop_all()
         deadline_s = time.monotonic() + patience_s
         while self._where and time.monotonic() < deadline_s:
@@ -213,7 +218,7 @@ class ClusterHost(Membership):
 
 
 def environment_for_nodes() -> dict[str, str]:
-    """Return the variables of ours that hold on every node."""
+    """Return gpupool's variables that every node should have."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""Where nodes come from: an allocation that we are in, pilots of our own, or a running Dask."""
+"""Where nodes come from: the current allocation, pilot jobs, or a running Dask cluster."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from snakemake_executor_gpupool.hosts.cluster.slurm import (
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.hosts.cluster.security import Credentials
 
-#: How often an agent that ended is started again.
+#: How many times an agent that ended is started again.
 MAX_RESTARTS = 3
 #: Pause before that.
 RESTART_S = 2.0
-#: How long agents may take to end by themselves, once their scheduler is gone.
+#: How long agents may take to end by themselves once their scheduler has gone.
 GRACE_S = 5.0
 
-#: How many commands a node can wait for at a time; how many run is bounded by its cores.
+#: How many threads of a Dask worker can wait for commands; its cores bound how many run.
 MAX_COMMANDS = 256
 
 WORKER = "snakemake_executor_gpupool.hosts.cluster.worker_main"
@@ -50,37 +50,37 @@ class Launcher(abc.ABC):
     @property
     @abc.abstractmethod
     def has_hope(self) -> bool:
-        """Whether nodes may yet come, or come back."""
+        """Whether nodes may still come, or come back."""
 
     @abc.abstractmethod
     def look(self, now_s: float) -> None:
-        """Look after what was started."""
+        """Poll what was started."""
 
     @abc.abstractmethod
     def where_to_look(self) -> str:
-        """Say where a user finds out why no node came."""
+        """Return where a user finds out why no node came."""
 
     def start(self, leaving: Callable[[set[str]], None]) -> None:  # noqa: B027
-        """Begin to follow the demand; ``leaving`` is told of nodes that are given back."""
+        """Begin to follow the demand; ``leaving`` is called with nodes that are given back."""
 
     def devices_to_come(self) -> tuple[Device, ...]:
-        """Return devices such as the nodes will have, where that is known beforehand."""
+        """Return a sample of the devices that nodes will have, where that is known beforehand."""
         return ()
 
     def joined(self, node: str, dask_name: str) -> None:  # noqa: B027 - not all care
-        """A node has joined."""
+        """Note that a node has joined."""
 
     def gone(self, node: str) -> None:  # noqa: B027
-        """A node is gone."""
+        """Note that a node is gone."""
 
     def wants(self, demand: Demand, commands: int) -> None:  # noqa: B027
-        """Take note of what the pool could use, and of commands that run or wait."""
+        """Note what the pool could use, and how many commands run or wait."""
 
     def close(self) -> None:  # noqa: B027
         """Start nothing more."""
 
     def finish(self) -> None:  # noqa: B027
-        """Wait for what was started to end, now that its scheduler is gone."""
+        """Wait for what was started to end; its scheduler has gone."""
 
 
 class RunningDask(Launcher):
@@ -92,11 +92,11 @@ class RunningDask(Launcher):
         self.nodes = nodes
 
     def look(self, now_s: float) -> None:
-        """Nothing is ours to look after."""
+        """Do nothing: the workers are not ours."""
 
     def where_to_look(self) -> str:
-        """Say where a user finds out why no node came."""
-        return "does the Dask cluster have workers, and do these have gpupool installed?"
+        """Return where a user finds out why no node came."""
+        return "check that the Dask cluster has workers, and that gpupool is installed there"
 
 
 @dataclass(eq=False)
@@ -110,7 +110,7 @@ class _Step:
 
 
 class Allocation(Launcher):
-    """The Slurm allocation that Snakemake was started in: one step, and one agent, a node.
+    """The Slurm allocation that Snakemake was started in: one step and one agent per node.
 
     Parameters
     ----------
@@ -123,12 +123,12 @@ class Allocation(Launcher):
     env
         The environment.
     watch, forget
-        Told of process groups to be killed, should this process be.
+        Called with a process group that must be killed if this process is, and at its end.
 
     Raises
     ------
     ConfigError
-        This is no allocation.
+        Snakemake does not run inside an allocation.
     """
 
     def __init__(
@@ -170,11 +170,11 @@ class Allocation(Launcher):
 
     @property
     def has_hope(self) -> bool:
-        """Whether any step runs, or is to be started again."""
+        """Whether any step runs or will be started again."""
         return any(step.process or step.restarts < MAX_RESTARTS for step in self._steps)
 
     def look(self, now_s: float) -> None:
-        """Start agents again that have ended."""
+        """Restart agents that have ended."""
         for step in self._steps:
             if step.process is not None and step.process.poll() is not None:
                 self._forget(step.process.pid)
@@ -185,10 +185,10 @@ class Allocation(Launcher):
                 self._start(step)
 
     def where_to_look(self) -> str:
-        """Say where a user finds out why no node came."""
+        """Return where a user finds out why no node came."""
         said = [path.read_text(errors="replace").split("\n") for path in self._logs.glob("*.log")]
         last = [line for lines in said for line in lines if line.startswith("gpupool:")][-1:]
-        return "; ".join([*last, f"what the agents said is in {self._logs}"])
+        return "; ".join([*last, f"what the agents printed is in {self._logs}"])
 
     def close(self) -> None:
         """Start nothing more."""
@@ -196,7 +196,7 @@ class Allocation(Launcher):
             step.restarts = MAX_RESTARTS
 
     def finish(self) -> None:
-        """Wait for the steps, which end with their agents, and end those that do not."""
+        """Wait for the steps to end with their agents; end those that do not."""
         running = [step.process for step in self._steps if step.process is not None]
         for number in (0, signal.SIGTERM, signal.SIGKILL):
             for process in running:

@@ -1,8 +1,8 @@
 """An ordered stream of messages that outlives the connections it runs over. Pure.
 
-Both ends number what they send and keep it until the other end has it. After a break the
-ends tell each other how far they got, and what is missing is sent again: nothing is lost,
-nothing arrives twice, and the order stays.
+Both ends number what they send and keep it until it is acknowledged. After a break each end
+says how much it has received, and the rest is sent again: nothing is lost, nothing is delivered
+twice, and the order is kept.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections import deque
 
 from snakemake_executor_gpupool.errors import GpupoolError
 
-#: Bytes that are handed to a connection at once.
+#: How many bytes are handed to a connection at once.
 CHUNK_BYTES = 4 * 1024**2
 
 
 class LinkBroken(GpupoolError):
-    """The ends of a link no longer agree on what was sent: it cannot be taken up again."""
+    """The two ends disagree about what was sent: the link cannot be resumed."""
 
 
 class Link:
@@ -30,17 +30,17 @@ class Link:
 
     def __init__(self) -> None:
         self.received = 0
-        self._sent = 0  # how many were handed to the present connection, or an earlier one
+        self._sent = 0  # how many were handed to the current connection or an earlier one
         self._acknowledged = 0
-        self._kept: deque[bytes] = deque()  # from the first that is not acknowledged on
+        self._kept: deque[bytes] = deque()  # everything from the first unacknowledged one
 
     def put(self, message: bytes) -> None:
-        """Add a message to what is to be sent."""
+        """Add a message to the queue."""
         self._kept.append(message)
 
     @property
     def has_unsent(self) -> bool:
-        """Whether there is something to hand to the connection."""
+        """Whether there are messages for the connection."""
         return self._acknowledged + len(self._kept) > self._sent
 
     def take_unsent(self) -> list[tuple[int, bytes]]:
@@ -55,12 +55,12 @@ class Link:
         return taken
 
     def acknowledged(self, number: int) -> None:
-        """The other end has all messages up to this one.
+        """Note that the other end has all messages up to this one.
 
         Raises
         ------
         LinkBroken
-            It cannot have.
+            It was never sent that many, or had acknowledged more before.
         """
         if not self._acknowledged <= number <= self._sent:
             raise LinkBroken(f"{number} was acknowledged of {self._acknowledged} to {self._sent}")
@@ -69,12 +69,12 @@ class Link:
             self._acknowledged += 1
 
     def resume(self, number: int) -> None:
-        """Go on over a new connection, whose other end has all messages up to this one."""
+        """Continue over a new connection, whose other end has all messages up to this one."""
         self.acknowledged(number)
         self._sent = number
 
     def accept(self, number: int) -> bool:
-        """Tell whether a message that arrived is news.
+        """Return whether a message that arrived is new, and count it as received.
 
         Raises
         ------

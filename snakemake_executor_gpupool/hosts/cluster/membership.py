@@ -1,9 +1,9 @@
-"""Which nodes take part in a run: they are met, looked at, used, drained and lost.
+"""Which nodes take part in a run: from an agent's announcement to the loss of the node.
 
 ::
 
-    agent announces itself ──► met ──► begins, writes a probe ──► joined ──► drained ──► lost
-                                └── does not see our files ──► refused
+    announced ──► begun, writes a probe ──► joined ──► drained ──► lost
+                    └── does not see our files ──► refused
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from snakemake_executor_gpupool.hosts.mailbox import Mailbox
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Frame
 
-#: A node whose time is up so soon gets nothing new.
+#: A node whose time ends this soon gets nothing new.
 DRAIN_S = 20.0
-#: How much later than an agent the coordinator gives up: its processes have ended by then.
+#: How much later than an agent the coordinator gives up: the agent's processes have ended then.
 MARGIN_S = 10.0
-#: How often launchers are looked at.
+#: How often launchers are polled.
 LOOK_S = 1.0
 
 
@@ -53,7 +53,7 @@ class Membership:
     Parameters
     ----------
     local
-        This machine: for what runs here, and for waiting.
+        This machine: runs what belongs here, and does the waiting.
     engine
         Dask.
     launcher
@@ -61,13 +61,13 @@ class Membership:
     paths
         The run's files, on the file system that all nodes share.
     begin
-        What agents are told first, but for their own probe and token.
+        The first message to every agent, without its own probe and token.
     options
         As the user gave them.
     say
         Takes a line for the user.
     resources
-        Closed at the end: Dask, launchers, credentials.
+        Closed at the end of the run: Dask, launchers, credentials.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Membership:
 
     # -- nodes ----------------------------------------------------------------------
     def _meet(self, announcement: Mapping[str, str]) -> None:
-        """An agent is there: begin with it."""
+        """An agent has announced itself: begin a session with it."""
         if any(node.address == announcement["address"] for node in self._nodes.values()):
             return
         for node in list(self._nodes.values()):
@@ -140,8 +140,8 @@ class Membership:
         return node.address if node else None
 
     def leaving(self, names: set[str]) -> None:
-        """Put nothing more on nodes that are to be given back; from any thread."""
-        self._post(lambda: self._drain(names, "it is given back"))
+        """Place nothing more on nodes that are to be given back; any thread may call."""
+        self._post(lambda: self._drain(names, "it is being given back"))
 
     def _drain(self, names: Iterable[str], why: str) -> None:
         for node in map(self._nodes.get, names):
@@ -157,7 +157,7 @@ class Membership:
         return self._paths.directory / f"node-{node.name}.probe"
 
     async def _keep(self, node: Node) -> None:
-        """Stay connected to an agent until it is lost; on the event loop."""
+        """Stay connected to an agent until it is lost; runs on the event loop."""
         limit_s = self._options.link_timeout_s + MARGIN_S
         why = await node.until_lost(self._engine.connect, limit_s)
         self._post(lambda: self._lost(node, why))
@@ -170,7 +170,7 @@ class Membership:
             self._post(lambda: self._answered(node, frame))
 
     async def _verify(self, node: Node, frame: Frame) -> None:
-        """Look for what the agent wrote, as the network's file systems may take a moment."""
+        """Wait for the file that the agent wrote: a network file system may show it late."""
         answer = self._probe(node).with_suffix(f".{node.token}")
         deadline_s = time.monotonic() + self._begin.latency_wait_s
         while not answer.exists() and time.monotonic() < deadline_s:
@@ -179,7 +179,9 @@ class Membership:
             answer.unlink()
             self._post(lambda: self._joined(node, frame.meta))
         else:
-            self._post(lambda: self._refused(node, f"what it writes to {answer} is not seen here"))
+            self._post(
+                lambda: self._refused(node, f"a file that it wrote, {answer}, is not visible here")
+            )
 
     def _joined(self, node: Node, meta: dict[str, Any]) -> None:
         if self._nodes.get(node.name) is not node:
@@ -209,7 +211,7 @@ class Membership:
         self._say_once(problem)
 
     def _lost(self, node: Node, why: str) -> None:
-        """A node is gone, with all that ran on it."""
+        """A node is lost, and with it every process on it."""
         if self._nodes.get(node.name) is not node:
             return
         del self._nodes[node.name]
@@ -231,7 +233,7 @@ class Membership:
             self._say(line)
 
     def _answered(self, node: Node, frame: Frame) -> None:
-        """Take what an agent tells of its workers."""
+        """Handle a message of an agent about its workers."""
         raise NotImplementedError
 
     @property
@@ -243,7 +245,7 @@ class Membership:
             return
         self._looked_s = now_s
         ending = [node.name for node in self._nodes.values() if node.ends_s - now_s < DRAIN_S]
-        self._drain(ending, "its time is nearly up")
+        self._drain(ending, "its time limit is near")
         self._launcher.look(now_s)
         if self._has_hope and not self._launcher.has_hope and not self._closed:
             self._has_hope = False

@@ -1,4 +1,4 @@
-"""What the coordinator and an agent tell each other: the frames of the workers' protocol.
+"""Messages between the coordinator and an agent, as frames of the workers' protocol.
 
 ::
 
@@ -9,7 +9,7 @@
     stop  {worker, force, complaint}               offer {devices}
     end
 
-Blobs stay what they are: bytes, or the path and size of a file on the shared file system.
+Blobs are passed through: bytes, or the path and size of a file on the shared file system.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Begin:
     cwd
         The workflow's directory.
     probe, token
-        A file and what it must hold, for the agent to see that they do share one.
+        A file and its content, by which the agent checks that it sees the same file system.
     managed
         A managed-devices string.
     silence_s
-        Without word from the coordinator for so long, everything ends.
+        The agent ends everything when it has heard nothing from the coordinator for so long.
     walltime_s
         How long a pilot lives; None: unknown, or for ever.
     environment
-        Variables that the agent's processes are to have.
+        Variables for the agent's processes.
     """
 
     run_root: str
@@ -67,7 +67,7 @@ class Joined:
     ends_in_s
         Seconds until the node's time is up; None: unknown, or never.
     notes
-        What the user should be told.
+        Lines for the user.
     """
 
     devices: list[dict[str, Any]]
@@ -87,7 +87,7 @@ def unpack(data: bytes) -> Frame:
     Raises
     ------
     FrameError
-        The bytes are none.
+        The bytes are not a message.
     """
     return next(Decoder().feed(data))
 

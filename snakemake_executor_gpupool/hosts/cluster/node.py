@@ -1,4 +1,4 @@
-"""What a node is to a run: its name, its devices, its cores, how long it lives."""
+"""What a run must know of a node: its name, devices, cores, and remaining time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def node_name(env: Mapping[str, str]) -> str:
 
 
 def device_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment to look for devices with: what the batch system assigned, no more.
+    """Return the environment for the device probe: it shows only what the batch system assigned.
 
     A Slurm job that asked for no GPU has no ``CUDA_VISIBLE_DEVICES``, and on many sites sees
     every card nonetheless. Simulated cards are assigned by the same variable as real ones.
@@ -36,7 +36,7 @@ def device_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def node_cores(env: Mapping[str, str]) -> int:
-    """Return how many cores are ours: as the batch system says, else as the kernel does."""
+    """Return how many cores are ours, by the batch system or else by the kernel."""
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "NCPUS", "NSLOTS"):
         if env.get(name, "").isdecimal():
             return min(int(env[name]), os.cpu_count() or 1)
@@ -44,7 +44,7 @@ def node_cores(env: Mapping[str, str]) -> int:
 
 
 def ends_in_s(env: Mapping[str, str], walltime_s: float | None) -> float | None:
-    """Return how long this node still lives; None: for ever, as far as one can tell."""
+    """Return how many seconds this node remains ours; None: no limit is known."""
     left_s = _slurm_left_s(env)
     if left_s is not None or walltime_s is None:
         return left_s
@@ -74,7 +74,7 @@ def parse_time_s(text: str) -> float:
     Raises
     ------
     ValueError
-        It is none.
+        It is not a time.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def parse_time_s(text: str) -> float:
     days, dash, rest = text.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if not 1 <= len(parts) <= 3:
-        raise ValueError(f"{text!r} is no time")
+        raise ValueError(f"{text!r} is not a time")
     if dash:  # days-hours, days-hours:minutes, days-hours:minutes:seconds
         hours, minutes, seconds = (*parts, 0, 0)[:3]
     elif len(parts) == 1:
@@ -95,9 +95,9 @@ def parse_time_s(text: str) -> float:
 
 
 def why_not_shared(probe: str, token: str, cwd: str, wait_s: float) -> str | None:
-    """Say why this node cannot take part: it sees another file system. None if it can.
+    """Return why this node cannot take part: it sees another file system. None: it can.
 
-    Leaves an answer beside the probe, which the coordinator must find.
+    Writes an answer beside the probe, which the coordinator must then see.
     """
     deadline_s = time.monotonic() + wait_s
     path = Path(probe)

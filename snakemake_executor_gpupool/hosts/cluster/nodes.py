@@ -15,9 +15,9 @@ from snakemake_executor_gpupool.hosts.cluster.link import LinkBroken
 from snakemake_executor_gpupool.hosts.cluster.messages import pack
 from snakemake_executor_gpupool.wire.frames import Blob
 
-#: Pause before an agent is tried again.
+#: Pause before the next attempt to reach an agent.
 RETRY_S = 0.2
-#: Refused so often in a row, an agent is dead.
+#: After so many refused connections in a row an agent counts as dead.
 MAX_REFUSALS = 2
 
 Connect = Callable[[str, str, int], Awaitable[tuple[Any, int | None]]]
@@ -32,11 +32,11 @@ class Node:
     address
         Of its Dask worker.
     place
-        What stays the same when its Dask worker is started again.
+        Stays the same when its Dask worker is restarted.
     dask_name
-        What Dask calls its worker.
+        Dask's name of its worker.
     workers
-        The processes on it, and the devices of each.
+        The processes on it, with the devices of each.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Node:
     ends_s: float = math.inf
     has_joined: bool = False
     is_leaving: bool = False
-    #: Nobody is interested in it any longer.
+    #: No more attempts to connect are made.
     is_given_up: bool = False
 
     @property
@@ -61,7 +61,7 @@ class Node:
 
     @property
     def deviceless(self) -> int:
-        """How many processes without devices it has."""
+        """How many of its processes have no device."""
         return sum(not devices for devices in self.workers.values())
 
     def tell(self, kind: str, fields: dict[str, Any], blobs: Sequence[Blob] = ()) -> None:
@@ -69,14 +69,14 @@ class Node:
         self.endpoint.post(pack(kind, fields, blobs))
 
     async def until_lost(self, connect: Connect, limit_s: float) -> str:
-        """Stay connected to the agent as long as that can be done; return why it no longer can.
+        """Stay connected to the agent as long as possible; return why it was lost.
 
         Parameters
         ----------
         connect
-            Connects to an address, for a session, telling how many messages have arrived.
+            Connects to an address, given the session and how many messages have arrived.
         limit_s
-            Without word for so long, the node is lost.
+            The node is lost when nothing was heard from it for so long.
         """
         refusals = 0
         while not self.is_given_up:
@@ -85,17 +85,17 @@ class Node:
                 comm, theirs = await connect(self.address, self.session, received)
                 refusals = 0
                 if theirs is None:
-                    return "it had ended this run's processes"
+                    return "its agent was restarted and has ended this run's processes"
                 await self.endpoint.attend(comm, theirs)
             except ConnectionRefusedError:
                 refusals += 1
             except LinkBroken as error:
                 return str(error)
             except OSError:
-                pass  # it may be back in a moment
+                pass  # it may be reachable again in a moment
             if refusals >= MAX_REFUSALS:
-                return "its agent is dead"
+                return "its agent has ended"
             if time.monotonic() - self.endpoint.heard_s > limit_s:
-                return f"no word from it for {limit_s:.0f} s"
+                return f"nothing was heard from it for {limit_s:.0f} s"
             await asyncio.sleep(RETRY_S)
         return "the run is over"

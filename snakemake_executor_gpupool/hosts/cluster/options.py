@@ -1,4 +1,4 @@
-"""What a user says of the cluster: one frozen value, checked before anything starts."""
+"""The user's cluster options: one frozen value, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.cluster.node import parse_time_s
 
 ALLOCATION = "allocation"
-#: Batch systems that pilots are submitted to, by the name that dask-jobqueue has for them.
+#: Batch systems that pilots can be submitted to, with dask-jobqueue's class for each.
 BATCH_SYSTEMS = {
     "slurm": "SLURMCluster",
     "pbs": "PBSCluster",
@@ -28,9 +28,9 @@ class ClusterOptions:
     way
         ``"allocation"``, the name of a batch system, or the address of a Dask scheduler.
     fewest_nodes, most_nodes
-        How many pilots there may be; both 0: as many as the allocation has.
+        Bounds of the number of pilots; both 0: as many nodes as the allocation has.
     gpus_per_node
-        Of a pilot.
+        GPUs of one pilot.
     pilot_options
         Further lines for the batch system, one option each.
     interface
@@ -39,7 +39,7 @@ class ClusterOptions:
         Files of the certificate authority, certificate and key for a Dask scheduler that runs
         already.
     link_timeout_s
-        After how long without word a node counts as lost.
+        A node counts as lost when nothing was heard from it for so long.
     cpu_rules_on_cluster
         Whether rules without devices run on the nodes, too.
     """
@@ -75,14 +75,14 @@ class ClusterOptions:
         return None if self.walltime is None else parse_time_s(self.walltime)
 
     def check(self) -> None:
-        """Raise :class:`ConfigError` for what cannot be meant."""
+        """Raise :class:`ConfigError` for options that contradict each other or are malformed."""
         if self.is_running_dask:
             self._check_dask()
         elif self.way != ALLOCATION and not self.is_pilots:
             ways = ", ".join([ALLOCATION, *BATCH_SYSTEMS])
             raise ConfigError(
-                f"--gpupool-cluster {self.way}: it is one of {ways}, or the address of a running "
-                "Dask scheduler (tls://host:port)"
+                f"--gpupool-cluster {self.way}: expected one of {ways}, or the address of a "
+                "running Dask scheduler (tls://host:port)"
             )
         if self.is_pilots and self.most_nodes < 1:
             raise ConfigError(
@@ -117,7 +117,7 @@ def parse_nodes(text: str) -> tuple[int, int]:
     Raises
     ------
     ConfigError
-        It is neither.
+        The text is neither.
 
     Examples
     --------

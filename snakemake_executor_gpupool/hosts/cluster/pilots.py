@@ -1,8 +1,7 @@
 """Pilots: jobs of a batch system that become agents, as many as there is work for.
 
-dask-jobqueue writes the job scripts and submits them, and Dask's ``adapt`` calls in more or
-gives some back; how many there should be is the pool's to say, since Dask itself sees none of
-the work.
+dask-jobqueue writes and submits the job scripts, and Dask's ``adapt`` adds pilots or gives some
+back. The pool says how many there should be, since Dask itself sees none of the work.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ from snakemake_executor_gpupool.hosts.cluster.engine import scheduler_options
 from snakemake_executor_gpupool.hosts.cluster.launch import WORKER, Launcher
 from snakemake_executor_gpupool.hosts.cluster.options import BATCH_SYSTEMS, ClusterOptions
 
-#: How often it is looked whether there are enough pilots, or too many.
+#: How often the number of pilots is adapted.
 ADAPT_S = 2.0
-#: A pilot is given back once it was not needed so many times in a row.
+#: A pilot is given back after it was idle so many times in a row.
 IDLE_TIMES = 5
-#: So many submissions that fail one after the other are the end of hope; the first is, if no
-#: pilot has ever come.
+#: After so many failed submissions in a row no more nodes are expected; after the first one, if
+#: no pilot has ever joined.
 MAX_FAILURES = 3
-#: A pilot that waits for its scheduler for so long ends by itself.
+#: A pilot that has waited for its scheduler for so long ends by itself, in seconds.
 DEATH_S = 60
 
 
 class PilotAdaptive(Adaptive):
-    """Dask's adaptive scaling after the pool's demand.
+    """Dask's adaptive scaling, driven by the pool's demand.
 
     Parameters
     ----------
     pilots
-        Knows what is wanted.
+        Knows how many pilots are wanted.
     """
 
     def __init__(self, cluster: Any, *, pilots: Pilots, **options: Any) -> None:
@@ -58,7 +57,7 @@ class PilotAdaptive(Adaptive):
         return self._pilots.wanted
 
     async def workers_to_close(self, target: int) -> list[str]:
-        """Return the pilots that are needed least, idle ones only."""
+        """Return idle pilots that can be given back."""
         return self._pilots.idle(len(self.observed) - target)
 
     async def scale_down(self, workers: Iterable[str]) -> None:
@@ -111,7 +110,7 @@ class Pilots(Launcher):
 
     def _make(self, security: Security) -> Any:
         kind = getattr(dask_jobqueue, BATCH_SYSTEMS[self._options.way])
-        # As for Dask, so that a submission that fails is not only logged.
+        # Dask only logs a failed submission.
         failing = self._failed
 
         class Job(kind.job_cls):  # type: ignore[name-defined]
@@ -140,7 +139,7 @@ class Pilots(Launcher):
             raise ConfigError(f"--gpupool-cluster {self._options.way}: {error}") from error
 
     def start(self, leaving: Callable[[set[str]], None]) -> None:
-        """Let the number of pilots follow the demand from now on."""
+        """Let the number of pilots follow the demand; see :meth:`Launcher.start`."""
         self._on_leaving = leaving
         self.cluster.adapt(
             minimum=self._options.fewest_nodes,
@@ -159,18 +158,18 @@ class Pilots(Launcher):
     # -- as any launcher ---------------------------------------------------------------
     @property
     def has_hope(self) -> bool:
-        """Whether the batch system takes our jobs."""
+        """Whether the batch system accepts our jobs."""
         return self._failures < (MAX_FAILURES if self._has_come else 1)
 
     def look(self, now_s: float) -> None:
-        """Dask looks after the pilots."""
+        """Do nothing: Dask manages the pilots."""
 
     def where_to_look(self) -> str:
-        """Say where a user finds out why no node came."""
-        return f"what the pilots said is in {self._logs}"
+        """Return where a user finds out why no node came."""
+        return f"what the pilots printed is in {self._logs}"
 
     def devices_to_come(self) -> tuple[Device, ...]:
-        """Return the devices of a pilot that has not come yet."""
+        """Return the devices of a pilot that has not joined yet."""
         gpus = [
             Device(
                 name=f"{ANY_GPU}:{index}", kind=ANY_GPU, index=index, model_name="GPU of a pilot"
@@ -180,16 +179,16 @@ class Pilots(Launcher):
         return tuple(device.on("pilot") for device in (*gpus, cpu_slot(0)))
 
     def joined(self, node: str, dask_name: str) -> None:
-        """A pilot has become a node."""
+        """Note that a pilot has become a node."""
         self._failures, self._has_come = 0, True
         self._names[node] = dask_name
 
     def gone(self, node: str) -> None:
-        """A node is gone."""
+        """Note that a node is gone."""
         self._names.pop(node, None)
 
     def wants(self, demand: Demand, commands: int) -> None:
-        """Take note of what the pool could use, and of commands that run or wait."""
+        """Note what the pool could use, and how many commands run or wait."""
         self._demand, self._commands = demand, commands
 
     # -- as the adaptive scaling asks, on the event loop -------------------------------------
@@ -208,12 +207,12 @@ class Pilots(Launcher):
         return idle[: max(count, 0)]
 
     def leaving(self, dask_names: list[str]) -> None:
-        """These pilots are about to be given back."""
+        """Note that pilots, by their names in Dask, are about to be given back."""
         self._on_leaving({node for node, name in self._names.items() if name in dask_names})
 
 
 def job_arguments(options: ClusterOptions, logs: Path) -> dict[str, Any]:
-    """Return what dask-jobqueue is told of a pilot."""
+    """Return the arguments of dask-jobqueue for a pilot."""
     arguments: dict[str, Any] = {
         "cores": options.cores_per_node,
         "memory": options.memory_per_node,
@@ -230,7 +229,7 @@ def job_arguments(options: ClusterOptions, logs: Path) -> dict[str, Any]:
         "account": options.account,
         "walltime": options.walltime,
     }
-    if options.way == "htcondor":  # knows no queues
+    if options.way == "htcondor":  # has no queues
         named = {}
     elif options.way in ("lsf", "sge"):
         named["project"] = named.pop("account")
@@ -261,7 +260,7 @@ def _lsf(options: ClusterOptions) -> dict[str, Any]:
 
 
 def _sge(options: ClusterOptions) -> dict[str, Any]:
-    """What a GPU is called is each site's own choice."""
+    """Sites name their GPU resource differently, so the user gives it."""
     return {"job_extra_directives": list(options.pilot_options)}
 
 

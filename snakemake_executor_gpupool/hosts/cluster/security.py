@@ -1,4 +1,4 @@
-"""Credentials of one run: made for it, readable by its user alone, gone with it."""
+"""Credentials of one run: created for it, readable by its user alone, removed at its end."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from snakemake_executor_gpupool.errors import ConfigError
 
 
 class Credentials:
-    """A certificate of the run's own, which every part of it shows and demands.
+    """The run's own certificate, which every part of it presents and requires.
 
     Parameters
     ----------
     directory
-        Where the files are to lie, on the file system that all nodes share.
+        Directory for the files, on the file system that all nodes share.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Brings a cluster up for a run: credentials, Dask, nodes, and the host over them."""
+"""Starts a cluster for a run: credentials, Dask, nodes, and the host over them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JOIN_S = 120.0
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a cluster must know of the run.
+    """What a cluster needs to know of the run.
 
     Attributes
     ----------
@@ -39,9 +39,9 @@ class RunContext:
     managed
         A managed-devices string.
     latency_wait_s
-        How long files may take to be seen on other machines.
+        How long files may take to become visible on other machines.
     say
-        Takes a line for the user.
+        Called with a line for the user.
     """
 
     run_root: Path
@@ -59,11 +59,11 @@ class Cluster:
     paths
         The run's files.
     host
-        The machines, as the pool wants them.
+        The machines, as the pool uses them.
     devices
-        Those that are there already.
+        Those that have joined.
     expected
-        Such as may yet come.
+        A sample of those that may join later.
     """
 
     paths: RunPaths
@@ -73,12 +73,12 @@ class Cluster:
 
 
 def start_cluster(options: ClusterOptions, context: RunContext) -> Cluster:
-    """Bring a cluster up.
+    """Start a cluster.
 
     Raises
     ------
     ConfigError
-        It cannot be; the message says what to do.
+        It cannot be started; the message says what to do.
     """
     options.check()
     if options.way == ALLOCATION:
