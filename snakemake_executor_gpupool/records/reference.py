@@ -122,6 +122,7 @@ SUMMARY = {
 FILES = {
     "events.jsonl": "what happened, one JSON object a line",
     "summary.json": "the figures of the run",
+    "report.html": "the run as a page, see [the report](../report.md); opens in any browser",
     "workers/*.log": "what each worker process printed",
     "spool/": "large results in transit, if the memory file system is too small or several "
     "machines take part; empty afterwards",

@@ -2,6 +2,7 @@
 
     gpupool run TOOL --input K=PATH --output K=PATH   one job, cold: a rule's shell: body
     gpupool check --rule NAME                         does a tool keep its contract
+    gpupool report [RUN] --output PATH                a run as one HTML file
     gpupool devices                                   the devices of this machine
     gpupool tools                                     the installed tools
 
@@ -91,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands)
     _add_check(commands)
+    _add_report(commands)
     _add_listing(commands, "devices", "list the devices of this machine", _devices)
     _add_listing(commands, "tools", "list the installed tools", _tools)
     return parser
@@ -151,6 +153,25 @@ def _add_check(commands: Any) -> None:
     parser.set_defaults(command=_check)
 
 
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="a run as one HTML file",
+        description="Write the report of a run, which goes on or has ended, as one HTML file that "
+        "needs nothing else, and print its path.",
+    )
+    add = parser.add_argument
+    add("run", nargs="?", metavar="RUN", help="a run's name or directory (default: the newest)")
+    add(
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="the file; - for standard output (default: report.html in the run's directory)",
+    )
+    add("--json", action="store_true", help="print what was written as JSON")
+    parser.set_defaults(command=_report)
+
+
 def _add_listing(commands: Any, name: str, text: str, command: Callable[..., int]) -> None:
     parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -167,6 +188,12 @@ def _check(options: argparse.Namespace) -> int:
     from snakemake_executor_gpupool.frontends.commandline.check_command import check
 
     return check(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from snakemake_executor_gpupool.frontends.commandline.report import report
+
+    return report(options)
 
 
 def _devices(options: argparse.Namespace) -> int:

@@ -38,6 +38,7 @@ from snakemake_executor_gpupool.frontends.snakemake.failures import (
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
 from snakemake_executor_gpupool.frontends.snakemake.needs import keep_words, needs_of
+from snakemake_executor_gpupool.frontends.snakemake.report import leave_report, report_path
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 from snakemake_executor_gpupool.frontends.snakemake.signals import Signals
@@ -128,6 +129,7 @@ class Executor(RealExecutor):
     def _configure(self) -> PoolConfig:
         settings = self.executor_settings
         try:
+            self._report = report_path(settings.report)
             config = build_config(
                 run_root=Path(self.workflow.persistence.path) / "gpupool",
                 cores=self._cores,
@@ -255,6 +257,7 @@ class Executor(RealExecutor):
         self._serving.shutdown()
         self._between_members.shutdown()
         self._pool.close()
+        self._leave_report()
         self._shows_devices.close()
         self._signals.over()
 
@@ -273,7 +276,12 @@ class Executor(RealExecutor):
         self._pool.close()
         self._shows_devices.close()
         killer.cancel()
+        self._leave_report()
         self._signals.over()
+
+    def _leave_report(self) -> None:
+        tell, warn = self.logger.info, self.logger.warning
+        leave_report(self._pool.paths.directory, self._report, tell, warn)
 
     def _terminate(self, reason: str) -> None:
         """End the jobs in flight, all of which are reported; called on any thread."""

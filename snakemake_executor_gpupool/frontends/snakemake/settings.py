@@ -73,6 +73,13 @@ class ExecutorSettings(ExecutorSettingsBase):
             "Safe for runs at the same time; bounded in size (GPUPOOL_CACHE_GIB, default 20).",
         },
     )
+    report: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "File for the run's report, one HTML page that needs nothing else, beside the "
+            "report.html that each run leaves in its directory.",
+        },
+    )
     cluster: Optional[str] = field(
         default=None,
         metadata={

@@ -1,0 +1,50 @@
+"""``gpupool report``: a run as one HTML file, made from its events."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from snakemake_executor_gpupool import __version__
+from snakemake_executor_gpupool.records.report.file import report_html, write_page
+from snakemake_executor_gpupool.records.runs.files import find_run, is_live
+from snakemake_executor_gpupool.records.runs.reader import read_run
+
+#: What stands for standard output.
+STANDARD_OUTPUT = "-"
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the report of a run; return the exit code.
+
+    Raises
+    ------
+    NoRun
+        There is no such run.
+    """
+    from snakemake_executor_gpupool.frontends.commandline.main import (
+        EXIT_DONE,
+        EXIT_FAILED,
+        complain,
+    )
+
+    directory = find_run(options.run)
+    run = read_run(directory, is_live=is_live(directory))
+    text = report_html(run, __version__)
+    if options.output == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+        return EXIT_DONE
+    path = Path(options.output) if options.output else directory / "report.html"
+    try:
+        write_page(path, text, is_private=not options.output)
+    except OSError as error:
+        complain(f"the report {path} cannot be written: {error.strerror}")
+        return EXIT_FAILED
+    if options.json:
+        figures = {"run": run.run_id, "state": run.state.value, "report": str(path)}
+        print(json.dumps({**figures, "bytes": path.stat().st_size}))
+    else:
+        print(path)
+    return EXIT_DONE

@@ -1,0 +1,341 @@
+"""A run's values as the page's data: few rows as objects, many as columns. Pure.
+
+The page reads what :func:`report_data` returns as JSON. Its script has the other half of this:
+``page/data.js`` reads the columns, so both change together.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict
+from typing import Any
+
+from snakemake_executor_gpupool.records.report.columns import (
+    NONE,
+    Table,
+    Texts,
+    microseconds,
+    ticks,
+)
+from snakemake_executor_gpupool.records.report.estimate import estimate
+from snakemake_executor_gpupool.records.report.rules import (
+    device_rows,
+    is_over_time,
+    model_names,
+    model_rows,
+    rule_rows,
+    typical_item_s,
+)
+from snakemake_executor_gpupool.records.runs.values import (
+    Activity,
+    BatchView,
+    JobState,
+    JobView,
+    LeaseView,
+    Mark,
+    RunState,
+    RunView,
+    WorkerView,
+)
+
+#: As the columns have them: by place.
+STATES = tuple(JobState)
+SPAN_KINDS = (
+    *(Activity.START, Activity.IMPORT, Activity.LOAD, Activity.MOVE, Activity.AWAY),
+    *(Activity.READ, Activity.WRITE, Activity.PUBLISH, Activity.STOP),
+)
+#: What a mark is, by the name of its event; others are notes.
+MARK_KINDS = ("evicted", "worker_died", "out_of_memory", "device_refused", "note")
+#: Marks of workers that their spans show already.
+SHOWN_AS_SPANS = ("worker_stopping",)
+#: The most of a message that is shown whole.
+MAX_MESSAGE = 20_000
+
+JOB_COLUMNS = (
+    *("id", "rule", "words", "state", "lease", "submitted", "began", "ended", "waited"),
+    *("items", "duplicates", "reused", "device_us", "saved_us", "peak_mib", "energy_mj"),
+    *("merged", "over", "attempt", "threads", "error", "n_inputs", "n_outputs"),
+    *("inputs", "outputs", "logs"),
+)
+
+
+def report_data(run: RunView) -> dict[str, Any]:
+    """Return the page's data of a run, as values that JSON can hold."""
+    return _Writer(run).data()
+
+
+class _Writer:
+    """Turns one run into columns."""
+
+    def __init__(self, run: RunView) -> None:
+        self._run = run
+        self._start_s = run.started_at_s or 0.0
+        self._texts = Texts()
+        self._rules = {name: number for number, name in enumerate(run.rules())}
+        self._workers = {name: number for number, name in enumerate(run.workers)}
+        self._devices = {name: number for number, name in enumerate(run.devices)}
+        self._jobs = {job_id: number for number, job_id in enumerate(run.jobs)}
+        self._leases = {job_id: len(run.jobs) + n for n, job_id in enumerate(run.leases)}
+
+    def data(self) -> dict[str, Any]:
+        run = self._run
+        typical = self._typical_s()
+        over = {j.job_id for j in run.jobs.values() if is_over_time(j, typical[j.rule])}
+        found = estimate(run)
+        batches, parts = self._batches()
+        data = {
+            "run": self._about(),
+            "ticks": ticks(run.wall_s),
+            "estimate": None if found is None else _estimate_row(found),
+            "rules": rule_rows(run, over),
+            "models": model_rows(run),
+            "devices": device_rows(run),
+            "workers": self._worker_rows(),
+            "jobs": self._job_table(over).packed(("id", "submitted")),
+            "batches": batches.packed(("id", "start")),
+            "parts": parts.packed(),
+            "spans": self._spans().packed(("start",)),
+            "marks": self._marks().packed(),
+            "holds": self._holds().packed(),
+            "stages": self._stages(),
+        }
+        return {**data, "texts": self._texts.all()}
+
+    def _at(self, at_s: float | None) -> int:
+        return NONE if at_s is None else ticks(at_s - self._start_s)
+
+    # -- few things, as objects ---------------------------------------------------
+    def _about(self) -> dict[str, Any]:
+        run = self._run
+        return {
+            "id": run.run_id,
+            "directory": str(run.directory),
+            "state": run.state.value,
+            "error": run.error[:MAX_MESSAGE],
+            "started_at_s": run.started_at_s,
+            "wall_s": run.wall_s,
+            "is_over": run.state is not RunState.GOING,
+            "frontend": run.frontend,
+            "host": run.host,
+            "cwd": run.cwd,
+            "options": [[name, _plain(value)] for name, value in run.options.items()],
+            "versions": list(map(list, run.versions.items())),
+            "driver": run.driver,
+            "simulated": run.simulated,
+            "notes": run.notes,
+            "summary": run.summary,
+        }
+
+    def _typical_s(self) -> dict[str, float | None]:
+        by_rule: defaultdict[str, list[JobView]] = defaultdict(list)
+        for job in self._run.jobs.values():
+            by_rule[job.rule].append(job)
+        return {rule: typical_item_s(jobs) for rule, jobs in by_rule.items()}
+
+    def _worker_rows(self) -> list[dict[str, Any]]:
+        colours = {name: number for number, name in enumerate(model_names(self._run))}
+        return [self._worker_row(worker, colours) for worker in self._run.workers.values()]
+
+    def _worker_row(self, worker: WorkerView, colours: dict[str, int]) -> dict[str, Any]:
+        known = [self._devices[name] for name in worker.devices if name in self._devices]
+        return {
+            "name": worker.worker_id,
+            "tool": worker.tool,
+            "model": worker.model,
+            "colour": colours.get(worker.model or worker.tool, 0),
+            "devices": known,
+            "for_files": worker.is_for_files,
+            "node": worker.node,
+            "pid": worker.pid,
+            "start": self._at(worker.started_at_s),
+            "end": self._at(worker.ended_at_s),
+            "import_s": worker.import_s,
+            "load_s": worker.load_s,
+            "peak_mib": worker.peak_mib,
+            "versions": list(map(list, worker.versions.items())),
+            "reason": worker.end_reason,
+            "crashed": worker.is_crash,
+            "log": worker.log,
+        }
+
+    # -- jobs ------------------------------------------------------------------------
+    def _job_table(self, over: set[int]) -> Table:
+        table = Table(JOB_COLUMNS)
+        for job in self._run.jobs.values():
+            table.add(**self._job_row(job), over=int(job.job_id in over))
+        for lease in self._run.leases.values():
+            table.add(**self._lease_row(lease), over=0)
+        return table
+
+    def _job_row(self, job: JobView) -> dict[str, Any]:
+        cost = job.cost
+        return self._common(job) | {
+            "lease": 0,
+            "submitted": self._at(job.submitted_at_s),
+            "began": self._at(job.started_at_s),
+            "ended": self._at(job.done_at_s),
+            "waited": ticks(self._run.waited_s(job.job_id)),
+            "items": _or_none(job.items),
+            "duplicates": _or_none(job.duplicates),
+            "reused": _or_none(job.reused),
+            "device_us": microseconds(cost.device_s),
+            "saved_us": microseconds(cost.saved_s),
+            "peak_mib": _or_none(cost.peak_mib),
+            "energy_mj": NONE if cost.energy_j is None else round(cost.energy_j * 1000),
+            "merged": _or_none(job.merged_into),
+            "attempt": job.attempt,
+            "threads": job.threads,
+        }
+
+    def _lease_row(self, lease: LeaseView) -> dict[str, Any]:
+        held_s = None
+        waited_to_s = lease.granted_at_s or lease.released_at_s or self._run.end_s
+        if lease.granted_at_s is not None:
+            held_s = (lease.released_at_s or self._run.end_s) - lease.granted_at_s
+        return self._common(lease) | {
+            "lease": 1,
+            "submitted": self._at(lease.requested_at_s),
+            "began": self._at(lease.granted_at_s),
+            "ended": self._at(lease.released_at_s),
+            "waited": ticks(waited_to_s - lease.requested_at_s),
+            "items": NONE,
+            "duplicates": NONE,
+            "reused": NONE,
+            "device_us": microseconds(None if held_s is None else held_s * len(lease.devices)),
+            "saved_us": 0,
+            "peak_mib": NONE,
+            "energy_mj": NONE,
+            "merged": NONE,
+            "attempt": 1,
+            "threads": 0,
+        }
+
+    def _common(self, job: JobView | LeaseView) -> dict[str, Any]:
+        words = ", ".join(f"{name}={value}" for name, value in job.wildcards.items())
+        if not words and job.title not in ("", job.rule, f"rule {job.rule}"):
+            words = job.title
+        return {
+            "id": job.job_id,
+            "rule": self._rules[job.rule],
+            "words": words,
+            "state": STATES.index(job.state),
+            "error": self._texts.number(job.error[:MAX_MESSAGE]),
+            "n_inputs": job.n_inputs or len(job.inputs),
+            "n_outputs": job.n_outputs or len(job.outputs),
+            "inputs": "\n".join(job.inputs),
+            "outputs": "\n".join(job.outputs),
+            "logs": "\n".join(job.logs),
+        }
+
+    # -- what workers were at ----------------------------------------------------------
+    def _batches(self) -> tuple[Table, Table]:
+        names = ("id", "worker", "start", "ticks", "us", "items", "tokens", "longest", "padded")
+        more = ("parts", "failed", "lost", "going", "peak_mib", "energy_mj", "overhead_us")
+        table, parts = Table((*names, *more)), Table(("job", "share"))
+        known = (b for b in self._run.batches.values() if b.worker_id in self._workers)
+        for batch in sorted(known, key=lambda batch: batch.started_at_s):
+            table.add(**self._batch_row(batch), parts=self._parts(batch, parts))
+        return table, parts
+
+    def _batch_row(self, batch: BatchView) -> dict[str, Any]:
+        end_s = self._run.end_s if batch.ended_at_s is None else batch.ended_at_s
+        overhead_s = sum(batch.overhead_s.values())
+        return {
+            "id": batch.batch_id,
+            "worker": self._workers[batch.worker_id],
+            "start": self._at(batch.started_at_s),
+            "ticks": ticks(end_s - batch.started_at_s),
+            "us": microseconds(batch.seconds),
+            "items": batch.items,
+            "tokens": batch.tokens,
+            "longest": batch.longest_tokens,
+            "padded": _or_none(batch.padded_tokens),
+            "failed": batch.failed_items,
+            "lost": int(batch.is_lost),
+            "going": int(batch.ended_at_s is None),
+            "peak_mib": _or_none(batch.peak_mib),
+            "energy_mj": NONE if batch.energy_j is None else round(batch.energy_j * 1000),
+            "overhead_us": microseconds(overhead_s),
+        }
+
+    def _parts(self, batch: BatchView, parts: Table) -> int:
+        """Append who was in a batch, and with what share of its device time, in thousandths."""
+        whole_s = sum(filter(None, batch.jobs.values())) + sum(batch.overhead_s.values())
+        members = sorted((self._jobs[j], s) for j, s in batch.jobs.items() if j in self._jobs)
+        before = 0
+        for number, share_s in members:
+            share = NONE if share_s is None or not whole_s else round(1000 * share_s / whole_s)
+            parts.add(job=number - before, share=share)
+            before = number
+        return len(members)
+
+    def _spans(self) -> Table:
+        table = Table(("worker", "kind", "start", "ticks", "job"))
+        found = [
+            (self._at(span.from_s), number, span)
+            for number, worker in enumerate(self._run.workers.values())
+            for span in worker.all_spans()
+            if span.activity in SPAN_KINDS
+        ]
+        for start, number, span in sorted(found, key=lambda each: each[:2]):
+            job = NONE if span.number is None else self._jobs.get(span.number, NONE)
+            length = ticks(span.seconds(self._run.end_s))
+            kind = SPAN_KINDS.index(span.activity)
+            table.add(worker=number, kind=kind, start=start, ticks=length, job=job)
+        return table
+
+    def _marks(self) -> Table:
+        table = Table(("time", "kind", "worker", "device", "text"))
+        for number, worker in enumerate(self._run.workers.values()):
+            for mark in worker.marks:
+                if mark.kind not in SHOWN_AS_SPANS:
+                    self._mark(table, mark, number, NONE)
+        for mark in self._run.marks:
+            known = [self._devices[name] for name in mark.devices if name in self._devices]
+            for device in known or [NONE]:
+                self._mark(table, mark, NONE, device)
+        return table
+
+    def _mark(self, table: Table, mark: Mark, worker: int, device: int) -> None:
+        kind = mark.kind if mark.kind in MARK_KINDS else "note"
+        text = self._texts.number(mark.text[:MAX_MESSAGE] or mark.kind)
+        number = MARK_KINDS.index(kind)
+        table.add(time=self._at(mark.at_s), kind=number, worker=worker, device=device, text=text)
+
+    def _holds(self) -> Table:
+        """Return which plain GPU job held which device, from when to when."""
+        table = Table(("device", "start", "ticks", "job"))
+        for lease in self._run.leases.values():
+            if lease.granted_at_s is None:
+                continue
+            end_s = lease.released_at_s or self._run.end_s
+            start, length = self._at(lease.granted_at_s), ticks(end_s - lease.granted_at_s)
+            for name in lease.devices:
+                if name in self._devices:
+                    device, job = self._devices[name], self._leases[lease.job_id]
+                    table.add(device=device, start=start, ticks=length, job=job)
+        return table
+
+    def _stages(self) -> list[list[Any]]:
+        """Return the stages of merged dispatches: batch, time, the job of the stage."""
+        return [
+            [batch.batch_id, self._at(at_s), title]
+            for batch in self._run.batches.values()
+            for at_s, title in batch.stages
+        ]
+
+
+def _or_none(number: int | None) -> int:
+    return NONE if number is None else number
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def _estimate_row(found: Any) -> dict[str, Any]:
+    estimated = ("import_s", "load_s", "inference_s", "wall_s")
+    own = ("own_import_s", "own_load_s", "own_inference_s", "own_s")
+    row = {name: getattr(found, name) for name in (*estimated, *own)}
+    shares = [asdict(share) for share in found.shares]
+    return {**row, "devices": found.devices, "gaps": found.gaps, "shares": shares}

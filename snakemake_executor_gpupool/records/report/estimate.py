@@ -1,0 +1,199 @@
+"""What one process per job would have taken, from what this run has measured. Pure.
+
+::
+
+    one process per job = sum over finished served jobs of
+                              (import of its tool + load of its model + inference of its items)
+                          / devices that the served jobs used
+
+    this run            = sum over the workers on these devices of
+                              (start and import + load and moves + computing)
+                          / these devices
+
+Both leave out when devices were idle, and what other rules took.
+
+Import and load are medians over the workers of the tool and of the model. The inference of a job
+is what it was charged of its batches, and what it was spared because others had asked for the
+same items: a process of its own would have computed these, too. Reading and writing are not
+counted, nor is the start of Snakemake's own process for each job, nor that such a process fills
+no batch: the estimate is rather too low than too high. Where something was not measured, it counts
+as nothing, and :attr:`Estimate.gaps` says so.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from snakemake_executor_gpupool.records.runs.values import (
+    Activity,
+    JobState,
+    JobView,
+    RunView,
+    WorkerView,
+)
+
+IMPORTING = (Activity.START, Activity.IMPORT)
+LOADING = (Activity.LOAD, Activity.MOVE)
+
+
+@dataclass
+class Share:
+    """What the jobs of one model would have taken.
+
+    Attributes
+    ----------
+    import_s, load_s
+        For one job: medians over ``imports`` and ``loads`` measured ones; None: none was measured.
+    inference_s
+        For all jobs together.
+    """
+
+    tool: str
+    model: str
+    jobs: int
+    import_s: float | None
+    imports: int
+    load_s: float | None
+    loads: int
+    inference_s: float
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all jobs, one after the other."""
+        return self.jobs * ((self.import_s or 0.0) + (self.load_s or 0.0)) + self.inference_s
+
+
+@dataclass
+class Estimate:
+    """The estimate, by model, and what it stands on.
+
+    Attributes
+    ----------
+    devices
+        How many such processes could have run at a time.
+    own_import_s, own_load_s, own_inference_s
+        What this run's workers took instead, over these devices.
+    gaps
+        What it leaves out, as sentences.
+    """
+
+    devices: int
+    own_import_s: float = 0.0
+    own_load_s: float = 0.0
+    own_inference_s: float = 0.0
+    shares: list[Share] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
+
+    @property
+    def import_s(self) -> float:
+        """Wall seconds of all imports."""
+        return sum(s.jobs * (s.import_s or 0.0) for s in self.shares) / self.devices
+
+    @property
+    def load_s(self) -> float:
+        """Wall seconds of all loads."""
+        return sum(s.jobs * (s.load_s or 0.0) for s in self.shares) / self.devices
+
+    @property
+    def inference_s(self) -> float:
+        """Wall seconds of all inference."""
+        return sum(s.inference_s for s in self.shares) / self.devices
+
+    @property
+    def wall_s(self) -> float:
+        """How long the jobs would have taken."""
+        return sum(s.total_s for s in self.shares) / self.devices
+
+    @property
+    def own_s(self) -> float:
+        """How long they took in this run."""
+        return self.own_import_s + self.own_load_s + self.own_inference_s
+
+
+def estimate(run: RunView) -> Estimate | None:
+    """Return the estimate; None if no served job has finished, or nothing was measured."""
+    jobs: defaultdict[tuple[str, str], list[JobView]] = defaultdict(list)
+    for job in run.jobs.values():
+        if job.state is JobState.DONE:
+            jobs[job.tool, job.model].append(job)
+    if not jobs or all(job.cost.device_s is None for each in jobs.values() for job in each):
+        return None
+    used = {name for batch in run.batches.values() for name in _devices_of(run, batch.worker_id)}
+    found = Estimate(max(len(used), 1))
+    found.own_import_s = _spent_s(run, IMPORTING) / found.devices
+    found.own_load_s = _spent_s(run, LOADING) / found.devices
+    found.own_inference_s = _computed_s(run) / found.devices
+    for (tool, model), group in jobs.items():
+        found.shares.append(_share(run, tool, model, group))
+    found.gaps = _gaps(run, found, [job for group in jobs.values() for job in group])
+    return found
+
+
+def _spent_s(run: RunView, activities: tuple[Activity, ...]) -> float:
+    """Return the device seconds that workers with devices were at something."""
+    return sum(
+        span.seconds(run.end_s) * len(worker.devices)
+        for worker in run.workers.values()
+        for span in worker.all_spans()
+        if span.activity in activities
+    )
+
+
+def _computed_s(run: RunView) -> float:
+    """Return the device seconds of all batches, those included that are lost or go on."""
+    return sum(
+        (batch.seconds or (batch.ended_at_s or run.end_s) - batch.started_at_s)
+        * len(_devices_of(run, batch.worker_id))
+        for batch in run.batches.values()
+    )
+
+
+def _devices_of(run: RunView, worker_id: str) -> tuple[str, ...]:
+    worker = run.workers.get(worker_id)
+    return worker.devices if worker is not None else ()
+
+
+def _share(run: RunView, tool: str, model: str, jobs: list[JobView]) -> Share:
+    workers = [worker for worker in run.workers.values() if worker.tool == tool]
+    imports = _measured(worker.import_s for worker in workers)
+    loads = _measured(worker.load_s for worker in _with_model(run.workers.values(), model))
+    return Share(
+        tool=tool,
+        model=model,
+        jobs=len(jobs),
+        import_s=statistics.median(imports) if imports else None,
+        imports=len(imports),
+        load_s=statistics.median(loads) if loads else None,
+        loads=len(loads),
+        inference_s=sum((job.cost.device_s or 0.0) + job.cost.saved_s for job in jobs),
+    )
+
+
+def _with_model(workers: Iterable[WorkerView], model: str) -> list[WorkerView]:
+    return [worker for worker in workers if worker.devices and worker.model == model]
+
+
+def _measured(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _gaps(run: RunView, found: Estimate, jobs: list[JobView]) -> list[str]:
+    gaps = []
+    if any(share.import_s is None for share in found.shares):
+        gaps.append("No import was measured for some tools: it counts as nothing.")
+    if any(share.load_s is None for share in found.shares):
+        gaps.append("No load was measured for some models: it counts as nothing.")
+    reused = sum(job.reused or 0 for job in jobs)
+    if reused:
+        gaps.append(
+            f"{reused} results came from earlier runs: what computing them takes is not known, "
+            "and counts as nothing."
+        )
+    if any(job.merged_into is not None for job in jobs):
+        gaps.append("Jobs that were merged into another's dispatch count with their own share.")
+    if run.simulated:
+        gaps.append("The devices are simulated: all of it was computed on the CPU.")
+    return gaps

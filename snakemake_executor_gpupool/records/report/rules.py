@@ -1,0 +1,185 @@
+"""What the page says of each rule, each model and each device. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from snakemake_executor_gpupool.records.runs.values import (
+    BatchView,
+    JobState,
+    JobView,
+    LeaseView,
+    RunView,
+    WorkerView,
+)
+
+#: A job ran over time if it took more than this many times what its rule's jobs take for as many
+#: items, and more than a second longer.
+OVER_TIMES = 2.0
+OVER_S = 1.0
+
+
+def typical_item_s(jobs: Iterable[JobView]) -> float | None:
+    """Return what the jobs of a rule take for an item, reading and writing included: the median."""
+    found = [
+        job.worked_s / job.items
+        for job in jobs
+        if job.state is JobState.DONE and job.worked_s is not None and job.items
+    ]
+    return statistics.median(found) if found else None
+
+
+def is_over_time(job: JobView, typical_s: float | None) -> bool:
+    """Tell whether a job took much longer than its rule's jobs do for as many items."""
+    if job.worked_s is None or typical_s is None or not job.items:
+        return False
+    expected_s = typical_s * job.items
+    return job.worked_s > max(OVER_TIMES * expected_s, expected_s + OVER_S)
+
+
+def rule_rows(run: RunView, over: set[int]) -> list[dict[str, Any]]:
+    """Return a row for each rule: its jobs by state, and where its time went."""
+    served: defaultdict[str, list[JobView]] = defaultdict(list)
+    leased: defaultdict[str, list[LeaseView]] = defaultdict(list)
+    for job in run.jobs.values():
+        served[job.rule].append(job)
+    for lease in run.leases.values():
+        leased[lease.rule].append(lease)
+    states = run.rules()
+    return [
+        {"name": rule, **_states(states[rule])}
+        | _served_figures(run, served[rule], over)
+        | _lease_figures(leased[rule])
+        for rule in states
+    ]
+
+
+def _states(counts: Counter[JobState]) -> dict[str, int]:
+    return {
+        "done": counts[JobState.DONE],
+        "failed": counts[JobState.FAILED],
+        "withdrawn": counts[JobState.WITHDRAWN],
+        "waiting": counts[JobState.WAITING],
+        "running": sum(counts[s] for s in (JobState.READING, JobState.RUNNING, JobState.WRITING)),
+        "lost": counts[JobState.LOST],
+    }
+
+
+def _served_figures(run: RunView, jobs: Sequence[JobView], over: set[int]) -> dict[str, Any]:
+    finished = [job for job in jobs if job.state is JobState.DONE]
+    costs = [job.cost.device_s for job in jobs if job.cost.device_s is not None]
+    waits = [run.waited_s(job.job_id) for job in finished]
+    return {
+        "tools": sorted({job.tool for job in jobs if job.tool}),
+        "models": sorted({job.model for job in jobs if job.model}),
+        "items": sum(job.items or 0 for job in jobs),
+        "duplicates": sum(job.duplicates or 0 for job in jobs),
+        "reused": sum(job.reused or 0 for job in jobs),
+        "saved_s": sum(job.cost.saved_s for job in jobs),
+        "device_s": sum(costs) if costs else None,
+        "device_median_s": statistics.median(costs) if costs else None,
+        "device_most_s": max(costs, default=None),
+        "wait_median_s": statistics.median(waits) if waits else None,
+        "worked_s": sum(job.worked_s or 0.0 for job in jobs),
+        "over": sum(job.job_id in over for job in jobs),
+        "retried": sum(job.attempt > 1 for job in jobs),
+        "merged": sum(job.merged_into is not None for job in jobs),
+    }
+
+
+def _lease_figures(leases: Sequence[LeaseView]) -> dict[str, Any]:
+    held = [
+        (lease.released_at_s - lease.granted_at_s) * max(len(lease.devices), 1)
+        for lease in leases
+        if lease.granted_at_s is not None and lease.released_at_s is not None
+    ]
+    return {"leases": len(leases), "leased_s": sum(held), "lease_median_s": _median(held)}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def model_names(run: RunView) -> list[str]:
+    """Return the models in order of their first worker; their place says their colour."""
+    names = (worker.model or worker.tool for worker in run.workers.values() if worker.devices)
+    return list(dict.fromkeys(names))
+
+
+def model_rows(run: RunView) -> list[dict[str, Any]]:
+    """Return a row for each model: its workers, loads, batches and speed."""
+    workers: defaultdict[str, list[WorkerView]] = defaultdict(list)
+    for worker in run.workers.values():
+        if worker.devices:
+            workers[worker.model or worker.tool].append(worker)
+    batches: defaultdict[str, list[BatchView]] = defaultdict(list)
+    for batch in run.batches.values():
+        of = run.workers.get(batch.worker_id)
+        if of is not None:
+            batches[of.model or of.tool].append(batch)
+    return [_model_row(run, name, workers[name], batches[name]) for name in model_names(run)]
+
+
+def _model_row(
+    run: RunView, name: str, workers: Sequence[WorkerView], batches: Sequence[BatchView]
+) -> dict[str, Any]:
+    done = [batch for batch in batches if batch.seconds is not None]
+    seconds = sum(batch.seconds or 0.0 for batch in done)
+    imports = [worker.import_s for worker in workers if worker.import_s is not None]
+    loads = [worker.load_s for worker in workers if worker.load_s is not None]
+    tokens, padded = sum(b.tokens for b in done), sum(b.padded_tokens or 0 for b in done)
+    width = {b.worker_id: len(run.workers[b.worker_id].devices) for b in done}
+    return {
+        "name": name,
+        "tools": sorted({worker.tool for worker in workers}),
+        "workers": len(workers),
+        "crashes": sum(worker.is_crash for worker in workers),
+        "loads": len(loads),
+        "import_s": _median(imports),
+        "load_s": _median(loads),
+        "batches": len(done),
+        "items": sum(batch.items for batch in done),
+        "tokens": tokens,
+        "padding": 1 - tokens / padded if padded and all(b.padded_tokens for b in done) else None,
+        "seconds": seconds,
+        "device_s": sum((b.seconds or 0.0) * width[b.worker_id] for b in done),
+        "peak_mib": max((w.peak_mib for w in workers if w.peak_mib is not None), default=None),
+    }
+
+
+def device_rows(run: RunView) -> list[dict[str, Any]]:
+    """Return a row for each device: what it is, and for how long something computed on it."""
+    busy: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for batch in run.batches.values():
+        worker = run.workers.get(batch.worker_id)
+        for name in worker.devices if worker is not None else ():
+            end_s = run.end_s if batch.ended_at_s is None else batch.ended_at_s
+            busy[name].append((batch.started_at_s, end_s))
+    for lease in run.leases.values():
+        if lease.granted_at_s is not None:
+            released_s = lease.released_at_s
+            end_s = run.end_s if released_s is None else released_s
+            for name in lease.devices:
+                busy[name].append((lease.granted_at_s, end_s))
+    wall_s = run.wall_s
+    rows = []
+    for device in run.devices.values():
+        busy_s = union_s(busy[device.name])
+        row: dict[str, Any] = {"name": device.name, "kind": device.kind, "model": device.model}
+        row |= {"memory_mib": device.memory_mib, "uuid": device.uuid, "node": device.node}
+        row |= {"simulated": device.simulated, "energy_j": device.energy_j, "busy_s": busy_s}
+        rows.append({**row, "busy_share": min(busy_s / wall_s, 1.0) if wall_s else None})
+    return rows
+
+
+def union_s(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the seconds that spans of time cover together."""
+    covered_s, reached_s = 0.0, float("-inf")
+    for from_s, to_s in sorted(spans):
+        if to_s > reached_s:
+            covered_s += to_s - max(from_s, reached_s)
+            reached_s = to_s
+    return covered_s
