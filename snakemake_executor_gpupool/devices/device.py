@@ -58,7 +58,7 @@ class Device:
     uuid
         What identifies the card itself, however this process numbers it. Empty for a CPU slot.
     memory_mib
-        All of its memory; None if it is not known.
+        All of its memory; None: not known, or none is accounted for (a CPU slot).
     model_name
         As the vendor calls it.
     visible_id
@@ -89,9 +89,9 @@ class Device:
         return self.name.rpartition("/")[0]
 
     @functools.cached_property
-    def domain(self) -> tuple[str, str]:
+    def domain(self) -> str:
         """Machine and kind: a process can use several devices only if they have both in common."""
-        return self.host, self.kind
+        return f"{self.host}/{self.kind}"
 
     @property
     def local_name(self) -> str:
@@ -135,6 +135,9 @@ def device_key(device: Device) -> tuple[bool, tuple[tuple[str, int], ...]]:
 
 def fit_one_process(devices: Iterable[Device], count: int) -> bool:
     """Tell whether one process could have so many of the devices: of one machine and kind."""
-    if count == 1:
-        return any(True for _ in devices)
-    return max(Counter(device.domain for device in devices).values(), default=0) >= count
+    there: Counter[str] = Counter()
+    for device in devices:
+        there[device.domain] += 1
+        if there[device.domain] >= count:
+            return True  # thousands of devices are not all looked at for a request for two
+    return False

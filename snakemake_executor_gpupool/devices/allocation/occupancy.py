@@ -230,7 +230,7 @@ def suits(request: DeviceRequest, device: Device) -> bool:
 
 def _fits(request: DeviceRequest, there: Iterable[DeviceRequest], device: Device) -> bool:
     """Whether the memory figures, as far as they are known, allow it."""
-    if request.vram_mib is None or device.memory_mib is None or not is_gpu(device):
+    if request.vram_mib is None or device.memory_mib is None:
         return True
     return request.vram_mib + sum(other.vram_mib or 0 for other in there) <= device.memory_mib
 

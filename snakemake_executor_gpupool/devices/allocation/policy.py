@@ -57,7 +57,7 @@ class _Search:
         }
         self.removed: list[Holder] = []
         self._open: set[str] = set()
-        self._open_in: Counter[tuple[str, str]] = Counter()  # by machine and kind
+        self._open_in: Counter[str] = Counter()  # by domain
         self._look_at(self.suited)
         self._open_at_first = frozenset(self._open)
 
@@ -132,7 +132,7 @@ class _Search:
         ]
         if count == 1:
             return (min(candidates, key=worth),)
-        best: dict[tuple[str, str], list[Device]] = defaultdict(list)
+        best: dict[str, list[Device]] = defaultdict(list)
         for device in sorted(candidates, key=worth):
             if len(best[device.domain]) < count:
                 best[device.domain].append(device)
