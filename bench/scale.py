@@ -19,6 +19,9 @@ from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
+from snakemake_executor_gpupool.wire.messages import ItemsRead, ToolImported
+from snakemake_executor_gpupool.wire.model_messages import BatchDone, Loaded
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 CARDS_PER_NODE = 8
@@ -26,17 +29,18 @@ ITEMS_PER_FRAME = 500
 ITEMS_PER_BATCH = 64
 ITEMS_PER_S_TO_REACH = 20_000
 MIB_TO_REACH = 2048
-OK = {"error": None, "oom": False}
-INFO: dict[str, Any] = {
-    "deterministic": True,
-    "persistent": True,
-    "devices": ["cuda"],
-    "gpus_per_instance": 1,
-    "pads": False,
-    "vram_mb": None,
-    "batch_limit_s": 1e9,
-    "can_move": False,
-}
+INFO = ToolInfo(
+    deterministic=True,
+    persistent=True,
+    devices=("cuda",),
+    gpus_per_instance=1,
+    pads=False,
+    vram_mib=None,
+    batch_limit_s=1e9,
+    can_move=False,
+)
+#: Bulk, as so many items are.
+MODEL = ModelInfo("m", label="", group="g", short_tokens=0)
 
 
 class Simulation:
@@ -99,7 +103,10 @@ class Simulation:
                 self._free_s[effect.worker_id] = start_s + seconds
                 self._later(start_s + seconds - self._now_s, self._computed, effect, seconds)
             case fx.StartWorker(worker_id=worker):
-                self._later(0.5, lambda: self.scheduler.process_ready(worker, INFO, self._now_s))
+                message = ToolImported(INFO, seconds=0.5, versions={})
+                self._later(0.5, lambda: self.scheduler.process_ready(worker, message, self._now_s))
+            case fx.ClaimDevices(holder_id=holder):
+                self.scheduler.devices_claimed(holder, self._now_s)
             case fx.LoadModel(worker_id=worker):
                 self._later(2.0, self._loaded, worker)
             case fx.ReadJob(worker_id=worker, request=request):
@@ -113,25 +120,24 @@ class Simulation:
                 self._later(0.01, lambda: self.scheduler.died(worker, "ended", self._now_s))
 
     def _loaded(self, worker: str) -> None:
-        self.scheduler.loaded(worker, ITEMS_PER_BATCH, 2.0, self._now_s)
+        self.scheduler.loaded(worker, Loaded(ITEMS_PER_BATCH, 2.0), self._now_s)
 
     def _computed(self, effect: fx.RunBatch, seconds: float) -> None:
         count = len(effect.units)
-        blobs: list[Any] = [b"result"] * count
-        self.scheduler.batch_done(effect.worker_id, [OK] * count, blobs, seconds, self._now_s)
+        message = BatchDone(effect.batch_id, count, (b"result",) * count, seconds)
+        self.scheduler.batch_done(effect.worker_id, message, self._now_s)
 
     def _read(self, worker: str, job_id: int) -> None:
         first = job_id * self._items_per_job
         for start in range(0, self._items_per_job, ITEMS_PER_FRAME):
             count = min(ITEMS_PER_FRAME, self._items_per_job - start)
-            items = [
-                {"key": str(n), "cost": 1.0 + n % 7, "tokens": 1, "name": str(n)}
-                for n in range(first + start, first + start + count)
-            ]
-            last = start + count == self._items_per_job
-            meta = {"model": "m", "model_label": "", "group": "g", "items": items, "last": last}
-            meta["short_tokens"] = 0  # bulk, as so many items are
-            self.scheduler.items(worker, job_id, meta, [b"item"] * count, self._now_s)
+            numbers = range(first + start, first + start + count)
+            names = tuple(map(str, numbers))
+            costs = tuple(1.0 + n % 7 for n in numbers)
+            is_last = start + count == self._items_per_job
+            columns = names, costs, (1,) * count, names, (b"item",) * count
+            message = ItemsRead(job_id, MODEL, *columns, is_last=is_last)
+            self.scheduler.items_read(worker, message, self._now_s)
 
     def _written(self, worker: str, job_id: int) -> None:
         self.scheduler.written(worker, job_id, 0.0, self._now_s)

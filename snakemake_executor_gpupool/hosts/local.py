@@ -8,7 +8,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from snakemake_executor_gpupool.devices.demand import Demand
@@ -29,6 +29,7 @@ from snakemake_executor_gpupool.hosts.base import (
 from snakemake_executor_gpupool.hosts.process import WorkerProcess, describe_exit
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
 from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
@@ -279,9 +280,8 @@ class LocalHost:
         pid, devices = running.process.pid, running.devices
         if self._memory_release.weights_are_gone(worker_id, pid, devices):
             return frame
-        message = "its weights are still on the device after the move to the host"
-        error = {"kind": "tool", "type": "RuntimeError", "message": message, "traceback": ""}
-        return Frame({"type": "move_failed", "error": error}, [])
+        error = WorkerError("its weights are still on the device after the move to the host")
+        return Frame({"type": "move_failed", "error": asdict(error)}, [])
 
     def believes(self, worker_id: str) -> bool:
         """Return whether a worker's frames still count: it has not broken the protocol."""

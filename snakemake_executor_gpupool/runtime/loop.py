@@ -29,13 +29,13 @@ from snakemake_executor_gpupool.records.progress import Progress, closing_line
 from snakemake_executor_gpupool.records.result_store import ResultStore
 from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, UserLines, holder_of
 from snakemake_executor_gpupool.runtime.config import PoolConfig
+from snakemake_executor_gpupool.runtime.deliver import Deliverer
 from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.sharing import Sharing
 from snakemake_executor_gpupool.runtime.start import start_of
 from snakemake_executor_gpupool.runtime.summary import state_of, summarize
 from snakemake_executor_gpupool.scheduling.demand import demand_of
 from snakemake_executor_gpupool.scheduling.effects import ClaimDevices, Note, Report
-from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Frame
@@ -105,7 +105,7 @@ class RunLoop:
         if paths.is_shared:
             remove = lambda path: put(lambda: remove_file(path))  # noqa: E731
         self._discards = Discards(remove)
-        self._gate = FrameGate(self.scheduler, paths.spools)
+        self._deliverer = Deliverer(self.scheduler, paths.spools)
         self.events = EventLog(paths.events)
         self._has_lost_events = False
         self._actions = Actions(
@@ -193,7 +193,7 @@ class RunLoop:
     def _frame(self, worker_id: str, frame: Frame, now_s: float) -> None:
         """Turn a frame into an event. One that makes no sense is its sender's end."""
         try:
-            self._gate.take(worker_id, frame, now_s)
+            self._deliverer.take(worker_id, frame, now_s)
         except ProtocolError as error:
             self.host.reject(worker_id, str(error))
 

@@ -41,8 +41,9 @@ from snakemake_executor_gpupool.runtime.reporter import Reporter
 from snakemake_executor_gpupool.runtime.sharing import Sharing
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.wire.bounds import printable
-from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.kept import StoreAddress
+from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import Request
 
 #: How long the last reports may take once everything has ended.
@@ -163,13 +164,11 @@ class Pool:
 
         self._post_work(act)
 
-    def submit_items(
-        self, request: Request, info: dict[str, Any], meta: dict[str, Any], payloads: list[Blob]
-    ) -> None:
+    def submit_items(self, request: Request, info: ToolInfo, items: ItemsRead) -> None:
         """Serve items that are in memory; the report's details have the results."""
 
         def act(now_s: float) -> None:
-            self._loop.scheduler.submit_items(request, info, meta, payloads, now_s)
+            self._loop.scheduler.submit_items(request, info, items, now_s)
 
         self._post_work(act)
 

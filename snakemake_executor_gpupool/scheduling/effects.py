@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.scheduling.results import Unit
@@ -167,7 +167,7 @@ class Note:
     """One line of the run's event log."""
 
     event: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, object] = field(default_factory=dict)
 
 
 Effect = (
@@ -200,7 +200,7 @@ class Outbox:
         """Add one."""
         self._effects.append(effect)
 
-    def note(self, event: str, **fields: Any) -> None:
+    def note(self, event: str, **fields: object) -> None:
         """Add a line for the event log."""
         self.put(Note(event, fields))
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from snakemake_executor_gpupool.errors import CONTRACT
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents, JobComputed
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Report
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
 from snakemake_executor_gpupool.scheduling.models.cost_shares import UNCLAIMED, JobCost, Work
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.wire.bounds import printable
+from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
 
@@ -262,7 +262,7 @@ class JobTable:
             self._jobs[job_id].cost.add(work, device_s)
 
     def unit_done(
-        self, unit: Unit, result: Any, seconds: float, worker_id: str, node: str = ""
+        self, unit: Unit, result: Blob, seconds: float, worker_id: str, node: str = ""
     ) -> None:
         """Hand a unit's result to every place that waits for it; ``node``: of a cluster."""
         places, unit.places = unit.places, []
@@ -280,7 +280,7 @@ class JobTable:
             if job.is_computed and job.phase is Phase.COMPUTING:
                 self._events.append(JobComputed(job.request.job_id))
 
-    def unit_failed(self, unit: Unit, error: dict[str, Any], where: str = "") -> None:
+    def unit_failed(self, unit: Unit, error: WorkerError, where: str = "") -> None:
         """Fail every job that waits for the unit, and no other.
 
         ``where`` says what failed, if it is not the item.
@@ -347,10 +347,10 @@ class JobTable:
             self._release(job.units)
 
 
-def explain(job: JobState, error: dict[str, Any], where: str = "") -> str:
+def explain(job: JobState, error: WorkerError, where: str = "") -> str:
     """Say a worker's error as the user should read it: rule, wildcards, item, cause."""
     head = ": ".join(part for part in (job.request.title, where) if part)
-    if error.get("kind") in ("input", CONTRACT):
-        return f"{head}: {error['message']}"
-    text = f"{head}: {error.get('type', 'Error')}: {error['message']}"
-    return f"{text}\n{error['traceback'].rstrip()}" if error.get("traceback") else text
+    if error.is_plain:
+        return f"{head}: {error.message}"
+    text = f"{head}: {error.type}: {error.message}"
+    return f"{text}\n{error.traceback.rstrip()}" if error.traceback else text

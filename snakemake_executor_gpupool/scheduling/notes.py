@@ -35,9 +35,9 @@ def note_read(outbox: Outbox, job: JobState, model_name: str) -> None:
 
 
 def note_imported(
-    outbox: Outbox, worker_id: str, seconds: float, versions: Mapping[str, str] | None
+    outbox: Outbox, worker_id: str, seconds: float, versions: Mapping[str, str]
 ) -> None:
     """A process has imported its tool."""
     outbox.note(
-        "tool_imported", worker=worker_id, seconds=round(seconds, 3), versions=dict(versions or {})
+        "tool_imported", worker=worker_id, seconds=round(seconds, 3), versions=dict(versions)
     )

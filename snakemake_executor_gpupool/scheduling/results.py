@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
+from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 
 
@@ -41,7 +41,7 @@ class Unit:
     order: tuple[int, int, int]
     places: list[tuple[int, int]] = field(default_factory=list)
     result: Blob | None = None
-    error: dict[str, Any] | None = None
+    error: WorkerError | None = None
     #: A chain is to compute it, and no queue has it.
     is_merged: bool = False
     #: Computed before any job asked for it, by a chain.
@@ -118,7 +118,7 @@ class Ledger:
         known.holders += 1
         return known, known is unit and unit.result is None
 
-    def finish(self, unit: Unit, result: Blob | None, error: dict[str, Any] | None) -> None:
+    def finish(self, unit: Unit, result: Blob | None, error: WorkerError | None) -> None:
         """Record how a unit ended. A failed one is forgotten: a retry computes it again."""
         unit.result, unit.error = result, error
         self._discard(unit.payload)

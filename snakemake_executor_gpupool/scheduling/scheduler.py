@@ -8,8 +8,7 @@ the same sequence of effects, which is what makes eviction, balance and faults t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device
@@ -39,8 +38,10 @@ from snakemake_executor_gpupool.scheduling.notes import note_imported, note_read
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.wire.bounds import shortened
-from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo, WorkerError
 from snakemake_executor_gpupool.wire.kept import result_key
+from snakemake_executor_gpupool.wire.messages import ItemsRead, ToolImported
+from snakemake_executor_gpupool.wire.model_messages import BatchDone, Loaded, StageDone
 from snakemake_executor_gpupool.wire.requests import Request
 
 #: No run has more to say beside its errors.
@@ -131,9 +132,8 @@ class Scheduler:
     def submit_items(
         self,
         request: Request,
-        info: dict[str, Any],
-        meta: Mapping[str, Any],
-        payloads: list[Blob],
+        info: ToolInfo,
+        message: ItemsRead,
         now_s: float,
     ) -> None:
         """A call's items are ready; their results are reported, not written."""
@@ -142,27 +142,19 @@ class Scheduler:
         job.wants_results = True
         tool = self.filing.tool(request.tool)
         tool.info = tool.info or info
-        self._place_items(job, tool, meta, list(payloads), now_s)
+        self._place_items(job, tool, message, now_s)
         self._settle(now_s)
 
-    def process_ready(
-        self,
-        worker_id: str,
-        info: dict[str, Any],
-        now_s: float,
-        seconds: float | None = None,
-        versions: Mapping[str, str] | None = None,
-    ) -> None:
-        """A process has imported its tool: what that took, and what it runs under."""
-        if seconds is not None:
-            note_imported(self.outbox, worker_id, seconds, versions)
+    def process_ready(self, worker_id: str, message: ToolImported, now_s: float) -> None:
+        """A process has imported its tool."""
+        note_imported(self.outbox, worker_id, message.seconds, message.versions)
         if self.filing.owns(worker_id):
-            self.filing.tool_ready(worker_id, info, now_s)
+            self.filing.tool_ready(worker_id, message.info, now_s)
         elif self.dispatch.owns(worker_id):
             self.dispatch.lifecycle.process_ready(worker_id)
         self._settle(now_s)
 
-    def process_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+    def process_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
         """A process could not import its tool."""
         if self.filing.owns(worker_id):
             self.filing.tool_failed(worker_id, error, now_s)
@@ -170,19 +162,17 @@ class Scheduler:
             self.dispatch.load_failed(worker_id, error, now_s)
         self._settle(now_s)
 
-    def items(
-        self, worker_id: str, job_id: int, meta: Mapping[str, Any], blobs: list[Blob], now_s: float
-    ) -> None:
-        """Some items of a job have been read; ``meta["last"]`` says whether these are the last."""
+    def items_read(self, worker_id: str, message: ItemsRead, now_s: float) -> None:
+        """Some items of a job have been read, or all."""
         self.filing.heard_of(worker_id, now_s)
-        job = self.jobs.get(job_id)
+        job = self.jobs.get(message.job_id)
         tool = self.filing.tool_of(worker_id)
-        if meta["last"]:
-            self.filing.answered(worker_id, job_id, now_s)
+        if message.is_last:
+            self.filing.answered(worker_id, message.job_id, now_s)
         if job is not None:
-            self._place_items(job, tool, meta, blobs, now_s)
+            self._place_items(job, tool, message, now_s)
         else:
-            self.ledger.discard(*blobs)
+            self.ledger.discard(*message.payloads)
         self.filing.send_more(tool, now_s)
         self._settle(now_s)
 
@@ -195,73 +185,63 @@ class Scheduler:
             self.outbox.put(Remark(text))
 
     def _place_items(
-        self,
-        job: JobState,
-        tool: ToolState,
-        meta: Mapping[str, Any],
-        blobs: list[Blob],
-        now_s: float,
+        self, job: JobState, tool: ToolState, message: ItemsRead, now_s: float
     ) -> None:
         try:
-            model = self._model_for(job.request, tool, meta)
+            model = self._model_for(job.request, tool, message.model)
         except ImpossibleRequest as error:
             self.jobs.fail(job, f"{job.request.title}: {error}")
-            self.ledger.discard(*blobs)
+            self.ledger.discard(*message.payloads)
             return
-        model.params_of_group.setdefault(meta["group"], job.request.params)
-        model.places += len(blobs)
-        is_brief = job.is_brief = is_whole_and_short(job, meta)
+        model.params_of_group.setdefault(message.model.group, job.request.params)
+        model.places += len(message.payloads)
+        job.is_brief = is_whole_and_short(job, message)
         claimed = self.ledger.claimed
         new = []
-        for item, payload in zip(meta["items"], blobs, strict=True):
-            made = self._unit(job.request, tool, meta, item, payload, is_brief)
+        for made in self._units(job, tool, message):
             unit = self.jobs.place(job, made)
             if unit is not None:
                 new.append(unit)
         job.claimed += self.ledger.claimed - claimed
-        if meta["last"]:
+        if message.is_last:
             note_read(self.outbox, job, model.name)
-        may_merge = is_brief and job.request.follow
-        if may_merge and self.chains.take(job, model, tool, meta, new, now_s):
+        may_merge = job.is_brief and job.request.follow
+        if may_merge and self.chains.take(job, model, tool, message, new, now_s):
             return
         if new:
             self.dispatch.add(model, new, now_s)
-        if meta["last"] and self.jobs.get(job.request.job_id) is job:
+        if message.is_last and self.jobs.get(job.request.job_id) is job:
             if job.claimed and not job.missing:
                 self.chains.claimed(job)
             self.jobs.read_complete(job)
 
-    def _unit(
-        self,
-        request: Request,
-        tool: ToolState,
-        meta: Mapping[str, Any],
-        item: Mapping[str, Any],
-        payload: Blob,
-        is_brief: bool,
-    ) -> Unit:
+    def _units(self, job: JobState, tool: ToolState, message: ItemsRead) -> Iterator[Unit]:
+        """Return a unit for each item, with its result where an earlier run had left that."""
         assert tool.info is not None
-        self._arrivals += 1
-        key = result_key(tool.ref.environment, meta["model"], meta["group"], item["key"])
-        is_kept = item.get("kept", False)
-        return Unit(
-            key=key if tool.info["deterministic"] else None,
-            group=meta["group"],
-            cost=item["cost"],
-            tokens=item["tokens"],
-            payload=b"" if is_kept else payload,
-            name=item["name"],
-            order=(-request.priority, 0 if is_brief else 1, self._arrivals),
-            result=payload if is_kept else None,
-        )
+        is_deterministic, group = tool.info.deterministic, message.model.group
+        head = (tool.ref.environment, message.model.model, group)
+        urgency, length = -job.request.priority, 0 if job.is_brief else 1
+        columns = message.keys, message.costs, message.tokens, message.names, message.payloads
+        for position, (key, cost, tokens, name, payload) in enumerate(zip(*columns, strict=True)):
+            self._arrivals += 1
+            is_kept = position in message.kept
+            yield Unit(
+                key=result_key(*head, key) if is_deterministic else None,
+                group=group,
+                cost=cost,
+                tokens=tokens,
+                payload=b"" if is_kept else payload,
+                name=name,
+                order=(urgency, length, self._arrivals),
+                result=payload if is_kept else None,
+            )
 
-    def _model_for(self, request: Request, tool: ToolState, meta: Mapping[str, Any]) -> Model:
+    def _model_for(self, request: Request, tool: ToolState, described: ModelInfo) -> Model:
         assert tool.info is not None
         spec = self._spec_for(request, tool.info)
-        key = (meta["model"], request.instance, spec, tool.ref)
+        key = (described.model, request.instance, spec, tool.ref)
         if key not in self.dispatch.models:
-            label = meta["model_label"]
-            name = f"{tool.name} ({label})" if label else tool.name
+            name = f"{tool.name} ({described.label})" if described.label else tool.name
             model = self.dispatch.models[key] = Model(
                 key=key,
                 name=f"{name} [{request.instance}]" if request.instance else name,
@@ -269,10 +249,10 @@ class Scheduler:
                 spec=spec,
                 params=request.params,
                 instance=request.instance,
-                vram_mib=request.vram_mib or tool.info["vram_mb"],
+                vram_mib=request.vram_mib or tool.info.vram_mib,
                 priority=request.priority,
-                ident=meta["model"],
-                profile_key=f"{meta['model']}/{self._device_label(spec)}",
+                ident=described.model,
+                profile_key=f"{described.model}/{self._device_label(spec)}",
             )
             self._recall_figures(model)
         model = self.dispatch.models[key]
@@ -280,7 +260,7 @@ class Scheduler:
             # What could not be loaded may be there by now.
             model.error = None
         if request.attempt > 1:
-            model.broken.pop(meta["group"], None)
+            model.broken.pop(described.group, None)
         return model
 
     def _recall_figures(self, model: Model) -> None:
@@ -291,10 +271,10 @@ class Scheduler:
         names = {device.model_name for device in self._allocator.of_kind(spec.kind)}
         return f"{spec.kind}x{spec.count}:{min(names, default='')}"
 
-    def _spec_for(self, request: Request, info: Mapping[str, Any]) -> DeviceSpec:
+    def _spec_for(self, request: Request, info: ToolInfo) -> DeviceSpec:
         """Return what devices a job's model goes to: the rule's wish, else the tool's."""
         kinds = self._allocator.kinds
-        accepted = info["devices"]
+        accepted = info.devices
         wish = request.devices
         if wish is not None and kind_of(wish).tool_word not in accepted:
             raise ImpossibleRequest(
@@ -304,7 +284,7 @@ class Scheduler:
         is_there = wish is not None and any(map(wish.is_served_by, kinds))
         if wish is not None and (is_there or wish.names or KINDS[CPU].tool_word not in accepted):
             return wish
-        count = info["gpus_per_instance"]
+        count = info.gpus_per_instance
         for word in accepted:
             for kind in kinds_for_tool(word, {*kinds, CPU}):
                 return DeviceSpec(kind, 1 if kind == CPU else count)
@@ -313,17 +293,15 @@ class Scheduler:
             f"{', '.join(sorted(kinds)) or 'no device'}"
         )
 
-    def read_failed(self, worker_id: str, job_id: int, error: dict[str, Any], now_s: float) -> None:
+    def read_failed(self, worker_id: str, job_id: int, error: WorkerError, now_s: float) -> None:
         """A job's input cannot be read."""
         self._files_done(worker_id, job_id, lambda job: self._file_failed(job, error), now_s)
 
-    def write_failed(
-        self, worker_id: str, job_id: int, error: dict[str, Any], now_s: float
-    ) -> None:
+    def write_failed(self, worker_id: str, job_id: int, error: WorkerError, now_s: float) -> None:
         """A job's outputs cannot be written."""
         self._files_done(worker_id, job_id, lambda job: self._file_failed(job, error), now_s)
 
-    def _file_failed(self, job: JobState, error: dict[str, Any]) -> None:
+    def _file_failed(self, job: JobState, error: WorkerError) -> None:
         self.jobs.fail(job, explain(job, error))
 
     def written(self, worker_id: str, job_id: int, seconds: float, now_s: float) -> None:
@@ -366,60 +344,38 @@ class Scheduler:
             self.filing.write(job, now_s)
 
     def stage_done(
-        self,
-        worker_id: str,
-        meta: Mapping[str, Any],
-        blobs: list[Blob],
-        now_s: float,
-        energy_j: float | None = None,
+        self, worker_id: str, message: StageDone, now_s: float, energy_j: float | None = None
     ) -> None:
-        """A worker has come through one stage of a dispatch of chains."""
+        """A worker has finished one stage of a dispatch of chains."""
         worker = self.dispatch.worker(worker_id)
-        figures = meta["seconds"], now_s, meta["peak_mib"], energy_j
-        self.chains.stage_done(worker, meta["chains"], blobs, *figures)
-        if meta["last"]:
-            self.dispatch.chains_done(worker_id, now_s, meta["peak_mib"])
+        self.chains.stage_done(worker, message, now_s, energy_j)
+        if message.is_last:
+            self.dispatch.chains_done(worker_id, now_s, message.peak_mib)
         self._settle(now_s)
 
     def batch_done(
-        self,
-        worker_id: str,
-        outcomes: list[dict[str, Any]],
-        blobs: list[Blob],
-        seconds: float,
-        now_s: float,
-        peak_mib: int | None = None,
-        energy_j: float | None = None,
+        self, worker_id: str, message: BatchDone, now_s: float, energy_j: float | None = None
     ) -> None:
-        """A worker has answered its oldest micro-batch."""
-        self.dispatch.batch_done(worker_id, outcomes, blobs, seconds, now_s, peak_mib, energy_j)
+        """A worker has computed its oldest micro-batch."""
+        self.dispatch.batch_done(worker_id, message, now_s, energy_j)
         self._settle(now_s)
 
-    def loaded(
-        self,
-        worker_id: str,
-        batch_tokens: int,
-        seconds: float,
-        now_s: float,
-        peak_mib: int | None = None,
-        versions: Mapping[str, str] | None = None,
-    ) -> None:
+    def loaded(self, worker_id: str, message: Loaded, now_s: float) -> None:
         """A worker has its model on its devices."""
-        figures = batch_tokens, seconds, now_s, peak_mib, versions
-        self.dispatch.lifecycle.loaded(worker_id, *figures)
+        self.dispatch.lifecycle.loaded(worker_id, message, now_s)
         self._settle(now_s)
 
-    def load_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+    def load_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
         """A model cannot be loaded."""
         self.dispatch.load_failed(worker_id, error, now_s)
         self._settle(now_s)
 
-    def moved(self, worker_id: str, away: bool, now_s: float) -> None:
+    def moved(self, worker_id: str, is_away: bool, now_s: float) -> None:
         """A worker's weights are in host memory, or back on its devices."""
-        self.dispatch.lifecycle.moved(worker_id, away, now_s)
+        self.dispatch.lifecycle.moved(worker_id, is_away, now_s)
         self._settle(now_s)
 
-    def move_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+    def move_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
         """A worker's weights could not be moved."""
         self.dispatch.lifecycle.move_failed(worker_id, error, now_s)
         self._settle(now_s)
@@ -538,8 +494,9 @@ class Scheduler:
         return not self.jobs and not self.leases
 
 
-def is_whole_and_short(job: JobState, meta: Mapping[str, Any]) -> bool:
+def is_whole_and_short(job: JobState, message: ItemsRead) -> bool:
     """Tell whether a job is short, all of whose items have come at once."""
-    tokens = {item["key"]: item["tokens"] for item in meta["items"]}
-    is_whole = meta["last"] and not job.units
-    return is_whole and is_short(list(tokens.values()), meta["short_tokens"])
+    if not message.is_last or job.units:
+        return False
+    tokens = dict(zip(message.keys, message.tokens, strict=True))
+    return is_short(list(tokens.values()), message.model.short_tokens)

@@ -19,8 +19,8 @@ from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy, cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.errors import CONTRACT, FrameError, ProtocolError
+from snakemake_executor_gpupool.runtime.deliver import Deliverer
 from snakemake_executor_gpupool.scheduling import effects as fx
-from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
@@ -39,7 +39,7 @@ INFO = {
     "devices": ["cuda", "cpu"],
     "gpus_per_instance": 1,
     "pads": True,
-    "vram_mb": None,
+    "vram_mib": None,
     "batch_limit_s": 600.0,
     "can_move": False,
 }
@@ -157,7 +157,7 @@ class World:
         )
         figures = {f"{model}/cudax1:": figures for model, figures in self.figures.items()}
         self.scheduler = Scheduler(self.allocator, self.config, self.file_workers, figures)
-        self.gate = FrameGate(self.scheduler, ["/spool"])
+        self.deliverer = Deliverer(self.scheduler, ["/spool"])
         #: What the coordinator said of frames that it did not believe.
         self.complaints: list[str] = []
         self.now_s = 0.0
@@ -300,7 +300,7 @@ class World:
     def _answer(self, worker: str, kind: str, blobs: Sequence[bytes] = (), **fields: Any) -> None:
         try:
             for frame in self.sent(worker, Frame({"type": kind, **fields}, self._stored(blobs))):
-                self.gate.take(worker, frame, self.now_s)
+                self.deliverer.take(worker, frame, self.now_s)
         except (ProtocolError, FrameError) as error:
             self.complaints.append(str(error))
             self._die(worker, f"broke the protocol ({error})")
@@ -428,25 +428,31 @@ class World:
         if self.node_of[worker] in self.fatal_starts and not devices:
             self._later(worker, self.start_s, lambda: self._die(worker, "killed by SIGSEGV"))
             return
-        info = {**INFO, **self.info}
-        self._later(worker, self.start_s, lambda: self._answer(worker, "tool", info=info))
+        fields: dict[str, Any] = {
+            "info": {**INFO, **self.info},
+            "seconds": self.start_s,
+            "versions": {},
+        }
+        self._later(worker, self.start_s, lambda: self._answer(worker, "tool", **fields))
 
     def _read(self, worker: str, job_id: int) -> None:
         request, (_, items) = self.requests[job_id], self._jobs[job_id]
-        metas = [
-            {"key": i.key, "cost": i.cost, "tokens": i.tokens, "name": f"{i.key}@{n}"}
-            for n, i in enumerate(items)
-        ]
+        columns = {
+            "keys": [item.key for item in items],
+            "costs": [item.cost for item in items],
+            "tokens": [item.tokens for item in items],
+            "names": [f"{item.key}@{n}" for n, item in enumerate(items)],
+        }
         info = {**INFO, **self.info}
         follow = [{**self._describe(int(later.job)), "info": info} for later in request.follow]
-        meta = {**self._describe(job_id), "items": metas, "last": True, "follow": follow}
+        meta = {**self._describe(job_id), **columns, "kept": [], "last": True, "follow": follow}
         payloads = [f"{item.key}".encode() for item in items]
         self._answer(worker, "items", payloads, job=job_id, **meta)
 
     def _publish(self, worker: str, job_id: int) -> None:
         """Put results in place, unless the job's inputs have changed."""
         if job_id in self.changed:
-            self._answer(worker, "unpublished", job=job_id, seconds=0.0)
+            self._answer(worker, "unpublished", job=job_id)
             return
         self.results[job_id] = [f"result of {item.key}" for item in self._jobs[job_id][1]]
         self._answer(worker, "published", job=job_id, seconds=0.0)
@@ -505,7 +511,7 @@ class World:
             self._answer(worker, "load_failed", error={**error, "traceback": ""})
         else:
             figures: dict[str, Any] = {"batch_tokens": self.budget_tokens, "seconds": self.load_s}
-            self._answer(worker, "loaded", **figures, peak_mib=None)
+            self._answer(worker, "loaded", **figures, peak_mib=None, versions={})
 
     def _run_batch(self, effect: fx.RunBatch) -> None:
         keys = [self.text(unit.payload) for unit in effect.units]
@@ -533,11 +539,17 @@ class World:
         if self.broken & set(keys):
             contract = {**error, "kind": CONTRACT, "message": "returned a dict"}
             errors = dict.fromkeys(keys, contract)
-        outcomes = [{"error": errors.get(key), "oom": bool(too_large)} for key in keys]
+        failed = [position for position, key in enumerate(keys) if key in errors]
+        outcomes = {
+            "items": len(keys),
+            "failed": failed,
+            "errors": [errors[keys[position]] for position in failed],
+            "out_of_memory": list(range(len(keys))) if too_large else [],
+        }
         blobs = [f"result of {key}".encode() for key in keys if key not in errors]
         self.computed += [key for key in keys if key not in too_large]
         self.finished_s.update(dict.fromkeys(keys, self.now_s))
-        told = {"batch": batch_id, "outcomes": outcomes, "seconds": seconds, "peak_mib": None}
+        told = {**outcomes, "batch": batch_id, "seconds": seconds, "peak_mib": None}
         self._answer(worker, "done", blobs, **told)
 
     def _exhausts(self, worker: str, key: str) -> bool:

@@ -111,6 +111,17 @@ def pack_outcomes(
             return within_bounds(failures), []
 
 
+def outcome_fields(notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is told of each item as fields of a ``done`` frame: most need no word."""
+    failed = [position for position, note in enumerate(notes) if note["error"] is not None]
+    return {
+        "items": len(notes),
+        "failed": failed,
+        "errors": [notes[position]["error"] for position in failed],
+        "out_of_memory": [position for position, note in enumerate(notes) if note["oom"]],
+    }
+
+
 def of_one_item(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what to tell of each item: where only some cannot be sent, these are to blame.
 

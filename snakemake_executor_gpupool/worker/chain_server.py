@@ -124,16 +124,16 @@ class ChainServer(Server):
         return tools
 
     def _move(self, frame: Frame) -> None:
-        device, away = frame.meta["device"], frame.meta["away"]
+        away = frame.meta["away"]
         try:
             for tool in {id(tool): tool for tool in self._tools}.values():
-                tool.move(device)
+                tool.move(frame.meta["device"])
             if away:
                 release_memory()
         except Exception as error:
             self._channel.send({"type": "move_failed", "error": tell_error(error)})
             return
-        self._channel.send({"type": "moved", "device": device, "away": away})
+        self._channel.send({"type": "moved", "away": away})
 
     # -- a dispatch --------------------------------------------------------------
     def _run_chains(self, frame: Frame) -> None:

@@ -51,18 +51,15 @@ def tool_info(tool_class: type[Tool]) -> dict[str, Any]:
         An attribute is out of bounds; the message names it.
     """
     name = tool_class.__name__
-    vram_mb = tool_class.vram_mb
-    if vram_mb is not None:
-        vram_mb = tool_count(vram_mb, f"{name}.vram_mb", 0, MAX_MIB)
+    vram_mib = tool_class.vram_mb
+    if vram_mib is not None:
+        vram_mib = tool_count(vram_mib, f"{name}.vram_mb", 0, MAX_MIB)
     limit_s = tool_class.batch_limit_s
     if limit_s != float("inf"):
         limit_s = tool_amount(limit_s, f"{name}.batch_limit_s", MAX_SECONDS)
     if not limit_s:
         raise ValueError(f"{name}.batch_limit_s is 0; it must be more")
     return {
-        "identity": f"{tool_class.__module__}:{tool_class.__qualname__}",
-        "name": name,
-        "version": str(tool_class.version),
         "deterministic": bool(tool_class.deterministic),
         "persistent": bool(tool_class.persistent),
         "devices": list(tool_class.devices),
@@ -70,7 +67,7 @@ def tool_info(tool_class: type[Tool]) -> dict[str, Any]:
             tool_class.gpus_per_instance, f"{name}.gpus_per_instance", 1, MAX_GPUS
         ),
         "pads": bool(tool_class.pads),
-        "vram_mb": vram_mb,
+        "vram_mib": vram_mib,
         "batch_limit_s": min(limit_s, MAX_SECONDS),
         "can_move": callable(getattr(tool_class, "to", None)),
     }
@@ -166,6 +163,12 @@ def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
         "tokens": tokens,
         "name": name,
     }
+
+
+def columns_of(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return items as :func:`describe_item` has them, as the columns of a frame."""
+    columns = {"keys": "key", "costs": "cost", "tokens": "tokens", "names": "name"}
+    return {column: [item[name] for item in items] for column, name in columns.items()}
 
 
 def item_key(tool: Tool, item: Any) -> str | bytes:

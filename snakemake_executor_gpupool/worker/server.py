@@ -6,19 +6,26 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     coordinator → worker                       worker → coordinator
     tool  {spec, base_dir, spool, shared}      tool {info} | tool_failed
     read  {job, cwd, follow, store, environment} [job, later job...]
-                                               items {job, items, last} [payload...] | read_failed
+                                               items {job, model, model_label, group, short_tokens,
+                                                      keys, costs, tokens, names, kept, last,
+                                                      follow} [payload...] | read_failed
                                                (before these: remark {job, text})
     write {job, cwd, order, names, updates, touched, directories} [job, result...]
                                                written | write_failed
     publish {job, cwd, digests, outputs, logs, touched} [job]  published | unpublished
-    load  {device, model} [params]             loaded | load_failed
-    run   {batch, store, keys} [params, payload...]      done {batch, outcomes} [result...]
-    move  {device, away}                       moved | move_failed
+    load  {device, model} [params]             loaded {batch_tokens, seconds, peak_mib}
+                                               | load_failed
+    run   {batch, store, keys} [params, payload...]
+                                               done {batch, items, failed, errors, out_of_memory,
+                                                     seconds, peak_mib} [result...]
+    move  {device, away}                       moved {away} | move_failed
     chain (see chain_server)
     (end of file)                              the process ends
 
-``store`` says where results are kept across runs, if they are. The blob of an item that is
-``kept`` is its result, found there. Before any answer there may be, for the user to hear::
+What is read of items are columns, one entry an item; ``kept`` are positions of items whose blobs
+are their results, found in the ``store`` of results kept across runs. ``failed`` are positions of
+items without a result, ``errors`` what each of them has instead.
+Before any answer there may be, for the user to hear::
 
                                                store_trouble {kind, why}
 
@@ -54,9 +61,10 @@ from snakemake_executor_gpupool.wire.kept import StoreAddress, result_key
 from snakemake_executor_gpupool.wire.payload import load_payload, load_places
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.baseline import Baseline, work_for
-from snakemake_executor_gpupool.worker.batch import pack_outcomes, run_payloads
+from snakemake_executor_gpupool.worker.batch import outcome_fields, pack_outcomes, run_payloads
 from snakemake_executor_gpupool.worker.describe import (
     batch_budget,
+    columns_of,
     describe_item,
     describe_model,
     tool_info,
@@ -176,7 +184,7 @@ class Server:
             channel.send({"type": "tool_failed", "error": tell_error(error)})
             return None
         figures = {"seconds": time.perf_counter() - started_s, "versions": versions()}
-        channel.send({"type": "tool", "info": info, "pid": os.getpid(), **figures})
+        channel.send({"type": "tool", "info": info, **figures})
         base_dir = frame.meta["base_dir"]
         spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
         if not more:
@@ -269,6 +277,7 @@ class Server:
         described = describe_model(tool, job.output)
         head = {"type": "items", "job": ident, **described, "follow": []}
         items: list[dict[str, Any]] = []
+        found: list[int] = []
         characters = 0
         seen: set[str] = set()
         with self._spool.bundle() as payloads:
@@ -280,16 +289,18 @@ class Server:
                 result = None if key in seen else self._find(tool, head, key, frame)
                 seen.add(key)
                 if result is not None:
-                    items[-1]["kept"] = True
+                    found.append(len(items) - 1)
                 payloads.add(parts if result is None else [result])
                 characters += len(items[-1]["key"]) + len(items[-1]["name"])
                 if len(items) == ITEMS_PER_FRAME or characters > FRAME_TEXT:
-                    self._channel.send({**head, "items": items, "last": False}, payloads.take())
-                    items, characters = [], 0
+                    columns = {**columns_of(items), "kept": found, "last": False}
+                    self._channel.send({**head, **columns}, payloads.take())
+                    items, found, characters = [], [], 0
             tokens = {item["key"]: item["tokens"] for item in items}
             if is_short(list(tokens.values()), head["short_tokens"]):
                 head["follow"] = self._describe_later(frame)
-            self._channel.send({**head, "items": items, "last": True}, payloads.take())
+            columns = {**columns_of(items), "kept": found, "last": True}
+            self._channel.send({**head, **columns}, payloads.take())
 
     def _write(self, frame: Frame) -> None:
         job: Job = load_payload(frame.blobs[0])
@@ -332,9 +343,9 @@ class Server:
             awaited = [path for number, path in enumerate(outputs) if number not in touched]
             wait_for_files([*awaited, *job.input], latency_of(frame))
             is_done = publish(job, frame.meta["digests"], outputs, frame.meta["logs"], touched)
-        seconds = time.perf_counter() - started_s
-        kind = "published" if is_done else "unpublished"
-        self._channel.send({"type": kind, "job": frame.meta["job"], "seconds": seconds})
+        answer = {"type": "published" if is_done else "unpublished", "job": frame.meta["job"]}
+        seconds = {"seconds": time.perf_counter() - started_s} if is_done else {}
+        self._channel.send({**answer, **seconds})
 
     # -- the model -------------------------------------------------------------
     def _load(self, frame: Frame) -> None:
@@ -370,7 +381,7 @@ class Server:
             {
                 "type": "done",
                 "batch": frame.meta["batch"],
-                "outcomes": notes,
+                **outcome_fields(notes),
                 "seconds": time.perf_counter() - started_s,
                 "peak_mib": peak_memory_mib(tool.device),
             },
@@ -378,19 +389,15 @@ class Server:
         )
 
     def _move(self, frame: Frame) -> None:
-        device = frame.meta["device"]
-        started_s = time.perf_counter()
         try:
             assert self._model is not None, "move before load"
-            self._model.move(device)
+            self._model.move(frame.meta["device"])
             if frame.meta["away"]:
                 release_memory()
         except Exception as error:
             self._channel.send({"type": "move_failed", "error": tell_error(error)})
             return
-        seconds = time.perf_counter() - started_s
-        answer = {"type": "moved", "device": device, "away": frame.meta["away"]}
-        self._channel.send({**answer, "seconds": seconds})
+        self._channel.send({"type": "moved", "away": frame.meta["away"]})
 
 
 def versions() -> dict[str, str]:

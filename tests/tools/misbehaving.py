@@ -22,14 +22,26 @@ FORGED = {
     "other-batch": {
         "type": "done",
         "batch": 10**9,
-        "outcomes": [],
+        "items": 0,
+        "failed": [],
+        "errors": [],
+        "out_of_memory": [],
         "seconds": 0.0,
         "peak_mib": None,
     },
     "other-job": {"type": "written", "job": 1, "seconds": 0.0},
-    "wrong-types": {"type": "done", "batch": "1", "outcomes": {"a": 1}, "seconds": [], "oom": 0},
+    "wrong-types": {"type": "done", "batch": "1", "items": {"a": 1}, "seconds": [], "errors": 0},
     "load-failed": {"type": "load_failed", "error": ERROR},
-    "seconds": {"type": "done", "batch": 1, "outcomes": [], "seconds": 1e308, "peak_mib": None},
+    "seconds": {
+        "type": "done",
+        "batch": 1,
+        "items": 0,
+        "failed": [],
+        "errors": [],
+        "out_of_memory": [],
+        "seconds": 1e308,
+        "peak_mib": None,
+    },
 }
 #: What a descendant of a worker is called, and for how long it means to stay.
 LINGERING = ["sleep", "3601"]

@@ -244,7 +244,7 @@ def test_tools_that_cannot_be_merged_are_not(info: dict[str, Any]) -> None:  # M
 
 def test_models_that_do_not_fit_side_by_side_are_not_merged() -> None:  # M1 D9
     for need_mib, merged in ((300, 1), (600, 0)):
-        world = pipeline(gpu_mib=1000, info={"vram_mb": need_mib})
+        world = pipeline(gpu_mib=1000, info={"vram_mib": need_mib})
         world.row(1, ["a"])
         world.run()
         assert all_succeeded(world)
@@ -252,7 +252,7 @@ def test_models_that_do_not_fit_side_by_side_are_not_merged() -> None:  # M1 D9
 
 
 def test_as_much_of_a_row_as_fits_is_merged() -> None:  # M1 D9
-    world = pipeline(gpu_mib=1000, info={"vram_mb": 400})
+    world = pipeline(gpu_mib=1000, info={"vram_mib": 400})
     world.row(1, ["a"])
     world.run()
     assert all_succeeded(world)

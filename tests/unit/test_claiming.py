@@ -13,6 +13,7 @@ from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.models.model import Stage
 from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.wire.described import WorkerError
 
 CUDA = parse_device("cuda")
 
@@ -189,7 +190,7 @@ def test_a_worker_that_ends_while_it_returns_is_not_moved(claim_s: float) -> Non
     assert world.scheduler.dispatch.worker(worker).stage in (Stage.ASKING, Stage.CLAIMING)
     world.stop_s = 5.0
     before = len(world.log)
-    error = {"kind": "tool", "type": "X", "message": "no more", "traceback": ""}
+    error = WorkerError("no more")
     world.scheduler.dispatch.failures.give_up_model(model, error, world.now_s)
     world._act()
     world.run()

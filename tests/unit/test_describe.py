@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool import Tool
-from snakemake_executor_gpupool.scheduling.frame_gate import _FIELDS, _ITEM, _TOOL
 from snakemake_executor_gpupool.wire.bounds import (
     MAX_NAME,
     MAX_TEXT,
@@ -20,10 +19,13 @@ from snakemake_executor_gpupool.wire.bounds import (
     printable,
     shown,
 )
+from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
+from snakemake_executor_gpupool.wire.fields import Fields, are_costs, are_texts, are_tokens
 from snakemake_executor_gpupool.wire.frames import encode
-from snakemake_executor_gpupool.worker.batch import ERRORS_BYTES, within_bounds
+from snakemake_executor_gpupool.worker.batch import ERRORS_BYTES, outcome_fields, within_bounds
 from snakemake_executor_gpupool.worker.describe import (
     batch_budget,
+    columns_of,
     describe_item,
     describe_model,
     tool_info,
@@ -63,7 +65,9 @@ def test_what_is_sent_of_an_item_is_believed(
     except ValueError as error:
         assert str(error).startswith("Odd.") and "; it must be a" in str(error)
         return
-    assert _ITEM(json.loads(json.dumps(told)))
+    items = json.loads(json.dumps(columns_of([told])))
+    assert are_texts(items["keys"]) and are_texts(items["names"])
+    assert are_costs(items["costs"]) and are_tokens(items["tokens"])
     # A text of digits is a number, too.
     assert told["tokens"] >= float(tokens) or float(tokens) > MAX_TOKENS
     assert math.isclose(told["cost"], float(cost), abs_tol=1e-18)
@@ -105,7 +109,7 @@ def test_a_name_without_end_is_refused() -> None:
     # The longest, in letters that take most, with all that a frame may have before it.
     longest = describe_item(saying(name="\U0001f600" * MAX_NAME), "x", 0)
     others = [{**longest, "name": "\U0001f600" * FRAME_TEXT}]
-    assert len(encode({"items": [*others, longest]})[0]) < MAX_WORKER_META_BYTES
+    assert len(encode(columns_of([*others, longest]))[0]) < MAX_WORKER_META_BYTES
 
 
 @pytest.mark.parametrize("budget", [0, -5, math.nan, "many", None])
@@ -128,13 +132,14 @@ def test_what_is_sent_of_a_tool_is_believed(limit_s: Any, vram_mb: Any, gpus: An
     except ValueError as error:
         assert str(error).startswith("Odd.") and "must be" in str(error)
         return
-    assert _TOOL(json.loads(json.dumps(told)))
+    info = ToolInfo.from_fields(Fields(json.loads(json.dumps(told)), "a tool"))
+    assert (info.batch_limit_s, info.vram_mib) == (told["batch_limit_s"], told["vram_mib"])
 
 
 def test_a_model_with_an_odd_name_has_one() -> None:
     tool = type("Odd", (Tool,), {"reload_on": ("model",)})({"model": "\udc80" + "x" * 5000})
     told = describe_model(tool)
-    assert all(_FIELDS["items"][name](value) for name, value in told.items())
+    assert ModelInfo.from_fields(Fields(told, "a model")).label == told["model_label"]
     assert told["model_label"].startswith("\\udc80x") and len(told["model_label"]) < 600
 
 
@@ -163,7 +168,7 @@ def test_the_errors_of_a_batch_fit_into_a_frame() -> None:
     assert told[0]["error"] == error and told[-1] == {"error": None, "oom": True}
     assert told[-2]["error"]["message"].startswith("\u00e4\u00e4")
     assert sum(note["error"] == error for note in told) == ERRORS_BYTES // len(json.dumps(error))
-    assert len(encode({"type": "done", "outcomes": told})[0]) < MAX_WORKER_META_BYTES
+    assert len(encode({"type": "done", **outcome_fields(told)})[0]) < MAX_WORKER_META_BYTES
 
 
 def test_text_is_printable() -> None:

@@ -54,6 +54,6 @@ def test_weights_that_change_before_they_are_loaded_are_not_kept(
     run = {"type": "run", "batch": 1, "store": [str(store)], "keys": [key]}
     server.handle(Frame(run, [data, b"".join(pack("x"))]))
     assert [meta["type"] for meta in channel.sent] == ["loaded", "done"], channel.sent
-    assert channel.sent[1]["outcomes"][0]["error"] is None
+    assert channel.sent[1]["errors"] == []
     files = [path for path in store.rglob("*") if path.is_file()]
     assert bool(files) is not changes, channel.sent

@@ -13,9 +13,9 @@ import pytest
 from snakemake_executor_gpupool.hosts.base import FrameArrived
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.records.paths import RunPaths
-from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
-from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.messages import message_of
+from snakemake_executor_gpupool.wire.model_messages import MoveFailed
 
 
 class Driver:
@@ -53,10 +53,9 @@ def passed_on(host: LocalHost, **meta: Any) -> dict[str, Any]:
 
 def test_weights_that_are_still_there_are_a_failed_move(host: LocalHost) -> None:  # D8
     told = passed_on(host, type="moved", away=True)
-    assert told["type"] == "move_failed"
-    assert "still on the device" in told["error"]["message"]
-    world = World()
-    FrameGate(world.scheduler, [])._check_shape(Frame(told, []))  # a frame like any other
+    message = message_of(Frame(told, []))  # a frame like any other
+    assert isinstance(message, MoveFailed)
+    assert "still on the device" in message.error.message
 
 
 def test_weights_that_are_gone_are_believed(host: LocalHost) -> None:  # D8

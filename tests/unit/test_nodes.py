@@ -13,7 +13,10 @@ from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.models.model import Stage
-from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import INFO, FakeItem, World
+from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
+from snakemake_executor_gpupool.wire.fields import Fields
+from snakemake_executor_gpupool.wire.messages import ItemsRead
 
 NODES = ("n1", "n2")
 
@@ -112,12 +115,9 @@ def test_a_call_has_no_process_for_files_on_any_node() -> None:
     """Its results are reported: nobody reads or writes."""
     world = cluster()
     world.declare(1, [FakeItem("a")])
-    meta = {"model": "m", "model_label": "", "group": "g", "short_tokens": 0, "last": True}
-    items = [{"key": "a", "cost": 1.0, "tokens": 1, "name": "a"}]
-    info = {"deterministic": True, "persistent": True, "devices": ["cuda"], "pads": False}
-    info |= {"gpus_per_instance": 1, "vram_mb": None, "batch_limit_s": 60.0, "can_move": False}
-    told = {**meta, "items": items}
-    world.scheduler.submit_items(world.requests[1], info, told, [b"a"], 0.0)
+    message = ItemsRead(1, ModelInfo("m", "", "g", 0), ("a",), (1.0,), (1,), ("a",), (b"a",))
+    info = ToolInfo.from_fields(Fields(INFO, "a tool"))
+    world.scheduler.submit_items(world.requests[1], info, message, 0.0)
     world._act()
     world.run()
     assert world.reports == {1: None} and not file_workers(world)

@@ -19,9 +19,23 @@ from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.testing.fake_host import FakeHost
+from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
+from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 PATIENCE_S = 10.0
+
+INFO = ToolInfo(
+    deterministic=True,
+    persistent=True,
+    devices=("cpu",),
+    gpus_per_instance=1,
+    pads=False,
+    vram_mib=None,
+    batch_limit_s=60.0,
+    can_move=False,
+)
+NOTHING_READ = ItemsRead(1, ModelInfo("m", "", "g", 0), (), (), (), (), ())
 
 
 def request(job_id: int) -> Request:
@@ -129,7 +143,7 @@ def test_after_the_end_work_is_refused_and_the_rest_is_let_be(opened: Opened) ->
         with pytest.raises(PoolEnded, match="the pool has failed: a cause"):
             opened.pool.submit([request(1)])
         with pytest.raises(PoolEnded, match="a cause"):
-            opened.pool.submit_items(request(1), {}, {}, [])
+            opened.pool.submit_items(request(1), INFO, NOTHING_READ)
         opened.pool.take_back(1)
         opened.pool.lease_done(1)
         opened.pool.watch_process(1)

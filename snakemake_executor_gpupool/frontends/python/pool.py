@@ -31,7 +31,7 @@ from snakemake_executor_gpupool.devices.settings import Managed
 from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, PoolEnded
 from snakemake_executor_gpupool.frontends.python.calls import check_call, check_params
 from snakemake_executor_gpupool.frontends.python.pending import PendingCalls
-from snakemake_executor_gpupool.frontends.python.submission import Files, describe, job_of
+from snakemake_executor_gpupool.frontends.python.submission import Files, items_read, job_of
 from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import Origin, PoolConfig, build_config
@@ -40,6 +40,8 @@ from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
 from snakemake_executor_gpupool.tool_api.values import Job
+from snakemake_executor_gpupool.wire.described import ToolInfo
+from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.payload import (
     PICKLE_PROTOCOL,
@@ -304,11 +306,12 @@ class ToolPool:
         described_by = for_files(tool_class, params)
         items = described_by.items_of_call(values)
         kept = self._kept if described_by.deterministic else None
-        meta, payloads = describe(described_by, items, Spool(pool.paths.spools), kept)
         request = self._request(spec, tool, Job(params=params), device, instance)
-        info = tool_info(tool_class)
+        spool = Spool(pool.paths.spools)
+        message = items_read(described_by, items, request.job_id, spool, kept)
+        info = ToolInfo.from_fields(Fields(tool_info(tool_class), f"tool {tool}"))
         report = self._calls.wait(
-            request.job_id, tool, lambda: pool.submit_items(request, info, meta, payloads)
+            request.job_id, tool, lambda: pool.submit_items(request, info, message)
         )
         blobs: list[Blob] = report.details["blobs"]  # type: ignore[assignment]
         order: list[int] = report.details["order"]  # type: ignore[assignment]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Named
+from snakemake_executor_gpupool.wire.described import ModelInfo
+from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.kept import result_key
+from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.spool import Spool
-from snakemake_executor_gpupool.worker.describe import describe_item, describe_model
+from snakemake_executor_gpupool.worker.describe import columns_of, describe_item, describe_model
 from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.travel import packed_item
 
@@ -19,22 +22,9 @@ from snakemake_executor_gpupool.worker.travel import packed_item
 Files = Sequence[str] | Mapping[str, Any]
 
 
-class Described(NamedTuple):
-    """Items as the pool takes them.
-
-    Attributes
-    ----------
-    meta
-        Keys, costs and names, in the shape of a file process's answer.
-    payloads
-        One blob per item: the item, or its kept result.
-    """
-
-    meta: dict[str, Any]
-    payloads: list[Blob]
-
-
-def describe(tool: Tool, items: Sequence[Any], spool: Spool, kept: KeptResults | None) -> Described:
+def items_read(
+    tool: Tool, items: Sequence[Any], job_id: int, spool: Spool, kept: KeptResults | None
+) -> ItemsRead:
     """Do for a call's items what a file process does for a job's.
 
     Raises
@@ -44,19 +34,31 @@ def describe(tool: Tool, items: Sequence[Any], spool: Spool, kept: KeptResults |
     OSError
         The spool has no room, or is gone.
     """
-    head = describe_model(tool)
-    metas: list[dict[str, Any]] = []
+    model = ModelInfo.from_fields(Fields(describe_model(tool), "a model"))
+    described: list[dict[str, Any]] = []
     payloads: list[Blob] = []
+    found: set[int] = set()
     seen: set[tuple[str, ...]] = set()
     for position, item in enumerate(items):
         parts = packed_item(tool, item, position)
-        meta = describe_item(tool, item, position)
-        key = result_key("", head["model"], head["group"], meta["key"])
+        described.append(describe_item(tool, item, position))
+        key = result_key("", model.model, model.group, described[-1]["key"])
         result = kept.find(key) if kept is not None and key not in seen else None
         seen.add(key)
-        metas.append({**meta, "kept": result is not None})
+        if result is not None:
+            found.add(position)
         payloads.append(spool.put(parts if result is None else [result]))
-    return Described({**head, "items": metas, "last": True}, payloads)
+    columns = columns_of(described)
+    return ItemsRead(
+        job_id,
+        model,
+        tuple(columns["keys"]),
+        tuple(columns["costs"]),
+        tuple(columns["tokens"]),
+        tuple(columns["names"]),
+        tuple(payloads),
+        frozenset(found),
+    )
 
 
 def job_of(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from snakemake_executor_gpupool.devices.device import natural_key
 from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, Suspicion
@@ -35,6 +35,7 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import (
 )
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, Phase, explain
 from snakemake_executor_gpupool.scheduling.results import blob_size
+from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class Filing:
         return job.request.input_bytes
 
     # -- answers -----------------------------------------------------------------
-    def tool_ready(self, worker_id: str, info: dict[str, Any], now_s: float) -> None:
+    def tool_ready(self, worker_id: str, info: ToolInfo, now_s: float) -> None:
         """A process has imported its tool."""
         tool = self._tool_of[worker_id]
         tool.info = info
@@ -256,19 +257,19 @@ class Filing:
         tool.workers[worker_id].ready = True
         self._send(tool, now_s)
 
-    def tool_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+    def tool_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
         """A tool cannot be imported: all its jobs fail, the first with the whole story."""
         self._give_up(self._tool_of[worker_id], error, now_s)
 
-    def _give_up(self, tool: ToolState, error: dict[str, Any], now_s: float) -> None:
+    def _give_up(self, tool: ToolState, error: WorkerError, now_s: float) -> None:
         tool.error = error
         for number, job_id in enumerate(tool.take_waiting()):
             job = self._jobs.get(job_id)
             if job is not None and job.phase is Phase.PUBLISHING:
                 self.give_up_claim(job, now_s)
             elif job is not None:
-                told = error if number == 0 else {**error, "traceback": ""}
-                self._jobs.fail(job, explain(job, told, f"tool {tool.ref}"))
+                shown = error if number == 0 else error.brief()
+                self._jobs.fail(job, explain(job, shown, f"tool {tool.ref}"))
 
     def answered(self, worker_id: str, job_id: int, now_s: float) -> ToolState:
         """A process has finished with a job: it gets the next one."""
@@ -375,9 +376,9 @@ class Filing:
                 tool.reads.append(job.request.job_id, job.read_level)
 
 
-def crash_error(message: str) -> dict[str, Any]:
+def crash_error(message: str) -> WorkerError:
     """Return an error that no tool raised, in the form of one that it did."""
-    return {"kind": "tool", "type": "WorkerDied", "message": message, "traceback": ""}
+    return WorkerError(message, type="WorkerDied")
 
 
 def write_effect(worker_id: str, job: JobState) -> WriteJob:

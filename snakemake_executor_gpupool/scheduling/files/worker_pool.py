@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 from snakemake_executor_gpupool.scheduling.files.queue import FileQueue, Level
+from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: Frames sent ahead to one process, while their files are less than so many bytes together.
@@ -72,8 +72,8 @@ class ToolState:
 
     ref: ToolRef
     name: str
-    info: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
+    info: ToolInfo | None = None
+    error: WorkerError | None = None
     workers: dict[str, FileWorker] = field(default_factory=dict)
     reads: FileQueue = field(default_factory=FileQueue)
     writes: FileQueue = field(default_factory=FileQueue)

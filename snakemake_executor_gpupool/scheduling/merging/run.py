@@ -15,9 +15,9 @@ whatever way, only ends the chain: what is left of it goes the ordinary way, sta
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
@@ -33,7 +33,10 @@ from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Wo
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.messages import FollowingModel, ItemsRead
+from snakemake_executor_gpupool.wire.model_messages import StageDone, StagedRequest
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 Identity = tuple[str, ...]
@@ -63,7 +66,7 @@ class Chains:
         jobs: JobTable,
         ledger: Ledger,
         outbox: Outbox,
-        spec_for: Callable[[Request, Mapping[str, Any]], DeviceSpec],
+        spec_for: Callable[[Request, ToolInfo], DeviceSpec],
         recall: Callable[[Model], None],
         filing: Filing,
     ) -> None:
@@ -130,7 +133,7 @@ class Chains:
         job: JobState,
         home: Model,
         tool: ToolState,
-        meta: Mapping[str, Any],
+        message: ItemsRead,
         new: list[Unit],
         now_s: float,
     ) -> bool:
@@ -147,7 +150,7 @@ class Chains:
         is_free = all(unit in fresh or unit.is_done or unit.is_merged for unit in parts)
         if home.error is not None or not fresh or not is_free:
             return False
-        links = self._links(job.request, tool, meta)
+        links = self._links(job.request, tool, message)
         model = None
         while len(links) > 1 and model is None:  # as much of the row as fits
             model = self._model(links, home, tool)
@@ -183,22 +186,19 @@ class Chains:
         )
 
     # -- which stages, and where ----------------------------------------------------
-    def _links(
-        self, request: Request, tool: ToolState, meta: Mapping[str, Any]
-    ) -> tuple[Link, ...]:
+    def _links(self, request: Request, tool: ToolState, message: ItemsRead) -> tuple[Link, ...]:
         """Return the stages that one process can hold, as far as they go in one row."""
         assert tool.info is not None
-        told = [(request, {**meta, "info": tool.info})]
-        told += list(zip(request.follow, meta["follow"], strict=False))
+        described = [FollowingModel(message.model, tool.info), *message.following]
         links: list[Link] = []
-        for each, described in told:
+        for each, its in zip((request, *request.follow), described, strict=False):
             try:
-                spec = self._spec_for(each, described["info"])
+                spec = self._spec_for(each, its.info)
             except ImpossibleRequest:
                 break
-            names = ("model", "group", "short_tokens", "info")
-            label = described["model_label"]
-            link = Link(each, label=label, spec=spec, **{name: described[name] for name in names})
+            model = its.model
+            names = model.model, model.label, model.group, model.short_tokens
+            link = Link(each, *names, its.info, spec)
             if not _joins(link, links):
                 break
             links.append(link)
@@ -232,7 +232,7 @@ class Chains:
         return is_there or not {link.model for link in links} <= loaded
 
     def _new_model(
-        self, key: Any, links: tuple[Link, ...], home: Model, tool: ToolState
+        self, key: Hashable, links: tuple[Link, ...], home: Model, tool: ToolState
     ) -> Model | None:
         needs = [self._need_mib(link) for link in links]
         need_mib = sum(need or 0 for need in needs) if None not in needs else None
@@ -258,9 +258,9 @@ class Chains:
 
     def _need_mib(self, link: Link) -> int | None:
         """Return a stage's need of device memory: as declared, else as its own workers showed."""
-        declared = link.request.vram_mib or link.info["vram_mb"]
+        declared = link.request.vram_mib or link.info.vram_mib
         if declared:
-            return int(declared)
+            return declared
         needs = (m.memory.need_mib for k, m in self._dispatch.models.items() if k[0] == link.model)  # type: ignore[index]
         return max((need for need in needs if need is not None), default=None)
 
@@ -276,34 +276,27 @@ class Chains:
 
     # -- answers -----------------------------------------------------------------------
     def stage_done(
-        self,
-        worker: ModelWorker,
-        told: list[Mapping[str, Any]],
-        blobs: list[Blob],
-        seconds: float,
-        now_s: float,
-        peak_mib: int | None = None,
-        energy_j: float | None = None,
+        self, worker: ModelWorker, message: StageDone, now_s: float, energy_j: float | None = None
     ) -> None:
-        """A worker has come through one stage, with those chains that it tells of."""
+        """A worker has finished one stage of those requests that its message names."""
         batch = worker.in_flight[0]
         batch.stages_done += 1
-        batch.seconds += seconds
-        results = iter(blobs)
-        told_of = {each["chain"]: each for each in told}
-        work = work_of(worker, seconds, peak_mib, energy_j)
-        shares = self._shares(worker, told, work)
+        batch.seconds += message.seconds
+        results = iter(message.results)
+        staged_of = {staged.number: staged for staged in message.requests}
+        work = work_of(worker, message.seconds, message.peak_mib, energy_j)
+        shares = self._shares(worker, message.requests, work)
         for number, chain in enumerate(chains_of(batch)):
-            if number in told_of:
-                each = told_of[number]
-                found = {key: next(results) for key in each["keys"]}
-                share_s = seconds / len(told)
-                self._answered(chain, each, found, share_s, worker, now_s, shares[number])
+            staged = staged_of.get(number)
+            if staged is not None:
+                found = {key: next(results) for key in staged.keys}
+                share_s = message.seconds / len(staged_of)
+                self._answered(chain, staged, found, share_s, worker, now_s, shares[number])
             elif not chain.is_over:
                 self.dissolve(chain, now_s)
 
     def _shares(
-        self, worker: ModelWorker, told: list[Mapping[str, Any]], work: Work
+        self, worker: ModelWorker, requests: Sequence[StagedRequest], work: Work
     ) -> dict[int, JobCost]:
         """Charge a stage to the jobs whose items it computed; return each chain's part of it.
 
@@ -311,18 +304,18 @@ class Chains:
         """
         batch = worker.in_flight[0]
         chains = list(chains_of(batch))
-        costs = [chains[each["chain"]].cost for each in told]
+        costs = [chains[each.number].cost for each in requests]
         if batch.stages_done > 1:  # what the items of later stages cost is not known here
-            costs = [float(len(each["keys"])) for each in told]
-        shares_s = by_cost(work.device_s, costs) if told else []
+            costs = [float(len(each.keys)) for each in requests]
+        shares_s = by_cost(work.device_s, costs) if requests else []
         paid: list[tuple[Unit, float]] = []
         shares: dict[int, JobCost] = {}
-        for each, share_s in zip(told, shares_s, strict=True):
-            parts = chains[each["chain"]].parts if batch.stages_done == 1 else []
+        for each, share_s in zip(requests, shares_s, strict=True):
+            parts = chains[each.number].parts if batch.stages_done == 1 else []
             undone = [unit for unit in parts if not unit.is_done]
             paid += zip(undone, by_cost(share_s, [unit.cost for unit in undone]), strict=True)
-            shares[each["chain"]] = JobCost()
-            shares[each["chain"]].add(work, share_s)
+            shares[each.number] = JobCost()
+            shares[each.number].add(work, share_s)
         self._jobs.charge([unit for unit, _ in paid], [share_s for _, share_s in paid], work)
         self._dispatch.charging.book(worker, work)
         batch.work.add(work)
@@ -331,7 +324,7 @@ class Chains:
     def _answered(
         self,
         chain: ChainUnit,
-        told: Mapping[str, Any],
+        staged: StagedRequest,
         found: dict[str, Blob],
         share_s: float,
         worker: ModelWorker,
@@ -352,8 +345,8 @@ class Chains:
         keys = [(*link.key_head, key) for key in found]
         for key, blob in zip(keys, found.values(), strict=True):
             self._ledger.offer(key, blob)
-        files = told["digests"], told["outputs"], told["logs"]
-        figures = told["items"], told["bytes"], share_s
+        files = staged.digests, staged.outputs, staged.logs
+        figures = staged.items, staged.size_bytes, share_s
         tool = chain.job.request.tool
         claim = Claim(link.request, tool, *files, keys, *figures, worker.node, cost, batch_id)
         self._stage_claim(claim)
@@ -442,8 +435,8 @@ def chains_of(batch: Batch) -> Iterator[ChainUnit]:
 def _joins(link: Link, before: list[Link]) -> bool:
     """Tell whether a stage can share its process and device with those before it."""
     info = link.info
-    is_fit = info["deterministic"] and info["persistent"] and link.short_tokens > 0
-    is_single = info["gpus_per_instance"] == 1 and link.spec.count == 1
+    is_fit = info.deterministic and info.persistent and link.short_tokens > 0
+    is_single = info.gpus_per_instance == 1 and link.spec.count == 1
     if not is_fit or not is_single or not before:
         return bool(is_fit and is_single)
     first, its = before[0].request, link.request
@@ -473,13 +466,13 @@ def chain_ref(links: tuple[Link, ...]) -> ToolRef:
     )
 
 
-def chain_info(links: tuple[Link, ...]) -> dict[str, Any]:
+def chain_info(links: tuple[Link, ...]) -> ToolInfo:
     """Return what would be said of a tool that is the chain's tools in a row."""
     infos = [link.info for link in links]
-    return {
-        **infos[0],
-        "pads": any(info["pads"] for info in infos),
-        "can_move": all(info["can_move"] for info in infos),
-        "batch_limit_s": sum(info["batch_limit_s"] for info in infos),
-        "vram_mb": None,
-    }
+    return dataclasses.replace(
+        infos[0],
+        pads=any(info.pads for info in infos),
+        can_move=all(info.can_move for info in infos),
+        batch_limit_s=sum(info.batch_limit_s for info in infos),
+        vram_mib=None,
+    )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.jobs import JobState
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: What a request has in common with the guess, if that has come true.
@@ -34,7 +34,7 @@ class Link:
     label: str
     group: str
     short_tokens: int
-    info: Mapping[str, Any]
+    info: ToolInfo
     spec: DeviceSpec
 
     @property
@@ -71,9 +71,9 @@ class Claim:
 
     guess: Request
     tool: ToolRef
-    digests: list[str]
-    outputs: list[str]
-    logs: list[str]
+    digests: tuple[str, ...]
+    outputs: tuple[str, ...]
+    logs: tuple[str, ...]
     keys: Sequence[Hashable]
     items: int
     size_bytes: int

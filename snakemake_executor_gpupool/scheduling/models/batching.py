@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.errors import CONTRACT
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
 from snakemake_executor_gpupool.scheduling.effects import Outbox, RunBatch, RunChains
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.charging import (
     Charging,
-    is_tried_again,
+    tried_again,
     work_of,
 )
 from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed, oversize_error
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker
 from snakemake_executor_gpupool.scheduling.results import Unit
-from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
 
 class Batching:
@@ -56,7 +55,7 @@ class Batching:
         for worker in ready:
             if not worker.in_flight and not self._is_turn_over(worker, now_s):
                 self._send_batch(worker, now_s)
-        if not model.info["persistent"]:
+        if not model.info.persistent:
             return
         most_in_hands = model.most_in_hands_for_another()
         for worker in ready:
@@ -133,30 +132,23 @@ class Batching:
 
     # -- from workers --------------------------------------------------------------
     def batch_done(
-        self,
-        worker: ModelWorker,
-        outcomes: list[dict[str, Any]],
-        blobs: list[Blob],
-        seconds: float,
-        now_s: float,
-        peak_mib: int | None = None,
-        energy_j: float | None = None,
+        self, worker: ModelWorker, message: BatchDone, now_s: float, energy_j: float | None = None
     ) -> None:
-        """A worker has answered its oldest micro-batch: hand its results to who waits for them."""
+        """A worker has computed its oldest micro-batch: hand its results to who waits for them."""
         model = worker.model
-        batch = self.batch_over(worker, seconds, now_s, peak_mib)
-        work = work_of(worker, seconds, peak_mib, energy_j)
-        self._charging.batch_done(worker, batch, outcomes, work)
-        if any(outcome["oom"] for outcome in outcomes):
+        batch = self.batch_over(worker, message.seconds, now_s, message.peak_mib)
+        work = work_of(worker, message.seconds, message.peak_mib, energy_j)
+        again = tried_again(worker, message)
+        self._charging.batch_done(worker, batch, message, again, work)
+        if message.out_of_memory:
             model.shrink_budget(batch)
             self._outbox.note("out_of_memory", worker=worker.worker_id, budget=model.budget_tokens)
-        self._settle(worker, batch, outcomes, blobs, seconds)
-        errors = [outcome["error"] for outcome in outcomes if outcome["error"] is not None]
-        broken = [error for error in errors if error["kind"] == CONTRACT]
+        self._settle(worker, batch, message, again)
+        broken = [error for error in message.errors.values() if error.is_of_contract]
         if broken:
             # No item is to blame, and no other one with these params would do better.
             self._failures.give_up_group(model, batch.units[0].group, broken[0])
-        if not model.info["persistent"]:
+        if not model.info.persistent:
             self._lifecycle.stop(worker, "one-shot tool")
 
     def batch_over(
@@ -171,27 +163,22 @@ class Batching:
         return batch
 
     def _settle(
-        self,
-        worker: ModelWorker,
-        batch: Batch,
-        outcomes: list[dict[str, Any]],
-        blobs: list[Blob],
-        seconds: float,
+        self, worker: ModelWorker, batch: Batch, message: BatchDone, again: Collection[int]
     ) -> None:
-        model, results, node = worker.model, iter(blobs), worker.node
-        total = batch.cost or len(batch.units)
-        for unit, outcome in zip(batch.units, outcomes, strict=True):
+        model, results, node = worker.model, iter(message.results), worker.node
+        seconds, total = message.seconds, batch.cost or len(batch.units)
+        for position, unit in enumerate(batch.units):
             self._suspicion.cleared(unit)
-            error = outcome["error"]
-            if is_tried_again(worker, outcome):
+            if position in again:
                 model.oversized.append(unit)
                 continue
-            if error is not None and outcome["oom"]:
+            error = message.errors.get(position)
+            if error is not None and position in message.out_of_memory:
                 error = oversize_error(error, worker)
             model.items_done += 1
             if error is None:
                 share_s = seconds * (unit.cost if batch.cost else 1.0) / total
                 self._jobs.unit_done(unit, next(results), share_s, worker.worker_id, node)
             else:
-                where = blamed(model, error) if error["kind"] == CONTRACT else ""
+                where = blamed(model, error) if error.is_of_contract else ""
                 self._jobs.unit_failed(unit, error, where)

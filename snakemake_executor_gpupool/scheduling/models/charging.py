@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
 
 from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
@@ -14,6 +14,7 @@ from snakemake_executor_gpupool.scheduling.models.cost_shares import (
     by_cost,
 )
 from snakemake_executor_gpupool.scheduling.models.model import Batch, ModelWorker
+from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
 
 class Charging:
@@ -31,20 +32,28 @@ class Charging:
         self.time = DeviceTime()
 
     def batch_done(
-        self, worker: ModelWorker, batch: Batch, outcomes: list[dict[str, Any]], work: Work
+        self,
+        worker: ModelWorker,
+        batch: Batch,
+        message: BatchDone,
+        again: Collection[int],
+        work: Work,
     ) -> None:
-        """Have the jobs that wait for a computed batch pay for it; nobody has its results yet."""
-        paid, paid_s, failed = [], [], 0
+        """Have the jobs that wait for a computed batch pay for it; nobody has its results yet.
+
+        ``again`` are the positions of items that are tried once more.
+        """
+        paid, paid_s = [], []
         shares_s = by_cost(work.device_s, [unit.cost for unit in batch.units])
-        for unit, outcome, share_s in zip(batch.units, outcomes, shares_s, strict=True):
-            if is_tried_again(worker, outcome):
+        for position, (unit, share_s) in enumerate(zip(batch.units, shares_s, strict=True)):
+            if position in again:
                 work.overhead[OUT_OF_MEMORY] += share_s
             else:
-                failed += outcome["error"] is not None
                 paid.append(unit)
                 paid_s.append(share_s)
         self._jobs.charge(paid, paid_s, work)
         self.book(worker, work)
+        failed = len(message.errors) - len(again)
         self.note_batch(worker, batch, work, **({"failed": failed} if failed else {}))
 
     def book(self, worker: ModelWorker, work: Work) -> None:
@@ -83,6 +92,6 @@ def work_of(
     return Work(seconds, device_s, worker.model.spec.kind, peak_mib, energy_j)
 
 
-def is_tried_again(worker: ModelWorker, outcome: dict[str, Any]) -> bool:
-    """Tell whether an item did not fit, and is tried once more with the device to itself."""
-    return outcome["error"] is not None and outcome["oom"] and not worker.is_alone
+def tried_again(worker: ModelWorker, message: BatchDone) -> Collection[int]:
+    """Return which items did not fit, and are tried once more with the device to themselves."""
+    return () if worker.is_alone else message.errors.keys() & message.out_of_memory

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
@@ -27,7 +26,8 @@ from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecyc
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
-from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.described import WorkerError
+from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
 
 @dataclass(frozen=True)
@@ -162,19 +162,12 @@ class Dispatch:
 
     # -- what has happened ---------------------------------------------------------
     def batch_done(
-        self,
-        worker_id: str,
-        outcomes: list[dict[str, Any]],
-        blobs: list[Blob],
-        seconds: float,
-        now_s: float,
-        peak_mib: int | None = None,
-        energy_j: float | None = None,
+        self, worker_id: str, message: BatchDone, now_s: float, energy_j: float | None = None
     ) -> None:
-        """A worker has answered its oldest micro-batch."""
+        """A worker has computed its oldest micro-batch."""
         worker = self.worker(worker_id)
-        self.batching.batch_done(worker, outcomes, blobs, seconds, now_s, peak_mib, energy_j)
-        if any(outcome["error"] is not None for outcome in outcomes):
+        self.batching.batch_done(worker, message, now_s, energy_j)
+        if message.errors:
             self.feed(worker.model, now_s)
         else:
             self._feed_one(worker, now_s)
@@ -187,7 +180,7 @@ class Dispatch:
         self.charging.note_batch(worker, batch, batch.work)
         self.feed(worker.model, now_s)
 
-    def load_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+    def load_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
         """A model cannot be loaded: whoever needs it fails, everything else goes on."""
         worker = self.worker(worker_id)
         self.lifecycle.stop(worker, "loading failed")
@@ -238,7 +231,7 @@ class Dispatch:
             return False
         batch = worker.in_flight[0]
         expected_s = worker.model.speed.seconds(batch.cost) or 0.0
-        least_s: float = worker.model.info["batch_limit_s"]
+        least_s = worker.model.info.batch_limit_s
         limit_s = max(least_s, self._config.batch_limit_factor * expected_s)
         return now_s - batch.sent_s > min(limit_s, self._jobs.patience_s(batch.units))
 

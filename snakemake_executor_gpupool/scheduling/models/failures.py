@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
-from snakemake_executor_gpupool.errors import CONTRACT
 from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, Suspicion
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents, MergeEnded
 from snakemake_executor_gpupool.scheduling.effects import Outbox
@@ -14,6 +13,7 @@ from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.wire.described import INPUT, WorkerError
 
 #: A unit that ends this many workers while it is alone with them is given up; more where
 #: something outside kills (:mod:`~.blame`), as for all such bounds.
@@ -108,19 +108,19 @@ class Failures:
             self._events.append(MergeEnded(unit))
 
     # -- what is given up --------------------------------------------------------------
-    def give_up_model(self, model: Model, error: dict[str, Any], now_s: float) -> None:
+    def give_up_model(self, model: Model, error: WorkerError, now_s: float) -> None:
         """Fail whoever needs a model that cannot be had, now and later."""
         model.error = error
         self._suspicion.forget(model)
-        self._outbox.note("model_failed", model=model.name, error=error["message"])
+        self._outbox.note("model_failed", model=model.name, error=error.message)
         self.fail_waiting(model, error)
         self._lifecycle.withdraw_asking(model, now_s)
         self.stop_unused(model, now_s)
 
-    def give_up_group(self, model: Model, group: str, error: dict[str, Any]) -> None:
+    def give_up_group(self, model: Model, group: str, error: WorkerError) -> None:
         """Fail what waits with the same params, and have what comes later fail, too."""
         model.broken[group] = error
-        self._outbox.note("model_failed", model=model.name, error=error["message"])
+        self._outbox.note("model_failed", model=model.name, error=error.message)
         waiting = [*model.suspects, *(unit for _, unit in model.resting), *model.oversized]
         gone = {unit for unit in (*waiting, *model.queue) if unit.group == group}
         model.queue.remove(gone & set(model.queue))
@@ -133,17 +133,17 @@ class Failures:
             self._suspicion.forget(unit)
             self._jobs.unit_failed(unit, error, blamed(model, error))
 
-    def fail_waiting(self, model: Model, error: dict[str, Any]) -> None:
+    def fail_waiting(self, model: Model, error: WorkerError) -> None:
         """Fail what waits for a model, the first with the whole story; end its merged runs."""
         if model.is_chain:
             self._end_merges(model.queue.drain())
             return
-        told = error
+        shown = error
         resting = (unit for _, unit in model.resting)
         for unit in [*model.suspects, *resting, *model.oversized, *model.queue.drain()]:
             self._suspicion.forget(unit)
-            self._jobs.unit_failed(unit, told, blamed(model, error))
-            told = {**error, "traceback": ""}
+            self._jobs.unit_failed(unit, shown, blamed(model, error))
+            shown = error.brief()
         model.suspects.clear()
         model.resting.clear()
         model.oversized.clear()
@@ -157,17 +157,17 @@ class Failures:
                 self._lifecycle.stop(worker, "its model was given up")
 
 
-def blamed(model: Model, error: dict[str, Any]) -> str:
+def blamed(model: Model, error: WorkerError) -> str:
     """Return what messages call the cause of an error that all items of a model have."""
-    return f"tool {model.tool.ref}" if error.get("kind") == CONTRACT else f"model {model.name}"
+    return f"tool {model.tool.ref}" if error.is_of_contract else f"model {model.name}"
 
 
-def oversize_error(error: dict[str, Any], worker: ModelWorker) -> dict[str, Any]:
+def oversize_error(error: WorkerError, worker: ModelWorker) -> WorkerError:
     """Say of an item that no memory was enough for it, and what to do."""
     where = ", ".join(device.name for device in worker.devices)
     message = (
         f"it needs more memory than {where} has, even alone in its batch and with nothing else on "
         f"the device. Shorten or split it, choose a smaller model or a lower precision, or a "
-        f"device with more memory. The tool said: {error['type']}: {error['message']}"
+        f"device with more memory. The tool said: {error.type}: {error.message}"
     )
-    return {**error, "kind": "input", "message": message}
+    return dataclasses.replace(error, kind=INPUT, message=message)

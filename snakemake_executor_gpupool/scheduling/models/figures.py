@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from snakemake_executor_gpupool.wire.bounds import MIN_COST
 
@@ -37,16 +35,29 @@ class Figures:
     budget_tokens: int | None = None
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Figures:
+    def from_json(cls, data: Mapping[str, object]) -> Figures:
         """Read an entry; what is no plausible number counts as not measured."""
-        fields = {field.name for field in dataclasses.fields(cls)}
-        known: dict[str, Any] = {
-            name: value if name in _SECONDS else math.ceil(value)
-            for name, value in data.items()
-            if name in fields and type(value) in (int, float) and MIN_COST <= value < 1e12
-        }
-        return cls(**known)
+        return cls(
+            load_s=_amount(data, "load_s"),
+            s_per_cost=_amount(data, "s_per_cost"),
+            fixed_s=_amount(data, "fixed_s"),
+            weights_mib=_count(data, "weights_mib"),
+            peak_mib=_count(data, "peak_mib"),
+            peak_tokens=_count(data, "peak_tokens"),
+            full_tokens=_count(data, "full_tokens"),
+            budget_tokens=_count(data, "budget_tokens"),
+        )
 
 
-#: Those figures that need not be whole numbers.
-_SECONDS = ("load_s", "s_per_cost", "fixed_s")
+def _amount(data: Mapping[str, object], name: str) -> float | None:
+    """Return a plausible number, or None."""
+    value = data.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if MIN_COST <= value < 1e12 else None
+
+
+def _count(data: Mapping[str, object], name: str) -> int | None:
+    """Return a plausible number as a whole one, or None."""
+    value = _amount(data, name)
+    return None if value is None else math.ceil(value)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from snakemake_executor_gpupool.devices.allocation.allocator import (
     Allocator,
@@ -38,6 +37,8 @@ from snakemake_executor_gpupool.scheduling.effects import (
 )
 from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
+from snakemake_executor_gpupool.wire.described import WorkerError
+from snakemake_executor_gpupool.wire.model_messages import Loaded
 
 #: Why a worker in host memory is ended: its process can return to no other device.
 GONE = "its device is gone"
@@ -85,7 +86,7 @@ class WorkerLifecycle:
             group=model.key,
             priority=max(priority, model.priority),
             vram_mib=self._need_mib(model),
-            can_offload=model.info["can_move"] and model.info["persistent"],
+            can_offload=model.info.can_move and model.info.persistent,
             alone=alone,
         )
         self.apply(self._allocator.request(ask, now_s), now_s)
@@ -272,7 +273,7 @@ class WorkerLifecycle:
         """Let those of these workers idle that have nothing to do: an eviction may take them."""
         for worker in workers:
             if worker.is_feedable and not worker.in_flight and worker.idle_since_s is None:
-                if not model.info["persistent"] and not model.waiting:
+                if not model.info.persistent and not model.waiting:
                     self.stop(worker, "one-shot tool")
                     continue
                 worker.idle_since_s = now_s
@@ -311,15 +312,7 @@ class WorkerLifecycle:
             params = model.params, model.more_params
             self._outbox.put(LoadModel(worker_id, worker.devices, *params, model.ident))
 
-    def loaded(
-        self,
-        worker_id: str,
-        batch_tokens: int,
-        seconds: float,
-        now_s: float,
-        peak_mib: int | None = None,
-        versions: Mapping[str, str] | None = None,
-    ) -> None:
+    def loaded(self, worker_id: str, message: Loaded, now_s: float) -> None:
         """A worker has its model on its devices."""
         worker = self.workers[worker_id]
         if worker.stage is not Stage.LOADING:  # it is being stopped
@@ -330,26 +323,26 @@ class WorkerLifecycle:
             "model_loaded",
             worker=worker_id,
             model=model.name,
-            seconds=round(seconds, 3),
-            **({} if peak_mib is None else {"peak_mib": peak_mib}),
-            **({} if versions is None else {"versions": dict(versions)}),
+            seconds=round(message.seconds, 3),
+            versions=dict(message.versions),
+            **({} if message.peak_mib is None else {"peak_mib": message.peak_mib}),
         )
         model.learn_load(now_s - worker.since_s)
         worker.has_loaded = model.has_loaded = True
         self._suspicion.cleared(model)
-        model.memory = model.memory.loaded(peak_mib, batch_tokens)
+        model.memory = model.memory.loaded(message.peak_mib, message.batch_tokens)
         if model.budget_tokens is None:
-            model.budget_tokens = batch_tokens
+            model.budget_tokens = message.batch_tokens
         self._ready(worker, now_s)
 
-    def moved(self, worker_id: str, away: bool, now_s: float) -> None:
+    def moved(self, worker_id: str, is_away: bool, now_s: float) -> None:
         """A worker's weights are in host memory, or back on its devices."""
         worker = self.workers[worker_id]
         if worker.stage is not Stage.MOVING:
             return
-        names = [] if away else [device.name for device in worker.devices]
+        names = [] if is_away else [device.name for device in worker.devices]
         self._outbox.note("model_moved", worker=worker_id, to=names or ["cpu"])
-        if away:
+        if is_away:
             self.counts["offloads"] += 1
             worker.stage = Stage.AWAY
             self.apply(self._allocator.offloaded(worker_id, now_s), now_s)
@@ -357,12 +350,12 @@ class WorkerLifecycle:
         else:
             self._ready(worker, now_s)
 
-    def move_failed(self, worker_id: str, error: dict[str, Any], now_s: float) -> None:
+    def move_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
         """Weights could not be moved: the worker ends, its devices are free once it has."""
         worker = self.workers[worker_id]
         if worker.stage is not Stage.MOVING:
             return
-        self._outbox.note("move_failed", worker=worker_id, error=error["message"])
+        self._outbox.note("move_failed", worker=worker_id, error=error.message)
         if worker.is_leaving:
             self.apply(self._allocator.offload_failed(worker_id, now_s), now_s)
         self.stop(worker, "its weights could not be moved")

@@ -18,7 +18,6 @@ import statistics
 from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
@@ -33,6 +32,7 @@ from snakemake_executor_gpupool.scheduling.models.plan import (
     workers_that_pay,
 )
 from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 
 #: Before anything was measured: one worker more for every so many items that wait.
 ITEMS_PER_UNMEASURED_WORKER = 8
@@ -161,9 +161,9 @@ class Model:
     ident: str = ""
     #: Under which the profile keeps the figures.
     profile_key: str = ""
-    error: dict[str, Any] | None = None
+    error: WorkerError | None = None
     #: By group: why no item with its params can be computed, whichever it is.
-    broken: dict[str, dict[str, Any]] = field(default_factory=dict)
+    broken: dict[str, WorkerError] = field(default_factory=dict)
     #: How many workers of a chain have died.
     chain_deaths: int = 0
     #: Whether a worker has ever loaded it in this run.
@@ -184,7 +184,7 @@ class Model:
         return bool(self.more_params)
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> ToolInfo:
         """What the tool's process said of it."""
         assert self.tool.info is not None
         return self.tool.info
@@ -287,7 +287,7 @@ class Model:
                 return [unit], unwanted
             unwanted.append(unit)
         budget = self.budget_tokens or 1
-        while batch := self.queue.take(budget, self.info["pads"], self._most_batch_cost()):
+        while batch := self.queue.take(budget, self.info.pads, self._most_batch_cost()):
             unwanted += [unit for unit in batch if not unit.places]
             if wanted := [unit for unit in batch if unit.places]:
                 return wanted, unwanted
@@ -301,7 +301,7 @@ class Model:
 
     def _most_batch_cost(self) -> float:
         """Return how much cost the next micro-batch may have."""
-        if not self.info["persistent"] or self.is_chain:
+        if not self.info.persistent or self.is_chain:
             return math.inf  # a chain's requests are all short: it is dispatches that count
         share = fair_share(self.queue.load, len(self.workers))
         if not self.speed.s_per_cost:
@@ -357,6 +357,6 @@ class Model:
 
     def batch_tokens(self, batch: Batch) -> int:
         """Return how many tokens a micro-batch has, padding included if the tool pads."""
-        if self.info["pads"]:
+        if self.info.pads:
             return len(batch.units) * max(unit.tokens for unit in batch.units)
         return sum(unit.tokens for unit in batch.units)

@@ -1,0 +1,107 @@
+"""Turns the frames of workers into the scheduler's events.
+
+Used by the run loop's thread alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
+from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.messages import (
+    ImportFailed,
+    ItemsRead,
+    Message,
+    Published,
+    ReadFailed,
+    RemarkMade,
+    StoreTroubleMet,
+    ToolImported,
+    Unpublished,
+    WriteFailed,
+    Written,
+)
+from snakemake_executor_gpupool.wire.model_messages import (
+    BatchDone,
+    Loaded,
+    LoadFailed,
+    Moved,
+    MoveFailed,
+    StageDone,
+)
+
+
+class Deliverer:
+    """Hands what workers say to the scheduler, once the gate has admitted it.
+
+    Parameters
+    ----------
+    scheduler
+        Gets an event for every frame that makes sense.
+    spools
+        The directories whose files a blob may name.
+    """
+
+    def __init__(self, scheduler: Scheduler, spools: Sequence[str]) -> None:
+        self._scheduler = scheduler
+        self._gate = FrameGate(scheduler, spools)
+
+    def take(
+        self, worker_id: str, frame: Frame, now_s: float, energy_j: float | None = None
+    ) -> None:
+        """Believe a frame.
+
+        Parameters
+        ----------
+        energy_j
+            What the driver counted for what it answers, if it is a micro-batch; None: unknown.
+
+        Raises
+        ------
+        ProtocolError
+            It makes no sense, or answers nothing that its sender was asked. Nothing has changed.
+        """
+        self._deliver(worker_id, self._gate.admit(worker_id, frame), now_s, energy_j)
+
+    def _deliver(  # noqa: C901, PLR0912 - one case a kind
+        self, worker_id: str, message: Message, now_s: float, energy_j: float | None
+    ) -> None:
+        scheduler = self._scheduler
+        match message:
+            case BatchDone():
+                scheduler.batch_done(worker_id, message, now_s, energy_j)
+            case ItemsRead():
+                scheduler.items_read(worker_id, message, now_s)
+            case Written(job_id=job_id, seconds=seconds):
+                scheduler.written(worker_id, job_id, seconds, now_s)
+            case StageDone():
+                scheduler.stage_done(worker_id, message, now_s, energy_j)
+            case Published(job_id=job_id, seconds=seconds):
+                scheduler.published(worker_id, job_id, seconds, now_s)
+            case Unpublished(job_id=job_id):
+                scheduler.unpublished(worker_id, job_id, now_s)
+            case ReadFailed(job_id=job_id, error=error):
+                scheduler.read_failed(worker_id, job_id, error, now_s)
+            case WriteFailed(job_id=job_id, error=error):
+                scheduler.write_failed(worker_id, job_id, error, now_s)
+            case RemarkMade(text=text):
+                scheduler.remark(worker_id, text, now_s)
+            case ToolImported():
+                scheduler.process_ready(worker_id, message, now_s)
+            case ImportFailed(error=error):
+                scheduler.process_failed(worker_id, error, now_s)
+            case Loaded():
+                scheduler.loaded(worker_id, message, now_s)
+            case LoadFailed(error=error):
+                scheduler.load_failed(worker_id, error, now_s)
+            case Moved(is_away=is_away):
+                scheduler.moved(worker_id, is_away, now_s)
+            case MoveFailed(error=error):
+                scheduler.move_failed(worker_id, error, now_s)
+            case StoreTroubleMet(kind=kind, why=why):
+                scheduler.store_trouble(worker_id, kind, why)
+            case _:
+                assert_never(message)
