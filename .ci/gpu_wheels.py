@@ -4,7 +4,7 @@ The machine has Python 3.12 with what ``THERE`` names; everything else that the 
 need is taken in the very versions that are installed here, as wheels for that Python. The folder
 is ignored by git and travels with the tree::
 
-    python .ci/gpu_wheels.py [FOLDER]
+    python .ci/gpu_wheels.py FOLDER [PYTHON_VERSION]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NEEDED = ("snakemake", "snakemake-interface-executor-plugins", "snakemake-interf
 NEEDED += ("psutil", "pytest-timeout", "hatchling", "editables")
 #: These alone: what they need is there.
 ALONE = ("fair-esm",)
-PYTHON = "3.12"
+PYTHON = sys.argv[2] if len(sys.argv) > 2 else "3.12"
 #: pip matches the number of a manylinux platform exactly.
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (39, 35, 34, 31, 28, 27, 24, 17, 12, 5)]
 PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
@@ -87,7 +87,7 @@ def fetch(name: str, folder: Path) -> None:
 
 def main() -> None:
     """Fill the folder."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".whl")
+    folder = Path(sys.argv[1])
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.whl"):
         old.unlink()

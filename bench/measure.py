@@ -17,6 +17,8 @@ BENCH = Path(__file__).resolve().parent
 OUT = BENCH / "out"
 PACKAGES = ("snakemake", "torch", "fair-esm", "numpy", "snakemake-executor-plugin-gpupool")
 #: What a user's shell may hold that would favour one rival; none inherits it.
+#: Whether rivals see the GPUs that there are.
+GPU = False
 UNSET_PREFIXES = ("GPUPOOL_", "MALLOC_", "OMP_", "MKL_", "SNAKEMAKE_", "PYTHON")
 
 
@@ -90,13 +92,13 @@ def run_timed(
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """Return the environment that all rivals share, and ``extra``.
 
-    No GPU is visible; caches live in the bench's own directory, so that the
+    No GPU is visible unless ``GPU`` says so; caches live in the bench's own directory, so that the
     first run finds them empty whoever ran what before.
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(UNSET_PREFIXES)}
     bin_directory = str(Path(sys.executable).parent)
     shared = {
-        "CUDA_VISIBLE_DEVICES": "",
+        **({} if GPU else {"CUDA_VISIBLE_DEVICES": ""}),
         "XDG_CACHE_HOME": str(OUT / "cache"),
         "PATH": bin_directory + os.pathsep + kept.get("PATH", os.defpath),
     }

@@ -69,12 +69,15 @@ class Driver:
         Whether jobs come with those that follow them.
     """
 
+    #: The devices that the pool manages.
+    devices: str | list[int] = "cpu:1"
+
     def __init__(self, room: Path, merges: bool) -> None:
         self.room, self._merges = room, merges
         self._ids = itertools.count(1)
         self._reports: queue.SimpleQueue[JobReport | BaseException] = queue.SimpleQueue()
         self._rest: dict[int, list[Request]] = {}
-        config = build_config(run_root=room / "run", managed_devices="cpu:1", env={})
+        config = build_config(run_root=room / "run", managed_devices=self.devices, env={})
         put = self._reports.put
         self.pool = Pool(config, Callbacks(put, lambda *_: None, put, lambda line: None))
         self._tool = ToolRef(TOOL, str(room), sys.executable)
@@ -252,7 +255,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--requests", type=int, default=500, help="(default: 500)")
     parser.add_argument("--repeats", type=int, default=1, help="(default: 1)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     options = parser.parse_args()
+    if options.device == "cuda":
+        Driver.devices = [0]
     os.environ["GPUPOOL_PROFILE"] = "off"
     say("| | | | from the start | | warm | | | |")
     say("|---|---|---|---|---|---|---|---|---|")

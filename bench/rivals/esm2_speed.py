@@ -26,7 +26,7 @@ def extract(options: argparse.Namespace) -> tuple[list[Batch], Callable[[Batch],
     import esm
 
     model, alphabet = esm.pretrained.load_model_and_alphabet_local(options.checkpoint)
-    model = model.eval().to(options.device)
+    model = model.eval().to(options.device, DTYPES[options.precision])
     data = esm.FastaBatchedDataset([str(i) for i in range(len(options.texts))], options.texts)
     batches = data.get_batch_indices(options.budget, extra_toks_per_seq=1)
     convert = alphabet.get_batch_converter()
@@ -35,7 +35,7 @@ def extract(options: argparse.Namespace) -> tuple[list[Batch], Callable[[Batch],
     def run(batch: Batch) -> object:
         _, _, tokens = convert([("", text) for text in batch])
         hidden = model(tokens.to(options.device), repr_layers=[layer], return_contacts=False)
-        states = hidden["representations"][layer].to("cpu")
+        states = hidden["representations"][layer].float().cpu()
         return [states[i, 1 : len(text) + 1].mean(0).clone() for i, text in enumerate(batch)]
 
     return [[options.texts[i] for i in batch] for batch in batches], run
@@ -108,7 +108,14 @@ def compute(options: argparse.Namespace) -> dict[str, float]:
     wall_s = time.perf_counter() - start_s
     padded = sum(len(batch) * (max(map(len, batch)) + 2) for batch in batches)
     tokens = sum(len(text) + 2 for text in options.texts)
-    return {"seconds": wall_s, "tokens": tokens, "padded_tokens": padded}
+    squares = sum((len(text) + 2) ** 2 for text in options.texts)
+    return {
+        "seconds": wall_s,
+        "tokens": tokens,
+        "padded_tokens": padded,
+        "token_sum": tokens,
+        "square_sum": squares,
+    }
 
 
 def load(options: argparse.Namespace) -> dict[str, float]:

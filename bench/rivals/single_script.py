@@ -43,19 +43,22 @@ def load(checkpoint: str, threads: int) -> None:
 
     torch.set_num_threads(threads)
     model, alphabet = esm.pretrained.load_model_and_alphabet_local(checkpoint)
-    _loaded = (model.eval(), alphabet.get_batch_converter())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    _loaded = (model.eval().to(device), alphabet.get_batch_converter(), device)
 
 
 def embed(batch: list[str]) -> list[Record]:
     """Return (sequence, mean of the last layer) for a batch."""
     import torch
 
-    model, convert = _loaded
+    model, convert, device = _loaded
     _, _, tokens = convert([("", sequence) for sequence in batch])
     with torch.inference_mode():
         layer = model.num_layers
-        hidden = model(tokens, repr_layers=[layer])["representations"][layer]
-    return [(s, row[1 : len(s) + 1].mean(0).numpy()) for s, row in zip(batch, hidden, strict=True)]
+        hidden = model(tokens.to(device), repr_layers=[layer])["representations"][layer]
+    return [
+        (s, row[1 : len(s) + 1].mean(0).cpu().numpy()) for s, row in zip(batch, hidden, strict=True)
+    ]
 
 
 def embed_all(batches: list[list[str]], options: argparse.Namespace) -> Iterator[list]:

@@ -19,7 +19,7 @@ class Layer(Tool):
     """
 
     defaults: ClassVar = {"model": 0, "depth": 1}
-    devices = ("cpu",)
+    devices = ("cuda", "cpu")
     pads = False
 
     def load(self, device: str) -> None:
@@ -27,7 +27,7 @@ class Layer(Tool):
         import torch
 
         torch.manual_seed(int(self.params.model))
-        self.layer = torch.nn.Linear(WIDTH, WIDTH)
+        self.layer = torch.nn.Linear(WIDTH, WIDTH).to(device)
 
     def read(self, job: Job) -> Iterator[Any]:
         """Yield the file's array."""
@@ -50,11 +50,11 @@ class Layer(Tool):
         import torch
 
         ends = np.cumsum([len(item) for item in items])[:-1]
-        rows = torch.from_numpy(np.concatenate(items))
+        rows = torch.from_numpy(np.concatenate(items)).to(self.device)
         with torch.inference_mode():
             for _ in range(int(self.params.depth)):
                 rows = torch.tanh(self.layer(rows))
-        return np.split(rows.numpy(), ends)
+        return np.split(rows.cpu().numpy(), ends)
 
     def write(self, job: Job, results: list[Any]) -> None:
         """Write an array like the one that was read."""
