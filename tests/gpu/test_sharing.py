@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.devices.nvml import memory_used_mib, probe
+from snakemake_executor_gpupool.devices.probe import memory_used_mib, probe
 from snakemake_executor_gpupool.tools.esm2_checkpoints import write_seeded_checkpoint
 from tests.acceptance.running import GPUPOOL, Workflow
 from tests.gpu.test_real_gpu import PROTEINS, WHY_NOT
