@@ -22,9 +22,9 @@ THERE = (
 )
 #: What ``make gpu`` needs beyond gpupool's own requirements; these with all that they need.
 NEEDED = ("snakemake", "snakemake-interface-executor-plugins", "snakemake-interface-common")
-NEEDED += ("psutil", "pytest-timeout", "hatchling", "editables")
+NEEDED += ("psutil", "pytest-timeout", "hatchling")
 #: These alone: what they need is there.
-ALONE = ("fair-esm",)
+ALONE = ("fair-esm", "editables")
 PYTHON = sys.argv[2] if len(sys.argv) > 2 else "3.12"
 #: pip matches the number of a manylinux platform exactly.
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (39, 35, 34, 31, 28, 27, 24, 17, 12, 5)]
@@ -70,7 +70,7 @@ def fetch(name: str, folder: Path) -> None:
     SystemExit
         There is none for that Python.
     """
-    spec = f"{name}=={importlib.metadata.version(name)}"
+    spec = f"{name}=={importlib.metadata.version(name)}" if is_installed(name) else name
     pip = [sys.executable, "-m", "pip", "--quiet"]
     binary = ["download", "--no-deps", "--only-binary=:all:", "--python-version", PYTHON]
     binary += ["--implementation", "cp", "--dest", str(folder)]

@@ -285,6 +285,7 @@ def main() -> int:
         f"{brief['latency_s']:.2f}"
     )
     say("\n".join(map(str, targets)))
+    say(json.dumps({"ratios": {target.label: round(target.ratio, 3) for target in targets}}))
     return 0 if all(target.reached for target in targets) else 1
 
 

@@ -13,6 +13,7 @@ what is left of a return is the pool's own part of it.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -94,6 +95,8 @@ def main() -> int:
     print("|---|---|---|---|---|")
     restart, offload = (take_turns(name, checkpoint, options.turns) for name in ("restart", "cpu"))
     print(restart, offload, sep="\n")
+    returns_s = {taken.strategy: taken.return_s for taken in (restart, offload)}
+    print(json.dumps({"return_s": returns_s}))
     target = report.Target("return / reload", offload.return_s / restart.return_s, AGAINST_RELOAD)
     if gpu is None:
         print(f"\n- not judged without a GPU: return / reload = {target.ratio:.3f}")
