@@ -256,6 +256,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=500, help="(default: 500)")
     parser.add_argument("--repeats", type=int, default=1, help="(default: 1)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
+    parser.add_argument("--brief", action="store_true", help="short requests, 6 stages, no more")
     options = parser.parse_args()
     if options.device == "cuda":
         Driver.devices = [0]
@@ -266,6 +267,10 @@ def main() -> int:
         "| stages | tokens | | requests/s | one request, ms | requests/s | one request, ms "
         "| dispatches | not computing |"
     )
+    if options.brief:
+        brief = compare(6, SHORT, options.requests, options.repeats)
+        say(json.dumps({"ratios": {name: round(ratio, 3) for name, ratio in brief.items()}}))
+        return 0
     ratios = {
         (stages, tokens): compare(stages, tokens, options.requests, options.repeats)
         for stages in STAGES

@@ -49,8 +49,8 @@ STEPS = (
         "chains",
         60,
         "merging.py",
-        "--device cuda --requests 500",
-        "--requests 6",
+        "--device cuda --requests 500 --brief",
+        "--requests 6 --brief",
     ),
     _script("esm2-3B-bf16", 150, "gpu/esm2.py", "--shape 3B --precision bf16 --brief", _SMALL),
     _script(
