@@ -33,8 +33,8 @@ EVENTS = {
     "run_ended": "The pool is closed: `wall_s`.",
     "pool_failed": "The pool itself failed, which is a bug: `error`, `traceback`.",
     "job_submitted": "A served job is ready: `job` (rule and wildcards), `job_id`, `tool`, `rule`, "
-    "`wildcards`, `threads`, `attempt` (from the second on), `inputs`, `outputs` and `logs` (the "
-    "first 20 of each), `n_inputs`, `n_outputs`.",
+    "`wildcards`, `threads`, `attempt` (from the second on), `limit_s` (its rule's `runtime`, in "
+    "seconds), `inputs`, `outputs` and `logs` (the first 20 of each), `n_inputs`, `n_outputs`.",
     "job_read": "All items of a job are known: `job_id`, `items`, `missing` (how many have no "
     "result yet), `model`.",
     "remark": "A warning that a user saw: `text`.",

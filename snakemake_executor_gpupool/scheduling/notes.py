@@ -12,13 +12,15 @@ from snakemake_executor_gpupool.wire.requests import Request
 def note_submitted(outbox: Outbox, request: Request) -> None:
     """A served job, or a call, is ready."""
     is_retry = request.attempt > 1 and request.identity  # a call has none
-    attempt = {"attempt": request.attempt} if is_retry else {}
+    more: dict[str, object] = {"attempt": request.attempt} if is_retry else {}
+    if request.timeout_s is not None:
+        more["limit_s"] = request.timeout_s
     outbox.note(
         "job_submitted",
         job=request.title,
         job_id=request.job_id,
         tool=str(request.tool),
-        **attempt,
+        **more,
         **request.facts.fields(),
     )
 

@@ -66,8 +66,10 @@ def test_how_long_and_against_what(page: Any, small: Made) -> None:
     done = list(lines_of(small.directory, "job_done"))
     imports = defaultdict(list)
     tools = {e["worker"]: e["tool"] for e in lines_of(small.directory, "worker_started")}
+    begun = {e["worker"]: e["time_s"] for e in lines_of(small.directory, "worker_started")}
     for event in lines_of(small.directory, "tool_imported"):
-        imports[tools[event["worker"]]].append(event["seconds"])
+        took = event["time_s"] - begun[event["worker"]]
+        imports[tools[event["worker"]]].append(took)
     loads = defaultdict(list)
     for event in lines_of(small.directory, "model_loaded"):
         loads[event["model"]].append(event["seconds"])

@@ -15,11 +15,12 @@ from snakemake_executor_gpupool.records.report.data import MARK_KINDS, SPAN_KIND
 from snakemake_executor_gpupool.records.report.estimate import estimate
 from snakemake_executor_gpupool.records.report.rules import (
     device_rows,
-    is_over_time,
+    is_over_usual,
+    over_time,
     typical_item_s,
     union_s,
 )
-from snakemake_executor_gpupool.records.runs.reader import read_run
+from snakemake_executor_gpupool.records.runs.reader import EventReader, read_run
 from snakemake_executor_gpupool.records.runs.values import (
     Activity,
     BatchView,
@@ -114,6 +115,8 @@ def test_this_run_is_what_its_workers_took_over_the_same_devices() -> None:
     run.batches[3].ended_at_s = 109.0  # it had begun at 107
     found = estimate(run)
     assert found is not None
+    # A process of its own would start, too: 3 s with the import by one worker, 2 by the other.
+    assert found.import_s == 3 * 2.5 / 2
     assert (found.own_import_s, found.own_load_s, found.own_inference_s) == (1.5, 1.75, 2.0)
     assert found.own_s == 5.25
 
@@ -145,11 +148,23 @@ def test_over_time_is_twice_what_is_usual_and_a_second_more() -> None:
     assert typical_s == 0.25
     for worked_s, is_over in ((1.9, False), (2.0, False), (2.1, True)):
         jobs[0].worked_s = worked_s
-        assert is_over_time(jobs[0], typical_s) is is_over
+        assert is_over_usual(jobs[0], typical_s) is is_over
     jobs[0].items, jobs[0].worked_s = 1, 1.2  # five times the usual, but not a second more
-    assert not is_over_time(jobs[0], typical_s)
+    assert not is_over_usual(jobs[0], typical_s)
     jobs[0].items = None
-    assert not is_over_time(jobs[0], typical_s)
+    assert not is_over_usual(jobs[0], typical_s)
+
+
+def test_a_job_with_a_limit_is_over_time_if_it_or_a_batch_exceeds_that() -> None:
+    run = small_run()
+    for job in run.jobs.values():
+        job.worked_s, job.limit_s = 90.0, 100.0  # over what is usual is not over the limit
+    run.jobs[1].worked_s = 4.0
+    assert over_time(run) == set()
+    run.jobs[1].worked_s = 101.0
+    run.jobs[4].batches, run.batches[3].jobs = [3], {4: None}
+    run.batches[3].is_lost, run.batches[3].ended_at_s = True, 107.0 + 100.5
+    assert over_time(run) == {1, 4}
 
 
 def test_spans_that_overlap_count_once() -> None:
@@ -249,3 +264,16 @@ def test_what_the_data_says_is_what_the_lines_say(tmp_path: Path) -> None:
     assert spans[Activity.READ] == 200
     assert spans[Activity.WRITE] == 200 - 7
     assert spans[Activity.LOAD] == 5
+
+
+@pytest.mark.parametrize(
+    "order", [("worker_ended", "worker_died"), ("worker_died", "worker_ended")]
+)
+def test_a_death_is_one_mark_whatever_is_said_first(order: tuple[str, str]) -> None:
+    reader = EventReader(RunView(Path("/w/run"), "run"))
+    worker = {"worker": "m.0"}
+    reader.take("worker_started", 1.0, {**worker, "tool": "t", "devices": ["cuda:0"], "pid": 1})
+    for kind in order:
+        reader.take(kind, 2.0, {**worker, "reason": "killed by signal 9", "expected": False})
+    assert reader.damaged_lines == 0
+    assert [mark.kind for mark in reader.run.workers["m.0"].marks] == ["worker_died"]

@@ -31,7 +31,7 @@ def report(options: argparse.Namespace) -> int:
     )
 
     directory = find_run(options.run)
-    run = read_run(directory, is_live=is_live(directory))
+    run = read_run(directory.resolve(), is_live=is_live(directory))
     text = report_html(run, __version__)
     if options.output == STANDARD_OUTPUT:
         sys.stdout.write(text)

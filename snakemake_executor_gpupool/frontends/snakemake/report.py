@@ -49,7 +49,7 @@ def leave_report(
     from snakemake_executor_gpupool.records.runs.reader import read_run
 
     try:
-        text = report_html(read_run(directory), __version__)
+        text = report_html(read_run(directory.resolve()), __version__)
     except Exception as error:  # of a run's end nothing may fail
         warn(f"gpupool: the run's report could not be made, which is a bug: {error!r}")
         return

@@ -6,7 +6,7 @@ The page reads what :func:`report_data` returns as JSON. Its script has the othe
 
 from __future__ import annotations
 
-from collections import defaultdict
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -20,11 +20,10 @@ from snakemake_executor_gpupool.records.report.columns import (
 from snakemake_executor_gpupool.records.report.estimate import estimate
 from snakemake_executor_gpupool.records.report.rules import (
     device_rows,
-    is_over_time,
     model_names,
     model_rows,
+    over_time,
     rule_rows,
-    typical_item_s,
 )
 from snakemake_executor_gpupool.records.runs.values import (
     Activity,
@@ -54,7 +53,7 @@ MAX_MESSAGE = 20_000
 JOB_COLUMNS = (
     *("id", "rule", "words", "state", "lease", "submitted", "began", "ended", "waited"),
     *("items", "duplicates", "reused", "device_us", "saved_us", "peak_mib", "energy_mj"),
-    *("merged", "over", "attempt", "threads", "error", "n_inputs", "n_outputs"),
+    *("merged", "over", "attempt", "limit", "error", "n_inputs", "n_outputs"),
     *("inputs", "outputs", "logs"),
 )
 
@@ -79,8 +78,7 @@ class _Writer:
 
     def data(self) -> dict[str, Any]:
         run = self._run
-        typical = self._typical_s()
-        over = {j.job_id for j in run.jobs.values() if is_over_time(j, typical[j.rule])}
+        over = over_time(run)
         found = estimate(run)
         batches, parts = self._batches()
         data = {
@@ -122,15 +120,9 @@ class _Writer:
             "versions": list(map(list, run.versions.items())),
             "driver": run.driver,
             "simulated": run.simulated,
-            "notes": run.notes,
+            "notes": [note[:1].upper() + note[1:] for note in run.notes],
             "summary": run.summary,
         }
-
-    def _typical_s(self) -> dict[str, float | None]:
-        by_rule: defaultdict[str, list[JobView]] = defaultdict(list)
-        for job in self._run.jobs.values():
-            by_rule[job.rule].append(job)
-        return {rule: typical_item_s(jobs) for rule, jobs in by_rule.items()}
 
     def _worker_rows(self) -> list[dict[str, Any]]:
         colours = {name: number for number, name in enumerate(model_names(self._run))}
@@ -184,7 +176,7 @@ class _Writer:
             "energy_mj": NONE if cost.energy_j is None else round(cost.energy_j * 1000),
             "merged": _or_none(job.merged_into),
             "attempt": job.attempt,
-            "threads": job.threads,
+            "limit": ticks(job.limit_s),
         }
 
     def _lease_row(self, lease: LeaseView) -> dict[str, Any]:
@@ -207,7 +199,7 @@ class _Writer:
             "energy_mj": NONE,
             "merged": NONE,
             "attempt": 1,
-            "threads": 0,
+            "limit": NONE,
         }
 
     def _common(self, job: JobView | LeaseView) -> dict[str, Any]:
@@ -330,6 +322,8 @@ def _or_none(number: int | None) -> int:
 
 
 def _plain(value: Any) -> Any:
+    if value == sys.maxsize:  # as Snakemake has it
+        return "unlimited"
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 

@@ -10,13 +10,14 @@
                               (start and import + load and moves + computing)
                           / these devices
 
-Both leave out when devices were idle, and what other rules took.
+Both leave out when devices were idle, and what other rules took. Import is with the start of the
+process.
 
 Import and load are medians over the workers of the tool and of the model. The inference of a job
 is what it was charged of its batches, and what it was spared because others had asked for the
 same items: a process of its own would have computed these, too. Reading and writing are not
-counted, nor is the start of Snakemake's own process for each job, nor that such a process fills
-no batch: the estimate is rather too low than too high. Where something was not measured, it counts
+counted, nor is Snakemake's own process for each job, nor that such a process fills no batch: the
+estimate is rather too low than too high. Where something was not measured, it counts
 as nothing, and :attr:`Estimate.gaps` says so.
 """
 
@@ -47,6 +48,7 @@ class Share:
     ----------
     import_s, load_s
         For one job: medians over ``imports`` and ``loads`` measured ones; None: none was measured.
+        Import is from the start of the process on.
     inference_s
         For all jobs together.
     """
@@ -158,7 +160,7 @@ def _devices_of(run: RunView, worker_id: str) -> tuple[str, ...]:
 
 def _share(run: RunView, tool: str, model: str, jobs: list[JobView]) -> Share:
     workers = [worker for worker in run.workers.values() if worker.tool == tool]
-    imports = _measured(worker.import_s for worker in workers)
+    imports = _measured(map(_import_s, workers))
     loads = _measured(worker.load_s for worker in _with_model(run.workers.values(), model))
     return Share(
         tool=tool,
@@ -170,6 +172,14 @@ def _share(run: RunView, tool: str, model: str, jobs: list[JobView]) -> Share:
         loads=len(loads),
         inference_s=sum((job.cost.device_s or 0.0) + job.cost.saved_s for job in jobs),
     )
+
+
+def _import_s(worker: WorkerView) -> float | None:
+    """Return what a worker took to start and import its tool; None if it is not known."""
+    if worker.import_s is None:
+        return None
+    spent_s = [span.seconds(0.0) for span in worker.spans if span.activity in IMPORTING]
+    return max(sum(spent_s), worker.import_s)
 
 
 def _with_model(workers: Iterable[WorkerView], model: str) -> list[WorkerView]:

@@ -16,8 +16,8 @@ from snakemake_executor_gpupool.records.runs.values import (
     WorkerView,
 )
 
-#: A job ran over time if it took more than this many times what its rule's jobs take for as many
-#: items, and more than a second longer.
+#: A job without a limit ran over time if it took more than this many times what its rule's jobs do
+#: for as many items, and more than a second longer.
 OVER_TIMES = 2.0
 OVER_S = 1.0
 
@@ -32,9 +32,35 @@ def typical_item_s(jobs: Iterable[JobView]) -> float | None:
     return statistics.median(found) if found else None
 
 
-def is_over_time(job: JobView, typical_s: float | None) -> bool:
-    """Tell whether a job took much longer than its rule's jobs do for as many items."""
-    if job.worked_s is None or typical_s is None or not job.items:
+def over_time(run: RunView) -> set[int]:
+    """Return the jobs that ran over time: over their rule's ``runtime``, or over what is usual.
+
+    A batch counts as what its worker was at, whether it came to its end or the worker was killed.
+    """
+    by_rule: defaultdict[str, list[JobView]] = defaultdict(list)
+    for job in run.jobs.values():
+        by_rule[job.rule].append(job)
+    return {
+        job.job_id
+        for jobs in by_rule.values()
+        for typical_s in (typical_item_s(jobs),)
+        for job in jobs
+        if is_over_limit(run, job) or is_over_usual(job, typical_s)
+    }
+
+
+def is_over_limit(run: RunView, job: JobView) -> bool:
+    """Tell whether a job, or one of its batches, took longer than its rule's ``runtime``."""
+    if job.limit_s is None:
+        return False
+    batches = filter(None, map(run.batches.get, job.batches))
+    took_s = [(b.ended_at_s or run.end_s) - b.started_at_s for b in batches]
+    return max([*took_s, job.worked_s or 0.0]) > job.limit_s
+
+
+def is_over_usual(job: JobView, typical_s: float | None) -> bool:
+    """Tell whether a job without a limit took much longer than its rule's do for as many items."""
+    if job.limit_s is not None or job.worked_s is None or typical_s is None or not job.items:
         return False
     expected_s = typical_s * job.items
     return job.worked_s > max(OVER_TIMES * expected_s, expected_s + OVER_S)

@@ -37,6 +37,7 @@ class JobEvents:
         job.tool = str(event.get("tool", ""))
         job.attempt = int(event.get("attempt", 1))
         job.threads = int(event.get("threads", 1))
+        job.limit_s = number_or_none(event.get("limit_s"))
         take_files(job, event)
         self.run.jobs[job_id] = job
 

@@ -144,6 +144,9 @@ class JobView:
         Its share of batches' time plus reading and writing, as its ``benchmark:`` says.
     n_inputs, n_outputs
         How many files it has; ``inputs`` and ``outputs`` name the first ones.
+    limit_s
+        The most that one of its micro-batches may take, its rule's ``runtime``; None: as long as
+        it does.
     submissions
         How often it was submitted; more than once: it was retried.
     """
@@ -172,6 +175,7 @@ class JobView:
     n_outputs: int = 0
     threads: int = 1
     attempt: int = 1
+    limit_s: float | None = None
     error: str = ""
     #: Where its files were read and written: (activity, from, to, worker).
     file_spans: list[tuple[Activity, float, float, str]] = field(default_factory=list)

@@ -126,8 +126,9 @@ class WorkerEvents:
 
     def _on_worker_died(self, event: Event, now_s: float) -> None:
         worker = self._worker(event)
+        if not worker.is_crash:  # else its end has said so
+            self._mark_worker(event, now_s, "worker_died", str(event["reason"]))
         worker.is_crash = True
-        self._mark_worker(event, now_s, "worker_died", str(event["reason"]))
 
     def _on_worker_ended(self, event: Event, now_s: float) -> None:
         worker = self._worker(event)

@@ -135,6 +135,7 @@ function jobFacts(run, job) {
     ["Spared by duplicates", jobs.saved_us[job] > 0 ? duration(jobs.saved_us[job] / 1e6) : null],
     ["Peak memory", none(jobs.peak_mib[job], mebibytes)],
     ["Energy", none(jobs.energy_mj[job], (value) => `${figure(value / 1000)} J`)],
+    ["Runtime allowed", none(jobs.limit[job], (value) => duration(value * TICK_S))],
     ["Attempt", jobs.attempt[job] > 1 ? count(jobs.attempt[job]) : null],
     ["Merged into", jobs.merged[job] < 0 ? null : h("a", { href: `#batch-${jobs.merged[job]}` }, `batch ${jobs.merged[job]}`)],
   ]);

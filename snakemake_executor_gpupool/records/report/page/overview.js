@@ -72,7 +72,7 @@ function howEstimated(run, estimate) {
     h("div", {},
       h("p", {}, "For each model: finished jobs × (import + load) + inference; the sum over all models, divided by the ",
         counted(estimate.devices, "device"), " that the jobs used. This run: what its workers on these devices took to start and import, to load and move models, and to compute, divided likewise. All of it was measured in this run."),
-      plainTable("Estimate by model", ["Model", "Jobs", "Import, median", "Load, median", "Inference, all jobs", "One after the other"], [1, 2, 3, 4, 5], rows),
+      plainTable("Estimate by model", ["Model", "Jobs", "Start and import, median", "Load, median", "Inference, all jobs", "One after the other"], [1, 2, 3, 4, 5], rows),
       h("p", { class: "small muted" }, "Inference is what jobs were charged of their batches, and what they were spared because others had asked for the same items. Left out, so that the estimate is rather too low: reading and writing, Snakemake's own process for each job, and that a process by itself fills no batch. ", estimate.gaps.join(" ")),
     ),
   );
@@ -112,7 +112,9 @@ function tile(title, value, more) {
 
 function tiles(run) {
   const all = totals(run);
-  const busy = run.devices.filter((device) => device.busy_share !== null);
+  // Where there are GPUs, the processor's slots stand by.
+  const gpus = run.devices.filter((device) => device.kind === "cuda");
+  const busy = (gpus.length ? gpus : run.devices).filter((device) => device.busy_share !== null);
   const share = busy.length ? busy.reduce((sum, device) => sum + device.busy_share, 0) / busy.length : null;
   const left = [[all.failed, "failed"], [all.unfinished, "waiting or running"], [all.withdrawn, "not started"], [all.lost, "cut off"]]
     .filter(([number]) => number).map(([number, word]) => `${count(number)} ${word}`);
@@ -122,9 +124,9 @@ function tiles(run) {
     tile("Jobs finished", count(all.done), all.jobs ? [`of ${count(all.jobs)}; `, left.length ? left.join(", ") : "none failed, none waiting"] : "no job was served, and none had devices of its own"),
     tile("Items", count(all.items), all.items ? `${count(all.items - all.duplicates - all.reused)} computed, ${count(all.duplicates)} duplicates` + (all.reused ? `, ${count(all.reused)} from earlier runs` : "") : null),
     tile("Spared by duplicates", duration(all.saved), all.items ? `${percent(all.duplicates / all.items)} of the items` : null),
-    tile("Devices busy", percent(share), busy.length > 1 ? `mean of ${counted(busy.length, "device")} over the whole run` : busy.length ? "over the whole run" : null),
+    tile("Devices busy", percent(share), busy.length > 1 ? `mean of ${count(busy.length)} ${gpus.length ? "GPUs" : "devices"} over the whole run` : busy.length ? "over the whole run" : null),
     tile("Batches", count(all.batches), padded ? `${percent(1 - tokens / padded)} of what was computed is padding` : null),
     tile("Model loads", count(all.loads), counted(run.models.length, "model")),
-    tile("Jobs over time", count(all.over), "took more than twice what is usual in their rule"),
+    tile("Jobs over time", count(all.over), "over their rule's runtime, or twice what is usual in it"),
   );
 }

@@ -225,7 +225,7 @@ function rulesSection(run) {
     run.rules.length
       ? plainTable("Jobs and time by rule", ["Rule", "Finished", "Failed", "Waiting", "Not started", "Device time", "A job, median", "A job, most", "Wait, median", "Items", "Over time"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], rows, foot)
       : h("p", { class: "muted" }, "No rule was served, and none had devices of its own."),
-    h("p", { class: "small muted" }, "Device time is a job's share of the time of its batches; of a plain GPU job, for how long it held its devices, times their number. Wait is when nothing was done for a job between its submission and its end. Over time: more than twice, and a second more than, the rule's median time per item times the job's items."),
+    h("p", { class: "small muted" }, "Device time is a job's share of the time of its batches; of a plain GPU job, for how long it held its devices, times their number. Wait is when nothing was done for a job between its submission and its end. Over time: over the rule's runtime; without one, more than twice, and a second more than, the rule's median time per item times the job's items."),
     modelsTable(run),
   );
 }
