@@ -17,7 +17,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import ClassVar
 
 from snakemake_executor_gpupool.devices.allocation.allocator import (
@@ -29,11 +28,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Impossible,
 )
 from snakemake_executor_gpupool.devices.allocation.occupancy import suits
-from snakemake_executor_gpupool.devices.device import (
-    Device,
-    OffloadStrategy,
-    fit_one_process,
-)
+from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy, fit_one_process
 from snakemake_executor_gpupool.devices.device_spec import (
     DeviceSpec,
     gpus,
@@ -167,14 +162,9 @@ class DeviceManager:
         ConfigError
             A value is malformed, or names a device that is not there. Nothing is changed.
         """
-        options = self._options
-        if not isinstance(managed_devices, _Unset):
-            managed = "auto" if managed_devices is None else managed_devices
-            options = replace(options, managed_devices=managed)
-        if offload_strategy is not None:
-            options = replace(options, offload_strategy=OffloadStrategy.parse(offload_strategy))
-        if allow_multiple_per_device is not None:
-            options = replace(options, allow_multiple=allow_multiple_per_device)
+        given = "auto" if managed_devices is None else managed_devices
+        managed = None if isinstance(given, _Unset) else given
+        options = self._options.updated(managed, offload_strategy, allow_multiple_per_device)
         with self._changed:
             self._apply(options)
             self._changed.notify_all()

@@ -37,6 +37,28 @@ class DeviceOptions:
     offload_strategy: str | OffloadStrategy | None = None
     allow_multiple: bool | None = None
 
+    def updated(
+        self,
+        managed_devices: Managed | None,
+        offload_strategy: str | OffloadStrategy | None,
+        allow_multiple: bool | None,
+    ) -> DeviceOptions:
+        """Return these options with what is given in place of what was; None: nothing is given.
+
+        Raises
+        ------
+        ConfigError
+            The strategy is none.
+        """
+        strategy = self.offload_strategy
+        if offload_strategy is not None:
+            strategy = OffloadStrategy.parse(offload_strategy)
+        return DeviceOptions(
+            self.managed_devices if managed_devices is None else managed_devices,
+            strategy,
+            self.allow_multiple if allow_multiple is None else allow_multiple,
+        )
+
 
 @dataclass(frozen=True)
 class DeviceSettings:

@@ -321,3 +321,11 @@ def test_listing_shows_a_card_that_is_lost(env):  # D12
     library.nvmlDeviceGetHandleByUUID = dies
     text = list_devices(False, {"GPUPOOL_LOCK_DIR": env["GPUPOOL_LOCK_DIR"]}, library)
     assert "fell off the bus" in text
+
+
+@pytest.mark.parametrize("options", [{"managed_devices": []}, {"offload_strategy": ""}])
+def test_an_empty_option_is_malformed_and_not_a_missing_one(manager, options):  # D3
+    before = manager.options
+    with pytest.raises(ConfigError):
+        manager.configure(**options)
+    assert manager.options == before

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from snakemake_executor_gpupool.devices import locks as locks_module
+from snakemake_executor_gpupool.devices import lock_files
 from snakemake_executor_gpupool.devices.allocation.allocator import (
     Allocator,
     DeviceRequest,
@@ -132,14 +132,14 @@ def test_a_lock_file_that_vanishes_at_the_last_moment_is_made_anew(  # D13
     env, locks, monkeypatch
 ):
     path = locks.directory / "SIM-0.lock"
-    try_lock = locks_module.try_lock
+    try_lock = lock_files.try_lock
 
     def clean_up_first(fd, how):
         monkeypatch.undo()
         path.unlink()
         return try_lock(fd, how)
 
-    monkeypatch.setattr(locks_module, "try_lock", clean_up_first)
+    monkeypatch.setattr(lock_files, "try_lock", clean_up_first)
     assert locks.try_acquire(CARDS[0])
     other = DeviceLocks(env)
     assert not other.try_acquire(CARDS[0])
