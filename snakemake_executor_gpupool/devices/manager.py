@@ -27,7 +27,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Granted,
     Impossible,
 )
-from snakemake_executor_gpupool.devices.allocation.occupancy import suits
+from snakemake_executor_gpupool.devices.allocation.requests import suits
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy, fit_one_process
 from snakemake_executor_gpupool.devices.device_spec import (
     DeviceSpec,

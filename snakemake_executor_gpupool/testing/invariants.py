@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import Phase as HolderPhase
+from snakemake_executor_gpupool.devices.allocation.requests import Phase as HolderPhase
 from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
 from snakemake_executor_gpupool.scheduling.jobs import JobState, Phase
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage

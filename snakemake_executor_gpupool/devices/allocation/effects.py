@@ -1,11 +1,11 @@
-"""What the allocator tells its caller: effects to carry out, and a readable state."""
+"""What the allocator returns: effects to carry out, and a readable state. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import Holder, Phase
+from snakemake_executor_gpupool.devices.allocation.requests import Holder, Phase
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import sorted_names
 
@@ -47,7 +47,29 @@ class Snapshot:
     waiting: tuple[str, ...]
     """Ids in the order in which they will be served."""
     foreign: tuple[str, ...]
+    """Names of devices that other processes hold."""
     lost: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        managed: Iterable[Device],
+        holders: Iterable[Holder],
+        waiting: Iterable[str],
+        foreign: Iterable[str],
+        lost: Iterable[str],
+    ) -> Snapshot:
+        """Return a readable copy of an allocator's tables."""
+        return cls(
+            managed=tuple(device.name for device in managed),
+            holders={
+                holder.holder_id: (holder.request.owner, holder.phase, holder.device_names)
+                for holder in holders
+            },
+            waiting=tuple(waiting),
+            foreign=tuple(sorted_names(foreign)),
+            lost=tuple(sorted_names(lost)),
+        )
 
 
 def who_is_where(managed: Iterable[Device], holders: Iterable[Holder]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The devices that there are: managed, lost, held by others, and expected. Pure bookkeeping."""
+"""The devices of an allocator: managed, lost, held by others, expected. Pure."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class DeviceInventory:
 
     @functools.cached_property
     def hosts(self) -> frozenset[str]:
-        """The machines that these are in; without any, this one alone, whose name is empty."""
+        """The machines of these devices; without any, this one alone, whose name is empty."""
         return frozenset(device.host for device in self.devices) or frozenset({""})
 
     @property
     def all_devices(self) -> tuple[Device, ...]:
-        """Every device that there ever was."""
+        """Every device that was ever there."""
         return self._all
 
     def of_kind(self, word: str) -> tuple[Device, ...]:
@@ -59,7 +59,7 @@ class DeviceInventory:
 
     @functools.cached_property
     def kinds(self) -> set[str]:
-        """The kinds of device that there are, or that may yet come."""
+        """The kinds of the managed devices, and of those that may join later."""
         return {device.kind for device in (*self.devices, *self._expected)}
 
     @functools.cached_property
@@ -77,7 +77,7 @@ class DeviceInventory:
         return {device.name: device for device in (*self._all, *self._usable)}
 
     def _forget_usable(self) -> None:
-        """The managed devices have changed."""
+        """Forget what was worked out for devices that have changed."""
         names = ("devices", "hosts", "kinds", "_of_kind", "_usable", "_usable_names", "_known")
         for name in names:
             self.__dict__.pop(name, None)
@@ -104,6 +104,6 @@ class DeviceInventory:
         self._foreign -= names
         self._forget_usable()
 
-    def _look_forward_to(self, devices: Sequence[Device]) -> None:
+    def _expect_devices(self, devices: Sequence[Device]) -> None:
         self._expected = tuple(devices)
         self._forget_usable()

@@ -1,6 +1,6 @@
-"""Where one request can go, and who would have to go first. Pure.
+"""Where a request can be placed, and which holders would have to go first. Pure.
 
-Whom to remove is one rule for every case, packed or not, one device or many:
+Which holders to remove is one rule for every case, packed or not, one device or many:
 take holders away in the order in which they are cheapest to lose (already
 leaving, idle longest, busy, leased) until the request fits, then put back all
 that turn out not to have been in the way, dearest first. What stays away is the
@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import DeviceRequest, Holder, Occupancy
+from snakemake_executor_gpupool.devices.allocation.occupancy import Occupancy
+from snakemake_executor_gpupool.devices.allocation.requests import DeviceRequest, Holder
 from snakemake_executor_gpupool.devices.device import Device, device_key
 
 
@@ -27,12 +28,12 @@ class Placement:
 
 
 def find_placement(request: DeviceRequest, occupancy: Occupancy) -> Placement | None:
-    """Find where a request can go, and the fewest holders that would have to go first.
+    """Find where a request can be placed, and the fewest holders that would have to go first.
 
     Returns
     -------
     Placement or None
-        None: those ahead in the line have claimed what it could use.
+        None: requests ahead of it have claimed what it could use.
     """
     search = _Search(request, occupancy)
     if not search.enough:
@@ -63,7 +64,7 @@ class _Search:
 
     @property
     def enough(self) -> bool:
-        """Whether the request fits now."""
+        """Whether the request fits by now."""
         count = self.request.spec.count
         if len(self._open) < count:
             return False
@@ -83,7 +84,7 @@ class _Search:
                 self._open_in[device.domain] -= 1
 
     def remove_until_enough(self) -> None:
-        """Take holders away, the cheapest loss first, until the request fits."""
+        """Remove holders, the cheapest loss first, until the request fits."""
         for holder in sorted(self.occupancy.holders(), key=lambda holder: holder.cost_of_loss):
             if self.enough:
                 return
@@ -96,7 +97,7 @@ class _Search:
         return name in self.suited and name not in self._open
 
     def put_back_the_needless(self) -> None:
-        """Put back, the dearest loss first, whoever need not have gone."""
+        """Put back, the dearest loss first, each holder without which the request also fits."""
         needed: list[Holder] = []
         for holder in reversed(self.removed):
             self.occupancy.put(holder)

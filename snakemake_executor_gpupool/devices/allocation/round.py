@@ -1,102 +1,63 @@
-"""One turn of decisions over the whole line of waiting requests. Pure.
+"""One allocation round: one pass over all waiting requests. Pure.
 
-Those who wait are looked at in order of priority, then arrival. Each is either
-granted what it needs, or it claims what it is going to use, and nobody further
-back gets that. So a request for several devices collects them one by one and
-is never starved by a stream of small ones, and nobody is overtaken on a device
-that would have served them.
+Requests are looked at in order of priority, then arrival. Each is either granted what it needs, or
+it claims the devices that it is going to use, and nobody behind it gets those. So a request for
+several devices collects them one by one and is never starved by a stream of small ones, and
+nobody is overtaken on a device that would have served them.
 """
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import (
+from snakemake_executor_gpupool.devices.allocation.occupancy import Occupancy
+from snakemake_executor_gpupool.devices.allocation.policy import Placement, find_placement
+from snakemake_executor_gpupool.devices.allocation.queue import WaitingRequest
+from snakemake_executor_gpupool.devices.allocation.requests import (
     LEASE,
     DeviceRequest,
     Holder,
-    Occupancy,
     Phase,
 )
-from snakemake_executor_gpupool.devices.allocation.policy import Placement, find_placement
 from snakemake_executor_gpupool.devices.device import Device, fit_one_process
 
 
 @dataclass(frozen=True)
-class Waiter:
-    """A request in line."""
-
-    request: DeviceRequest
-    since_s: float
-    serial: int
-    returning: bool = False
-    """An offloaded worker that wants devices again."""
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Sort key: priority, then arrival."""
-        return -self.request.priority, self.serial
-
-
-class Line:
-    """Who waits, in the order in which they are served."""
-
-    def __init__(self) -> None:
-        self._sorted: list[Waiter] = []
-        self._by_id: dict[str, Waiter] = {}
-
-    def __iter__(self) -> Iterator[Waiter]:
-        return iter(self._sorted)
-
-    def __len__(self) -> int:
-        return len(self._sorted)
-
-    def get(self, request_id: str) -> Waiter | None:
-        """Return who waits under that id."""
-        return self._by_id.get(request_id)
-
-    @property
-    def last(self) -> Waiter | None:
-        """Who is served last."""
-        return self._sorted[-1] if self._sorted else None
-
-    def join(self, waiter: Waiter) -> None:
-        """Let somebody wait at the place that priority and arrival give."""
-        self._by_id[waiter.request.request_id] = waiter
-        bisect.insort(self._sorted, waiter, key=lambda other: other.place)
-
-    def leave(self, waiter: Waiter) -> None:
-        """Let somebody wait no longer."""
-        del self._by_id[waiter.request.request_id]
-        del self._sorted[bisect.bisect_left(self._sorted, waiter.place, key=lambda w: w.place)]
-
-
-@dataclass(frozen=True)
 class Grant:
-    """A waiter that gets these devices now."""
+    """A waiting request that gets these devices now."""
 
-    waiter: Waiter
+    waiting: WaitingRequest
     devices: tuple[Device, ...]
 
 
 @dataclass(frozen=True)
 class Removal:
-    """An idle holder that has to go, for this waiter."""
+    """An idle holder that has to go, for the sake of this request."""
 
     holder: Holder
-    waiter: Waiter
+    waiting: WaitingRequest
 
 
 Move = Grant | Removal
 
 
+@dataclass(frozen=True)
+class Patience:
+    """The time of a round, and how long a request waits before workers with work left make room."""
+
+    now_s: float
+    yield_after_s: float
+
+    def is_over(self, waiting: WaitingRequest) -> bool:
+        """Tell whether a request has waited that long."""
+        return self.now_s - waiting.since_s >= self.yield_after_s
+
+
 def plan_round(
     occupancy: Occupancy,
-    line: Iterable[Waiter],
-    now_s: float,
-    yield_after_s: float,
+    queue: Iterable[WaitingRequest],
+    patience: Patience,
     next_serial: int,
 ) -> list[Move]:
     """Decide what happens now.
@@ -104,89 +65,129 @@ def plan_round(
     Parameters
     ----------
     occupancy
-        Who holds what; written on.
-    line
-        Who waits, in order.
-    now_s, yield_after_s
-        The time, and how long one waits before others have to make room.
+        Who is on which device. Changed by what is decided.
+    queue
+        The waiting requests, in order.
+    patience
+        The time, and how long one waits.
     next_serial
-        The serial number of the first grant of this turn.
+        The serial number of the first grant of this round.
     """
     moves: list[Move] = []
-    for waiter in line:
+    for waiting in queue:
         if not occupancy.has_open_gpus:
-            break  # nothing is left for those further back, however many they are
-        if _waits_for_others(waiter.request, occupancy):
+            break  # nothing is left for those behind, however many they are
+        if _waits_for_others(waiting.request, occupancy):
             continue
-        placement = find_placement(waiter.request, occupancy)
+        placement = find_placement(waiting.request, occupancy)
         if placement is None:
-            occupancy.reserve(device.name for device in occupancy.suited(waiter.request))
+            occupancy.reserve(device.name for device in occupancy.suited(waiting.request))
         elif placement.in_the_way:
-            moves += _clear(occupancy, waiter, placement, now_s, yield_after_s)
+            moves += _claim(occupancy, waiting, placement, patience)
         else:
-            moves.append(_grant(occupancy, waiter, placement.devices, next_serial + len(moves)))
+            moves.append(_grant(occupancy, waiting, placement.devices, next_serial + len(moves)))
     return moves
 
 
 def _waits_for_others(request: DeviceRequest, occupancy: Occupancy) -> bool:
-    """Whether other processes hold so much that our own line cannot serve it: no claim then."""
+    """Tell whether other processes hold too much for us to serve it: then it claims nothing."""
     ours = (device for device in occupancy.suited(request) if not occupancy.is_foreign(device))
     return not fit_one_process(ours, request.spec.count)
 
 
-def _grant(occupancy: Occupancy, waiter: Waiter, devices: tuple[Device, ...], serial: int) -> Grant:
+def _grant(
+    occupancy: Occupancy, waiting: WaitingRequest, devices: tuple[Device, ...], serial: int
+) -> Grant:
     names = tuple(device.name for device in devices)
-    occupancy.put(Holder(waiter.request, names, serial=serial))
+    occupancy.put(Holder(waiting.request, names, serial=serial))
     for name in names:
         occupancy.granted(name, serial)
-    return Grant(waiter, devices)
+    return Grant(waiting, devices)
 
 
-def _clear(
-    occupancy: Occupancy, waiter: Waiter, placement: Placement, now_s: float, yield_after_s: float
+def _claim(
+    occupancy: Occupancy, waiting: WaitingRequest, placement: Placement, patience: Patience
 ) -> list[Move]:
-    """Claim the placement, and evict who is in the way if that leads anywhere."""
+    """Claim the placement, and evict idle holders in the way where that leads anywhere."""
     removals = [
-        Removal(holder, waiter)
+        Removal(holder, waiting)
         for holder in placement.in_the_way
-        if holder.phase is Phase.IDLE
-        and _must_go(holder, waiter, placement, occupancy, now_s, yield_after_s)
+        if holder.phase is Phase.IDLE and _must_go(holder, waiting, placement, occupancy, patience)
     ]
     for removal in removals:
         occupancy.leave(removal.holder)
-    occupancy.claim(waiter.request, placement.devices)
+    occupancy.claim(waiting.request, placement.devices)
     return list(removals)
 
 
 def _must_go(
     holder: Holder,
-    waiter: Waiter,
+    waiting: WaitingRequest,
     placement: Placement,
     occupancy: Occupancy,
-    now_s: float,
-    yield_after_s: float,
+    patience: Patience,
 ) -> bool:
-    """Whether to evict an idle holder already.
+    """Tell whether to evict an idle holder now.
 
-    If all who are in the way can go now: yes. If some are still computing, an
-    early eviction only pays for a waiter that presses (else two workers that
-    are never idle at the same moment could keep it waiting forever), and never
-    while a lease is in the way, which may last for hours.
+    If all who are in the way can go now: yes. If some still compute, an early eviction pays only
+    for a request that presses (else two workers that are never idle at the same moment could keep
+    it waiting forever), and never while a lease is in the way, which may last for hours.
     """
     still_busy = [other for other in placement.in_the_way if other.phase is Phase.BUSY]
     if not still_busy:
         return True
     leased = any(other.request.kind == LEASE for other in still_busy)
-    return not leased and presses(waiter, holder, occupancy, now_s, yield_after_s)
+    return not leased and presses(waiting, holder, occupancy, patience)
 
 
 def presses(
-    waiter: Waiter, holder: Holder, occupancy: Occupancy, now_s: float, yield_after_s: float
+    waiting: WaitingRequest, holder: Holder, occupancy: Occupancy, patience: Patience
 ) -> bool:
-    """Whether a worker with work left ought to make room for the waiter.
+    """Tell whether a worker with work left ought to make room for a request.
 
-    For more of the same it need not: the devices would do no more work, but load once more.
+    For a further worker of the same model it need not: the devices would do no more work, but
+    load once more.
     """
-    if waiter.request.priority > holder.request.priority:
+    if waiting.request.priority > holder.request.priority:
         return True
-    return now_s - waiter.since_s >= yield_after_s and not occupancy.is_served(waiter.request)
+    return patience.is_over(waiting) and not occupancy.is_served(waiting.request)
+
+
+def should_yield(
+    holder: Holder,
+    queue: Iterable[WaitingRequest],
+    occupancy_now: Callable[[], Occupancy],
+    patience: Patience,
+    *,
+    has_paid: bool,
+) -> bool:
+    """Tell whether a busy worker should stop here for one of the waiting requests.
+
+    Parameters
+    ----------
+    holder
+        The worker.
+    queue
+        The waiting requests, in order.
+    occupancy_now
+        Returns who is on which device, for a round of its own.
+    patience
+        The time, and how long one waits.
+    has_paid
+        The worker has computed long enough to be worth its load. Before that it stops only for a
+        request of higher priority.
+    """
+
+    def presses_it(waiting: WaitingRequest, occupancy: Occupancy) -> bool:
+        is_first = waiting.request.priority > holder.request.priority
+        return (is_first or has_paid) and presses(waiting, holder, occupancy, patience)
+
+    occupancy = occupancy_now()
+    if not any(presses_it(waiting, occupancy) for waiting in queue):
+        return False
+    # Would the worker be evicted, and for such a request, if it were idle now?
+    occupancy.put(replace(holder, phase=Phase.IDLE, last_used_s=patience.now_s))
+    for move in plan_round(occupancy, queue, patience, next_serial=0):
+        if isinstance(move, Removal) and move.holder.holder_id == holder.holder_id:
+            return presses_it(move.waiting, occupancy_now())
+    return False

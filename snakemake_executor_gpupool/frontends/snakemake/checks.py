@@ -8,7 +8,7 @@ from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_gpupool.devices.allocation.occupancy import (
+from snakemake_executor_gpupool.devices.allocation.requests import (
     LEASE,
     DeviceRequest,
     why_impossible,

@@ -1,0 +1,155 @@
+"""Requests for devices, holders of devices, and which devices suit a request. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.devices.device import Device, device_key, fit_one_process
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.devices.kinds import kind_of
+
+WORKER = "worker"
+LEASE = "lease"
+
+
+@dataclass(frozen=True)
+class DeviceRequest:
+    """One request for devices.
+
+    Parameters
+    ----------
+    request_id
+        Names the request, and afterwards its holder.
+    spec
+        Which devices.
+    kind
+        ``"worker"`` (a warm worker, evicted when idle) or ``"lease"`` (a plain GPU
+        job or a one-shot call, never evicted).
+    owner
+        Tool and instance, or rule: for messages and the allocation map.
+    priority
+        Higher is served first.
+    vram_mib
+        Declared or measured memory need on each device; None if unknown.
+    can_offload
+        The tool can move its weights to host memory and back.
+    pinned
+        Never moved to host memory: evicted by restart.
+    alone
+        For a device that nobody else has anything on: it is not shared, and whoever makes
+        placement for it ends, since a process whose weights have moved still holds some memory.
+    group
+        What those have in common that serve one purpose, such as the workers of a model: for a
+        further one nobody with work left makes room. None: it is the only one.
+    """
+
+    request_id: str
+    spec: DeviceSpec
+    kind: str
+    owner: str = ""
+    priority: int = 0
+    vram_mib: int | None = None
+    can_offload: bool = False
+    pinned: bool = False
+    alone: bool = False
+    group: Hashable = None
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.owner or self.request_id
+
+    @property
+    def shares(self) -> bool:
+        """Whether it may share a device: a lease only if its memory need is known."""
+        return not self.alone and (self.kind == WORKER or self.vram_mib is not None)
+
+
+class Phase(enum.IntEnum):
+    """What a holder does, in the order of what its eviction costs."""
+
+    OFFLOADED = 0
+    """Its weights are in host memory; it holds no device."""
+    LEAVING = 1
+    """It was evicted, and its devices are not free yet."""
+    IDLE = 2
+    BUSY = 3
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A request together with the devices that it holds, or is going to hold."""
+
+    request: DeviceRequest
+    device_names: tuple[str, ...]
+    phase: Phase = Phase.BUSY
+    last_used_s: float = 0.0
+    serial: int = 0
+
+    @property
+    def holder_id(self) -> str:
+        """The id of its request."""
+        return self.request.request_id
+
+    @property
+    def cost_of_loss(self) -> tuple[bool, Phase, float, int]:
+        """Sort key of eviction: idle before busy, then least recently used; leases last."""
+        return self.request.kind == LEASE, self.phase, self.last_used_s, self.serial
+
+
+def suits(request: DeviceRequest, device: Device) -> bool:
+    """Tell whether a device, with nobody on it, could serve a request or a part of it."""
+    if not request.spec.accepts(device):
+        return False
+    if request.spec.count > 1 and kind_of(device).why_single(device):
+        return False
+    return fits(request, (), device)
+
+
+def can_offload(request: DeviceRequest, devices: Iterable[Device]) -> bool:
+    """Tell whether a worker on some devices can give them up by moving its weights away.
+
+    An offloaded process keeps its context on the device, and so a card that admits one process
+    only would still refuse all others.
+    """
+    is_refused = request.pinned or any(device.exclusive_process for device in devices)
+    return request.can_offload and not is_refused
+
+
+def fits(request: DeviceRequest, there: Iterable[DeviceRequest], device: Device) -> bool:
+    """Tell whether a request fits beside others on a device, as far as memory needs are known."""
+    if request.vram_mib is None or device.memory_mib is None:
+        return True
+    return request.vram_mib + sum(other.vram_mib or 0 for other in there) <= device.memory_mib
+
+
+def why_impossible(request: DeviceRequest, devices: Sequence[Device]) -> str | None:
+    """Return why no amount of waiting could serve a request; None if it can be served."""
+    if fit_one_process(
+        (device for device in devices if suits(request, device)), request.spec.count
+    ):
+        return None
+    same_kind = [device for device in devices if request.spec.is_served_by(device.kind)]
+    names = [device.name for device in sorted(same_kind, key=device_key)]
+    managed = f"managed here: {', '.join(names) or f'no {request.spec.kind} device'}"
+    known = {*names, *(device.local_name for device in same_kind)}
+    unknown = [name for name in request.spec.names if name not in known]
+    if unknown:
+        return f"{request.label} asks for {', '.join(unknown)}; {managed}"
+    return f"{request.label} asks for {request.spec}{_shortfall(request, same_kind)}; {managed}"
+
+
+def _shortfall(request: DeviceRequest, same_kind: Sequence[Device]) -> str:
+    if len(same_kind) < request.spec.count:
+        return ""
+    if not fit_one_process(same_kind, request.spec.count):
+        return ", which no one machine has"
+    if request.spec.host:
+        return ""
+    reasons = {kind_of(device).why_single(device) for device in same_kind} - {""}
+    if reasons and request.spec.count > 1:
+        return f", but {min(reasons)}"
+    most = max(device.memory_mib or 0 for device in same_kind)
+    return f" with {request.vram_mib} MiB each, but they have at most {most} MiB"
