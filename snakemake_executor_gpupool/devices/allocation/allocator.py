@@ -323,13 +323,8 @@ class Allocator(DeviceInventory):
 
     def snapshot(self) -> Snapshot:
         """Return the whole state."""
-        return Snapshot.of(
-            self._managed,
-            self._holders,
-            [waiting.request_id for waiting in self._queue],
-            self._foreign,
-            self._lost,
-        )
+        waiting = [waiting.request_id for waiting in self._queue]
+        return Snapshot.of(self._managed, self._holders, waiting, self._foreign, self._lost)
 
     # --- rounds
 
