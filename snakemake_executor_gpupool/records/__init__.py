@@ -1,1 +1,1 @@
-"""What is left behind: files of a run, and what is kept between runs."""
+"""What a run leaves behind: its files, and what is kept between runs."""

@@ -1,4 +1,4 @@
-"""The run's event log and its summary. Neither may end a run: what cannot be written is lost."""
+"""The run's event log and summary. Neither ends a run: what cannot be written is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EventLog:
     Attributes
     ----------
     error
-        Why lines were lost, if some were: the disk is full, or gone.
+        Why lines were lost; None: none were.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,15 +38,15 @@ class EventLog:
         self.error: OSError | None = None
 
     def write(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Append one event."""
+        """Queue one event for the next :meth:`flush`."""
         record = {"time_s": round(time.time(), 6), "event": event, **fields}
         self._pending.append(_line(record) + "\n")
 
     def flush(self) -> None:
-        """Hand what was written to the operating system."""
+        """Write the queued events. Never raises: an error is kept in ``error``."""
         if not self._pending:
             return
-        # A line that was cut off ends before the next one starts.
+        # End a line that was cut off before the next one starts.
         data = ("\n" * self._is_torn + "".join(self._pending)).encode()
         self._pending.clear()
         try:
@@ -65,7 +65,7 @@ class EventLog:
 
 
 def _line(record: Any) -> str:
-    """Return a record as JSON that every reader takes: no half of a surrogate pair is in it."""
+    """Return a record as JSON that every reader accepts: without lone surrogates."""
     text = json.dumps(record, default=str)
     if "\\ud" not in text:
         return text

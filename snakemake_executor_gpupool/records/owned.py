@@ -1,9 +1,9 @@
-"""Temporary directories that say whose they are: locked while their run lives, removed after it.
+"""Temporary directories that record their owner: locked while their run lives, removed after it.
 
-A run that is killed leaves them behind, and its reaper removes them; where that was killed, too,
-the next run does. It knows them by their lock file, which nobody holds any more: the kernel drops
-a lock with the process that held it, however it ended. What has no such file, is another
-machine's, another user's or no plain directory is let be.
+If a run is killed, its reaper removes them; if that is killed too, the next run does. It
+recognises them by a lock file that nobody holds any more: the kernel releases a lock with the
+process that held it, however that ended. A directory without such a file, of another machine or
+of another user is left alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 
-#: Names the owner's machine, and is locked by it. No blob is called so: theirs begin otherwise.
+#: Holds the owner's boot id, and is locked by the owner. Names of blobs start differently.
 LOCK_NAME = ".lock"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -41,22 +41,22 @@ class OwnedDirectory:
 
     @classmethod
     def make(cls, parent: Path, prefix: str) -> OwnedDirectory:
-        """Make a directory for this user alone, with a name that nothing else has.
+        """Create a directory for this user alone, under a new name.
 
         Raises
         ------
         OSError
-            It cannot be made.
+            It cannot be created.
         """
         return cls(Path(tempfile.mkdtemp(prefix=prefix, dir=parent)))
 
     def remove(self) -> None:
-        """Remove it with all that is in it; the lock last, so that what is left can be told."""
+        """Remove the directory, its lock file last, so that leftovers stay recognisable."""
         remove_tree(self.path)
         self.let_go()
 
     def unlock(self) -> None:
-        """Keep what is in it, which is nobody's any more."""
+        """Give up ownership, and keep the contents."""
         with contextlib.suppress(OSError):
             (self.path / LOCK_NAME).unlink()
         self.let_go()
@@ -71,9 +71,12 @@ class OwnedDirectory:
 
 
 def _lock_new(path: Path) -> int:
-    """Put a lock file into a directory; nobody ever sees one that is not locked.
+    """Put a lock file into a directory; it is locked before it gets its final name.
 
-    Return its descriptor; -1 where there can be none, and nobody will take it for a dead run's.
+    Returns
+    -------
+    int
+        Its descriptor; -1 if there can be none: then no other run removes the directory.
     """
     staged = path / f"{LOCK_NAME}-{os.getpid()}"
     descriptor = -1
@@ -93,7 +96,7 @@ def _lock_new(path: Path) -> int:
 
 
 def _this_boot() -> bytes:
-    """Return what tells this running system from all others: locks are known within it."""
+    """Return the id of this boot of this machine: locks are valid within it."""
     try:
         return _BOOT_ID.read_bytes().strip()
     except OSError:
@@ -132,7 +135,7 @@ def holder_of(directory: Path) -> Holder:
 
 
 def sweep_whole(directories: Iterable[Path]) -> None:
-    """Remove those directories whose runs have ended."""
+    """Remove the directories whose runs have ended."""
     for directory in directories:
         descriptor = _lock_dead(directory)
         if descriptor is not None:
@@ -141,7 +144,7 @@ def sweep_whole(directories: Iterable[Path]) -> None:
 
 
 def sweep_parts(directories: Iterable[Path], patterns: Iterable[str]) -> None:
-    """Remove what matches one of the patterns in those whose runs have ended; the rest is kept."""
+    """Remove what matches a pattern in the directories whose runs have ended; keep the rest."""
     patterns = list(patterns)
     for directory in directories:
         descriptor = _lock_dead(directory)
@@ -155,7 +158,7 @@ def sweep_parts(directories: Iterable[Path], patterns: Iterable[str]) -> None:
 
 
 def _lock_dead(directory: Path) -> int | None:
-    """Lock a directory whose run has ended, and return the lock; None if it is none of these."""
+    """Lock a directory whose run has ended, and return the lock; None: it is not one."""
     try:
         if not _is_ours(directory.lstat(), stat.S_ISDIR):
             return None
@@ -169,7 +172,7 @@ def _lock_dead(directory: Path) -> int | None:
         if is_ours and boot and os.pread(descriptor, 100, 0) == boot:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
-    except OSError:  # somebody has it: the run lives
+    except OSError:  # it is locked: the run lives
         pass
     os.close(descriptor)
     return None
@@ -180,7 +183,7 @@ def _is_ours(status: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory, its lock file last: a removal that is cut short can be done again."""
+    """Remove a directory, its lock file last, so that an interrupted removal can be repeated."""
     with contextlib.suppress(OSError):
         for path in directory.iterdir():
             if path.is_dir() and not path.is_symlink():

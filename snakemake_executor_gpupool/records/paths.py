@@ -18,22 +18,22 @@ SPOOL_PREFIX = "gpupool-"
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file, new ones for this user alone: an ``opener`` for :func:`open`."""
+    """Open a file, readable by this user alone if it is new: an ``opener`` for :func:`open`."""
     return os.open(path, flags, 0o600)
 
 
 class RunPaths:
-    """The directory of one run, made on first use.
+    """The files of one run; :meth:`create` makes the directories.
 
     Parameters
     ----------
     root
         The directory that gets one subdirectory per run; absolute if ``shared``.
     shared
-        Whether other machines use the directory, too. Large blobs lie there then, and not in
-        this machine's memory, which no other one sees.
+        Whether other machines use the directory too. Large blobs then lie there, and not in
+        this machine's memory, which the others cannot see.
     temporary
-        Whether ``root``, which exists and is nobody else's, goes with the run.
+        Whether ``root``, an existing directory of this run alone, is removed at its end.
 
     ::
 
@@ -41,7 +41,7 @@ class RunPaths:
                         summary.json
                         workers/*.log
                         spool/         large blobs, when memory is short
-                        staged-*/      outputs of jobs that are yet to come
+                        staged-*/      outputs of jobs that are not ready yet
                         .lock          held while the run lives
         <root>/latest                  points at the newest run
     """
@@ -65,18 +65,18 @@ class RunPaths:
         self._disk_spool = self.directory / "spool"
         self._memory_spool: OwnedDirectory | None = None
         self._run: OwnedDirectory | None = None
-        # A name that nothing else has: what was read from there can be told by it.
+        # A unique name: items that mention it were read from there.
         self._staged = self.directory / f"staged-{secrets.token_hex(8)}"
 
     def create(self) -> None:
-        """Make the directories, for this user alone, and point ``latest`` at them.
+        """Create the directories, for this user alone, and point ``latest`` at them.
 
-        What runs that were killed have left in the same places is removed.
+        Also removes what killed runs left in the same places.
 
         Raises
         ------
         ConfigError
-            They cannot be made, for lack of room for example.
+            They cannot be created; the disk is full, for example.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -85,14 +85,14 @@ class RunPaths:
                 directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"the files of the run cannot be made in {self.root}: {error.strerror}"
+                f"the files of the run cannot be created in {self.root}: {error.strerror}"
             ) from error
         self._run = OwnedDirectory(self.root if self._is_temporary else self.directory)
         if not self.is_shared:
-            with contextlib.suppress(OSError):  # no room there, or none such: the disk serves
+            with contextlib.suppress(OSError):  # it is full or missing: the disk is used
                 prefix = f"{SPOOL_PREFIX}{os.getpid()}-"
                 self._memory_spool = OwnedDirectory.make(MEMORY_FILE_SYSTEM, prefix)
-        with contextlib.suppress(OSError):  # something else is called so: a convenience less
+        with contextlib.suppress(OSError):  # something else has that name: the run goes on without
             self._point_latest()
 
     def _sweep(self) -> None:
@@ -110,14 +110,14 @@ class RunPaths:
 
     @property
     def spools(self) -> list[str]:
-        """Where large blobs go, the preferred first."""
+        """Directories for large blobs, the preferred first."""
         spools = [self._memory_spool.path] if self._memory_spool is not None else []
-        # Not resolved: on another machine that may come to another name of the same directory.
+        # Not resolved: another machine may resolve the same directory to another name.
         return [str(spool.absolute()) for spool in (*spools, self._disk_spool)]
 
     @property
     def temporary(self) -> list[Path]:
-        """What goes with the run, however that ends; empty for a run that others have made."""
+        """Directories that the reaper removes; empty for a run that another process created."""
         if self._run is None:
             return []
         spools = [self._memory_spool.path] if self._memory_spool is not None else []
@@ -125,18 +125,18 @@ class RunPaths:
 
     @property
     def staged(self) -> str:
-        """Where outputs lie whose jobs are yet to come; made on first use."""
+        """Directory for outputs of jobs that are not ready yet; created on first use."""
         return str(self._staged.resolve())
 
     def worker_log(self, worker_id: str) -> Path:
-        """Return where a worker's standard output and error go, each worker's to its own file."""
+        """Return the log file of a worker, for its standard output and error."""
         safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in worker_id)
-        if safe != worker_id:  # others may come to the same name
+        if safe != worker_id:  # other ids may give the same name
             safe += f"-{hashlib.sha256(worker_id.encode()).hexdigest()[:8]}"
         return self.workers / f"{safe}.log"
 
     def remove_staged(self) -> None:
-        """Remove outputs that no job has come for, or all of a temporary run; it has ended."""
+        """Remove outputs that no job has claimed, or all files of a temporary run; at its end."""
         shutil.rmtree(self._staged, ignore_errors=True)
         if self._run is None:
             return
@@ -146,7 +146,7 @@ class RunPaths:
             self._run.unlock()
 
     def remove_spools(self) -> None:
-        """Remove what is left of large blobs."""
+        """Remove the large blobs that are left."""
         if self._memory_spool is not None:
             self._memory_spool.remove()
         shutil.rmtree(self._disk_spool, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""What models were measured to cost, kept between runs so that the next one plans better.
+"""Measured costs of models, kept between runs so that the next run plans better.
 
 One JSON file in the user's cache directory, ``gpupool/profile.json``, or where
-``GPUPOOL_PROFILE`` says (``off``: none). It is read once and merged into when a run ends,
-under a lock, whole or not at all. It only helps to plan: one that cannot be read, whatever is
-wrong with it, is ignored with a warning, and nothing that happens to it ends a run.
+``GPUPOOL_PROFILE`` says (``off``: none). It is read once, and updated under a lock when a run
+ends, whole or not at all. It only helps planning: a file that cannot be read is ignored with a
+warning, and no problem with it ends a run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.wire.bounds import printable
 
 VERSION = 1
-#: Entries kept; the longest unused go first.
+#: Entries kept; the longest unused are dropped first.
 MAX_ENTRIES = 2000
-#: A file of so many entries has a tenth of this.
+#: Bound of the file's size; that many entries take a tenth of it.
 MAX_BYTES = 16 * 1024**2
-#: How long a run waits at its end for another that writes; then its figures are lost.
+#: How long a run waits at its end for another one that writes; then its figures are lost.
 LOCK_PATIENCE_S = 2.0
 LOCK_POLL_S = 0.02
 
@@ -60,14 +60,14 @@ class Profile:
         self._new[key] = figures
 
     def save(self) -> None:
-        """Merge this run's figures into the file. That it cannot be written harms nobody."""
+        """Merge this run's figures into the file. Never raises: a failure is ignored."""
         if self._path is None or not self._new:
             return
-        # Whatever it is: a run does not end for what only helps the next one to plan.
+        # Whatever it is: it only affects how well the next run plans.
         with contextlib.suppress(Exception):
             path = self._path.resolve()
             if path.exists() and not path.is_file():
-                return  # a pipe or a device, such as /dev/null, is not replaced by a file
+                return  # never replace a pipe or a device such as /dev/null by a file
             path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(path.with_suffix(".lock")):
                 self._entries = self._read()
@@ -77,7 +77,7 @@ class Profile:
     def _merge(self) -> None:
         for key, figures in self._new.items():
             measured = {k: v for k, v in dataclasses.asdict(figures).items() if v is not None}
-            # Newest last: the order of the file is the order of use.
+            # The newest last: the file is in order of use.
             self._entries[key] = {**self._entries.pop(key, {}), **measured}
         for key in list(self._entries)[:-MAX_ENTRIES]:
             del self._entries[key]
@@ -93,7 +93,7 @@ class Profile:
             raise
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        """Return the entries; none of a file that cannot be read, whatever is wrong with it."""
+        """Return the entries; none if the file cannot be read, for whatever reason."""
         if self._path is None:
             return {}
         try:
@@ -112,12 +112,18 @@ class Profile:
 
 
 def _text_of(path: Path) -> str:
-    """Return what is in a regular file; a pipe or device is not waited for."""
+    """Return the content of a regular file; never blocks on a pipe or device.
+
+    Raises
+    ------
+    OSError, ValueError
+        It cannot be read, is not a regular file, or is too large.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         if status.st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES} bytes")
         return file.read(MAX_BYTES).decode("utf-8")
@@ -130,7 +136,7 @@ def _locked(path: Path) -> Iterator[None]:
     Raises
     ------
     OSError
-        It cannot be opened, or another process holds it and does not let go in time.
+        It cannot be opened, or another process holds it for too long.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o600)
@@ -154,7 +160,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def profile_path(environment: Mapping[str, str]) -> Path | None:
-    """Return where the profile lies; None if it is switched off, or there is no home for it."""
+    """Return the path of the profile; None: it is off, or the user has no home directory."""
     given = environment.get("GPUPOOL_PROFILE", "")
     if given == "off":
         return None
@@ -163,6 +169,6 @@ def profile_path(environment: Mapping[str, str]) -> Path | None:
     cache = environment.get("XDG_CACHE_HOME")
     try:
         directory = Path(cache) if cache else Path.home() / ".cache"
-    except RuntimeError:  # nobody knows where this user is at home
+    except RuntimeError:  # the user has no home directory
         return None
     return directory / "gpupool" / "profile.json"

@@ -1,29 +1,29 @@
-"""What a user sees during and after a run: plain lines, few of them."""
+"""The lines that a user sees during and after a run."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-#: Seconds between two rounds of progress lines: the first soon, later ones rarer.
+#: Seconds between rounds of progress lines: short at first, longer later.
 FIRST_INTERVAL_S = 5.0
 LONGEST_INTERVAL_S = 60.0
 
 
 @dataclass(frozen=True)
 class ModelState:
-    """Where the work of one model stands.
+    """The progress of one model.
 
     Attributes
     ----------
     key
-        Tells models of one name apart.
+        Distinguishes models of one name.
     done, total, places
-        Distinct items that are computed, that there are so far, and all items, duplicates included.
+        Distinct items computed so far, distinct items known so far, and all items with duplicates.
     is_active
-        Whether anything waits or is in flight.
+        Whether any item waits or is in flight.
     remaining_s
-        Estimated seconds until all is done; None: unknown.
+        Estimated seconds until all items are done; None: unknown.
     devices
         Names of the devices that the model is on.
     """
@@ -39,7 +39,7 @@ class ModelState:
 
 
 class Progress:
-    """Decides when the next progress lines are due, and what they say."""
+    """Decides when progress lines are due, and writes them."""
 
     def __init__(self, now_s: float) -> None:
         self._started_s = now_s
@@ -48,11 +48,11 @@ class Progress:
         self._last_done: dict[Hashable, tuple[int, float]] = {}
 
     def is_due(self, now_s: float) -> bool:
-        """Whether it is time for lines."""
+        """Return whether lines are due; ``now_s`` is monotonic."""
         return now_s >= self._due_s
 
     def lines(self, models: Iterable[ModelState], now_s: float) -> list[str]:
-        """Return a line for each model at work, if it is time for one; else nothing."""
+        """Return a line for each active model, and set when the next lines are due."""
         if not self.is_due(now_s):
             return []
         self._interval_s = min(self._interval_s * 1.5, LONGEST_INTERVAL_S)

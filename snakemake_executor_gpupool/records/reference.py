@@ -1,7 +1,7 @@
-"""Every name that a user meets in a Snakefile, a shell or a run's files, said once.
+"""Every name that a user meets in a Snakefile, a shell or a run's files, described once.
 
-The reference pages of the documentation are made from these tables and from the options in
-:mod:`~snakemake_executor_gpupool.frontends.snakemake.settings`. Tests hold the tables against
+The reference pages of the documentation are generated from these tables and from the options in
+:mod:`~snakemake_executor_gpupool.frontends.snakemake.settings`. Tests compare the tables with
 the code.
 """
 
@@ -14,8 +14,8 @@ RESOURCES = {
     "the rule's own script. Without it the rule runs as a plain one. It may be a param instead.",
     "gpu": "How many GPUs a job needs, as a whole number. For a plain rule they are its own while "
     "it runs; for a served rule, how many each copy of the model takes.",
-    "device": "Which devices, as a device string (`cuda`, `cudax2`, `cuda:0`, `cpu`); goes before "
-    "`gpu`.",
+    "device": "Which devices, as a device string (`cuda`, `cudax2`, `cuda:0`, `cpu`); takes "
+    "precedence over `gpu`.",
     "gpupool_instance": "A name. Rules that give different ones have models and workers of their "
     "own, even for the same tool and params.",
     "vram_mb": "Device memory that a job or a copy of the model needs on each device: in MiB as a "
@@ -25,7 +25,7 @@ RESOURCES = {
     "micro-batches may take before its worker counts as hung.",
 }
 
-#: What each line of ``events.jsonl`` may tell; beside ``time_s`` and ``event``.
+#: The events in ``events.jsonl``, with their fields beside ``time_s`` and ``event``.
 EVENTS = {
     "run_started": "The pool is open: `format` of these lines, `devices` and `device_info` (model, "
     "memory, ... of each), `simulated`, `driver` (NVIDIA's), `frontend` (`snakemake` or `python`), "
@@ -55,23 +55,23 @@ EVENTS = {
     "device_given_back": "It no longer does: `device`.",
     "devices_joined": "A node of the cluster brought `devices`.",
     "devices_left": "A node of the cluster went: `devices`, `why`.",
-    "evicted": "A worker has to make room: `worker`, `devices`, `how` (`restart` or `cpu`).",
+    "evicted": "A worker must leave its devices: `worker`, `devices`, `how` (`restart` or `cpu`).",
     "worker_started": "A process was started: `worker`, `tool`, `pid`, `devices` (empty: it reads "
     "and writes files), `node` (empty: where Snakemake is).",
     "tool_imported": "It has imported its tool: `worker`, `seconds`, `versions` (of its Python, "
     "and of libraries that are loaded).",
-    "worker_stopping": "It was told to end: `worker`, `why`.",
+    "worker_stopping": "It was asked to end: `worker`, `why`.",
     "worker_ended": "It has ended: `worker`, `reason`, `expected`.",
     "worker_died": "A model's worker ended by itself: `worker`, `reason`.",
     "read_sent": "A process is to read a job's input: `worker`, `job_id`.",
     "write_sent": "It is to write a job's output: `worker`, `job_id`.",
-    "publish_sent": "It is to put outputs in place that a chain has staged: `worker`, `job_id`.",
-    "file_done": "It has done so, or said why not: `worker`, `job_id`.",
+    "publish_sent": "It is to move staged outputs of a chain into place: `worker`, `job_id`.",
+    "file_done": "It has done so, or reported why not: `worker`, `job_id`.",
     "load_sent": "A worker is to load its model: `worker`.",
     "model_loaded": "A worker has its model: `worker`, `model`, `seconds`, `peak_mib` (device "
     "memory that it has held), `versions`.",
     "move_sent": "It is to move its weights: `worker`, `to`.",
-    "model_moved": "Its weights are elsewhere: `worker`, `to`.",
+    "model_moved": "Its weights were moved: `worker`, `to`.",
     "move_failed": "They could not be moved, and the worker is ended: `worker`, `error`.",
     "model_failed": "A model was given up: `model`, `error`.",
     "batch_sent": "A micro-batch went to a worker: `batch`, `worker`, `items`, `jobs` that wait "
@@ -81,13 +81,13 @@ EVENTS = {
     "(device seconds that no job is charged for, by cause), `peak_mib`, `energy_j`.",
     "batch_lost": "Its worker ended before it was done: `batch`, `worker`, `device_s` (that the "
     "worker was at it).",
-    "stage_done": "A dispatch through a chain has come through one of its models: `job` (whose "
+    "stage_done": "A dispatch through a chain has finished one of its models: `job` (whose "
     "items these were), `job_id` (of the chain's first job), `batch`, `stage` (from 0), `worker`.",
-    "dispatch_saved": "All that a job needs was there, made with what the job before it needed: "
+    "dispatch_saved": "All results of a job existed, computed in the dispatch of the job before it: "
     "`job`, `job_id`, `batch` (which made its outputs).",
     "store_trouble": "Something is wrong with results kept across runs: `worker`, `kind` "
     "(`damaged`: removed and computed again; `unsafe`: others could have written it; `unreadable`; "
-    "`unwritten`: a result is not kept), `why`.",
+    "`unwritten`: a result could not be kept), `why`.",
     "out_of_memory": "A micro-batch did not fit and was halved: `worker`, `budget` (tokens, from "
     "now on).",
 }
@@ -102,15 +102,15 @@ SUMMARY = {
     "items_computed": "those that were computed and did not fail",
     "items_reused": "distinct items whose results an earlier run had left in the cache",
     "chains_merged": "short jobs that took the jobs after them along in one dispatch",
-    "dispatches_saved": "jobs that needed no dispatch, since one of these had computed their items",
-    "guesses_unclaimed": "results computed that way that no job asked for",
+    "dispatches_saved": "jobs that needed no dispatch, as a merged one had computed their items",
+    "guesses_unclaimed": "results of merged dispatches that no job asked for",
     "model_loads": "how often a model was loaded",
-    "evictions": "how often a worker had to make room",
+    "evictions": "how often a worker had to leave its devices",
     "offloads": "how many of these moved its weights to host memory",
     "worker_crashes": "workers that ended by themselves",
     "bytes_in_messages": "bytes of items and results that came from a cluster's nodes through the "
     "coordinator; 0 on one machine",
-    "bytes_in_files": "those that stayed on the file system that the nodes share",
+    "bytes_in_files": "bytes that stayed on the file system that the nodes share",
     "costs": "[device seconds](../costs.md) of jobs (`jobs_s`) and of nobody (`out_of_memory_s`, "
     "`unclaimed_s`, `lost_s`); together they are the `busy_s` of all devices",
     "wall_s": "seconds from the pool's opening to its end",
@@ -134,7 +134,7 @@ VARIABLES = {
     "GPUPOOL_OFFLOAD_STRATEGY": "As `--gpupool-offload-strategy`.",
     "GPUPOOL_ALLOW_MULTI_DEVICE": "As `--gpupool-allow-multiple-per-device`: `1` or `0`.",
     "GPUPOOL_SIMULATE": "Simulated GPUs, on a machine without: `4` or `4x80GiB`.",
-    "GPUPOOL_LOCK_DIR": "Where runs on one machine see each other's locks; a site sets it for "
+    "GPUPOOL_LOCK_DIR": "Directory of the locks between runs on one machine; a site sets it for "
     "all users.",
     "GPUPOOL_PROFILE": "File of measured speeds and memory needs; `off`: none. Default: "
     "`gpupool/profile.json` in the user's cache directory.",
@@ -145,13 +145,13 @@ VARIABLES = {
     "GPUPOOL_DEVICE": "The device of a rule's own body, run cold: `cpu`, `cuda:0`. Default: a "
     "GPU where there is one.",
     "GPUPOOL_SIMULATED": "Set for jobs: `1` if their devices are simulated.",
-    "GPUPOOL_LEASE": "Set for jobs: by which gpupool inside a job uses what the job was leased; "
+    "GPUPOOL_LEASE": "Set for jobs: the lease, for gpupool inside the job to use its devices; "
     "empty: it has no device.",
     "GPUPOOL_MEMBERS": "Set for the process that runs jobs joined by a pipe or a service: what "
     "each of them sees.",
     "GPUPOOL_WORKER": "Set in worker processes: the worker's name.",
-    "GPUPOOL_PROCESS": "Set in worker processes, and so in all that they start: whose they are. "
-    "What is left of them when a worker has ended is found by it, and killed.",
+    "GPUPOOL_PROCESS": "Set in worker processes, and so in all that they start: the worker they "
+    "belong to. Processes that a worker leaves behind are found by it, and killed.",
     "GPUPOOL_TOOL_FILES": "Set in worker processes: the files of their tools, for the processes "
     "that a tool starts itself.",
     "GPUPOOL_ENVIRONMENT": "Set in worker processes: the directory of the rule's own environment.",

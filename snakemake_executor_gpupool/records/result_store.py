@@ -1,18 +1,18 @@
-"""The directory of results kept across runs, by content: made, checked, and bounded.
+"""The directory of results kept across runs, by content: created, checked, and bounded.
 
 ::
 
-    <cache>/gpupool-results-v2/CACHEDIR.TAG   says whose the directory is
+    <cache>/gpupool-results-v2/CACHEDIR.TAG   marks the directory as gpupool's
                                ab/ab12cd...   one result: see worker/result_file.py
 
-What the user names may hold anything else, a workflow for example; only the subdirectory is
-gpupool's, and in it only what has the form of its own: directories of two hexadecimal digits
-that are no links, and in them files of 64 that start as results do. Nothing else is ever
-opened, counted or removed. Version 0.1 kept results in ``<cache>/ab/`` itself; these are left
-alone, since nothing tells them from the user's own files.
+The directory that the user names may hold anything, a workflow for example. Only the subdirectory
+is gpupool's, and in it only entries of the right form: directories named by two hexadecimal
+digits that are not links, and in them files named by 64 digits that start as results do. Nothing
+else is ever opened, counted or removed. Version 0.1 kept results in ``<cache>/ab/`` itself; these
+are left alone, since they cannot be told from the user's own files.
 
-Workers read and write results; the coordinator never opens one. Nothing is locked: a name's
-content never changes, and one that is removed is computed again.
+Workers read and write results; the coordinator never opens one. Nothing is locked: the content of
+an entry never changes, and a result that was removed is computed again.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ from snakemake_executor_gpupool.wire.kept_files import (
 BOUND_VARIABLE = "GPUPOOL_CACHE_GIB"
 SHARED_VARIABLE = "GPUPOOL_CACHE_SHARED"
 DEFAULT_BOUND_GIB = 20.0
-#: What a clean-up leaves: it is not worth removing one file at a time.
+#: The share of the bound that a clean-up leaves, so that not every run has to clean up.
 KEPT_SHARE = 0.9
 SUBDIRECTORY = "gpupool-results-v2"
 MARKER = "CACHEDIR.TAG"
-#: The first line is what programs for backups look for (https://bford.info/cachedir).
+#: Backup programs look for the first line (https://bford.info/cachedir).
 MARKER_TEXT = """\
 Signature: 8a477f597d28d172789f06886806bc55
 # This directory is gpupool's: results kept across runs, as --gpupool-cache asks for.
 # It may be removed at any time; what is missing is computed again.
 """
-#: When an entry that was never finished counts as a killed writer's.
+#: An unfinished entry of this age, in seconds, was left by a killed writer.
 STALE_S = 24 * 3600.0
-#: What says that there is no room, and nothing of who may do what.
+#: Errors that mean a full disk, rather than missing permission.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Entry(NamedTuple):
-    """A file that gpupool made, or may have made, in the store."""
+    """A file in the store that has the name of a result."""
 
     used_s: float
     size_bytes: int
@@ -78,7 +78,7 @@ def bound_from(environment: Mapping[str, str]) -> int:
     Raises
     ------
     ConfigError
-        It is no number, or none that a bound can be.
+        It is not a number of at least 0.
     """
     text = environment.get(BOUND_VARIABLE, "").strip()
     try:
@@ -93,7 +93,7 @@ def bound_from(environment: Mapping[str, str]) -> int:
 
 
 def is_shared(environment: Mapping[str, str]) -> bool:
-    """Tell from ``GPUPOOL_CACHE_SHARED`` whether the members of the cache's group are trusted.
+    """Return whether ``GPUPOOL_CACHE_SHARED`` says to trust the members of the cache's group.
 
     Raises
     ------
@@ -110,25 +110,25 @@ def is_shared(environment: Mapping[str, str]) -> bool:
 
 
 class ResultStore:
-    """The store below a directory that the user has named.
+    """The store below the directory that the user named.
 
     Parameters
     ----------
     cache
-        The user's directory; made if it is not there.
+        The user's directory; created if it does not exist.
     bound_bytes
-        How much the store may hold; the longest unused go first, when a run ends.
+        Bound of the store's size; at the end of a run the longest unused results are removed.
     shared
         Whether the members of the directory's group are trusted: each may put results there,
-        and with them code that runs as whoever uses these.
+        and so run code as anybody who uses them.
 
     Raises
     ------
     ConfigError
-        The directory cannot be used, or others could put results there: what is in a result is
-        unpickled. The message has the command that mends it.
+        The directory cannot be used, or others could put results there, which would be
+        unpickled. The message has the command that fixes it.
     StoreUnusable
-        There is no room for a store, or something else is in its place.
+        The disk is full, or something else has the store's name.
     """
 
     def __init__(self, cache: Path, bound_bytes: int, *, shared: bool = False) -> None:
@@ -144,19 +144,19 @@ class ResultStore:
             if error.errno in NO_ROOM:
                 raise StoreUnusable(f"there is no room for {self.directory}") from error
             is_other = os.path.lexists(self._cache) and not self._cache.is_dir()
-            why = "it is no directory" if is_other else error.strerror
+            why = "it is not a directory" if is_other else error.strerror
             raise ConfigError(
                 f"the cache {self._cache} cannot be used: {why}; choose a directory that you may "
                 "write to"
             ) from error
 
     def _check_cache(self, shared: bool) -> int | None:
-        """Refuse a directory in which others could exchange the store; return who shares it."""
+        """Refuse a directory in which others could replace the store; return its trusted group."""
         status = self._cache.stat()
         group = status.st_gid if shared else None
         if group is not None and group not in {os.getegid(), *os.getgroups()}:
             raise ConfigError(
-                f"{SHARED_VARIABLE}=group is set, and you are no member of {group_name(group)}, "
+                f"{SHARED_VARIABLE}=group is set, and you are not a member of {group_name(group)}, "
                 f"the group of the cache {self._cache}: choose another directory"
             )
         why = why_unsafe(status, group)
@@ -165,7 +165,7 @@ class ResultStore:
         return group
 
     def _make(self) -> None:
-        """Make the subdirectory with its marker, both or neither, unless it is there."""
+        """Create the subdirectory with its marker, both or neither, unless it exists."""
         if self._is_marked():
             return
         staged = self._cache / f".{SUBDIRECTORY}-{secrets.token_hex(8)}"
@@ -175,7 +175,7 @@ class ResultStore:
             (staged / MARKER).chmod(0o600 if self.address.group is None else 0o644)
             if self.address.group is not None:
                 share(str(staged), self.address.group)
-            staged.rename(self.directory)  # in the place of nothing, or of an empty directory
+            staged.rename(self.directory)  # replaces nothing but an empty directory
         except OSError as error:
             shutil.rmtree(staged, ignore_errors=True)
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
@@ -187,7 +187,7 @@ class ResultStore:
             )
 
     def _is_marked(self) -> bool:
-        """Tell whether the subdirectory is there, and gpupool's."""
+        """Return whether the subdirectory exists and has gpupool's marker."""
         try:
             with self._opened() as store:
                 return _starts_with(store, MARKER, MARKER_TEXT.encode())
@@ -207,7 +207,7 @@ class ResultStore:
 
     # -- the bound ---------------------------------------------------------------
     def clean_up(self) -> None:
-        """Bring the store under its bound, and remove what killed writers left."""
+        """Shrink the store below its bound, and remove what killed writers left."""
         with contextlib.suppress(OSError, BadEntry), self._opened() as store:
             entries: list[_Entry] = []
             for folder in sorted(filter(FOLDER_NAME.fullmatch, _names(store))):
@@ -223,7 +223,7 @@ class ResultStore:
             if total <= self._bound_bytes * KEPT_SHARE:
                 return
             with contextlib.suppress(OSError, BadEntry), self._folder(store, entry.folder) as at:
-                # A file that does not start as a result was put there by somebody else.
+                # A file that does not start as a result is not gpupool's.
                 if _starts_with(at, entry.name, MAGIC):
                     os.unlink(entry.name, dir_fd=at)
                     total -= entry.size_bytes
@@ -243,13 +243,13 @@ def _names(directory: int) -> list[str]:
 
 
 def _entries(folder: int, folder_name: str) -> list[_Entry]:
-    """Return the entries of a folder; what a killed writer left there is removed."""
+    """Return the entries of a folder; remove what killed writers left there."""
     entries = []
     with os.scandir(folder) as there:
         for each in there:
             try:
                 status = each.stat(follow_symlinks=False)
-            except OSError:  # gone with another run's clean-up
+            except OSError:  # removed by another run's clean-up
                 continue
             if not stat.S_ISREG(status.st_mode):
                 continue
@@ -263,7 +263,7 @@ def _entries(folder: int, folder_name: str) -> list[_Entry]:
 
 
 def _starts_with(directory: int, name: str, start: bytes) -> bool:
-    """Tell whether a directory has a regular file that starts so; none is waited for."""
+    """Return whether a file of a directory is regular and starts so; never blocks on a pipe."""
     try:
         descriptor = os.open(name, OPEN_ENTRY, dir_fd=directory)
     except OSError:
@@ -276,7 +276,7 @@ def _starts_with(directory: int, name: str, start: bytes) -> bool:
 
 
 def refusal(path: Path, status: os.stat_result, why: str) -> str:
-    """Say why a directory is not used for results, and the command that mends it."""
+    """Return why a directory is not used for results, with the command that fixes it."""
     quoted = shlex.quote(str(path))
     message = (
         f"the cache {path} is not used: {why}, and whoever may write there can run code as you, "
@@ -284,7 +284,7 @@ def refusal(path: Path, status: os.stat_result, why: str) -> str:
     )
     if status.st_uid != os.geteuid():
         return f"{message}. Use a directory of your own: mkdir -m 700 DIR, --gpupool-cache DIR"
-    message += f". Mend it: chmod go-w {quoted}"
+    message += f". Fix it: chmod go-w {quoted}"
     if status.st_mode & stat.S_IWOTH:
         return message
     return (

@@ -168,7 +168,7 @@ def _unknown_name(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return (
-        f"there is no tool {name!r}.{hint} Installed tools: {', '.join(known) or 'none'}. "
+        f"there is not a tool {name!r}.{hint} Installed tools: {', '.join(known) or 'none'}. "
         "A tool of your own is named package.module:Class or path/to/file.py:Class."
     )
 
@@ -285,7 +285,7 @@ def _tool_in(module: types.ModuleType, class_name: str, spec: str) -> type[Tool]
         )
     if not _is_tool(value):
         raise UnknownTool(
-            f"tool {spec!r}: {class_name!r} of {_home(module)} is no tool; "
+            f"tool {spec!r}: {class_name!r} of {_home(module)} is not a tool; "
             "a tool is a subclass of snakemake_executor_gpupool.Tool"
         )
     return value  # type: ignore[no-any-return]  # _is_tool has checked it

@@ -63,7 +63,7 @@ def test_values(text: str | list[str], value: object) -> None:
 
 @pytest.mark.parametrize("text", ["[a, b", "[a,,b]", "[a(1), b]", "[it's]", "{a: 1"])
 def test_what_looks_like_a_list_and_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no list or mapping"):
+    with pytest.raises(ConfigError, match="is not a list or mapping"):
         parsed(text)
 
 
@@ -76,7 +76,7 @@ def test_run_and_check_read_params_alike(command: str) -> None:
 
 
 def test_a_malformed_value_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"--param layers: '\[6, 12' is no list"):
+    with pytest.raises(ConfigError, match=r"--param layers: '\[6, 12' is not a list"):
         read_params("--param", [["layers=[6, 12"]])
 
 

@@ -25,13 +25,15 @@ def fill(directory: Path) -> None:
 
 def test_a_full_disk_is_said(small_disk: Path) -> None:
     fill(small_disk)
-    with pytest.raises(ConfigError, match=r"cannot be made in .*gpupool: No space left on device"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be created in .*gpupool: No space left on device"
+    ):
         RunPaths(small_disk / "gpupool").create()
 
 
 def test_a_file_in_its_place_is_said(tmp_path: Path) -> None:
     (tmp_path / "gpupool").touch()
-    with pytest.raises(ConfigError, match="cannot be made in"):
+    with pytest.raises(ConfigError, match="cannot be created in"):
         RunPaths(tmp_path / "gpupool").create()
 
 

@@ -189,7 +189,7 @@ def test_a_group_shares_one_only_by_choice(tmp_path: Path, monkeypatch: pytest.M
     tmp_path.chmod(0o2770)
     with pytest.raises(ConfigError, match="belongs to user 12345"):
         ResultStore(tmp_path, 0)
-    with pytest.raises(ConfigError, match="no member of 4321"):
+    with pytest.raises(ConfigError, match="not a member of 4321"):
         ResultStore(tmp_path, 0, shared=True)
     monkeypatch.setattr(os, "getgroups", lambda: [4321])
     store = ResultStore(tmp_path, 0, shared=True)
@@ -205,7 +205,9 @@ def test_a_group_shares_one_only_by_choice(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_cache_that_is_no_directory_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"the cache .*file cannot be used: it is no directory"):
+    with pytest.raises(
+        ConfigError, match=r"the cache .*file cannot be used: it is not a directory"
+    ):
         ResultStore(tmp_path / "file", 0)
 
 

@@ -112,11 +112,11 @@ class TestModule:
 
     @pytest.mark.parametrize("name", ["json:dumps", "json:JSONDecoder"])
     def test_no_tool(self, name):
-        with pytest.raises(UnknownTool, match="is no tool; a tool is a subclass of"):
+        with pytest.raises(UnknownTool, match="is not a tool; a tool is a subclass of"):
             load_tool_class(name)
 
     def test_the_base_class_is_no_tool(self):
-        with pytest.raises(UnknownTool, match="is no tool"):
+        with pytest.raises(UnknownTool, match="is not a tool"):
             load_tool_class("snakemake_executor_gpupool.tool_api.tool:Tool")
 
 

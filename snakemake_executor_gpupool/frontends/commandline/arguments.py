@@ -8,9 +8,9 @@
              | anything else: text
 
 A word inside a list or a mapping loses the spaces around it, and ends at a comma or at the
-bracket; what holds a comma, a bracket or a quote stands in quotes. A word by itself is kept as it
-was written. ``K=V W`` is the list of both, and a list that a shell has split at its spaces,
-``K=[a, b]``, is one list again: that is how Snakemake writes ``{params.k}``.
+bracket; text with a comma, a bracket or a quote must be quoted. A word by itself is kept as it
+was written. ``K=V W`` is the list of both. A list that the shell has split at its spaces,
+``K=[a, b]``, is joined again: Snakemake writes ``{params.k}`` like that.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CLOSING = {"[": "]", "{": "}"}
 
 
 class _Malformed(ValueError):
-    """A text is no list, mapping or quoted text."""
+    """A text is not a list, mapping or quoted text."""
 
 
 def parsed(value: str | list[str]) -> Any:
@@ -63,7 +63,7 @@ def parsed(value: str | list[str]) -> Any:
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """Put lists and mappings together again that a shell has split at their spaces."""
+    """Join lists and mappings that a shell has split at their spaces."""
     joined: list[str] = []
     start = 0
     while start < len(words):
@@ -93,18 +93,18 @@ def _read(text: str) -> Any:
         return _Reader(stripped).whole()
     except _Malformed:
         pass
-    # A pattern like [A-Z]+ or {sample} is text; what looks like a list all through is a mistake.
+    # A pattern like [A-Z]+ or {sample} is text; what looks like a list to its end is a mistake.
     closing = CLOSING.get(opening)
     if closing and (closing not in stripped or (opening == "[" and stripped.endswith(closing))):
         raise ConfigError(
-            f"{text!r} is no list or mapping as [a, b] or {{key: a}}: is it closed, does it hold a "
-            "bracket or quote? Put a text with these in quotes of its own: '\"[a\"'"
+            f"{text!r} is not a list or mapping like [a, b] or {{key: a}}: is it closed? Text "
+            "with a bracket or a quote in it needs quotes of its own: '\"[a\"'"
         )
     return text
 
 
 def _word(text: str, otherwise: str) -> Any:
-    """Return the constant or number that a word is; else a text."""
+    """Return the constant or number that a word stands for; else ``otherwise``."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     try:
@@ -115,14 +115,20 @@ def _word(text: str, otherwise: str) -> Any:
 
 
 class _Reader:
-    """Reads one value from the start of a text."""
+    """Parses one value."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._place = 0
 
     def whole(self) -> Any:
-        """Return the value if it is the whole text."""
+        """Return the value that the whole text stands for.
+
+        Raises
+        ------
+        _Malformed
+            The text is not one value.
+        """
         value = self._value()
         self._skip()
         if self._place < len(self._text):
@@ -145,7 +151,7 @@ class _Reader:
         return key, self._value()
 
     def _several(self, closing: str, one: Callable[[], Any]) -> list[Any]:
-        """Return what stands between brackets; a comma may follow the last one."""
+        """Return the values between brackets; a comma may follow the last one."""
         self._place += 1
         values: list[Any] = []
         while not self._takes(closing):
@@ -182,7 +188,7 @@ class _Reader:
 
 
 def _unquoted(text: str) -> str:
-    """Return a quoted text's content, by JSON's or else Python's escapes."""
+    """Return the content of a quoted text, with JSON's or else Python's escapes."""
     for read in (json.loads, ast.literal_eval):
         try:
             return str(read(text))

@@ -1,4 +1,4 @@
-"""``gpupool check``: does a tool keep its contract, and what would the pool make of its input."""
+"""``gpupool check``: does a tool keep its contract, and what would the pool do with its input."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def logs_elsewhere(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 def as_json(
     trial: Trial, subject: Subject, findings: Sequence[Finding], plan: dict[str, Any] | None
 ) -> str:
-    """Return all that was found as JSON."""
+    """Return all findings as JSON."""
     report = {
         "tool": subject.label,
         "version": str(trial.tool_class.version),
@@ -96,7 +96,7 @@ def as_json(
 def as_text(
     trial: Trial, subject: Subject, findings: Sequence[Finding], plan: dict[str, Any] | None
 ) -> str:
-    """Return all that was found as lines."""
+    """Return all findings as lines of text."""
     jobs = f"{len(trial.jobs)} job{'s' * (len(trial.jobs) > 1)}"
     lines = [
         f"{subject.label}  (version {trial.tool_class.version}, on {trial.device}, {jobs})",

@@ -1,4 +1,4 @@
-"""What ``gpupool devices`` prints: every device, who holds it, and whether it is ours."""
+"""``gpupool devices``: every device, who holds it, and whether the pool manages it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def list_devices(
     Raises
     ------
     ConfigError
-        A variable is malformed, or names a device that is not there.
+        A variable is malformed, or names a device that does not exist.
     """
     probed = probe(env, nvml)
     managed = resolve(env, configured=options).choose(probed.devices)
@@ -131,7 +131,7 @@ def _row(device: Device, managed: bool, locks: DeviceLocks | None, nvml: Nvml | 
 
 
 def _holder(device: Device, locks: DeviceLocks | None, nvml: Nvml | None) -> str | None:
-    """Say who holds a device: a run of gpupool, else whoever computes on it."""
+    """Return who holds a device: a run of gpupool, else the processes that compute on it."""
     if not is_gpu(device):
         return None
     if locks is not None and locks.is_held(device):

@@ -1,4 +1,4 @@
-"""``gpupool run``: one job, cold, from the command line's words."""
+"""``gpupool run``: one job, cold, from the command line's arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from snakemake_executor_gpupool.worker.cold import run_cold
 Pair = tuple[str | None, Any]
 
 NAME = re.compile(r"[^\W\d]\w*\Z")
-#: What to do with a param that a tool shall have, and does not say so.
+#: Advice on a param that the tool does not declare.
 DECLARE = "A param for read() or write() alone is named in write_params of the class"
 DEVICES = re.compile(r"cpu|cuda|cuda:\d+(,cuda:\d+)*")
 
@@ -56,10 +56,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def attempt(tool_class: type[Tool], job: Job, device: str | None) -> str:
-    """Do the job; return what went wrong, empty if nothing did.
+    """Do the job; return the error message, empty if there was none.
 
     The job's log gets the message or the traceback. Without a log, a traceback
-    is shown only where the message alone would not tell a user what to do.
+    is shown only where the message alone would not help the user.
     """
     try:
         check_inputs(job)
@@ -78,7 +78,7 @@ def attempt(tool_class: type[Tool], job: Job, device: str | None) -> str:
 
 
 def check_inputs(job: Job) -> None:
-    """Refuse inputs that are not there, as Snakemake does before it starts a job."""
+    """Refuse missing inputs, as Snakemake does before it starts a job."""
     missing = [path for path in job.input if not os.path.lexists(path)]
     if missing:
         raise InputError(f"missing input: {', '.join(missing)}")
@@ -86,7 +86,7 @@ def check_inputs(job: Job) -> None:
 
 @contextlib.contextmanager
 def captured(log: str | None) -> Iterator[None]:
-    """Send all that is written to standard output and error to a file, below Python too.
+    """Redirect standard output and error to a file, also what libraries write below Python.
 
     Without a file, standard output goes to standard error: what a tool prints
     must not mix with ``--json``.
@@ -109,7 +109,7 @@ def captured(log: str | None) -> Iterator[None]:
 
 
 def open_log(path: str) -> int:
-    """Return a descriptor of a fresh log file, its directory made."""
+    """Create a log file, and its directory; return its descriptor."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
@@ -159,7 +159,7 @@ def named(option: str, groups: Sequence[Sequence[str]]) -> list[tuple[str, Any]]
     named_pairs = []
     for key, value in pairs(groups):
         if key is None:
-            raise ConfigError(f"{option} takes K=V; there is no name before {value!r}")
+            raise ConfigError(f"{option} takes K=V; a name is missing before {value!r}")
         named_pairs.append((key, value))
     return named_pairs
 
@@ -188,6 +188,6 @@ def device_option(device: str | None) -> str | None:
     device = device.replace(" ", "")
     if not DEVICES.fullmatch(device):
         raise ConfigError(
-            f"--device {device!r} is no device of one process: cpu, cuda, cuda:0 or cuda:0,cuda:1"
+            f"--device {device!r} is not for one process: cpu, cuda, cuda:0 or cuda:0,cuda:1"
         )
     return "cuda:0" if device == "cuda" else device

@@ -1,4 +1,4 @@
-"""``gpupool tools``: what is installed, and what each tool takes."""
+"""``gpupool tools``: the installed tools, and the params of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Snakemake side: the only part, with ``settings``, that knows Snakemake."""
+"""The Snakemake frontend: the only part of gpupool that imports Snakemake."""
 
 from snakemake_executor_gpupool.frontends.snakemake.executor import Executor, common_settings
 

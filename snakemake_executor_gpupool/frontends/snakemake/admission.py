@@ -1,4 +1,4 @@
-"""Which jobs of the lane start, and when: within a budget of threads, none waiting for ever."""
+"""Which jobs of the lane start, and when: within a budget of threads, without starvation."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class LaneJob:
     threads
         How much of the budget it takes; never more than all of it.
     environment
-        What its own process has beyond ours; empty: it needs none.
+        Variables for a process of its own, beyond ours; empty: it needs none.
     done
-        Called on a thread of the lane with None, or with what went wrong.
+        Called on a thread of the lane with None, or with the error.
     priority
-        Of those that wait, the highest is first in line.
+        Waiting jobs start in order of priority, the highest first.
     starts
-        Called on a thread of the lane before anything is done for the job.
+        Called on a thread of the lane before the job starts.
     withdrawn
-        Called instead of ``done`` if the job is not started, since nothing new is to be; None: it
-        goes on with something that has begun, and is started all the same.
+        Called instead of ``done`` if the job is not started because nothing new may start. None:
+        the job continues something that has begun, and starts all the same.
     """
 
     job: Any
     threads: int
     done: Callable[[BaseException | None], None]
     environment: dict[str, str] = field(default_factory=dict)
-    #: Runs its command on another machine, and returns the exit code; None: here.
+    #: Runs its command on another machine and returns the exit code; None: it runs here.
     elsewhere: Callable[[str], int | None] | None = None
     priority: float = 0
     starts: Callable[[], None] = lambda: None
@@ -46,7 +46,7 @@ class LaneJob:
 
 
 class Admission:
-    """Lets jobs start as threads become free, in order, small ones past large ones for a while."""
+    """Starts jobs in order as threads become free; small ones may overtake a large one at first."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -54,7 +54,7 @@ class Admission:
         self._waiting: deque[LaneJob] = deque()
 
     def add(self, job: LaneJob) -> None:
-        """Put a job in line: behind those of its own priority, before those of a lower one."""
+        """Queue a job behind those of its own priority, before those of a lower one."""
         if not self._waiting or self._waiting[-1].priority >= job.priority:
             self._waiting.append(job)
         else:
@@ -77,19 +77,19 @@ class Admission:
                     passed.overtaken += 1
                 continue
             kept.append(job)
-            # Nothing smaller is waiting for, or the first in line has been patient enough.
+            # No threads are left, or the first one has been overtaken often enough.
             if self.free == 0 or kept[0].overtaken >= MAX_OVERTAKES:
                 break
         self._waiting = kept + self._waiting
         return started
 
     def take_new(self) -> list[LaneJob]:
-        """Take those out that are nothing's continuation; return them."""
+        """Remove and return the jobs that do not continue something that has begun."""
         new = [job for job in self._waiting if job.withdrawn is not None]
         self._waiting = deque(job for job in self._waiting if job.withdrawn is None)
         return new
 
     def clear(self) -> list[LaneJob]:
-        """Forget who waits; return them."""
+        """Remove and return all waiting jobs."""
         waiting, self._waiting = list(self._waiting), deque()
         return waiting

@@ -1,4 +1,4 @@
-"""Jobs that run by themselves: in the lane, those with devices once they are leased."""
+"""Jobs that the pool does not serve: they run in the lane, with leased devices if they need any."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from snakemake_executor_gpupool.wire.requests import JobReport
 
 
 class Expected:
-    """Whom to tell of the end of which job; used by any thread."""
+    """Callbacks by the number of their job; any thread may call."""
 
     def __init__(self) -> None:
         self._ids = itertools.count(1)
@@ -40,25 +40,25 @@ class Expected:
         return len(self._done)
 
     def add(self, done: Done) -> int:
-        """Return the number under which the pool is to report a job to ``done``."""
+        """Return a job number; the report for it goes to ``done``."""
         with self._lock:
             job_id = next(self._ids)
             self._done[job_id] = done
         return job_id
 
     def take(self, job_id: int) -> Done | None:
-        """Return who waits for a job, no longer; None: nobody."""
+        """Remove and return the callback of a job; None: there is none."""
         with self._lock:
             return self._done.pop(job_id, None)
 
     def take_all(self) -> list[Done]:
-        """Return all who wait, no longer."""
+        """Remove and return all callbacks."""
         with self._lock:
             lost, self._done = list(self._done.values()), {}
         return lost
 
     def report(self, report: JobReport) -> None:
-        """Tell whoever waits for a job."""
+        """Pass a report to its job's callback."""
         done = self.take(report.job_id)
         if done is not None:
             done(report)
@@ -73,13 +73,13 @@ class Leased:
     job
         Snakemake's job; a group for a bundle.
     needs
-        What it asks for.
+        The devices that it asks for.
     done
-        Told of its end.
+        Called with its report.
     goes_on
-        It is the rest of something that has begun.
+        It continues something that has begun.
     bundle
-        Jobs that share the lease, each with its own part; None: the job has all of it.
+        Jobs that share the lease, each with a part of its own; None: the job has all of it.
     """
 
     job: Any
@@ -97,11 +97,11 @@ class Alone:
     pool
         Leases devices.
     lane
-        Runs what is here, and what is sent to other machines.
+        Runs the jobs, here or on other machines.
     expected
-        Who waits for leases.
+        Callbacks of the jobs that wait for a lease.
     cluster
-        Says where jobs run; None: here.
+        Chooses where jobs run; None: here.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Alone:
         self._leased: dict[int, Leased] = {}
 
     def lease(self, leased: Leased) -> None:
-        """Run a job once it has its devices."""
+        """Ask for a job's devices; the job runs once they are granted."""
         job, needs = leased.job, leased.needs
         assert needs.spec is not None
 
@@ -142,9 +142,9 @@ class Alone:
     def granted(
         self, job_id: int, devices: tuple[Device, ...], environment: dict[str, str]
     ) -> None:
-        """A job has its devices: run it."""
+        """Run a job whose devices were granted; called on the pool's reporting thread."""
         leased, done = self._leased.pop(job_id, None), self._expected.take(job_id)
-        if leased is None or done is None:  # reported as failed, or nobody waits for it
+        if leased is None or done is None:  # it was reported as failed meanwhile
             self._pool.lease_done(job_id)
             return
         if leased.bundle is not None:
@@ -176,13 +176,13 @@ class Alone:
         Parameters
         ----------
         environment
-            What its own process has beyond ours; None: it needs none.
+            Variables for a process of its own, beyond ours; None: it needs none.
         node
             The machine that its devices are on.
         lost
-            Called if it went with its machine, and can be tried on another one.
+            Called if its machine was lost and the job can be tried on another one.
         goes_on
-            It is the rest of something that has begun: it starts even if nothing new does.
+            It continues something that has begun: it starts even when nothing new may.
         """
         from snakemake_executor_gpupool.frontends.snakemake.local_jobs import NodeLost
 
@@ -215,8 +215,10 @@ class Alone:
         self._lane.submit(lane_job)
 
     def _register(self, job: Any) -> None:
-        """Have Snakemake know that a job's outputs are incomplete from now on."""
+        """Mark a job's outputs as incomplete in Snakemake's records."""
         try:
             job.register()
         except OSError as error:
-            self._logger.warning(f"gpupool: {title(job)}: its outputs are not marked: {error}")
+            self._logger.warning(
+                f"gpupool: {title(job)}: its outputs cannot be marked as incomplete: {error}"
+            )

@@ -1,7 +1,7 @@
-"""Jobs that a pipe or a service joins: they run at the same time, and hold devices side by side.
+"""Jobs that a pipe or a service joins: they run at the same time, each on its own devices.
 
-They are run by one child Snakemake, which must start them all or none. Their devices are
-therefore one lease, and each job is shown its own part of it, see
+One child Snakemake runs them, and must start all of them or none. Their devices are therefore
+one lease, of which each job sees its own part, see
 :mod:`~snakemake_executor_gpupool.frontends.snakemake.members`.
 """
 
@@ -21,12 +21,12 @@ from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 from snakemake_executor_gpupool.frontends.snakemake.translate import tool_spec
 
-#: Tells the child that runs joined jobs what each of them sees.
+#: Tells the child that runs joined jobs which devices each of them sees.
 MEMBERS_VARIABLE = "GPUPOOL_MEMBERS"
 
 
 def member_needs(job: Any, managed: Iterable[Device]) -> Needs:
-    """Return what one joined job needs: as any other, or a GPU for a tool that runs cold."""
+    """Return the devices that one joined job needs; a tool that runs cold needs a GPU."""
     needs = needs_of(job)
     has_gpus = any(map(is_gpu, managed))
     if needs.spec is None and tool_spec(job) is not None and has_gpus:
@@ -41,9 +41,9 @@ class Bundle:
     Attributes
     ----------
     jobs, needs
-        The jobs, and for each what it needs itself.
+        The jobs, and the devices that each of them needs.
     joint
-        What they need together.
+        The devices that all of them need together.
     """
 
     jobs: tuple[Any, ...]
@@ -52,7 +52,7 @@ class Bundle:
 
     @classmethod
     def of(cls, jobs: Iterable[Any], managed: Sequence[Device]) -> Bundle:
-        """Look at joined jobs.
+        """Return the bundle of joined jobs.
 
         Raises
         ------
@@ -65,10 +65,10 @@ class Bundle:
         return cls(jobs, needs, joint_needs(list(zip(rules, needs, strict=True)), managed))
 
     def parts(self, devices: Iterable[Device]) -> list[tuple[Device, ...]]:
-        """Return each job's own part of the devices that all hold together."""
+        """Divide the devices of the bundle among its jobs."""
         left = sorted(devices, key=device_key)
         parts: dict[int, tuple[Device, ...]] = {}
-        # Those that name theirs first: the others take any.
+        # First the jobs that name their devices: the others take any.
         for number, need in sorted(enumerate(self.needs), key=lambda pair: not pair[1].names):
             fits = [device for device in left if need.gpus and need.accepts(device)][: need.gpus]
             parts[number] = tuple(fits)
@@ -78,14 +78,14 @@ class Bundle:
     def environment(self, devices: Iterable[Device], leased: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of the child that runs them.
 
-        It sees no device itself, and knows what each job may see.
+        The child itself sees no device, and is told which ones each job may see.
 
         Parameters
         ----------
         devices
-            What they hold together.
+            The devices of the bundle.
         leased
-            The environment of a job that would hold all of it.
+            The environment of a job that would hold all of them.
         """
         lent = LentLocks.parse(leased.get(LEASE_VARIABLE, ""))
         members = [
@@ -101,7 +101,7 @@ class Bundle:
 
 
 def joint_needs(needs: Sequence[tuple[str, Needs]], managed: Sequence[Device]) -> Needs:
-    """Return what jobs need together, given each one's rule and needs.
+    """Return the devices that jobs need together, given each one's rule and needs.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def joint_needs(needs: Sequence[tuple[str, Needs]], managed: Sequence[Device]) -
     counted = sum(need.gpus for _, need in holders if not need.names)
     if not named:
         return Needs(DeviceSpec(ANY_GPU, counted, (), host), vram_mib)
-    # Which others is settled here: a request names all of its devices or none.
+    # A request names all of its devices or none, so the unnamed ones are chosen here.
     others = [
         device.name if host else device.local_name
         for device in sorted(managed, key=device_key)
@@ -132,7 +132,7 @@ def joint_needs(needs: Sequence[tuple[str, Needs]], managed: Sequence[Device]) -
 
 
 def _named(holders: Iterable[tuple[str, Needs]]) -> list[str]:
-    """Return the devices that are asked for by name, each by one job."""
+    """Return the devices that jobs ask for by name."""
     by: dict[str, str] = {}
     for rule, need in holders:
         for name in need.names:
@@ -157,12 +157,12 @@ def _common_host(holders: Sequence[tuple[str, Needs]]) -> str:
 
 
 def identity(rule: str, wildcards: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what tells one job from all others."""
+    """Return what identifies a job within its workflow."""
     return rule, json.dumps({name: str(value) for name, value in wildcards.items()}, sort_keys=True)
 
 
 def part_of_group(group: Any, jobs: Iterable[Any]) -> Any:
-    """Return a group job of some of a group's members."""
+    """Return a group job that holds some members of a group."""
     members = frozenset(jobs)
     if members == frozenset(group.jobs):
         return group

@@ -1,4 +1,4 @@
-"""What can be told to be wrong before anything runs, said once."""
+"""Checks of the workflow before anything runs; each problem is reported once."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 
 BODILESS = (
-    f"it names a tool in {TOOL}, but has no body, and so Snakemake takes it for done without "
-    'asking any executor. Give it one that does the same without gpupool, as script: "the_tool.py" '
-    'or shell: "gpupool run ..."'
+    f"it names a tool in {TOOL}, but has no body, so Snakemake counts it as done without "
+    "asking any executor. Give it a body that does the same without gpupool, such as "
+    'script: "the_tool.py" or shell: "gpupool run ..."'
 )
 
 
-#: With at least as many jobs at a time, batches are full for most models.
+#: With at least this many jobs at a time, batches are full for most models.
 FEW_JOBS = 100
 
 
 def check_start(workflow: Any, config: PoolConfig, logger: Any) -> dict[str, str]:
-    """Look at one job of each rule that will run.
+    """Check one job of each rule that will run.
 
     Returns
     -------
     dict of str to str
-        The rules none of whose jobs may run, since what they ask for is not what is written.
+        The rules none of whose jobs may run, each with the reason: a resource is misspelt.
 
     Raises
     ------
     WorkflowError
-        A rule names a tool or a device that there is not. With ``--keep-going`` it is said,
-        and only that rule's jobs fail.
+        A rule names a tool or a device that does not exist. With ``--keep-going`` that is only
+        logged, and that rule's jobs fail.
     """
     jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}
     local = local_rules(workflow.dag.needrun_jobs())
@@ -88,7 +88,7 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> dict[str, str
 
 
 def is_bodiless(job: Any) -> bool:
-    """Tell whether a rule names a tool, and Snakemake would never ask anybody to do its work."""
+    """Return whether a rule names a tool but has no body: no executor is asked to run it."""
     return (
         job.is_local
         and job.is_norun
@@ -97,7 +97,7 @@ def is_bodiless(job: Any) -> bool:
 
 
 def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
-    """Return what keeps a rule from ever running; what is not known yet passes."""
+    """Return the problems that keep a rule from ever running; what is not known yet passes."""
     problems: list[str] = []
     try:
         refuse_services(job)
@@ -110,7 +110,7 @@ def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
     except (Unservable, UnknownTool) as error:
         return [str(error)]
     except Exception:
-        # Resources may depend on files that do not exist yet: the job itself will tell.
+        # Resources may depend on files that do not exist yet; the job itself reports problems.
         return []
     if needs.spec is None or not is_gpu(needs.spec):
         return problems
@@ -121,7 +121,7 @@ def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
 
 
 def find_bundle_problems(jobs: Iterable[Any], config: PoolConfig) -> list[str]:
-    """Return what keeps jobs that a pipe or a service joins from ever running together."""
+    """Return the problems that keep jobs joined by a pipe or a service from running together."""
     problems: dict[tuple[str, ...], str] = {}
     for unit in units_of(job for job in jobs if job.pipe_group is not None):
         if any(job.is_local for job in unit):
@@ -130,7 +130,7 @@ def find_bundle_problems(jobs: Iterable[Any], config: PoolConfig) -> list[str]:
         try:
             joint = Bundle.of(unit, [*config.devices, *config.expected]).joint
         except Unservable as error:
-            # What one of them says by itself is known already.
+            # Problems of one job by itself are reported elsewhere.
             problem = None if find_malformed(unit) else str(error)
         except Exception:
             problem = None  # not known yet
@@ -142,7 +142,7 @@ def find_bundle_problems(jobs: Iterable[Any], config: PoolConfig) -> list[str]:
 
 
 def find_malformed(jobs: Iterable[Any]) -> list[str]:
-    """Return the rules of those jobs whose resources are not understood."""
+    """Return the rules of the jobs whose resources are malformed."""
     malformed = []
     for job in jobs:
         try:
@@ -153,7 +153,7 @@ def find_malformed(jobs: Iterable[Any]) -> list[str]:
 
 
 def device_problem(needs: Needs, config: PoolConfig) -> str | None:
-    """Say why the managed devices can never satisfy a request for GPUs; None if they can."""
+    """Return why the managed devices can never satisfy a request for GPUs; None: they can."""
     spec = needs.spec
     assert spec is not None
     managed = [*config.gpus, *gpus_among(config.expected)]
@@ -170,7 +170,7 @@ def device_problem(needs: Needs, config: PoolConfig) -> str | None:
 
 
 def warn_of_throttles(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
-    """Say which of Snakemake's own limits would hold batching back."""
+    """Warn of limits of Snakemake's own that would keep batches small."""
     served = [name for name, job in jobs.items() if is_served_safely(job)]
     if not served:
         return
@@ -179,15 +179,15 @@ def warn_of_throttles(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
         logger.warning(
             f"gpupool: --resources gpu={limits['gpu'].value} lets Snakemake hand out only that "
             f"many jobs of {', '.join(served)} at a time, so they cannot be batched. gpupool "
-            "assigns GPUs itself: leave it out, or use --gpupool-devices"
+            "assigns GPUs itself: leave that option out, or use --gpupool-devices"
         )
     waiting = sum(1 for job in workflow.dag.needrun_jobs() if job.rule.name in served)
     most = workflow.resource_settings.nodes
     if most is not None and most < min(waiting, FEW_JOBS):
         logger.warning(
             f"gpupool: --jobs {most} lets Snakemake hand out only {most} jobs at a time, so "
-            f"batches have items of {most} jobs at most, while {waiting} served jobs wait. Give "
-            "--jobs unlimited: CPU work is bounded by --cores, and devices are gpupool's business"
+            f"a batch has items of at most {most} jobs, while {waiting} served jobs wait. Give "
+            "--jobs unlimited: --cores bounds CPU work, and gpupool assigns devices"
         )
     rate = workflow.scheduling_settings.max_jobs_per_timespan
     if rate is not None and waiting > rate.max_jobs / max(rate.timespan, 1) * 2:
@@ -199,7 +199,7 @@ def warn_of_throttles(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
 
 
 def local_rules(jobs: Iterable[Any]) -> set[str]:
-    """Return the rules whose jobs Snakemake runs by itself: local ones, and what these join."""
+    """Return the rules whose jobs Snakemake runs itself: local ones, and jobs joined to them."""
     return {
         job.rule.name
         for unit in units_of(jobs)
@@ -209,20 +209,20 @@ def local_rules(jobs: Iterable[Any]) -> set[str]:
 
 
 def warn_of_local_rules(jobs: dict[str, Any], logger: Any) -> None:
-    """Name the rules that ask for what they cannot have, as no executor hears of their jobs."""
+    """Warn of rules that ask for a device but run without an executor."""
     for name, job in jobs.items():
         asked = [] if job.is_norun else asks_for(job)
         if asked:
             why, way_out = why_local(job)
             logger.warning(
                 f"gpupool: rule {name} asks for {' and '.join(asked)}, but {why}: Snakemake runs "
-                f"it by itself, no executor is asked, and its jobs see no GPU. Let it run without "
+                f"its jobs itself, without an executor, and they see no GPU. Let it run without "
                 f"one, or {way_out}"
             )
 
 
 def why_local(job: Any) -> tuple[str, str]:
-    """Say why Snakemake runs a job by itself, and how it would not."""
+    """Return why Snakemake runs a job itself, and what would change that."""
     if job.rule.is_handover:
         return "it has handover: True", "give these to a rule without it"
     if job.is_local:
@@ -231,7 +231,13 @@ def why_local(job: Any) -> tuple[str, str]:
 
 
 def refuse_services(job: Any) -> None:
-    """Raise for a tool that would have to run for ever."""
+    """Raise for a tool whose rule has a service() output.
+
+    Raises
+    ------
+    Unservable
+        A service runs until its consumers end; a tool ends when its outputs are written.
+    """
     if job.is_service and tool_spec(job):
         raise Unservable(
             f"it has a service() output and {TOOL}={tool_spec(job)}. A service runs until its "
@@ -241,18 +247,18 @@ def refuse_services(job: Any) -> None:
 
 
 def warn_of_pipes(jobs: dict[str, Any], logger: Any) -> None:
-    """Name the rules whose own body runs although they name a tool, as a pipe joins their jobs."""
+    """Warn of rules that name a tool but whose own body runs, because a pipe joins their jobs."""
     joined = [name for name, job in jobs.items() if job.pipe_group is not None]
     for name in joined:
         if is_joined_tool(jobs[name]):
             logger.warning(
-                f"gpupool: rule {name} reads or writes a pipe, so its job runs beside that at the "
-                "pipe's other end: its own body is run, cold, and not the tool on a warm worker"
+                f"gpupool: rule {name} reads or writes a pipe, so its job runs at the same time as "
+                "the one at the other end: its own body runs, cold, instead of a warm worker"
             )
 
 
 def is_joined_tool(job: Any) -> bool:
-    """Tell whether a job names a tool; one whose resources are not known yet is not counted."""
+    """Return whether a job names a tool; False while its resources are not known."""
     try:
         return tool_spec(job) is not None
     except Exception:
@@ -260,7 +266,7 @@ def is_joined_tool(job: Any) -> bool:
 
 
 def warn_of_names(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
-    """Say which resources and variables mean nothing, and are near what does."""
+    """Warn of resources and variables that mean nothing and resemble one that does."""
     limits = workflow.global_resources
     limited = [name for name in limits if limits[name].value is not None]
     for warning in near_resources(jobs, limited) + near_variables(os.environ):
@@ -268,7 +274,7 @@ def warn_of_names(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
 
 
 def asks_for(job: Any) -> list[str]:
-    """Return which of our resources a job has set; those that are not known yet are left out."""
+    """Return which of gpupool's resources a job sets, as far as they are known."""
     try:
         asked = {name: job.resources.get(name) for name in ("device", "gpu")}
         asked[TOOL] = tool_spec(job)
@@ -278,7 +284,7 @@ def asks_for(job: Any) -> list[str]:
 
 
 def is_served_safely(job: Any) -> bool:
-    """Tell whether a job is served; one whose resources are not known yet is not counted."""
+    """Return whether a job is served; False while its resources are not known."""
     try:
         return is_served(job)
     except Exception:

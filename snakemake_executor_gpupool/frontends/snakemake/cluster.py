@@ -1,4 +1,4 @@
-"""The options of a cluster, from Snakemake's settings to the machines that they bring up."""
+"""From Snakemake's settings to a running cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.runtime.config import Machines
 
 
 class RunningCluster:
-    """A cluster that is up, as the executor sees it.
+    """A running cluster, as the executor uses it.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class RunningCluster:
         self._cpu_rules = cpu_rules
 
     def place(self, lane_job: Any, node: str) -> None:
-        """Say where a job that is not served runs: at its devices, on any node, or here."""
+        """Choose where a job that is not served runs: at its devices, on any node, or here."""
         environment, threads = lane_job.environment, lane_job.threads
         if node:
             lane_job.elsewhere = lambda command: self._commands.run(command, environment, node)
@@ -43,19 +43,19 @@ class RunningCluster:
             lane_job.threads = 0  # of this machine's
 
     def cancel(self) -> None:
-        """Wait for no command on a node any more, and start none; any thread may call this."""
+        """Stop waiting for commands on nodes, and start no more; any thread may call."""
         self._commands.cancel()
 
 
 def bring_up(
     workflow: Any, device_settings: DeviceSettings, logger: Any
 ) -> tuple[RunningCluster, Machines]:
-    """Bring the cluster up that the settings ask for.
+    """Start the cluster that the settings ask for.
 
     Raises
     ------
     ConfigError
-        It cannot be brought up; the message says what to do.
+        It cannot be started; the message says what to do.
     """
     try:
         import dask  # noqa: F401
@@ -81,7 +81,7 @@ def bring_up(
 
 
 def cluster_options(settings: Any) -> Any:
-    """Return the cluster's options out of all of the executor's.
+    """Return the cluster's options from the executor's settings.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How many threads jobs may use together, and how many a rule gets of those that it asks for."""
+"""How many threads all jobs may use, and how many a rule gets of those that it asks for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.cores import available_cores
 
-#: Snakemake's own resource that has a job's threads.
+#: Snakemake's own resource that holds a job's threads.
 THREADS = "_cores"
 
 
@@ -21,22 +21,22 @@ def cpu_budget(workflow: Any) -> int:
 
 
 def bound_threads(workflow: Any, cores: int, logger: Any, *, elsewhere: bool) -> None:
-    """Have rules claim no more threads than there are, where ``--cores`` was not given.
+    """Limit the threads that rules claim to those that exist, where ``--cores`` was not given.
 
-    With ``--cores``, Snakemake does so itself. Without, it takes the machine that jobs run on for
-    one that it knows nothing of.
+    With ``--cores``, Snakemake does so itself. Without it, Snakemake assumes that jobs run on
+    another machine of unknown size.
 
     Parameters
     ----------
     cores
-        How many there are.
+        How many cores there are.
     elsewhere
         Whether rules run on nodes of a cluster, which may have more.
     """
     if workflow.resource_settings.cores is not None:
         return
     for rule in workflow.rules:
-        # It gets all that there is, of which nobody has said how much it is.
+        # It claims all cores, and their number was not given.
         if rule.is_handover and rule.resources[THREADS].raw is None:
             rule.resources[THREADS] = cores
     if elsewhere:

@@ -2,7 +2,7 @@
 
 Each ready job takes one of four ways::
 
-    group with devices   ─► its members, each its own way, as soon as it can start
+    group with devices   ─► its members, each by one of these ways as soon as it can start
     served job           ─► pool
     job with devices     ─► lease from the pool ─► lane, in a process with these devices
     any other            ─► lane
@@ -70,7 +70,7 @@ common_settings = CommonSettings(
     spawned_jobs_assume_shared_fs=True,
 )
 
-#: How many jobs are made ready before the pool hears of them.
+#: How many jobs are prepared before they are submitted to the pool.
 JOBS_AT_ONCE = 64
 
 
@@ -80,7 +80,7 @@ class Executor(RealExecutor):
     def __post_init__(self) -> None:
         from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LocalLane
 
-        # Whoever calls Snakemake's API need not give any.
+        # Callers of Snakemake's API need not give settings.
         self.executor_settings: Any = self.workflow.executor_settings or ExecutorSettings()
         self._expected = Expected()
         self._cores = cpu_budget(self.workflow)
@@ -115,7 +115,7 @@ class Executor(RealExecutor):
         )
         self._managed = (*config.devices, *config.expected)
         self._between_members = ThreadPoolExecutor(4, thread_name_prefix="gpupool-group")
-        # From here on what Snakemake starts by itself, local rules among it, sees no device.
+        # From here on, what Snakemake starts itself (local rules, for example) sees no device.
         hide_devices()
         self._shows_devices = contextlib.ExitStack()
         self._shows_devices.callback(show_devices)
@@ -135,7 +135,7 @@ class Executor(RealExecutor):
                 cores=self._cores,
                 managed_devices=settings.devices,
                 offload_strategy=settings.offload_strategy,
-                # A flag can only say yes; without it the environment decides.
+                # A flag can only be set; without it the environment variable counts.
                 allow_multiple_per_device=settings.allow_multiple_per_device or None,
                 dispatch=dispatch_config(settings),
                 cache=settings.cache,
@@ -156,7 +156,7 @@ class Executor(RealExecutor):
     # -- Snakemake's side ------------------------------------------------------------
     @property
     def cores(self) -> int:
-        """How many threads jobs may use together."""
+        """How many threads all jobs may use."""
         return self._cores
 
     def get_exec_mode(self) -> ExecMode:
@@ -168,9 +168,9 @@ class Executor(RealExecutor):
         return self._lane.get_python_executable()  # type: ignore[no-any-return]
 
     def run_jobs(self, jobs: list[Any]) -> None:
-        """Take the whole set of ready jobs; returns without waiting for any."""
+        """Take all jobs that are ready. Returns without waiting for any of them."""
         self._signals.catch()
-        # Snakemake hands them out in no order of its own; what starts first is ours to say.
+        # Snakemake passes them in no particular order.
         jobs = sorted(jobs, key=lambda job: -job.priority)
         for start in range(0, len(jobs), JOBS_AT_ONCE):
             for job in jobs[start : start + JOBS_AT_ONCE]:
@@ -180,9 +180,9 @@ class Executor(RealExecutor):
             self._serving.flush()
 
     def run_job(self, job: Any) -> None:
-        """Send a job its way; a served one goes with the next :meth:`Serving.flush`."""
+        """Start a job in one of the four ways; a served one at the next :meth:`Serving.flush`."""
         info = SubmittedJobInfo(job)
-        # A job that waits for threads or devices is not at work yet: it may never be.
+        # A job that waits for threads or devices has not started, and may never start.
         self.report_job_submission(info, register_job=is_prepared_here(job))
         try:
             self._route(job, lambda report: self._finish(info, report))
@@ -221,19 +221,19 @@ class Executor(RealExecutor):
             self._alone.run(job, done, goes_on=goes_on)
 
     def _later(self, act: Callable[[], None]) -> None:
-        """Do what is between a group's members, on a thread of its own."""
+        """Run a step between two members of a group on another thread."""
 
         def guarded() -> None:
             try:
                 act()
-            except BaseException as error:  # the executor of threads would keep it for itself
+            except BaseException as error:  # the thread pool would swallow it
                 self._pool.fail(error)
 
-        with contextlib.suppress(RuntimeError):  # the run is cancelled: nothing is to follow
+        with contextlib.suppress(RuntimeError):  # the run is cancelled: nothing follows
             self._between_members.submit(guarded)
 
     def _start_members(self, group: Any, unit: Unit, done: Done, goes_on: bool) -> None:
-        """Start what runs together of a group."""
+        """Start members of a group that run together."""
         if len(unit) == 1 and unit[0].pipe_group is None:
             if unit[0].is_norun:
                 done(JobReport(0))
@@ -249,7 +249,7 @@ class Executor(RealExecutor):
             self._alone.run(job, done, goes_on=goes_on)
 
     def shutdown(self) -> None:
-        """Wait for what runs, end every worker, write the summary."""
+        """Wait for running jobs, end every worker, write the summary."""
         self._halt.over()
         if self._halt.last_words():
             self.logger.warning(self._halt.last_words())
@@ -262,7 +262,7 @@ class Executor(RealExecutor):
         self._signals.over()
 
     def cancel(self) -> None:
-        """End every worker and child; what they were at is not finished."""
+        """End every worker and child at once; their jobs fail."""
         self._signals.ending()
         self._halt.over()
         self._expected.take_all()
@@ -271,7 +271,7 @@ class Executor(RealExecutor):
         self._serving.shutdown(wait=False)
         self._between_members.shutdown(wait=False, cancel_futures=True)
         killer = self._signals.kill_later()
-        # Before the pool lets go of the devices that these children were leased.
+        # Before the pool releases the devices that these children were leased.
         self._lane.pool.shutdown()
         self._pool.close()
         self._shows_devices.close()
@@ -284,7 +284,7 @@ class Executor(RealExecutor):
         leave_report(self._pool.paths.directory, self._report, tell, warn)
 
     def _terminate(self, reason: str) -> None:
-        """End the jobs in flight, all of which are reported; called on any thread."""
+        """End all jobs in flight and report them as failed; any thread may call."""
         self._pool.cancel(reason)
         self._end_children(reports_waiting=True)
 
@@ -295,7 +295,7 @@ class Executor(RealExecutor):
             self._cluster.cancel()
 
     def _progress(self) -> tuple[int, ...]:
-        """Return how far the run is: numbers that change while it gets on."""
+        """Return counters that change while the run makes progress."""
         scheduler = self.workflow.scheduler
         return (
             scheduler.finished_jobs,
@@ -313,7 +313,7 @@ class Executor(RealExecutor):
         self._pool.wind_down()
 
     def handle_job_error(self, job: Any) -> None:
-        """Hear of a failed job, one whose outputs Snakemake found wanting among them."""
+        """Handle a failed job, also one whose outputs Snakemake found missing."""
         self._halt.failed(job)
 
     def _finish(self, info: SubmittedJobInfo, report: JobReport) -> None:
@@ -329,28 +329,28 @@ class Executor(RealExecutor):
         try:
             keep_untouched(self.workflow.persistence, job)
             tell_failure(job, report, self.logger)
-        finally:  # whatever cannot be printed, Snakemake must hear that the job has ended
+        finally:  # even if printing fails, Snakemake must learn that the job has ended
             self.workflow.scheduler.error_callback(job)
 
     def _broken(self, error: BaseException) -> None:
-        """The pool has failed: report every job, and end the run with the cause."""
+        """Report every job after the pool has failed, and end the run with the cause."""
         why = f"gpupool: {what_broke(error)}"
         try:
             lost = self._expected.take_all()
             self._signals.kill_later()
             self._end_children(reports_waiting=True)
             for done in lost:
-                with contextlib.suppress(Exception):  # each of the others is told all the same
+                with contextlib.suppress(Exception):  # the others are reported all the same
                     done(JobReport(0, why))
         finally:
             self.workflow.scheduler.executor_error_callback(WorkflowError(why))
 
 
 def is_prepared_here(job: Any) -> bool:
-    """Tell whether a job is made ready when it is sent its way, and not when it starts."""
+    """Return whether a job is prepared when it is submitted, and not only when it starts."""
     try:
         return any(is_served(member) for member in (job.jobs if job.is_group() else (job,)))
-    except Exception:  # its resources are malformed: it goes nowhere
+    except Exception:  # its resources are malformed: it is refused elsewhere
         return False
 
 
@@ -371,7 +371,7 @@ def origin_of(workflow: Any, settings: ExecutorSettings) -> Origin:
 
 
 def dispatch_config(settings: ExecutorSettings) -> DispatchConfig:
-    """Return how work is dispatched, as far as the options say something of it."""
+    """Return the dispatch options out of the executor's settings."""
     config = DispatchConfig(idle_timeout_s=settings.idle_timeout)
     if settings.batch_window is None:
         return config

@@ -1,7 +1,7 @@
-"""How a job's failure is told: to Snakemake's log, and to the job's own.
+"""How a job's failure is reported: in Snakemake's log, and in the job's own.
 
-Snakemake says "command exited with non-zero exit code" of every failed job that has a ``shell:``,
-and nothing of what failed in a group. These are the same records, with what is true.
+Snakemake logs "command exited with non-zero exit code" for every failed job that has a
+``shell:``, and not which member of a group failed. These are the same records with the cause.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.requests import JobReport
 
-#: Details of reports: a job's own command has failed, and has said so.
+#: Key in a report's details: the job's own command failed, and has printed why.
 COMMAND_FAILED = "command_failed"
-#: Of a group: by member that failed, the error.
+#: Key in a group's details: the report of each member that failed.
 MEMBERS = "members"
 
 
 def words_of(failure: BaseException) -> str:
-    """Say what ended a job in a line or a few."""
+    """Return what ended a job, in a few lines."""
     return printable(str(failure).strip() or type(failure).__name__)
 
 
 def is_of_command(failure: BaseException) -> bool:
-    """Tell whether it was a job's own command that failed, and not what was done before it."""
+    """Return whether a job's own command failed, rather than a step before it."""
     from snakemake.exceptions import SpawnedJobError
 
     seen: set[int] = set()
@@ -42,7 +42,7 @@ def is_of_command(failure: BaseException) -> bool:
 
 
 def tell_failure(job: Any, report: JobReport, logger: Any) -> None:
-    """Tell of a job, or of a group and those of its members that failed."""
+    """Log the failure of a job, or of a group and its failed members."""
     message = printable(report.error)
     if not job.is_group():
         has_failed = bool(report.details.get(COMMAND_FAILED))
@@ -65,7 +65,7 @@ def tell_failure(job: Any, report: JobReport, logger: Any) -> None:
 def tell_of_job(
     job: Any, message: str | None, logger: Any, *, ran: bool, indent: bool = False
 ) -> None:
-    """Write Snakemake's record of a failed job; ``ran``: it was its own command that failed."""
+    """Write Snakemake's record of a failed job; ``ran``: its own command failed."""
     record = job.get_log_error_info(message, indent)
     if not ran:
         record["shellcmd"] = None
@@ -85,12 +85,12 @@ def tell_of_group(group: Any, message: str, logger: Any) -> None:
 
 
 def of_members(jobs: Iterable[Any], report: JobReport) -> dict[Any, JobReport]:
-    """Return a report for each of some jobs that failed together."""
+    """Return the report of each job of a group that failed."""
     return dict.fromkeys(jobs, report)
 
 
 def note_in_log(job: Any, message: str) -> None:
-    """Append what went wrong to the job's own log, if it has one and can be written."""
+    """Append an error to the job's own log, if it has one that can be written."""
     if job.is_group() or not job.log or not message:
         return
     try:
@@ -98,5 +98,5 @@ def note_in_log(job: Any, message: str) -> None:
         with open(os.open(job.log[0], flags, 0o666), "ab") as log:  # noqa: PTH123
             log.write(f"gpupool: {printable(message)}\n".encode())
     except (OSError, ValueError):
-        # The error itself is reported to Snakemake; the log is a courtesy.
+        # The error is reported to Snakemake in any case.
         return

@@ -1,4 +1,4 @@
-"""The jobs that follow a served job, as requests made before they are ready."""
+"""Requests of the jobs that follow a served job, built before these jobs are ready."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DagView:
 
     def readers(self, job: Any) -> Iterable[Any]:
         """Return the jobs that read what a job writes."""
-        # Looking a job up would add it: the graph's tables make what is missing.
+        # A look-up by key would add the job: the graph's tables are defaultdicts.
         return list(self._dag.depending[job]) if job in self._dag.depending else []
 
     def writers(self, job: Any) -> Iterable[Any]:
@@ -37,20 +37,20 @@ class DagView:
         return list(self._dag.dependencies[job]) if job in self._dag.dependencies else []
 
     def is_pending(self, job: Any) -> bool:
-        """Tell whether a job is yet to run, or runs."""
+        """Return whether a job has still to run, or is running."""
         return bool(self._dag.needrun(job) and not self._dag.finished(job))
 
     def is_servable(self, job: Any) -> bool:
-        """Tell whether a pending job would be served, from files that are where they are said."""
+        """Return whether a pending job would be served, and reads and writes plain local files."""
         with contextlib.suppress(Exception), untouched(job):
-            # A local rule's job never comes to us.
+            # No executor is asked to run a local rule's job.
             is_ours = is_served(job) and not job.is_local
             return is_ours and is_plain(job) and is_movable(job) and not self._cached(job)
         return False
 
 
 class Following:
-    """Makes the requests of the jobs that follow.
+    """Builds the requests of the jobs that follow.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Following:
     tool_of
         Returns a job's tool.
     cached
-        Tells whether a job's outputs are kept in Snakemake's between-workflow cache.
+        Returns whether a job's outputs are kept in Snakemake's between-workflow cache.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class Following:
         self._near: dict[Path, bool] = {}
 
     def requests(self, job: Any) -> tuple[Request, ...]:
-        """Return the requests of the jobs that follow a job in a row, as far as can be told.
+        """Return the requests of the chain of jobs that follows a job, as far as it is known.
 
-        Params may be functions of files that are not there yet. With such a one the row ends.
+        The chain ends at a job whose params are functions of files that do not exist yet.
         """
         if not is_plain(job) or job.attempt > 1 or not all(map(self._is_near, job.output)):
             return ()
@@ -91,7 +91,7 @@ class Following:
         return tuple(requests)
 
     def _is_near(self, path: str) -> bool:
-        """Tell whether an output can be renamed into place from the run's own directory."""
+        """Return whether an output can be renamed into place from the run's own directory."""
         parent = Path(path).parent
         if parent not in self._near:
             there = next(each for each in (parent, *parent.absolute().parents) if each.exists())
@@ -101,20 +101,23 @@ class Following:
 
 
 def is_plain(job: Any) -> bool:
-    """Tell whether a job reads and writes files in the working directory, under their names."""
+    """Return whether a job reads and writes plain files by their paths in the working directory."""
     special = job.is_checkpoint or job.is_shadow or job.is_norun
     return not special and not any(file.is_storage for file in (*job.input, *job.output))
 
 
 def is_movable(job: Any) -> bool:
-    """Tell whether a job may write before it is ready: below the working directory, and anew."""
+    """Return whether a job's outputs may be written before it is ready.
+
+    They must be new files below the working directory.
+    """
     return not flagged(job, "update") and all(map(is_inside, (*job.output, *job.log)))
 
 
 def is_known(job: Any) -> bool:
-    """Tell whether a job's params and resources can be told already.
+    """Return whether a job's params and resources are known already.
 
-    Snakemake puts a placeholder where a function of input files finds these missing.
+    Snakemake puts a placeholder where a function of input files finds them missing.
     """
     from snakemake.common.tbdstring import TBDString
 
@@ -124,10 +127,10 @@ def is_known(job: Any) -> bool:
 
 @contextlib.contextmanager
 def untouched(job: Any) -> Iterator[None]:
-    """Leave a job as it was: what is evaluated before its time must not be kept.
+    """Restore a job afterwards: what was evaluated early must not be kept.
 
-    Params and resources may be functions of input files, and Snakemake evaluates them anew for
-    a job that becomes ready only if that was not done before.
+    Params and resources may be functions of input files, and Snakemake evaluates them for a job
+    that becomes ready only if that was not done before.
     """
     names = ("_params", "_non_derived_params", "_resources")
     before = {name: getattr(job, name) for name in names}

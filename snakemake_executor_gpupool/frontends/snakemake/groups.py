@@ -1,8 +1,8 @@
-"""Groups that hold devices or have served members: each member goes the way it would go alone.
+"""Groups that hold devices or have served members: each member runs as it would alone.
 
-A group's members are started as soon as those are done whose outputs they read. Each asks for its
-own devices and gives them back when it ends, so two that run side by side never see the same
-ones, and none is held while a CPU member works. Members that a pipe or a service joins run at
+A member starts as soon as those whose outputs it reads have finished. Each asks for its own
+devices and gives them back when it ends, so two that run side by side never see the same ones,
+and none is held while a CPU member works. Members that a pipe or a service joins run at
 the same time and in one process (``bundles``).
 
 Any other group is one child Snakemake, as under a cluster's executor.
@@ -25,12 +25,12 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
 )
 from snakemake_executor_gpupool.wire.requests import JobReport
 
-#: Members of a group that start and end together; most often one.
+#: Members of a group that start and end together; usually a single one.
 Unit = tuple[Any, ...]
 
 
 def runs_by_member(group: Any) -> bool:
-    """Tell whether a group's members go their own ways: one is served, or may need a GPU.
+    """Return whether a group is run member by member: one is served, or may need a GPU.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def runs_by_member(group: Any) -> bool:
 
 
 def units_of(jobs: Iterable[Any]) -> list[Unit]:
-    """Return which jobs run together: those that pipes and services join; any other alone."""
+    """Divide jobs into units that run together: joined by pipes or services, else one each."""
     joined: dict[Any, list[Any]] = {}
     for job in jobs:
         joined.setdefault(job.pipe_group or job, []).append(job)
@@ -64,12 +64,12 @@ class GroupRun:
     group
         Snakemake's group job.
     start
-        Starts a unit, and is told whether the group has got anywhere by then; raises, or reports
-        the unit's end to the callback, from any thread.
+        Starts a unit; its last argument says whether a member of the group has started before.
+        It raises, or reports the unit's end to the callback, from any thread.
     later
-        Runs a function on another thread: what is done between members can wait for files.
+        Runs a function on another thread: steps between members may wait for files.
     done
-        Told once: when all have ended, or nothing runs any more after one has failed.
+        Called once: when all have ended, or when nothing runs any more after a failure.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class GroupRun:
         return {self._unit_of[dep] for dep in before if dep in self._unit_of} - {unit}
 
     def start(self) -> None:
-        """Start the members that wait for no other."""
+        """Start the members that wait for no others."""
         self._later(self._start_ready)
 
     def _start_ready(self) -> None:
@@ -124,7 +124,7 @@ class GroupRun:
 
         try:
             for job in unit:
-                # What the group's earlier members have made is there only now.
+                # The outputs of earlier members exist only now.
                 job._resources = job._params = None
                 evaluate_here(job)
             self._start(unit, ended, self._has_begun)
@@ -149,7 +149,7 @@ class GroupRun:
         self._start_ready()
 
     def _settled(self, unit: Unit) -> dict[Any, JobReport]:
-        """Put outputs in place for the members behind; return what is wrong with them."""
+        """Put a unit's outputs in place for later members; return the reports of any problems."""
         for job in unit:
             try:
                 job.dag.workflow.async_run(settle(job))
@@ -159,9 +159,9 @@ class GroupRun:
 
 
 async def settle(job: Any) -> None:
-    """Do for one member's outputs what Snakemake does only when the whole group has ended.
+    """Do for one member's outputs what Snakemake does only at the end of the whole group.
 
-    It does so again then, which changes nothing.
+    Snakemake repeats it then, which changes nothing.
     """
     dag = job.dag
     dag.handle_touch(job)

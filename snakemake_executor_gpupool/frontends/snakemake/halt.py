@@ -1,10 +1,10 @@
 """After a failure without ``--keep-going`` nothing new starts.
 
-Snakemake hands out all that is ready at once, and waits for what it has handed out. What it would
-not have started under its local executor is therefore taken back here. A job that Snakemake has
-made ready for us (its outputs are removed) is given back as one that failed, without a word. Any
-other is left as it was, with its old outputs; so nobody reports it, and when nothing else runs any
-more, the run is ended.
+Snakemake submits all ready jobs at once and waits for all of them. Jobs that it would not have
+started under its local executor are therefore withdrawn here. A job that Snakemake has already
+prepared (its outputs are removed) is reported as failed, without a message. Any other is left
+untouched, with its old outputs and without a report; when nothing else runs any more, the run is
+ended.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-#: How often it is looked whether anything still runs.
+#: How often to check whether anything still runs.
 LOOK_S = 0.1
 
 
 class Halt:
-    """Whether something has failed for good, and what was not started since.
+    """Whether a job has failed for good, and which jobs were not started since.
 
     Parameters
     ----------
     stop
-        Called once: nothing new is to be started. Must not wait, nor call Snakemake's scheduler.
+        Called once, when nothing new may start. Must not block, nor call Snakemake's scheduler.
     """
 
     def __init__(self, workflow: Any, stop: Callable[[], None]) -> None:
@@ -40,12 +40,12 @@ class Halt:
         self._ender: threading.Thread | None = None
 
     def failed(self, job: Any) -> None:
-        """A job has failed; it may be tried again."""
+        """Note that a job has failed; it may be tried again."""
         if job.restart_times <= job.attempt - 1:
             self._set_on()
 
     def look(self) -> None:
-        """Look whether a job has failed that Snakemake runs by itself."""
+        """Check whether a job that Snakemake runs itself has failed."""
         if not self._is_on and self._workflow.scheduler.failed:
             self._set_on()
 
@@ -57,7 +57,7 @@ class Halt:
         self._stop()
 
     def withdrawn(self, job: Any, *, is_prepared: bool) -> None:
-        """A job was not started."""
+        """Note that a job was not started."""
         with self._lock:
             self._unstarted += len(job)
             if not is_prepared:
@@ -69,13 +69,13 @@ class Halt:
             self._workflow.scheduler.error_callback(job)
 
     def _end(self) -> None:
-        """End the run when all that Snakemake waits for is what was not started."""
+        """End the run once Snakemake waits only for jobs that were not started."""
         scheduler = self._workflow.scheduler
         while not self._is_over:
             time.sleep(LOOK_S)
             try:
                 running = set(scheduler.running)
-            except RuntimeError:  # it changes meanwhile
+            except RuntimeError:  # changed by another thread meanwhile
                 continue
             with self._lock:
                 is_idle = running <= self._untouched
@@ -84,18 +84,18 @@ class Halt:
                 return
 
     def over(self) -> None:
-        """The run ends, for whatever reason."""
+        """Note that the run is ending, for whatever reason."""
         self._is_over = True
 
     def words(self) -> str:
-        """Say how many jobs were not started; empty: none, or it is being said anyway."""
+        """Return a line on how many jobs were not started; empty: none."""
         if not self._unstarted:
             return ""
         return (
-            f"gpupool: {self._unstarted} jobs were not started, since another one has failed. "
+            f"gpupool: {self._unstarted} jobs were not started because another one failed. "
             "--keep-going starts them all the same"
         )
 
     def last_words(self) -> str:
-        """Return :meth:`words` unless the end of the run has them already."""
+        """Return :meth:`words`, unless the error that ends the run contains them."""
         return "" if self._untouched else self.words()

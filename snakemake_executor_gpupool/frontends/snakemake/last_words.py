@@ -1,4 +1,4 @@
-"""What a child says, passed on as it comes, and its end kept."""
+"""A child's output: passed on as it comes, with its end kept for error messages."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import threading
 from typing import IO
 
-#: How much of what a child says last is kept.
+#: How much of the end of a child's output is kept.
 MAX_WORDS_BYTES = 4096
 
 
 class Words:
-    """Passes on what a child says, and keeps the end of it."""
+    """Passes a child's output on, and keeps the end of it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -21,13 +21,13 @@ class Words:
         self._thread.start()
 
     def _pass_on(self) -> None:
-        # Read as it comes: not by lines, which may be long in coming.
+        # Not by lines: progress bars write none for a long time.
         with contextlib.suppress(OSError, ValueError), self._stream:
             while data := os.read(self._stream.fileno(), 65536):
                 self._kept = (self._kept + data)[-MAX_WORDS_BYTES:]
                 os.write(2, data)
 
     def last(self) -> str:
-        """Return the end of what was said; something that the child left behind may go on."""
+        """Return the end of the output; processes that the child left behind may still write."""
         self._thread.join(timeout=1.0)
         return self._kept.decode(errors="replace").strip()

@@ -2,7 +2,7 @@
 
 A child Snakemake that is killed leaves its shell and what that runs: they go on writing outputs
 that a retry writes, too, and computing on devices that the next job gets. They are still in the
-child's process group, which it leads.
+process group that the child leads.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import signal
 import subprocess
 import time
 
-#: How long what was killed may take to be gone. Longer takes only what hangs in the kernel.
+#: How long killed processes may take to disappear; only one that hangs in the kernel takes longer.
 GONE_WITHIN_S = 5.0
 POLL_S = 0.01
-#: A shell says by such codes that its command was ended by a signal.
+#: From this exit code on a shell reports that a signal ended its command.
 FIRST_SIGNAL_CODE = 128
 
 
@@ -24,9 +24,9 @@ def wait_for(child: subprocess.Popen[bytes], *, holds_devices: bool) -> int:
     """Wait for a child that leads a process group, and return its exit code.
 
     If it was ended by a signal, or if it has held devices, what is left of its group is killed
-    and waited for: nobody else may get the devices before. Called by a thread of the lane.
+    and waited for before the devices are released. Called on a thread of the lane.
     """
-    # Not reaped yet: until it is, its number, which is the group's, stays its own.
+    # Not reaped yet: until then no other process can get its number, which is the group's.
     end = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert end is not None
     is_killed = end.si_code != os.CLD_EXITED or end.si_status > FIRST_SIGNAL_CODE

@@ -1,9 +1,9 @@
 """Runs what the pool does not serve, as Snakemake's local executor would, within a CPU budget.
 
 The inner executor *is* Snakemake's local one; only admission, the environment of GPU jobs
-and the end of processes are ours. What it would run in a process of its own (``run:``,
-shadow rules), and every job with devices or in a group, is a child Snakemake; everything
-else costs a thread.
+and ending processes are ours. What it would run in a process of its own (``run:``, shadow
+rules), and every job with devices or in a group, runs in a child Snakemake; anything else
+takes a thread.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ from snakemake_executor_gpupool.frontends.snakemake.last_words import Words
 from snakemake_executor_gpupool.frontends.snakemake.leftovers import wait_for
 from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs
 
-#: A Snakemake whose jobs each see devices of their own.
+#: Runs a Snakemake whose jobs each see devices of their own.
 MEMBERS_MODULE = "snakemake_executor_gpupool.frontends.snakemake.members"
 
 
 class ChildFailed(SpawnedJobError):
-    """A job's own Snakemake has failed; the message has its last words."""
+    """A job's child Snakemake has failed; the message has the end of its output."""
 
 
 class NodeLost(SpawnedJobError):
-    """The machine that a job ran on is gone, and the job with it."""
+    """The machine that a job ran on was lost, and the job with it."""
 
 
 class LocalLane(LocalExecutor):
-    """Snakemake's local executor behind an admission of our own.
+    """Snakemake's local executor behind gpupool's own admission.
 
     Parameters
     ----------
     budget
-        How many threads its jobs may use together.
+        How many threads all its jobs may use.
     watch, forget
-        Told of every process group that the lane starts, and of its end.
+        Called with every process group that the lane starts, and at its end.
     failed
-        Told of what fails on the lane's threads, beside jobs: a job may be lost by it.
+        Called with an error on the lane's threads that is no job's: a job may be lost by it.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LocalLane(LocalExecutor):
 
     @property
     def common_settings(self) -> CommonSettings:
-        """Children are told what the local executor's are."""
+        """Children get the settings that the local executor's children get."""
         return local_settings
 
     # -- work in -------------------------------------------------------------------
@@ -99,7 +99,7 @@ class LocalLane(LocalExecutor):
         self._start_admitted()
 
     def wind_down(self) -> None:
-        """Start nothing new. Returns at once."""
+        """Start no more jobs. Returns at once."""
         self._is_winding_down = True
         self._start_admitted()
 
@@ -113,7 +113,7 @@ class LocalLane(LocalExecutor):
             self.pool.submit(self._run, job)
         for job in new:
             assert job.withdrawn is not None
-            # Not here: who has us wind down may hold a lock of Snakemake's.
+            # Not here: the caller may hold a lock of Snakemake's.
             self.pool.submit(self._withdraw, job.withdrawn)
 
     def _withdraw(self, tell: Callable[[], None]) -> None:
@@ -125,7 +125,7 @@ class LocalLane(LocalExecutor):
     def _run(self, lane_job: LaneJob) -> None:
         try:
             self._run_and_tell(lane_job)
-        except BaseException as error:  # the executor of threads would keep it for itself
+        except BaseException as error:  # the thread pool would swallow it
             self._failed(error)
 
     def _run_and_tell(self, lane_job: LaneJob) -> None:
@@ -138,7 +138,7 @@ class LocalLane(LocalExecutor):
             self._running.pop(id(lane_job), None)
             self._admission.release(lane_job)
         if failure is not None:
-            lane_job.done(failure)  # before others start: they may not be to
+            lane_job.done(failure)  # before others start: after a failure they may not start
         if not self._cancelled:
             self._start_admitted()
         if failure is None:
@@ -180,7 +180,7 @@ class LocalLane(LocalExecutor):
         if lane_job.elsewhere is not None:
             check_exit(lane_job.elsewhere(command))
             return
-        # What fails in a group is to be told with the reason, which only the child knows.
+        # A failure in a group is reported with its reason, which only the child knows.
         is_grouped = lane_job.job.is_group() or lane_job.job.group is not None
         child = subprocess.Popen(  # noqa: S602 - Snakemake builds and quotes the command
             command,
@@ -205,51 +205,51 @@ class LocalLane(LocalExecutor):
         check_exit(code, words.last() if words is not None else "")
 
     def envvars(self) -> dict[str, str]:
-        """Leave out of what the workflow passes on to children which devices they see."""
+        """Return the variables that children inherit, without those that choose devices."""
         declared = super().envvars()
         return {name: declared[name] for name in declared if name not in visible_env(())}
 
     def get_job_args(self, job: Any, **kwargs: Any) -> str:
-        """Give the child as many cores as the job has threads, and have it try once.
+        """Give the child as many cores as the job has threads, and make it try once.
 
-        Its ``--retries 0`` is the default for rules that say nothing. What they say themselves
-        goes before it, unless they count as preemptible.
+        Its ``--retries 0`` is only the default: a rule's own ``retries:`` wins, unless the rule
+        counts as preemptible.
         """
         arguments = super().get_job_args(job, cores=max(int(job.threads), 1), **kwargs)
         return f"{arguments} --preemptible-rules --preemptible-retries 0"
 
     @property
     def job_specific_local_groupid(self) -> bool:
-        """A child that runs a group gets that group's id."""
+        """Whether a child that runs a group gets that group's id."""
         return True
 
     # -- ends ------------------------------------------------------------------------
     def explain(self, failure: BaseException) -> None:
-        """Print what went wrong, unless the child has done so."""
+        """Print an error, unless the child has printed it."""
         if not isinstance(failure, SpawnedJobError):
             print_exception(failure, self.workflow.linemaps)
 
     def shutdown(self) -> None:
-        """Wait for what runs, and end."""
+        """Wait for running jobs, then end."""
         self.pool.shutdown()
 
     def cancel(self, *, reports_waiting: bool = False) -> None:
-        """End what runs, start nothing more.
+        """End running jobs, and start no more.
 
-        What runs is reported as it ends; what waits only if ``reports_waiting``.
+        Running jobs are reported as they end; waiting ones only if ``reports_waiting``.
         """
         with self._lock:
             self._cancelled = True
             waiting = self._admission.clear()
         self._signal_children(signal.SIGTERM)
         signal_descendants(signal.SIGTERM)
-        # Those that were admitted and have no thread yet end by themselves, as their body sees.
+        # Admitted jobs that have no thread yet end by themselves when they see the flag.
         self.pool.shutdown(wait=False)
         for job in waiting if reports_waiting else ():
             job.done(SpawnedJobError())
 
     def kill(self) -> None:
-        """End what did not end when told to."""
+        """Kill the processes that did not end when asked to."""
         self._signal_children(signal.SIGKILL)
         signal_descendants(signal.SIGKILL)
 
@@ -267,31 +267,39 @@ class LocalLane(LocalExecutor):
 
 
 def child_environment(of_the_job: dict[str, str]) -> dict[str, str]:
-    """Return the environment of a child: no devices, or what the job's lease says."""
+    """Return the environment of a child: no devices, or those of the job's lease."""
     return {**own_environment(), **(of_the_job or visible_env(()))}
 
 
 def with_members(command: str) -> str:
-    """Return a child's command for jobs that each see devices of their own."""
+    """Return the command of a child whose jobs each see devices of their own."""
     plain, own = f"{sys.executable} -m snakemake ", f"{sys.executable} -m {MEMBERS_MODULE} "
     assert plain in command, "Snakemake starts its children differently"
     return command.replace(plain, f"{own}-m snakemake ", 1)
 
 
 def check_exit(code: int | None, words: str = "") -> None:
-    """Raise for a child that failed, or went with its machine."""
+    """Raise for a child that failed.
+
+    Raises
+    ------
+    NodeLost
+        There is no exit code: its machine was lost.
+    ChildFailed
+        The exit code is not 0.
+    """
     if code is None:
         raise NodeLost
     if code != 0:
-        said = f", and said last:\n{words}" if words else ""
+        said = f", and printed last:\n{words}" if words else ""
         raise ChildFailed(f"its own Snakemake process ended with exit code {code}{said}")
 
 
 def signal_descendants(number: int) -> None:
-    """Signal every process that jobs in our threads have started, and what these have started.
+    """Signal every process that jobs in our threads have started, with all descendants.
 
     They are our descendants within our own session; workers and Snakemake children have
-    sessions of their own. To end only a job's shell would leave its commands behind.
+    sessions of their own. Ending only a job's shell would leave its commands running.
     """
     session = os.getsid(0)
     try:

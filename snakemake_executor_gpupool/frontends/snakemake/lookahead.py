@@ -1,4 +1,4 @@
-"""Which jobs will read what a job writes, and nothing that is yet to be made. Pure."""
+"""Which chain of jobs follows a job and depends on nothing else that has still to be made. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ JobT = TypeVar("JobT")
 
 
 class View(Protocol[JobT]):
-    """What must be known of the jobs and the files between them."""
+    """What :class:`Lookahead` asks about jobs and the files between them."""
 
     def readers(self, job: JobT) -> Iterable[JobT]:
         """Return the jobs that read what a job writes."""
@@ -20,10 +20,10 @@ class View(Protocol[JobT]):
         """Return the jobs that write what a job reads."""
 
     def is_pending(self, job: JobT) -> bool:
-        """Tell whether a job is yet to run, or runs."""
+        """Return whether a job has still to run, or is running."""
 
     def is_servable(self, job: JobT) -> bool:
-        """Tell whether a pending job would be served, and can be told beforehand."""
+        """Return whether a pending job would be served, and is known beforehand."""
 
 
 class Lookahead(Generic[JobT]):
@@ -39,10 +39,10 @@ class Lookahead(Generic[JobT]):
         self._view = view
 
     def chain(self, job: JobT) -> list[JobT]:
-        """Return the jobs that follow a job in a row, the next one first.
+        """Return the chain of jobs that follows a job, the next one first.
 
-        Each is the only served one that reads what the one before it writes, and whatever
-        else it reads is there, or comes from jobs of the chain.
+        Each is the only served job that reads what the one before it writes; all its other
+        inputs exist already or come from jobs of the chain.
         """
         chain = [job]
         while len(chain) < MAX_STAGES:

@@ -1,8 +1,8 @@
 """A child Snakemake whose jobs run at the same time, each with devices of its own.
 
-``python -m snakemake_executor_gpupool.frontends.snakemake.members -m snakemake ARGUMENTS`` is
-``python -m snakemake ARGUMENTS``, but what each job starts sees the devices that
-``GPUPOOL_MEMBERS`` says of that job. Snakemake runs such jobs on threads of one process, with
+``python -m snakemake_executor_gpupool.frontends.snakemake.members -m snakemake ARGUMENTS`` does
+what ``python -m snakemake ARGUMENTS`` does, but processes that a job starts see the devices that
+``GPUPOOL_MEMBERS`` gives to that job. Snakemake runs such jobs on threads of one process, with
 one environment for all.
 """
 
@@ -22,7 +22,7 @@ _current = threading.local()
 
 
 def start_process(command: Any, *, env: Any = None, **options: Any) -> subprocess.Popen[Any]:
-    """Start a process, as ``Popen``, that sees what the job sees on whose thread it is started."""
+    """Start a process, as ``Popen`` does, with the environment of the job on this thread."""
     own = getattr(_current, "environment", {})
     environment = {**(os.environ if env is None else env), **own}
     process: subprocess.Popen[Any] = subprocess.Popen(command, env=environment, **options)
@@ -30,14 +30,14 @@ def start_process(command: Any, *, env: Any = None, **options: Any) -> subproces
 
 
 def environments() -> dict[tuple[str, str], dict[str, str]]:
-    """Take what the parent says of each job out of the environment."""
+    """Return the environment of each job, and remove the variable that holds them."""
     members = json.loads(os.environ.pop(MEMBERS_VARIABLE, "[]"))
     return {identity(job["rule"], job["wildcards"]): job["environment"] for job in members}
 
 
 def give_each_its_own(of_jobs: dict[tuple[str, str], dict[str, str]]) -> None:
-    """Have Snakemake's local executor start each job's processes with the job's environment."""
-    # The package has a class of that name, too.
+    """Make Snakemake's local executor start each job's processes with the job's environment."""
+    # The package also has a class of that name.
     from importlib import import_module
 
     from snakemake.exceptions import SpawnedJobError

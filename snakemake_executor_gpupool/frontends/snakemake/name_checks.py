@@ -1,4 +1,4 @@
-"""Names that mean nothing, and are near one that does: said, since Snakemake takes any."""
+"""Misspelt resources, params and variables: Snakemake accepts any name, so gpupool checks."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from snakemake_executor_gpupool.records.reference import RESOURCES, VARIABLES
 from snakemake_executor_gpupool.tool_api.nearest import did_you_mean, nearest
 
 PREFIX = "gpupool"
-#: How alike a resource has to be to one of ours for a warning: rules have resources of their own.
+#: How similar a resource must be to one of ours for a warning: rules have resources of their own.
 CLOSE = 0.8
 OURS = {name for name in RESOURCES if name.startswith(PREFIX)}
 
 
 def misspelt_names(rules: Iterable[Any]) -> dict[str, str]:
-    """Return, for each rule with a resource or param that only gpupool could mean, what is wrong.
+    """Return the problem of each rule with a misspelt resource or param of gpupool's own.
 
-    Rules whose jobs come later, behind a checkpoint, are among them.
+    Rules behind a checkpoint are included.
     """
     problems = {}
     for rule in rules:
@@ -37,20 +37,20 @@ def names_of(values: Any) -> list[str]:
 
 
 def is_ours(name: str) -> bool:
-    """Tell whether nobody but gpupool can be meant by a name."""
+    """Return whether a name can only be meant for gpupool."""
     plain = name.lower().replace("_", "")
     return plain.startswith(PREFIX) or nearest(name, OURS, 0.85) is not None
 
 
 def near_resources(jobs: Mapping[str, Any], limited: Iterable[str]) -> list[str]:
-    """Return a warning for each resource that is near one of ours, and may be somebody else's.
+    """Return a warning for each resource that resembles one of ours, but may be the rule's own.
 
     Parameters
     ----------
     jobs
         A job of each rule.
     limited
-        Resources that ``--resources`` bounds: these have their use.
+        Resources that ``--resources`` bounds: these are used.
     """
     rules_of: dict[tuple[str, str], list[str]] = {}
     for rule, job in jobs.items():
@@ -67,15 +67,15 @@ def near_resources(jobs: Mapping[str, Any], limited: Iterable[str]) -> list[str]
 
 
 def given_resources(job: Any) -> set[str]:
-    """Return the names of a job's resources that have a value, as far as that is known."""
+    """Return the names of a job's resources that have a value, as far as they are known."""
     try:
         return {name for name in names_of(job.resources) if job.resources.get(name) is not None}
-    except Exception:  # one of them depends on a file that is not there yet
+    except Exception:  # one of them depends on a file that does not exist yet
         return set()
 
 
 def near_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return a warning for each environment variable that seems to be one of ours, misspelt."""
+    """Return a warning for each environment variable that resembles one of ours."""
     return [
         f"the environment variable {name} means nothing; did you mean {meant}?"
         for name in sorted(environ)

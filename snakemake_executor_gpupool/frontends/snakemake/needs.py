@@ -1,10 +1,10 @@
-"""What a rule's resources say of devices: one grammar, wherever they are read.
+"""The devices that a rule's resources ask for: one grammar, wherever they are read.
 
-``gpu`` counts GPUs, ``device`` names them and goes first, ``vram_mb`` is the memory on each.
+``gpu`` counts GPUs, ``device`` names them and takes precedence, ``vram_mb`` is the memory on each.
 
-Snakemake rounds a fraction before anybody sees it, so that ``gpu=0.5`` would mean no GPU
-without a word, and cannot add up ``"8GB"``. Once, at the start, the rules are therefore taught to
-remember what they say (:func:`keep_words`).
+Snakemake rounds fractions early, so that ``gpu=0.5`` would silently mean no GPU, and it cannot add
+up ``"8GB"``. At the start, the rules' resources are therefore wrapped so that they remember what
+was written (:func:`keep_words`).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 
 GRAMMAR = (
     "gpu is a whole number of GPUs, as in gpu=2 (0: none); device says which, as in "
-    'device="cuda:1", and goes before gpu; vram_mb is the memory on each in MiB, as in '
+    'device="cuda:1", and takes precedence over gpu; vram_mb is the memory on each in MiB, as in '
     f'vram_mb=8000, or with its unit, as in vram_mb="8GB"; {DEVICE_GRAMMAR}'
 )
-#: The resources that say which devices a rule needs, and how much of each.
+#: The resources that say which devices a rule needs, and how much memory on each.
 DEVICE_RESOURCES = ("device", "gpu", "vram_mb")
-#: What Snakemake puts where a resource cannot be known yet.
+#: Snakemake's placeholder for a resource that is not known yet.
 UNKNOWN = "<TBD>"
 _MIB = 1024**2
 
@@ -66,23 +66,23 @@ class Needs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The devices that it asks for by name."""
+        """The devices that are asked for by name."""
         return self.spec.names if self.spec is not None else ()
 
     def accepts(self, device: Device) -> bool:
-        """Tell whether a device is one of those that are asked for."""
+        """Return whether a device is one of those that are asked for."""
         return self.spec is not None and self.spec.accepts(device)
 
 
 def needs_of(job: Any) -> Needs:
-    """Return what a job's resources say of devices.
+    """Return the devices that a job's resources ask for.
 
     Raises
     ------
     Unservable
         One of them is malformed; the message shows the grammar.
     NeedNotKnown
-        One of them cannot be evaluated, as a file is missing.
+        One of them cannot be evaluated: it depends on a missing file.
     """
     resources = job.resources
     device = parse_named(_as_said(job, "device", resources.get("device")))
@@ -92,7 +92,7 @@ def needs_of(job: Any) -> Needs:
 
 
 def parse_named(value: Any) -> DeviceSpec | None:
-    """Read ``device``; nothing is None."""
+    """Return the devices that ``device`` names; None: it is empty."""
     if value is None or value == "":
         return None
     try:
@@ -103,27 +103,27 @@ def parse_named(value: Any) -> DeviceSpec | None:
 
 
 def parse_count(value: Any) -> DeviceSpec | None:
-    """Read ``gpu``; nothing and 0 are None."""
+    """Return the GPUs that ``gpu`` asks for; None: it is empty or 0."""
     if value is None or value == "":
         return None
     count = _whole(value)
     if count is None or count < 0:
-        raise _not_understood("gpu", value, "it is no whole number of at least 0")
+        raise _not_understood("gpu", value, "it is not a whole number of at least 0")
     return gpus(count) if count else None
 
 
 def parse_vram(value: Any) -> int | None:
-    """Read ``vram_mb`` as MiB, rounded up; nothing and 0 are None."""
+    """Return ``vram_mb`` in MiB, rounded up; None: it is empty or 0."""
     if value is None or value == "":
         return None
     mib = _mib(value)
     if mib is None or mib < 0:
-        raise _not_understood("vram_mb", value, "it is no size")
+        raise _not_understood("vram_mb", value, "it is not a size")
     return mib or None
 
 
 def _whole(value: Any) -> int | None:
-    """Return a whole number, however it is written; None: it is none."""
+    """Return a value as a whole number; None: it is not one."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -137,14 +137,14 @@ def _whole(value: Any) -> int | None:
 
 
 def _mib(value: Any) -> int | None:
-    """Return a size in MiB; None: it is none."""
+    """Return a size in MiB; None: it is not a size."""
     if isinstance(value, float):
         return math.ceil(value) if math.isfinite(value) else None
     if not isinstance(value, str):
         return _whole(value)
     if re.fullmatch(r"\s*[0-9]{1,18}(\.[0-9]{1,18})?\s*", value):
         return math.ceil(float(value))
-    # What Snakemake reads mem="8GB" with; it is there wherever Snakemake is.
+    # Snakemake reads mem="8GB" with the same library.
     from humanfriendly import InvalidSize, parse_size
 
     try:
@@ -164,18 +164,18 @@ def _not_understood(name: str, value: Any, why: str) -> Unservable:
 
 
 class Said(int):
-    """A number for Snakemake to add up, which remembers, and shows, what the rule says.
+    """A number for Snakemake to add up, which remembers and shows what the rule says.
 
     Attributes
     ----------
     said
-        A fraction, a size with its unit, or what is no number at all.
+        What the rule says: a fraction, a size with its unit, or not a number at all.
     """
 
     said: Any
 
     def __new__(cls, number: int, said: Any) -> Said:
-        """Make one."""
+        """Return ``number`` with ``said`` attached."""
         self = super().__new__(cls, number)
         self.said = said
         return self
@@ -189,16 +189,16 @@ class Said(int):
         return format(str(self.said), spec)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Reach a script as what the rule says: its Python need not have this class."""
+        """Pickle as what the rule says: a script's Python need not have this class."""
         return type(self.said), (self.said,)
 
 
 def keep_words(workflow: Any) -> None:
-    """Have the rules' resources remember what they say, where Snakemake would round it.
+    """Make the rules' resources remember what they say, where Snakemake would round it.
 
-    It would also end the run for what it cannot round, or add up in a group. So a bad value
-    reaches :func:`needs_of`, which refuses that job alone. Called once, before any job is
-    looked at.
+    Snakemake would also end the run for a value that it cannot round or add up in a group. This
+    way a bad value reaches :func:`needs_of`, which refuses that job alone. Called once, before
+    any job is checked.
     """
     from snakemake.resources import Resource
 
@@ -215,7 +215,7 @@ def keep_words(workflow: Any) -> None:
 
 
 def _constant(rule: Any, name: str, value: Any) -> Any:
-    """Return a constant as the rule says it."""
+    """Return a constant resource as the rule says it."""
     info = rule.ruleinfo
     said = info.resources[1].get(name) if info is not None and info.resources else None
     return (
@@ -232,7 +232,7 @@ def _remembering(name: str, evaluator: Callable[..., Any]) -> Callable[..., Any]
 
 
 def remembered(name: str, value: Any) -> Any:
-    """Return a resource's value as Snakemake can take it; what is no plain one is remembered."""
+    """Return a resource's value in a form that Snakemake accepts, the original remembered."""
     if value is None or (isinstance(value, str) and (name == "device" or value in ("", UNKNOWN))):
         return value
     if name == "device":
@@ -244,7 +244,7 @@ def remembered(name: str, value: Any) -> Any:
 
 
 def _as_said(job: Any, name: str, value: Any) -> Any:
-    """Return a value as the rule says it, also of a job whose resources were known before."""
+    """Return a value as the rule says it, also if the job's resources were evaluated before."""
     resource = job.rule.resources.get(name)
     if resource is not None and not resource.is_evaluable() and isinstance(resource.value, Said):
         return resource.value.said

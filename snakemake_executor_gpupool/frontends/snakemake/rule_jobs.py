@@ -58,7 +58,7 @@ class RuleJobs:
     directory
         What relative paths start from: the workflow's working directory.
     remarks
-        What a reader should know: which jobs were left out, and why.
+        Notes for the user: which jobs were left out, and why.
     """
 
     jobs: Sequence[RuleJob]
@@ -68,7 +68,7 @@ class RuleJobs:
 
 @dataclass(frozen=True)
 class WorkflowSource:
-    """Which workflow to read: what ``snakemake`` takes under the same names."""
+    """Which workflow to read; the fields are those options of ``snakemake``."""
 
     snakefile: str | None = None
     configfiles: Sequence[str] = ()
@@ -79,13 +79,13 @@ class WorkflowSource:
 def read_rule(
     name: str, source: WorkflowSource, wildcards: Mapping[str, Sequence[str]], max_jobs: int
 ) -> RuleJobs:
-    """Return some jobs of a rule, spread evenly over all of those whose inputs are there.
+    """Return some jobs of a rule, spread evenly over all whose inputs exist.
 
     Parameters
     ----------
     wildcards
-        The values of each wildcard of the jobs to take, all combinations of them. Empty: the
-        jobs that the workflow's first rule needs.
+        Values for each wildcard; jobs of all combinations are taken. Empty: the jobs that the
+        workflow's first rule needs.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def read_rule(
     """
     with _opened(source) as workflow_api:
         workflow = workflow_api._workflow
-        # Sources that were fetched into it may be the tool's.
+        # The tool's own file may be among the sources fetched into it.
         atexit.register(workflow.sourcecache.runtime_cache.cleanup)
         rule = _rule(workflow, name)
         jobs = _jobs(workflow_api, workflow, rule, _targets(rule, wildcards))
@@ -114,7 +114,7 @@ def read_rule(
 # -- the workflow --------------------------------------------------------------------
 @contextlib.contextmanager
 def _opened(source: WorkflowSource) -> Iterator[Any]:
-    """Yield Snakemake's view of a workflow; leave this process as it was."""
+    """Yield Snakemake's view of a workflow; restore this process afterwards."""
     from snakemake.api import SnakemakeApi
     from snakemake.resources import Resources
     from snakemake.settings.types import OutputSettings, Quietness, ResourceSettings
@@ -126,7 +126,7 @@ def _opened(source: WorkflowSource) -> Iterator[Any]:
             OutputSettings(quiet={Quietness.ALL}, enable_file_logging=False)
         ) as snakemake:
             yield snakemake.workflow(
-                # As gpupool's executor has them, whose jobs have Snakemake's full defaults.
+                # As under gpupool's executor: jobs get all of Snakemake's default resources.
                 ResourceSettings(cores=os.cpu_count(), default_resources=Resources.default("full")),
                 config_settings=_config(source),
                 snakefile=Path(source.snakefile) if source.snakefile else None,
@@ -171,7 +171,7 @@ def _rule(workflow: Any, name: str) -> Any:
 
 # -- its jobs ------------------------------------------------------------------------
 def _targets(rule: Any, wildcards: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
-    """Return the wildcards of each job that was asked for by them."""
+    """Return the wildcards of each requested job."""
     if not wildcards:
         return [] if rule.has_wildcards() else [{}]
     known = sorted(rule.wildcard_names)
@@ -214,14 +214,14 @@ def _jobs(
 
 
 class _Frozen(dict):  # type: ignore[type-arg]  # of wildcards
-    """A mapping that can be in a set."""
+    """A hashable mapping."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
 
 
 def _with_inputs(rule: Any, jobs: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    """Return the jobs whose inputs are there, and a remark about the others.
+    """Return the jobs whose inputs exist, and a remark about the others.
 
     Raises
     ------
@@ -235,15 +235,15 @@ def _with_inputs(rule: Any, jobs: Sequence[Any]) -> tuple[list[Any], list[str]]:
     if not there:
         raise ConfigError(
             f"no job of rule {rule.name} has its inputs yet: {named} "
-            f"{'is' if len(absent) == 1 else 'are'} missing; make them first, for instance with "
+            f"{'is' if len(absent) == 1 else 'are'} missing; create them first, for example with "
             f"snakemake {absent[0]}"
         )
     left_out = len(jobs) - len(there)
     if not left_out:
         return there, []
     return there, [
-        f"{left_out} of the {len(jobs)} jobs of rule {rule.name} left out: their inputs are not "
-        f"there yet ({named})"
+        f"{left_out} of the {len(jobs)} jobs of rule {rule.name} left out: their inputs do not "
+        f"exist yet ({named})"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Served jobs on Snakemake's side: made ready together, submitted together, seen to their end."""
+"""Served jobs on Snakemake's side: prepared and submitted in batches, reported one by one."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Done = Callable[[JobReport], None]
 class Serving:
     """Sends served jobs to the pool.
 
-    Jobs that are gathered go together: each entry into Snakemake's event loop and each
-    message to the pool's thread costs as much as all else that is done for a small job.
+    Gathered jobs are sent together: entering Snakemake's event loop, or sending a message to the
+    pool's thread, costs as much as all other work for a small job.
 
     Parameters
     ----------
     workflow
         Snakemake's workflow.
     pool
-        Where jobs go.
+        Serves the jobs.
     expect
         Returns the number of a job whose report goes to the given callback.
     report
-        Takes the report of a job that has a number, but never reached the pool.
+        Called with the report of a job that has a number, but was never submitted.
     merges
-        Whether to look ahead for the jobs that follow.
+        Whether to look for the jobs that follow, for merging.
     """
 
     def __init__(
@@ -58,36 +58,36 @@ class Serving:
         self._gathered: list[tuple[Any, Done]] = []
         self._following = Following(workflow, self._tool, lambda job: uses_cache(workflow, job))
         self._merges = merges
-        # Snakemake's between-workflow cache may copy large files, which no other thread waits for.
+        # Snakemake's between-workflow cache may copy large files, which takes time.
         self._helpers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="gpupool-helper")
 
     def gather(self, job: Any, done: Done) -> None:
-        """Take a job that goes to the pool with the next :meth:`flush`."""
+        """Queue a job for the next :meth:`flush`."""
         if uses_cache(self._workflow, job):
             self._help(self._serve_cached, job, done)
         else:
             self._gathered.append((job, done))
 
     def flush(self) -> None:
-        """Make the gathered jobs ready and send them to the pool."""
+        """Prepare the gathered jobs and submit them to the pool."""
         gathered, self._gathered = self._gathered, []
         if gathered:
             self._submit(self._prepared(gathered))
 
     def serve(self, job: Any, done: Done, *, goes_on: bool = False) -> None:
-        """Send one job at once; ``goes_on``: it is the rest of something that has begun."""
+        """Prepare and submit one job; ``goes_on``: it continues something that has begun."""
         if uses_cache(self._workflow, job):
             self._help(self._serve_cached, job, done, goes_on)
         else:
             self._submit(self._prepared([(job, done)]), goes_on=goes_on)
 
     def _help(self, act: Callable[..., None], job: Any, done: Done, *more: Any) -> None:
-        """Do something on a thread of its own; whatever fails there fails the job, or the run."""
+        """Run a step on another thread; an error there fails the job, or the run."""
 
         def guarded() -> None:
             try:
                 act(job, done, *more)
-            except BaseException as error:  # the executor of threads would keep it for itself
+            except BaseException as error:  # the thread pool would swallow it
                 self._pool.fail(error)
 
         try:
@@ -100,7 +100,7 @@ class Serving:
         self._helpers.shutdown(wait=wait, cancel_futures=not wait)
 
     def _prepared(self, jobs: list[tuple[Any, Done]]) -> list[tuple[Any, Done]]:
-        """Have Snakemake make jobs ready; one that cannot be has failed, and is left out."""
+        """Have Snakemake prepare jobs; return them without those that failed at it."""
         ready = []
 
         async def prepare() -> None:
@@ -137,7 +137,7 @@ class Serving:
         return dataclasses.replace(request, follow=self._following.requests(job))
 
     def _tool(self, job: Any) -> ToolRef:
-        """Find a rule's tool once, not for every job: it means looking for files."""
+        """Return a rule's tool; looked up once per rule, since it means looking for files."""
         key = (job.rule.name, tool_spec(job), job.conda_env_spec)
         if key not in self._tools:
             self._tools[key] = tool_ref(self._workflow, job, self._pool.config.python)
@@ -150,7 +150,7 @@ class Serving:
 
     # -- Snakemake's cache between workflows -------------------------------------------
     def _serve_cached(self, job: Any, done: Done, goes_on: bool = False) -> None:
-        """Serve a job of a rule with ``cache:``, unless another workflow left its outputs."""
+        """Serve a job of a rule with ``cache:``, unless the cache has its outputs."""
         from snakemake.exceptions import CacheMissException
 
         def store(report: JobReport) -> None:
@@ -178,7 +178,7 @@ class Serving:
 
 
 def uses_cache(workflow: Any, job: Any) -> bool:
-    """Tell whether a job's outputs are kept in Snakemake's between-workflow cache."""
+    """Return whether a job's outputs are kept in Snakemake's between-workflow cache."""
     return bool(
         workflow.workflow_settings.cache is not None and job.rule.cache and job.rule.cache.output
     )

@@ -1,8 +1,8 @@
-"""Signals end the run within seconds, whatever it is at and whatever else has failed.
+"""Signals end the run within seconds, whatever it is doing and whatever else has failed.
 
 Snakemake's own handler for SIGTERM waits for all jobs in flight, and takes a lock that the
 interrupted main thread may hold; its Ctrl-C is an exception that a second one interrupts with a
-traceback. These handlers are put around them.
+traceback. These handlers wrap Snakemake's.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 #: How long children may take to end before they are killed.
 CANCEL_GRACE_S = 5.0
-#: Without any progress for so long after a signal, the process ends itself.
+#: The process ends itself after so many seconds without progress after a signal.
 STUCK_S = 12.0
-#: How often it is looked whether there is some.
+#: How often progress is checked.
 LOOK_S = 0.5
-#: Ctrl-C once more within this time means the same one.
+#: A second Ctrl-C within this time counts as the same one.
 SAME_S = 1.0
 
 
@@ -32,11 +32,11 @@ class Signals:
     Parameters
     ----------
     cancel
-        Ends the jobs in flight; called on a thread of its own, with the reason.
+        Ends the jobs in flight; called on another thread, with the reason.
     kill
-        Kills the processes that have not ended.
+        Kills the processes that have not ended by then.
     progress
-        Returns something that changes while the run gets on with its end.
+        Returns a value that changes while the run is ending.
     """
 
     def __init__(
@@ -63,18 +63,18 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.getsignal(number)
         signal.signal(signal.SIGTERM, self._on_term)
-        if callable(self._before[signal.SIGINT]):  # else it is ignored, as in the background
+        if callable(self._before[signal.SIGINT]):  # else it is ignored, as for a background job
             signal.signal(signal.SIGINT, self._on_interrupt)
 
     def ending(self) -> None:
-        """The run is being cancelled: a further Ctrl-C only hurries it."""
+        """Note that the run is being cancelled: a further Ctrl-C only hurries it."""
         if self._is_caught and not self._is_ending:
-            # The interpreter's own end takes our handler away; what comes then is too late anyway.
+            # The interpreter removes our handler at its end; later signals do not matter.
             atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         self._is_ending = True
 
     def over(self) -> None:
-        """Everything that the run had started has ended; what is left is Snakemake's."""
+        """Note that everything the run started has ended; the rest is Snakemake's."""
         self._over_s = time.monotonic()
 
     # -- handlers, on the main thread ------------------------------------------------------
@@ -97,19 +97,19 @@ class Signals:
             self._call_before(number, frame)
 
     def _call_before(self, number: int, frame: Any) -> None:
-        """Call the handler that was there before ours."""
+        """Call the handler that was installed before ours."""
         before = self._before[number]
         if callable(before):
             before(number, frame)
 
     # -- the last resort -------------------------------------------------------------------
     def kill_later(self) -> threading.Timer:
-        """Kill the children that have not ended when their time to do so is up."""
+        """Start a timer that kills the children that have not ended by then."""
         return self._kill_later()
 
     def _kill_later(self) -> threading.Timer:
         killer = threading.Timer(CANCEL_GRACE_S, self._kill)
-        # The threads that wait for these children keep the process up; this must not.
+        # A daemon: the threads that wait for the children keep the process alive, this must not.
         killer.daemon = True
         killer.start()
         return killer
@@ -122,7 +122,7 @@ class Signals:
             self._watchdog.start()
 
     def _end_if_stuck(self, number: int) -> None:
-        """End the process once nothing has moved for too long: no lock is worth waiting for."""
+        """End the process when there was no progress for too long."""
         seen: object = None
         since_s = time.monotonic()
         while True:
@@ -130,7 +130,7 @@ class Signals:
             now_s = time.monotonic()
             if self._over_s is not None and threading.main_thread().is_alive():
                 if now_s - self._over_s > STUCK_S:
-                    return  # a program that lives on, and has only been using Snakemake
+                    return  # a program that only used Snakemake, and goes on
                 continue
             state = self._look()
             if state != seen:
@@ -142,19 +142,19 @@ class Signals:
         name = signal.Signals(number).name
         with contextlib.suppress(OSError):
             os.write(
-                2, f"gpupool: the run did not end by itself after {name}: it is ended\n".encode()
+                2, f"gpupool: the run did not end by itself after {name}; it is killed\n".encode()
             )
         os._exit(128 + number)
 
     def _look(self) -> object:
         try:
             return self._progress()
-        except Exception:  # tables that another thread changes meanwhile
+        except Exception:  # another thread changed the tables meanwhile
             return None
 
 
 def _start(act: Callable[[], None]) -> None:
-    """Do something on a thread that holds up nothing; what fails there is the watchdog's."""
+    """Run a function on a daemon thread; if it fails, the watchdog ends the run."""
 
     def guarded() -> None:
         with contextlib.suppress(Exception):

@@ -1,8 +1,7 @@
-"""The software environment that a served rule asks for, as its workers enter it.
+"""The software environment of a served rule, and how its workers enter it.
 
-A worker is a process of ours, not a command of Snakemake's, so what Snakemake would put in
-front of a rule's command is put in front of the worker's: the same activation, then the
-environment's Python.
+A worker is started by gpupool, so what Snakemake would put in front of a rule's command is put
+in front of the worker's: the same activation, then the environment's Python.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 from snakemake_executor_gpupool.errors import GpupoolError
 
-#: What Snakemake takes out of the environment of a rule with ``conda:``.
+#: Variables that Snakemake unsets for a rule with ``conda:``.
 SEARCH_PATHS = ("R_LIBS", "PYTHONPATH", "PERLLIB", "PERL5LIB")
 
 
 class Unservable(GpupoolError):
-    """A job asks to be served in a way that it cannot be."""
+    """A job cannot run as its rule asks; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def software_of(workflow: Any, job: Any, python: str) -> Software:
     Raises
     ------
     Unservable
-        The rule asks for an environment that a warm worker cannot be in.
+        The rule asks for an environment that a warm worker cannot enter.
     """
     refuse_what_cannot_be_entered(workflow, job)
     methods = workflow.deployment_settings.deployment_method
@@ -64,7 +63,13 @@ def software_of(workflow: Any, job: Any, python: str) -> Software:
 
 
 def refuse_what_cannot_be_entered(workflow: Any, job: Any) -> None:
-    """Say what to do about a container or modules, in which a warm worker cannot run."""
+    """Raise for a container or modules, in which a warm worker cannot run.
+
+    Raises
+    ------
+    Unservable
+        The message says what to do.
+    """
     methods = workflow.deployment_settings.deployment_method
     plain = (
         f"run it as a plain GPU job, without gpupool_tool and with gpu=1 (from outside: "
@@ -100,7 +105,7 @@ def conda_software(env: Any, python: str) -> Software:
 
 
 def conda_prefix(env: Any) -> Path:
-    """Return the directory of a conda environment, which a rule may give by its name."""
+    """Return the directory of a conda environment, which a rule may give by name."""
     if not env.name:
         return Path(env.address).absolute()
     known = [Path(prefix) for prefix in env.conda.info.get("envs", ())]

@@ -1,6 +1,6 @@
-"""A rule's tool, looked at before any worker starts: is there such a file, and such a class.
+"""Checks of a rule's tool before any worker starts: whether its file and class exist.
 
-Nothing of the tool is run here: it may need a rule's own environment, and take seconds.
+None of the tool's code runs here: it may need the rule's own environment, and take seconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BLOCKS = (ast.If, ast.Try, ast.With, ast.For, ast.While)
 
 
 def check_tool(workflow: Any, job: Any) -> None:
-    """Look at the tool that a served job names.
+    """Check the tool that a served job names.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def check_tool(workflow: Any, job: Any) -> None:
     """
     spec = source_of_tool(workflow, job)
     place, class_name = split_spec(spec)
-    # Also asks conda what it is, once, before any job waits for the answer.
+    # Also asks conda for its version, once, before any job waits for the answer.
     software = software_of(workflow, job, sys.executable)
     if place.endswith(".py"):
         resolved(spec)
@@ -47,14 +47,14 @@ def check_tool(workflow: Any, job: Any) -> None:
 
 
 def problem_of_file(path: str, class_name: str, *, own_python: bool = True) -> str:
-    """Say why a file has no tool of that name; empty: it may have.
+    """Return why a file has no tool of that name; empty: it may have one.
 
     Parameters
     ----------
     class_name
-        Empty: the file's only one.
+        Empty: the file's only tool.
     own_python
-        Whether it will run under a Python like this one; another may read what this one does not.
+        Whether it runs under this Python; another version may accept syntax that this one rejects.
     """
     try:
         with warnings.catch_warnings():
@@ -65,17 +65,17 @@ def problem_of_file(path: str, class_name: str, *, own_python: bool = True) -> s
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         what = error.msg if isinstance(error, SyntaxError) else str(error)
-        return f"{path} is no Python{line}: {what}" if own_python else ""
+        return f"{path} is not valid Python{line}: {what}" if own_python else ""
     names = dict(_bound(module.body))
     if "*" in names or "__getattr__" in names or _binds_by_name(module):
-        return ""  # what else is in it only shows when it runs
+        return ""  # whatever else it defines shows only when it runs
     if class_name:
         return _problem_of_class(names, class_name, path)
     return _problem_of_only_class(names, path)
 
 
 def problem_of_module(name: str, class_name: str) -> str:
-    """Say why a module has no tool of that name; empty: it may have."""
+    """Return why a module has no tool of that name; empty: it may have one."""
     top, _, rest = name.partition(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -91,7 +91,7 @@ def problem_of_module(name: str, class_name: str) -> str:
         files = [inner.with_suffix(".py"), inner / "__init__.py"]
         there = [file for file in files if file.is_file()]
         if not there:
-            return ""  # it may be made in another way: compiled, or put together
+            return ""  # it may be a compiled or generated module
         path = there[0]
     return problem_of_file(str(path), class_name)
 
@@ -101,7 +101,7 @@ def _problem_of_only_class(names: dict[str, ast.AST], path: str) -> str:
     direct = [name for name in classes if _is_direct(names[name])]
     if not classes:
         return f"{path} defines no subclass of snakemake_executor_gpupool.Tool"
-    if len(direct) < 2:  # those that derive from others only show when it runs
+    if len(direct) < 2:  # classes derived from these show only when it runs
         return ""
     specs = ", ".join(f"{Path(path).name}:{name}" for name in direct)
     return f"{path} holds {len(direct)} tools; say which: {specs}"
@@ -124,14 +124,14 @@ def _problem_of_class(names: dict[str, ast.AST], class_name: str, path: str) -> 
     )
     if not inner and (is_plain or isinstance(node, ast.FunctionDef)):
         return (
-            f"{class_name!r} of {path} is no tool; "
+            f"{class_name!r} of {path} is not a tool; "
             "a tool is a subclass of snakemake_executor_gpupool.Tool"
         )
     return ""
 
 
 def _bound(statements: list[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
-    """Yield the names that a module's statements bind, each with what binds it."""
+    """Yield the names that a module's statements bind, each with the binding node."""
     for statement in statements:
         if isinstance(statement, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield statement.name, statement
@@ -156,6 +156,6 @@ def _binds_by_name(module: ast.Module) -> bool:
 
 
 def _is_direct(node: ast.AST) -> bool:
-    """Tell whether a class derives from Tool as the file names it."""
+    """Return whether a class derives directly from Tool."""
     bases = node.bases if isinstance(node, ast.ClassDef) else []
     return any("Tool" in (getattr(b, "id", ""), getattr(b, "attr", "")) for b in bases)

@@ -1,4 +1,4 @@
-"""From a Snakemake job to the pool's plain request."""
+"""Turns a Snakemake job into a plain request for the pool."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from snakemake_executor_gpupool.worker.cold import named_from_namedlist
 TOOL = "gpupool_tool"
 #: The resource that Snakemake evaluates only where a job runs.
 EVALUATED_WHERE_IT_RUNS = "tmpdir"
-#: What Snakemake gives it by default: an expression.
+#: Snakemake's default for it: an expression.
 DEFAULT_TMPDIR = "system_tmpdir"
-#: Of how many inputs the size is looked up: this is done while Snakemake waits.
+#: Of how many inputs the size is looked up; Snakemake waits meanwhile.
 MAX_LOOKS = 16
-#: What more of them, or a directory, count as.
+#: What more inputs, or a directory, count as.
 MANY_BYTES = 1024**3
 #: Highest protocol that Python 3.9 reads.
 PICKLE_PROTOCOL = 5
 
 
 def title(job: Any) -> str:
-    """Name a job as messages do: rule and wildcards."""
+    """Return a job's name for messages: rule and wildcards."""
     if job.is_group():
         return f"group {job.groupid} ({', '.join(sorted(job.rules))})"
     wildcards = ", ".join(f"{name}={value}" for name, value in job.wildcards_dict.items())
@@ -43,7 +43,7 @@ def title(job: Any) -> str:
 
 
 def identity(job: Any) -> tuple[str, ...]:
-    """Return what tells a job from every other of its workflow, a guess of it included."""
+    """Return what identifies a job within its workflow; a guess of the job has the same."""
     wildcards = sorted(job.wildcards_dict.items())
     return (job.rule.name, *(str(part) for pair in wildcards for part in pair))
 
@@ -55,7 +55,7 @@ def tool_spec(job: Any) -> str | None:
 
 
 def is_served(job: Any) -> bool:
-    """Tell whether a job goes to the pool: it names a tool, and its outputs are plain files."""
+    """Return whether a job goes to the pool: it names a tool, and no pipe or service joins it."""
     if tool_spec(job) is None:
         return False
     return not (job.is_pipe or job.is_service)
@@ -64,7 +64,7 @@ def is_served(job: Any) -> bool:
 def evaluate_here(job: Any) -> None:
     """Evaluate what Snakemake leaves open for jobs that run on another machine: ``tmpdir``.
 
-    A job of ours runs on this one, and so it gets what it would get under the local executor.
+    A served job runs on this machine, so it gets what it would get under the local executor.
     Params may be functions of resources.
     """
     from snakemake.common.tbdstring import TBDString
@@ -73,7 +73,7 @@ def evaluate_here(job: Any) -> None:
         if isinstance(member.resources.get(EVALUATED_WHERE_IT_RUNS), TBDString):
             rule = member.rule
             if rule.resources[EVALUATED_WHERE_IT_RUNS].raw == DEFAULT_TMPDIR:
-                # Evaluating all resources again would be a tenth of what a job costs Snakemake.
+                # Evaluating all resources again would add a tenth to Snakemake's cost of a job.
                 here = {EVALUATED_WHERE_IT_RUNS: tempfile.gettempdir()}
                 member._resources = type(member.resources)(
                     fromdict={**dict(member.resources.items()), **here}
@@ -87,12 +87,12 @@ def evaluate_here(job: Any) -> None:
 
 
 def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Request:
-    """Turn a served job into a request. Call it after the job was prepared.
+    """Return the request of a served job. Call it after the job was prepared.
 
     Raises
     ------
     Unservable
-        The rule asks for something that serving cannot give; the message says what to do.
+        The rule asks for something that a warm worker cannot provide; the message says what to do.
     """
     needs = needs_of(job)
     plain = plain_job(job)
@@ -136,17 +136,17 @@ def facts_of(job: Any) -> JobFacts:
 
 
 def flagged(job: Any, flag: str) -> tuple[int, ...]:
-    """Return which outputs of a job have a flag, as ``touch()`` and the like give it."""
+    """Return the indices of a job's outputs that have a flag, such as ``touch``."""
     from snakemake.io import is_flagged
 
     return tuple(number for number, path in enumerate(job.output) if is_flagged(path, flag))
 
 
 def updated_outputs(workflow: Any, job: Any) -> tuple[tuple[int, str], ...]:
-    """Return which outputs a job is to update, and where Snakemake has a copy of each.
+    """Return the indices of outputs that a job updates, each with Snakemake's copy of it.
 
-    The copy stays what it was, should the job be written a second time. In a shadow directory a
-    rule's own body finds nothing to update, either.
+    The copy stays unchanged, so that the job can be written a second time. In a shadow directory
+    there are none, as for a rule's own body.
     """
     if job.shadow_dir:
         return ()
@@ -158,9 +158,9 @@ def updated_outputs(workflow: Any, job: Any) -> tuple[tuple[int, str], ...]:
 
 
 def input_bytes(paths: Sequence[str]) -> int:
-    """Return what a job's inputs take together: a lot if they are many, or a directory is.
+    """Return the total size of a job's inputs in bytes.
 
-    What cannot be told counts as nothing.
+    Many inputs, or a directory, count as :data:`MANY_BYTES`; a missing file counts as 0.
     """
     return MANY_BYTES if len(paths) > MAX_LOOKS else sum(map(_size_bytes, paths))
 
@@ -183,7 +183,7 @@ def source_of_tool(workflow: Any, job: Any) -> str:
     Raises
     ------
     Unservable
-        There is no such file, or the rule has no script that could be one.
+        The file does not exist, or the rule has no script that could be the tool.
     """
     spec = tool_spec(job) or ""
     if spec == "script":
@@ -201,14 +201,14 @@ def script_of(rule: Any) -> str:
     Raises
     ------
     Unservable
-        It has none.
+        The rule has none.
     """
     if rule.script and split_spec(str(rule.script))[0].endswith(".py"):
         return str(rule.script)
     bodies = {"shell": rule.shellcmd, "notebook": rule.notebook, "wrapper": rule.wrapper}
     body = next((f"is a {name}:" for name, value in bodies.items() if value), "is none")
     if rule.script:
-        body = f"is {rule.script}, which is no Python"
+        body = f"is {rule.script}, which is not a Python file"
     raise Unservable(
         f"{TOOL} is 'script', which means the rule's own Python script:, but its body {body}. Name "
         f"the tool: an installed one (gpupool tools lists them), path/to/file.py:Class, or "
@@ -217,7 +217,7 @@ def script_of(rule: Any) -> str:
 
 
 def tool_ref(workflow: Any, job: Any, python: str) -> ToolRef:
-    """Return which tool a rule names; file paths count from its Snakefile, as scripts do."""
+    """Return the tool that a rule names; a file's path is relative to its Snakefile."""
     spec = source_of_tool(workflow, job)
     name = tool_spec(job) or ""
     if name == "script":
@@ -239,7 +239,7 @@ def tool_ref(workflow: Any, job: Any, python: str) -> ToolRef:
 
 @functools.lru_cache(maxsize=1024)
 def resolved(spec: str) -> str:
-    """Resolve a tool's name once: looking through all installed packages takes milliseconds."""
+    """Return a tool's resolved name; cached, as searching the packages takes milliseconds."""
     return resolve_spec(spec)
 
 
@@ -256,14 +256,16 @@ def source_path(workflow: Any, job: Any, path: str) -> str:
         return str(workflow.sourcecache.get_path(infer_source_file(source)))
     except (WorkflowError, OSError) as error:
         here = Path(path).absolute()
-        meant = f"; there is {here}, but paths count from the Snakefile" if here.is_file() else ""
+        meant = (
+            f"; there is {here}, but paths are relative to the Snakefile" if here.is_file() else ""
+        )
         raise Unservable(
             f"there is no tool file {source.get_path_or_uri(secret_free=True)}{meant}"
         ) from error
 
 
 def plain_job(job: Any) -> Job:
-    """Copy what a tool may see of a job into plain values."""
+    """Return what a tool may see of a job, as plain values."""
     return Job(
         rule=job.rule.name,
         wildcards={name: str(value) for name, value in job.wildcards_dict.items()},
@@ -277,7 +279,7 @@ def plain_job(job: Any) -> Job:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as types that pickle for any Python, where there is a plain twin."""
+    """Return a value as plain types, which any Python can unpickle, where there are such."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, Mapping):

@@ -1,9 +1,9 @@
-"""Outputs that a job updates, as they were before a child of ours was at them.
+"""Copies of outputs that a job updates, kept by the main process while a child runs the job.
 
-Snakemake takes a copy of an ``update()`` output before its job runs, and puts it back if the job
-fails. In a child, that copy is the child's: it is gone by the time the main process hears of the
-failure, which then takes the restored file for the rest of a failed job, and removes it. So the
-main process gets a copy that it knows of.
+Snakemake copies an ``update()`` output before its job runs, and restores it if the job fails.
+A child keeps that copy itself: it is gone by the time the failure is reported to the main process,
+which then takes the restored file for the output of a failed job, and removes it. So the main
+process keeps a copy of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class UpdatedOutputs:
     Parameters
     ----------
     persistence
-        Snakemake's, which has its own copies.
+        Snakemake's persistence, which has its own copies.
     """
 
     def __init__(self, persistence: Any, jobs: Iterable[Any]) -> None:
@@ -41,21 +41,21 @@ class UpdatedOutputs:
             copy(path, self._copies[path])
 
     def put_back(self) -> None:
-        """Make the outputs what they were: the job is to run again."""
+        """Restore the outputs before the job runs again."""
         for path, kept in self._copies.items():
-            # What a child left that was killed: the next one would stumble over it.
+            # A killed child may have left a copy, which would make the next one fail.
             self._persistence.cleanup_backup(path)
             remove(path)
             copy(kept, path)
 
     def hand_over(self) -> None:
-        """Make the outputs what they were, and have Snakemake know: the job has failed."""
+        """Restore the outputs after the job has failed, and tell Snakemake's persistence."""
         self.put_back()
         for path in self._copies:
             self._persistence.backup_output(path)
 
     def kept_for(self, done: Callable[[JobReport], None]) -> Callable[[JobReport], None]:
-        """Return who is to be told of the end, after what it means for the outputs is done."""
+        """Return a callback that first restores or forgets the outputs, then calls ``done``."""
 
         def over(report: JobReport) -> None:
             if report.error is not None:
@@ -72,9 +72,9 @@ class UpdatedOutputs:
 
 
 def keep_untouched(persistence: Any, job: Any) -> None:
-    """Keep what a failed job was to update, and never got at, from being removed with the rest.
+    """Keep Snakemake from removing an output that a failed job was to update but never touched.
 
-    Snakemake puts its copy back, and removes the outputs of which it has none.
+    Snakemake restores the outputs of which it has a copy, and removes the others.
     """
     from snakemake.io import is_flagged
 
@@ -93,6 +93,6 @@ def copy(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory that may be there."""
+    """Remove a file or a directory, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -1,4 +1,4 @@
-"""What a probe has found: it holds, it does not, or it could not be asked."""
+"""The outcome of a probe: the property holds, does not hold, or could not be tested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Status(Enum):
-    """How a probe ended; the value is what its line says."""
+    """Outcome of a probe; the value is what its line prints."""
 
     OK = "ok"
     WRONG = "wrong"
@@ -25,19 +25,19 @@ class NotTested(Exception):
 
 @dataclass(frozen=True)
 class Probe:
-    """One question about a tool.
+    """One property of a tool, and its test.
 
     Attributes
     ----------
     name
         One word, for people and programs.
     question
-        What is true of a tool that keeps its contract.
+        What holds for a tool that keeps its contract.
     ask
-        Yields what is wrong, in words for the author of the tool. May return what it has seen,
-        which is then said instead of the question. Raises :class:`NotTested`.
+        Yields a sentence for each problem, for the author of the tool. May return a remark, which
+        is printed instead of the question. Raises :class:`NotTested`.
     needs
-        Names of probes without which this one would only repeat what they have found.
+        Probes that must pass first: otherwise this one would only repeat their problem.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to one probe."""
+    """The result of one probe."""
 
     probe: str
     question: str

@@ -1,4 +1,4 @@
-"""What a tool does in a process of its own, where nothing else has run.
+"""Runs a tool in a fresh process, where nothing else has run.
 
 The pool reads, computes and writes in different processes, so nothing may pass between them but
 items and results. A fresh process also draws other hashes of strings.
@@ -34,17 +34,17 @@ QUESTION, ANSWER = "question", "answer"
 
 
 class FreshFailure(Exception):
-    """What was asked of a fresh process failed there; the message says how."""
+    """A call in a fresh process failed; the message says how."""
 
 
 def packed(value: Any) -> bytes:
-    """Return a value as it crosses between processes."""
+    """Return a value pickled as it passes between processes."""
     return b"".join(bytes(part) for part in pack(value))
 
 
 @dataclass(frozen=True)
 class FreshProcess:
-    """Asks a tool in processes of its own, a new one for each question.
+    """Calls a tool in fresh processes, a new one for each call.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A tool and the jobs it is tried on, and the runs that the probes compare."""
+"""A tool, the jobs it is tested on, and the runs that the probes compare."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from snakemake_executor_gpupool.wire.payload import load_bytes
 from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item, describe_model
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, checked_run, for_files
 
-#: How many items are also computed alone, in other orders, with others, and elsewhere.
+#: How many items are also computed alone, in other orders, with others, and in other processes.
 SAMPLE_ITEMS = 8
-#: The fewest of one job among them, if it has so many.
+#: At least so many of each job among them, if it has that many.
 SAMPLE_ITEMS_OF_JOB = 2
 #: Models that are loaded side by side; jobs of others are only read.
 MAX_MODELS = 3
-#: A fresh process may take this long, and so many times as long as all took that was done before.
+#: A fresh process may take this long, or :data:`LIMIT_FACTOR` times as long as everything before.
 MIN_LIMIT_S = 60.0
 LIMIT_FACTOR = 10.0
 
@@ -65,7 +65,7 @@ class Item:
 
 @dataclass(eq=False)
 class Trial:
-    """One tool tried on the inputs of some jobs.
+    """One tool tested on the inputs of some jobs.
 
     Attributes
     ----------
@@ -80,11 +80,11 @@ class Trial:
     varied
         (param, value) pairs to try beside the jobs' own params.
     from_rule
-        The jobs come from a Snakefile, so what they lack no option can give.
+        The jobs come from a Snakefile, so options cannot supply what they lack.
     directories, touched
         Outputs that are a ``directory()``, and those that Snakemake makes itself.
     warnings, notes
-        What may well be wrong but cannot be told, and what is worth saying but breaks nothing.
+        Possible problems that cannot be tested, and remarks on harmless oddities.
     """
 
     tool_class: type[Tool]
@@ -103,7 +103,7 @@ class Trial:
     started_s: float = field(default_factory=time.monotonic)
 
     def remark(self, text: str) -> None:
-        """Keep something that is worth saying, once."""
+        """Add a note, once."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -296,7 +296,7 @@ class Trial:
     def results(self, job: int) -> list[Any]:
         """Return the results of all items of a job, in batches as the pool would make them.
 
-        A batch that fails is computed item by item: that it does is found elsewhere.
+        A batch that fails is computed item by item; another probe reports the failure.
         """
         items = self.items_of(job)
         results: dict[Item, Any] = {}
@@ -318,7 +318,7 @@ class Trial:
 
 
 def _travelled(result: Any) -> Any:
-    """Return a result as it arrives; one that cannot travel as it is, which a probe of it says."""
+    """Return a result as it arrives in another process; unchanged if it cannot be sent."""
     try:
         return load_bytes(packed(result))
     except Exception:
