@@ -168,7 +168,7 @@ def _unknown_name(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return (
-        f"there is not a tool {name!r}.{hint} Installed tools: {', '.join(known) or 'none'}. "
+        f"there is no tool {name!r}.{hint} Installed tools: {', '.join(known) or 'none'}. "
         "A tool of your own is named package.module:Class or path/to/file.py:Class."
     )
 

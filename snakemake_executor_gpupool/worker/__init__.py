@@ -1,1 +1,1 @@
-"""The child side: what runs inside worker processes. Standard library only, Python >= 3.9."""
+"""Code that runs inside worker processes. Standard library only, Python >= 3.9."""

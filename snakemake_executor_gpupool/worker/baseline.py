@@ -1,11 +1,11 @@
-"""What a tool's code holds beside its object: brought back before it works for somebody else.
+"""The state that a tool's code keeps outside its objects, restored between jobs.
 
-A process serves many jobs, each as if it were the first. What one has left in a global, in an
-attribute of a class, in a default value or in a cache would be there for the next: items that
-count as seen, results of other params. Cold it is not there, so it must not be there served.
+A process serves many jobs, each as if it were the first. What one job leaves in a global, a class
+attribute, a default value or a cache would affect the next one: items that count as seen, results
+of other params. A cold job never sees such state, so a served job must not see it either.
 
-Looked at is the tool's own code: the modules of its class and bases, and the local ones beside
-them. What is changed inside of objects of other libraries stays as it is.
+Covered is the tool's own code: the modules of its class and bases, and the local modules beside
+them. Changes inside objects of other libraries are not undone.
 
 Standard library only, Python >= 3.9.
 """
@@ -31,20 +31,20 @@ from snakemake_executor_gpupool.worker.code_digest import (
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
 _CACHE: Any = type(functools.lru_cache(maxsize=1)(lambda: None))
 _WITH_FUNCTION = (functools.partial, functools.partialmethod, functools.cached_property)
-#: Attributes of a class that Python makes itself.
+#: Attributes of a class that Python itself creates.
 _OF_PYTHON = {"__dict__", "__weakref__", "__doc__", "__module__", "__abstractmethods__"}
-#: The entries of a larger container are not looked into.
+#: The entries of a larger container are not examined.
 MAX_ENTERED = 1000
-#: A larger one counts as unchanged if it is as long as it was.
+#: A larger one counts as unchanged if its length is unchanged.
 MAX_COMPARED = 100_000
 _ABSENT: Any = object()
 
-#: Whose state the modules of this process have now.
+#: Whose state the modules of this process currently hold.
 _current: list[Any] = [None]
 
 
 class Baseline:
-    """What a tool's code holds at one time.
+    """A snapshot of the state of a tool's code.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Baseline:
         self._names = {module.__name__ for module in modules}
         self._loaded = _mark_of_modules()
         self._restores: list[Callable[[], None]] = []
-        self._seen: dict[int, Any] = {}  # holds what it has seen, so that no other takes its id
+        self._seen: dict[int, Any] = {}  # keeps the objects alive, so that their ids stay unique
         self._waiting: list[Any] = [*modules]
         for root in roots:
             attributes = getattr(root, "__dict__", {})
@@ -72,7 +72,7 @@ class Baseline:
                 self._keep(value)
 
     def restore(self) -> None:
-        """Bring all of it back; local modules that came later are imported anew when needed."""
+        """Restore the snapshot; local modules imported since then are imported anew on demand."""
         if self._names and _mark_of_modules() != self._loaded:
             for module in own_modules(self._class):
                 if module.__name__ not in self._names:
@@ -83,7 +83,7 @@ class Baseline:
 
     # -- what it looks at ----------------------------------------------------------
     def _keep(self, value: Any) -> None:
-        """Take down what a value holds, and look into that."""
+        """Record a value's content, and that of its parts."""
         if isinstance(value, types.ModuleType):
             if value.__name__ in self._names:
                 self._keep_container(vars(value), vars(value))
@@ -135,14 +135,14 @@ class Baseline:
 
 
 def work_for(owner: Any, baseline: Baseline | None) -> None:
-    """Have a tool's code as it was, if the last who worked in this process was somebody else.
+    """Restore a tool's code, unless the same owner worked in this process last.
 
     Parameters
     ----------
     owner
-        Who is going to work: jobs that may see what others have left have the same.
+        Who is about to work; jobs that may see each other's state share an owner.
     baseline
-        None: there is nothing to bring back.
+        None: there is nothing to restore.
     """
     if _current[0] != owner:
         _current[0] = owner
@@ -151,7 +151,7 @@ def work_for(owner: Any, baseline: Baseline | None) -> None:
 
 
 def _mark_of_modules() -> tuple[int, str]:
-    """Return what is another one once a module has been imported."""
+    """Return a mark that changes when a module is imported."""
     return len(sys.modules), next(reversed(sys.modules), "")
 
 
@@ -160,7 +160,7 @@ def own_modules(tool_class: type) -> list[types.ModuleType]:
     names, directories = set(), set()
     for klass in own_classes(tool_class):
         package = klass.__module__.partition(".")[0]
-        # The program itself is in the midst of its work.
+        # The program itself is running.
         if package in (OWN_PACKAGE, "__main__") or klass.__module__ not in sys.modules:
             continue
         path = _file_of(sys.modules[klass.__module__])
@@ -178,7 +178,7 @@ def own_modules(tool_class: type) -> list[types.ModuleType]:
 def _is_in(module: Any, directories: tuple[str, ...]) -> bool:
     if not isinstance(module, types.ModuleType):
         return False
-    # Not asked for as attributes: some libraries' modules make up those that they do not have.
+    # Not by getattr: some libraries' modules invent attributes on demand.
     name = vars(module).get("__name__")
     if not isinstance(name, str) or name.partition(".")[0] in (OWN_PACKAGE, "__main__"):
         return False

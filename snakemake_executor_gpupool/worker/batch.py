@@ -1,8 +1,8 @@
 """Run a micro-batch so that one bad item costs its batch-mates nothing.
 
 If ``run`` raises for several items, the batch is halved until the guilty ones
-stand alone; the others get their results. Out of memory is told apart: halving
-then is no search but the cure, and the coordinator hears what size fitted.
+stand alone; the others get their results. Out of memory is treated separately:
+halving is then the cure, and the size that fitted is reported to the coordinator.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.travel import Unreadable, packed_result, unpacked_items
 
-#: What the errors of one batch may take in its frame; those beyond come without traceback.
+#: Bytes that the errors of one batch may take in its frame; further ones have no traceback.
 ERRORS_BYTES = 4 * 1024**2
 #: Characters of the message of such an error.
 SHORT_MESSAGE = 200
 
 
 class Outcome(NamedTuple):
-    """What became of one item."""
+    """The result or error of one item."""
 
     result: Any
     error: dict[str, Any] | None = None
@@ -43,10 +43,10 @@ def run_batch(tool: Tool, items: list[Any]) -> list[Outcome]:
     error = None
     try:
         return [Outcome(result) for result in checked_run(tool, items)]
-    except (ContractError, UndeclaredParam) as caught:  # no item's fault: one call tells
+    except (ContractError, UndeclaredParam) as caught:  # no item's fault
         return [Outcome(None, tell_error(caught))] * len(items)
     except Exception as caught:
-        # The traceback holds the failed call's arrays alive: tell it, then let it go.
+        # The traceback keeps the failed call's arrays alive: report it, then drop it.
         exhausted = is_out_of_memory(caught)
         error = tell_error(caught)
     if exhausted:
@@ -59,7 +59,7 @@ def run_batch(tool: Tool, items: list[Any]) -> list[Outcome]:
 
 
 def run_payloads(tool: Tool, payloads: Sequence[Blob], wait_s: float) -> list[Outcome]:
-    """Return one outcome per item; one whose file is not seen here in time fails by itself."""
+    """Return one outcome per item; one whose file does not appear here in time fails alone."""
     late = wait_for_blobs(payloads, wait_s) if wait_s else {}
     errors = [late.get(blob.path) if isinstance(blob, SpoolFile) else None for blob in payloads]
     there = [blob for blob, error in zip(payloads, errors) if error is None]
@@ -80,14 +80,14 @@ def pack_outcomes(
     kept: KeptResults | None,
     spool: Spool,
 ) -> tuple[list[dict[str, Any]], list[Blob]]:
-    """Return what to tell of each item, and the results of those that have one.
+    """Return the report on each item, and the packed results of those that have one.
 
     Parameters
     ----------
     keys
-        The keys of results that are kept across runs; None: one is not.
+        The key of each result that is to be kept across runs; None: it is not.
     kept
-        Where; None: none are.
+        The store; None: no result is kept.
     """
     notes: list[dict[str, Any]] = []
     with spool.bundle() as bundle:
@@ -105,7 +105,7 @@ def pack_outcomes(
         notes = of_one_item(notes)
         try:
             return within_bounds(notes), bundle.take()
-        except OSError as error:  # no room for all of them together
+        except OSError as error:  # not enough room for all of them
             failed = {"error": tell_error(error), "oom": False}
             failures = [failed if note["error"] is None else note for note in notes]
             return within_bounds(failures), []
@@ -123,9 +123,9 @@ def outcome_fields(notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def of_one_item(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what to tell of each item: where only some cannot be sent, these are to blame.
+    """Return the reports on items: if only some results cannot be sent, blame those items.
 
-    What no result of the batch could do, no other one will.
+    If no result of the batch can be sent, the tool is to blame.
     """
     if all(note["error"] is not None for note in notes):
         return notes
@@ -138,7 +138,7 @@ def of_one_item(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def within_bounds(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what to tell of each item, with so much of the errors as a frame takes."""
+    """Return the reports on items, with errors shortened to what a frame may hold."""
     bounded, size_bytes = [], 0
     for note in notes:
         error = note["error"]

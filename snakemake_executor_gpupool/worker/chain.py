@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.wire.payload import is_float_array, load_bytes, 
 from snakemake_executor_gpupool.worker.guessed import GuessedJob, NotKnownYet
 from snakemake_executor_gpupool.worker.staging import NotStageable, View, digest, inside
 
-#: Bound of the results that a worker keeps at hand.
+#: Bound of the results that a worker keeps in memory, in bytes.
 REMEMBERED_BYTES = 64 * 1024**2
 
 
@@ -27,17 +27,17 @@ class Chain:
     Attributes
     ----------
     stage
-        The one at hand.
+        The current stage.
     keys, items
-        Of the distinct items of the stage at hand.
+        Of the distinct items of the current stage.
     order
-        For each of the job's items, which of the distinct ones it is.
+        For each of the job's items, the index of its distinct item.
     digests
-        Of the inputs of the stage at hand.
+        Of the inputs of the current stage.
     view
-        Where the files of jobs that are not ready lie; None: all are ready.
+        Holds the files of jobs that are not ready; None: all are ready.
     written
-        The outputs of jobs that are not ready, as far as they are there.
+        The outputs of jobs that are not ready, as far as they were written.
     """
 
     def __init__(self, meta: dict[str, Any], jobs: list[Job], items: list[Any]) -> None:
@@ -58,11 +58,11 @@ class Chain:
 
     @property
     def job(self) -> Job:
-        """The job of the stage at hand."""
+        """The job of the current stage."""
         return self.jobs[self.stage]
 
     def log_text(self) -> str:
-        """Return what the log of the stage's job says first."""
+        """Return the first line of the log of the stage's job."""
         return log_line(len(self.order), len(self.keys), self.meta["by"])
 
     def later_files(self) -> list[str]:
@@ -71,12 +71,12 @@ class Chain:
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[Job]:
-        """Give the stage's tool its job, where the job's files are.
+        """Yield the stage's job, in the directory where its files are.
 
         Raises
         ------
         NotKnownYet
-            The tool has asked for what is not known of the job yet.
+            The tool has used a value of the job that is not known yet.
         """
         if self.stage == 0:
             with inside(self.meta["cwd"]):
@@ -92,40 +92,40 @@ class Chain:
             raise NotKnownYet(f"{', '.join(guess.asked)} of {self.job}")
 
     def _show_inputs(self) -> None:
-        """Have the inputs in the view: what the chain has written is, unless it was published."""
+        """Make the inputs visible in the view; outputs of the chain are there unless published."""
         assert self.view is not None
         for path in self.job.input:
             if path in self.written and self.view.has(path):
                 continue
             self.view.show(path)
             if path in self.written:
-                # Published, or a file of an earlier run, and the real one is dropped.
+                # It was published, or was left by an earlier run and replaced.
                 with inside(self.view.path):
                     if digest(path) != self._known.get(path):
                         raise NotStageable(path)
 
     def take_digests(self) -> None:
-        """Take down what the stage's inputs are."""
+        """Record the digests of the stage's inputs."""
         self.digests = [digest(path) for path in self.job.input]
         self._known.update(zip(self.job.input, self.digests))
 
 
 class Packed:
-    """A result: its packed parts, and itself where it has been computed just now."""
+    """A result: its packed parts, and the object itself if it was computed just now."""
 
     def __init__(self, parts: list[Any], value: Any = None) -> None:
         self.parts = parts
         self._value = value
 
     def copy(self) -> Any:
-        """Return the result as if it had come by a frame: a tool may change it as it writes."""
+        """Return a copy of the result, as if unpacked from a frame: ``write`` may change it."""
         if is_float_array(self._value):
             return self._value.copy()
         return load_bytes(b"".join(self.parts))
 
 
 class Memory:
-    """Latest results by key, within a bound: later dispatches may need them again."""
+    """The latest results by key, within a bound, for later dispatches."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
@@ -137,7 +137,7 @@ class Memory:
         return None if whole is None else [whole]
 
     def keep(self, key: tuple[str, ...], parts: list[Any]) -> None:
-        """Keep a packed result; the oldest go when there are too many."""
+        """Keep a packed result; the oldest are dropped when there are too many."""
         self._kept[key] = b"".join(parts)
         self._bytes += len(self._kept[key])
         while self._bytes > REMEMBERED_BYTES:
@@ -146,14 +146,14 @@ class Memory:
 
 
 def has_words(values: list[Any], words: Iterable[str]) -> bool:
-    """Tell whether values have any of some words in them, in whatever way."""
+    """Return whether any of some words occurs anywhere in the values."""
     parts = [bytes(part) for part in pack(values)]
     sought = [word.encode(code) for word in words for code in ("utf-8", "utf-32-le", "utf-16-le")]
     return any(each in part for part in parts for each in sought)
 
 
 def known_results(chains: list[Chain]) -> dict[str, Packed]:
-    """Return the results that came instead of items: other jobs have had these computed."""
+    """Return the results that were sent instead of items, computed for other jobs."""
     return {
         key: Packed(pack(value))
         for chain in chains

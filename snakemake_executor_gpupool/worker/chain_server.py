@@ -6,12 +6,12 @@
                                                        [job of each stage..., payload... of each]
     worker → coordinator     stage {batch, stage, chains, last} [result...]     one for each stage
 
-The first stage's job is ready: its outputs are written under their own names. Those that
-follow are not: Snakemake has not released their jobs, and may still clear the way for them.
-What they write is staged, for the next stage to read and for a file process to publish once
-the job is there, if its inputs still have the digests that are told here. Results go to the
-coordinator, too, for equal items of other jobs. A chain that fails at a stage, or is not short
-there, ends before it: the coordinator sends what is left the ordinary way, where errors are told.
+The first stage's job is ready: its outputs are written under their own names. The jobs that
+follow are not: Snakemake has not released them, and may still remove their old outputs. Their
+outputs are staged, for the next stage to read, and for a file process to publish once the job is
+ready, if its inputs still have the digests that are reported here. Results also go to the
+coordinator, for equal items of other jobs. A chain that fails at a stage, or is not short there,
+ends before it: the coordinator serves the rest job by job, where errors are reported.
 
 Standard library only, Python >= 3.9.
 """
@@ -78,7 +78,7 @@ class ChainServer(Server):
         self._classes = [tool_class, *more]
         self._imported = {each: Baseline(each) for each in self._classes}
         self._tools: list[LoadedTool] = []
-        #: What file processes would call each stage's model.
+        #: The identity of each stage's model, as file processes describe it.
         self._idents: list[str] = []
         self._device = "cpu"
         self._remembered = Memory()
@@ -92,7 +92,7 @@ class ChainServer(Server):
         try:
             params_of_stages = [load_payload(params) for params in frame.blobs]
             self._tools = self._loaded(params_of_stages)
-            # Requests are counted by their first stage; each stage cuts its own micro-batches.
+            # A request counts by its first stage; each stage forms its own micro-batches.
             first = self._tools[0].show(params_of_stages[0])
             budget = batch_budget(first, self._device)
         except Exception as error:
@@ -119,7 +119,7 @@ class ChainServer(Server):
                 by_model[model] = LoadedTool(tool_class, params)
                 by_model[model].load(self._device)
             tools.append(by_model[model])
-            # One that has changed meanwhile is nobody's: its results are not kept.
+            # If the code or weights have changed meanwhile, results are not kept.
             self._idents.append(model if describe_model(reader)["model"] == model else "")
         return tools
 
@@ -139,7 +139,7 @@ class ChainServer(Server):
     def _run_chains(self, frame: Frame) -> None:
         wait_s = latency_of(frame)
         if wait_s and wait_for_blobs(frame.blobs, wait_s):
-            chains = []  # the ordinary way tells what cannot be seen here
+            chains = []  # served job by job, a missing file is reported
         else:
             chains = unpack_chains(frame, len(self._tools))
         if self._staging.root != frame.meta["staged"]:
@@ -151,7 +151,7 @@ class ChainServer(Server):
     def _run_stage(
         self, stage: int, chains: list[Chain], meta: dict[str, Any], kept: KeptResults | None
     ) -> bool:
-        """Run one stage of all chains that are whole, and tell; return whether it was the last."""
+        """Run one stage of all intact chains, and report it; return whether it was the last."""
         started_s = time.perf_counter()
         self._compute(stage, [chain for chain in chains if chain.is_whole], kept)
         done: list[dict[str, Any]] = []
@@ -171,18 +171,18 @@ class ChainServer(Server):
         return is_last
 
     def _end_stage(self, chain: Chain, number: int, done: list[dict[str, Any]]) -> None:
-        """Write a stage's outputs, take down what to tell, and read the next stage's inputs."""
+        """Write a stage's outputs, add its report, and read the next stage's inputs."""
         self._write_stage(chain)
         done.append(self._told_of(number, chain))
         if chain.stage + 1 < len(self._tools):
-            # Before anybody hears that there is something to publish, which moves it.
+            # Before the stage is reported: publishing its outputs moves them.
             self._read_stage(chain, chain.stage + 1)
 
     @staticmethod
     def _guarded(chain: Chain, act: Any, *arguments: Any) -> None:
-        """Do a part of a chain that is whole; an error ends the chain, and is not told.
+        """Do a step of an intact chain; an error ends the chain, and is not reported.
 
-        The ordinary way comes to the same error, and tells it as its own.
+        Serving the job by itself meets the same error, and reports it.
         """
         if chain.is_whole:
             try:
@@ -219,7 +219,7 @@ class ChainServer(Server):
             chain.view.remove(chain.job.log)
 
     def _compute(self, stage: int, chains: list[Chain], kept: KeptResults | None) -> None:
-        """Compute the stage's items of all chains together, an item that several have once."""
+        """Compute the stage's items of all chains in common batches, duplicates once."""
         if not chains:
             return
         head = tuple(chains[0].meta["models"][stage])
@@ -249,7 +249,7 @@ class ChainServer(Server):
         computed = {}
         for batch in reader.micro_batches(values, batch_budget(tool, self._device)):
             for index, outcome in zip(batch, run_batch(tool, [values[i] for i in batch])):
-                with contextlib.suppress(Exception):  # the ordinary way tells what is wrong
+                with contextlib.suppress(Exception):  # serving the job by itself reports the error
                     if outcome.error is None:
                         computed[keys[index]] = Packed(pack(outcome.result), outcome.result)
         return computed
@@ -280,7 +280,7 @@ class ChainServer(Server):
             raise
 
     def _check_written(self, chain: Chain) -> None:
-        """Raise for outputs that are not there, or that tell where they were written."""
+        """Raise for outputs that are missing, or that contain the path where they were written."""
         cwd = chain.view.path if chain.view is not None and chain.stage else chain.meta["cwd"]
         paths = [os.path.join(cwd, path) for path in chain.job.output]
         if not is_complete(paths, chain.meta["touched"][chain.stage]):
@@ -288,11 +288,13 @@ class ChainServer(Server):
         if chain.stage:
             place = os.path.basename(self._staging.root).encode()
             if any(names(path, [place]) for path in paths):
-                raise NotStageable(f"outputs of {chain.job} have in them where they were written")
+                raise NotStageable(
+                    f"outputs of {chain.job} contain the path where they were written"
+                )
             chain.written.update(chain.job.output)
 
     def _told_of(self, number: int, chain: Chain) -> dict[str, Any]:
-        """Return what the coordinator hears of a chain that has come through a stage."""
+        """Return the report on a chain that has finished a stage."""
         fields = {"chain": number, "keys": chain.keys, "items": len(chain.order)}
         if chain.stage == 0:
             return {**fields, "digests": [], "outputs": [], "logs": [], "bytes": 0}
@@ -305,12 +307,12 @@ class ChainServer(Server):
         return {**fields, "bytes": sum(map(size_bytes, paths))}
 
     def _is_misplaced(self, chain: Chain) -> bool:
-        """Tell whether items have in them where they were read from.
+        """Return whether items contain the path that they were read from.
 
-        A model would look there, from another directory, or not find what has been published.
+        A model that uses the path would look in the wrong directory, or miss published files.
         """
         place = os.path.basename(self._staging.root)
         files = [os.path.basename(path) for path in chain.job.input if path in chain.written]
-        # Such arrays say nothing of a place, and are most of what there is.
+        # Arrays of floats contain no paths, and are most of the data.
         worded = [item for item in chain.items if not is_float_array(item)]
         return has_words(worded, [place, *files]) or has_words(chain.names, [place])

@@ -3,8 +3,8 @@
 It covers, by content, the files of the tool's class and of its bases, and every local module
 that these import, directly or not, at the top or inside functions; by name and version, the
 installed distributions that they import, with what those require; and Python's own version.
-It does not cover what is not imported by a name in the source: data files, programs, modules
-that are found by a name put together while the tool runs.
+It does not cover what the source does not import by name: data files, programs, and modules whose
+names are computed while the tool runs.
 
 Nothing is imported or run for this. Standard library only, Python >= 3.9.
 """
@@ -27,13 +27,13 @@ from typing import NamedTuple
 from snakemake_executor_gpupool.tool_api.source import own_classes
 from snakemake_executor_gpupool.worker.distributions import describe_distributions
 
-#: gpupool's own package: what a tool takes from it, but for tools, is no part of the tool.
+#: gpupool's own package: only its built-in tools count as part of a tool's code.
 OWN_PACKAGE = "snakemake_executor_gpupool"
 _OWN_TOOLS = f"{OWN_PACKAGE}.tools"
 #: Directories of installed packages.
 _INSTALLED = ("site-packages", "dist-packages")
-#: So many modules are read and followed; of what they still lead to, whole packages count, by
-#: size and time of their files.
+#: So many modules are read and followed; beyond them whole packages count, by size and time of
+#: their files.
 MAX_MODULES = 200
 _DYNAMIC = ("import_module", "__import__")
 
@@ -50,9 +50,9 @@ class _Module(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def code_digest(tool_class: type) -> str:
-    """Return a digest of a tool's code, as it is when this is first called in the process."""
+    """Return a digest of a tool's code as it is on the first call in this process."""
     modules = list(_modules_of(tool_class))
-    # Its own package counts by content wherever it lies: it may be installed anew, unversioned.
+    # Its own package counts by content wherever it lies: a reinstall may keep the version.
     own = {module.name.partition(".")[0] for module in modules} - {OWN_PACKAGE}
     beside = tuple(dict.fromkeys(os.path.dirname(m.path) for m in modules if not m.package))
     contents: dict[str, str] = {}
@@ -64,7 +64,7 @@ def code_digest(tool_class: type) -> str:
             continue
         if len(contents) >= MAX_MODULES:
             contents[module.path] = _tree_of(module)
-            installed.add("")  # what it imports is not known: all that is installed counts
+            installed.add("")  # its imports are not known: everything installed counts
             continue
         data = _read(module.path)
         contents[module.path] = f"{module.name}:{hashlib.sha256(data).hexdigest()}"
@@ -105,7 +105,7 @@ def _imports(data: bytes, module: _Module) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             base = _base_of(node, module)
             names.append(base)
-            # What follows may be a module, too.
+            # The imported names may be modules too.
             names += [f"{base}.{alias.name}" for alias in node.names if base]
         elif isinstance(node, ast.Call) and node.args:
             function = getattr(node.func, "attr", getattr(node.func, "id", ""))
@@ -129,7 +129,7 @@ def _absolute(name: str, module: _Module) -> str:
 
 
 def _found(name: str, beside: tuple[str, ...], own: set[str]) -> tuple[list[_Module], str]:
-    """Return the local modules that a name stands for, and the installed package; empty: none."""
+    """Return the local modules that a name imports, and the installed package or empty."""
     top, *rest = name.split(".")
     is_own_tool = f"{name}.".startswith(f"{_OWN_TOOLS}.")
     if top == OWN_PACKAGE and not is_own_tool:
@@ -147,9 +147,9 @@ def _found(name: str, beside: tuple[str, ...], own: set[str]) -> tuple[list[_Mod
 
 
 def _top_modules(top: str, beside: tuple[str, ...]) -> list[_Module]:
-    """Return what an import may find: files beside the tool's, and what Python finds."""
+    """Return the modules that an import may find: beside the tool's file, and on the path."""
     candidates = [_module(top, importlib.machinery.PathFinder.find_spec(top, [p])) for p in beside]
-    # It may not be there, or its module be odd.
+    # It may not exist, or a module may have an odd ``__spec__``.
     with contextlib.suppress(ImportError, ValueError, AttributeError):
         candidates.append(_module(top, importlib.util.find_spec(top)))
     modules = [module for module in candidates if module is not None]
@@ -157,7 +157,7 @@ def _top_modules(top: str, beside: tuple[str, ...]) -> list[_Module]:
 
 
 def _path_to(module: _Module, rest: list[str]) -> list[_Module]:
-    """Return a module with what is imported on the way to one below it."""
+    """Return a module and the submodules that a dotted import passes through."""
     modules = [module]
     for part in rest:
         name = f"{modules[-1].name}.{part}"
@@ -165,7 +165,7 @@ def _path_to(module: _Module, rest: list[str]) -> list[_Module]:
         spec = importlib.machinery.PathFinder.find_spec(name, places) if places else None
         inner = _module(name, spec)
         if inner is None:
-            break  # a name in a module, and no module
+            break  # a name in a module, not a module
         modules.append(inner)
     return [each for each in modules if each.path]
 
@@ -190,7 +190,7 @@ def _is_installed(module: _Module) -> bool:
 
 
 def is_below_installed(path: str) -> bool:
-    """Tell whether a file is below a directory of installed packages."""
+    """Return whether a file is below a directory of installed packages."""
     return any(f"{os.sep}{part}{os.sep}" in path for part in _INSTALLED)
 
 
@@ -202,7 +202,7 @@ def _own_places() -> tuple[str, ...]:
 
 
 def is_of_python(path: str) -> bool:
-    """Tell whether a file is of Python's own library."""
+    """Return whether a file belongs to Python's own library."""
     return path.startswith(_own_places()) and not any(
         f"{os.sep}{p}{os.sep}" in path for p in _INSTALLED
     )

@@ -81,10 +81,10 @@ def run_cold(
         ``"cpu"``, ``"cuda:0"``, ...; None: the first of the tool's ``devices``
         that this machine has.
     content
-        What an output has before it is written.
+        Returns an output's content before it is written.
     is_script
-        Whether it is a script's job: some of its outputs may be ``touch()``, which a script is not
-        told, and its params may be misspelt, which is a warning.
+        Whether it is a script's job. A script is not told which outputs are ``touch()``, so
+        missing ones are allowed; misspelt params give a warning.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def compute(
 
 
 def run_halving(tool: Tool, items: list[Any]) -> list[Any]:
-    """Compute one result per item; a batch that memory does not hold is halved until it fits."""
+    """Compute one result per item; a batch that does not fit into memory is halved."""
     try:
         return checked_run(tool, items)
     except Exception as error:
@@ -168,7 +168,7 @@ def pick_device(tool: Tool) -> str:
 
 def _cuda_available() -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        # No need to import torch, which takes seconds, to hear the same.
+        # Importing torch takes seconds, and would give the same answer.
         return False
     try:
         torch = importlib.import_module("torch")

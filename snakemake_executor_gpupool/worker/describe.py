@@ -1,7 +1,7 @@
-"""What the coordinator hears of a tool, of a model and of items: checked before it is sent.
+"""Descriptions of tools, models and items for the coordinator, checked before they are sent.
 
-What a tool's author gets wrong is said here, as an error of the tool's own job; the coordinator
-would only see a worker that breaks the protocol.
+A mistake of the tool's author is reported here as an error of the job; the coordinator would only
+see a worker that breaks the protocol.
 
 Standard library only, Python >= 3.9.
 """
@@ -34,7 +34,7 @@ from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL
 from snakemake_executor_gpupool.worker.code_digest import code_digest
 from snakemake_executor_gpupool.worker.named_files import ITEM, MODEL, RUN_PARAM, contents_of
 
-#: How many content hashes of params are kept at hand.
+#: How many content hashes of params are cached.
 MAX_HASHES = 1000
 #: Characters of a model's label, which only messages use.
 MAX_LABEL = 500
@@ -43,7 +43,7 @@ _HASHES: dict[bytes, str] = {}
 
 
 def tool_info(tool_class: type[Tool]) -> dict[str, Any]:
-    """Return what the coordinator must know of a tool's class.
+    """Return what the coordinator needs to know about a tool's class.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def batch_budget(tool: Tool, device: str) -> int:
     Raises
     ------
     ValueError
-        It is no number, or not positive.
+        It is not a positive number.
     """
     what = f"{type(tool).__name__}.batch_tokens()"
     return tool_count(tool.batch_tokens(device), what, 1, clamp=True)
@@ -88,8 +88,8 @@ def batch_budget(tool: Tool, device: str) -> int:
 def describe_model(tool: Tool, outputs: Sequence[str] = ()) -> dict[str, Any]:
     """Return which model a tool's params choose, and which items may share a batch.
 
-    By ``model`` and ``group`` jobs share models and results, within a run and, in a store of
-    results, across runs.
+    Jobs with the same ``model`` share a model; with the same ``group`` too, they share results,
+    within a run and, through a store of results, across runs.
     """
     kind: Any = type(tool)
     model, run = tool.model_params(), tool.run_params()
@@ -107,10 +107,10 @@ def describe_model(tool: Tool, outputs: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _names_seen(tool: Tool, method: str) -> list[str]:
-    """Return names of params that a method may not read, if it may see that they are there.
+    """Return the params that a method may not read, if it reads all params at once.
 
-    One that reads all params at once is refused if there are such; jobs that have none must not
-    share with those that do, or it would matter which of them came first.
+    Such a method is refused for jobs that have such params; so these jobs must not share a model
+    with jobs that have none, or the order of jobs would matter.
     """
     declaration = Declaration(tool, method)
     others = sorted(name for name in tool.params if not declaration.allows(name))
@@ -119,7 +119,7 @@ def _names_seen(tool: Tool, method: str) -> list[str]:
 
 
 def _hashed(value: Any) -> str:
-    """Return a value's content hash; the jobs of a rule mostly have the same to be hashed."""
+    """Return a value's content hash; cached, as the jobs of a rule mostly have equal values."""
     data = pickle.dumps(value, PICKLE_PROTOCOL)
     if data not in _HASHES:
         if len(_HASHES) == MAX_HASHES:
@@ -129,7 +129,7 @@ def _hashed(value: Any) -> str:
 
 
 def item_name(tool: Tool, item: Any, position: int) -> str:
-    """Return what an item is called wherever its job runs: its place, if the tool says nothing."""
+    """Return an item's name for messages: the tool's, else its position."""
     return str(tool.name(item) or f"#{position}")
 
 
@@ -172,30 +172,30 @@ def columns_of(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def item_key(tool: Tool, item: Any) -> str | bytes:
-    """Return what makes an item a duplicate of another, the content of files that it names too.
+    """Return an item's key: items with equal keys are duplicates.
 
-    A tool with a ``key`` of its own says by it what matters of an item: only a file that the key
-    itself names counts then.
+    It covers the content of files that the item names. If the tool defines ``key`` itself, only
+    files that this key names count.
 
     Raises
     ------
     ContractError
-        The tool has no key for it: all such items would be one.
+        The tool returned None: all such items would count as duplicates.
     """
     key = tool.key(item)
     if key is None:
         raise ContractError(f"{type(tool).__name__}.key() returned None. Does it lack a return?")
     if not isinstance(key, (str, bytes)):
-        key = content_hash(key)  # the text of an array is rounded, and of a long one a part
+        key = content_hash(key)  # the text of an array is rounded, and shortened
     is_usual = type(tool).key is Tool.key
     files = contents_of(item if is_usual else key, ITEM)
     return content_hash([key, files]) if files else key
 
 
 def key_text(key: Any) -> str:
-    """Return a tool's key as text that goes through a frame unchanged, and is not too long."""
+    """Return a tool's key as text that passes through a frame unchanged, and is short enough."""
     text = key.hex() if isinstance(key, bytes) else str(key)
-    # Two surrogates side by side would become one letter in JSON, and so another item's key.
+    # JSON would join two adjacent surrogates into one character, another item's key.
     if len(text) > MAX_TEXT or not _is_encodable(text):
         return content_hash(text)
     return text

@@ -1,7 +1,7 @@
-"""A job as it is seen before its time: what cannot be known of it yet cannot be read.
+"""A job before it is ready: what is not known of it yet cannot be read.
 
-An empty value in its place would be taken for the real one. A tool that asks for it ends the chain
-that ran ahead, and its job is done when it is ready. Whoever asks in a ``try`` is noticed, too.
+An empty value would be taken for the real one. A tool that reads an unknown value ends the chain,
+and its job is served when it is ready. A read inside ``try`` is noticed too.
 
 Standard library only, Python >= 3.9.
 """
@@ -19,7 +19,7 @@ _WHOLE = ("__dict__", "__getstate__")
 
 
 class NotKnownYet(Exception):
-    """A tool asked for what a guess does not know."""
+    """A tool has read a value of a job that is not known yet."""
 
 
 class GuessedJob(Job):
@@ -33,7 +33,7 @@ class GuessedJob(Job):
     Attributes
     ----------
     asked
-        Gets what a tool asked for although it is not known; shared with all copies.
+        Names of unknown values that a tool has read; shared with all copies.
     """
 
     asked: list[str]
@@ -60,7 +60,7 @@ class GuessedJob(Job):
         return [name for name in dir(type(self)) if name != "asked"] + sorted(vars(Job()))
 
     def replace(self, **changes: Any) -> Job:
-        """Return a copy with some attributes changed, of which as much is known."""
+        """Return a copy with some attributes changed; the same values stay unknown."""
         for name in changes:
             if name in UNKNOWN:
                 _refuse(self, name)

@@ -1,4 +1,4 @@
-"""Inputs that are not there, or are no files, are said clearly and never waited for.
+"""Missing inputs, and inputs that are not files, are reported clearly and never waited for.
 
 Opening a named pipe that nobody writes to waits forever, and a file may vanish between the
 moment a job was planned and the moment it is read. Standard library only.
@@ -17,12 +17,12 @@ from snakemake_executor_gpupool.tool_api.values import Job
 
 @contextlib.contextmanager
 def explained_inputs(job: Job, *, pipes: bool = False) -> Iterator[None]:
-    """Check a job's inputs, then tell of what goes wrong with one while it is read.
+    """Check a job's inputs, then explain errors of reading them.
 
     Parameters
     ----------
     pipes
-        Whether inputs may be pipes: nobody else waits for the process that reads from them.
+        Whether inputs may be pipes: only where no other job waits for this process.
 
     Raises
     ------

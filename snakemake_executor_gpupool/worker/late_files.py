@@ -1,4 +1,4 @@
-"""Files that another machine has written may be seen here a little later.
+"""Files that another machine has written may become visible here with a delay.
 
 Standard library only, Python >= 3.9.
 """
@@ -17,17 +17,17 @@ POLL_S = 0.1
 
 
 def wait_for_files(paths: Iterable[str], wait_s: float) -> None:
-    """Wait until all of these files are there, or the time is up: whoever opens them tells then."""
+    """Wait until all of these files exist, for ``wait_s`` at most. Never raises."""
     _wait(paths, os.path.exists, wait_s)
 
 
 def wait_for_blobs(blobs: Iterable[Blob], wait_s: float) -> dict[str, InputError]:
-    """Wait until all of these blobs can be read whole, or the time is up.
+    """Wait until all of these blobs can be read whole, for ``wait_s`` at most.
 
     Returns
     -------
     dict
-        Of files that are not there, or only in part: what is to be said of each.
+        The error for each file that is missing or incomplete.
     """
     ends: dict[str, int] = {}
     for blob in blobs:
@@ -39,13 +39,13 @@ def wait_for_blobs(blobs: Iterable[Blob], wait_s: float) -> dict[str, InputError
 
 def _explain(path: str, wait_s: float) -> str:
     return (
-        f"{path}, which another process of this run has written, could not be seen whole on this "
-        f"node within {wait_s:g} s: raise --latency-wait, or look after the file system"
+        f"{path}, which another process of this run has written, was not completely visible on "
+        f"this node within {wait_s:g} s: raise --latency-wait, or check the file system"
     )
 
 
 def _size_bytes(path: str) -> int:
-    """Return a file's size; -1: it is not there. To open it has a network file system look anew."""
+    """Return a file's size; -1: it does not exist. Opening it refreshes a network file system."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -57,12 +57,12 @@ def _size_bytes(path: str) -> int:
 
 
 def _wait(paths: Iterable[str], is_there: Callable[[str], bool], wait_s: float) -> list[str]:
-    """Wait until all are there, or the time is up; return those that are not."""
+    """Wait until all exist, for ``wait_s`` at most; return those that do not."""
     deadline_s = time.monotonic() + wait_s
     missing = [path for path in paths if not is_there(path)]
     while missing and time.monotonic() < deadline_s:
         for folder in {os.path.dirname(path) or "." for path in missing}:
-            if os.path.isdir(folder):  # to list it is what makes network file systems look again
+            if os.path.isdir(folder):  # listing it makes network file systems look again
                 os.listdir(folder)
         time.sleep(POLL_S)
         missing = [path for path in missing if not is_there(path)]

@@ -1,9 +1,9 @@
-"""Makes the objects of a tool's class: those for files, and the one that holds the model.
+"""Creates the objects of a tool's class: those for files, and the one that holds the model.
 
 An object that reads or writes serves one job and sees all its params. One that holds a model
-serves many: it sees what its class declares, and what a run has left on it goes before the
-params change. Whoever runs a tool, in a worker or cold, makes its objects here, so that a
-mistake shows everywhere.
+serves many jobs: it sees the params that its class declares, and state that a run left on it is
+removed before the params change. Workers and cold jobs both create objects here, so a mistake
+shows everywhere.
 
 Standard library only, Python >= 3.9.
 """
@@ -34,7 +34,7 @@ def for_files(tool_class: type[Tool], params: Mapping[str, Any] | None) -> Tool:
     Raises
     ------
     InputError
-        The class cannot be made with params alone.
+        The class cannot be created with params alone.
     """
     return _made(tool_class, params)
 
@@ -50,7 +50,7 @@ def _made(tool_class: type[Tool], params: Mapping[str, Any] | None) -> Tool:
 
 @functools.lru_cache(maxsize=256)
 def _takes_params(tool_class: Any) -> bool:
-    """Tell whether a class is made with the params; the other way is with nothing."""
+    """Return whether a class takes the params as an argument; else it takes none."""
     signature = inspect.signature(tool_class.__init__)
     for arguments in ((None, None), (None,)):
         try:
@@ -60,21 +60,22 @@ def _takes_params(tool_class: Any) -> bool:
         return len(arguments) == 2
     name = tool_class.__name__
     raise InputError(
-        f"{name}.__init__{signature} needs more than the params, and a {name} is made with these "
+        f"{name}.__init__{signature} needs more than the params, but a {name} is created with them "
         "alone: def __init__(self, params)"
     )
 
 
 class LoadedTool:
-    """The object that holds a model, and what it may see.
+    """The object that holds a model, and the params that it may see.
 
     Parameters
     ----------
     tool_class, params
-        Of the first job that needs the model; its ``__init__`` sees what ``load`` may see.
+        The tool, and the params of the first job that needs the model; ``__init__`` may read the
+        same ones as ``load``.
     serves_many
         Whether it runs under the params of several jobs. What one run leaves in the object and
-        in the tool's code is then gone for the next params.
+        in the tool's code is then removed before the next params.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class LoadedTool:
             self._of_model = DeclaredParams(own, declaration, hidden)
         self._kept: Baseline | None = None
         self._serves_many = serves_many
-        self._mark = object()  # not the object itself: nothing is to keep a model alive
+        self._mark = object()  # not the object itself, which would keep the model alive
         self._of_run: DeclaredParams | None = None
         self._run_ident = b""
         self.tool.params = self._of_model
@@ -138,17 +139,17 @@ class LoadedTool:
 
     # -- what a run leaves behind ----------------------------------------------------
     def _keep_state(self) -> None:
-        """Take down what runs must leave as it is: else it may be made of other params."""
+        """Record the state that runs must not change, as it may depend on params."""
         if self._serves_many:
             self._kept = Baseline(type(self.tool), [self.tool])
 
 
 def _ident(params: DeclaredParams) -> bytes:
-    """Return what two calls of ``run`` have in common that see the same, names included."""
+    """Return a text that is equal for two calls of ``run`` that see the same params."""
     what = sorted(params.allowed().items()), sorted(params.given_names())
     try:
         return pickle.dumps(what, PICKLE_PROTOCOL)
-    except Exception:  # then it is another one each time
+    except Exception:  # then it differs each time
         return os.urandom(16)
 
 
@@ -158,7 +159,7 @@ def checked_run(tool: Tool, items: list[Any]) -> list[Any]:
     Raises
     ------
     ContractError
-        It is no such list, nor anything that can be taken for one.
+        It is not such a list, nor anything that can be taken for one.
     UndeclaredParam
         It has read a param that does not tell its items apart, even if it has caught the error.
     """

@@ -1,8 +1,8 @@
 """Entry of a worker process: ``python worker/main.py CHANNEL_FD PACKAGE_DIR``.
 
 It may run under the Python of a rule's own environment, where gpupool is not
-installed: the package is made importable from where it lies, and nothing else of
-the coordinator's environment is. Standard library only until the tool's own code runs.
+installed: the package is made importable from its directory, but nothing else of
+the coordinator's environment. Standard library only until the tool's own code runs.
 """
 
 import faulthandler
@@ -19,11 +19,11 @@ def main() -> None:
     """Serve the coordinator until it closes the channel."""
     refuse_old_python()
     channel_fd, package_dir = int(sys.argv[1]), sys.argv[2]
-    # Ctrl-C reaches the whole foreground group; when to end is the coordinator's to say.
+    # Ctrl-C reaches the whole foreground group; the coordinator decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     faulthandler.enable()
-    # What a tool prints goes to a log: an odd letter in it is no reason to fail.
+    # Output goes to a log: a character that cannot be encoded is no reason to fail.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     # A script's own directory must not shadow the tool's imports.
     sys.path = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
@@ -39,10 +39,10 @@ def main() -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process with the one that started it.
+    """Ask the kernel to end this process when the one that started it ends.
 
-    Both the end of the channel and the reaper do the same; but a process that is stopped sees no
-    end of a channel, and the reaper may be killed along with our parent.
+    The end of the channel and the reaper do the same; but a stopped process does not notice the
+    end of a channel, and the reaper may be killed together with our parent.
     """
     try:
         import ctypes
@@ -53,14 +53,14 @@ def die_with_parent() -> None:
 
 
 def refuse_old_python() -> None:
-    """Leave with a clear message where the package could not even be imported."""
+    """Exit with a clear message where the package could not even be imported."""
     if sys.version_info < (3, 9):  # noqa: UP036 - a rule's environment may have any
         has = "{}.{}".format(*sys.version_info)
         sys.exit(f"gpupool: a worker needs Python 3.9 or newer; {sys.prefix} has {has}")
 
 
 def make_importable(package_dir: str) -> None:
-    """Register the package from its directory, whatever this environment has installed."""
+    """Import the package from its directory, whatever this environment has installed."""
     spec = importlib.util.spec_from_file_location(
         PACKAGE,
         os.path.join(package_dir, "__init__.py"),

@@ -11,17 +11,17 @@ UNCOUNTED_CONTEXT_MIB = 600
 
 
 def settle_memory() -> None:
-    """Keep the collector off what a loaded model and its libraries are made of.
+    """Exclude a loaded model and its libraries from garbage collection.
 
-    It is hundreds of thousands of objects that stay: looking through them took most of the
-    time of a move to host memory and back.
+    They are hundreds of thousands of permanent objects: scanning them took most of the time of a
+    move to host memory and back.
     """
     gc.collect()
     gc.freeze()
 
 
 def peak_memory_mib(device: str) -> int | None:
-    """Return the most device memory that the process has held, in MiB, if that is known."""
+    """Return the peak of the process's device memory in MiB; None: it is not known."""
     cuda = torch_cuda()
     if cuda is None or not device.startswith("cuda"):
         return None

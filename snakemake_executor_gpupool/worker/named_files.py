@@ -1,6 +1,6 @@
-"""The content of files that values name: of a model's params, of a run's, and of items.
+"""The content of files that params and items name.
 
-A path says nothing of what is in the file. Who keeps results by a path alone keeps old ones.
+A path does not identify a file's content: results kept by the path alone would become stale.
 
 Standard library only, Python >= 3.9.
 """
@@ -20,15 +20,15 @@ from snakemake_executor_gpupool.worker.staging import digest
 #: Files up to this size count by all their bytes; of larger ones, weights mostly, by size, time
 #: of change and some bytes.
 WHOLE_BYTES = 64 * 1024**2
-#: How much is read at the start, in the middle and at the end of a larger one. The end of a file
-#: of torch's has checksums of all that is in it.
+#: How much is read at the start, in the middle and at the end of a larger one. The end of a torch
+#: file has checksums of its whole content.
 SAMPLE_BYTES = 64 * 1024
-#: Longer texts are no paths.
+#: Longer texts are not paths.
 LONGEST_PATH = 4096
-#: A file, or directory, that was changed less than so long ago may be changed again within what
-#: its time of change can tell.
+#: A file or directory that was changed less than so long ago may change again without a visible
+#: difference in its time of change.
 SETTLED_S = 2.0
-#: How many digests are kept.
+#: How many digests are cached.
 MAX_DIGESTS = 10_000
 #: Directories below a model's that hold no weights.
 PASSED_OVER = ("__pycache__",)
@@ -38,14 +38,15 @@ _LISTINGS: dict[tuple[Any, ...], frozenset[str]] = {}
 
 
 class Bounds(NamedTuple):
-    """How much of a directory is looked at, and what one with more in it counts as.
+    """How much of a directory is read, and what a larger one counts as.
 
     Attributes
     ----------
     files, size_bytes
         The most that a directory may hold in all.
     beyond
-        None: another one each time, so that nobody shares a result.
+        What a larger directory counts as; None: a different value each time, so that no result
+        is shared.
     """
 
     files: float
@@ -53,7 +54,7 @@ class Bounds(NamedTuple):
     beyond: str | None = ""
 
 
-#: A model's directory counts whole, whatever is in it.
+#: A model's directory counts as a whole.
 MODEL = Bounds(float("inf"), float("inf"))
 #: A word among a run's params may happen to be the name of a directory of results.
 RUN_PARAM = Bounds(1000, WHOLE_BYTES)
@@ -61,7 +62,7 @@ ITEM = Bounds(1000, WHOLE_BYTES, beyond=None)
 
 
 def contents_of(value: Any, bounds: Bounds, outputs: Iterable[str] = ()) -> list[tuple[str, str]]:
-    """Return, for each file or directory that a value names, the name and what is in there.
+    """Return the name and a digest of the content of each file or directory that a value names.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def contents_of(value: Any, bounds: Bounds, outputs: Iterable[str] = ()) -> list
     bounds
         Of directories.
     outputs
-        Of the job: a directory that they go to is no model, though it may be named after one.
+        The job's outputs: a directory that holds them is not a model, whatever its name.
 
     Returns
     -------
@@ -132,10 +133,10 @@ def _attributes(value: Any) -> Iterator[Any]:
 
 
 def _may_exist(path: str) -> bool:
-    """Tell whether a text can be the path of a file: for most that is known without asking.
+    """Return whether a text can be the path of an existing file, mostly without a system call.
 
-    A relative path starts with a name that is in the working directory. A listing of that is
-    one question, where each of many sequences or sentences would be one, over a network maybe.
+    A relative path starts with an entry of the working directory. Listing that once is cheaper
+    than a call for each of many sequences or sentences, perhaps over a network.
     """
     if "\0" in path or "\n" in path or not path.strip("./"):
         return False
@@ -144,7 +145,7 @@ def _may_exist(path: str) -> bool:
 
 
 def _is_here(name: str) -> bool:
-    """Tell whether the working directory has an entry of that name."""
+    """Return whether the working directory has an entry of that name."""
     status = os.stat(".")
     if not _is_settled(status):
         return os.path.lexists(name)
@@ -160,7 +161,7 @@ def _is_settled(status: os.stat_result) -> bool:
 
 
 def _content(path: str, bounds: Bounds) -> str:
-    """Return what stands for the content of a file or directory; empty: there is none."""
+    """Return a digest of the content of a file or directory; empty: it does not exist."""
     try:
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode):
@@ -168,7 +169,7 @@ def _content(path: str, bounds: Bounds) -> str:
         if stat.S_ISDIR(status.st_mode):
             return _content_of_directory(path, bounds)
     except (OSError, ValueError):
-        pass  # it is not there, or cannot be read: then no tool reads it either
+        pass  # missing or unreadable: then no tool reads it either
     return ""
 
 
@@ -207,7 +208,7 @@ def _is_passed_over(name: str) -> bool:
 
 
 def _content_of_file(path: str, status: os.stat_result) -> str:
-    """Return a digest of a file, taken once as long as the file stays the same."""
+    """Return a digest of a file, cached as long as the file does not change."""
     ident = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     known = _DIGESTS.get(ident)
     if known is None:

@@ -1,4 +1,4 @@
-"""A worker's words: what goes to a job's own log, and how an error is told."""
+"""A worker's output: what goes to a job's own log, and how an error is reported."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from snakemake_executor_gpupool.wire.bounds import printable, shortened, shown
 
 @contextlib.contextmanager
 def job_log(job: Job, text: str = "") -> Iterator[None]:
-    """Send what is printed meanwhile, by Python or beneath it, to the job's first log file.
+    """Redirect output meanwhile, of Python and of libraries below it, to the job's first log file.
 
-    Without a ``log:`` it goes where it went: to the worker's own log.
+    Without a ``log:`` it goes to the worker's own log, as usual.
     """
     if not job.log:
         yield
@@ -44,7 +44,7 @@ def job_log(job: Job, text: str = "") -> Iterator[None]:
 
 
 def _open_log(path: str) -> int:
-    """Open a log to append to; a pipe that nobody reads is refused, not waited for."""
+    """Open a log for appending; a pipe without a reader is refused, not waited for."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
     try:
         log = os.open(path, flags, 0o666)
@@ -60,20 +60,20 @@ def _redirect(targets: list[int]) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-            # What programs print that the tool starts comes in between, in order.
+            # Keeps the order with the output of programs that the tool starts.
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     for descriptor, target in zip((1, 2), targets):
         os.dup2(target, descriptor)
 
 
 def missing_package(error: BaseException) -> str:
-    """Say whose Python lacks a package, if that is what an error comes from."""
+    """Return which Python lacks a package, if that caused an error; else empty."""
     cause: BaseException | None = error
     seen = set()
     while cause is not None and not isinstance(cause, ModuleNotFoundError):
         seen.add(id(cause))
         cause = cause.__cause__
-        if id(cause) in seen:  # a circle
+        if id(cause) in seen:  # a cycle
             return ""
     if cause is None:
         return ""
@@ -89,7 +89,7 @@ def missing_package(error: BaseException) -> str:
 
 
 def tell_error(error: BaseException) -> dict[str, Any]:
-    """Return an error as plain values; a user's own mistake comes without a traceback."""
+    """Return an error as plain values; a user's mistake has no traceback."""
     kind = kind_of(error)
     if isinstance(error, OSError) and error.filename is not None:
         message = f"{error.strerror}: {error.filename}"
@@ -107,9 +107,9 @@ def tell_error(error: BaseException) -> dict[str, Any]:
 
 
 def kind_of(error: BaseException) -> str:
-    """Return whose mistake an error is: of the tool's ``contract``, of the ``input``, or a tool's.
+    """Return the kind of an error: ``contract`` (the tool's code), ``input`` or ``tool``.
 
-    For the first two its words are enough.
+    For the first two the message is enough, without a traceback.
     """
     if isinstance(error, (ContractError, UndeclaredParam)):
         return CONTRACT
@@ -117,7 +117,7 @@ def kind_of(error: BaseException) -> str:
 
 
 def _words(error: BaseException) -> str:
-    """Return what an error says; it is somebody else's object, and may not even say that."""
+    """Return an error's message; even ``str(error)`` may fail."""
     try:
         return str(error)
     except Exception:

@@ -2,7 +2,7 @@
 
 A tool writes into a hidden directory beside each output, under the output's own
 base name; once it has returned, every file is renamed into place. A rename
-within one directory tree is atomic, so no reader, crash or kill ever meets half
+within one directory tree is atomic, so no reader, crash or kill ever sees half
 a file under a final name. Standard library only.
 """
 
@@ -22,9 +22,9 @@ from snakemake_executor_gpupool.tool_api.values import Named
 from snakemake_executor_gpupool.worker.written import Expected, refuse_unwritten
 
 STAGING_PREFIX = ".gpupool-"
-#: A file system with less room is what made a write fail, whatever the error said.
+#: If a file system has less room than this, that made a write fail, whatever the error says.
 FULL_BYTES = 64 * 1024
-#: What to do about the errors that users meet.
+#: Advice on the errors that users meet.
 ADVICE = {
     errno.ENOSPC: "make room on its disk",
     errno.EDQUOT: "make room within your quota",
@@ -33,8 +33,8 @@ ADVICE = {
     errno.EACCES: "make its directory writable",
     errno.EPERM: "make its directory writable",
     errno.EISDIR: "remove the directory of that name",
-    errno.ENOTDIR: "a part of its path is a file and no directory; remove that",
-    errno.EEXIST: "a part of its path is a file and no directory; remove that",
+    errno.ENOTDIR: "a part of its path is a file, not a directory; remove that",
+    errno.EEXIST: "a part of its path is a file, not a directory; remove that",
     errno.ENAMETOOLONG: "give it a shorter name",
     errno.ENOENT: "have write() make the directory first: os.makedirs(job.output[0])",
 }
@@ -51,18 +51,18 @@ def staged_outputs(
     Parameters
     ----------
     content
-        What is in an output's temporary path beforehand; None: nothing.
+        Returns the content of an output's temporary path beforehand; None: nothing.
     expected
-        What is to be there afterwards; None: nobody looks.
+        What must exist afterwards; None: it is not checked.
 
     Raises
     ------
     ContractError
-        An output is not written, or more than the outputs is.
+        An output was not written, or something beside the outputs was.
     InputError
         An output cannot be written: its directory is read-only, the disk is full, or
-        something else is in its place. Nothing is left under the final names by this
-        call, nor any temporary file.
+        something else has its name. This call then leaves nothing under the final names,
+        and no temporary file.
     """
     stages = _Stages()
     try:
@@ -96,15 +96,15 @@ Content = Callable[[str], Optional[str]]
 
 
 def what_is_there(path: str) -> str | None:
-    """Give an output what lies under its name: a script that writes there would find it.
+    """Return what lies under an output's name: a script that writes there would find it.
 
-    Snakemake has removed it, unless it is there to be updated, or is a pipe to be written to.
+    Snakemake has removed it, unless it is to be updated, or is a pipe.
     """
     return path if os.path.exists(path) else None
 
 
 def files_that_are_there(path: str) -> str | None:
-    """Give an output what lies under its name, and a directory nothing of an earlier run."""
+    """Do the same, but give a directory nothing of an earlier run."""
     return None if os.path.isdir(path) else what_is_there(path)
 
 
@@ -124,14 +124,14 @@ def _owner(place: str, others: Iterable[str]) -> str | None:
 
 
 class _Stages:
-    """Where outputs are before they are in place.
+    """The places of outputs before they are renamed.
 
     Attributes
     ----------
     folders
-        The hidden directory that was made in a directory of outputs.
+        The hidden directory in each directory of outputs.
     places
-        By output.
+        The temporary path of each output.
     outermost
         The outputs that lie in no other one.
     """
@@ -192,7 +192,7 @@ def _what_failed(error: Exception, outputs: Named, stages: _Stages) -> tuple[str
     """Return the output that an error is about, and the error's number; None: about none."""
     number = (error.errno or 0) if isinstance(error, OSError) else 0
     if any(_is_full(folder) for folder in stages.folders.values()):
-        number = errno.ENOSPC  # libraries say it in many ways
+        number = errno.ENOSPC  # libraries report it in many ways
     named = _normal(getattr(error, "filename", None))
     for path in outputs:
         places = [path, stages.places.get(path, path)]

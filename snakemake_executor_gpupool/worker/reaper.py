@@ -1,4 +1,4 @@
-"""Ends what workers leave behind, and what a killed coordinator does.
+"""Ends what workers, or a killed coordinator, leave behind.
 
 A tiny process of its own session. The coordinator writes lines into its standard input::
 
@@ -7,9 +7,9 @@ A tiny process of its own session. The coordinator writes lines into its standar
     dPATH         a directory to remove at the end, its name in hexadecimal
     .             farewell
 
-When the pipe ends without a farewell, or the coordinator itself does while somebody else still
-holds the pipe, every process group still on the list is killed, stopped or blocked ones
-included, and the directories are removed. The idea is that of multiprocessing's resource
+When the pipe ends without a farewell, or the coordinator ends while another process still holds
+the pipe, every process group on the list is killed, stopped or blocked ones included, and the
+directories are removed. The idea is that of multiprocessing's resource
 tracker. Started as ``python -S -E reaper.py COORDINATOR`` with the pipe as standard input.
 
 Processes that a tool started may have left its session (a daemon does): they are found by
@@ -25,16 +25,16 @@ import time
 from typing import Optional
 
 VARIABLE = b"GPUPOOL_PROCESS="
-#: How often to look for marked processes: one that is just being forked may be overlooked once.
+#: How often to search for marked processes: one that is just being forked may be missed once.
 MAX_SWEEPS = 5
-#: How often the parent is looked at where the kernel cannot tell of its end.
+#: How often the parent is polled where the kernel cannot notify us of its end.
 PARENT_POLL_S = 0.5
-#: How long what was killed may take to be gone, and with it what it was writing.
+#: How long killed processes may take to disappear and stop writing.
 REMOVAL_S = 5.0
 
 
 class Lists:
-    """What there is to clear up."""
+    """The process groups, marks and directories to clear up."""
 
     def __init__(self) -> None:
         self.groups: dict[int, str] = {}
@@ -83,9 +83,9 @@ def own_processes() -> list[int]:
 
 
 def kill_marked(pid: int, marks: set[bytes]) -> bool:
-    """Kill a process if it has one of the marks; tell whether it has, and is alive."""
+    """Kill a process if it has one of the marks; return whether it has one and is alive."""
     try:
-        # Opened first: a number that is given to another process meanwhile is no longer this one.
+        # Opened first: its number may be given to another process meanwhile.
         handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
     except OSError:
         return False
@@ -107,13 +107,13 @@ def kill_marked(pid: int, marks: set[bytes]) -> bool:
 
 
 def is_dead(pid: int) -> bool:
-    """Tell whether a process is only waited for by its parent."""
+    """Return whether a process has ended and only waits to be reaped by its parent."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
 
 
 def remove(directory: bytes, deadline_s: float) -> None:
-    """Remove a directory, though those who write there may not be quite dead yet."""
+    """Remove a directory; repeated, as killed processes may still be writing there."""
     import shutil
 
     while os.path.isdir(directory) and not os.path.islink(directory):
@@ -124,7 +124,7 @@ def remove(directory: bytes, deadline_s: float) -> None:
 
 
 def follow(lists: Lists, parent: int) -> None:
-    """Follow orders until there are no more, or nobody who gives them."""
+    """Follow orders until the pipe ends, a farewell comes, or the coordinator ends."""
     watched: list[int] = [0]
     timeout_s: Optional[float] = PARENT_POLL_S
     with contextlib.suppress(OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""Results kept across runs, as workers read and write them: whole, their own, or not at all.
+"""Results kept across runs, as workers read and write them: complete and matching, or not at all.
 
 ::
 
@@ -7,8 +7,8 @@
     entry  = header | key | payload
     header = magic(8) key_bytes(u32) payload_bytes(u64) sha256(32)
 
-The checksum covers the two lengths, the key and the payload. What does not fit what was asked
-for is no result: it is removed, and computed again. The bytes that were checked are the bytes
+The checksum covers the two lengths, the key and the payload. An entry that does not match
+the request is removed, and the result is computed again. The bytes that were checked are the bytes
 that are unpickled later, since the reader copies them out of the entry before it looks at them.
 
 A checksum is no signature: whoever may write an entry can have it unpickled. So files and
@@ -48,35 +48,35 @@ from snakemake_executor_gpupool.wire.kept_files import (
 
 HEADER = struct.Struct("<8sIQ32s")
 _COUNTS = struct.Struct("<IQ")
-#: Larger results are waited for until the disk has them, which takes no longer than to write
-#: them. A smaller one that a crash of the machine damages is found by its checksum.
+#: Larger results are synced to disk, which takes no longer than writing them. A smaller one that
+#: a crash of the machine damages is detected by its checksum.
 SYNCED_BYTES = 1024**2
-#: What opening says where no file of one's own can be opened; anything else, such as too many
-#: open files, says nothing of the entry.
+#: Errors of opening an entry that concern the entry itself; others, such as too many open files,
+#: do not.
 _NO_FILE = (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EACCES, errno.EPERM)
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def written_key(key: Sequence[str]) -> bytes:
-    """Return a key as its entry has it; no two keys are written alike."""
+    """Return a key as its entry has it; different keys give different bytes."""
     return repr(tuple(key)).encode()
 
 
 def entry_name(key: Sequence[str]) -> str:
-    """Return what the entry of a key is called."""
+    """Return the file name of the entry of a key."""
     return hashlib.sha256(written_key(key)).hexdigest()
 
 
 class KeptResults:
-    """A worker's view of the store; nothing here raises for what lies in it.
+    """A worker's view of the store; no problem with its content raises.
 
     Parameters
     ----------
     address
-        The store, which the coordinator has made.
+        The store, which the coordinator has created.
     tell
-        Takes what the user should hear: the kind of trouble, and what it is.
+        Called with the kind of a problem and its description, for the user.
     """
 
     def __init__(self, address: StoreAddress, tell: Callable[[str, str], None]) -> None:
@@ -85,13 +85,13 @@ class KeptResults:
         self._store = -1
 
     def close(self) -> None:
-        """Let go of the store's directory."""
+        """Close the store's directory."""
         if self._store >= 0:
             os.close(self._store)
             self._store = -1
 
     def find(self, key: Sequence[str]) -> bytearray | None:
-        """Return a result's payload, checked and in memory of its own; None: there is none."""
+        """Return a copy of a result's payload, checked; None: there is none."""
         name = entry_name(key)
         try:
             with self._folder(name[:2]) as folder:
@@ -105,7 +105,7 @@ class KeptResults:
         return None
 
     def keep(self, key: Sequence[str], parts: Sequence[Any]) -> None:
-        """Write a result, given as bytes and views of bytes, unless it is there."""
+        """Write a result, given as bytes and views of bytes, unless it exists."""
         name = entry_name(key)
         try:
             with self._folder(name[:2], make=True) as folder:
@@ -138,7 +138,7 @@ class KeptResults:
         try:
             return self._checked(folder, name, key)
         except BadEntry as error:
-            # Whatever it is, by its name it was a result, and the next one goes in its place.
+            # Whatever it is, it has the name of a result, and the next one replaces it.
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=folder)
             self._tell(error.kind, f"{self._directory}/{name[:2]}/{name}: {error}")
@@ -154,7 +154,7 @@ class KeptResults:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise BadEntry("it is no regular file")
+                raise BadEntry("it is not a regular file")
             why = why_unsafe(status, self._group)
             if why:
                 raise BadEntry(why, UNSAFE)
@@ -172,7 +172,7 @@ class KeptResults:
         with contextlib.suppress(OSError):
             there = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if stat.S_ISREG(there.st_mode) and there.st_size == size_bytes:
-                return  # by another run, just now; whoever reads it looks at what is in it
+                return  # written by another run just now; readers check it
         staged = f".staged-{secrets.token_hex(8)}"
         descriptor = os.open(staged, _CREATE, 0o600, dir_fd=folder)
         try:
@@ -193,7 +193,7 @@ class KeptResults:
 
 
 def entry_head(key: bytes, parts: Sequence[Any]) -> bytes:
-    """Return what an entry has before its payload."""
+    """Return the header of an entry, with its key."""
     counts = len(key), sum(map(len, parts))
     checksum = hashlib.sha256(_COUNTS.pack(*counts) + key)
     for part in parts:
@@ -202,12 +202,12 @@ def entry_head(key: bytes, parts: Sequence[Any]) -> bytes:
 
 
 def read_entry(descriptor: int, size_bytes: int, key: bytes) -> bytearray:
-    """Return the payload of an entry of so many bytes, read once and checked.
+    """Return the payload of an entry, read once and checked.
 
     Raises
     ------
     BadEntry
-        It is not what the key asks for, or cannot be read.
+        The entry does not match the key, is damaged, or cannot be read.
     """
     try:
         return _read_entry(descriptor, size_bytes, key)
@@ -218,9 +218,9 @@ def read_entry(descriptor: int, size_bytes: int, key: bytes) -> bytearray:
 def _read_entry(descriptor: int, size_bytes: int, key: bytes) -> bytearray:
     head = os.pread(descriptor, HEADER.size + len(key), 0)
     if len(head) < HEADER.size or not head.startswith(MAGIC):
-        raise BadEntry("it is no kept result")
+        raise BadEntry("it is not a kept result")
     _, key_bytes, payload_bytes, digest = HEADER.unpack_from(head)
-    # Before the payload is read: what it says of its size may be anything.
+    # Before the payload is read: the sizes in a damaged header may be anything.
     if HEADER.size + key_bytes + payload_bytes != size_bytes:
         raise BadEntry("it is shorter or longer than it should be")
     if key_bytes != len(key) or head[HEADER.size :] != key:

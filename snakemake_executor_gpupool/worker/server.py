@@ -24,8 +24,8 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
 
 What is read of items are columns, one entry an item; ``kept`` are positions of items whose blobs
 are their results, found in the ``store`` of results kept across runs. ``failed`` are positions of
-items without a result, ``errors`` what each of them has instead.
-Before any answer there may be, for the user to hear::
+items without a result, ``errors`` the error of each of them.
+Before any answer there may be a message for the user::
 
                                                store_trouble {kind, why}
 
@@ -79,9 +79,9 @@ from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.travel import packed_item
 from snakemake_executor_gpupool.worker.written import Expected
 
-#: Items of one job are announced in frames of this many, so that a large job starts early.
+#: Items of one job are announced in frames of at most this many, so that a large job starts early.
 ITEMS_PER_FRAME = 500
-#: So are they when their names and keys take this many characters.
+#: The same bound in characters of names and keys.
 FRAME_TEXT = 200_000
 
 
@@ -107,11 +107,11 @@ class Channel:
         return self._frames.popleft()
 
     def send(self, meta: dict[str, Any], blobs: list[Blob] | None = None) -> None:
-        """Send one frame, waiting for the coordinator to take it."""
+        """Send one frame; blocks until the coordinator takes it."""
         self._leave_to_parent()
         chunks = encode(meta, blobs or ())
         if self._frames and self._frames[0].type == "publish":
-            # Publishing is quick; to tell of each by itself would take about as long.
+            # Publishing is quick; a frame for each answer would take as long.
             self._held += chunks
             return
         if self._held:
@@ -120,9 +120,9 @@ class Channel:
             self._socket.sendall(chunk)
 
     def _leave_to_parent(self) -> None:
-        """End a child that a tool has forked and that came back from the tool, as its parent did.
+        """End a forked child that has returned from the tool's code, like its parent.
 
-        Both would answer for one worker, and take each other's frames.
+        Both would answer as the same worker, and take each other's frames.
         """
         if os.getpid() != self._pid:
             os._exit(1)
@@ -172,7 +172,7 @@ class Server:
 
     @classmethod
     def start(cls, channel: Channel, frame: Frame) -> Server | None:
-        """Import the tool that the first frame names and tell what it is."""
+        """Import the tool that the first frame names, and describe it to the coordinator."""
         from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 
         started_s = time.perf_counter()
@@ -199,14 +199,14 @@ class Server:
 
     # -- results kept across runs ----------------------------------------------
     def _store(self, frame: Frame) -> KeptResults | None:
-        """Return the store that a frame names; a run has the same in all of them."""
+        """Return the store that a frame names; it is the same for a whole run."""
         address = frame.meta["store"]
         if address is not None and self._kept is None:
             self._kept = KeptResults(StoreAddress(*address), self._tell_trouble)
         return None if address is None else self._kept
 
     def _tell_trouble(self, kind: str, why: str) -> None:
-        """Have the user hear of what is wrong with kept results, once of each kind."""
+        """Report a problem with kept results to the user, once of each kind."""
         if kind not in self._told_kinds:
             self._told_kinds.add(kind)
             self._channel.send({"type": "store_trouble", "kind": kind, "why": printable(why)})
@@ -232,9 +232,9 @@ class Server:
             self._channel.send({"type": "read_failed", "job": ident, "error": tell_error(error)})
 
     def _describe_later(self, frame: Frame) -> list[dict[str, Any]]:
-        """Say of the jobs that are to follow which models they need, as far as that is known.
+        """Return which models the following jobs need, as far as that is known.
 
-        One that cannot be told ends the list: its own process says what is wrong, to its own job.
+        The list ends at an error: serving that job itself reports it.
         """
         models: list[dict[str, Any]] = []
         with contextlib.suppress(Exception):
@@ -246,7 +246,7 @@ class Server:
         return models
 
     def _later_class(self, spec: str) -> type[Tool]:
-        """Return the class of a tool that is to follow; its file is read once."""
+        """Return the class of a following job's tool; its file is read once."""
         from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 
         if spec not in self._later:
@@ -254,14 +254,14 @@ class Server:
         return self._later[spec]
 
     def _tool_for(self, tool_class: type[Tool], job: Job) -> Tool:
-        """Return an object for a job's files; the tool's code is as if there were no other job."""
+        """Return an object for a job's files, with the tool's code in its original state."""
         if tool_class not in self._imported:
             self._imported[tool_class] = Baseline(tool_class)
         work_for(object(), self._imported[tool_class])
         return for_files(tool_class, job.params)
 
     def _remark(self, ident: int, job: Job) -> None:
-        """Warn of what seems to be misspelt in a rule or a class; the same is said once."""
+        """Warn of misspelt names in a rule or a class, once for each."""
         rule = f"rule {job.rule}" if job.rule else "a call"
         kind: Any = self._tool_class
         texts = [f"{rule}: {text}" for text in likely_misspelt(kind, job.params)]
@@ -285,7 +285,7 @@ class Server:
                 parts = packed_item(tool, item, position)
                 items.append(describe_item(tool, item, position))
                 key = items[-1]["key"]
-                # One that the job has twice is not read twice.
+                # A duplicate within the job is not read again.
                 result = None if key in seen else self._find(tool, head, key, frame)
                 seen.add(key)
                 if result is not None:
@@ -331,12 +331,12 @@ class Server:
             tool.write(job.replace(output=staged, params=tool.params, item_names=names), results)
 
     def _publish(self, frame: Frame) -> None:
-        """Put outputs in place that a chain has staged, if they are this job's."""
+        """Move outputs that a chain has staged into place, if they are this job's."""
         from snakemake_executor_gpupool.worker.staging import publish
 
         started_s = time.perf_counter()
         is_done = False
-        with contextlib.suppress(Exception):  # the ordinary way tells what is wrong
+        with contextlib.suppress(Exception):  # serving the job by itself reports the error
             os.chdir(frame.meta["cwd"])
             job = load_payload(frame.blobs[0])
             outputs, touched = frame.meta["outputs"], frame.meta["touched"]
@@ -357,7 +357,7 @@ class Server:
             idents = {frame.meta["model"], describe_model(reader)["model"]}
             self._model = LoadedTool(self._tool_class, params)
             self._model.load(device)
-            # Code or weights that have changed since the jobs were read are kept for nobody.
+            # If code or weights have changed since the jobs were read, results are not kept.
             self._may_keep = idents == {describe_model(reader)["model"]}
             budget = batch_budget(self._model.show(params), device)
             answer = {"type": "loaded", "batch_tokens": budget}
@@ -411,5 +411,5 @@ def versions() -> dict[str, str]:
 
 
 def latency_of(frame: Frame) -> float:
-    """Return how long files that a frame needs may take to be seen here; 0 on one machine."""
+    """Return how many seconds a frame's files may take to appear here; 0 on one machine."""
     return float(frame.meta.get("latency_wait_s", 0.0))

@@ -4,12 +4,12 @@
 
     <root>/<root's name>-<process>-<n>/<path as the job has it>       a view
 
-A *view* stands in for the working directory: relative paths of inputs and outputs mean the same in
-it, so that a tool that makes something of a path's text makes the same of it. What a chain has
-written is in the view, everything else is a link to what it is in the working directory. Views lie
-in the run's own directory, so that nobody who lists a directory of the workflow meets them, and
-what nobody asks for goes with it. Every name below the root has the root's own in it: who tells
-where it read an item from is known by that.
+A *view* replaces the working directory: relative paths of inputs and outputs are the same in it,
+so a tool that uses a path's text gives the same results. Outputs of the chain lie in the view;
+everything else is a link into the working directory. Views lie in the run's own directory, so that
+they do not appear in directories of the workflow, and unclaimed outputs are removed with the run.
+Every name below the root contains the root's unique name, by which items that mention the path
+they were read from are recognised.
 
 Standard library only, Python >= 3.9.
 """
@@ -29,7 +29,7 @@ from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.outputs import move_into_place, outermost
 
 CHUNK_BYTES = 1024**2
-#: What a view shows of a working directory that has more in it than this: declared files alone.
+#: Of a working directory with more entries, a view shows only declared files.
 MAX_SHOWN = 1000
 
 
@@ -38,7 +38,7 @@ class NotStageable(Exception):
 
 
 def is_inside(path: str) -> bool:
-    """Tell whether a path names something below the working directory, wherever that is."""
+    """Return whether a path is relative and stays below the working directory."""
     first = os.path.normpath(path).partition(os.sep)[0]
     return not os.path.isabs(path) and first not in (os.pardir, os.curdir)
 
@@ -49,7 +49,7 @@ class View:
     Parameters
     ----------
     path
-        Where it is; made here.
+        The view's own path; created here.
     cwd
         The working directory.
     """
@@ -64,13 +64,13 @@ class View:
             os.symlink(os.path.join(cwd, name), os.path.join(path, name))
 
     def has(self, path: str) -> bool:
-        """Tell whether an output is there that a chain has written."""
+        """Return whether the chain has written an output."""
         parent = os.path.dirname(os.path.normpath(path))
         place = os.path.join(self.path, path)
         return parent in self._made and os.path.lexists(place) and not os.path.islink(place)
 
     def make_way(self, paths: Iterable[str]) -> None:
-        """Make the directories of outputs and logs, as Snakemake does when their job is ready."""
+        """Create the directories of outputs and logs, as Snakemake does for a ready job."""
         for path in paths:
             if not is_inside(path):
                 raise NotStageable(path)
@@ -80,7 +80,7 @@ class View:
                 os.unlink(place)  # an earlier run's
 
     def show(self, path: str) -> None:
-        """Have a file be there that no chain has written."""
+        """Make a file of the working directory visible in the view."""
         if os.path.isabs(path):
             return
         if not is_inside(path):
@@ -96,8 +96,8 @@ class View:
         os.symlink(target, place)
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Remove what a chain has written."""
-        # Anywhere else a path may lead into the working directory.
+        """Remove outputs and logs that the chain has written."""
+        # A path with links may lead into the working directory.
         remove(os.path.join(self.path, path) for path in paths if self.has(path))
 
     def _make(self, folder: str) -> None:
@@ -128,7 +128,7 @@ class Staging:
         self._own = os.urandom(6).hex()
 
     def view(self, cwd: str, outputs: Iterable[str]) -> View:
-        """Return a view of a working directory in which none of some outputs is."""
+        """Return a view of a working directory that contains none of the outputs."""
         views = self._views.setdefault(cwd, [])
         outputs = list(outputs)
         for view in views:
@@ -140,13 +140,13 @@ class Staging:
         return views[-1]
 
     def inner(self, view: View, paths: Iterable[str]) -> list[str]:
-        """Return the paths of a view as they are below the root."""
+        """Return paths of a view relative to the root."""
         return [f"{os.path.basename(view.path)}/{os.path.normpath(path)}" for path in paths]
 
 
 @contextlib.contextmanager
 def inside(path: str) -> Iterator[None]:
-    """Make a directory the current one for a while."""
+    """Change into a directory, and back afterwards."""
     before = os.getcwd()
     os.chdir(path)
     try:
@@ -156,7 +156,7 @@ def inside(path: str) -> Iterator[None]:
 
 
 def names(path: str, words: Iterable[bytes]) -> bool:
-    """Tell whether a file, or one in a directory, has some bytes in it."""
+    """Return whether a file, or any file of a directory, contains one of the words."""
     if os.path.isdir(path):
         return any(names(os.path.join(path, name), words) for name in os.listdir(path))
     if not os.path.isfile(path):
@@ -167,7 +167,7 @@ def names(path: str, words: Iterable[bytes]) -> bool:
 
 
 def size_bytes(path: str) -> int:
-    """Return what a file, or all files of a directory, take."""
+    """Return the size of a file, or of all files of a directory, in bytes."""
     status = os.lstat(path)
     if stat.S_ISDIR(status.st_mode):
         return sum(size_bytes(entry.path) for entry in os.scandir(path))
@@ -175,7 +175,7 @@ def size_bytes(path: str) -> int:
 
 
 def digest(path: str) -> str:
-    """Return size and BLAKE2b digest of a file's bytes; of a directory, of all that is in it."""
+    """Return size and BLAKE2b digest of a file, or of everything in a directory."""
     total = hashlib.blake2b(digest_size=32)
     try:
         file = open(path, "rb", buffering=0)  # noqa: SIM115
@@ -185,7 +185,7 @@ def digest(path: str) -> str:
         return f"dir:{total.hexdigest()}"
     size = 0
     with file:
-        # No larger than needed: a fresh megabyte takes longer to get than a small file to read.
+        # No larger than needed: allocating a megabyte takes longer than reading a small file.
         chunk_bytes = min(os.fstat(file.fileno()).st_size + 1, CHUNK_BYTES)
         while chunk := file.read(chunk_bytes):
             total.update(chunk)
@@ -200,22 +200,22 @@ def publish(
     logs: list[str],
     touched: Iterable[int] = (),
 ) -> bool:
-    """Rename what was staged for a job into place, if its inputs are what it was made from.
+    """Rename a job's staged outputs into place, if its inputs still have the same digests.
 
     Parameters
     ----------
     digests
-        Of the inputs, in their order.
+        Digests of the inputs, in their order.
     outputs, logs
-        Where the job's own were staged, in their order.
+        Staged paths of the job's outputs and logs, in their order.
     touched
-        Which outputs Snakemake makes itself, if nobody else has.
+        Outputs that Snakemake creates itself if the tool has not.
 
     Returns
     -------
     bool
-        Whether all outputs are there. If not, the job is to be done the ordinary way, which
-        replaces whatever was renamed already.
+        Whether all outputs are in place. If not, the job must be served by itself, which replaces
+        whatever was renamed.
     """
     with explained_inputs(job):
         if [digest(path) for path in job.input] != digests:
@@ -233,7 +233,7 @@ def publish(
 
 
 def is_complete(outputs: list[str], touched: Iterable[int]) -> bool:
-    """Tell whether a tool has written all that it is to write."""
+    """Return whether a tool has written all outputs that it must write."""
     made_by_others = set(touched)
     return all(
         number in made_by_others or os.path.lexists(path) for number, path in enumerate(outputs)

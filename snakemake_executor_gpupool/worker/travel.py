@@ -1,4 +1,4 @@
-"""Items and results that go to another process: packed, or refused with what keeps them here.
+"""Items and results for another process: packed, or refused with the part that cannot be sent.
 
 Standard library only, Python >= 3.9.
 """
@@ -20,7 +20,7 @@ from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 from snakemake_executor_gpupool.wire.payload import load_payload, load_payloads, pack, place_of
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 
-#: How much of a value is looked through for what keeps it from travelling.
+#: How many parts of a value are examined for one that cannot be sent.
 MAX_PARTS = 2000
 
 
@@ -34,7 +34,7 @@ def packed_item(tool: Tool, item: Any, position: int) -> list[Any]:
     Raises
     ------
     CannotTravel
-        The process that holds the model cannot be sent it.
+        A part of it cannot be sent to the process that holds the model.
     """
     try:
         return pack(item)
@@ -49,9 +49,9 @@ def packed_result(tool: Tool, result: Any) -> list[Any]:
     Raises
     ------
     CannotTravel
-        The process that writes files cannot be sent it, for a reason in what it is.
+        A part of it cannot be sent to the process that writes files.
     Exception
-        It cannot be, for a reason of its own.
+        It cannot be pickled, for another reason.
     """
     try:
         return pack(result)
@@ -70,12 +70,12 @@ def _refusal(what: str, where: str, value: Any, error: Exception) -> Exception:
 
 
 def unpacked_items(tool: Tool, payloads: Iterable[Blob]) -> list[Any]:
-    """Return items, and for one that cannot be read back the error to tell.
+    """Return items; one that cannot be unpickled is an :class:`Unreadable`.
 
     Returns
     -------
     list
-        Where an item cannot be read: an :class:`Unreadable`.
+        In the order of the payloads.
     """
     payloads = list(payloads)
     try:
@@ -85,7 +85,7 @@ def unpacked_items(tool: Tool, payloads: Iterable[Blob]) -> list[Any]:
 
 
 class Unreadable:
-    """Stands for an item that cannot be read back."""
+    """Stands for an item that cannot be unpickled."""
 
     def __init__(self, error: dict[str, Any]) -> None:
         self.error = error
@@ -107,7 +107,7 @@ def _unpacked(tool: Tool, payload: Blob) -> Any:
 
 # -- what is it that keeps a value here -----------------------------------------------
 def culprit(value: Any) -> tuple[str, str] | None:
-    """Return what of a value no other process can get, and what to do; None: not known."""
+    """Return the part of a value that cannot be sent, and what to do; None: not known."""
     waiting: list[Any] = [value]
     seen: set[int] = set()
     while waiting and len(seen) < MAX_PARTS:
@@ -134,7 +134,7 @@ def _part(part: Any) -> tuple[str, str] | None:
     if isinstance(part, (types.GeneratorType, types.AsyncGeneratorType)) or (
         isinstance(part, Iterator) and not _is_picklable(part)
     ):
-        return f"a {kind.__name__}, whose values are not there yet", "Make a list of it"
+        return f"a {kind.__name__}, whose values are not computed yet", "Make a list of it"
     if isinstance(part, (types.FunctionType, types.LambdaType)) and not _is_found(part):
         return f"the function {part.__qualname__}", (
             "Define it at the top of a file, or take what it returns"
@@ -153,7 +153,7 @@ def _part(part: Any) -> tuple[str, str] | None:
 
 
 def _is_found(named: Any) -> bool:
-    """Tell whether another process finds a class or function by its name."""
+    """Return whether another process finds a class or function by its name."""
     value: Any = sys.modules.get(getattr(named, "__module__", None) or "")
     if value is None:
         return False

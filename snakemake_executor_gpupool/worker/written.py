@@ -1,4 +1,4 @@
-"""Whether ``write`` has written a job's outputs: seen at once, not after a wait for a file system.
+"""Whether ``write`` has written a job's outputs: checked at once, without a latency wait.
 
 Standard library only, Python >= 3.9.
 """
@@ -14,18 +14,18 @@ from snakemake_executor_gpupool.errors import ContractError
 
 
 class Expected(NamedTuple):
-    """What is known of a job's outputs, each by its number.
+    """What is known of a job's outputs, each by its index.
 
     Attributes
     ----------
     tool
         The name of the class that writes them.
     touched
-        Those that Snakemake makes itself, if nobody else has.
+        Those that Snakemake creates itself if the tool has not.
     directories
-        Those declared as directories; None: that is not known.
+        Those declared as directories; None: not known.
     is_certain
-        Whether all others have to be written by the tool.
+        Whether the tool must write all others.
     """
 
     tool: str
@@ -41,7 +41,7 @@ def refuse_unwritten(
     outputs: Iterable[str],
     there_before: Iterable[str],
 ) -> None:
-    """Look at what ``write`` has left.
+    """Check what ``write`` has left.
 
     Parameters
     ----------
@@ -50,12 +50,12 @@ def refuse_unwritten(
     folders
         The temporary directory of each directory of outputs.
     there_before
-        Outputs whose final paths were taken before.
+        Outputs whose final paths existed before.
 
     Raises
     ------
     ContractError
-        An output is missing or of the wrong kind, or there is more than the outputs.
+        An output is missing or of the wrong kind, or there are further files.
     """
     outputs = list(outputs)
     missing = [
@@ -75,8 +75,8 @@ def refuse_unwritten(
         problems.append(f"did not write {_all(missing)}")
     if direct:
         problems.append(
-            f"wrote to {_all(direct)} by its own name: job.output has temporary paths, which get "
-            "their names once all is written"
+            f"wrote to {_all(direct)} directly: job.output has temporary paths, which are "
+            "renamed once everything is written"
         )
     if beside:
         problems.append(f"left {_all(beside)} beside its outputs, which would be lost")
@@ -92,7 +92,7 @@ def _also(missing: list[str], beside: list[str]) -> str:
     if not beside:
         return ""
     if any(name.startswith(path) for name in beside for path in missing):
-        return "; what it calls has put a suffix of its own to the name: declare the output with it"
+        return "; the library has added a suffix to the name: declare the output with it"
     return "; declare others as outputs of the rule"
 
 
@@ -103,7 +103,7 @@ def _all(paths: Iterable[str]) -> str:
 
 
 def _beside(places: Mapping[str, str], folders: Mapping[str, str]) -> list[str]:
-    """Return names beside outputs that are no outputs; hidden files and locks are no results."""
+    """Return files beside the outputs; hidden files and empty locks do not count."""
     known = {os.path.abspath(place) for place in places.values()}
     names = []
     for parent, folder in folders.items():

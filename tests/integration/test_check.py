@@ -262,7 +262,7 @@ def test_what_is_asked_by_key_or_number_is_told_too(check: Check) -> None:
             "--wildcard sample is given 3 times, and the",
         ),
         (("--snakefile", "Snakefile"), "--snakefile is for a job of a workflow: name its rule"),
-        (("--param", "x=[a, b"), "--param x: '[a, b' is no list or mapping"),
+        (("--param", "x=[a, b"), "--param x: '[a, b' is not a list or mapping"),
         (("--vary", "big"), "--vary takes K=V"),
     ],
 )

@@ -53,9 +53,9 @@ WRITE = {
     "write_nothing": "Slips.write() did not write {out}, {more}. It has to write the paths in "
     "job.output",
     "write_suffix": "did not write {out}, {more}, and left {out}.npy beside its outputs, "
-    "which would be lost. It has to write the paths in job.output, and these alone; what it "
-    "calls has put a suffix",
-    "write_direct": "did not write {out}, {more}, and wrote to {out} by its own name: job.output "
+    "which would be lost. It has to write the paths in job.output, and these alone; the "
+    "library has added a suffix",
+    "write_direct": "did not write {out}, {more}, and wrote to {out} directly: job.output "
     "has temporary paths",
     "write_one": "Slips.write() did not write {more}.",
     "write_more": "left {out}.json beside its outputs, which would be lost",
