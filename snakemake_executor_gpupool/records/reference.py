@@ -83,8 +83,8 @@ EVENTS = {
     "worker was at it).",
     "stage_done": "A dispatch through a chain has finished one of its models: `job` (whose "
     "items these were), `job_id` (of the chain's first job), `batch`, `stage` (from 0), `worker`.",
-    "dispatch_saved": "All results of a job existed, computed in the dispatch of the job before it: "
-    "`job`, `job_id`, `batch` (which made its outputs).",
+    "dispatch_saved": "All results of a job existed already, computed with those of the job before "
+    "it: `job`, `job_id`, `batch` (which wrote its outputs).",
     "store_trouble": "Something is wrong with results kept across runs: `worker`, `kind` "
     "(`damaged`: removed and computed again; `unsafe`: others could have written it; `unreadable`; "
     "`unwritten`: a result could not be kept), `why`.",

@@ -1,4 +1,4 @@
-"""What the author of a tool sees: values, the base class, how a tool is named.
+"""The interface for authors of tools: values, the base class, names of tools.
 
 Standard library only, Python >= 3.9.
 """

@@ -1,4 +1,4 @@
-"""What to add to an error's words: the mistake that it comes from, and what to do about it.
+"""Advice added to an error's message: the likely mistake, and what to do about it.
 
 Standard library only, Python >= 3.9.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.tool_api.nearest import did_you_mean
 
-#: Methods of the object that reads, and of that which writes.
+#: Methods of the object that reads, and of the one that writes.
 OF_FILES = ("read", "item", "key", "name", "cost", "tokens", "write")
 SNAKEMAKE = (
     "`snakemake` is None while a rule is served: read(job) and write(job, results) have its input, "
@@ -26,10 +26,10 @@ ENDED = (
 
 
 def advice_on(error: BaseException) -> str:
-    """Return a sentence on an error that has a known mistake behind it; empty: none is known."""
+    """Return a sentence on the mistake behind an error; empty: none is known."""
     try:
         return _advice_on(error)
-    except Exception:  # it is somebody else's object
+    except Exception:  # ``str`` of a foreign object may fail
         return ""
 
 
@@ -68,7 +68,7 @@ def _last_line(error: BaseException) -> tuple[Any, str]:
 
 
 def _on_attribute(error: AttributeError) -> str:
-    """Say why an attribute of a tool is not there."""
+    """Return why an attribute of a tool does not exist."""
     from snakemake_executor_gpupool.tool_api.tool import Tool
 
     tool, name = getattr(error, "obj", None), getattr(error, "name", None)
@@ -86,7 +86,7 @@ def _on_attribute(error: AttributeError) -> str:
 
 
 def _method(error: BaseException, tool: Any) -> str:
-    """Return which of a tool's methods an error has come out of."""
+    """Return the method of a tool that raised an error; empty: none of them."""
     trace, name = error.__traceback__, ""
     while trace is not None:
         if trace.tb_frame.f_locals.get("self") is tool and not name:

@@ -1,4 +1,4 @@
-"""A tool's class, looked at before anything is called: what cannot be meant is said.
+"""Checks of a tool's class before anything is called.
 
 Standard library only, Python >= 3.9.
 """
@@ -37,14 +37,14 @@ NAMES = ("devices", "reload_on", "write_params")
 #: Attributes that are true or false; any text would be true.
 FLAGS = ("deterministic", "persistent", "pads")
 DEVICES = ("cuda", "cpu")
-#: How alike a name has to be to one of ours: a class has names of its own, too.
+#: How similar a name must be to one of ours: classes have names of their own too.
 CLOSE = 0.85
 
 
 @functools.lru_cache(maxsize=256)
 def why_unusable(tool_class: type) -> str | None:
-    """Say what is wrong with a class, in a sentence; None: nothing that shows."""
-    # The first one: others may only follow from it.
+    """Return what is wrong with a class, in a sentence; None: nothing was found."""
+    # Only the first problem: others may follow from it.
     for problem in itertools.chain(_attributes(tool_class), _methods(tool_class)):
         return f"{tool_class.__name__}: {problem}"
     return None
@@ -65,7 +65,7 @@ def refuse_missing(tool_class: type, names: tuple[str, ...] = ("read", "run", "w
 
 @functools.lru_cache(maxsize=256)
 def missing_method(tool_class: type, names: tuple[str, ...] = ("read", "run", "write")) -> str:
-    """Say which method that a tool needs its class lacks; empty: none."""
+    """Return a sentence on the required method that a class lacks; empty: it lacks none."""
     for name in names:
         if getattr(tool_class, name) is getattr(Tool, name):
             (arguments, own) = METHODS[name], _own_names(tool_class)
@@ -78,9 +78,9 @@ def missing_method(tool_class: type, names: tuple[str, ...] = ("read", "run", "w
 
 @functools.lru_cache(maxsize=256)
 def remarks_on(tool_class: type) -> tuple[str, ...]:
-    """Return what is worth a warning: attributes that seem to be a tool's own, misspelt.
+    """Return warnings of attributes that resemble those of :class:`Tool`, misspelt.
 
-    What the class itself uses is its own.
+    Attributes that the class itself uses are its own.
     """
     ours = {name for name in dir(Tool) if not name.startswith("_")} | {"to"}
     own = _own_names(tool_class)

@@ -10,7 +10,7 @@ import pickle
 import sys
 from typing import Any
 
-#: Kinds that are told by their text alone.
+#: Kinds that are identified by their text alone.
 _ATOMS = (bool, int, float, complex, str, bytes, bytearray, memoryview)
 _NO_ATTRIBUTES: dict[str, Any] = {}
 
@@ -22,7 +22,7 @@ def content_hash(value: Any) -> str:
     types or shapes never collide by concatenation: every part is written with
     its type and length. Arrays count by dtype, shape and bytes, those of objects by their entries;
     a mapping counts with its order, which a tool may see; attributes of derived classes count, too.
-    What is none of the known kinds counts by its pickle.
+    A value of any other kind counts by its pickle.
     """
     digest = hashlib.sha256()
     _feed(digest.update, value)
@@ -63,20 +63,20 @@ def _bytes_of(value: Any) -> bytes:
 
 
 def _attributes(value: Any) -> list[Any]:
-    """Return what a value of a derived class has beside what its base has."""
+    """Return the attributes that a derived class adds to its base."""
     attributes = getattr(value, "__dict__", _NO_ATTRIBUTES)
     return [dict(attributes)] if attributes else []
 
 
 def _is_of(package: str, name: str, value: Any) -> bool:
-    """Tell whether a value is of a class of a package, which it has imported then."""
+    """Return whether a value is of a class of a package, without importing that."""
     kind = getattr(sys.modules.get(package), name, None)
     return isinstance(kind, type) and isinstance(value, kind)
 
 
 def _describe_array(value: Any) -> tuple[str, bytes, list[Any]]:
     if type(value).__module__ != "numpy":
-        # Masks, units and the like: bytes alone are not all there is to them.
+        # Masked arrays, units and the like have more than bytes.
         return _pickled(value)
     head = [str(value.dtype), tuple(value.shape)]
     if value.dtype.hasobject:  # its bytes are addresses
@@ -103,7 +103,7 @@ def _describe_container(value: Any) -> tuple[str, bytes, list[Any]]:
     if isinstance(value, (set, frozenset)):
         return name, b"", [*sorted(content_hash(item) for item in value), *_attributes(value)]
     if isinstance(value, (list, tuple)):
-        # Their number says where the entries end.
+        # Their number marks where the entries end.
         return f"{name} {len(value)}", b"", [*value, *_attributes(value)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]

@@ -1,6 +1,6 @@
 """What ``read`` and ``run`` of a tool may return: accepted, or refused in one sentence.
 
-Whoever calls them, a worker, a cold job or ``gpupool check``, does so by these functions.
+Workers, cold jobs and ``gpupool check`` all call a tool through these functions.
 
 Standard library only, Python >= 3.9.
 """
@@ -19,16 +19,16 @@ from snakemake_executor_gpupool.errors import ContractError
 
 
 class NoList(NamedTuple):
-    """What a value is that cannot be taken one by one in order.
+    """Describes a value that is not an ordered collection.
 
     Attributes
     ----------
     what
-        Its kind, and what would count.
+        Its kind, and what would be taken as its entries.
     instead
-        What to give in its place, as code; or empty.
+        What to write instead, as code; or empty.
     advice
-        What else to do about it, as a sentence; or empty.
+        Other advice, as a sentence; or empty.
     """
 
     what: str
@@ -36,7 +36,7 @@ class NoList(NamedTuple):
     advice: str = ""
 
     def sentence(self, verb: str) -> str:
-        """Return what to do, with a space before it."""
+        """Return the advice, with a space before it; empty if there is none."""
         return f" {verb} {self.instead}" if self.instead else f" {self.advice}".rstrip()
 
 
@@ -46,7 +46,7 @@ def items_of(tool: Any, job: Any) -> Iterator[Any]:
     Raises
     ------
     ContractError
-        ``read`` returned what are no items in an order, or the class lacks ``read`` or ``write``.
+        ``read`` did not return an ordered collection, or the class lacks ``read`` or ``write``.
     """
     items = tool.read(job)
     problem = why_no_list(items)
@@ -59,17 +59,17 @@ def items_of(tool: Any, job: Any) -> Iterator[Any]:
 
 
 def all_items(tool: Any, job: Any) -> list[Any]:
-    """Return a job's items, which nothing that ``read`` does later changes."""
+    """Return a job's items; a generator that reuses objects does not change them later."""
     items = items_of(tool, job)
     return list(copied(items) if isinstance(items, types.GeneratorType) else items)
 
 
 def copied(values: Iterable[Any]) -> Iterator[Any]:
-    """Yield values that stay what they are, whatever a generator does with its own next."""
+    """Yield copies of values, as a generator may reuse its objects."""
     for value in values:
         try:
             yield copy.deepcopy(value)
-        except Exception:  # it cannot be copied: whoever sends it says so
+        except Exception:  # it cannot be copied: sending it reports that
             yield value
 
 
@@ -82,7 +82,7 @@ def results_of(tool: Any, returned: Any, expected: int) -> list[Any]:
     Raises
     ------
     ContractError
-        It is anything else, or has not one result per item.
+        It is anything else, or does not have one result per item.
     """
     results: list[Any] = returned
     if not isinstance(returned, list):
@@ -121,7 +121,7 @@ def _as_list(tool: Any, returned: Any, expected: int) -> list[Any]:
 def _rows(array: Any) -> list[Any]:
     """Return the rows of an array or a tensor."""
     if type(array).__module__.partition(".")[0] == "torch":
-        # A view would take the whole tensor along when it is pickled.
+        # Pickling a view would include the whole tensor.
         return [row.detach().clone() for row in array]
     return list(array)
 
@@ -134,7 +134,7 @@ def _no_results(tool: Any, expected: int, what: str, instead: str) -> ContractEr
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:
-    """Return the shape of an array or a tensor; None if it is none."""
+    """Return the shape of an array or a tensor; None: it is neither."""
     kind = type(value)
     if not (hasattr(kind, "shape") and hasattr(kind, "dtype")):
         return None
@@ -142,7 +142,7 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
 
 
 def why_no_list(value: Any) -> NoList | None:
-    """Say what a value is that cannot be taken one by one in order; None: it can be."""
+    """Return what a value is instead of an ordered collection; None: it is one."""
     if isinstance(value, (list, tuple)):
         return None
     named = _why_no_list_of_these(value)
@@ -158,7 +158,7 @@ def why_no_list(value: Any) -> NoList | None:
 
 
 def _why_no_list_of_these(value: Any) -> NoList | None:
-    """Do so for kinds that Python itself would iterate over, or that are a slip of the pen."""
+    """Do so for kinds that Python would iterate over, and for common slips."""
     if value is None:
         return NoList("None", advice="Does it lack a return or a yield?")
     if isinstance(value, str):
@@ -177,7 +177,7 @@ def _why_no_list_of_these(value: Any) -> NoList | None:
             "list(table.itertuples(index=False, name=None))",
         )
     if isinstance(value, io.IOBase) or hasattr(type(value), "readline"):
-        value.close()  # it was given away, and nobody is going to read it
+        value.close()  # nobody is going to read it
         return NoList("an open file", "what is in it: file.read().splitlines()")
     return _why_not_called(value)
 
@@ -195,7 +195,7 @@ def _why_not_called(value: Any) -> NoList | None:
 
 
 def _why_ambiguous(value: Any, expected: int) -> NoList | None:
-    """Do so for a tuple that seems to be several values, not one result per item."""
+    """Do so for a tuple that seems to hold several values, not one result per item."""
     if not isinstance(value, tuple):
         return None
     fields = getattr(value, "_fields", None)

@@ -1,8 +1,8 @@
-"""Params that only those methods can read which have declared them.
+"""Params that a method can read only if the tool's class declares them.
 
-One loaded model serves many jobs, and one result may go to several of them. Which jobs share
-is decided by the params that the tool's class names. So the object that holds the model must
-not see any others: a value it read there would be that of whichever job came first.
+One loaded model serves many jobs, and one result may serve several of them. The params that the
+tool's class declares decide which jobs share. So the object that holds the model must not see any
+others: it would see the value of whichever job came first.
 
 Standard library only, Python >= 3.9.
 """
@@ -15,13 +15,13 @@ from typing import Any, NoReturn
 from snakemake_executor_gpupool.errors import UndeclaredParam
 from snakemake_executor_gpupool.tool_api.values import Params
 
-#: What a method of the object that holds the model is told of instead.
+#: Advice to a method of the object that holds the model.
 _ELSEWHERE = "read it in read() or write(), which see every param of their job"
 _MISSING: Any = object()
 
 
 class Declaration:
-    """Which params one method of a tool may read, and what to say of the others.
+    """Which params one method of a tool may read, and the refusal of the others.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Declaration:
         self.defaults = tuple(tool.defaults)
 
     def allows(self, name: object) -> bool:
-        """Tell whether the method may read a param of that name, be it there or not."""
+        """Return whether the method may read a param of that name, even if the job lacks it."""
         if name in self.reload_on:
             return True
         if self.method != "run" or name in self.write_params:
@@ -47,7 +47,7 @@ class Declaration:
         return not self.defaults or name in self.defaults
 
     def refusal(self, name: str, default: Any = _MISSING) -> str:
-        """Say what was read, what follows from that, and what to add to the class."""
+        """Return a message: what was read, the consequence, and what to add to the class."""
         head = f"{self.method}() of {self.tool_name} reads the param {name!r}, which "
         if self.method != "run":
             return head + self._not_of_the_model(name)
@@ -80,7 +80,7 @@ class Declaration:
         return f", and name it: {_defaults_text(name, default)}"
 
     def refusal_of_all(self, hidden: tuple[str, ...]) -> str:
-        """Say that a method has read all params at once, though it may not see all."""
+        """Return a message: the method has read all params at once, but may not see all."""
         own = "self.model_params()" if self.method != "run" else "self.run_params()"
         return (
             f"{self.method}() of {self.tool_name} reads all params at once, and of these it may "
@@ -99,11 +99,11 @@ def _defaults_text(name: str, default: Any) -> str:
 
 
 class DeclaredParams(Params):
-    """A job's params as one method may read them: what it may not is not in here.
+    """A job's params as one method may read them; the others are not in here.
 
-    Only names are kept of the others, to say what was read. It does not matter whether the job
-    has such a param: that it has none is known of that job alone, too. What reads all params
-    at once is refused if there are others. An error that the tool swallows is not lost: see
+    Only the names of the others are kept, for the message. Reading such a name is refused even if
+    the job has no such param: its absence, too, is known of that job alone. Reading all params at
+    once is refused if there are others. An error that the tool swallows is raised later: see
     :meth:`raise_if_misread`.
 
     Parameters
@@ -136,24 +136,24 @@ class DeclaredParams(Params):
 
     # -- for gpupool -----------------------------------------------------------
     def seen_by(self, declaration: Declaration) -> DeclaredParams:
-        """Return the same params for a method that may read no more than this one."""
+        """Return the same params for another method, which may read no more than this one."""
         return DeclaredParams(dict(_items(self)), declaration, self.__dict__["_hidden"])
 
     def over(self, defaults: Mapping[str, Any]) -> DeclaredParams:
-        """Return these params over default values."""
+        """Return these params, with default values for missing ones."""
         hidden, declaration = self.__dict__["_hidden"], self.__dict__["_declaration"]
         return DeclaredParams({**defaults, **dict(_items(self))}, declaration, hidden)
 
     def allowed(self) -> dict[str, Any]:
-        """Return what may be read."""
+        """Return the params that may be read."""
         return dict(_items(self))
 
     def given_names(self) -> set[str]:
-        """Return the names of all params, those that may not be read among them."""
+        """Return the names of all params, also of those that may not be read."""
         return {*dict.keys(self), *self.__dict__["_hidden"]}
 
     def end(self, why: str) -> None:
-        """Have every later use of this very object refused: it belonged to an earlier call."""
+        """Refuse every later use of this object: it belonged to an earlier call."""
         self.__dict__["_stale"] = why
 
     def raise_if_misread(self) -> None:
@@ -184,7 +184,7 @@ class DeclaredParams(Params):
             self._refuse(declaration.refusal(str(name), default))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked for by protocols of Python, not for a param
+        if name.startswith("__"):  # a protocol of Python, not a param
             raise AttributeError(name)
         self._check(name)
         try:

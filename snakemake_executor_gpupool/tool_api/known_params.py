@@ -59,7 +59,7 @@ def refuse_unknown(tool_class: Any, tool: str, names: Iterable[str], others: str
 def likely_misspelt(tool_class: Any, names: Iterable[str]) -> list[str]:
     """Return a sentence for each param of a rule that seems to be one of the tool's, misspelt.
 
-    Others are the job's own business. One whose likeness is given, too, is no misspelling.
+    Other params are the job's own. If the similar param is given too, it is not a misspelling.
     """
     given, known = set(names), known_params(tool_class)
     sentences = []

@@ -15,7 +15,7 @@ LOOSE_CUTOFF = 0.6
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = CUTOFF) -> str | None:
-    """Return the known name that is most like another one; None if none is like it.
+    """Return the known name that is most similar to another; None: none is similar.
 
     Case, hyphens and underscores do not count: ``maxLength`` is near ``max_length``.
     """

@@ -1,8 +1,9 @@
-"""State that a tool leaves in one place and looks for in another, found in its source.
+"""State that a tool sets in one process and reads in another, found in its source.
 
-The methods of a tool run on three objects, as a rule in three processes: ``read`` on one,
-``load`` and ``run`` on another, ``write`` on a third. What one of them leaves on its object or
-in a global is not there for the others. What cannot be read is taken to be right: this refuses.
+The methods of a tool run on three objects, usually in three processes: ``read`` on one, ``load``
+and ``run`` on another, ``write`` on a third. State that one of them sets on its object or in a
+global does not exist for the others. Code that cannot be analysed is accepted, since a finding
+refuses the tool.
 
 Standard library only, Python >= 3.9.
 """
@@ -18,15 +19,16 @@ from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.source import Code, reachable
 
-#: The methods that run on one object. ``cost`` and ``tokens`` guess, wherever they are called.
+#: The methods that run on one object. ``cost`` and ``tokens`` only estimate, so they
+#: may run on any.
 STAGES = {
     "read()": ("read", "item", "key", "name"),
     "load() and run()": ("load", "run", "to", "batch_tokens"),
     "write()": ("write",),
 }
-#: Attributes that every object has, set for it.
+#: Attributes that are set on every object.
 _GIVEN = {"self.params", "self.device"}
-#: Methods that change what they belong to.
+#: Methods that change their object.
 _CHANGING = {"append", "add", "extend", "insert", "update", "setdefault"}
 
 
@@ -40,7 +42,7 @@ class SharedState(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.read_by}() uses {self.name}, which {self.set_by}() sets. These two run on "
-            "different objects, as a rule in different processes, so it is not there: "
+            "different objects, usually in different processes, so it does not exist there: "
             f"{_way_out(self.set_by, self.read_by)}"
         )
 
@@ -57,7 +59,7 @@ def _way_out(set_by: str, read_by: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def shared_state(tool_class: type) -> SharedState | None:
-    """Return state of a tool that is not there where it is used; None: none is found."""
+    """Return state that is used where it does not exist; None: none was found."""
     uses = {stage: _uses_of_stage(tool_class, names) for stage, names in STAGES.items()}
     for stage, reads in uses.items():
         if reads.is_opaque:
@@ -71,12 +73,12 @@ def shared_state(tool_class: type) -> SharedState | None:
 
 # -- state ----------------------------------------------------------------------
 class _Uses:
-    """Names of state that functions set and read, each with the method that does."""
+    """Names of state that functions set and read, each with the method that does so."""
 
     def __init__(self) -> None:
         self.stores: dict[str, str] = {}
         self.loads: dict[str, str] = {}
-        #: Whether the object itself is handed to others, who may set anything on it.
+        #: Whether the object itself is passed to other code, which may set anything on it.
         self.is_opaque = False
 
 
@@ -92,7 +94,7 @@ def _uses_of_stage(tool_class: type, names: Iterable[str]) -> _Uses:
 
 
 class _Visitor(ast.NodeVisitor):
-    """Takes down what one function sets and reads of its object and of its module."""
+    """Records what one function sets and reads on its object and in its module."""
 
     def __init__(self, code: Code, tool_class: type, method: str, uses: _Uses) -> None:
         assert code.node is not None
@@ -103,7 +105,7 @@ class _Visitor(ast.NodeVisitor):
         self._local = _local_names(code.node)
 
     def visit_body(self) -> None:
-        """Look at the whole function."""
+        """Visit the whole function."""
         for statement in self._body:
             self.visit(statement)
 
@@ -114,7 +116,7 @@ class _Visitor(ast.NodeVisitor):
         self._uses.loads.setdefault(name, self._method)
 
     def _place(self, node: ast.AST) -> str:
-        """Name the state that an expression stands for; empty: none that outlives a call."""
+        """Return the name of the state that an expression refers to; empty: it is local."""
         if isinstance(node, ast.Attribute):
             if self._is_own(node.value):
                 return f"self.{node.attr}"
@@ -125,10 +127,9 @@ class _Visitor(ast.NodeVisitor):
         return node.id if is_global and node.id in self._globals else ""  # type: ignore[attr-defined]
 
     def _is_local(self, module: Any) -> bool:
-        """Tell whether it is a module beside the tool's.
+        """Return whether an object is a module beside the tool's.
 
-        What methods set in others (``os.environ``, ``sys.path``) is for libraries to read, and
-        there before they do.
+        What methods set in other modules (``os.environ``, ``sys.path``) is meant for libraries.
         """
         path, own = (getattr(module, "__file__", None), self._globals.get("__file__"))
         if not isinstance(module, types.ModuleType) or not path or not own:
@@ -137,7 +138,7 @@ class _Visitor(ast.NodeVisitor):
         return not is_installed and path.startswith(os.path.dirname(own) + os.sep)
 
     def _is_own(self, node: ast.AST) -> bool:
-        """Tell whether an expression is the object, or its class."""
+        """Return whether an expression is the object itself, or its class."""
         if isinstance(node, ast.Name):
             return node.id == self._own or node.id in self._classes
         if isinstance(node, ast.Attribute):
@@ -188,7 +189,7 @@ class _Visitor(ast.NodeVisitor):
 
 
 def _local_names(node: ast.FunctionDef) -> set[str]:
-    """Return names that a function binds itself: those are not its module's."""
+    """Return names that a function binds itself, rather than its module."""
     names, elsewhere = set(), set()
     for each in ast.walk(node):
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):

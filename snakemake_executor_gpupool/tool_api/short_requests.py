@@ -1,8 +1,8 @@
 """Which requests are short enough to run through a chain of models in one dispatch.
 
-A dispatch, its two frames and a turn of the run loop cost the same however little there is
-to compute: what a chain of models saves by one dispatch instead of one for each matters to
-short requests only, while a long one that holds all the models would keep others waiting.
+A dispatch costs two frames and a turn of the run loop, however little there is to compute. One
+dispatch for a whole chain of models instead of one for each therefore helps short requests only;
+a long one would occupy all the models while others wait.
 
 Worker side: standard library only, Python >= 3.9.
 
@@ -24,10 +24,10 @@ MAX_SHORT_INFERENCE_TOKENS = 128
 MAX_NF4_SHORT_INFERENCE_TOKENS = 1
 #: Precisions whose bound is not the general one.
 SHORT_TOKENS_OF = {"nf4": MAX_NF4_SHORT_INFERENCE_TOKENS}
-#: More models than this in a row are not put side by side.
+#: The longest chain of models that is held side by side.
 MAX_STAGES = 8
 
-#: What a tool may say of itself: one bound, one for each precision, or None for the general ones.
+#: A tool's own bounds: one number, one for each precision, or None for the general ones.
 ShortTokens = Union[int, Mapping[str, int], None]
 
 

@@ -1,4 +1,4 @@
-"""The functions of a tool's class, those that they call, and how these are written.
+"""The source of a tool's methods and of the functions that they call.
 
 Standard library only, Python >= 3.9.
 """
@@ -19,7 +19,7 @@ Test = Callable[[ast.AST], bool]
 
 
 class Code(NamedTuple):
-    """A function, its definition if its source is there, and what it calls the tool's object."""
+    """A function, its definition if there is source, and its name for the tool's object."""
 
     function: Any
     node: ast.FunctionDef | None
@@ -27,7 +27,7 @@ class Code(NamedTuple):
 
 
 def reachable(tool_class: type, names: Iterable[str]) -> list[Code]:
-    """Return methods of those names, and what they call of the class's own and of its modules."""
+    """Return the methods of those names, and the functions of the tool's modules that they call."""
     modules = {klass.__module__ for klass in own_classes(tool_class)}
     reached: dict[types.FunctionType, Code] = {}
     waiting = [code for name in names for code in _methods(tool_class, name)]
@@ -48,7 +48,7 @@ def reachable(tool_class: type, names: Iterable[str]) -> list[Code]:
 
 
 def own_classes(tool_class: type) -> list[type]:
-    """Return a class and its bases, without what all tools have."""
+    """Return a class and its bases, without :class:`Tool` and its bases."""
     mine = __name__.rpartition(".")[0]
     return [
         klass
@@ -74,7 +74,7 @@ def _methods(tool_class: type, name: str) -> list[Code]:
 
 
 def node_of(function: types.FunctionType) -> ast.FunctionDef | None:
-    """Return a function's definition; None if its source is not there."""
+    """Return a function's definition; None: there is no source."""
     path, first = function.__code__.co_filename, function.__code__.co_firstlineno
     try:
         status = os.stat(path)
@@ -105,7 +105,7 @@ def _definitions(path: str, *_version: int) -> dict[str, list[ast.FunctionDef]]:
 
     try:
         with tokenize.open(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a worker's log is no place for a linter
+            warnings.simplefilter("ignore")  # syntax warnings do not belong into a worker's log
             walk(ast.parse(file.read()), "")
     except (OSError, SyntaxError, ValueError):
         pass  # not Python, or gone
@@ -118,7 +118,7 @@ def _own_name(node: ast.FunctionDef) -> str:
 
 
 def is_name(name: str) -> Test:
-    """Return whether an expression is that name."""
+    """Return a test of whether an expression is that name."""
     return lambda expression: isinstance(expression, ast.Name) and expression.id == name
 
 

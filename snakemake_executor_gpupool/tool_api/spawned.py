@@ -1,7 +1,7 @@
-"""Modules of tools' files in processes that a tool starts: a ``DataLoader``'s, with ``spawn``.
+"""Modules of tools' files in processes that a tool starts, such as a ``DataLoader`` with ``spawn``.
 
-Such a process is a fresh Python, which is sent objects whose classes are in a module that no
-search path has: :func:`~.tool_spec.load_tool_class` has made it of a file.
+Such a process is a fresh Python. It receives objects whose classes are in a module that is on no
+search path: :func:`~.tool_spec.load_tool_class` has created it from a file.
 
 Standard library only, Python >= 3.9.
 """
@@ -21,7 +21,7 @@ VARIABLE = "GPUPOOL_TOOL_FILES"
 
 
 def remember(name: str, path: str) -> None:
-    """Tell processes that this one starts which file a tool's module was made of."""
+    """Record, for processes that this one starts, the file of a tool's module."""
     os.environ[VARIABLE] = json.dumps({**_files(), name: path})
 
 
@@ -34,16 +34,16 @@ def _files() -> dict[str, str]:
 
 
 class ToolFiles(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Makes the modules that a process which started this one has made of tools' files."""
+    """Creates the modules of tools' files that the parent process has created."""
 
     def find_spec(
         self, fullname: str, path: Any = None, target: Any = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return the spec of a tool's module; None: it is none."""
+        """Return the spec of a tool's module; None: it is not one."""
         return importlib.util.spec_from_loader(fullname, self) if fullname in _files() else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        """Return the module, which has been executed by then.
+        """Return the module, already executed.
 
         Raises
         ------
@@ -59,10 +59,10 @@ class ToolFiles(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Do nothing more."""
+        """Do nothing: :meth:`create_module` has executed it."""
 
 
 def install() -> None:
-    """Let this process import what the one that started it has made of tools' files."""
+    """Let this process import the modules of tools' files of its parent process."""
     if VARIABLE in os.environ and not any(isinstance(each, ToolFiles) for each in sys.meta_path):
         sys.meta_path.append(ToolFiles())

@@ -38,10 +38,10 @@ class Tool:
     Attributes
     ----------
     params : Params
-        The job's params over :attr:`defaults`. Set before every call; in
-        :meth:`run` they are those of the items at hand. :meth:`read` and :meth:`write` see all
-        of them, :meth:`load` and :meth:`run` those that tell models, or items, apart: reading
-        another one there raises an error that names the line to add.
+        The job's params, with :attr:`defaults` for missing ones. Set before every call; in
+        :meth:`run` they are those of the current items. :meth:`read` and :meth:`write` see all
+        of them, :meth:`load` and :meth:`run` only those that distinguish models, or items:
+        reading another one there raises an error that names the line to add.
     device : str
         Where :meth:`load` or :meth:`to` last put the model: ``"cpu"`` or ``"cuda:0"``
         (logical index; a worker sees only its own devices). Several devices are
@@ -50,16 +50,16 @@ class Tool:
 
     #: Params that choose the model: another value is another worker.
     reload_on: Sequence[str] = ("model",)
-    #: Params for ``read`` and ``write`` alone (a format, a limit): what they change shows in the
-    #: items or the files, so they neither reach ``run`` nor tell items apart.
+    #: Params for ``read`` and ``write`` alone (a format, a limit). They change items or files, so
+    #: they neither reach ``run`` nor distinguish items.
     write_params: Sequence[str] = ()
-    #: Default values of the tool's params. Where this is not empty, params it does not name
-    #: (a rule's ``sample=...``, say) are for ``read`` and ``write`` alone: ``load`` and ``run``
+    #: Default values of the tool's params. If this is not empty, other params (a rule's
+    #: ``sample=...``, for example) are for ``read`` and ``write`` alone: ``load`` and ``run``
     #: cannot read them.
     defaults: Mapping[str, Any] = {}
-    #: False: duplicates are computed each for itself.
+    #: False: every duplicate is computed by itself.
     deterministic: bool = True
-    #: False: a fresh process for every micro-batch, ended after it.
+    #: False: every micro-batch gets a fresh process, which ends after it.
     persistent: bool = True
     #: What the model can run on, the preferred first.
     devices: Sequence[str] = ("cuda", "cpu")
@@ -76,8 +76,8 @@ class Tool:
     pads: bool = True
     #: Device memory that an instance needs, in MiB, if known.
     vram_mb: int | None = None
-    #: A micro-batch that takes longer than this, and than 20 times what its cost lets expect,
-    #: counts as hung: its worker is killed and its items are tried again.
+    #: Seconds. A micro-batch that takes longer than this, and longer than 20 times the estimate
+    #: from its cost, counts as hung: its worker is killed and its items are tried again.
     batch_limit_s: float = 600.0
     #: Version of the tool, for provenance and stores of results.
     version: str = "0"
@@ -109,8 +109,8 @@ class Tool:
     def run(self, items: list[Any]) -> list[Any]:
         """Compute one result per item, in the same order.
 
-        A list, or what can be taken for one: a generator, or an array or tensor whose first axis is
-        that of the items. Anything else fails all jobs of the rule by one call.
+        Return a list, a generator, or an array or tensor whose first axis is that of the items.
+        Anything else fails all jobs of the tool at once.
 
         Results travel between processes: numpy arrays, tensors on the CPU and
         plain values do; device tensors and open files do not.
@@ -130,7 +130,7 @@ class Tool:
         raise _lacking(self, "write")
 
     def item(self, value: Any) -> Any:
-        """Return the item that a caller of the Python API means by a value: by default itself."""
+        """Return the item for a value given to the Python API; by default the value itself."""
         return value
 
     def items_of_call(self, values: Sequence[Any]) -> list[Any]:
@@ -138,16 +138,16 @@ class Tool:
         return [self.item(value) for value in values]
 
     def results_of_call(self, items: list[Any], results: list[Any]) -> list[Any]:
-        """Return what that call gives back for its items: by default their results."""
+        """Return what the Python API returns for the items of a call; by default their results."""
         return results
 
     # -- what the pool should know of an item --------------------------------
     def key(self, item: Any) -> bytes | str:
-        """Return what makes an item a duplicate of another: by default its whole content."""
+        """Return an item's key, by default its whole content; equal keys mean duplicates."""
         return content_hash(item)
 
     def name(self, item: Any) -> str:
-        """Return what a message calls the item; empty: its position."""
+        """Return an item's name for messages; empty: its position is used."""
         return ""
 
     def cost(self, item: Any) -> float:
@@ -155,21 +155,21 @@ class Tool:
         return 1.0
 
     def tokens(self, item: Any) -> int:
-        """Return how much of a micro-batch's token budget an item takes."""
+        """Return how many tokens of a micro-batch's budget an item takes."""
         return 1
 
     def batch_tokens(self, device: str) -> int:
-        """Return the token budget of a micro-batch to start with on that kind of device."""
+        """Return the initial token budget of a micro-batch on that kind of device."""
         return self.max_batch_tokens or 64
 
     # -- what makes the model --------------------------------------------------
     def extra_model_files(self) -> Iterable[Any]:
-        """Return paths of files that the model is made of and that no param names.
+        """Return paths of further files of the model, which no param names.
 
-        What lies beside a named file, or what a library finds by a prefix: their content
-        belongs to the model, as that of files named by params in :attr:`reload_on` does by
-        itself. Called in the process that reads inputs, for every job; a file that is not there
-        counts as such.
+        For example files beside a named one, or those that a library finds by a prefix. Their
+        content then identifies the model, as that of files named by params in :attr:`reload_on`
+        always does. Called in the process that reads inputs, for every job; a missing file counts
+        as missing.
         """
         return ()
 
@@ -179,7 +179,7 @@ class Tool:
         return {name: self.params.get(name) for name in self.reload_on}
 
     def run_params(self) -> dict[str, Any]:
-        """Return the params that matter to :meth:`run` beyond the model's."""
+        """Return the params that affect :meth:`run` beyond those of the model."""
         given = given_names(self.params)
         known = given & set(self.defaults) if self.defaults else given
         left_out = {*self.reload_on, *self.write_params, "gpupool_tool"}

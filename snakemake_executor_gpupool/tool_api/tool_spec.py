@@ -40,8 +40,8 @@ from snakemake_executor_gpupool.tool_api.tool import Tool
 
 ENTRY_POINT_GROUP = "snakemake_executor_gpupool.tools"
 
-#: One thread at a time runs a tool's file: until that is done, its module is there in part, and
-#: so are the names that a script finds.
+#: One thread at a time runs a tool's file: meanwhile its module, and the names that a script sees,
+#: exist only in part.
 _loading = threading.RLock()
 
 
@@ -68,8 +68,8 @@ def load_tool_class(spec: str, base_dir: str | None = None, *, checked: bool = T
     Raises
     ------
     UnknownTool
-        There is no such tool, file or class, the class is no :class:`Tool`, or
-        its module fails to import. The message says which, and what there is.
+        The tool, file or class does not exist, the class is not a :class:`Tool`, or its module
+        cannot be imported. The message says which, and what exists.
     """
     place, class_name = split_spec(resolve_spec(spec, base_dir))
     is_file = _is_file(place)

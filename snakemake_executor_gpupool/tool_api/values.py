@@ -1,4 +1,4 @@
-"""The plain values a tool works on. Standard library only, Python >= 3.9."""
+"""The plain values that a tool works on. Standard library only, Python >= 3.9."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Params(dict):  # type: ignore[type-arg]  # values of any kind
 class PortablePath:
     """A path that is pickled so that every Python reads it, as a :class:`pathlib.Path`.
 
-    The classes of paths have been in several modules.
+    Python has moved the path classes between modules.
     """
 
     def __init__(self, text: str) -> None:
@@ -148,7 +148,7 @@ class Job:
         self.item_names = list(item_names)
 
     def __str__(self) -> str:
-        """Name the job as an error message does: rule and wildcards."""
+        """Return rule and wildcards, as error messages name the job."""
         wildcards = ", ".join(f"{name}={value}" for name, value in self.wildcards.items())
         return f"rule {self.rule or '?'}" + (f" ({wildcards})" if wildcards else "")
 

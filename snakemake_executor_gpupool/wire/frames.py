@@ -35,7 +35,7 @@ MAX_BODY_BYTES = 8 * 1024**3
 MAX_FILE_BYTES = 2**63 - 1
 #: Bodies up to this size are covered by the checksum; larger ones cost more than they protect.
 CHECKED_BODY_BYTES = 1024**2
-#: On one machine a blob over this size goes through the spool.
+#: On one machine a larger blob goes through the spool.
 SPOOL_BYTES = 256 * 1024
 
 
@@ -67,7 +67,7 @@ class Frame(NamedTuple):
 
     @property
     def type(self) -> str:
-        """What kind of message it is."""
+        """The kind of message."""
         return str(self.meta.get("type", ""))
 
 
@@ -93,12 +93,12 @@ def _checksum(meta_bytes: int, body_bytes: int, text: bytes, body: Iterable[Any]
 
 
 class Decoder:
-    """Turns a stream of bytes into frames, whatever the pieces it arrives in.
+    """Turns a stream of bytes, in pieces of any size, into frames.
 
     Parameters
     ----------
     max_meta_bytes, max_body_bytes
-        A frame whose header announces more is refused, before any of it is buffered.
+        A frame whose header announces more is refused before any of it is buffered.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Decoder:
 
     @property
     def wanted_bytes(self) -> int:
-        """How many more bytes would complete the next header or frame."""
+        """How many more bytes complete the next header or frame."""
         return max(self._need - len(self._buffer), 1)
 
     def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
@@ -120,7 +120,7 @@ class Decoder:
         Raises
         ------
         FrameError
-            What arrived is no frame. The stream cannot be used any further.
+            The bytes are not a frame. The stream cannot be used any further.
         """
         self._buffer += data
         while len(self._buffer) >= self._need:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: So many workers' logs are named; of more, the directory.
+#: Up to so many workers' logs are named, else their directory.
 MAX_NAMED = 3
 
 
 def computed_by(workers: Sequence[str], logs: Sequence[str]) -> str:
-    """Say who computed a job's results, and where is what they printed meanwhile.
+    """Return who computed a job's results, and where their output is.
 
     Parameters
     ----------
     workers
-        Their names; empty: nobody did for this job.
+        Their names; empty: the results existed already.
     logs
-        The files that they print to, in the same order.
+        Their log files, in the same order.
     """
     if not workers:
         return "results computed before"
@@ -27,5 +27,5 @@ def computed_by(workers: Sequence[str], logs: Sequence[str]) -> str:
 
 
 def log_line(items: int, distinct: int, by: str) -> str:
-    """Return what the log of every served job says of its results."""
+    """Return the line on its results in the log of every served job."""
     return f"gpupool: {items} items, {distinct} distinct, computed by {by}\n"

@@ -1,4 +1,4 @@
-"""Results kept across runs, as coordinator and workers speak of them: where, by which key.
+"""Results kept across runs, as coordinator and workers exchange them: the store, and keys.
 
 Standard library only, Python >= 3.9: both sides import this module.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-#: Kinds of trouble with what is kept; a run says the first of each.
+#: Kinds of problems with kept results; a run reports the first of each.
 DAMAGED, UNSAFE = "damaged", "unsafe"
 UNREADABLE, UNWRITTEN = "unreadable", "unwritten"
 TROUBLES = (DAMAGED, UNSAFE, UNREADABLE, UNWRITTEN)
@@ -29,7 +29,7 @@ class StoreAddress(NamedTuple):
 
 
 def result_key(environment: str, model: str, group: str, item: str) -> tuple[str, ...]:
-    """Return what tells an item's result from all others.
+    """Return the key of an item's result, different from all others.
 
     Parameters
     ----------

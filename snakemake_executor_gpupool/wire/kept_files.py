@@ -1,4 +1,4 @@
-"""The store of results as files: what they are called, who may have written them.
+"""The store of results as files: their names, and who may have written them.
 
 Standard library only, Python >= 3.9: both sides import this module.
 """
@@ -12,19 +12,19 @@ import stat
 from snakemake_executor_gpupool.errors import BadEntry
 from snakemake_executor_gpupool.wire.kept import UNSAFE
 
-#: What every entry starts with.
+#: The first bytes of every entry.
 MAGIC = b"gpupoolR"
 FOLDER_NAME = re.compile(r"[0-9a-f]{2}")
 ENTRY_NAME = re.compile(r"[0-9a-f]{64}")
-#: An entry that is being written, or that a killed writer has left.
+#: An entry that is being written, or was left by a killed writer.
 STAGED_NAME = re.compile(r"\.staged-[0-9a-f]{16}")
-# A pipe in the place of an entry is neither waited for nor read.
+# Never blocks on a pipe in the place of an entry.
 OPEN_ENTRY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def why_unsafe(status: os.stat_result, group: int | None) -> str:
-    """Say who else could have put something there; empty: nobody who is not trusted.
+    """Return who else could have written there; empty: nobody who is not trusted.
 
     Parameters
     ----------
@@ -69,9 +69,9 @@ def open_directory(name: str, group: int | None, within: int | None = None) -> i
     Raises
     ------
     BadEntry
-        Strangers may write to it.
+        Users who are not trusted may write to it.
     OSError
-        It is not there, no directory or a link.
+        It does not exist, or is not a directory, or is a link.
     """
     descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=within)
     why = why_unsafe(os.fstat(descriptor), group)
@@ -82,6 +82,6 @@ def open_directory(name: str, group: int | None, within: int | None = None) -> i
 
 
 def share(name: str, group: int, within: int | None = None) -> None:
-    """Let a group use a directory that was just made."""
+    """Let a group use a directory that was just created."""
     os.chown(name, -1, group, dir_fd=within, follow_symlinks=False)
     os.chmod(name, 0o2770, dir_fd=within)  # noqa: S103 - that is what sharing means

@@ -8,7 +8,7 @@
 
 Arrays of a large value lie beside its pickle (PEP 574, out-of-band buffers). They are
 written to the spool as they are, and read by mapping the file: one copy on the way there,
-none on the way back. What is small in a file that it shares is read like any other bytes.
+none on the way back. A small blob in a shared file is read, not mapped.
 Only workers, and callers of the Python API, open payloads.
 
 Standard library only, Python >= 3.9.
@@ -30,19 +30,19 @@ from typing import Any, Callable
 from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile
 from snakemake_executor_gpupool.wire.spool import ALIGNMENT
 
-#: The newest that Python 3.9 reads, and the first with buffers out of band.
+#: The newest protocol that Python 3.9 reads, and the first with out-of-band buffers.
 PICKLE_PROTOCOL = 5
-#: No pickle of a protocol in use starts like this.
+#: No pickle starts with these bytes.
 MAGIC = b"gpupoolB"
 COUNT = struct.Struct("<Q")
 
 
 class OnDevice(pickle.PicklingError):
-    """A tensor outside host memory: the process that gets it may see no such device."""
+    """A tensor outside host memory: the receiving process may not see its device."""
 
 
 def place_of(value: Any) -> str:
-    """Return the device that an array or tensor lies on; empty: host memory, or it is none."""
+    """Return the device of an array or tensor; empty: host memory, or it is neither."""
     if type(value).__module__.partition(".")[0] == "cupy":
         return "cuda"
     device = getattr(value, "device", None)
@@ -51,7 +51,7 @@ def place_of(value: Any) -> str:
 
 
 class _TensorPickler(pickle.Pickler):
-    """Refuses tensors on a device, and takes of a view no more than what it shows."""
+    """Refuses tensors on a device, and pickles of a view only the part that it shows."""
 
     def reducer_override(self, value: Any) -> Any:
         if type(value).__module__.partition(".")[0] not in ("torch", "cupy"):
@@ -86,16 +86,16 @@ def pack(value: Any) -> list[Any]:
     Raises
     ------
     OnDevice
-        There is a tensor in it that is not in host memory.
+        The value contains a tensor that is not in host memory.
     Exception
-        It cannot be pickled, for any other reason.
+        The value cannot be pickled for another reason.
     """
     buffers: list[memoryview] = []
 
     def keep_out(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
         if raw.nbytes < SPOOL_BYTES:
-            return True  # into the pickle: not worth a page of its own
+            return True  # inside the pickle: too small for a page of its own
         buffers.append(raw)
         return False
 
@@ -115,12 +115,12 @@ def _padding(size_bytes: int) -> bytes:
 
 
 def load_payload(blob: Blob) -> Any:
-    """Return the value of a blob; its arrays may be changed, and nobody else sees that."""
+    """Return the value of a blob; changes of its arrays are private."""
     return load_payloads([blob])[0] if isinstance(blob, SpoolFile) else load_bytes(blob)
 
 
 def load_payloads(blobs: Iterable[Blob]) -> list[Any]:
-    """Return the values of blobs; a file that several in a row lie in is opened once.
+    """Return the values of blobs; a file that consecutive blobs share is opened once.
 
     Raises
     ------
@@ -146,32 +146,32 @@ def load_payloads(blobs: Iterable[Blob]) -> list[Any]:
 
 
 def _open(path: str) -> int:
-    """Open a plain file; a pipe that a worker put in its place is refused, not waited for."""
+    """Open a regular file; a pipe in its place is refused, not waited for."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "no plain file", path)
+        raise OSError(errno.EINVAL, "not a regular file", path)
     return descriptor
 
 
 def load_places(blobs: Sequence[Blob], order: Sequence[int]) -> list[Any]:
     """Return for each place the value of its blob, loaded for that place alone.
 
-    Whoever gets the values may change them in place; places of a duplicate share no memory.
+    The values may be changed in place; places of a duplicate share no memory.
 
     Parameters
     ----------
     blobs
         The distinct ones.
     order
-        For each place, which of them it has.
+        For each place, the index of its blob.
 
     Raises
     ------
     OSError
         As :func:`load_payloads`.
     """
-    # In the order of the blobs, so that a file that several lie in is opened once.
+    # In the order of the blobs, so that a shared file is opened once.
     places = sorted(range(len(order)), key=order.__getitem__)
     values = dict(zip(places, load_payloads(blobs[order[place]] for place in places)))
     return [values[place] for place in range(len(order))]
@@ -194,10 +194,10 @@ def _mapped(descriptor: int, blob: SpoolFile) -> memoryview:
     if os.fstat(descriptor).st_size < blob.offset + blob.size_bytes:
         raise _short(blob)
     try:
-        # Copy on write: the file may be another reader's, too.
+        # Copy on write: other readers may map the same file.
         access, start = mmap.ACCESS_COPY, blob.offset - before
         whole = mmap.mmap(descriptor, before + blob.size_bytes, access=access, offset=start)
-    except OSError:  # a process may have so many mappings and no more
+    except OSError:  # the process has too many mappings
         return memoryview(_read(descriptor, blob))
     return memoryview(whole)[before:]
 

@@ -1,4 +1,4 @@
-"""A job as the pool sees it: a plain value, free of Snakemake."""
+"""A job as the pool sees it: a plain value, independent of Snakemake."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 class ToolRef:
     """Which tool, and in which Python it runs.
 
-    Two jobs of one ``ToolRef`` share their processes for reading and writing; whether
-    they share a model is decided by what those processes say of the tool and its params.
+    Two jobs of one ``ToolRef`` share file processes; whether they share a model depends on what
+    these processes report about the tool and its params.
     """
 
     #: Entry-point name, ``package.module:Class`` or ``path/to/file.py:Class``.
     spec: str
-    #: Directory that a relative file path refers to.
+    #: Directory that a relative file path starts from.
     base_dir: str
     #: Interpreter to run the tool under.
     python: str
     #: Directory of the rule's own software environment; empty: it has none.
     environment: str = ""
-    #: Specs of further tools that the same processes hold: those of a chain.
+    #: Specs of further tools in the same processes: those of a chain.
     more: tuple[str, ...] = ()
     #: Shell commands that enter it and then run ``"$@"``.
     activation: str = dataclasses.field(default="", repr=False)
-    #: What the user called it.
+    #: The tool as the user named it.
     name: str = dataclasses.field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -109,12 +109,12 @@ class Request:
     job_id
         The pool's own number of the job, unique in the run.
     title
-        What messages call it: rule and wildcards. Nothing is found by it: two jobs may share one.
+        Rule and wildcards, for messages. Not unique: two jobs may have the same.
     job
         The pickled :class:`~snakemake_executor_gpupool.tool_api.values.Job`, for workers alone.
     bare
-        The pickled job without its resources, which are not known beforehand: what its outputs
-        depend on. A guess has no other ``job``.
+        The pickled job without its resources, which are not known beforehand. A guess has only
+        this one.
     params
         The pickled params, for ``load`` and ``run``.
     cwd
@@ -126,18 +126,18 @@ class Request:
     input_bytes
         Of its input files, as far as known.
     updates
-        Which outputs a tool finds as they were, and where a copy of each is.
+        Indices of outputs that the job updates, each with the path of a copy.
     touched
-        Which outputs a tool need not write, as Snakemake makes them.
+        Indices of outputs that Snakemake creates itself: the tool need not write them.
     directories
-        Which outputs the rule declares as directories.
+        Indices of outputs that the rule declares as directories; None: not known.
     goes_on
-        It is the rest of something that has begun: it is done even if nothing new is started.
+        It continues something that has begun: it is served even when nothing new may start.
     identity
-        What tells the job from every other of the workflow; a guess has that of the job it is for.
+        Identifies the job within the workflow; a guess has the identity of its job.
     follow
-        The jobs that read what this one writes, one after the other, as far as they can be
-        told beforehand. They are guesses: their own requests, once their jobs are ready, count.
+        The chain of jobs that read this one's outputs, as far as they are known beforehand. They
+        are guesses: the requests of these jobs, once they are ready, are what counts.
     facts
         What the run's files say of it.
     """
@@ -167,7 +167,7 @@ class Request:
 
 @dataclass(frozen=True)
 class JobReport:
-    """How a job ended, for whoever submitted it.
+    """How a job ended, for the frontend that submitted it.
 
     Attributes
     ----------
@@ -176,7 +176,7 @@ class JobReport:
     seconds
         The job's share of the time its batches took, plus reading and writing.
     withdrawn
-        It was not started, as nothing new was to be.
+        It was not started, because nothing new was to start.
     """
 
     job_id: int

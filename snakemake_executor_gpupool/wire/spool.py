@@ -1,8 +1,8 @@
 """Blobs as files of the run's spool directories: written, shared, removed.
 
-On one machine a large blob is a file of its own, in memory if there is room. Where machines
-share a file system, what a message must not carry goes there: all blobs of one frame
-together, in one file, since each file costs a network file system as much as the next::
+On one machine a large blob is a file of its own, in memory if there is room. Between machines,
+blobs too large for a message go to the shared file system: all blobs of one frame in one file,
+since every file costs a network file system several round trips::
 
     0            64-byte boundary            64-byte boundary
     | blob 0 ... | blob 1 ...                | blob 2 ...            each a SpoolFile, sharers = 3
@@ -21,10 +21,10 @@ from typing import Any
 from snakemake_executor_gpupool.wire.bounds import INLINE_BYTES
 from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile
 
-#: What the blobs of one frame may take together in a message between machines. It is sent
-#: anyway; a file beside it costs a network file system several round trips.
+#: Bytes of blobs that a message between machines may carry. The message is sent anyway; a file
+#: beside it costs a network file system several round trips.
 MESSAGE_BYTES = 16 * 1024
-#: Blobs in one file start at multiples of this, so that arrays in them are aligned, too.
+#: Blobs in one file start at multiples of this, so that their arrays are aligned.
 ALIGNMENT = 64
 
 
@@ -35,21 +35,21 @@ class Spool:
     ----------
     directories
         Where to write, the preferred first: a memory file system, then the disk.
-        One whose free space is less than twice the blob is passed over, and so is one that
-        cannot take a file though it should have room: without inodes, filled meanwhile, gone.
+        One with less free space than twice the blob is skipped, and so is one that cannot take
+        a file for another reason: no inodes, filled meanwhile, removed.
     shared
-        Whether other machines read what is written, and write there, too.
+        Whether other machines read and write there too.
     """
 
     def __init__(self, directories: Sequence[str], *, shared: bool = False) -> None:
         self.directories = list(directories)
         self._shared = shared
         self._numbers = itertools.count()
-        # Another machine, or another process after this one, may have the same process id.
+        # Another machine, or a later process, may have the same process id.
         self._own = f"{os.getpid()}-{os.urandom(6).hex()}"
 
     def put(self, parts: Sequence[Any], inline_bytes: int = SPOOL_BYTES) -> Blob:
-        """Return the parts (bytes, or views of bytes) as one: small in memory, else in a file."""
+        """Return parts (bytes, or views of bytes) as one blob, in memory if small, else a file."""
         size_bytes = sum(len(part) for part in parts)
         if size_bytes <= min(SPOOL_BYTES, inline_bytes) or not self.directories:
             return b"".join(parts)
@@ -70,7 +70,7 @@ class Spool:
         return SpoolFile(path, size_bytes)
 
     def bundle(self) -> Bundle:
-        """Return what gathers the blobs of a frame."""
+        """Return a bundle for the blobs of one frame."""
         return SharedFileBundle(self) if self._shared and self.directories else Bundle(self)
 
     def create(self, size_bytes: int) -> tuple[int, str]:
@@ -86,7 +86,7 @@ class Spool:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), path
 
     def _choose(self, size_bytes: int) -> list[str]:
-        """Return the directories that should have room, and in any case the last one."""
+        """Return the directories with enough room, and in any case the last one."""
         *preferred, last = self.directories
         return [*(each for each in preferred if _has_room(each, size_bytes)), last]
 
@@ -102,7 +102,7 @@ def _has_room(directory: str, size_bytes: int) -> bool:
 class Bundle:
     """Gathers the blobs of a frame: each by itself, in memory or in a file of its own.
 
-    Used as a context: what was not taken by the end of it is removed.
+    A context manager: blobs that were not taken are removed at its end.
     """
 
     _path = ""
@@ -125,32 +125,32 @@ class Bundle:
         Raises
         ------
         OSError
-            There is no room for it; those before it are not concerned.
+            There is no room for it; blobs added before are not affected.
         """
         blob = self._spool.put(parts, INLINE_BYTES - self._inline_bytes)
         self._inline_bytes += 0 if isinstance(blob, SpoolFile) else len(blob)
         self._blobs.append(blob)
 
     def take(self) -> list[Blob]:
-        """Return the blobs in their order; the next one begins another frame's.
+        """Return the blobs in order; the bundle is then empty, for another frame.
 
         Raises
         ------
         OSError
-            They could not be written after all. None is left.
+            They could not be written; none is left.
         """
         taken, self._blobs, self._inline_bytes = self._blobs, [], 0
         return taken
 
     def drop(self) -> None:
-        """Remove what was added and not taken."""
+        """Remove blobs that were not taken."""
         for blob in self.take():
             if isinstance(blob, SpoolFile):
                 remove_file(blob.path)
 
 
 class SharedFileBundle(Bundle):
-    """Gathers the blobs of a frame in one file, unless they are small altogether."""
+    """Gathers the blobs of a frame in one file, unless their total is small."""
 
     def __init__(self, spool: Spool) -> None:
         super().__init__(spool)
@@ -158,7 +158,7 @@ class SharedFileBundle(Bundle):
         self._descriptor = -1
 
     def add(self, parts: Sequence[Any]) -> None:
-        """Add a blob: to those in memory while a message may carry them all, else to the file."""
+        """Add a blob: in memory while a message may carry all of them, else to the file."""
         size_bytes = sum(len(part) for part in parts)
         if not self._path:
             if self._end + size_bytes <= MESSAGE_BYTES:
@@ -184,7 +184,7 @@ class SharedFileBundle(Bundle):
         self._end = offset + size_bytes
 
     def take(self) -> list[Blob]:
-        """Close the file: others see all of it from now on, as network file systems have it."""
+        """Close the file and return its blobs; network file systems show it after that."""
         taken, self._blobs, self._end = self._blobs, [], 0
         path, self._path = self._path, ""
         if not path:
@@ -194,12 +194,12 @@ class SharedFileBundle(Bundle):
         except OSError as error:
             remove_file(path)
             raise OSError(error.errno, error.strerror, path) from error
-        if not taken:  # there was no room for the only one
+        if not taken:  # there was no room for the only blob
             remove_file(path)
         return [blob._replace(sharers=len(taken)) for blob in taken]  # type: ignore[union-attr]
 
     def drop(self) -> None:
-        """Remove what was added and not taken, all of which is in one file."""
+        """Remove the file, if it was not taken."""
         with contextlib.suppress(OSError):
             for blob in self.take()[:1]:
                 if isinstance(blob, SpoolFile):
@@ -216,27 +216,27 @@ def _write_at(descriptor: int, parts: Sequence[Any], offset: int) -> None:
 
 def remove_file(path: str) -> None:
     """Remove a file, if it is there."""
-    # A worker says what the file is called, and may say what no file can be called.
+    # The name comes from a worker, and may be one that no file can have.
     with contextlib.suppress(OSError, ValueError):
         os.unlink(path)
 
 
 class Discards:
-    """Removes files of the spool: one that blobs share when the last of them is let go of.
+    """Removes files of the spool, a shared one with the last of its blobs.
 
     Parameters
     ----------
     remove
-        Takes the path of a file that nobody needs any longer.
+        Called with the path of a file that is no longer needed.
     """
 
     def __init__(self, remove: Callable[[str], None] = remove_file) -> None:
         self._remove = remove
-        #: How many of a file's blobs are still needed, where some no longer are.
+        #: How many blobs of a file are still needed; only files of which some were discarded.
         self._needed: dict[str, int] = {}
 
     def discard(self, blob: Blob | None) -> None:
-        """Let go of a blob."""
+        """Note that a blob is no longer needed."""
         if not isinstance(blob, SpoolFile):
             return
         needed = self._needed.pop(blob.path, blob.sharers) - 1

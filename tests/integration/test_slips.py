@@ -32,7 +32,7 @@ READ_FAR = {
     "which cannot go to the process that holds the model. Define that class at the top",
     "read_local_tuple": "holds an object of the class Row, which cannot go",
     "read_lambda": "holds the function Slips.read_lambda.<locals>",
-    "read_generators": "is a generator, whose values are not there yet",
+    "read_generators": "is a generator, whose values are not computed yet",
     "read_locks": "holds a lock",
     "read_unloadable": "cannot be read back in the process that holds the model (TypeError: ",
     "read_snakemake": "`snakemake` is None while a rule is served: read(job)",
@@ -45,7 +45,7 @@ RUN = {
     "run_fewer": "got 3 items and returned 2; it must return",
 }
 RUN_FAR = {
-    "run_generators": "a result of Slips.run() is a generator, whose values are not there yet",
+    "run_generators": "a result of Slips.run() is a generator, whose values are not computed yet",
     "run_meta": "a result of Slips.run() is a tensor on meta, which cannot go to the process that "
     "writes files. Take .cpu() of it",
 }
