@@ -38,8 +38,14 @@ ESM2 = {
     "threads": 1,
     "mem_mb": 6000,
     "runtime": 60,
-    **config.get("esm2", {}),
 }
+ESM2_CONFIG = config.get("esm2") or {}
+if not set(ESM2_CONFIG) <= set(ESM2):
+    raise ValueError(
+        f"config: esm2 has {', '.join(sorted(set(ESM2_CONFIG) - set(ESM2)))}, which means nothing "
+        f"here; its keys are {', '.join(ESM2)}"
+    )
+ESM2.update(ESM2_CONFIG)
 
 
 rule esm2_embed:

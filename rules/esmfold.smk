@@ -41,8 +41,14 @@ ESMFOLD = {
     "threads": 1,
     "mem_mb": 32000,
     "runtime": 240,
-    **config.get("esmfold", {}),
 }
+ESMFOLD_CONFIG = config.get("esmfold") or {}
+if not set(ESMFOLD_CONFIG) <= set(ESMFOLD):
+    raise ValueError(
+        f"config: esmfold has {', '.join(sorted(set(ESMFOLD_CONFIG) - set(ESMFOLD)))}, which means nothing "
+        f"here; its keys are {', '.join(ESMFOLD)}"
+    )
+ESMFOLD.update(ESMFOLD_CONFIG)
 ESMFOLD_IS_ONE_FILE = ESMFOLD["structures"].endswith(".pdb")
 
 

@@ -27,8 +27,14 @@ HEAD = {
     "threads": 1,
     "mem_mb": 2000,
     "runtime": 20,
-    **config.get("head", {}),
 }
+HEAD_CONFIG = config.get("head") or {}
+if not set(HEAD_CONFIG) <= set(HEAD):
+    raise ValueError(
+        f"config: head has {', '.join(sorted(set(HEAD_CONFIG) - set(HEAD)))}, which means nothing "
+        f"here; its keys are {', '.join(HEAD)}"
+    )
+HEAD.update(HEAD_CONFIG)
 
 
 rule linear_head:

@@ -38,8 +38,14 @@ SENTENCE = {
     "threads": 1,
     "mem_mb": 4000,
     "runtime": 60,
-    **config.get("sentence", {}),
 }
+SENTENCE_CONFIG = config.get("sentence") or {}
+if not set(SENTENCE_CONFIG) <= set(SENTENCE):
+    raise ValueError(
+        f"config: sentence has {', '.join(sorted(set(SENTENCE_CONFIG) - set(SENTENCE)))}, which means nothing "
+        f"here; its keys are {', '.join(SENTENCE)}"
+    )
+SENTENCE.update(SENTENCE_CONFIG)
 
 
 rule sentence_embed:

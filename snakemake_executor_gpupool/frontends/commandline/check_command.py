@@ -6,10 +6,8 @@ import argparse
 import contextlib
 import json
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import ConfigError
@@ -17,6 +15,7 @@ from snakemake_executor_gpupool.frontends.commandline.check.finding import Findi
 from snakemake_executor_gpupool.frontends.commandline.check.jobs import Subject, subject_of
 from snakemake_executor_gpupool.frontends.commandline.check.plan import in_words, plan_of
 from snakemake_executor_gpupool.frontends.commandline.check.probes import ask_all
+from snakemake_executor_gpupool.frontends.commandline.check.scratch import scratch_directory
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
 from snakemake_executor_gpupool.frontends.commandline.main import EXIT_DONE, EXIT_FAILED
 from snakemake_executor_gpupool.frontends.commandline.run import (
@@ -65,10 +64,10 @@ def check(options: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def logs_elsewhere(jobs: Sequence[Job]) -> Iterator[list[Job]]:
     """Yield jobs whose log files are temporary ones: a tool may write to its own."""
-    with tempfile.TemporaryDirectory(prefix="gpupool-check-") as directory:
+    with scratch_directory() as directory:
 
         def moved(log: str) -> str:
-            return str(Path(directory, log.replace("/", "-")))
+            return str(directory / log.replace("/", "-"))
 
         yield [job.replace(log=job.log.mapped(moved)) for job in jobs]
 

@@ -10,13 +10,13 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.frontends.commandline.check.explain import said
+from snakemake_executor_gpupool.frontends.commandline.check.scratch import scratch_directory
 from snakemake_executor_gpupool.hosts.process import describe_exit
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.contract import items_of, results_of
@@ -96,9 +96,9 @@ class FreshProcess:
         # Other hashes than here, whatever this process was given.
         seed = int(os.environ.get("PYTHONHASHSEED", "0").replace("random", "0") or 0) + 1
         environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
-        with tempfile.TemporaryDirectory(prefix="gpupool-check-") as directory:
+        with scratch_directory() as directory:
             Path(directory, QUESTION).write_bytes(pickle.dumps((self.spec, action, what)))
-            command = [sys.executable, "-c", CHILD, directory, *self.search_path]
+            command = [sys.executable, "-c", CHILD, str(directory), *self.search_path]
             try:
                 done = subprocess.run(command, env=environment, check=False, timeout=self.limit_s)
             except subprocess.TimeoutExpired:

@@ -7,7 +7,6 @@ import functools
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.frontends.commandline.check.finding import NotTested
 from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshFailure, packed
+from snakemake_executor_gpupool.frontends.commandline.check.scratch import scratch_directory
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
 from snakemake_executor_gpupool.tool_api.contract import items_of
 from snakemake_executor_gpupool.tool_api.values import Job, Params
@@ -91,12 +91,6 @@ class Scratch:
         return content
 
 
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="gpupool-check-") as directory:
-        yield Path(directory).resolve()
-
-
 def _jobs(trial: Trial) -> list[int]:
     """Return the jobs whose outputs can be written here.
 
@@ -119,7 +113,7 @@ def _jobs(trial: Trial) -> list[int]:
 def writing(trial: Trial) -> Iterator[str]:
     """Write each job's outputs in a process that has read and computed, as when cold."""
     for number in _jobs(trial):
-        with _scratch() as root:
+        with scratch_directory() as root:
             scratch = Scratch(root, trial.jobs[number])
             results = trial.results(number)
             places = _listing(trial.jobs[number])
@@ -195,7 +189,7 @@ def _is_elsewhere(path: Path, scratch: Scratch, trial: Trial) -> bool:
 def writing_elsewhere(trial: Trial) -> Iterator[str]:
     """Write in processes that have not computed, one of which has read all the jobs before."""
     jobs = _jobs(trial)
-    with _scratch() as root:
+    with scratch_directory() as root:
         here = _written_here(trial, jobs, root / "here")
         try:
             bare = _written_there(trial, jobs, root / "bare", ())
