@@ -128,6 +128,7 @@ def _tsv(path: str, column: str, id_column: str) -> Iterator[tuple[Any, Any]]:
     lines = _decoded_lines(path)
     rows = csv.reader(lines, delimiter="\t", strict=True)
     header: list[str] = []
+    single = _SingleColumn()
     for row in range(len(lines) + 1):
         start = rows.line_num
         where = f"{path}, row {row} (line {start + 1})" if row else f"{path}, header"
@@ -150,7 +151,40 @@ def _tsv(path: str, column: str, id_column: str) -> Iterator[tuple[Any, Any]]:
                 f"each line looks like one; {QUOTING}. If it is one text, write it without line "
                 "breaks, or the table as .parquet"
             )
+        if len(header) == 1:
+            single.check(where, lines[start : rows.line_num])
         yield None if name is None else fields[name], fields[text]
+
+
+class _SingleColumn:
+    """Refuses a text of several lines in a table of one column, unless all texts are quoted.
+
+    There nothing else tells such a text from rows of which one begins and a later one ends with a
+    quotation mark.
+    """
+
+    def __init__(self) -> None:
+        self._several_lines = ""
+        self._has_unquoted = False
+
+    def check(self, where: str, lines: Sequence[str]) -> None:
+        """Look at the lines of one row.
+
+        Raises
+        ------
+        InputError
+            There has been a text of several lines, and one that is not quoted.
+        """
+        if len(lines) > 1 and not self._several_lines:
+            self._several_lines = (
+                f"{where}: by its quotation marks, {len(lines)} lines make one text"
+            )
+        self._has_unquoted = self._has_unquoted or not lines[0].startswith('"')
+        if self._several_lines and self._has_unquoted:
+            raise InputError(
+                f"{self._several_lines}, but in a table of one column they may be rows; {QUOTING}. "
+                "If it is one text, quote all texts (csv.QUOTE_ALL), or write the table as .parquet"
+            )
 
 
 def _explained(error: csv.Error) -> str:

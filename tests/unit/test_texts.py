@@ -145,7 +145,23 @@ class TestTsv:
     def test_more_columns_than_are_used(self, read):
         text = "title\ttext\tid\nA\tone\tb\n\ttwo\ta\n"
         assert read(text, id_column="id") == [("b", "one"), ("a", "two")]
-        assert read('text\n"a\nb"\nNA\n') == [("1", "a\nb"), ("2", "NA")]
+
+    @pytest.mark.parametrize(
+        "rows",
+        [
+            '"Best" was\nsaid\n',  # refused by its closing mark
+            '"Best of\nall papers"\nsaid\n',
+            'said\n"Best of\nall papers"\n',
+            '"said"\n"Best of\nall papers"\nsaid\n',
+        ],
+    )
+    def test_stray_marks_in_a_single_column_join_no_rows(self, read, rows):
+        with pytest.raises(InputError, match="quotation mark"):
+            read(f"text\n{rows}")
+
+    def test_texts_of_several_lines_in_a_single_column_if_all_are_quoted(self, read):
+        assert read('text\n"a\nb"\n"NA"\n') == [("1", "a\nb"), ("2", "NA")]
+        assert read('"text"\n"NA"\n"a\nb"\n') == [("1", "NA"), ("2", "a\nb")]
 
     @pytest.mark.parametrize(
         ("data", "message"),
