@@ -37,7 +37,7 @@ class ToolRef:
 
 
 #: So many paths of a job are named in the run's events; of the others, how many they are.
-MOST_PATHS = 20
+MAX_PATHS = 20
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class JobFacts:
     Attributes
     ----------
     n_inputs, n_outputs
-        How many there are; ``inputs`` and ``outputs`` name the first ``MOST_PATHS``.
+        How many there are; ``inputs`` and ``outputs`` name the first ``MAX_PATHS``.
     """
 
     rule: str = ""
@@ -72,7 +72,7 @@ class JobFacts:
         """Take what is needed of a job's names and files."""
 
         def first(paths: Sequence[str]) -> tuple[str, ...]:
-            return tuple(str(path) for path in paths[:MOST_PATHS])
+            return tuple(str(path) for path in paths[:MAX_PATHS])
 
         return cls(
             rule=rule,

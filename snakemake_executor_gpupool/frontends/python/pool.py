@@ -9,32 +9,26 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
 import logging
 import os
 import pickle
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
-from snakemake_executor_gpupool.devices.kinds import gpus_among
-from snakemake_executor_gpupool.devices.lease import leases_around
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.settings import Managed
-from snakemake_executor_gpupool.errors import ConfigError, GpupoolError, PoolEnded
+from snakemake_executor_gpupool.errors import GpupoolError, PoolEnded
 from snakemake_executor_gpupool.frontends.python.calls import check_call, check_params
+from snakemake_executor_gpupool.frontends.python.opening import configured, temporary_directory
 from snakemake_executor_gpupool.frontends.python.pending import PendingCalls
 from snakemake_executor_gpupool.frontends.python.submission import Files, items_read, job_of
-from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
-from snakemake_executor_gpupool.runtime.config import Origin, PoolConfig, build_config
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -126,7 +120,7 @@ class ToolPool:
                 # The pool locks it, and removes it at its end; so does the reaper, or a later run.
                 directory = temporary_directory()
                 undo.callback(shutil.rmtree, directory, ignore_errors=True)
-                config = self._configure(directory)
+                config = configured(directory, self._options)
                 callbacks = Callbacks(
                     self._calls.report, _no_leases, self._broken, _silent, LOG.warning
                 )
@@ -141,18 +135,6 @@ class ToolPool:
             let_go_in_children(self)
             atexit.register(self.__exit__, None, None, None)
         return self
-
-    def _configure(self, run_root: Path) -> PoolConfig:
-        """Find the devices; inside a lease those of the lease, and no more."""
-        options = dict(self._options)
-        lease = next((lease for lease in reversed(leases_around()) if lease.lent), None)
-        if lease is not None and options["managed_devices"] is None:
-            options["managed_devices"] = [d.name for d in gpus_among(lease.devices)]
-        config = build_config(run_root=run_root, **options)
-        lent = lease.lent if lease is not None else ""
-        given = {n: v for n, v in self._options.items() if v is not None and n != "dispatch"}
-        origin = Origin("python", given, {"gpupool": __version__})
-        return dataclasses.replace(config, is_temporary=True, lease=lent, origin=origin)
 
     def __exit__(self, *exception: object) -> None:
         if os.getpid() != self._pid or self._pool is None or self._end == CLOSED:
@@ -380,22 +362,6 @@ class ToolPool:
     def _discard(self, job_id: int) -> None:
         if self._pool is not None:
             self._pool.take_back(job_id)
-
-
-def temporary_directory() -> Path:
-    """Make a directory for a pool's files.
-
-    Raises
-    ------
-    ConfigError
-        There is no room for one.
-    """
-    try:
-        return Path(tempfile.mkdtemp(prefix=SPOOL_PREFIX))
-    except OSError as error:
-        raise ConfigError(
-            f"a ToolPool needs a directory for temporary files: {error}; set TMPDIR to one"
-        ) from error
 
 
 def _no_leases(job_id: int, devices: tuple[Device, ...], environment: dict[str, str]) -> None:

@@ -23,9 +23,6 @@ from snakemake_executor_gpupool.records.runs.values import (
     WorkerView,
 )
 
-#: Between two batches a worker is not said to idle for less.
-LEAST_IDLE_S = 1e-4
-
 
 class WorkerEvents:
     """Takes them into a view; called with an event and its time."""
