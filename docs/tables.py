@@ -37,6 +37,7 @@ TABLES: dict[str, Callable[[], Mapping[str, str]]] = {
     "resources": lambda: reference.RESOURCES,
     "events": lambda: reference.EVENTS,
     "summary": lambda: reference.SUMMARY,
+    "jobs": lambda: reference.JOBS_COLUMNS,
     "files": lambda: reference.FILES,
     "variables": lambda: reference.VARIABLES,
 }

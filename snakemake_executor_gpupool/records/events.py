@@ -9,6 +9,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_gpupool.records.jobs_table import JobsTable
 from snakemake_executor_gpupool.records.paths import open_private
 from snakemake_executor_gpupool.wire.bounds import printable
 
@@ -23,6 +24,8 @@ class EventLog:
     ----------
     path
         The file; opened on the first event.
+    table
+        Hears of every event, too; None: nothing does.
 
     Attributes
     ----------
@@ -30,8 +33,9 @@ class EventLog:
         Why lines were lost; None: none were.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, table: JobsTable | None = None) -> None:
         self._path = path
+        self._table = table
         self._file: FileIO | None = None
         self._pending: list[str] = []
         self._is_torn = False
@@ -39,11 +43,16 @@ class EventLog:
 
     def write(self, event: str, fields: Mapping[str, Any]) -> None:
         """Queue one event for the next :meth:`flush`."""
-        record = {"time_s": round(time.time(), 6), "event": event, **fields}
+        now_s = round(time.time(), 6)
+        record = {"time_s": now_s, "event": event, **fields}
         self._pending.append(_line(record) + "\n")
+        if self._table is not None:
+            self._table.take(now_s, event, fields)
 
     def flush(self) -> None:
         """Write the queued events. Never raises: an error is kept in ``error``."""
+        if self._table is not None:
+            self._table.flush()
         if not self._pending:
             return
         # End a line that was cut off before the next one starts.
@@ -58,7 +67,9 @@ class EventLog:
             self.error = error
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and what hears of the events."""
+        if self._table is not None:
+            self._table.close()
         self.flush()
         if self._file is not None:
             self._file.close()

@@ -38,6 +38,7 @@ class RunPaths:
     ::
 
         <root>/<run id>/events.jsonl   one JSON object a line
+                        jobs.tsv       one line a job, what it took
                         summary.json
                         workers/*.log
                         spool/         large blobs, when memory is short
@@ -62,6 +63,7 @@ class RunPaths:
         self.workers = self.directory / "workers"
         self.events = self.directory / "events.jsonl"
         self.summary = self.directory / "summary.json"
+        self.jobs_table = self.directory / "jobs.tsv"
         self._disk_spool = self.directory / "spool"
         self._memory_spool: OwnedDirectory | None = None
         self._run: OwnedDirectory | None = None

@@ -7,6 +7,8 @@ the code.
 
 from __future__ import annotations
 
+from snakemake_executor_gpupool.records import jobs_table
+
 #: Resources of a rule that mean something to gpupool.
 RESOURCES = {
     "gpupool_tool": "The tool that serves the rule: an installed tool's name, "
@@ -30,7 +32,8 @@ EVENTS = {
     "run_started": "The pool is open: `format` of these lines, `devices` and `device_info` (model, "
     "memory, ... of each), `simulated`, `driver` (NVIDIA's), `frontend` (`snakemake` or `python`), "
     "`options` that were given, `versions`, `host`, `pid`, `cwd`.",
-    "run_ended": "The pool is closed: `wall_s`.",
+    "run_ended": "The pool is closed: `wall_s`, `energy_j` (what each device has used, idle "
+    "time included, where its driver counts it).",
     "pool_failed": "The pool itself failed, which is a bug: `error`, `traceback`.",
     "job_submitted": "A served job is ready: `job` (rule and wildcards), `job_id`, `tool`, `rule`, "
     "`wildcards`, `threads`, `attempt` (from the second on), `limit_s` (its rule's `runtime`, in "
@@ -118,9 +121,13 @@ SUMMARY = {
     "devices": "for each device `busy_s`, the seconds that it computed",
 }
 
+#: The columns of ``jobs.tsv``: Nextflow's, then our own.
+JOBS_COLUMNS = {**jobs_table.NEXTFLOWS, **jobs_table.OWN}
+
 #: The files of a run, below ``.snakemake/gpupool/latest/``.
 FILES = {
     "events.jsonl": "what happened, one JSON object a line",
+    "jobs.tsv": "one line for each job that has ended: when, how, and what it took",
     "summary.json": "the figures of the run",
     "report.html": "the run as a page, see [the report](../report.md); opens in any browser",
     "workers/*.log": "what each worker process printed",

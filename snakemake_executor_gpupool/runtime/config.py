@@ -16,6 +16,7 @@ from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.probe import probe
 from snakemake_executor_gpupool.devices.settings import DeviceSettings, Managed, resolve
 from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.records.housekeeping import Bounds
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 
 
@@ -72,6 +73,8 @@ class PoolConfig:
     #: What is lent by a lease of this very program, as ``GPUPOOL_LEASE`` has it; empty: nothing.
     lease: str = ""
     origin: Origin = field(default_factory=Origin)
+    #: Which runs are kept when this one has ended.
+    keep: Bounds = field(default_factory=Bounds)
 
     @property
     def gpus(self) -> list[Device]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
+from snakemake_executor_gpupool.devices.probe import energy_j as read_energy_j
 from snakemake_executor_gpupool.errors import ConfigError, ProtocolError
 from snakemake_executor_gpupool.hosts.base import (
     DevicesExpected,
@@ -23,6 +24,8 @@ from snakemake_executor_gpupool.hosts.base import (
     WorkerGone,
 )
 from snakemake_executor_gpupool.records.events import EventLog, write_summary
+from snakemake_executor_gpupool.records.housekeeping import remove_old_runs
+from snakemake_executor_gpupool.records.jobs_table import JobsTable
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.records.profile import Profile
 from snakemake_executor_gpupool.records.progress import Progress, closing_line
@@ -30,12 +33,19 @@ from snakemake_executor_gpupool.records.result_store import ResultStore
 from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, UserLines, holder_of
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.deliver import Deliverer
+from snakemake_executor_gpupool.runtime.energy import EnergyMeter
 from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.sharing import Sharing
 from snakemake_executor_gpupool.runtime.start import start_of
 from snakemake_executor_gpupool.runtime.summary import state_of, summarize
 from snakemake_executor_gpupool.scheduling.demand import demand_of
-from snakemake_executor_gpupool.scheduling.effects import ClaimDevices, Note, Report
+from snakemake_executor_gpupool.scheduling.effects import (
+    ClaimDevices,
+    Note,
+    Report,
+    RunBatch,
+    RunChains,
+)
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Frame
@@ -94,6 +104,7 @@ class RunLoop:
     ) -> None:
         self.paths, self.host, self.sharing, self.allocator = paths, host, sharing, allocator
         self._expects_devices = bool(config.expected)
+        self._is_temporary, self._keep = config.is_temporary, config.keep
         self._inbox = inbox
         self.lines = UserLines(callbacks, put)
         self._store, self._profile = store, profile
@@ -106,7 +117,7 @@ class RunLoop:
             remove = lambda path: put(lambda: remove_file(path))  # noqa: E731
         self._discards = Discards(remove)
         self._deliverer = Deliverer(self.scheduler, paths.spools)
-        self.events = EventLog(paths.events)
+        self.events = EventLog(paths.events, JobsTable(paths.jobs_table))
         self._has_lost_events = False
         self._actions = Actions(
             host,
@@ -118,6 +129,7 @@ class RunLoop:
             put,
         )
         self._actions.lends(sharing.lend, sharing.take_back)
+        self._energy = EnergyMeter(config.devices, read_energy_j)
         self.events.write("run_started", start_of(config))
         self._started_s = self._last_tick_s = now_s
         self._progress = Progress(now_s)
@@ -175,6 +187,7 @@ class RunLoop:
 
     def _worker_gone(self, end: WorkerGone, now_s: float) -> None:
         self._note_exit(end)
+        self._energy.gone(end.worker_id)
         self.sharing.take_back(end.worker_id)
         self.scheduler.died(
             end.worker_id,
@@ -192,8 +205,12 @@ class RunLoop:
 
     def _frame(self, worker_id: str, frame: Frame, now_s: float) -> None:
         """Turn a frame into an event. One that makes no sense is its sender's end."""
+        energy_j = None
+        if frame.type in ("done", "stage"):
+            is_over = frame.type == "done" or frame.meta.get("last") is True
+            energy_j = self._energy.answered(worker_id, is_over=is_over)
         try:
-            self._deliverer.take(worker_id, frame, now_s)
+            self._deliverer.take(worker_id, frame, now_s, energy_j)
         except ProtocolError as error:
             self.host.reject(worker_id, str(error))
 
@@ -204,6 +221,9 @@ class RunLoop:
                     self._claim(effect, now_s)
                 else:
                     self._actions.carry_out(effect)
+                if isinstance(effect, (RunBatch, RunChains)):
+                    devices = self.scheduler.dispatch.worker(effect.worker_id).devices
+                    self._energy.sent(effect.worker_id, devices)
         self.host.flush()  # workers go on while the rest is done
         discarded, self.scheduler.ledger.discarded = self.scheduler.ledger.discarded, []
         for blob in discarded:
@@ -268,7 +288,9 @@ class RunLoop:
     def write_summary(self, now_s: float) -> None:
         """Write the run's figures and its profile, and say the closing line."""
         summary = self.summary(now_s)
-        self.events.write("run_ended", {"wall_s": summary["wall_s"]})
+        energy_j = self._energy.totals_j()
+        told = {"energy_j": energy_j} if energy_j else {}
+        self.events.write("run_ended", {"wall_s": summary["wall_s"], **told})
         try:
             write_summary(self.paths.summary, summary)
         except OSError as error:
@@ -280,7 +302,9 @@ class RunLoop:
             self.lines.say(closing_line(summary))
 
     def remove_files(self) -> None:
-        """Remove what only this run needed."""
+        """Remove what only this run needed, and runs that are too old to be kept."""
+        if not self._is_temporary:
+            remove_old_runs(self.paths.root, self.paths.directory, self._keep)
         self.paths.remove_spools()
         self.paths.remove_staged()
         if self._store is not None:

@@ -333,7 +333,8 @@ class JobTable:
         event = "job_done" if error is None else "job_failed"
         told = job.account() if error is None else {**job.account(), "error": error}
         self._outbox.note(event, job=job.request.title, job_id=job.request.job_id, **told)
-        report = JobReport(job.request.job_id, error, job.seconds, details or {})
+        cost = job.cost.fields()
+        report = JobReport(job.request.job_id, error, job.seconds, details or {}, cost=cost)
         self._outbox.put(Report(report))
 
     def _forget(self, job: JobState, *, is_lent: bool = False) -> None:

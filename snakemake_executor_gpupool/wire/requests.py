@@ -177,6 +177,8 @@ class JobReport:
         The job's share of the time its batches took, plus reading and writing.
     withdrawn
         It was not started, because nothing new was to start.
+    cost
+        What it took of devices, by the names that ``job_done`` has; empty: of no device.
     """
 
     job_id: int
@@ -184,3 +186,4 @@ class JobReport:
     seconds: float = 0.0
     details: dict[str, object] = dataclasses.field(default_factory=dict)
     withdrawn: bool = False
+    cost: Mapping[str, object] = dataclasses.field(default_factory=dict)

@@ -25,6 +25,7 @@ class FakeCard:
         self.error = error
         self.used_mib = 500
         self.pids = {}  # MiB of each process; None: not told
+        self.energy_mj = 0  # None: not counted
 
 
 class FakeNvml:
@@ -98,3 +99,11 @@ class FakeNvml:
             SimpleNamespace(pid=pid, usedGpuMemory=None if mib is None else mib * MIB)
             for pid, mib in self._alive(card).pids.items()
         ]
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, card):  # noqa: N802
+        if self._alive(card).energy_mj is None:
+            self._fail(NOT_SUPPORTED)
+        return card.energy_mj
+
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802
+        return b"550.54"

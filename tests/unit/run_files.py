@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from snakemake_executor_gpupool.testing.simulation import World
 EPOCH_S = 1.7e9
 
 
-def events_of(world: World) -> list[dict[str, Any]]:
-    """Return the events of a world that has been run, the run's start and end among them."""
+def events_of(world: World, ends: Sequence[tuple[int, float, str]] = ()) -> list[dict[str, Any]]:
+    """Return the events of a world that has been run, the run's start and end among them.
+
+    ``ends``: after how many effects, when and which process ended.
+    """
     first = {
         "event": "run_started",
         "format": FORMAT,
@@ -28,12 +32,21 @@ def events_of(world: World) -> list[dict[str, Any]]:
         "versions": {"gpupool": "0.1.0"},
     }
     events = [{"time_s": EPOCH_S, **first}]
-    for time_s, effect in world.log:
+    waiting = list(ends)
+    for number, (time_s, effect) in enumerate(world.log):
+        while waiting and waiting[0][0] <= number:
+            events.append(_ended(*waiting.pop(0)))
         told = _told(effect)
         if told is not None:
             events.append({"time_s": EPOCH_S + time_s, **told})
+    events += [_ended(*each) for each in waiting]
     last = {"event": "run_ended", "wall_s": world.now_s}
     return [*events, {"time_s": EPOCH_S + world.now_s, **last}]
+
+
+def _ended(number: int, time_s: float, worker: str) -> dict[str, Any]:
+    ended = {"event": "worker_ended", "worker": worker, "reason": "gone", "expected": True}
+    return {"time_s": EPOCH_S + time_s, **ended}
 
 
 def _told(effect: fx.Effect) -> dict[str, Any] | None:  # noqa: PLR0911 - one case an effect

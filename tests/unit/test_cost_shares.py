@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,13 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.records.runs.costs import BUSY, account_of
+from snakemake_executor_gpupool.records.runs.reader import EventReader
+from snakemake_executor_gpupool.records.runs.values import Activity, RunView
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.models.cost_shares import Work, by_cost
 from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from tests.unit.run_files import EPOCH_S, events_of, lines_of
 from tests.unit.test_chains import Pipeline
 
 
@@ -28,6 +33,8 @@ class Metered:
 
     #: (worker, devices, from, to).
     computing: list[list[Any]] = field(default_factory=list)
+    #: (after how many effects, when, worker) of each process that ended.
+    ends: list[tuple[int, float, str]] = field(default_factory=list)
 
     def meter(self, world: Any) -> None:
         run_batch, run_chains, die = world._run_batch, world._run_chains, world._die
@@ -52,6 +59,8 @@ class Metered:
             for span in self.computing:
                 if span[0] == worker and span[3] > world.now_s:
                     span[3] = max(span[2], world.now_s)
+            if worker in world._alive:
+                self.ends.append((len(world.log), world.now_s, worker))
             die(worker, reason, **more)
 
         world._run_batch, world._run_chains = working(run_batch), working(run_chains)
@@ -87,9 +96,34 @@ def check(world: Any, meter: Metered) -> None:
         + [s for each in world.notes("batch_done") for s in each.get("overhead_s", {}).values()]
         + [each["device_s"] for each in world.notes("batch_lost")]
     )
-    merged = bool(world.effects(fx.RunChains))
-    if not merged:  # stages of a dispatch that died are in no line of a batch
+    if not world.effects(fx.RunChains):  # stages of a dispatch that died are in no batch's line
         assert batches_s == pytest.approx(meter.device_s, rel=1e-6, abs=1e-6)
+        check_what_is_read_back(world, meter)
+
+
+def check_what_is_read_back(world: Any, meter: Metered) -> None:
+    """The run's files alone say the same, and where the rest of the devices' time went."""
+    run = RunView(Path(), "run")
+    reader = EventReader(run)
+    reader.feed(lines_of(events_of(world, meter.ends)))
+    assert not reader.damaged_lines and not reader.unknown_events
+    account = account_of(run)
+    time = world.scheduler.dispatch.charging.time
+    assert account.by_line.get("jobs", 0.0) == pytest.approx(time.jobs_s, rel=1e-5, abs=1e-5)
+    for cause, seconds in time.overhead_s.items():
+        assert account.by_line.get(cause, 0.0) == pytest.approx(seconds, rel=1e-5, abs=1e-5)
+    for name, lines in account.by_device.items():
+        busy_s = math.fsum(lines.get(line, 0.0) for line in BUSY)
+        assert busy_s == pytest.approx(time.busy_s[name], rel=1e-5, abs=1e-5)
+    held_s, ended_s = 0.0, {worker: EPOCH_S + time_s for _, time_s, worker in meter.ends}
+    for worker in run.workers.values():
+        if worker.devices and worker.started_at_s is not None:
+            end_s = ended_s.get(worker.worker_id, run.end_s)
+            away_s = sum(
+                span.seconds(end_s) for span in worker.all_spans() if span.activity is Activity.AWAY
+            )
+            held_s += (end_s - worker.started_at_s - away_s) * len(worker.devices)
+    assert math.fsum(account.by_line.values()) == pytest.approx(held_s, rel=1e-3, abs=1e-2)
 
 
 def test_by_cost() -> None:

@@ -2,7 +2,7 @@
 
     gpupool run TOOL --input K=PATH --output K=PATH   one job, cold: a rule's shell: body
     gpupool check --rule NAME                         does a tool keep its contract
-    gpupool report [RUN] --output PATH                a run as one HTML file
+    gpupool report [RUN] --output PATH                a run as one HTML file, or a trace
     gpupool devices                                   the devices of this machine
     gpupool tools                                     the installed tools
 
@@ -166,7 +166,13 @@ def _add_report(commands: Any) -> None:
         "--output",
         "-o",
         metavar="PATH",
-        help="the file; - for standard output (default: report.html in the run's directory)",
+        help="the file; - for standard output (default: report.html, or trace.json, in the run's "
+        "directory)",
+    )
+    add(
+        "--trace",
+        action="store_true",
+        help="write the run's timeline for https://ui.perfetto.dev or chrome://tracing instead",
     )
     add("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(command=_report)

@@ -1,4 +1,4 @@
-"""``gpupool report``: a run as one HTML file, made from its events."""
+"""``gpupool report``: a run as one HTML file, or as a trace, made from its events."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.records.report.file import report_html, write_page
 from snakemake_executor_gpupool.records.runs.files import find_run, is_live
 from snakemake_executor_gpupool.records.runs.reader import read_run
+from snakemake_executor_gpupool.records.runs.trace import trace_text
 
 #: What stands for standard output.
 STANDARD_OUTPUT = "-"
@@ -32,18 +33,20 @@ def report(options: argparse.Namespace) -> int:
 
     directory = find_run(options.run)
     run = read_run(directory.resolve(), is_live=is_live(directory))
-    text = report_html(run, __version__)
+    what = "trace" if options.trace else "report"
+    text = trace_text(run) if options.trace else [report_html(run, __version__)]
     if options.output == STANDARD_OUTPUT:
-        sys.stdout.write(text)
+        sys.stdout.writelines(text)
         return EXIT_DONE
-    path = Path(options.output) if options.output else directory / "report.html"
+    default = directory / ("trace.json" if options.trace else "report.html")
+    path = Path(options.output) if options.output else default
     try:
-        write_page(path, text, is_private=not options.output)
+        write_page(path, "".join(text), is_private=not options.output)
     except OSError as error:
-        complain(f"the report {path} cannot be written: {error.strerror}")
+        complain(f"the {what} {path} cannot be written: {error.strerror}")
         return EXIT_FAILED
     if options.json:
-        figures = {"run": run.run_id, "state": run.state.value, "report": str(path)}
+        figures = {"run": run.run_id, "state": run.state.value, what: str(path)}
         print(json.dumps({**figures, "bytes": path.stat().st_size}))
     else:
         print(path)

@@ -39,6 +39,7 @@ from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
 from snakemake_executor_gpupool.frontends.snakemake.needs import keep_words, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.report import leave_report, report_path
+from snakemake_executor_gpupool.frontends.snakemake.runtimes import tell_runtime
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 from snakemake_executor_gpupool.frontends.snakemake.signals import Signals
@@ -48,6 +49,7 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     title,
 )
 from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs, keep_untouched
+from snakemake_executor_gpupool.records.housekeeping import Bounds
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import (
     Machines,
@@ -145,7 +147,8 @@ class Executor(RealExecutor):
             raise WorkflowError(f"gpupool: {error}") from error
         for warning in config.warnings:
             self.logger.warning(f"gpupool: {warning}")
-        return dataclasses.replace(config, origin=origin_of(self.workflow, settings))
+        origin, keep = origin_of(self.workflow, settings), bounds_of(settings)
+        return dataclasses.replace(config, origin=origin, keep=keep)
 
     def _bring_up_cluster(self, device_settings: DeviceSettings) -> Machines:
         from snakemake_executor_gpupool.frontends.snakemake.cluster import bring_up
@@ -323,6 +326,8 @@ class Executor(RealExecutor):
             return
         if report.error is None:
             self._halt.look()
+            if report.seconds:
+                tell_runtime(self.workflow.persistence, job, report.seconds)
             self.report_job_success(info)
             return
         self._halt.failed(job)
@@ -368,6 +373,21 @@ def origin_of(workflow: Any, settings: ExecutorSettings) -> Origin:
     given |= {name: value for name, value in snakemakes.items() if value is not None}
     versions = {"gpupool": __version__, "snakemake": snakemakes_version}
     return Origin("snakemake", given, versions)
+
+
+def bounds_of(settings: ExecutorSettings) -> Bounds:
+    """Return which runs are kept.
+
+    Raises
+    ------
+    WorkflowError
+        A number is negative.
+    """
+    for name in ("keep_runs", "keep_runs_mib"):
+        if getattr(settings, name) < 0:
+            option = f"--gpupool-{name.replace('_', '-')}"
+            raise WorkflowError(f"gpupool: {option} is a number from 0 on, where 0 is no bound")
+    return Bounds(settings.keep_runs, settings.keep_runs_mib)
 
 
 def dispatch_config(settings: ExecutorSettings) -> DispatchConfig:

@@ -185,21 +185,20 @@ def uses_cache(workflow: Any, job: Any) -> bool:
 
 
 def with_benchmark(workflow: Any, job: Any, report: JobReport) -> JobReport:
-    """Write a job's benchmark file: its share of the time of its batches."""
+    """Write a job's benchmark file: its share of the time of its batches.
+
+    With ``--benchmark-extended`` its resources say what it took of devices, too.
+    """
     if job.benchmark is None or report.error is not None:
         return report
     from snakemake.benchmark import BenchmarkRecord, write_benchmark_records
 
-    record = BenchmarkRecord(
-        jobid=job.jobid,
-        rule_name=job.rule.name,
-        wildcards=job.wildcards,
-        params=job.params,
-        running_time=report.seconds,
-        resources=job.resources,
-        threads=job.threads,
-        input=job.input,
-    )
+    record = BenchmarkRecord(running_time=report.seconds, input=job.input)
+    # Not through the constructor, which makes tuples of these that its columns cannot show.
+    record.jobid, record.rule_name = job.jobid, job.rule.name
+    record.wildcards, record.params, record.threads = job.wildcards, job.params, job.threads
+    cost = {f"gpupool_{name}": value for name, value in report.cost.items()}
+    record.resources = {**dict(job.resources.items()), **cost}
     # Memory and processor time are the worker's, shared by many jobs: they are not measured.
     record.process_gone = True
     records = [record] * (job.benchmark_repeats or 1)
@@ -207,6 +206,6 @@ def with_benchmark(workflow: Any, job: Any, report: JobReport) -> JobReport:
         write_benchmark_records(
             records, str(job.benchmark), workflow.output_settings.benchmark_extended
         )
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         return JobReport(report.job_id, f"{title(job)}: cannot write its benchmark: {error}")
     return report

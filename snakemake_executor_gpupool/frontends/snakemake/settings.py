@@ -80,6 +80,22 @@ class ExecutorSettings(ExecutorSettingsBase):
             "report.html that each run leaves in its directory.",
         },
     )
+    keep_runs: int = field(
+        default=20,
+        metadata={
+            "help": "How many runs' files are kept in .snakemake/gpupool, this one's among them; "
+            "older ones are removed when a run ends. 0: all. The newest run that failed stays, and "
+            "any that goes on.",
+            "type": int,
+        },
+    )
+    keep_runs_mib: int = field(
+        default=2048,
+        metadata={
+            "help": "How many MiB they may take together, this one's included; 0: any.",
+            "type": int,
+        },
+    )
     cluster: Optional[str] = field(
         default=None,
         metadata={
