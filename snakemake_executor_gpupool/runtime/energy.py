@@ -7,6 +7,7 @@ computed meanwhile. What it used while none did is in its total only.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,6 +16,8 @@ from snakemake_executor_gpupool.errors import DeviceLost
 
 #: Returns the joules that a device has used since some moment; None: unknown.
 Read = Callable[[Device], float | None]
+#: A device is not read more often: drivers bring their counters up to date more rarely.
+MIN_INTERVAL_S = 0.01
 
 
 class EnergyMeter:
@@ -38,11 +41,15 @@ class EnergyMeter:
         self._on: dict[str, tuple[str, ...]] = {}
         self._outstanding: Counter[str] = Counter()
         self._used_j: defaultdict[str, float] = defaultdict(float)
+        self._read_at_s: dict[str, float] = {}
         for device in devices:
             joules = None if device.host else self._try(device)
             if joules is not None:
                 self._devices[device.name] = device
                 self._first_j[device.name] = self._last_j[device.name] = joules
+
+    def _is_fresh(self, name: str, now_s: float) -> bool:
+        return now_s - self._read_at_s.get(name, -math.inf) < MIN_INTERVAL_S
 
     def _try(self, device: Device) -> float | None:
         try:
@@ -50,7 +57,7 @@ class EnergyMeter:
         except DeviceLost:
             return None
 
-    def sent(self, worker_id: str, devices: Sequence[Device]) -> None:
+    def sent(self, worker_id: str, devices: Sequence[Device], now_s: float) -> None:
         """A worker was sent a micro-batch."""
         if not self._first_j:
             return
@@ -58,38 +65,39 @@ class EnergyMeter:
         if self._outstanding[worker_id] == 1:
             self._on[worker_id] = tuple(device.name for device in devices)
             for name in self._on[worker_id]:
-                self._read(name)
+                self._read(name, now_s)
                 self._at_work[name].append(worker_id)
 
-    def answered(self, worker_id: str, *, is_over: bool) -> float | None:
+    def answered(self, worker_id: str, now_s: float, *, is_over: bool) -> float | None:
         """Return the joules since it was sent, or last answered; None: not known.
 
         ``is_over``: it is through with a micro-batch, and not only with one of its stages.
         """
         names = self._on.get(worker_id, ())
         for name in names:
-            self._read(name)
+            self._read(name, now_s)
         joules = self._used_j.pop(worker_id, 0.0)
         if is_over and worker_id in self._on:
             self._outstanding[worker_id] -= 1
             if not self._outstanding[worker_id]:
-                self.gone(worker_id)
+                self.gone(worker_id, now_s)
         is_known = bool(names) and all(name in self._devices for name in names)
         return joules if is_known else None
 
-    def gone(self, worker_id: str) -> None:
+    def gone(self, worker_id: str, now_s: float) -> None:
         """A worker computes no longer: it has nothing in flight, or has died."""
         for name in self._on.pop(worker_id, ()):
-            self._read(name)
+            self._read(name, now_s)
             self._at_work[name].remove(worker_id)
         self._outstanding.pop(worker_id, None)
         self._used_j.pop(worker_id, None)
 
-    def _read(self, name: str) -> None:
+    def _read(self, name: str, now_s: float) -> None:
         """Divide what a device has used since the last time among who computed meanwhile."""
         device = self._devices.get(name)
-        if device is None:
+        if device is None or self._is_fresh(name, now_s):
             return
+        self._read_at_s[name] = now_s
         joules = self._try(device)
         if joules is None:
             del self._devices[name]
@@ -101,5 +109,5 @@ class EnergyMeter:
     def totals_j(self) -> dict[str, float]:
         """Return what each device has used since the run started, as far as it could be read."""
         for name in list(self._devices):
-            self._read(name)
+            self._read(name, math.inf)
         return {n: round(self._last_j[n] - self._first_j[n], 3) for n in self._devices}

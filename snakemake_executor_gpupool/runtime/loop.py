@@ -187,7 +187,7 @@ class RunLoop:
 
     def _worker_gone(self, end: WorkerGone, now_s: float) -> None:
         self._note_exit(end)
-        self._energy.gone(end.worker_id)
+        self._energy.gone(end.worker_id, now_s)
         self.sharing.take_back(end.worker_id)
         self.scheduler.died(
             end.worker_id,
@@ -208,7 +208,7 @@ class RunLoop:
         energy_j = None
         if frame.type in ("done", "stage"):
             is_over = frame.type == "done" or frame.meta.get("last") is True
-            energy_j = self._energy.answered(worker_id, is_over=is_over)
+            energy_j = self._energy.answered(worker_id, now_s, is_over=is_over)
         try:
             self._deliverer.take(worker_id, frame, now_s, energy_j)
         except ProtocolError as error:
@@ -223,7 +223,7 @@ class RunLoop:
                     self._actions.carry_out(effect)
                 if isinstance(effect, (RunBatch, RunChains)):
                     devices = self.scheduler.dispatch.worker(effect.worker_id).devices
-                    self._energy.sent(effect.worker_id, devices)
+                    self._energy.sent(effect.worker_id, devices, now_s)
         self.host.flush()  # workers go on while the rest is done
         discarded, self.scheduler.ledger.discarded = self.scheduler.ledger.discarded, []
         for blob in discarded:
@@ -287,6 +287,7 @@ class RunLoop:
 
     def write_summary(self, now_s: float) -> None:
         """Write the run's figures and its profile, and say the closing line."""
+        self.scheduler.dispatch.book_lost(now_s)
         summary = self.summary(now_s)
         energy_j = self._energy.totals_j()
         told = {"energy_j": energy_j} if energy_j else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
@@ -71,8 +72,6 @@ def is_run(directory: Path) -> bool:
 
 def _started_s(directory: Path) -> float:
     """When a run was started, by the first line of its events; else by its directory."""
-    import json
-
     try:
         with (directory / EVENTS).open("rb") as file:
             return float(json.loads(file.readline(1 << 20))["time_s"])

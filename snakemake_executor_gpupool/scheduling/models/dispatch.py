@@ -207,6 +207,12 @@ class Dispatch:
         self.lifecycle.release(worker, now_s)
         self.feed(worker.model, now_s)
 
+    def book_lost(self, now_s: float) -> None:
+        """The run is over: what workers were still at has come to nothing."""
+        for worker in self.lifecycle.workers.values():
+            self.charging.lose(worker, now_s)
+            worker.in_flight.clear()
+
     # -- time ------------------------------------------------------------------------
     def tick(self, now_s: float) -> None:
         """Act on what only time brings: windows, idle workers, hung batches."""
