@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import pickle
 import re
@@ -49,15 +50,19 @@ def test_the_tree_is_drawn_as_it_is() -> None:
     assert len(drawn()) >= 16
 
 
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    return {path: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+
+
 def error_classes() -> Iterator[tuple[str, Path]]:
     """Yield every class of an exception below the package, with the file that defines it."""
-    trees = {path: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
     found: dict[str, Path] = {}
     known = {*defined(), "Exception", "ValueError", "TypeError", "SpawnedJobError"}
     while True:
         fresh = {
             node.name: path
-            for path, tree in trees.items()
+            for path, tree in trees().items()
             for node in ast.walk(tree)
             if isinstance(node, ast.ClassDef) and node.name not in found
             if any(ast.unparse(base).rpartition(".")[2] in known for base in node.bases)
@@ -78,17 +83,19 @@ def room_of(path: Path) -> str:
 def test_an_error_that_another_room_sees_stands_in_the_tree() -> None:
     elsewhere = [(name, path) for name, path in error_classes() if path.name != "errors.py"]
     assert ("LinkBroken", PACKAGE / "hosts/cluster/link.py") in elsewhere
+    imported = {
+        path: {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for path, tree in trees().items()
+    }
     for name, home in elsewhere:
-        for path in PACKAGE.rglob("*.py"):
-            if room_of(path) == room_of(home):
-                continue
-            names = {
-                alias.name
-                for node in ast.walk(ast.parse(path.read_text()))
-                if isinstance(node, ast.ImportFrom)
-                for alias in node.names
-            }
-            assert name not in names, f"{path} imports {name} of {home}"
+        for path, names in imported.items():
+            if room_of(path) != room_of(home):
+                assert name not in names, f"{path} imports {name} of {home}"
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
