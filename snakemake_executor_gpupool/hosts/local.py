@@ -76,6 +76,8 @@ class LocalHost:
         How many threads a worker that computes on the CPU may use.
     memory_release
         Finds out whether the device memory of a dead process is free.
+    clock_s, launch
+        Returns the time, and starts a process; tests pass their own.
     """
 
     def __init__(
@@ -83,7 +85,11 @@ class LocalHost:
         paths: RunPaths,
         threads: int,
         memory_release: MemoryRelease | None = None,
+        *,
+        clock_s: Callable[[], float] = time.monotonic,
+        launch: Callable[..., WorkerProcess] = WorkerProcess,
     ) -> None:
+        self._clock_s, self._launch = clock_s, launch
         self._paths = paths
         self._threads = threads
         self._memory_release = memory_release or MemoryRelease()
@@ -140,7 +146,7 @@ class LocalHost:
         mark = secrets.token_hex(16)
         environment = self._environment(worker_id, tool, devices)
         try:
-            process = WorkerProcess(
+            process = self._launch(
                 worker_id,
                 tool.python,
                 {**environment, PROCESS_VARIABLE: mark},
@@ -218,7 +224,7 @@ class LocalHost:
         if force:
             running.steps = 2
         if running.next_step_s is None or force:
-            running.next_step_s = time.monotonic()
+            running.next_step_s = self._clock_s()
 
     # -- what happened ---------------------------------------------------------------
     def poll(self, timeout_s: float) -> list[HostEvent]:
@@ -249,7 +255,7 @@ class LocalHost:
         """Begin a process's end, though something that it started may still hold its channel."""
         self._selector.unregister(running.process.handle)
         if running.next_step_s is None:
-            running.next_step_s = time.monotonic()
+            running.next_step_s = self._clock_s()
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -299,10 +305,10 @@ class LocalHost:
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.process.socket)
         if running.next_step_s is None:
-            running.next_step_s = time.monotonic()
+            running.next_step_s = self._clock_s()
 
     def _advance_ends(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock_s()
         for worker_id, running in list(self._running.items()):
             if running.next_step_s is None and running.process.handle >= 0:
                 continue
@@ -379,8 +385,8 @@ class LocalHost:
         ``on_end`` is called for each that has ended.
         """
         self.stop_all()
-        deadline_s = time.monotonic() + patience_s
-        while self._running and time.monotonic() < deadline_s:
+        deadline_s = self._clock_s() + patience_s
+        while self._running and self._clock_s() < deadline_s:
             for event in self.poll(ENDING_POLL_S):
                 if isinstance(event, WorkerGone):
                     on_end(event)

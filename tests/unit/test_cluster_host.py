@@ -12,10 +12,17 @@ import pytest
 pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
 
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.hosts.base import WorkerGone
+from snakemake_executor_gpupool.hosts.base import (
+    DevicesJoined,
+    DevicesLeft,
+    FrameArrived,
+    WorkerGone,
+)
+from snakemake_executor_gpupool.hosts.cluster import membership
 from snakemake_executor_gpupool.hosts.cluster.host import ClusterHost
 from snakemake_executor_gpupool.hosts.cluster.nodes import Node
 from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 TOOL = ToolRef("tool", "/", "python")
@@ -40,6 +47,9 @@ class Local:
 
     def wake(self) -> None:
         pass
+
+    def believes(self, worker_id: str) -> bool:
+        return True
 
 
 class Told(Node):
@@ -99,3 +109,107 @@ def test_whoever_reads_files_of_others_is_told_how_long_to_wait(
     far = [fields["meta"] for name, fields in told(host, "n1") if name == "send"]
     here = host._local.sent  # type: ignore[attr-defined]
     assert far == here == [{"type": kind, "latency_wait_s": 7.0}, {"type": "move"}]
+
+
+# -- nodes that join, drain and are lost --------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, as a list of one number."""
+    now_s = [1000.0]
+    monkeypatch.setattr(membership, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    return now_s
+
+
+def join(host: ClusterHost, name: str, ends_in_s: float | None = None) -> None:
+    """Have a node's agent say that it takes part, with a card."""
+    host._launcher.joined = lambda *names: None  # type: ignore[method-assign]
+    card = {field: getattr(CARD, field) for field in ("name", "kind", "index")}
+    meta = {"ends_in_s": ends_in_s, "notes": ["its driver is old"], "devices": [card]}
+    host._joined(host._nodes[name], meta)
+
+
+def lose(host: ClusterHost, name: str) -> None:
+    """Have a node be lost."""
+    host._launcher.gone = lambda name: None  # type: ignore[method-assign]
+    host._engine.loop = SimpleNamespace(call_soon_threadsafe=lambda act: None)  # type: ignore[assignment]
+    host._nodes[name].endpoint = SimpleNamespace(drop=None)  # type: ignore[assignment]
+    host._lost(host._nodes[name], "no word from it")
+
+
+def test_a_node_brings_its_devices_under_its_name(host: ClusterHost) -> None:
+    said: list[str] = []
+    host._say = said.append
+    join(host, "n1")
+    join(host, "n2")
+    first, second = host.poll(0.0)
+    assert isinstance(first, DevicesJoined) and isinstance(second, DevicesJoined)
+    assert [d.name for d in (*first.devices, *second.devices)] == ["n1/cuda:0", "n2/cuda:0"]
+    assert said == ["n1: its driver is old", "n2: its driver is old"]
+
+
+def test_what_went_with_its_node_is_nobodys_fault(host: ClusterHost) -> None:  # W4
+    host._say = lambda line: None
+    join(host, "n1")
+    host.poll(0.0)
+    host.start("model", TOOL, (CARD.on("n1"),))
+    host.start("other", TOOL, (CARD.on("n2"),))
+    node = host._nodes["n1"]
+    lose(host, "n1")
+    left, gone = host.poll(0.0)
+    assert isinstance(left, DevicesLeft) and left.names == ("n1/cuda:0",)
+    assert isinstance(gone, WorkerGone) and gone.worker_id == "model"
+    assert gone.blameless and not gone.expected and "no word from it" in gone.reason
+    # What it sent before it was lost, and arrives only now, is nobody's answer any more.
+    late = {"worker": "model", "meta": {"type": "done"}}
+    node.workers.clear()
+    host._answered(node, Frame({"type": "frame", **late}, []))
+    assert host.poll(0.0) == []
+    host._lost(node, "again")
+    assert host.poll(0.0) == [], "lost once"
+
+
+def test_a_node_whose_time_is_nearly_up_gets_nothing_new(
+    host: ClusterHost, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snakemake_executor_gpupool.hosts.cluster.host.time", membership.time)
+    host._say = lambda line: None
+    join(host, "n1", ends_in_s=100.0)
+    join(host, "n2")
+    host.poll(0.0)
+    assert host.time_left_s([CARD.on("n1")]) == 100.0
+    clock[0] += 100.0 - membership.DRAIN_S - 1.0
+    assert host.poll(0.0) == []
+    clock[0] += 2.0
+    (left,) = host.poll(0.0)
+    assert isinstance(left, DevicesLeft) and left.names == ("n1/cuda:0",)
+    host.start("no device", TOOL, ())
+    assert not told(host, "n1") and len(told(host, "n2")) == 1
+    clock[0] += 5.0
+    assert host.poll(0.0) == [], "said once"
+
+
+def test_a_worker_elsewhere_that_broke_the_protocol_is_ended_there(host: ClusterHost) -> None:
+    host.start("model", TOOL, (CARD.on("n1"),))
+    assert host.believes("model")
+    host.reject("model", "it danced")
+    assert not host.believes("model")
+    stop = told(host, "n1")[-1]
+    assert stop[0] == "stop" and stop[1]["force"] and "it danced" in stop[1]["complaint"]
+
+
+def test_frames_are_of_workers_that_are_there_and_an_end_is_told_once(host: ClusterHost) -> None:
+    host.start("model", TOOL, (CARD.on("n1"),))
+    node = host._nodes["n1"]
+    for worker in ("model", "another"):
+        meta = {"worker": worker, "meta": {"type": "done"}}
+        host._answered(node, Frame({"type": "frame", **meta}, [b"12345"]))
+    (frame,) = host.poll(0.0)
+    assert isinstance(frame, FrameArrived) and frame.worker_id == "model"
+    assert host.carried.in_messages == 5
+    end = {"type": "gone", "worker": "model", "reason": "exit code 3", "expected": False}
+    host._answered(node, Frame(end, []))
+    host._answered(node, Frame(end, []))
+    (gone,) = host.poll(0.0)
+    assert isinstance(gone, WorkerGone) and not gone.blameless

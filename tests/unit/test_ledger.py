@@ -1,0 +1,124 @@
+"""One computation per distinct item, and results that are there as long as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
+
+ERROR = {"kind": "tool", "type": "ValueError", "message": "bad", "traceback": ""}
+
+
+def unit(key: Hashable, payload: Blob = b"", result: Blob | None = None) -> Unit:
+    return Unit(key, "g", 1.0, 1, payload, str(key), (0, 1, 0), result=result)
+
+
+def file(name: str, size_bytes: int = 100) -> SpoolFile:
+    return SpoolFile(f"/spool/{name}", size_bytes)
+
+
+def test_equal_items_are_one_computation_and_every_place_is_told() -> None:  # W1
+    ledger = Ledger()
+    first, is_new = ledger.place(unit("a"), 1, 0)
+    again, is_new_again = ledger.place(unit("a"), 2, 5)
+    assert is_new and not is_new_again and again is first
+    assert first.places == [(1, 0), (2, 5)]
+    other, is_other = ledger.place(unit("b"), 1, 1)
+    assert is_other and other is not first
+    assert (ledger.items, ledger.unique) == (3, 2)
+
+
+def test_items_of_a_tool_that_is_not_deterministic_are_never_shared() -> None:  # W1
+    ledger = Ledger()
+    first, _ = ledger.place(unit(None), 1, 0)
+    second, is_new = ledger.place(unit(None), 2, 0)
+    assert is_new and second is not first
+    ledger.finish(first, file("first"), None)
+    ledger.release(first)
+    assert ledger.discarded == [file("first")], "nothing of it is kept for others"
+
+
+def test_a_result_that_is_there_is_handed_out_and_held_while_it_is_needed() -> None:  # W1
+    """Its file must not go with the bound, nor with another job's end."""
+    ledger = Ledger(keep_bytes=150)
+    computed, _ = ledger.place(unit("a"), 1, 0)
+    ledger.finish(computed, file("a"), None)
+    ledger.release(computed)  # job 1 has ended: it is kept
+    taken, is_new = ledger.place(unit("a"), 2, 0)
+    assert not is_new and taken.result == file("a") and (2, 0) not in taken.places
+    for number in range(3):  # others push it out of what is kept
+        more, _ = ledger.place(unit(number), 3, number)
+        ledger.finish(more, file(str(number)), None)
+        ledger.release(more)
+    assert file("a") not in ledger.discarded, "job 2 reads it still"
+    ledger.release(taken)
+    more, _ = ledger.place(unit("last"), 4, 0)
+    ledger.finish(more, file("last"), None)
+    ledger.release(more)
+    assert ledger.discarded.count(file("a")) == 1
+
+
+def test_each_place_holds_a_result_by_itself() -> None:
+    ledger = Ledger(keep_bytes=0)
+    shared, _ = ledger.place(unit("a"), 1, 0)
+    ledger.place(unit("a"), 2, 0)
+    ledger.finish(shared, file("a"), None)
+    ledger.release(shared)
+    assert ledger.discarded == []
+    ledger.release(shared)
+    assert ledger.discarded == [file("a")]
+
+
+def test_what_failed_is_computed_again_for_whoever_asks_again() -> None:  # W2
+    ledger = Ledger()
+    failed, _ = ledger.place(unit("a", file("item")), 1, 0)
+    ledger.finish(failed, None, ERROR)
+    assert ledger.discarded == [file("item")]
+    retried, is_new = ledger.place(unit("a"), 1, 0)
+    assert is_new and retried is not failed and retried.error is None
+
+
+def test_the_item_of_a_duplicate_goes_and_that_of_the_first_stays() -> None:
+    ledger = Ledger()
+    ledger.place(unit("a", file("first")), 1, 0)
+    ledger.place(unit("a", file("second"), file("an earlier run's")), 2, 0)
+    assert ledger.discarded == [file("second"), file("an earlier run's")]
+
+
+def test_what_an_earlier_run_left_is_no_computation() -> None:
+    ledger = Ledger()
+    known, is_new = ledger.place(unit("a", result=file("kept")), 1, 0)
+    assert not is_new and known.places == [] and ledger.reused == 1 and ledger.unique == 0
+
+
+def test_the_longest_unused_results_go_first() -> None:
+    ledger = Ledger(keep_bytes=250)
+    for name in ("a", "b"):
+        made, _ = ledger.place(unit(name), 1, 0)
+        ledger.finish(made, file(name), None)
+        ledger.release(made)
+    used, _ = ledger.place(unit("a"), 2, 0)
+    ledger.release(used)
+    made, _ = ledger.place(unit("c"), 3, 0)
+    ledger.finish(made, file("c"), None)
+    ledger.release(made)
+    assert ledger.discarded == [file("b")]
+
+
+def test_a_result_before_its_time_is_counted_when_it_is_asked_for() -> None:
+    ledger = Ledger()
+    ledger.offer("a", file("guess"))
+    ledger.offer("a", file("once more"))
+    assert ledger.discarded == [file("once more")] and (ledger.guesses, ledger.unique) == (1, 0)
+    taken, is_new = ledger.place(unit("a"), 1, 0)
+    assert not is_new and taken.result == file("guess")
+    assert (ledger.claimed, ledger.unique, ledger.computed) == (1, 1, 1)
+
+
+def test_an_item_nobody_waits_for_any_more_is_new_again() -> None:
+    ledger = Ledger()
+    left, _ = ledger.place(unit("a", file("item")), 1, 0)
+    ledger.abandon(left)
+    assert ledger.discarded == [file("item")]
+    assert ledger.place(unit("a"), 2, 0)[1]

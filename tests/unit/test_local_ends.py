@@ -1,0 +1,294 @@
+"""How this machine's workers end: told, asked, killed, and heard to the last (W4, W7, D9).
+
+Time is a number, processes are objects: nothing is waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.hosts import local
+from snakemake_executor_gpupool.hosts.base import GRACE_S, FrameArrived, HostEvent, WorkerGone
+from snakemake_executor_gpupool.hosts.local import LocalHost
+from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.wire.frames import Blob, Frame
+from snakemake_executor_gpupool.wire.requests import ToolRef
+
+CARD = Device("cuda:0", "cuda", 0, "GPU-0", visible_id="0")
+
+
+class FakeProcess:
+    """A process that ends when a test says so."""
+
+    made: list[FakeProcess]
+
+    def __init__(
+        self,
+        worker_id: str,
+        python: str,
+        environment: Mapping[str, str],
+        log_path: Path,
+        activation: str = "",
+    ) -> None:
+        self.worker_id, self.environment, self.log_path = worker_id, environment, log_path
+        self.socket, self._theirs = socket.socketpair()
+        self.handle, self._ended = os.pipe()
+        self.pid = 2**30
+        self.done: list[str] = []
+        self.code: int | None = None
+        self.frames: list[Frame | None] = []
+        self.sent: list[dict[str, Any]] = []
+        self.wants_write = False
+        FakeProcess.made.append(self)
+
+    def queue(self, meta: dict[str, Any], blobs: Sequence[Blob] = ()) -> None:
+        self.sent.append(meta)
+
+    def flush(self) -> None:
+        pass
+
+    def receive(self) -> Iterator[Frame | None]:
+        frames, self.frames = self.frames, []
+        yield from frames
+
+    def close_channel(self) -> None:
+        self.done.append("told")
+
+    def terminate(self) -> None:
+        self.done.append("SIGTERM")
+
+    def kill(self) -> None:
+        self.done.append("SIGKILL")
+
+    def exit_code(self) -> int | None:
+        return self.code
+
+    def last_words(self) -> str:
+        return "its last words"
+
+    def close(self) -> None:
+        self.socket.close()
+        self._theirs.close()
+        os.close(self.handle)
+        if self._ended >= 0:
+            os.close(self._ended)
+            self._ended = -1
+
+    def says(self, *frames: Frame | None) -> None:
+        """Have frames, or the end of the channel (None), wait to be received."""
+        self.frames += frames
+        self._theirs.send(b"x")
+
+    def ends(self, code: int) -> None:
+        """End it: the kernel's descriptor says so."""
+        self.code = code
+        os.close(self._ended)
+        self._ended = -1
+
+
+class QuietReaper:
+    """Notes whom it is to watch."""
+
+    def __init__(self) -> None:
+        self.watched: list[int] = []
+        self.forgotten: list[int] = []
+
+    def watch(self, group: int, mark: str = "") -> None:
+        self.watched.append(group)
+
+    def forget(self, group: int) -> None:
+        self.forgotten.append(group)
+
+    def remove_at_end(self, directory: Path) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Memory:
+    """Whose memory is still on a device, as the driver says it."""
+
+    def __init__(self) -> None:
+        self.is_free = True
+
+    def arrived(self, worker_id: str, devices: Sequence[Device]) -> None:
+        pass
+
+    def left(self, worker_id: str, devices: Sequence[Device]) -> None:
+        pass
+
+    def is_rid_of(self, devices: Sequence[Device], pid: int) -> bool:
+        return self.is_free
+
+
+class Machine:
+    """A local host whose clock stands still between steps."""
+
+    def __init__(self, directory: Path) -> None:
+        FakeProcess.made = []
+        paths = RunPaths(directory)
+        paths.create()
+        self.paths = paths
+        self.now_s = 50.0
+        self.memory = Memory()
+        self.host = LocalHost(
+            paths,
+            1,
+            self.memory,  # type: ignore[arg-type]
+            clock_s=lambda: self.now_s,
+            launch=FakeProcess,  # type: ignore[arg-type]
+        )
+
+    def start(self, worker_id: str = "w1") -> FakeProcess:
+        self.host.start(worker_id, ToolRef("tool", "", "python"), (CARD,))
+        return FakeProcess.made[-1]
+
+    def after(self, seconds: float) -> list[HostEvent]:
+        self.now_s += seconds
+        return self.host.poll(0.0)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    monkeypatch.setattr(local, "Reaper", QuietReaper)
+    made = Machine(tmp_path)
+    yield made
+    made.memory.is_free = True
+    for process in FakeProcess.made:
+        process.code = 0
+    made.host.close(lambda end: None)
+    made.paths.remove_spools()
+
+
+def test_a_worker_that_ignores_being_told_is_asked_then_killed(machine: Machine) -> None:  # W7
+    process = machine.start()
+    machine.host.stop("w1")
+    assert machine.after(0.0) == [] and process.done == ["told"]
+    assert machine.after(GRACE_S - 0.1) == [] and process.done == ["told"]
+    machine.after(0.2)
+    assert process.done == ["told", "SIGTERM"]
+    machine.after(GRACE_S - 0.1)
+    assert process.done == ["told", "SIGTERM"]
+    machine.after(0.2)
+    assert process.done == ["told", "SIGTERM", "SIGKILL"]
+    machine.after(GRACE_S + 0.1)  # stuck in the kernel: once more, and never anything milder
+    assert process.done == ["told", "SIGTERM", "SIGKILL", "SIGKILL"]
+    process.ends(-9)
+    (end,) = machine.after(0.0)
+    assert isinstance(end, WorkerGone) and end.expected and "killed by SIGKILL" in end.reason
+    assert len(machine.host) == 0 and machine.after(10.0) == []
+
+
+def test_a_worker_that_ends_when_told_gets_no_signal(machine: Machine) -> None:
+    process = machine.start()
+    machine.host.stop("w1")
+    machine.after(0.0)
+    process.ends(0)
+    (end,) = machine.after(1.0)
+    assert isinstance(end, WorkerGone) and end.expected and process.done == ["told"]
+    assert "its last words" in end.reason
+
+
+def test_a_forced_end_is_one_at_once_even_after_a_graceful_one(machine: Machine) -> None:  # S10
+    process = machine.start()
+    machine.host.stop("w1")
+    machine.after(0.0)
+    machine.host.stop("w1", force=True, complaint="took too long")
+    machine.after(0.0)
+    assert process.done == ["told", "SIGKILL"]
+    process.ends(-9)
+    (end,) = machine.after(0.0)
+    assert isinstance(end, WorkerGone) and not end.expected
+    assert end.reason.startswith("took too long, killed by SIGKILL")
+
+
+def test_a_channel_that_ends_by_itself_is_followed_by_the_same_steps(machine: Machine) -> None:
+    process = machine.start()
+    process.says(None)
+    machine.after(0.0)
+    machine.after(GRACE_S + 0.1)
+    machine.after(GRACE_S + 0.1)
+    assert process.done == ["told", "SIGTERM", "SIGKILL"]
+    process.ends(-9)
+    (end,) = machine.after(0.0)
+    assert isinstance(end, WorkerGone) and not end.expected, "nobody had told it to"
+
+
+def test_a_device_is_free_only_when_the_driver_says_so(machine: Machine) -> None:  # D9
+    process = machine.start()
+    machine.memory.is_free = False
+    process.ends(-11)
+    assert machine.after(0.0) == [] and machine.after(60.0) == []
+    assert len(machine.host) == 1
+    machine.memory.is_free = True
+    (end,) = machine.after(0.1)
+    assert isinstance(end, WorkerGone) and "SIGSEGV" in end.reason
+
+
+def test_what_a_worker_sent_before_its_end_comes_first(machine: Machine) -> None:  # W4
+    process = machine.start()
+    process.frames = [Frame({"type": "done"}, [])]  # and no word that there is something
+    process.ends(-9)
+    first, second = machine.after(0.0)
+    assert isinstance(first, FrameArrived) and first.frame.type == "done"
+    assert isinstance(second, WorkerGone)
+
+
+def test_a_worker_that_broke_the_protocol_is_not_heard_any_more(machine: Machine) -> None:  # W5
+    process = machine.start()
+    machine.host.reject("w1", "it danced")
+    assert not machine.host.believes("w1")
+    machine.after(0.0)
+    assert process.done == ["SIGKILL"], "no grace"
+    process.says(Frame({"type": "done"}, []))
+    assert machine.after(0.0) == []
+    process.frames = [Frame({"type": "done"}, [])]
+    process.ends(-9)
+    (end,) = machine.after(0.0)
+    assert isinstance(end, WorkerGone) and "broke the protocol (it danced)" in end.reason
+
+
+def test_an_end_lets_the_reaper_look_for_what_is_left_once(machine: Machine) -> None:  # W7
+    process = machine.start()
+    reaper = machine.host._reaper
+    assert isinstance(reaper, QuietReaper) and reaper.watched == [process.pid]
+    machine.memory.is_free = False
+    process.ends(0)
+    machine.after(0.0)
+    machine.after(1.0)
+    assert reaper.forgotten == [process.pid]
+
+
+def test_a_process_sees_its_devices_and_is_told_its_tool_first(machine: Machine) -> None:  # D4
+    process = machine.start()
+    assert process.environment["CUDA_VISIBLE_DEVICES"] == "0"
+    assert process.environment["GPUPOOL_WORKER"] == "w1"
+    assert process.sent[0]["type"] == "tool" and process.sent[0]["spec"] == "tool"
+    machine.host.start("w2", ToolRef("tool", "", "python"), ())
+    files = FakeProcess.made[-1].environment
+    assert files["CUDA_VISIBLE_DEVICES"] == "" and files["OMP_NUM_THREADS"] == "1"
+
+
+def test_closing_takes_so_long_and_says_who_is_left(machine: Machine) -> None:  # S10
+    process = machine.start()
+
+    def later() -> float:
+        machine.now_s += 0.5
+        return machine.now_s
+
+    machine.host._clock_s = later
+    stuck = machine.host.close(lambda end: None, patience_s=20.0)
+    assert stuck == [f"w1 (pid {process.pid})"]
+    assert process.done[:3] == ["told", "SIGTERM", "SIGKILL"]
+    process.close()
+    FakeProcess.made.clear()
+    machine.host._running.clear()
+    machine.host = LocalHost(machine.paths, 1)  # for the fixture to close
