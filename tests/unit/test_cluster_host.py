@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -177,8 +178,9 @@ def test_a_node_whose_time_is_nearly_up_gets_nothing_new(
     host._say = lambda line: None
     join(host, "n1", ends_in_s=100.0)
     join(host, "n2")
-    host.poll(0.0)
-    assert host.time_left_s([CARD.on("n1")]) == 100.0
+    first, second = host.poll(0.0)
+    assert isinstance(first, DevicesJoined) and first.ends_at_s == clock[0] + 100.0
+    assert isinstance(second, DevicesJoined) and second.ends_at_s == math.inf
     clock[0] += 100.0 - membership.DRAIN_S - 1.0
     assert host.poll(0.0) == []
     clock[0] += 2.0
