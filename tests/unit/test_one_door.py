@@ -13,7 +13,9 @@ import pytest
 
 from snakemake_executor_gpupool.devices.device import cpu_slot
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
+from snakemake_executor_gpupool import ToolPool
 from snakemake_executor_gpupool.errors import PoolEnded
+from snakemake_executor_gpupool.frontends.python import pool as python_pool
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig
@@ -22,8 +24,9 @@ from snakemake_executor_gpupool.testing.fake_host import FakeHost
 from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
+from tests.unit.answering import AnsweringHost
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 INFO = ToolInfo(
     deterministic=True,
@@ -196,3 +199,48 @@ def test_a_forked_child_is_told_whose_pool_it_is(opened: Opened) -> None:
     assert told.endswith(" | closed")
     opened.pool.submit([request(2)])
     assert opened.pool.summary()["jobs_failed"] == 0
+
+
+class Hearing(AnsweringHost):
+    """Its workers are given jobs to read, and never answer."""
+
+    def __init__(self) -> None:
+        super().__init__(waits=True)
+        self.is_reading = threading.Event()
+
+    def _read(self, worker_id: str, meta: Any, blobs: Any) -> None:
+        self.is_reading.set()
+
+
+def test_a_call_ends_when_its_pool_has_failed_and_later_ones_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither waits for ever for a report that nobody will make."""
+    monkeypatch.setenv("GPUPOOL_PROFILE", "off")
+    host = Hearing()
+
+    def open_pool(config: PoolConfig, callbacks: Callbacks) -> Pool:
+        paths = RunPaths(tmp_path / "run")
+        paths.create()
+        return Pool(config, callbacks, (paths, host))
+
+    monkeypatch.setattr(python_pool, "Pool", open_pool)
+    errors: list[BaseException] = []
+
+    def call(pool: ToolPool) -> None:
+        try:
+            pool.run_job("linear-head", input=["in"], output=["out"])
+        except BaseException as error:
+            errors.append(error)
+
+    with ToolPool(devices="cpu:1") as pool:
+        waiting = threading.Thread(target=call, args=(pool,))
+        waiting.start()
+        assert host.is_reading.wait(PATIENCE_S)
+        host.failing.add("poll")
+        host.wake()
+        waiting.join(PATIENCE_S)
+        assert not waiting.is_alive()
+        call(pool)
+    assert [type(error) for error in errors] == [PoolEnded, PoolEnded]
+    assert all("poll failed" in str(error) for error in errors)

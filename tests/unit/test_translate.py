@@ -1,0 +1,138 @@
+"""From Snakemake's job to a request of plain values (W3, S1)."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path, PurePath, PurePosixPath
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
+from snakemake_executor_gpupool.frontends.snakemake.translate import (
+    MANY_BYTES,
+    MAX_LOOKS,
+    build_request,
+    identity,
+    input_bytes,
+    is_served,
+    plain,
+    plain_job,
+    script_of,
+    title,
+    tool_spec,
+)
+from snakemake_executor_gpupool.tool_api.values import PortablePath
+from snakemake_executor_gpupool.wire.requests import ToolRef
+from tests.unit.stub_workflow import StubDag, StubJob
+
+TOOL = ToolRef("tool", "", "python")
+
+
+@pytest.fixture
+def workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A workflow that runs nothing."""
+    monkeypatch.chdir(tmp_path)
+    made = SimpleNamespace(jobs=[], persistence=SimpleNamespace(path=tmp_path))
+    made.dag = StubDag(made)
+    return made
+
+
+class Text(str):
+    """What Snakemake's own strings are."""
+
+
+def test_values_become_such_as_any_python_unpickles() -> None:
+    value = {"a": [Text("x"), (Text("y"), 1)], Text("b"): {"c": 2.5, "d": None}}
+    plained = plain(value)
+    assert plained == {"a": ["x", ("y", 1)], "b": {"c": 2.5, "d": None}}
+    flat = [*plained, plained["a"][0], plained["a"][1][0]]
+    assert {type(one) for one in flat} == {str} and type(plained["a"][1]) is tuple
+
+
+@pytest.mark.parametrize("path", [PurePosixPath("/data/model"), Path("model"), PurePath("a/b")])
+def test_a_path_stays_a_path_for_whatever_python_reads_it(path: PurePath) -> None:
+    """The classes of pathlib move from one Python to the next."""
+    kept = plain({"model": path, "more": [path]})
+    assert isinstance(kept["model"], PortablePath) and isinstance(kept["more"][0], PortablePath)
+    data = pickle.dumps(kept, 5)
+    assert b"pathlib" not in data.replace(b"PortablePath", b"")
+    assert pickle.loads(data)["model"] == path
+
+
+def test_what_a_tool_sees_is_what_the_rule_says(workflow: Any) -> None:
+    job = StubJob(
+        workflow,
+        "embed",
+        inputs=["a.fasta", "b.fasta"],
+        outputs=["a.npz"],
+        params={"model": Path("/m"), "gpupool_tool": "tool", "n": 3},
+        gpupool_tool="tool",
+        mem_mb=100,
+    )
+    seen = pickle.loads(pickle.dumps(plain_job(job)))
+    assert list(seen.input) == ["a.fasta", "b.fasta"] and seen.input["in1"] == "b.fasta"
+    assert list(seen.output) == ["a.npz"] and seen.rule == "embed"
+    assert dict(seen.params) == {"model": Path("/m"), "n": 3}, "which tool it is, is no param"
+    assert "_cores" not in dict(seen.resources) and dict(seen.resources)["mem_mb"] == 100
+    assert dict(seen.wildcards) == {"name": "embed"}
+
+
+def test_a_request_says_all_that_decides_about_the_job(workflow: Any) -> None:
+    Path("in.txt").write_bytes(bytes(123))
+    job = StubJob(
+        workflow,
+        "r",
+        inputs=["in.txt"],
+        priority=7,
+        attempt=2,
+        gpupool_tool="tool",
+        device="cuda:1",
+        vram_mb=900,
+        runtime=2,
+        gpupool_instance="mine",
+    )
+    request = build_request(workflow, job, 5, TOOL)
+    assert (request.job_id, request.title) == (5, "rule r (name=r)")
+    assert request.devices is not None and request.devices.names == ("cuda:1",)
+    assert (request.vram_mib, request.priority, request.attempt) == (900, 7, 2)
+    assert request.timeout_s == 120.0 and request.instance == "mine"
+    assert request.input_bytes == 123 and request.cwd == str(Path.cwd())
+    assert request.identity == identity(job) == ("r", "name", "r")
+    bare = pickle.loads(request.bare)
+    assert dict(bare.resources) == {}, "what is foreseen of a job cannot know its resources"
+    other = StubJob(workflow, "r", inputs=["in.txt"], gpupool_tool="tool", runtime=9)
+    assert build_request(workflow, other, 6, TOOL).bare == request.bare
+
+
+def test_files_that_cannot_be_told_are_many_or_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(10))
+    assert input_bytes([str(tmp_path / "a"), str(tmp_path / "gone")]) == 10
+    assert input_bytes([str(tmp_path)]) == MANY_BYTES
+    assert input_bytes(["gone"] * (MAX_LOOKS + 1)) == MANY_BYTES
+
+
+def test_which_jobs_are_served(workflow: Any) -> None:
+    assert is_served(StubJob(workflow, "a", gpupool_tool="tool"))
+    assert is_served(StubJob(workflow, "a", params={"gpupool_tool": "tool"}))
+    assert tool_spec(StubJob(workflow, "a", gpupool_tool="")) is None
+    joined = StubJob(workflow, "a", gpupool_tool="tool")
+    joined.is_pipe = True
+    assert not is_served(joined)
+    assert title(joined) == "rule a (name=a)"
+
+
+def test_a_script_is_the_rules_own_python() -> None:
+    def rule(**bodies: str) -> Any:
+        named = ("script", "shellcmd", "notebook", "wrapper")
+        return SimpleNamespace(**{**dict.fromkeys(named), **bodies})
+
+    assert script_of(rule(script="tools/mine.py")) == "tools/mine.py"
+    for bodies, told in (
+        ({"shellcmd": "true"}, "its body is a shell:"),
+        ({"script": "mine.R"}, "its body is mine.R, which is no Python"),
+        ({}, "its body is none"),
+    ):
+        with pytest.raises(Unservable, match=told):
+            script_of(rule(**bodies))
