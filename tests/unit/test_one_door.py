@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from snakemake_executor_gpupool import ToolPool
 from snakemake_executor_gpupool.devices.device import cpu_slot
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
-from snakemake_executor_gpupool import ToolPool
-from snakemake_executor_gpupool.errors import PoolEnded
+from snakemake_executor_gpupool.errors import JobFailed, PoolEnded
 from snakemake_executor_gpupool.frontends.python import pool as python_pool
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
@@ -242,5 +242,5 @@ def test_a_call_ends_when_its_pool_has_failed_and_later_ones_are_refused(
         waiting.join(PATIENCE_S)
         assert not waiting.is_alive()
         call(pool)
-    assert [type(error) for error in errors] == [PoolEnded, PoolEnded]
+    assert [type(error) for error in errors] == [JobFailed, PoolEnded]
     assert all("poll failed" in str(error) for error in errors)

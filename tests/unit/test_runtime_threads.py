@@ -66,15 +66,33 @@ def test_a_question_is_answered_by_the_loop_and_by_the_asker_after_its_end() -> 
 
 
 def test_a_question_that_the_loop_never_took_is_answered_at_its_end() -> None:
-    inbox = Inbox(lambda: None)
-    inbox._wake = inbox.over  # the loop ends just as it is asked
+    asked = threading.Event()
+    inbox = Inbox(asked.set)
+
+    def loop() -> None:
+        assert asked.wait(PATIENCE_S)
+        inbox.over()  # just as it is asked
+
+    thread = threading.Thread(target=loop)
+    thread.start()
     assert inbox.ask(lambda: "answer") == "answer"
+    thread.join(PATIENCE_S)
 
 
 def test_an_error_of_a_question_is_the_asker_s() -> None:
-    inbox = Inbox(lambda: [act(0.0) for act in inbox.take()])
+    asked = threading.Event()
+    inbox = Inbox(asked.set)
+
+    def loop() -> None:
+        assert asked.wait(PATIENCE_S)
+        for act in inbox.take():
+            act(0.0)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
     with pytest.raises(ZeroDivisionError):
         inbox.ask(lambda: 1 // 0)
+    thread.join(PATIENCE_S)
 
 
 def test_another_process_s_inbox_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
