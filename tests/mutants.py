@@ -1,0 +1,458 @@
+"""Breaks the code on purpose, one place at a time, and sees which unit tests notice.
+
+``make mutants`` copies the tree, runs the tests that the table names on it as it is, then applies
+each break by itself and runs that break's own tests, for so long at most. It prints what each
+break did and fails if one was noticed by nobody. ``make mutants ARGS="order lock"`` applies those
+whose behaviour or file has one of the words.
+
+A text that is no longer in the code exactly once is an error: ``tests/unit/test_mutants.py`` says
+so at once.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "snakemake_executor_gpupool"
+#: What a copy needs for unit tests.
+COPIED = (PACKAGE, "snakemake_executor_plugin_gpupool", "tests", "pyproject.toml", "docs")
+LIMIT_S = 90.0
+AT_ONCE = 2
+
+
+class Mutant(NamedTuple):
+    """One deliberate break.
+
+    Attributes
+    ----------
+    breaks
+        The behaviour that no longer holds.
+    file
+        Below the package.
+    find, put
+        The text to find, exactly once, and what to put in its place.
+    tests
+        Which unit tests are to notice: files below ``tests/unit``, or tests of them.
+    """
+
+    breaks: str
+    file: str
+    find: str
+    put: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    # -- the worker's side ------------------------------------------------------------------
+    Mutant(
+        "outputs are staged: nothing half-written under a final name",
+        "worker/outputs.py",
+        "        self.places[path] = os.path.join(self.folders[parent], base)\n",
+        "        self.places[path] = path\n",
+        ("test_outputs.py",),
+    ),
+    Mutant(
+        "a staged output is published only if its job's inputs are what it was made from",
+        "worker/staging.py",
+        "if [digest(path) for path in job.input] != digests:",
+        "if False:",
+        ("test_staging.py",),
+    ),
+    Mutant(
+        "a job one of whose outputs is missing is not published",
+        "worker/staging.py",
+        "if len(outputs) != len(job.output) or not is_complete(outputs, touched):",
+        "if len(outputs) != len(job.output):",
+        ("test_staging.py",),
+    ),
+    Mutant(
+        "a result of a tool that is not deterministic is not kept",
+        "worker/batch.py",
+        "if kept is not None and key is not None:",
+        "if kept is not None:",
+        ("test_batch.py",),
+    ),
+    Mutant(
+        "a kept result is checked before it is used",
+        "worker/result_file.py",
+        "if checksum.digest() != digest:",
+        "if False:",
+        ("test_kept_results.py",),
+    ),
+    Mutant(
+        "a kept result is the one that was asked for",
+        "worker/result_file.py",
+        "if key_bytes != len(key) or head[HEADER.size :] != key:",
+        "if key_bytes != len(key):",
+        ("test_kept_results.py",),
+    ),
+    Mutant(
+        "a result's key changes with the tool's own code",
+        "worker/code_digest.py",
+        'contents[module.path] = f"{module.name}:{hashlib.sha256(data).hexdigest()}"',
+        "contents[module.path] = module.name",
+        ("test_keys.py",),
+    ),
+    Mutant(
+        "one bad item of a batch costs the others nothing, and keeps their order",
+        "worker/batch.py",
+        "halves = run_batch(tool, items[:middle]) + run_batch(tool, items[middle:])",
+        "halves = run_batch(tool, items[middle:]) + run_batch(tool, items[:middle])",
+        ("test_batch.py",),
+    ),
+    # -- what crosses -----------------------------------------------------------------------
+    Mutant(
+        "items of other params, or of another group, are other items",
+        "wire/kept.py",
+        "    return environment, model, group, item\n",
+        '    return environment, model, "", item\n',
+        ("test_scheduler.py",),
+    ),
+    Mutant(
+        "a file that blobs share is removed with the last of them",
+        "wire/spool.py",
+        "        if needed > 0:\n",
+        "        if needed < 0:\n",
+        ("test_spool.py",),
+    ),
+    # -- decisions --------------------------------------------------------------------------
+    Mutant(
+        "a kept result that is handed out is held: its file stays while a job needs it",
+        "scheduling/results.py",
+        "        known.holders += 1\n",
+        "",
+        ("test_ledger.py",),
+    ),
+    Mutant(
+        "an item that failed is computed again when it is asked for again",
+        "scheduling/results.py",
+        "            self._units.pop(unit.key, None)\n            return\n",
+        "            return\n",
+        ("test_ledger.py",),
+    ),
+    Mutant(
+        "every item gets its own result, in the job's order",
+        "scheduling/jobs.py",
+        "            order.append(places[id(unit)])\n",
+        "            order.append(len(order) % len(blobs))\n",
+        ("test_jobs.py",),
+    ),
+    Mutant(
+        "a failed item fails every job that contains it, and no other",
+        "scheduling/jobs.py",
+        "        for job_id, position in places:\n",
+        "        for job_id, position in places[:1]:\n",
+        ("test_jobs.py",),
+    ),
+    Mutant(
+        "nobody computes what only ended jobs have asked for",
+        "scheduling/jobs.py",
+        "            if not unit.is_done:\n                unit.places = [place for place",
+        "            if unit.is_done:\n                unit.places = [place for place",
+        ("test_jobs.py",),
+    ),
+    Mutant(
+        "leased devices count as demand",
+        "scheduling/demand.py",
+        "    return Demand(models + leased + waiting, frozenset",
+        "    return Demand(models + waiting, frozenset",
+        ("test_demand.py",),
+    ),
+    Mutant(
+        "no batch is sent to a node that is about to end",
+        "scheduling/models/batching.py",
+        "        if self._comes_too_late(worker, units, now_s):\n",
+        "        if False:\n",
+        ("test_demand.py",),
+    ),
+    Mutant(
+        "an answer is believed only from the worker that was asked, about its oldest batch",
+        "scheduling/frame_gate.py",
+        "        _require(bool(worker.in_flight) and worker.in_flight[0] == job_id, frame)\n",
+        "",
+        ("test_answers.py",),
+    ),
+    # -- devices ----------------------------------------------------------------------------
+    Mutant(
+        "a device is taken by its lock, which one process has at a time",
+        "devices/locks.py",
+        "            if not try_lock(fd, how):\n",
+        "            if try_lock(fd, how) is None:\n",
+        ("test_locks.py",),
+    ),
+    Mutant(
+        "a process without a GPU sees none",
+        "devices/visibility.py",
+        "        if kind.word not in held:\n",
+        "        if False:\n",
+        ("test_environment.py", "test_local_ends.py"),
+    ),
+    # -- hosts ------------------------------------------------------------------------------
+    Mutant(
+        "a worker that ignores a graceful stop is killed in the end",
+        "hosts/local.py",
+        "            min(running.steps, 2)\n",
+        "            min(running.steps, 1)\n",
+        ("test_local_ends.py",),
+    ),
+    Mutant(
+        "a device is free only once the driver says that the dead process is off it",
+        "hosts/local.py",
+        "        if not self._memory_release.is_rid_of(running.devices, running.process.pid):\n",
+        "        if False:\n",
+        ("test_local_ends.py",),
+    ),
+    Mutant(
+        "what a worker sent before its end is taken",
+        "hosts/local.py",
+        "        if not running.complaint:\n            self._service",
+        "        if running.complaint:\n            self._service",
+        ("test_local_ends.py",),
+    ),
+    Mutant(
+        "nobody is blamed for what went with its node",
+        "hosts/cluster/membership.py",
+        "reason, expected=False, blameless=True))",
+        "reason, expected=False, blameless=False))",
+        ("test_cluster_host.py",),
+    ),
+    Mutant(
+        "a node whose time is nearly up gets nothing new",
+        "hosts/cluster/membership.py",
+        "if node.ends_s - now_s < DRAIN_S]",
+        "if node.ends_s < 0]",
+        ("test_cluster_host.py",),
+    ),
+    # -- the loop ---------------------------------------------------------------------------
+    Mutant(
+        "a worker that broke the protocol is not believed any more",
+        "runtime/loop.py",
+        "                if self.host.believes(event.worker_id):\n",
+        "                if True:\n",
+        ("test_loop.py",),
+    ),
+    Mutant(
+        "a cancelled run ends its workers",
+        "runtime/loop.py",
+        "        self.scheduler.cancel(reason)\n        self.host.stop_all(force=True)\n",
+        "        self.scheduler.cancel(reason)\n",
+        ("test_loop.py",),
+    ),
+    Mutant(
+        "results are written in the job's order",
+        "runtime/carry_out.py",
+        'meta |= {"order": effect.order, "names"',
+        'meta |= {"order": sorted(effect.order), "names"',
+        ("test_carry_out.py",),
+    ),
+    Mutant(
+        "a call to a pool that has failed is refused, and does not wait for ever",
+        "runtime/inbox.py",
+        "            if self._why_ended:\n                raise PoolEnded(self._why_ended)\n",
+        "            if self._why_ended:\n                return\n",
+        ("test_runtime_threads.py",),
+    ),
+    Mutant(
+        "a callback that fails costs no other callback",
+        "runtime/reporter.py",
+        "                self._failed(error)\n",
+        "                self._failed(error)\n                return\n",
+        ("test_runtime_threads.py",),
+    ),
+    # -- what is left behind ----------------------------------------------------------------
+    Mutant(
+        "of kept results the longest unused go first",
+        "records/result_store.py",
+        "        for entry in sorted(entries):\n",
+        "        for entry in sorted(entries, reverse=True):\n",
+        ("test_result_store.py",),
+    ),
+    Mutant(
+        "a clean-up removes nothing that gpupool has not made",
+        "records/result_store.py",
+        "                if _starts_with(at, entry.name, MAGIC):\n",
+        "                if True:\n",
+        ("test_result_store.py",),
+    ),
+    Mutant(
+        "what a living run has locked is not taken for left behind",
+        "records/owned.py",
+        "            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n            return",
+        "            return",
+        ("test_owned.py",),
+    ),
+    # -- Snakemake's side -------------------------------------------------------------------
+    Mutant(
+        "a group does not go on after a member has failed",
+        "frontends/snakemake/groups.py",
+        "            if self._errors or self._withdrawn:\n                ready = []\n",
+        "",
+        ("test_groups.py",),
+    ),
+    Mutant(
+        "a path in params reaches a tool as a path, whatever its Python",
+        "frontends/snakemake/translate.py",
+        "        return PortablePath(str(value))\n",
+        "        return str(value)\n",
+        ("test_translate.py",),
+    ),
+    Mutant(
+        "an error without words is an error",
+        "frontends/snakemake/executor.py",
+        "        if report.error is None:\n",
+        "        if not report.error:\n",
+        ("test_executor.py",),
+    ),
+    Mutant(
+        "a job's devices are given back when it ends",
+        "frontends/snakemake/alone.py",
+        "            self._pool.lease_done(job_id, report.error)\n",
+        "",
+        ("test_executor.py",),
+    ),
+    Mutant(
+        "a job that the pool refuses is reported",
+        "frontends/snakemake/served.py",
+        '                self._report(JobReport(request.job_id, f"{request.title}: {error}"))\n',
+        "                pass\n",
+        ("test_executor.py",),
+    ),
+    Mutant(
+        "jobs of the lane keep to the budget of threads",
+        "frontends/snakemake/admission.py",
+        "            if job.threads <= self.free:\n",
+        "            if True:\n",
+        ("test_lane.py",),
+    ),
+    Mutant(
+        "a failure that will be tried again stops nothing",
+        "frontends/snakemake/halt.py",
+        "        if job.restart_times <= job.attempt - 1:\n",
+        "        if True:\n",
+        ("test_executor.py",),
+    ),
+)
+
+
+def occurrences(mutant: Mutant, root: Path = ROOT) -> int:
+    """Return how often the text of a break is in its file; 1 is right."""
+    path = root / PACKAGE / mutant.file
+    return path.read_text(encoding="utf-8").count(mutant.find) if path.is_file() else 0
+
+
+def misfits(root: Path = ROOT) -> list[str]:
+    """Return what is wrong with the table: breaks that cannot be applied, tests that are gone."""
+    wrong = []
+    for mutant in MUTANTS:
+        if (count := occurrences(mutant, root)) != 1:
+            wrong.append(f"{mutant.file}: {count} times: {mutant.find.strip()[:70]}")
+            continue
+        path = root / PACKAGE / mutant.file
+        text = path.read_text(encoding="utf-8").replace(mutant.find, mutant.put)
+        try:
+            compile(text, str(path), "exec")
+        except SyntaxError as error:
+            wrong.append(f"{mutant.file}: is no Python when broken: {error}")
+        for test in mutant.tests:
+            if not (root / "tests/unit" / test.partition("::")[0]).is_file():
+                wrong.append(f"{mutant.breaks}: there is no {test}")
+    return wrong
+
+
+class Tree:
+    """A copy of what unit tests need."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = directory
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                skip = shutil.ignore_patterns("__pycache__", "_build")
+                shutil.copytree(source, directory / name, ignore=skip)
+            else:
+                shutil.copy(source, directory / name)
+
+    def notices(self, tests: tuple[str, ...]) -> str:
+        """Run unit tests; return what one of them has to say, empty if all of them pass."""
+        # No bytecode: a file that is broken and mended within a second looks unchanged.
+        environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        command += [f"tests/unit/{test}" for test in tests]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self.root,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"still running after {LIMIT_S:.0f} s"
+        if done.returncode == 0:
+            return ""
+        lines = done.stdout.splitlines() or done.stderr.splitlines() or [f"{done.returncode}"]
+        failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        return (failed or lines[-1:])[0]
+
+    def notices_break(self, mutant: Mutant) -> str:
+        """Break the copy, run the break's tests, and mend the copy."""
+        path = self.root / PACKAGE / mutant.file
+        whole = path.read_text(encoding="utf-8")
+        path.write_text(whole.replace(mutant.find, mutant.put), encoding="utf-8")
+        try:
+            return self.notices(mutant.tests)
+        finally:
+            path.write_text(whole, encoding="utf-8")
+
+
+def main(words: list[str]) -> int:
+    """Return the exit code: 0 if every break was noticed."""
+    if wrong := misfits():
+        print("mutants: the table no longer fits the code:", *wrong, sep="\n  ")
+        return 2
+    chosen = [m for m in MUTANTS if not words or any(w in f"{m.breaks} {m.file}" for w in words)]
+    started_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="gpupool-mutants-") as directory:
+        trees: queue.SimpleQueue[Tree] = queue.SimpleQueue()
+        for number in range(AT_ONCE):
+            trees.put(Tree(Path(directory) / str(number)))
+
+        def with_tree(mutant: Mutant | None) -> str:
+            tree = trees.get()
+            try:
+                if mutant is None:
+                    return tree.notices(tuple(sorted({t for m in chosen for t in m.tests})))
+                return tree.notices_break(mutant)
+            finally:
+                trees.put(tree)
+
+        if failed := with_tree(None):
+            print(f"mutants: the tests fail on the code as it is: {failed}")
+            return 2
+        survivors = []
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as threads:
+            for mutant, noticed in zip(chosen, threads.map(with_tree, chosen), strict=True):
+                print(f"{'noticed ' if noticed else 'SURVIVED'}  {mutant.file}: {mutant.breaks}")
+                print(
+                    f"            {noticed or 'by none of ' + ', '.join(mutant.tests)}", flush=True
+                )
+                survivors += [] if noticed else [mutant]
+    took_s = time.monotonic() - started_s
+    print(f"{len(chosen)} breaks, {len(survivors)} survived, {took_s:.0f} s")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
