@@ -17,7 +17,8 @@ import pytest
 from bench import workload
 from tests.acceptance.chaos import PHASES, Killer, Replay
 from tests.acceptance.running import TOOLS, Finished, Workflow
-from tests.acceptance.test_faults import eventually, worker_pids
+from tests.acceptance.test_faults import worker_pids
+from tests.waiting import eventually
 
 MIN_KILLS = 10
 #: Two models that take turns: each file goes through the one, then through the other.

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.running import Workflow
-from tests.acceptance.test_faults import eventually, worker_pids
+from tests.acceptance.test_faults import worker_pids
+from tests.waiting import eventually
 
 SNAKEFILE = """
 PATCH

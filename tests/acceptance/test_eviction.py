@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from tests.acceptance.running import Finished, Workflow
-from tests.acceptance.test_faults import eventually
+from tests.waiting import eventually
 
 STEP = """
 rule step{number}:

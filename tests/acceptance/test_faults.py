@@ -7,12 +7,12 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.running import LOCAL, Workflow
+from tests.waiting import eventually
 
 SLOW = """
 rule all:
@@ -26,16 +26,6 @@ rule up:
     script: "textual.py"
 """
 INPUTS = {f"in/{i}.txt": "x" * (40 + i) + "\n" for i in range(8)}
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 30.0) -> bool:
-    """Wait for a condition."""
-    deadline_s = time.monotonic() + within_s
-    while time.monotonic() < deadline_s:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def worker_pids(directory: Path) -> set[int]:
@@ -139,7 +129,7 @@ def ends_cleanly(tmp_path: Path, number: int, within_s: float) -> str:
     text, _ = run.communicate(timeout=60)
     assert time.monotonic() - started_s < within_s
     assert run.returncode == local_code(tmp_path / "local", number) != 0
-    assert eventually(lambda: not worker_pids(tmp_path), within_s=5.0)
+    assert eventually(lambda: not worker_pids(tmp_path), within_s=20.0)
     files = [path.name for path in (tmp_path / "out").iterdir()]
     assert all(name.endswith(".up") for name in files), files
     workflow.run("--unlock")
@@ -191,9 +181,9 @@ def test_commands_of_cpu_rules_end_with_the_run(tmp_path: Path, number: int) -> 
     run = Workflow(tmp_path, SLEEPERS).start("--cores", "4")
     assert eventually(lambda: len(sleepers()) == 2)
     run.send_signal(number)
-    text, _ = run.communicate(timeout=20)
+    text, _ = run.communicate(timeout=60)
     assert run.returncode != 0, text
-    assert eventually(lambda: not sleepers(), within_s=5)
+    assert eventually(lambda: not sleepers(), within_s=20)
     assert not (tmp_path / "a.txt").exists()
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from snakemake_executor_gpupool.frontends.snakemake.leftovers import wait_for
+from tests.waiting import eventually
 
 
 def start(script: str) -> subprocess.Popen[bytes]:
@@ -27,11 +27,13 @@ def is_alive(pid: int) -> bool:
 
 def left_by(child: subprocess.Popen[bytes], note: Path) -> int:
     """The process that a child has started, once it has said so."""
-    deadline_s = time.monotonic() + 20
-    while not note.exists() or not note.read_text().strip():
-        assert time.monotonic() < deadline_s and child.poll() is None
-        time.sleep(0.01)
+    is_said = eventually(lambda: child.poll() is not None or is_written(note))
+    assert is_said and is_written(note)
     return int(note.read_text())
+
+
+def is_written(note: Path) -> bool:
+    return note.exists() and note.read_text().endswith("\n")
 
 
 @pytest.mark.parametrize("holds_devices", [True, False])

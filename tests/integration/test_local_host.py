@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -23,18 +23,9 @@ from snakemake_executor_gpupool.hosts.reaper import Reaper
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.frames import Decoder, encode
 from snakemake_executor_gpupool.wire.requests import ToolRef
+from tests.waiting import PATIENCE_S, eventually
 
 TOOL = f"{Path(__file__).parent.parent / 'tools' / 'textual.py'}:Textual"
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> bool:
-    """Wait for a condition."""
-    deadline_s = time.monotonic() + within_s
-    while time.monotonic() < deadline_s:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def is_alive(pid: int) -> bool:
@@ -45,14 +36,23 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def until(host: LocalHost, kind: type, within_s: float = 20.0) -> HostEvent:
-    """Wait until something of a kind happens."""
-    deadline_s = time.monotonic() + within_s
-    while time.monotonic() < deadline_s:
-        for event in host.poll(30.0):
-            if isinstance(event, kind):
-                return event
-    raise AssertionError(f"no {kind.__name__} within {within_s} s")
+class Watched:
+    """A host and what has happened on it; what one look finds is kept for the next question."""
+
+    def __init__(self, host: LocalHost) -> None:
+        self.host = host
+        self._events: deque[HostEvent] = deque()
+
+    def until(self, kind: type) -> HostEvent:
+        """Wait until something of a kind happens; what happened before it is past."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline_s:
+            while self._events:
+                event = self._events.popleft()
+                if isinstance(event, kind):
+                    return event
+            self._events += self.host.poll(30.0)
+        raise AssertionError(f"no {kind.__name__} within {PATIENCE_S} s")
 
 
 @pytest.mark.parametrize("has_handles", [True, False])
@@ -65,6 +65,7 @@ def test_an_end_is_noticed(
     paths = RunPaths(tmp_path)
     paths.create()
     host = LocalHost(paths, 1)
+    watched = Watched(host)
     pair, kept = socket.socketpair, []
 
     def kept_pair() -> tuple[socket.socket, socket.socket]:
@@ -76,12 +77,12 @@ def test_an_end_is_noticed(
     try:
         pid = host.start("w1", ToolRef(TOOL, str(tmp_path), sys.executable), (cpu_slot(0),))
         assert pid is not None
-        assert isinstance(until(host, FrameArrived), FrameArrived)
+        assert isinstance(watched.until(FrameArrived), FrameArrived)
         os.kill(pid, signal.SIGKILL)
         started_s = time.monotonic()
-        end = until(host, WorkerGone)
+        end = watched.until(WorkerGone)
         assert isinstance(end, WorkerGone) and "killed by SIGKILL" in end.reason
-        assert time.monotonic() - started_s < 2
+        assert time.monotonic() - started_s < 20, "not with the next poll that is over"
     finally:
         for end_of_channel in kept:
             end_of_channel.close()
@@ -93,10 +94,11 @@ def test_what_cannot_be_started_is_an_end_like_any_other(tmp_path: Path) -> None
     paths = RunPaths(tmp_path)
     paths.create()
     host = LocalHost(paths, 1)
+    watched = Watched(host)
     try:
         for python in ("/nowhere/python", "py\0thon"):
             assert host.start("w1", ToolRef(TOOL, "", python), ()) is None
-            end = until(host, WorkerGone)
+            end = watched.until(WorkerGone)
             assert isinstance(end, WorkerGone) and "cannot start a worker" in end.reason
     finally:
         host.close(lambda end: None)
@@ -109,9 +111,9 @@ def test_a_reaper_that_hangs_holds_nobody_up() -> None:  # W4
     started_s = time.monotonic()
     for group in range(20_000):
         reaper.watch(group + 2**30, "mark")
-    assert time.monotonic() - started_s < 5
+    assert time.monotonic() - started_s < 30
     reaper.close()
-    assert time.monotonic() - started_s < 15
+    assert time.monotonic() - started_s < 60
 
 
 def test_a_reaper_ends_though_a_child_has_its_pipe() -> None:  # S10
@@ -121,9 +123,8 @@ def test_a_reaper_ends_though_a_child_has_its_pipe() -> None:  # S10
         time.sleep(60)
         os._exit(0)
     try:
-        started_s = time.monotonic()
         reaper.close()
-        assert time.monotonic() - started_s < 2 and reaper._process.returncode == 0
+        assert reaper._process.returncode == 0, "it ended by itself, and was not killed"
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -17,20 +17,11 @@ import pytest
 from snakemake_executor_gpupool import DeviceManager, ToolPool
 from snakemake_executor_gpupool.errors import JobFailed, PoolEnded
 from snakemake_executor_gpupool.wire.spool import Spool
+from tests.waiting import eventually
 
 TOOLS = Path(__file__).parent.parent / "tools"
 TEXTUAL = f"{TOOLS / 'textual.py'}:Textual"
 MISBEHAVING = f"{TOOLS / 'misbehaving.py'}:Misbehaving"
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> bool:
-    """Wait for a condition."""
-    deadline_s = time.monotonic() + within_s
-    while time.monotonic() < deadline_s:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 class Call(threading.Thread):
@@ -128,7 +119,7 @@ def test_after_the_loop_has_broken_calls_are_errors() -> None:
             started_s = time.monotonic()
             with pytest.raises(PoolEnded, match=r"has failed, which is a bug: .*a bug"):
                 pool.run(TEXTUAL, items)
-            assert time.monotonic() - started_s < 2
+            assert time.monotonic() - started_s < 30
         assert pool.summary["jobs_failed"] == 1
     with ToolPool(devices="cpu:1") as again:
         assert again.run(TEXTUAL, ["a"]) == ["A.plain"]
@@ -242,7 +233,8 @@ def call():
         pass
 with ToolPool(devices="cpu:1") as pool:
     threading.Thread(target=call).start()
-    time.sleep(1.5)
+    while pool.summary["items"] == 0:  # until it is in flight
+        time.sleep(0.01)
 print("end", os.path.exists(pool._opened().paths.directory))
 """
 ABORTED = """
@@ -255,7 +247,7 @@ with ToolPool(devices="cpu:1") as pool:
 """
 
 
-def run_program(directory: Path, text: str, within_s: float = 30) -> list[str]:
+def run_program(directory: Path, text: str, within_s: float = 90) -> list[str]:
     """Run a program to its end; return the lines that it printed."""
     path = directory / "program.py"
     path.write_text(PROGRAM + textwrap.dedent(text))

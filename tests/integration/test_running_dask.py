@@ -17,7 +17,7 @@ pytest.importorskip("distributed", reason="the extra [cluster] is not installed"
 from snakemake_executor_gpupool.hosts.cluster.security import Credentials
 from tests.acceptance.running import TOOLS, Workflow
 from tests.acceptance.test_environments import OWN, WITH_CONDA, expected, make_environment
-from tests.acceptance.test_faults import eventually
+from tests.waiting import eventually
 
 SNAKEFILE = """
 rule all:

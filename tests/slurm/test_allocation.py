@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.acceptance.test_faults import eventually
 from tests.slurm.running import OnSlurm, devices_of_events, is_alive, node_of, variable
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("on_short_pilots")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.acceptance.test_faults import eventually
 from tests.slurm.running import OnSlurm, Run, devices_of_events
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from snakemake_executor_gpupool.hosts.cluster.security import Credentials
-from tests.acceptance.test_faults import eventually
 from tests.slurm.network import network
 from tests.slurm.running import OnSlurm, devices_of_events, is_alive, node_of, variable
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("slurm")
 
