@@ -29,9 +29,7 @@ from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.pool import Pool
 from tests.unit.answering import AnsweringHost
-
-#: A busy machine may take this long for what takes milliseconds.
-PATIENCE_S = 60.0
+from tests.waiting import PATIENCE_S
 
 
 class Lines(logging.Handler):

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from snakemake_executor_gpupool.errors import PoolEnded
 from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LocalLane
-from snakemake_executor_gpupool.testing.simulation import INFO
-from tests.unit.stub_workflow import PATIENCE_S, StubGroup, StubWorkflow
-
-TOOL = "linear-head"
+from snakemake_executor_gpupool.wire.requests import JobReport
+from tests.unit.stub_workflow import StubGroup, StubWorkflow
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -99,11 +99,9 @@ def test_an_error_without_words_is_an_error(workflow: StubWorkflow) -> None:
     job = workflow.job("a", body=fails)
     workflow.run(job)
     workflow.wait(lambda: workflow.failed)
-    info = type("Info", (), {"job": workflow.job("b")})
-    workflow.scheduler.running.add(info.job)
-    from snakemake_executor_gpupool.wire.requests import JobReport
-
-    workflow.executor._finish(info, JobReport(0, ""))
+    silent = SubmittedJobInfo(workflow.job("b"))
+    workflow.scheduler.running.add(silent.job)
+    workflow.executor._finish(silent, JobReport(0, ""))
     assert workflow.failed == ["a", "b"] and not workflow.finished
 
 
@@ -336,7 +334,6 @@ def test_a_pool_that_breaks_reports_every_job_and_ends_the_run(workflow: StubWor
 
 
 def test_the_summary_counts_what_was_served(workflow: StubWorkflow) -> None:
-    assert INFO["deterministic"]
     workflow.run(*(workflow.served(f"s{n}") for n in range(3)))
     workflow.wait(lambda: len(workflow.finished) == 3)
     summary = workflow.executor._pool.summary()

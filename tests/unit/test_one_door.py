@@ -25,8 +25,7 @@ from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 from tests.unit.answering import AnsweringHost
-
-PATIENCE_S = 60.0
+from tests.waiting import PATIENCE_S
 
 INFO = ToolInfo(
     deterministic=True,

@@ -10,9 +10,7 @@ import pytest
 from snakemake_executor_gpupool.errors import PoolEnded
 from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.reporter import Reporter
-
-PATIENCE_S = 60.0
-
+from tests.waiting import PATIENCE_S
 
 # -- in ------------------------------------------------------------------------------------------
 
