@@ -44,7 +44,7 @@ class AnsweringHost(FakeHost):
     def start(self, worker_id: str, *tool_devices_node: Any) -> None:
         super().start(worker_id, *tool_devices_node)
         if "tool" not in self.silent:
-            self.says(worker_id, "tool", info=INFO)
+            self.says(worker_id, "tool", info=INFO, seconds=0.1, versions={})
 
     def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
         super().send(worker_id, meta, blobs)
@@ -53,22 +53,24 @@ class AnsweringHost(FakeHost):
 
     def _read(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob]) -> None:
         items = self.items.get(meta["job"], [str(meta["job"])])
-        told = [{"key": item, "cost": 1.0, "tokens": 1, "name": item} for item in items]
+        columns = {"keys": items, "costs": [1.0] * len(items), "tokens": [1] * len(items)}
         model = {"model": "m", "model_label": "m", "group": "g", "short_tokens": 0}
-        more = {"items": told, "last": True, "follow": []}
+        more = {**columns, "names": items, "kept": [], "last": True, "follow": []}
         payloads = [item.encode() for item in items]
         self.says(worker_id, "items", payloads, job=meta["job"], **model, **more)
 
     def _load(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob]) -> None:
-        self.says(worker_id, "loaded", batch_tokens=8, seconds=0.1, peak_mib=None)
+        figures = {"batch_tokens": 8, "seconds": 0.1, "peak_mib": None, "versions": {}}
+        self.says(worker_id, "loaded", **figures)
 
     def _run(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob]) -> None:
         items = [blob.decode() for blob in blobs[1:] if isinstance(blob, bytes)]
         self.computed += items
-        outcomes = [{"error": ERROR if item in self.bad else None, "oom": False} for item in items]
+        failed = [number for number, item in enumerate(items) if item in self.bad]
+        outcomes = {"items": len(items), "failed": failed, "errors": [ERROR] * len(failed)}
         results = [f"{item}!".encode() for item in items if item not in self.bad]
-        figures = {"seconds": 0.1, "peak_mib": None}
-        self.says(worker_id, "done", results, batch=meta["batch"], outcomes=outcomes, **figures)
+        figures = {"out_of_memory": [], "seconds": 0.1, "peak_mib": None}
+        self.says(worker_id, "done", results, batch=meta["batch"], **outcomes, **figures)
 
     def _write(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob]) -> None:
         results = [blob for blob in blobs[1:] if isinstance(blob, bytes)]

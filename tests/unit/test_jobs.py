@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents
 from snakemake_executor_gpupool.scheduling.effects import Note, Outbox, Report
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
-ERROR = {"kind": "tool", "type": "ValueError", "message": "bad", "traceback": ""}
+ERROR = WorkerError("bad", kind="tool", type="ValueError")
 
 
 class Table:
@@ -132,9 +134,9 @@ def test_time_is_shared_among_the_places_of_an_item() -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        ({**ERROR, "traceback": "at line 3\n"}, "rule r (n=1): x: ValueError: bad\nat line 3"),
-        ({**ERROR, "kind": "input", "traceback": "hidden"}, "rule r (n=1): x: bad"),
+        (replace(ERROR, traceback="at line 3\n"), "rule r (n=1): x: ValueError: bad\nat line 3"),
+        (replace(ERROR, kind="input", traceback="hidden"), "rule r (n=1): x: bad"),
     ],
 )
-def test_how_an_error_reads(error: dict[str, Any], text: str) -> None:
+def test_how_an_error_reads(error: WorkerError, text: str) -> None:
     assert explain(Table().read(1), error, "x") == text

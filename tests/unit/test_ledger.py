@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 
-ERROR = {"kind": "tool", "type": "ValueError", "message": "bad", "traceback": ""}
+ERROR = WorkerError("bad", kind="tool", type="ValueError")
 
 
 def unit(key: Hashable, payload: Blob = b"", result: Blob | None = None) -> Unit:

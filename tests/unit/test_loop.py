@@ -203,9 +203,9 @@ def test_what_comes_late_for_a_cancelled_job_changes_nothing(stepped: Stepped) -
     stepped.host.stubborn = set(stepped.host.sent)
     stepped.inbox.post(lambda now_s: stepped.loop.cancel("cancelled"))
     stepped.steps(1)
-    outcomes = [{"error": None, "oom": False}]
+    outcomes = {"items": 1, "failed": [], "errors": [], "out_of_memory": []}
     figures = {"seconds": 0.1, "peak_mib": None}
-    stepped.host.says(busy, "done", [b"1!"], batch=batch, outcomes=outcomes, **figures)
+    stepped.host.says(busy, "done", [b"1!"], batch=batch, **outcomes, **figures)
     stepped.steps(5)
     assert stepped.reports[1].error == "rule r (n=1): cancelled" and not stepped.host.written
 
