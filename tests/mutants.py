@@ -185,7 +185,7 @@ MUTANTS = (
     # -- devices ----------------------------------------------------------------------------
     Mutant(
         "a device is taken by its lock, which one process has at a time",
-        "devices/locks.py",
+        "devices/lock_files.py",
         "            if not try_lock(fd, how):\n",
         "            if try_lock(fd, how) is None:\n",
         ("test_locks.py",),

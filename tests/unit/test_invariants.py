@@ -204,7 +204,7 @@ def test_every_simulated_event_is_checked(monkeypatch: pytest.MonkeyPatch) -> No
     assert world.reports == {1: None} and len(seen) >= 5
 
 
-@cases(15)
+@cases(6)
 @given(seed=st.integers(0, 2**32))
 def test_tables_agree_after_each_event_of_any_run(seed: int) -> None:
     with mock.patch.object(simulation, "CHECKED_EACH", 10**9):

@@ -27,7 +27,7 @@ def test_how_a_child_ended() -> None:
     check_exit(0)
     with pytest.raises(NodeLost):
         check_exit(None)
-    with pytest.raises(ChildFailed, match="exit code 3, and said last:\nno room"):
+    with pytest.raises(ChildFailed, match=r"exit code 3, .*:\nno room"):
         check_exit(3, "no room")
 
 

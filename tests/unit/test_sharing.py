@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.devices.allocation.occupancy import WORKER, DeviceRequest
+from snakemake_executor_gpupool.devices.allocation.allocator import (
+    WORKER,
+    Allocator,
+    DeviceRequest,
+)
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE

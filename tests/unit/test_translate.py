@@ -131,7 +131,7 @@ def test_a_script_is_the_rules_own_python() -> None:
     assert script_of(rule(script="tools/mine.py")) == "tools/mine.py"
     for bodies, told in (
         ({"shellcmd": "true"}, "its body is a shell:"),
-        ({"script": "mine.R"}, "its body is mine.R, which is no Python"),
+        ({"script": "mine.R"}, "its body is mine.R, which is not a Python file"),
         ({}, "its body is none"),
     ):
         with pytest.raises(Unservable, match=told):
