@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
-#: A worker that was told to end gets this long before SIGTERM, and again before SIGKILL.
+#: Seconds that a worker gets to end before SIGTERM, and again before SIGKILL.
 GRACE_S = 3.0
 
 
@@ -105,28 +105,73 @@ class Host(Protocol):
 
     carried: Carried
 
-    def wake(self) -> None: ...  # noqa: D102 - as LocalHost's, for the whole class
-    def pids(self) -> list[int]: ...  # noqa: D102
-    def believes(self, worker_id: str) -> bool: ...  # noqa: D102
-    def reject(self, worker_id: str, why: str) -> None: ...  # noqa: D102
-    def watch(self, group: int) -> None: ...  # noqa: D102
-    def forget(self, group: int) -> None: ...  # noqa: D102
-    def start(  # noqa: D102
+    def wake(self) -> None:
+        """Make a waiting :meth:`poll` return; callable from any thread and signal handler."""
+
+    def pids(self) -> list[int]:
+        """Return the ids of all worker processes on the coordinator's machine."""
+
+    def believes(self, worker_id: str) -> bool:
+        """Return whether a worker's frames still count: it has not broken the protocol."""
+
+    def reject(self, worker_id: str, why: str) -> None:
+        """End a worker that broke the protocol, and ignore what it still sends."""
+
+    def watch(self, group: int) -> None:
+        """Have a process group of this machine killed if the coordinator is killed."""
+
+    def forget(self, group: int) -> None:
+        """Note that a watched process group has ended."""
+
+    def start(
         self,
         worker_id: str,
         tool: ToolRef,
         devices: tuple[Device, ...],
         node: str | None = None,
-    ) -> int | None: ...
-    def send(  # noqa: D102
-        self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()
-    ) -> None: ...
-    def flush(self) -> None: ...  # noqa: D102
-    def stop(  # noqa: D102
-        self, worker_id: str, *, force: bool = False, complaint: str = ""
-    ) -> None: ...
-    def poll(self, timeout_s: float) -> list[HostEvent]: ...  # noqa: D102
-    def stop_all(self, *, force: bool = False) -> None: ...  # noqa: D102
-    def close(self, on_end: Callable[[WorkerGone], None]) -> list[str]: ...  # noqa: D102
+    ) -> int | None:
+        """Start a process where its devices are, else on ``node``, else anywhere.
 
-    def wants(self, demand: Demand) -> None: ...  # noqa: D102
+        A start that fails is reported by :meth:`poll` as :class:`WorkerGone`.
+
+        Returns
+        -------
+        int or None
+            Its process id if it runs on this machine, else None.
+        """
+
+    def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
+        """Queue a frame for the next :meth:`flush`; one for a worker that has ended is dropped."""
+
+    def flush(self) -> None:
+        """Hand queued frames to the operating system. Never blocks."""
+
+    def stop(self, worker_id: str, *, force: bool = False, complaint: str = "") -> None:
+        """Ask a worker to end, and escalate to SIGTERM and SIGKILL until it does.
+
+        Parameters
+        ----------
+        force
+            Start with SIGKILL.
+        complaint
+            Why it is ended against its will; empty: its end is expected.
+        """
+
+    def poll(self, timeout_s: float) -> list[HostEvent]:
+        """Wait until something happens, for ``timeout_s`` at most; return what happened.
+
+        Frames of a worker come in the order in which it sent them, and none after its end, which
+        is reported once.
+        """
+
+    def stop_all(self, *, force: bool = False) -> None:
+        """Ask every worker to end; ``force``: kill it."""
+
+    def close(self, on_end: Callable[[WorkerGone], None]) -> list[str]:
+        """End every worker; return the names of those that could not be ended in time.
+
+        ``on_end`` is called for each that has ended.
+        """
+
+    def wants(self, demand: Demand) -> None:
+        """Note what the pool could use: a host that can get more machines follows it."""

@@ -110,7 +110,7 @@ class Holder(enum.Enum):
     ALIVE = "alive"
     #: Nobody has: its run has ended, or was killed.
     NOBODY = "nobody"
-    #: It was locked on another machine, or before this one was started: that cannot be told.
+    #: It was locked on another machine, or before this one was started: which is not known.
     ELSEWHERE = "elsewhere"
 
 

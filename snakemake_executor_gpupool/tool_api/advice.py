@@ -21,7 +21,7 @@ SNAKEMAKE = (
 LISTS = "job.input, job.output and job.log are lists: take job.output[0], or job.output.NAME"
 ENDED = (
     "A process that the tool has started ended by itself; what it printed is at the end of the "
-    "worker's log. Without processes (num_workers=0) the error itself is told"
+    "worker's log. Without processes (num_workers=0) the error itself is shown"
 )
 
 

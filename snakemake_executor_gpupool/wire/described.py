@@ -74,7 +74,7 @@ class WorkerError:
         return self.kind != TOOL
 
     def brief(self) -> WorkerError:
-        """Return it without its traceback, for those who come after the first to hear of it."""
+        """Return it without its traceback, for reports after the first one."""
         return replace(self, traceback="")
 
 

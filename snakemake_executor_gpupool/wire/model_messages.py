@@ -139,7 +139,7 @@ class BatchDone:
 
 @dataclass(frozen=True, slots=True)
 class StagedRequest:
-    """A request that has come through one stage of its chain.
+    """A request that has finished one stage of its chain.
 
     Attributes
     ----------
@@ -192,7 +192,7 @@ class StageDone:
     is_last
         No further stage of the dispatch follows.
     requests
-        Those that have come through it, in the order of their numbers; the others are over.
+        Those that have finished it, in the order of their numbers; the others have ended.
     results
         The packed results of each request's keys, one request after the other.
     peak_mib

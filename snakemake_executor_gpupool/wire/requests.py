@@ -87,7 +87,7 @@ class JobFacts:
 
     def fields(self) -> dict[str, object]:
         """Return what an event says of it; what is empty is left out."""
-        told = {
+        fields = {
             "rule": self.rule,
             "wildcards": dict(self.wildcards),
             "inputs": self.inputs,
@@ -97,7 +97,7 @@ class JobFacts:
             "n_outputs": self.n_outputs,
             "threads": self.threads,
         }
-        return {name: value for name, value in told.items() if value}
+        return {name: value for name, value in fields.items() if value}
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def pack_outcomes(
 
 
 def outcome_fields(notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what is told of each item as fields of a ``done`` frame: most need no word."""
+    """Return the reports on items as fields of a ``done`` frame; most items need none."""
     failed = [position for position, note in enumerate(notes) if note["error"] is not None]
     return {
         "items": len(notes),

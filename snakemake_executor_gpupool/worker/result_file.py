@@ -11,7 +11,7 @@ The checksum covers the two lengths, the key and the payload. An entry that does
 the request is removed, and the result is computed again. The bytes that were checked are the bytes
 that are unpickled later, since the reader copies them out of the entry before it looks at them.
 
-A checksum is no signature: whoever may write an entry can have it unpickled. So files and
+A checksum is not a signature: anybody who may write an entry can have it unpickled. So files and
 directories of other users, and those that others may write to, are never opened as results.
 Everything is reached through descriptors of directories and without following links, so that
 nothing that is put in the place of something else leads out of the store.

@@ -270,7 +270,7 @@ class ToolPool:
         try:
             return self._run(spec, tool, list(items), params or {}, device, instance)
         except OSError:
-            self._at_work()  # raises if the pool was closed meanwhile: its files went with it
+            self._at_work()  # raises if the pool was closed meanwhile, which removed its files
             raise
 
     def _run(

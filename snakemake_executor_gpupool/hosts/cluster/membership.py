@@ -102,7 +102,7 @@ class Membership:
         self._has_hope = True
         self.carried = Carried()
         self.commands = NodeCommands(engine, self._address_of, paths.directory / "commands")
-        engine.watch(lambda told: self._post(lambda: self._meet(told)))
+        engine.watch(lambda announced: self._post(lambda: self._meet(announced)))
 
     # -- from the event loop --------------------------------------------------------
     def _post(self, act: Callable[[], None]) -> None:

@@ -41,9 +41,9 @@ def _own_frames(error: BaseException, tool_class: type[Tool]) -> list[traceback.
 
 # -- what the command line has not given ---------------------------------------------
 def what_is_missing(error: BaseException) -> str | None:
-    """Say which input, output, param or wildcard a tool has asked its job for in vain; None: none.
+    """Return which input, output, param or wildcard of its job a tool misses; None: none.
 
-    A job is told by the variables that hold it where the error was raised.
+    The job is found among the variables of the frames where the error was raised.
     """
     frames = list(traceback.walk_tb(error.__traceback__))
     jobs = [v for frame, _ in frames for v in frame.f_locals.values() if isinstance(v, Job)]
@@ -56,7 +56,7 @@ def what_is_missing(error: BaseException) -> str | None:
 
 
 def _own_param(error: BaseException, frames: Sequence[FrameType]) -> str | None:
-    """Say which of a tool's own params was asked for in vain; None: none."""
+    """Return which of a tool's own params is missing; None: none."""
     holders = [frame.f_locals.get("self") for frame in frames]
     tools = [holder for holder in holders if isinstance(holder, Tool)]
     name = getattr(error, "name", None) if isinstance(error, AttributeError) else None

@@ -101,7 +101,7 @@ def _check_inputs(inputs: Sequence[Named]) -> None:
             f"each --input is one job, and jobs of one rule have the same names, not {shown}: give "
             "all inputs of a job after one --input, --input K=PATH L=PATH"
         )
-    # os.path: of a link whose target is gone, too, a user should hear here.
+    # os.path: also reports a link whose target does not exist.
     missing = [path for given in inputs for path in given if not os.path.exists(path)]  # noqa: PTH110
     if missing:
         raise ConfigError(
