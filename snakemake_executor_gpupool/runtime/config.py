@@ -22,16 +22,16 @@ from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 
 @dataclass(frozen=True)
 class Origin:
-    """Who has opened a pool; the run's files say it.
+    """Who has opened a pool, for the run's files.
 
     Attributes
     ----------
     frontend
         ``"snakemake"`` or ``"python"``.
     options
-        Those that were given, by name; what JSON cannot hold is written as text.
+        The options that were given, by name; values that JSON cannot hold become text.
     versions
-        Of what the pool was opened by.
+        Of the program that opened the pool.
     """
 
     frontend: str = "python"
@@ -52,7 +52,7 @@ class PoolConfig:
     run_root
         The directory that gets one subdirectory per run.
     warnings
-        What the user should be told once at start.
+        Lines for the user, once at start.
     """
 
     devices: tuple[Device, ...]
@@ -61,14 +61,14 @@ class PoolConfig:
     run_root: Path
     dispatch: DispatchConfig = field(default_factory=DispatchConfig)
     python: str = sys.executable
-    #: Directory of results kept across runs; None: none are.
+    #: Directory of results kept across runs; None: none are kept.
     cache: Path | None = None
-    #: Devices that are not there and may yet come: a cluster's.
+    #: A sample of the devices that may join later, in a cluster.
     expected: tuple[Device, ...] = ()
     #: How many machines there are, or may be; 0: this one alone.
     nodes: int = 0
     warnings: tuple[str, ...] = ()
-    #: Whether ``run_root`` is this run's alone, and goes with it.
+    #: Whether ``run_root`` is this run's alone, and is removed at its end.
     is_temporary: bool = False
     #: What is lent by a lease of this very program, as ``GPUPOOL_LEASE`` has it; empty: nothing.
     lease: str = ""
@@ -96,14 +96,14 @@ class PoolConfig:
 
 @dataclass(frozen=True)
 class Machines:
-    """What there is to run on.
+    """The machines to run on.
 
     Attributes
     ----------
     devices
-        Those that are there.
+        Those that exist now.
     expected
-        Such as may yet come.
+        A sample of those that may join later.
     nodes
         How many machines beside this one there are, or may be.
     """
@@ -120,7 +120,7 @@ def this_machine(settings: DeviceSettings, env: Mapping[str, str], cores: int) -
     Raises
     ------
     ConfigError
-        The settings name a device that is not there.
+        The settings name a device that does not exist.
     """
     found = probe(env)
     devices = choose_devices(settings, found, cores)
@@ -144,12 +144,12 @@ def build_config(
 ) -> PoolConfig:
     """Find the devices and put options, environment and defaults together.
 
-    ``find`` tells what machines there are, given the settings; None: this one alone.
+    ``find`` returns the machines for the settings; None: this machine alone.
 
     Raises
     ------
     ConfigError
-        An option or an environment variable is malformed, or names a device that is not there.
+        An option or an environment variable is malformed, or names a device that does not exist.
     """
     env = os.environ if env is None else env
     settings = resolve(
@@ -186,12 +186,12 @@ def build_config(
 def _cache_path(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError as error:  # nobody knows where that user is at home
+    except RuntimeError as error:  # that user has no home directory
         raise ConfigError(f"the cache {text}: {error}") from error
 
 
 def no_gpu_warning(workers: int, cores: int) -> str:
-    """Say once that everything computes on the CPU."""
+    """Return the warning that everything computes on the CPU."""
     plural = "s" if workers > 1 else ""
     return (
         f"no GPU is visible: served rules run on {workers} CPU worker{plural} "

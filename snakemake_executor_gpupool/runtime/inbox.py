@@ -13,17 +13,17 @@ from snakemake_executor_gpupool.hosts.mailbox import Mailbox
 
 Act = Callable[[float], None]
 AnswerT = TypeVar("AnswerT")
-#: How often whoever waits for an answer looks whether the loop has ended meanwhile.
+#: How often a thread that waits for an answer checks whether the loop has ended.
 LOOK_S = 0.2
 
 
 class Inbox:
-    """What other threads want of the loop.
+    """Functions for the run loop's thread to call, posted by any thread.
 
     Parameters
     ----------
     wake
-        Makes the loop look; called from any thread.
+        Makes the loop look into the inbox; called from any thread.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -39,7 +39,7 @@ class Inbox:
         Raises
         ------
         PoolEnded
-            The loop takes nothing any more, or is another process's.
+            The loop accepts nothing more, or belongs to another process.
         """
         if os.getpid() != self._pid:
             raise PoolEnded(
@@ -52,19 +52,19 @@ class Inbox:
             self._acts.post(act)
 
     def post_if_open(self, act: Act) -> None:
-        """Do the same for what no longer matters once the loop has ended."""
+        """Do the same, but ignore it once the loop has ended."""
         try:
             self.post(act)
         except PoolEnded:
             return
 
     def ask(self, question: Callable[[], AnswerT]) -> AnswerT:
-        """Return an answer that only the loop's thread may give; its own, once that has ended.
+        """Return ``question()``, called by the loop's thread, or here once that has ended.
 
         Raises
         ------
         PoolEnded
-            The loop is another process's.
+            The loop belongs to another process.
         """
         answer: Future[AnswerT] = Future()
 
@@ -88,15 +88,15 @@ class Inbox:
 
     # -- the loop's side -----------------------------------------------------------------
     def take(self) -> Iterator[Act]:
-        """Yield what there is to do."""
+        """Yield the posted functions; called by the loop's thread."""
         return self._acts.take()
 
     def close(self, why: str) -> None:
-        """Take nothing more; ``why`` is what those hear who come later."""
+        """Accept nothing more; later posts raise :class:`PoolEnded` with ``why``."""
         with self._guard:
             self._why_ended = self._why_ended or why
 
     def over(self) -> None:
-        """Say that the loop's thread touches nothing any more."""
+        """Note that the loop's thread has ended: any thread may read its tables."""
         self.close("the pool is closed")
         self._is_over.set()

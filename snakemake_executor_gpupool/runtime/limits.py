@@ -1,20 +1,23 @@
-"""What the operating system lets this process have, seen to before it is needed."""
+"""Limits of the operating system, raised before they are reached."""
 
 from __future__ import annotations
 
 import contextlib
 import resource
 
-#: Snakemake, the pool's own files, and what jobs need for a moment.
+#: For Snakemake, the pool's own files, and short-lived files of jobs.
 BASE_FILES = 64
-#: A worker's channel and handle, its device's locks, a file process for it.
+#: For each device: a worker's channel and handle, locks, and a file process.
 FILES_A_DEVICE = 8
 
 
 def allow_open_files(devices: int) -> str:
-    """Raise the limit of open files as far as so many devices may need; return a warning.
+    """Raise the limit of open files to what so many devices may need.
 
-    Empty: there will be enough.
+    Returns
+    -------
+    str
+        A warning if the limit stays too low, else empty.
     """
     need = BASE_FILES + FILES_A_DEVICE * devices
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

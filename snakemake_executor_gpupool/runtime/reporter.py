@@ -1,4 +1,4 @@
-"""The thread that tells callers what happened: they may be slow, or fail."""
+"""The thread that calls the callbacks, which may be slow or fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Reporter:
     Parameters
     ----------
     failed
-        Called on that thread with the error of a callback; the others are called all the same.
+        Called on that thread with the error of a callback; later callbacks are called all the same.
     """
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
@@ -28,7 +28,7 @@ class Reporter:
         self._thread.start()
 
     def put(self, tell: Tell) -> None:
-        """Have ``tell`` called, after all that was put before. Returns at once."""
+        """Have ``tell`` called after everything put before. Returns at once."""
         self._outgoing.put(tell)
 
     def _run(self) -> None:
@@ -38,11 +38,11 @@ class Reporter:
                 return
             try:
                 tell()
-            except BaseException as error:  # whatever it is, somebody has not been told
+            except BaseException as error:  # a report may be lost: the run must end
                 self._failed(error)
 
     def close(self, patience_s: float) -> None:
-        """Tell what is left, for so long at most; then the thread ends."""
+        """Call what is left, then end the thread; wait for ``patience_s`` at most."""
         self._outgoing.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join(patience_s)

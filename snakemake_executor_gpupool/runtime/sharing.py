@@ -1,4 +1,4 @@
-"""Devices that other processes of this machine want, too: taken, looked for, let go of."""
+"""Devices shared with other processes of this machine: claimed, polled, released."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 
 
 class Sharing:
-    """What a run holds against others; used by the run loop's thread alone.
+    """The devices that a run holds against other processes; used by the run loop's thread alone.
 
     Parameters
     ----------
     env
         The environment (``GPUPOOL_LOCK_DIR``).
     allocator
-        Who of ours is on which device.
+        Knows which of our workers is on which device.
     pids
         Returns the ids of our worker processes.
     say
-        Takes a line for the user.
+        Called with a line for the user.
     """
 
     def __init__(
@@ -39,20 +39,20 @@ class Sharing:
         self._refusals_said: set[str] = set()
 
     def open(self, devices: Iterable[Device]) -> None:
-        """See that the locks of this machine's devices can be used.
+        """Check that the locks of this machine's devices can be used.
 
         Raises
         ------
         ConfigError
-            They cannot be; the message says what mends it.
+            They cannot be used; the message says how to fix it.
         """
         warning = self._claims.open([device for device in devices if not device.host])
         if warning:
             self._say(f"gpupool: {warning}")
 
     def claim(self, devices: tuple[Device, ...]) -> Refusal | None:
-        """Take devices of this machine; return why not, if somebody else has them."""
-        # Those of other machines are claimed there, by whoever offers them.
+        """Lock devices of this machine; return a refusal if another process has them."""
+        # Devices of other machines are locked there, by their agents.
         here = [device for device in devices if not device.host]
         refusal = self._claims.take(here, ours=self._pids())
         if refusal is not None and refusal.why not in self._refusals_said:
@@ -61,15 +61,15 @@ class Sharing:
         return refusal
 
     def lend(self, holder: str, devices: Iterable[Device]) -> dict[str, str]:
-        """Let a job or a worker use devices; return what its environment must say of that."""
+        """Let a job or a worker use devices; return the variables for its environment."""
         return self._claims.lend(holder, devices)
 
     def take_back(self, holder: str, *, is_gone: bool = True) -> None:
-        """End what was lent."""
+        """End a loan."""
         self._claims.take_back(holder, is_gone=is_gone)
 
     def look_around(self, scheduler: Scheduler, now_s: float) -> None:
-        """Let go of what nobody of ours is on; see what others let go of, or wait for."""
+        """Release devices that we do not use; check what others have released or wait for."""
         on = self._allocator.allocation_map()
         self._claims.keep_only(name for name, owners in on.items() if owners)
         if not self._allocator.snapshot().waiting:
@@ -81,5 +81,5 @@ class Sharing:
             scheduler.make_room(device.name)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         self._claims.close()

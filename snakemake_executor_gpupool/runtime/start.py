@@ -1,4 +1,4 @@
-"""What a run says of itself when it starts."""
+"""The first event of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from snakemake_executor_gpupool.runtime.config import PoolConfig
 
 
 def start_of(config: PoolConfig) -> dict[str, Any]:
-    """Return what the first event of a run says: what it runs on, and as what."""
+    """Return the fields of a run's first event: its devices, options and versions."""
     origin, devices = config.origin, config.devices
     own = {"python": "{}.{}.{}".format(*sys.version_info)}
     return {

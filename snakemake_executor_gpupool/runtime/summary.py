@@ -16,7 +16,7 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the figures of a run so far, as ``summary.json`` has them.
 
-    Read by the run loop's thread, or once that has ended.
+    Called by the run loop's thread, or by any once that has ended.
     """
     dispatch, ledger, chains = scheduler.dispatch, scheduler.ledger, scheduler.chains
     return {
@@ -47,7 +47,7 @@ def summarize(
 
 
 def state_of(model: Model) -> ModelState:
-    """Return where the work of a model stands. Called by the run loop's thread."""
+    """Return the progress of a model. Called by the run loop's thread."""
     return ModelState(
         key=model.key,
         name=model.name,
