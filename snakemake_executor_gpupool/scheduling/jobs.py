@@ -64,7 +64,6 @@ class JobState:
     names: list[str] = field(default_factory=list)
     missing: int = 0
     all_read: bool = False
-    submitted_s: float = 0.0
     seconds: float = 0.0
     workers: set[str] = field(default_factory=set)
     cost_on: dict[str, float] | None = None
@@ -188,9 +187,9 @@ class JobTable:
                 best, units = work, sorted(lacking, key=lambda unit: unit.order)
         return units
 
-    def add(self, request: Request, now_s: float) -> JobState:
+    def add(self, request: Request) -> JobState:
         """Take a job in."""
-        job = JobState(request, submitted_s=now_s)
+        job = JobState(request)
         self._jobs[request.job_id] = job
         return job
 

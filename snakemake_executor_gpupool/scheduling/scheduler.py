@@ -124,7 +124,7 @@ class Scheduler:
     # -- served jobs -----------------------------------------------------------
     def submit(self, request: Request, now_s: float) -> None:
         """A served job is ready."""
-        job = self.jobs.add(request, now_s)
+        job = self.jobs.add(request)
         note_submitted(self.outbox, request)
         self.chains.arrived(job, now_s)
         self._settle(now_s)
@@ -138,7 +138,7 @@ class Scheduler:
     ) -> None:
         """A call's items are ready; their results are reported, not written."""
         note_submitted(self.outbox, request)
-        job = self.jobs.add(request, now_s)
+        job = self.jobs.add(request)
         job.wants_results = True
         tool = self.filing.tool(request.tool)
         tool.info = tool.info or info

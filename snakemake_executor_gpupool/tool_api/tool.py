@@ -24,6 +24,7 @@ from typing import Any
 from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.declared import DeclaredParams, given_names
+from snakemake_executor_gpupool.tool_api.micro_batches import cut
 from snakemake_executor_gpupool.tool_api.short_requests import ShortTokens, short_tokens
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 
@@ -205,19 +206,10 @@ class Tool:
 
     def micro_batches(self, items: Sequence[Any], budget: int) -> Iterator[list[int]]:
         """Yield index lists of micro-batches, longest items first, within a token budget."""
-        order = sorted(range(len(items)), key=lambda i: -self.tokens(items[i]))
-        batch: list[int] = []
-        longest = total = 0
-        for index in order:
-            tokens = self.tokens(items[index])
-            longest, total = max(longest, tokens), total + tokens
-            size = longest * (len(batch) + 1) if self.pads else total
-            if batch and size > budget:
-                yield batch
-                batch, longest, total = [], tokens, tokens
-            batch.append(index)
-        if batch:
-            yield batch
+        tokens = [self.tokens(item) for item in items]
+        order = sorted(range(len(items)), key=lambda index: -tokens[index])
+        for batch in cut([tokens[index] for index in order], budget, self.pads):
+            yield [order[position] for position in batch]
 
 
 def _lacking(tool: Tool, name: str) -> ContractError:

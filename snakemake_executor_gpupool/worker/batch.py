@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.errors import CONTRACT, ContractError, UndeclaredParam
 from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
+from snakemake_executor_gpupool.tool_api.micro_batches import halves
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
@@ -38,11 +39,11 @@ class Outcome(NamedTuple):
     out_of_memory: bool = False
 
 
-def run_batch(tool: Tool, items: list[Any]) -> list[Outcome]:
+def run_batch(tool: Tool, items: Sequence[Any]) -> list[Outcome]:
     """Return one outcome per item, in order; never raises for a tool's error."""
     error = None
     try:
-        return [Outcome(result) for result in checked_run(tool, items)]
+        return [Outcome(result) for result in checked_run(tool, list(items))]
     except (ContractError, UndeclaredParam) as caught:  # no item's fault
         return [Outcome(None, tell_error(caught))] * len(items)
     except Exception as caught:
@@ -53,9 +54,9 @@ def run_batch(tool: Tool, items: list[Any]) -> list[Outcome]:
         release_memory()
     if len(items) == 1:
         return [Outcome(None, error, exhausted)]
-    middle = len(items) // 2
-    halves = run_batch(tool, items[:middle]) + run_batch(tool, items[middle:])
-    return [half._replace(out_of_memory=half.out_of_memory or exhausted) for half in halves]
+    first, second = halves(items)
+    outcomes = run_batch(tool, first) + run_batch(tool, second)
+    return [each._replace(out_of_memory=each.out_of_memory or exhausted) for each in outcomes]
 
 
 def run_payloads(tool: Tool, payloads: Sequence[Blob], wait_s: float) -> list[Outcome]:

@@ -16,6 +16,7 @@ from snakemake_executor_gpupool.tool_api.class_checks import refuse_missing, rem
 from snakemake_executor_gpupool.tool_api.contract import all_items
 from snakemake_executor_gpupool.tool_api.known_params import likely_misspelt
 from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
+from snakemake_executor_gpupool.tool_api.micro_batches import halves
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import check_state
 from snakemake_executor_gpupool.tool_api.values import Job, Named, Params
@@ -141,17 +142,17 @@ def compute(
     return results
 
 
-def run_halving(tool: Tool, items: list[Any]) -> list[Any]:
+def run_halving(tool: Tool, items: Sequence[Any]) -> list[Any]:
     """Compute one result per item; a batch that does not fit into memory is halved."""
     try:
-        return checked_run(tool, items)
+        return checked_run(tool, list(items))
     except Exception as error:
         if len(items) == 1 or not is_out_of_memory(error):
             raise
     # Outside the handler: the traceback would keep the failed call's arrays alive.
     release_memory()
-    middle = len(items) // 2
-    return run_halving(tool, items[:middle]) + run_halving(tool, items[middle:])
+    first, second = halves(items)
+    return run_halving(tool, first) + run_halving(tool, second)
 
 
 def pick_device(tool: Tool) -> str:

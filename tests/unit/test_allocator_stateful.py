@@ -136,7 +136,6 @@ class AllocatorMachine(RuleBasedStateMachine):
         assert holder.phase is Phase.IDLE, "a busy worker was evicted"
         if effect.how is OffloadStrategy.CPU:
             assert holder.ask.can_offload
-            assert not holder.ask.pinned
             assert "cuda:0" not in holder.names or not self.cards[0].exclusive_process
         else:
             assert effect.how is OffloadStrategy.RESTART
@@ -187,21 +186,15 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     # --- what can happen (each only where it can, so that few steps are idle)
 
-    def ask(self, spec, kind, priority, vram_mib, can_offload=False, pinned=False):
+    def ask(self, spec, kind, priority, vram_mib, can_offload=False):
         self.number += 1
         spec = parse_device(spec)
-        ask = DeviceRequest(
-            f"a{self.number}", spec, kind, "", priority, vram_mib, can_offload, pinned=pinned
-        )
+        ask = DeviceRequest(f"a{self.number}", spec, kind, "", priority, vram_mib, can_offload)
         self.wait(ask, self.allocator.request, ask)
 
     @rule(spec=SPEC, priority=PRIORITY, vram_mib=VRAM, can_offload=st.booleans())
     def asks_for_a_worker(self, spec, priority, vram_mib, can_offload):
         self.ask(spec, WORKER, priority, vram_mib, can_offload)
-
-    @rule(spec=SPEC, priority=PRIORITY, vram_mib=VRAM)
-    def asks_for_a_pinned_worker(self, spec, priority, vram_mib):
-        self.ask(spec, WORKER, priority, vram_mib, can_offload=True, pinned=True)
 
     @rule(spec=SPEC, priority=PRIORITY, vram_mib=VRAM)
     def asks_for_a_lease(self, spec, priority, vram_mib):

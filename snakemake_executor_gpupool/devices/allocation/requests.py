@@ -35,8 +35,6 @@ class DeviceRequest:
         Declared or measured memory need on each device; None if unknown.
     can_offload
         The tool can move its weights to host memory and back.
-    pinned
-        Never moved to host memory: evicted by restart.
     alone
         For a device that nobody else has anything on: it is not shared, and whoever makes
         placement for it ends, since a process whose weights have moved still holds some memory.
@@ -52,7 +50,6 @@ class DeviceRequest:
     priority: int = 0
     vram_mib: int | None = None
     can_offload: bool = False
-    pinned: bool = False
     alone: bool = False
     group: Hashable = None
 
@@ -114,8 +111,7 @@ def can_offload(request: DeviceRequest, devices: Iterable[Device]) -> bool:
     An offloaded process keeps its context on the device, and so a card that admits one process
     only would still refuse all others.
     """
-    is_refused = request.pinned or any(device.exclusive_process for device in devices)
-    return request.can_offload and not is_refused
+    return request.can_offload and not any(device.exclusive_process for device in devices)
 
 
 def fits(request: DeviceRequest, there: Iterable[DeviceRequest], device: Device) -> bool:

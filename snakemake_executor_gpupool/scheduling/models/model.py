@@ -32,6 +32,7 @@ from snakemake_executor_gpupool.scheduling.models.plan import (
     workers_that_pay,
 )
 from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.tool_api.micro_batches import size_of
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 
 #: Before anything was measured: one worker more for every so many items that wait.
@@ -357,6 +358,4 @@ class Model:
 
     def batch_tokens(self, batch: Batch) -> int:
         """Return how many tokens a micro-batch has, padding included if the tool pads."""
-        if self.info.pads:
-            return len(batch.units) * max(unit.tokens for unit in batch.units)
-        return sum(unit.tokens for unit in batch.units)
+        return size_of([unit.tokens for unit in batch.units], self.info.pads)

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
+from snakemake_executor_gpupool.tool_api.micro_batches import padded_size
+
 
 class Weighted(Protocol):
     """What the planner must know of an item."""
@@ -141,7 +143,7 @@ class WorkQueue(Generic[ItemT]):
         while heap:
             item = heap[0][1]
             longest, total, cost = max(longest, item.tokens), total + item.tokens, cost + item.cost
-            size = longest * (len(batch) + 1) if pads else total
+            size = padded_size(len(batch) + 1, longest, total, pads)
             if batch and (size > budget_tokens or cost > most_cost):
                 break
             batch.append(heapq.heappop(heap)[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Item, Trial
+from snakemake_executor_gpupool.tool_api.micro_batches import size_of
 from snakemake_executor_gpupool.worker.describe import batch_budget
 
 
@@ -30,7 +31,7 @@ def plan_of(trial: Trial) -> dict[str, Any]:
         for places in tool.micro_batches([item.value for item in items], budget):
             batches.append([items[place].meta["tokens"] for place in places])
     tokens = sum(map(sum, batches))
-    padded = sum(max(batch) * len(batch) for batch in batches) if tool.pads else tokens
+    padded = sum(size_of(batch, tool.pads) for batch in batches)
     return {
         "items": len(trial.items),
         "items_unique": sum(map(len, groups.values())),

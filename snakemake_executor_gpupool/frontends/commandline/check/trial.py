@@ -13,6 +13,7 @@ from snakemake_executor_gpupool.frontends.commandline.check.compare import Compa
 from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshProcess, packed
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.contract import items_of
+from snakemake_executor_gpupool.tool_api.micro_batches import cut
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.payload import load_bytes
@@ -237,16 +238,8 @@ class Trial:
     def batches(self, tool: Tool, items: Sequence[Item]) -> Iterator[list[Item]]:
         """Cut items into batches within the tool's token budget, in this order."""
         budget = batch_budget(tool, self.device)
-        batch: list[Item] = []
-        for item in items:
-            sizes = [other.meta["tokens"] for other in (*batch, item)]
-            taken = max(sizes) * len(sizes) if tool.pads else sum(sizes)
-            if batch and taken > budget:
-                yield batch
-                batch = []
-            batch.append(item)
-        if batch:
-            yield batch
+        for batch in cut([item.meta["tokens"] for item in items], budget, tool.pads):
+            yield [items[position] for position in batch]
 
     def alone(
         self, tool: Tool, items: Sequence[Item], changes: Mapping[str, Any] | None = None
