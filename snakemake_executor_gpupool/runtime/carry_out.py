@@ -24,7 +24,7 @@ from snakemake_executor_gpupool.scheduling.effects import (
     Remark,
     Report,
     RunBatch,
-    RunChains,
+    RunMerged,
     StartWorker,
     StopWorker,
     StoreTrouble,
@@ -150,7 +150,7 @@ class Actions:
         match effect:
             case RunBatch():
                 self._send_batch(effect)
-            case RunChains():
+            case RunMerged():
                 self._send_chains(effect)
             case ReadJob() | WriteJob():
                 self._send_files(effect)
@@ -214,12 +214,12 @@ class Actions:
         blobs = [effect.params, *(unit.payload for unit in effect.units)]
         self._host.send(effect.worker_id, meta, blobs)
 
-    def _send_chains(self, effect: RunChains) -> None:
+    def _send_chains(self, effect: RunMerged) -> None:
         blobs: list[Blob] = []
-        for chain in effect.chains:
-            blobs += [link.request.job for link in chain.links]
-            blobs += [u.payload if u.result is None else u.result for u in chain.parts]
-        chains = map_chains(effect, self._by([effect.worker_id]))
+        for merged in effect.requests:
+            blobs += [stage.request.job for stage in merged.stages]
+            blobs += [u.payload if u.result is None else u.result for u in merged.parts]
+        chains = map_merged(effect, self._by([effect.worker_id]))
         meta = {"type": "chain", "batch": effect.batch_id, "chains": chains}
         meta |= {"store": self._store, "staged": self._staged}
         self._host.send(effect.worker_id, meta, blobs)
@@ -243,13 +243,13 @@ class Actions:
         self._host.send(effect.worker_id, {"type": "write", **meta}, blobs)
 
     def _send_publish(self, effect: PublishJob) -> None:
-        request, claim = effect.request, effect.claim
+        request, staged = effect.request, effect.staged
         fields = {"worker": effect.worker_id, "job_id": request.job_id}
         self._events.write("publish_sent", fields)
         meta = {"type": "publish", "job": request.job_id, "cwd": request.cwd}
-        meta |= {"outputs": self._where(claim.outputs), "logs": self._where(claim.logs)}
+        meta |= {"outputs": self._where(staged.outputs), "logs": self._where(staged.logs)}
         meta["touched"] = request.touched
-        self._host.send(effect.worker_id, {**meta, "digests": claim.digests}, [request.job])
+        self._host.send(effect.worker_id, {**meta, "digests": staged.digests}, [request.job])
 
     def _by(self, workers: Sequence[str]) -> str:
         logs = [self._log_of(worker) for worker in workers]
@@ -283,21 +283,21 @@ def holder_of(job_id: int) -> str:
     return f"job{job_id}"
 
 
-def map_chains(effect: RunChains, by: str) -> list[dict[str, Any]]:
+def map_merged(effect: RunMerged, by: str) -> list[dict[str, Any]]:
     """Return what a worker must know of each chain, beside its jobs and items."""
     told = []
-    for chain in effect.chains:
+    for merged in effect.requests:
         told.append(
             {
-                "cwd": chain.job.request.cwd,
-                "keys": chain.part_keys,
-                "known": [unit.result is not None for unit in chain.parts],
-                "order": chain.gather(),
-                "names": chain.job.names,
+                "cwd": merged.request.cwd,
+                "keys": merged.part_keys,
+                "known": [unit.result is not None for unit in merged.parts],
+                "order": merged.part_of_item,
+                "names": merged.item_names,
                 "by": by,
-                "updates": chain.job.request.updates,
-                "touched": [link.request.touched for link in chain.links],
-                "models": [link.key_head for link in chain.links],
+                "updates": merged.request.updates,
+                "touched": [stage.request.touched for stage in merged.stages],
+                "models": [stage.key_head for stage in merged.stages],
             }
         )
     return told

@@ -18,7 +18,7 @@ def summarize(
 
     Called by the run loop's thread, or by any once that has ended.
     """
-    dispatch, ledger, chains = scheduler.dispatch, scheduler.ledger, scheduler.chains
+    dispatch, ledger, merges = scheduler.dispatch, scheduler.ledger, scheduler.merges
     return {
         "jobs_served": scheduler.jobs.served,
         "jobs_failed": scheduler.jobs.failed,
@@ -28,8 +28,8 @@ def summarize(
         "items_computed": ledger.computed,
         "items_reused": ledger.reused,
         "model_loads": dispatch.counts["model_loads"],
-        "chains_merged": chains.counts["merged"],
-        "dispatches_saved": chains.counts["saved"],
+        "chains_merged": merges.counts["merged"],
+        "dispatches_saved": merges.counts["saved"],
         "guesses_unclaimed": ledger.guesses - ledger.claimed,
         "evictions": dispatch.counts["evictions"],
         "offloads": dispatch.counts["offloads"],

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
+from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.results import Unit
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
-
-if TYPE_CHECKING:
-    from snakemake_executor_gpupool.scheduling.merging.stage import ChainUnit, Claim
 
 
 @dataclass(frozen=True)
@@ -107,26 +105,26 @@ class RunBatch:
 
 
 @dataclass(frozen=True)
-class RunChains:
-    """Send ``chain``: short requests through all models of a chain."""
+class RunMerged:
+    """Send ``chain``: short requests through all models of a row."""
 
     worker_id: str
     batch_id: int
-    chains: list[ChainUnit]
+    requests: list[MergedRequest]
 
 
 @dataclass(frozen=True)
 class PublishJob:
-    """Send ``publish``: outputs that a chain has staged."""
+    """Send ``publish``: outputs that a merged run has staged."""
 
     worker_id: str
     request: Request
-    claim: Claim
+    staged: StagedOutputs
 
 
 @dataclass(frozen=True)
 class Unstage:
-    """Remove what a chain has staged; paths are below the root."""
+    """Remove what a merged run has staged; paths are below the root."""
 
     paths: tuple[str, ...]
 
@@ -181,7 +179,7 @@ Effect = (
     | PublishJob
     | Unstage
     | RunBatch
-    | RunChains
+    | RunMerged
     | Report
     | Remark
     | GrantLease

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorker
 from snakemake_executor_gpupool.scheduling.jobs import Phase
-from snakemake_executor_gpupool.scheduling.merging.run import chains_of
-from snakemake_executor_gpupool.scheduling.merging.stage import ChainUnit
+from snakemake_executor_gpupool.scheduling.merging.run import merged_of
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.model import Batch, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
@@ -163,12 +163,12 @@ def _oldest(worker: ModelWorker, batch_id: int) -> Batch | None:
 
 def is_next_stage(batch: Batch, message: StageDone) -> bool:
     """Tell whether a message is about the stage that a dispatch of chains is at."""
-    chains = list(chains_of(batch))
+    chains = list(merged_of(batch))
     numbers = [request.number for request in message.requests]
     open_ones = [number for number, chain in enumerate(chains) if not chain.is_over]
     if message.stage != batch.stages_done or not set(numbers) <= set(open_ones):
         return False
-    is_last = not numbers or batch.stages_done + 1 == len(chains[0].links)
+    is_last = not numbers or batch.stages_done + 1 == len(chains[0].stages)
     return (
         message.is_last == is_last
         and numbers == sorted(set(numbers))
@@ -176,7 +176,7 @@ def is_next_stage(batch: Batch, message: StageDone) -> bool:
     )
 
 
-def _has_sound_keys(chain: ChainUnit, keys: Sequence[str]) -> bool:
+def _has_sound_keys(chain: MergedRequest, keys: Sequence[str]) -> bool:
     if chain.stages_done == 0:
         return list(keys) == chain.part_keys
     return len(set(keys)) == len(keys)

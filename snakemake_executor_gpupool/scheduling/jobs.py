@@ -5,21 +5,17 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents, JobComputed
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Report
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
+from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.models.cost_shares import UNCLAIMED, JobCost, Work
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
-
-if TYPE_CHECKING:
-    from snakemake_executor_gpupool.scheduling.merging.stage import Claim
-
 
 #: What is said of a job that nobody was given anything of, after another one has failed.
 NOT_STARTED = "not started, since another job has failed and --keep-going is not set"
@@ -75,7 +71,9 @@ class JobState:
     #: How many of its items' results a chain had computed beforehand.
     claimed: int = 0
     #: What a chain has staged for it.
-    claim: Claim | None = None
+    staged: StagedOutputs | None = None
+    #: The merged run that is to compute it and write its outputs; 0: none was.
+    merge_id: int = 0
     #: A worker was given an item that this job was the first to ask for.
     is_handed_out: bool = False
     #: Whether it is short, as :func:`~.merging.is_short` has it.
@@ -89,7 +87,7 @@ class JobState:
     @property
     def write_level(self) -> Level:
         """When its outputs are written: by priority, those of short jobs before others."""
-        return -self.request.priority, int(not self.is_brief and self.claim is None)
+        return -self.request.priority, int(not self.is_brief and self.staged is None)
 
     def gather(self) -> tuple[list[int], list[Blob]]:
         """Return each distinct result once, and for each item which of them is its own."""
@@ -120,8 +118,8 @@ class JobState:
         Where a chain has staged them, else where the largest part was computed for it. What was
         there before it asked may have been used by many: it says nothing.
         """
-        if self.claim is not None:
-            return self.claim.node
+        if self.staged is not None:
+            return self.staged.node
         return max(self.cost_on, key=self.cost_on.__getitem__) if self.cost_on else ""
 
     @property

@@ -8,14 +8,12 @@ the same sequence of effects, which is what makes eviction, balance and faults t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
-from snakemake_executor_gpupool.devices.kinds import CPU, KINDS, kind_of, kinds_for_tool
-from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
 from snakemake_executor_gpupool.scheduling.domain_events import (
     DomainEvents,
     JobComputed,
@@ -27,19 +25,18 @@ from snakemake_executor_gpupool.scheduling.domain_events import (
 )
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Remark, StoreTrouble
 from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
-from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
+from snakemake_executor_gpupool.scheduling.intake import Intake
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest, Leases
-from snakemake_executor_gpupool.scheduling.merging.run import Chains
+from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
+from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
-from snakemake_executor_gpupool.scheduling.models.model import Model
-from snakemake_executor_gpupool.scheduling.notes import note_imported, note_read, note_submitted
-from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
-from snakemake_executor_gpupool.tool_api.short_requests import is_short
+from snakemake_executor_gpupool.scheduling.models.table import ModelTable
+from snakemake_executor_gpupool.scheduling.notes import note_imported, note_submitted
+from snakemake_executor_gpupool.scheduling.results import Ledger
 from snakemake_executor_gpupool.wire.bounds import shortened
-from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo, WorkerError
-from snakemake_executor_gpupool.wire.kept import result_key
+from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 from snakemake_executor_gpupool.wire.messages import ItemsRead, ToolImported
 from snakemake_executor_gpupool.wire.model_messages import BatchDone, Loaded, StageDone
 from snakemake_executor_gpupool.wire.requests import Request
@@ -75,11 +72,11 @@ class Scheduler:
         self._events = DomainEvents()
         self.jobs = JobTable(self.ledger, self.outbox, self._events)
         suspicion = Suspicion()
-        self.filing = Filing(
-            self.jobs, self.outbox, suspicion, file_workers, lambda: allocator.hosts
-        )
+        self.filing = Filing(self.jobs, self.outbox, suspicion, allocator, file_workers)
+        devices = DeviceRequests(allocator)
         self.dispatch = Dispatch(
             allocator,
+            ModelTable(devices, figures or {}),
             self.jobs,
             self.ledger,
             self.outbox,
@@ -87,21 +84,13 @@ class Scheduler:
             suspicion,
             config or DispatchConfig(),
         )
-        self.chains = Chains(
-            allocator,
-            self.dispatch,
-            self.jobs,
-            self.ledger,
-            self.outbox,
-            self._spec_for,
-            self._recall_figures,
-            self.filing,
+        selection = MergeSelection(allocator, devices, self.dispatch.models, self.dispatch.scaling)
+        self.merges = MergedRuns(
+            selection, self.dispatch, self.filing, self.jobs, self.ledger, self.outbox
         )
+        self.intake = Intake(self.jobs, self.ledger, self.dispatch, self.merges, self.outbox)
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
         self._allocator = allocator
-        self._figures = dict(figures or {})
-        #: Those of them that have their devices.
-        self._arrivals = 0
         self._remarks: set[str] = set()
 
     def _settle(self, now_s: float) -> None:
@@ -117,7 +106,7 @@ class Scheduler:
                 case ModelRefused(model_key=key):
                     self.dispatch.refused(key, now_s)
                 case MergeEnded(unit=unit):
-                    self.chains.ended(unit, now_s)
+                    self.merges.ended(unit, now_s)
                 case LeaseDecided(decision=decision):
                     self.leases.decided(decision)
 
@@ -126,7 +115,7 @@ class Scheduler:
         """A served job is ready."""
         job = self.jobs.add(request)
         note_submitted(self.outbox, request)
-        self.chains.arrived(job, now_s)
+        self.merges.arrived(job, now_s)
         self._settle(now_s)
 
     def submit_items(
@@ -142,7 +131,7 @@ class Scheduler:
         job.wants_results = True
         tool = self.filing.tool(request.tool)
         tool.info = tool.info or info
-        self._place_items(job, tool, message, now_s)
+        self.intake.take(job, tool, message, now_s)
         self._settle(now_s)
 
     def process_ready(self, worker_id: str, message: ToolImported, now_s: float) -> None:
@@ -170,7 +159,7 @@ class Scheduler:
         if message.is_last:
             self.filing.answered(worker_id, message.job_id, now_s)
         if job is not None:
-            self._place_items(job, tool, message, now_s)
+            self.intake.take(job, tool, message, now_s)
         else:
             self.ledger.discard(*message.payloads)
         self.filing.send_more(tool, now_s)
@@ -183,115 +172,6 @@ class Scheduler:
             self._remarks.add(text)
             self.outbox.note("remark", text=text)
             self.outbox.put(Remark(text))
-
-    def _place_items(
-        self, job: JobState, tool: ToolState, message: ItemsRead, now_s: float
-    ) -> None:
-        try:
-            model = self._model_for(job.request, tool, message.model)
-        except ImpossibleRequest as error:
-            self.jobs.fail(job, f"{job.request.title}: {error}")
-            self.ledger.discard(*message.payloads)
-            return
-        model.params_of_group.setdefault(message.model.group, job.request.params)
-        model.places += len(message.payloads)
-        job.is_brief = is_whole_and_short(job, message)
-        claimed = self.ledger.claimed
-        new = []
-        for made in self._units(job, tool, message):
-            unit = self.jobs.place(job, made)
-            if unit is not None:
-                new.append(unit)
-        job.claimed += self.ledger.claimed - claimed
-        if message.is_last:
-            note_read(self.outbox, job, model.name)
-        may_merge = job.is_brief and job.request.follow
-        if may_merge and self.chains.take(job, model, tool, message, new, now_s):
-            return
-        if new:
-            self.dispatch.add(model, new, now_s)
-        if message.is_last and self.jobs.get(job.request.job_id) is job:
-            if job.claimed and not job.missing:
-                self.chains.claimed(job)
-            self.jobs.read_complete(job)
-
-    def _units(self, job: JobState, tool: ToolState, message: ItemsRead) -> Iterator[Unit]:
-        """Return a unit for each item, with its result where an earlier run had left that."""
-        assert tool.info is not None
-        is_deterministic, group = tool.info.deterministic, message.model.group
-        head = (tool.ref.environment, message.model.model, group)
-        urgency, length = -job.request.priority, 0 if job.is_brief else 1
-        columns = message.keys, message.costs, message.tokens, message.names, message.payloads
-        for position, (key, cost, tokens, name, payload) in enumerate(zip(*columns, strict=True)):
-            self._arrivals += 1
-            is_kept = position in message.kept
-            yield Unit(
-                key=result_key(*head, key) if is_deterministic else None,
-                group=group,
-                cost=cost,
-                tokens=tokens,
-                payload=b"" if is_kept else payload,
-                name=name,
-                order=(urgency, length, self._arrivals),
-                result=payload if is_kept else None,
-            )
-
-    def _model_for(self, request: Request, tool: ToolState, described: ModelInfo) -> Model:
-        assert tool.info is not None
-        spec = self._spec_for(request, tool.info)
-        key = (described.model, request.instance, spec, tool.ref)
-        if key not in self.dispatch.models:
-            name = f"{tool.name} ({described.label})" if described.label else tool.name
-            model = self.dispatch.models[key] = Model(
-                key=key,
-                name=f"{name} [{request.instance}]" if request.instance else name,
-                tool=tool,
-                spec=spec,
-                params=request.params,
-                instance=request.instance,
-                vram_mib=request.vram_mib or tool.info.vram_mib,
-                priority=request.priority,
-                ident=described.model,
-                profile_key=f"{described.model}/{self._device_label(spec)}",
-            )
-            self._recall_figures(model)
-        model = self.dispatch.models[key]
-        if model.error is not None and request.attempt > 1:
-            # What could not be loaded may be there by now.
-            model.error = None
-        if request.attempt > 1:
-            model.broken.pop(described.group, None)
-        return model
-
-    def _recall_figures(self, model: Model) -> None:
-        model.recall(self._figures.get(model.profile_key, Figures()))
-
-    def _device_label(self, spec: DeviceSpec) -> str:
-        """Name the kind of device, as far as figures measured on one hold for another."""
-        names = {device.model_name for device in self._allocator.of_kind(spec.kind)}
-        return f"{spec.kind}x{spec.count}:{min(names, default='')}"
-
-    def _spec_for(self, request: Request, info: ToolInfo) -> DeviceSpec:
-        """Return what devices a job's model goes to: the rule's wish, else the tool's."""
-        kinds = self._allocator.kinds
-        accepted = info.devices
-        wish = request.devices
-        if wish is not None and kind_of(wish).tool_word not in accepted:
-            raise ImpossibleRequest(
-                f"the rule asks for {wish}, and the tool {request.tool} runs on "
-                f"{', '.join(accepted)}"
-            )
-        is_there = wish is not None and any(map(wish.is_served_by, kinds))
-        if wish is not None and (is_there or wish.names or KINDS[CPU].tool_word not in accepted):
-            return wish
-        count = info.gpus_per_instance
-        for word in accepted:
-            for kind in kinds_for_tool(word, {*kinds, CPU}):
-                return DeviceSpec(kind, 1 if kind == CPU else count)
-        raise ImpossibleRequest(
-            f"the tool {request.tool} runs on {', '.join(accepted)}, and the pool manages "
-            f"{', '.join(sorted(kinds)) or 'no device'}"
-        )
 
     def read_failed(self, worker_id: str, job_id: int, error: WorkerError, now_s: float) -> None:
         """A job's input cannot be read."""
@@ -310,13 +190,13 @@ class Scheduler:
 
     def published(self, worker_id: str, job_id: int, seconds: float, now_s: float) -> None:
         """A job's outputs, which a chain had staged, are in place."""
-        self._files_done(worker_id, job_id, self.chains.published, now_s, seconds)
+        self._files_done(worker_id, job_id, self.merges.published, now_s, seconds)
 
     def unpublished(self, worker_id: str, job_id: int, now_s: float) -> None:
         """What a chain had staged for a job is not its own: it goes the ordinary way."""
 
         def act(job: JobState) -> None:
-            self.filing.give_up_claim(job, now_s)
+            self.filing.give_up_staged(job, now_s)
 
         self._files_done(worker_id, job_id, act, now_s)
 
@@ -348,7 +228,7 @@ class Scheduler:
     ) -> None:
         """A worker has finished one stage of a dispatch of chains."""
         worker = self.dispatch.worker(worker_id)
-        self.chains.stage_done(worker, message, now_s, energy_j)
+        self.merges.stage_done(worker, message, now_s, energy_j)
         if message.is_last:
             self.dispatch.chains_done(worker_id, now_s, message.peak_mib)
         self._settle(now_s)
@@ -480,11 +360,11 @@ class Scheduler:
         What has begun is finished, all of it.
         """
         self.jobs.is_winding_down = True
-        held = self.chains.held_jobs()
+        held = self.merges.held_jobs()
         for job in map(self.jobs.__getitem__, self.jobs.ids()):
             if job not in held and not job.has_begun:
                 self.jobs.withdraw(job)
-        self.chains.wind_down(now_s)
+        self.merges.wind_down(now_s)
         self.leases.wind_down(now_s)
         self._settle(now_s)
 
@@ -492,11 +372,3 @@ class Scheduler:
     def is_quiet(self) -> bool:
         """Whether no served job and no lease is in flight."""
         return not self.jobs and not self.leases
-
-
-def is_whole_and_short(job: JobState, message: ItemsRead) -> bool:
-    """Tell whether a job is short, all of whose items have come at once."""
-    if not message.is_last or job.units:
-        return False
-    tokens = dict(zip(message.keys, message.tokens, strict=True))
-    return is_short(list(tokens.values()), message.model.short_tokens)

@@ -15,6 +15,7 @@ from typing import Any
 from snakemake_executor_gpupool.devices.allocation.requests import Phase as HolderPhase
 from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
 from snakemake_executor_gpupool.scheduling.jobs import JobState, Phase
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.results import Unit, blob_size
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
@@ -200,7 +201,7 @@ def _waiters(scheduler: Scheduler) -> Iterator[str]:
     units = {id(u): u for model in _models(scheduler) for u, _ in _standing(model)}
     units |= {id(unit): unit for job in _all_jobs(scheduler) for unit in job.units}
     for unit in units.values():
-        if unit.key is None and hasattr(unit, "links"):
+        if isinstance(unit, MergedRequest):
             continue  # a merged run: its items are its job's
         if unit.is_done and unit.places:
             yield f"{unit.name} is done, and waited for"
@@ -251,7 +252,7 @@ def _all_jobs(scheduler: Scheduler) -> list[JobState]:
 def _jobs(scheduler: Scheduler) -> Iterator[str]:
     """Each job stands in one queue of files, or in none if it is elsewhere."""
     standing = Counter(job_id for tool in _tools(scheduler) for job_id in _at_files(tool))
-    held = {job.request.job_id for job in scheduler.chains.held_jobs()}
+    held = {job.request.job_id for job in scheduler.merges.held_jobs()}
     for job in _all_jobs(scheduler):
         number, title, phase = job.request.job_id, job.request.title, job.phase
         count = standing[number] + (number in held)
@@ -320,24 +321,25 @@ def _leases(scheduler: Scheduler) -> Iterator[str]:
 
 # -- merged runs -------------------------------------------------------------------
 def _merges(scheduler: Scheduler) -> Iterator[str]:
-    chains = scheduler.chains
+    merges = scheduler.merges
     standing = {
         id(unit): place
         for model in _models(scheduler)
         if model.is_chain
         for unit, place in _standing(model)
     }
-    for identity, chain in chains._expected.items():
-        awaited = not chain.is_over and id(chain) in standing
+    for identity, merged in merges._expected.items():
+        awaited = not merged.is_over and id(merged) in standing
         if not awaited:
             yield f"job {identity} is expected of a merged run that is over"
-    for identity, job in chains._held.items():
-        known = identity in chains._expected and scheduler.jobs.get(job.request.job_id) is job
+    for identity, job in merges._held.items():
+        known = identity in merges._expected and scheduler.jobs.get(job.request.job_id) is job
         if not known:
             yield f"{job.request.title} is held back for a merged run that is over"
-    size_bytes = sum(claim.size_bytes for claim in chains._claims.values())
-    if size_bytes != chains._staged_bytes:
-        yield f"{size_bytes} B are staged, and {chains._staged_bytes} counted"
+    staged = merges._staged
+    size_bytes = sum(outputs.size_bytes for outputs in staged._staged.values())
+    if size_bytes != staged.size_bytes:
+        yield f"{size_bytes} B are staged, and {staged.size_bytes} counted"
 
 
 #: Each yields a sentence for each disagreement that it finds.

@@ -395,7 +395,7 @@ class World:
                 self._later(worker, self.read_s, lambda: self._publish(worker, request.job_id))
             case fx.RunBatch():
                 self._run_batch(effect)
-            case fx.RunChains():
+            case fx.RunMerged():
                 self._run_chains(effect)
             case fx.Report(report=report):
                 assert report.job_id not in self.reports, "a job is reported once"
@@ -464,9 +464,9 @@ class World:
         return {**names, "short_tokens": self.short_tokens}
 
     # A chain's worker sends a frame for each stage; items fail or kill in it as they do elsewhere.
-    def _run_chains(self, effect: fx.RunChains) -> None:
-        worker, stages = effect.worker_id, len(effect.chains[0].links)
-        whole = list(range(len(effect.chains)))
+    def _run_chains(self, effect: fx.RunMerged) -> None:
+        worker, stages = effect.worker_id, len(effect.requests[0].stages)
+        whole = list(range(len(effect.requests)))
         for stage in range(stages):
             items = {number: self._stage_items(effect, stage, number) for number in whole}
             keys = {item.key for each in items.values() for item in each}
@@ -484,18 +484,18 @@ class World:
             if not whole:
                 return
 
-    def _stage_items(self, effect: fx.RunChains, stage: int, number: int) -> list[FakeItem]:
-        _, items = self._jobs[int(effect.chains[number].links[stage].request.job)]
+    def _stage_items(self, effect: fx.RunMerged, stage: int, number: int) -> list[FakeItem]:
+        _, items = self._jobs[int(effect.requests[number].stages[stage].request.job)]
         return list({item.key: item for item in items}.values())
 
     def _stage_done(
-        self, effect: fx.RunChains, meta: dict[str, Any], items: dict[int, list[FakeItem]]
+        self, effect: fx.RunMerged, meta: dict[str, Any], items: dict[int, list[FakeItem]]
     ) -> None:
         keys = [item.key for each in items.values() for item in each]
         self.computed += list(dict.fromkeys(keys))
         self.finished_s.update(dict.fromkeys(keys, self.now_s))
         for number in items if meta["stage"] == 0 else ():
-            job_id = int(effect.chains[number].links[0].request.job)
+            job_id = int(effect.requests[number].stages[0].request.job)
             self.results[job_id] = [f"result of {item.key}" for item in self._jobs[job_id][1]]
         names = {number: [item.key for item in each] for number, each in items.items()}
         files = {"digests": [], "outputs": [], "logs": [], "bytes": 1}

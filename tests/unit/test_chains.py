@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling.merging import staged_outputs
 from snakemake_executor_gpupool.scheduling.models.plan import MAX_PASSED
 from snakemake_executor_gpupool.testing.simulation import FakeItem, World
 from snakemake_executor_gpupool.tool_api.short_requests import (
@@ -71,11 +72,11 @@ class Pipeline(World):
 
     @property
     def dispatches(self) -> int:
-        return len(self.effects(fx.RunBatch)) + len(self.effects(fx.RunChains))
+        return len(self.effects(fx.RunBatch)) + len(self.effects(fx.RunMerged))
 
     @property
     def counts(self) -> Any:
-        return self.scheduler.chains.counts
+        return self.scheduler.merges.counts
 
 
 def pipeline(**options: Any) -> Pipeline:
@@ -220,7 +221,7 @@ def test_a_process_that_dies_while_it_publishes_costs_time_only() -> None:  # M5
 
 
 def test_what_is_staged_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:  # M1
-    monkeypatch.setattr("snakemake_executor_gpupool.scheduling.merging.run.MAX_STAGED", 3)
+    monkeypatch.setattr(staged_outputs, "MAX_STAGED", 3)
     world = pipeline(release_s=5.0)
     for number in range(1, 4):
         world.row(number, [f"r{number}"])
@@ -239,7 +240,7 @@ def test_tools_that_cannot_be_merged_are_not(info: dict[str, Any]) -> None:  # M
     world.row(1, ["a"])
     world.run()
     assert all_succeeded(world)
-    assert not world.effects(fx.RunChains)
+    assert not world.effects(fx.RunMerged)
 
 
 def test_models_that_do_not_fit_side_by_side_are_not_merged() -> None:  # M1 D9
@@ -256,7 +257,7 @@ def test_as_much_of_a_row_as_fits_is_merged() -> None:  # M1 D9
     world.row(1, ["a"])
     world.run()
     assert all_succeeded(world)
-    assert [len(e.chains[0].links) for e in world.effects(fx.RunChains)] == [2]
+    assert [len(e.requests[0].stages) for e in world.effects(fx.RunMerged)] == [2]
 
 
 def test_a_chain_sends_nobody_away() -> None:  # M1
@@ -264,7 +265,7 @@ def test_a_chain_sends_nobody_away() -> None:  # M1
     world.submit(1, [FakeItem("bulk", 100.0, 1000)], model="m0")
     world.at(3.0, lambda: world.row(1, ["a"]))
     world.run(until_s=8.0)
-    assert not world.effects(fx.RunChains)
+    assert not world.effects(fx.RunMerged)
     assert not world.notes("evicted")
 
 
@@ -283,7 +284,7 @@ def test_a_worker_that_dies_between_two_stages_loses_nothing() -> None:  # M5 W4
     world.row(1, ["a"])
     world.run(until_s=2.6)
     assert world.reports == {100: None}, "the first stage is done, and stands"
-    (worker,) = {effect.worker_id for effect in world.effects(fx.RunChains)}
+    (worker,) = {effect.worker_id for effect in world.effects(fx.RunMerged)}
     world.kill(worker)
     world.run()
     assert all_succeeded(world)

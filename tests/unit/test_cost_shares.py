@@ -92,7 +92,7 @@ def check(world: Any, meter: Metered) -> None:
         + [s for each in world.notes("batch_done") for s in each.get("overhead_s", {}).values()]
         + [each["device_s"] for each in world.notes("batch_lost")]
     )
-    if not world.effects(fx.RunChains):  # stages of a dispatch that died are in no batch's line
+    if not world.effects(fx.RunMerged):  # stages of a dispatch that died are in no batch's line
         assert batches_s == pytest.approx(meter.device_s, rel=1e-6, abs=1e-6)
         check_what_is_read_back(world, meter)
 

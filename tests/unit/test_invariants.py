@@ -46,7 +46,7 @@ def with_merges() -> Scheduler:
     world.submit(0, [FakeItem("i0")], model="m0", follow=[1, 2])
     world.run(15.0)
     world.submit(1, [FakeItem("i1")], model="m1", follow=[2])
-    assert world.scheduler.chains.held_jobs()
+    assert world.scheduler.merges.held_jobs()
     return world.scheduler
 
 
@@ -98,7 +98,7 @@ def forget_worker(s: Scheduler) -> None:
 
 
 def list_model_twice(s: Scheduler) -> None:
-    s.dispatch.models["other"] = worker(s).model
+    s.dispatch.models._models["other"] = worker(s).model
 
 
 def end_job_of_waiter(s: Scheduler) -> None:
@@ -115,8 +115,8 @@ def rename_key(s: Scheduler) -> None:
     units["other"] = units.pop(next(iter(units)))
 
 
-def chain(s: Scheduler) -> Any:
-    return next(iter(s.chains._expected.values()))
+def merged(s: Scheduler) -> Any:
+    return next(iter(s.merges._expected.values()))
 
 
 #: What is broken, and the sentence that says so.
@@ -165,10 +165,10 @@ BREAKS: list[tuple[Callable[[Scheduler], Any], str]] = [
     (lambda s: s._allocator.withdraw("job91", 7.0), "job91 waits for devices, and is not in line"),
 ]
 BREAKS_OF_MERGES: list[tuple[Callable[[Scheduler], Any], str]] = [
-    (set_to(chain, is_over=True), "is expected of a merged run that is over"),
-    (lambda s: s.chains._expected.clear(), "is held back for a merged run that is over"),
-    (lambda s: s.chains._held.clear(), "is waiting, and in 0 queues"),
-    (set_to(lambda s: s.chains, _staged_bytes=lambda n: n + 1), "B are staged, and 1 counted"),
+    (set_to(merged, is_over=True), "is expected of a merged run that is over"),
+    (lambda s: s.merges._expected.clear(), "is held back for a merged run that is over"),
+    (lambda s: s.merges._held.clear(), "is waiting, and in 0 queues"),
+    (set_to(lambda s: s.merges._staged, size_bytes=lambda n: n + 1), "B are staged, and 1 counted"),
 ]
 
 

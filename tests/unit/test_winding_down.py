@@ -23,7 +23,7 @@ def sent_after(world: World, moment_s: float) -> list[Any]:
     return [
         effect
         for time_s, effect in world.log
-        if time_s > moment_s and isinstance(effect, (fx.RunBatch, fx.RunChains, fx.ReadJob))
+        if time_s > moment_s and isinstance(effect, (fx.RunBatch, fx.RunMerged, fx.ReadJob))
     ]
 
 

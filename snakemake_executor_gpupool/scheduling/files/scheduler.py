@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable
 
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import natural_key
 from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, Suspicion
 from snakemake_executor_gpupool.scheduling.effects import (
@@ -34,12 +34,10 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import (
     ToolState,
 )
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, Phase, explain
+from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.results import blob_size
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 from snakemake_executor_gpupool.wire.requests import ToolRef
-
-if TYPE_CHECKING:
-    from snakemake_executor_gpupool.scheduling.merging.stage import Claim
 
 #: A process that is at one file, or at importing its tool, for so long counts as hung; at a
 #: file sooner, if its job's runtime is less.
@@ -55,11 +53,11 @@ class Filing:
 
     Parameters
     ----------
-    most_workers
+    allocator
+        Knows which machines may be given work; on a single one, that its name is empty.
+    max_workers
         How many file processes a tool may have on each node; a further one is started when
         the others have more work queued than they are sent ahead.
-    nodes
-        Tells which machines may be given work; on a single one, that its name is empty.
     """
 
     def __init__(
@@ -67,14 +65,14 @@ class Filing:
         jobs: JobTable,
         outbox: Outbox,
         suspicion: Suspicion,
-        most_workers: int = 1,
-        nodes: Callable[[], Collection[str]] = lambda: ("",),
+        allocator: Allocator,
+        max_workers: int = 1,
     ) -> None:
         self._jobs = jobs
         self._outbox = outbox
         self._suspicion = suspicion
-        self._most_workers = most_workers
-        self._nodes = nodes
+        self._allocator = allocator
+        self._max_workers = max_workers
         self._tools: dict[ToolRef, ToolState] = {}
         self._tool_of: dict[str, ToolState] = {}
         self._numbers = 0
@@ -123,19 +121,19 @@ class Filing:
         tool.to_write(job.request.job_id, job.home, job.write_level)
         self._send(tool, now_s)
 
-    def publish(self, job: JobState, claim: Claim, now_s: float) -> None:
+    def publish(self, job: JobState, staged: StagedOutputs, now_s: float) -> None:
         """Have outputs put in place that a chain has staged."""
-        job.claim = claim
+        job.staged = staged
         job.phase = Phase.PUBLISHING
-        tool = self.tool(claim.tool)
+        tool = self.tool(staged.tool)
         tool.to_write(job.request.job_id, job.home, job.write_level)
         self._send(tool, now_s)
 
-    def give_up_claim(self, job: JobState, now_s: float) -> None:
+    def give_up_staged(self, job: JobState, now_s: float) -> None:
         """Have a job read the ordinary way: what was staged is not its own, or not there."""
-        if job.claim is not None:
-            self._outbox.put(Unstage(job.claim.paths))
-        job.claim = None
+        if job.staged is not None:
+            self._outbox.put(Unstage(job.staged.paths))
+        job.staged = None
         job.phase = Phase.WAITING
         self.read(job, now_s)
 
@@ -144,7 +142,7 @@ class Filing:
         tool = self._tools.get(ref)
         if not node or tool is None or not tool.workers or tool.error is not None:
             return  # one machine; or a tool that is called, not one that writes files
-        if not tool.on(node) and node in self._nodes() and self._may_start(tool, now_s):
+        if not tool.on(node) and node in self._allocator.hosts and self._may_start(tool, now_s):
             self._start(tool, node, now_s)
 
     def _send(self, tool: ToolState, now_s: float) -> None:
@@ -153,7 +151,7 @@ class Filing:
         waiting = len(tool.reads) + len(tool.writes)
         if not waiting:
             return
-        nodes = self._nodes()
+        nodes = self._allocator.hosts
         workers = [worker for worker in tool.workers.values() if worker.node in nodes]
         if self._wants_worker(tool, workers, waiting, len(nodes), now_s):
             self._start(tool, self._emptiest(tool, nodes), now_s)
@@ -161,7 +159,7 @@ class Filing:
 
     def _send_home(self, tool: ToolState, now_s: float) -> None:
         """Send writes to their nodes; what cannot be done there is left to any."""
-        nodes = self._nodes()
+        nodes = self._allocator.hosts
         for node, queue in tool.homes.items():
             if node in nodes and self._wants_worker(tool, tool.on(node), len(queue), 1, now_s):
                 self._start(tool, node, now_s)
@@ -198,7 +196,7 @@ class Filing:
         nodes: int,
         now_s: float,
     ) -> bool:
-        if not waiting or len(workers) >= self._most_workers * nodes:
+        if not waiting or len(workers) >= self._max_workers * nodes:
             return False
         everyone_ready = all(worker.ready for worker in workers)
         is_too_much = everyone_ready and waiting > FRAMES_AHEAD * len(workers)
@@ -215,7 +213,7 @@ class Filing:
         counts = Counter(
             worker.node for state in self._tools.values() for worker in state.workers.values()
         )
-        free = [node for node in nodes if len(tool.on(node)) < self._most_workers]
+        free = [node for node in nodes if len(tool.on(node)) < self._max_workers]
         return min(free, key=lambda node: (counts[node], natural_key(node)))
 
     def _start(self, tool: ToolState, node: str, now_s: float) -> None:
@@ -240,8 +238,8 @@ class Filing:
             self._outbox.put(effect)
             return sum(map(blob_size, effect.blobs))
         if job.phase is Phase.PUBLISHING:
-            assert job.claim is not None
-            self._outbox.put(PublishJob(worker_id, job.request, job.claim))
+            assert job.staged is not None
+            self._outbox.put(PublishJob(worker_id, job.request, job.staged))
             return 0
         job.phase = Phase.READING
         tool.reading.add(job.request.job_id)
@@ -266,7 +264,7 @@ class Filing:
         for number, job_id in enumerate(tool.take_waiting()):
             job = self._jobs.get(job_id)
             if job is not None and job.phase is Phase.PUBLISHING:
-                self.give_up_claim(job, now_s)
+                self.give_up_staged(job, now_s)
             elif job is not None:
                 shown = error if number == 0 else error.brief()
                 self._jobs.fail(job, explain(job, shown, f"tool {tool.ref}"))
@@ -346,7 +344,7 @@ class Filing:
 
     def _take_back(self, tool: ToolState, job: JobState, reason: str, now_s: float) -> None:
         if job.phase is Phase.PUBLISHING:
-            self.give_up_claim(job, now_s)
+            self.give_up_staged(job, now_s)
             return
         was_reading = job.phase is Phase.READING
         if self._suspicion.is_guilty(job, MAX_DEATHS, now_s):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
-from snakemake_executor_gpupool.scheduling.effects import Outbox, RunBatch, RunChains
+from snakemake_executor_gpupool.scheduling.effects import Outbox, RunBatch, RunMerged
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.charging import (
     Charging,
     tried_again,
@@ -85,8 +85,8 @@ class Batching:
         self._jobs.handed_out(units)
         self._note_sent(worker, batch)
         if worker.model.is_chain:
-            chains: list[Any] = units
-            self._outbox.put(RunChains(worker.worker_id, batch.batch_id, chains))
+            requests = [unit for unit in units if isinstance(unit, MergedRequest)]
+            self._outbox.put(RunMerged(worker.worker_id, batch.batch_id, requests))
             return
         params = worker.model.params_of_group[units[0].group]
         self._outbox.put(RunBatch(worker.worker_id, batch.batch_id, params, units))

@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.scheduling.models.failures import Failures, blam
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
+from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
@@ -67,6 +68,7 @@ class Dispatch:
     def __init__(
         self,
         allocator: Allocator,
+        models: ModelTable,
         jobs: JobTable,
         ledger: Ledger,
         outbox: Outbox,
@@ -77,7 +79,7 @@ class Dispatch:
         self._jobs = jobs
         self._suspicion = suspicion
         self._config = config
-        self.models: dict[Hashable, Model] = {}
+        self.models = models
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, suspicion)
         self.scaling = WorkerScaling(allocator, self.lifecycle, suspicion)
         self.failures = Failures(self.lifecycle, jobs, ledger, outbox, events, suspicion)

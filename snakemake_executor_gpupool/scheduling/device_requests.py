@@ -1,0 +1,50 @@
+"""On which devices a job's model goes. Pure."""
+
+from __future__ import annotations
+
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.devices.kinds import CPU, KINDS, kind_of, kinds_for_tool
+from snakemake_executor_gpupool.errors import ImpossibleRequest
+from snakemake_executor_gpupool.wire.described import ToolInfo
+from snakemake_executor_gpupool.wire.requests import Request
+
+
+class DeviceRequests:
+    """Chooses devices from what rules wish, tools accept and the pool manages."""
+
+    def __init__(self, allocator: Allocator) -> None:
+        self._allocator = allocator
+
+    def spec_for(self, request: Request, info: ToolInfo) -> DeviceSpec:
+        """Return what devices a job's model goes to: the rule's wish, else the tool's.
+
+        Raises
+        ------
+        ImpossibleRequest
+            The tool does not run on what the rule asks for, or on nothing that the pool manages.
+        """
+        kinds = self._allocator.kinds
+        accepted = info.devices
+        wish = request.devices
+        if wish is not None and kind_of(wish).tool_word not in accepted:
+            raise ImpossibleRequest(
+                f"the rule asks for {wish}, and the tool {request.tool} runs on "
+                f"{', '.join(accepted)}"
+            )
+        is_there = wish is not None and any(map(wish.is_served_by, kinds))
+        if wish is not None and (is_there or wish.names or KINDS[CPU].tool_word not in accepted):
+            return wish
+        count = info.gpus_per_instance
+        for word in accepted:
+            for kind in kinds_for_tool(word, {*kinds, CPU}):
+                return DeviceSpec(kind, 1 if kind == CPU else count)
+        raise ImpossibleRequest(
+            f"the tool {request.tool} runs on {', '.join(accepted)}, and the pool manages "
+            f"{', '.join(sorted(kinds)) or 'no device'}"
+        )
+
+    def label(self, spec: DeviceSpec) -> str:
+        """Name the kind of device, as far as figures measured on one hold for another."""
+        names = {device.model_name for device in self._allocator.of_kind(spec.kind)}
+        return f"{spec.kind}x{spec.count}:{min(names, default='')}"

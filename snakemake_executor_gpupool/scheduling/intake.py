@@ -1,0 +1,95 @@
+"""Turns the items that were read of a job into work for its model. Pure decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from snakemake_executor_gpupool.errors import ImpossibleRequest
+from snakemake_executor_gpupool.scheduling.effects import Outbox
+from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
+from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable
+from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
+from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
+from snakemake_executor_gpupool.scheduling.notes import note_read
+from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.tool_api.short_requests import is_short
+from snakemake_executor_gpupool.wire.kept import result_key
+from snakemake_executor_gpupool.wire.messages import ItemsRead
+
+
+class Intake:
+    """Each item gets the unit that computes it, or has; what is new goes to its model."""
+
+    def __init__(
+        self,
+        jobs: JobTable,
+        ledger: Ledger,
+        dispatch: Dispatch,
+        merges: MergedRuns,
+        outbox: Outbox,
+    ) -> None:
+        self._jobs = jobs
+        self._ledger = ledger
+        self._dispatch = dispatch
+        self._merges = merges
+        self._outbox = outbox
+        self._arrivals = 0
+
+    def take(self, job: JobState, tool: ToolState, message: ItemsRead, now_s: float) -> None:
+        """Take in some items of a job, or all: what must be computed waits for its model."""
+        try:
+            model = self._dispatch.models.of_request(job.request, tool, message.model)
+        except ImpossibleRequest as error:
+            self._jobs.fail(job, f"{job.request.title}: {error}")
+            self._ledger.discard(*message.payloads)
+            return
+        model.params_of_group.setdefault(message.model.group, job.request.params)
+        model.places += len(message.payloads)
+        job.is_brief = is_whole_and_short(job, message)
+        claimed = self._ledger.claimed
+        new = []
+        for made in self._units(job, tool, message):
+            unit = self._jobs.place(job, made)
+            if unit is not None:
+                new.append(unit)
+        job.claimed += self._ledger.claimed - claimed
+        if message.is_last:
+            note_read(self._outbox, job, model.name)
+        may_merge = job.is_brief and job.request.follow
+        if may_merge and self._merges.take(job, model, tool, message, new, now_s):
+            return
+        if new:
+            self._dispatch.add(model, new, now_s)
+        if message.is_last and self._jobs.get(job.request.job_id) is job:
+            if job.claimed and not job.missing:
+                self._merges.saved(job)
+            self._jobs.read_complete(job)
+
+    def _units(self, job: JobState, tool: ToolState, message: ItemsRead) -> Iterator[Unit]:
+        """Return a unit for each item, with its result where an earlier run had left that."""
+        assert tool.info is not None
+        is_deterministic, group = tool.info.deterministic, message.model.group
+        head = (tool.ref.environment, message.model.model, group)
+        urgency, length = -job.request.priority, 0 if job.is_brief else 1
+        columns = message.keys, message.costs, message.tokens, message.names, message.payloads
+        for position, (key, cost, tokens, name, payload) in enumerate(zip(*columns, strict=True)):
+            self._arrivals += 1
+            is_kept = position in message.kept
+            yield Unit(
+                key=result_key(*head, key) if is_deterministic else None,
+                group=group,
+                cost=cost,
+                tokens=tokens,
+                payload=b"" if is_kept else payload,
+                name=name,
+                order=(urgency, length, self._arrivals),
+                result=payload if is_kept else None,
+            )
+
+
+def is_whole_and_short(job: JobState, message: ItemsRead) -> bool:
+    """Tell whether a job is short, all of whose items have come at once."""
+    if not message.is_last or job.units:
+        return False
+    tokens = dict(zip(message.keys, message.tokens, strict=True))
+    return is_short(list(tokens.values()), message.model.short_tokens)

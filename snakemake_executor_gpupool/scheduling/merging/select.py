@@ -1,0 +1,189 @@
+"""Which short requests are merged, and on which worker their models stand side by side. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.devices.kinds import is_gpu
+from snakemake_executor_gpupool.errors import ImpossibleRequest
+from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
+from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedStage
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
+from snakemake_executor_gpupool.scheduling.models.table import ModelTable
+from snakemake_executor_gpupool.wire.described import ToolInfo
+from snakemake_executor_gpupool.wire.messages import FollowingModel, ItemsRead
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+
+
+class MergeSelection:
+    """Finds the longest row of stages that one process can hold and that is worth loading."""
+
+    def __init__(
+        self,
+        allocator: Allocator,
+        devices: DeviceRequests,
+        models: ModelTable,
+        scaling: WorkerScaling,
+    ) -> None:
+        self._allocator = allocator
+        self._devices = devices
+        self._models = models
+        self._scaling = scaling
+
+    def select(
+        self, request: Request, home: Model, tool: ToolState, message: ItemsRead
+    ) -> tuple[tuple[MergedStage, ...], Model] | None:
+        """Return as many stages of a job's row as fit, and their common model; None: too few.
+
+        Parameters
+        ----------
+        home
+            The model of the first stage alone.
+        """
+        stages = self._stages(request, tool, message)
+        while len(stages) > 1:
+            model = self._model(stages, home, tool)
+            if model is not None:
+                return stages, model
+            stages = stages[:-1]
+        return None
+
+    def _stages(
+        self, request: Request, tool: ToolState, message: ItemsRead
+    ) -> tuple[MergedStage, ...]:
+        """Return the stages that one process can hold, as far as they go in one row."""
+        assert tool.info is not None
+        described = [FollowingModel(message.model, tool.info), *message.following]
+        stages: list[MergedStage] = []
+        for each, its in zip((request, *request.follow), described, strict=False):
+            try:
+                spec = self._devices.spec_for(each, its.info)
+            except ImpossibleRequest:
+                break
+            model = its.model
+            names = model.model, model.label, model.group, model.short_tokens
+            stage = MergedStage(each, *names, its.info, spec)
+            if not _joins(stage, stages):
+                break
+            stages.append(stage)
+        return tuple(stages)
+
+    def _model(self, stages: tuple[MergedStage, ...], home: Model, tool: ToolState) -> Model | None:
+        """Return the common model if its models may be side by side now; None: they may not."""
+        models = tuple((stage.model, stage.request.tool) for stage in stages)
+        key = ("chain", models, home.spec)
+        known = self._models.get(key)
+        if known is None:
+            known = self._new_model(key, stages, home, tool)
+            if known is None or not self._has_room(known):
+                return None
+            self._models.add(known)
+        may_run = known.error is None and self._has_room(known) and self._pays(known, stages)
+        return known if may_run else None
+
+    def _pays(self, row: Model, stages: tuple[MergedStage, ...]) -> bool:
+        """Tell whether a row's worker is there, or saves loading one of its models elsewhere.
+
+        Beside models that are loaded already, its load would only be one more.
+        """
+        loaded = {
+            model.key[0]  # type: ignore[index]
+            for model in self._models.values()
+            if not model.is_chain and any(worker.has_loaded for worker in model.alive)
+        }
+        is_there = any(worker.has_loaded for worker in row.alive)
+        return is_there or not {stage.model for stage in stages} <= loaded
+
+    def _new_model(
+        self, key: Hashable, stages: tuple[MergedStage, ...], home: Model, tool: ToolState
+    ) -> Model | None:
+        needs = [self._need_mib(stage) for stage in stages]
+        need_mib = sum(need or 0 for need in needs) if None not in needs else None
+        if not is_gpu(home.spec):
+            need_mib = None
+        elif need_mib is not None and need_mib > self._largest_mib(home.spec):
+            return None
+        name = " + ".join(stage.label or str(stage.request.tool) for stage in stages)
+        state = ToolState(merged_ref(stages), f"{tool.name}.chain", info=merged_info(stages))
+        # It gathers while inputs of its first stage are being read.
+        state.reads, state.reading = tool.reads, tool.reading
+        return Model(
+            key=key,
+            name=f"chain {name}",
+            tool=state,
+            spec=home.spec,
+            params=stages[0].request.params,
+            more_params=tuple(stage.request.params for stage in stages[1:]),
+            vram_mib=need_mib,
+            priority=home.priority,
+            profile_key=f"{'+'.join(stage.model for stage in stages)}/{home.profile_key}",
+        )
+
+    def _need_mib(self, stage: MergedStage) -> int | None:
+        """Return a stage's need of device memory: as declared, else as its own workers showed."""
+        declared = stage.request.vram_mib or stage.info.vram_mib
+        if declared:
+            return declared
+        needs = (m.memory.need_mib for k, m in self._models.items() if k[0] == stage.model)  # type: ignore[index]
+        return max((need for need in needs if need is not None), default=None)
+
+    def _largest_mib(self, spec: DeviceSpec) -> float:
+        sizes = [device.memory_mib for device in self._allocator.of_kind(spec.kind)]
+        return max((float("inf") if size is None else size for size in sizes), default=0.0)
+
+    def _has_room(self, model: Model) -> bool:
+        """Tell whether a row's worker is there, or can be without sending others away."""
+        if model.alive or not is_gpu(model.spec):
+            return True
+        return not model.spec.names and self._scaling.free_places(model) > 0
+
+
+def _joins(stage: MergedStage, before: list[MergedStage]) -> bool:
+    """Tell whether a stage can share its process and device with those before it."""
+    info = stage.info
+    is_fit = info.deterministic and info.persistent and stage.short_tokens > 0
+    is_single = info.gpus_per_instance == 1 and stage.spec.count == 1
+    if not is_fit or not is_single or not before:
+        return bool(is_fit and is_single)
+    first, its = before[0].request, stage.request
+    return (
+        stage.spec == before[0].spec
+        and its.instance == first.instance
+        and its.cwd == first.cwd
+        and _python(its.tool) == _python(first.tool)
+    )
+
+
+def _python(tool: ToolRef) -> tuple[str, ...]:
+    return tool.base_dir, tool.python, tool.environment, tool.activation
+
+
+def merged_ref(stages: tuple[MergedStage, ...]) -> ToolRef:
+    """Return the processes that a row's workers are."""
+    first, *more = (stage.request.tool for stage in stages)
+    return ToolRef(
+        spec=first.spec,
+        base_dir=first.base_dir,
+        python=first.python,
+        environment=first.environment,
+        more=tuple(tool.spec for tool in more),
+        activation=first.activation,
+        name=" + ".join(str(tool) for tool in (first, *more)),
+    )
+
+
+def merged_info(stages: tuple[MergedStage, ...]) -> ToolInfo:
+    """Return what would be said of a tool that is the chain's tools in a row."""
+    infos = [stage.info for stage in stages]
+    return dataclasses.replace(
+        infos[0],
+        pads=any(info.pads for info in infos),
+        can_move=all(info.can_move for info in infos),
+        batch_limit_s=sum(info.batch_limit_s for info in infos),
+        vram_mib=None,
+    )

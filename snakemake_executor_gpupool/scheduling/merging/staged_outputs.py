@@ -1,0 +1,103 @@
+"""Outputs that a merged run has made for jobs that are yet to come. Plain values and a table."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+
+Identity = tuple[str, ...]
+
+#: Bounds of what is staged for jobs yet to come; beyond them the oldest goes.
+MAX_STAGED_BYTES = 1024**3
+MAX_STAGED = 10_000
+#: What a request has in common with the guess, if that has come true.
+_DECISIVE = ("bare", "tool", "cwd", "devices", "instance")
+
+
+@dataclass(frozen=True)
+class StagedOutputs:
+    """What a merged run has staged for a job that is yet to come.
+
+    Attributes
+    ----------
+    guess
+        The request that it was made for.
+    outputs, logs
+        Where they were staged, below the root.
+    tool
+        Of the first stage: a process of it is up, and may publish any job's outputs.
+    digests
+        Of the input files that it was made from, in the job's order.
+    keys, items
+        The items' keys in the ledger, each once, and how many items there are.
+    size_bytes
+        Of the staged outputs.
+    seconds
+        The job's share of the time that it took.
+    node
+        The machine that staged it; empty: this one, or any.
+    cost, batch_id
+        The job's share of the stage, and the dispatch that this was of.
+    """
+
+    guess: Request
+    tool: ToolRef
+    digests: tuple[str, ...]
+    outputs: tuple[str, ...]
+    logs: tuple[str, ...]
+    keys: Sequence[Hashable]
+    items: int
+    size_bytes: int
+    seconds: float
+    node: str = ""
+    cost: JobCost = field(default_factory=JobCost)
+    batch_id: int = 0
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All that was staged."""
+        return (*self.outputs, *self.logs)
+
+    def is_for(self, request: Request) -> bool:
+        """Tell whether a job is the one that was guessed."""
+        return request.attempt == 1 and all(
+            getattr(request, name) == getattr(self.guess, name) for name in _DECISIVE
+        )
+
+
+class StagedTable:
+    """What is staged, by the identity of the job that is yet to come; the oldest is first.
+
+    Attributes
+    ----------
+    size_bytes
+        Of all outputs in it.
+    """
+
+    def __init__(self) -> None:
+        self._staged: OrderedDict[Identity, StagedOutputs] = OrderedDict()
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._staged)
+
+    def add(self, staged: StagedOutputs) -> list[StagedOutputs]:
+        """Keep what was staged, within the bound; return what had to go for it."""
+        stale = self.take(staged.guess.identity)
+        dropped = [] if stale is None else [stale]
+        self._staged[staged.guess.identity] = staged
+        self.size_bytes += staged.size_bytes
+        while self.size_bytes > MAX_STAGED_BYTES or len(self) > MAX_STAGED:
+            oldest = self.take(next(iter(self._staged)))
+            dropped += [oldest] if oldest is not None else []
+        return dropped
+
+    def take(self, identity: Identity) -> StagedOutputs | None:
+        """Take out what is staged for a job; None: nothing is."""
+        staged = self._staged.pop(identity, None)
+        self.size_bytes -= staged.size_bytes if staged is not None else 0
+        return staged
