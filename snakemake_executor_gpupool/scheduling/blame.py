@@ -87,6 +87,8 @@ class Suspicion:
 
     def cleared(self, suspect: object) -> None:
         """A suspect has come through: it was innocent of every death so far."""
+        if not self._records:
+            return
         record = self._records.pop(suspect, None)
         for death in record.deaths if record is not None else ():
             death.doubts -= 1

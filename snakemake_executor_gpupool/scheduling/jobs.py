@@ -247,6 +247,9 @@ class JobTable:
         """
         for unit, device_s in zip(units, shares_s, strict=True):
             unit.device_s = device_s
+            if len(unit.places) == 1 and unit.places[0][0] in self._jobs:
+                work.charged[unit.places[0][0]] += device_s
+                continue
             waiting = [job_id for job_id, _ in unit.places if job_id in self._jobs]
             if not waiting:
                 work.overhead[UNCLAIMED] += device_s
@@ -274,7 +277,7 @@ class JobTable:
             if node:
                 job.cost_on = job.cost_on or {}
                 job.cost_on[node] = job.cost_on.get(node, 0.0) + unit.cost
-            if job.is_computed and job.phase is Phase.COMPUTING:
+            if not job.missing and job.is_computed and job.phase is Phase.COMPUTING:
                 self._events.append(JobComputed(job.request.job_id))
 
     def unit_failed(self, unit: Unit, error: WorkerError, where: str = "") -> None:

@@ -114,7 +114,8 @@ class Ledger:
         self._asked_for(known)
         if known.result is None:
             known.places.append((job_id, position))
-        known.order = min(known.order, unit.order)
+        if known is not unit:
+            known.order = min(known.order, unit.order)
         known.holders += 1
         return known, known is unit and unit.result is None
 

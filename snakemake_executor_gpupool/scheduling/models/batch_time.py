@@ -99,11 +99,8 @@ def fit(
     """
     costs = [cost for cost, _ in observed]
     if len(costs) >= MIN_SAMPLES and max(costs) >= SPREAD * min(costs):
-        slope = statistics.median(
-            (two[1] - one[1]) / (two[0] - one[0])
-            for one, two in itertools.combinations(observed, 2)
-            if one[0] != two[0]
-        )
+        pairs = itertools.combinations(observed, 2)
+        slope = statistics.median([(t - s) / (d - c) for (c, s), (d, t) in pairs if c != d])
         offsets = [s - slope * cost for cost, s in observed]
         offset = statistics.median(offsets)
         # Wrong costs flatten the slope and so feign an offset, within the scatter they cause.

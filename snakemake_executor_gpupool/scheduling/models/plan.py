@@ -142,7 +142,8 @@ class WorkQueue(Generic[ItemT]):
         cost = 0.0
         while heap:
             item = heap[0][1]
-            longest, total, cost = max(longest, item.tokens), total + item.tokens, cost + item.cost
+            tokens = item.tokens
+            longest, total, cost = max(longest, tokens), total + tokens, cost + item.cost
             size = padded_size(len(batch) + 1, longest, total, pads)
             if batch and (size > budget_tokens or cost > most_cost):
                 break
