@@ -44,7 +44,7 @@ from snakemake_executor_gpupool.scheduling.effects import (
     Note,
     Report,
     RunBatch,
-    RunChains,
+    RunMerged,
 )
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.bounds import printable
@@ -221,7 +221,7 @@ class RunLoop:
                     self._claim(effect, now_s)
                 else:
                     self._actions.carry_out(effect)
-                if isinstance(effect, (RunBatch, RunChains)):
+                if isinstance(effect, (RunBatch, RunMerged)):
                     devices = self.scheduler.dispatch.worker(effect.worker_id).devices
                     self._energy.sent(effect.worker_id, devices, now_s)
         self.host.flush()  # workers go on while the rest is done
