@@ -106,8 +106,8 @@ MUTANTS = (
     Mutant(
         "one bad item of a batch costs the others nothing, and keeps their order",
         "worker/batch.py",
-        "halves = run_batch(tool, items[:middle]) + run_batch(tool, items[middle:])",
-        "halves = run_batch(tool, items[middle:]) + run_batch(tool, items[:middle])",
+        "outcomes = run_batch(tool, first) + run_batch(tool, second)",
+        "outcomes = run_batch(tool, second) + run_batch(tool, first)",
         ("test_batch.py",),
     ),
     # -- what crosses -----------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Table:
     def read(self, job_id: int, *items: str) -> JobState:
         """Take a job in, and its items."""
         request = Request(job_id, f"rule r (n={job_id})", ToolRef("t", "", "p"), b"", b"", "/")
-        job = self.jobs.add(request, 0.0)
+        job = self.jobs.add(request)
         for item in items:
             unit = Unit(item, "g", 1.0, 1, item.encode(), f"{item} of {job_id}", (0, 1, 0))
             self.units[item] = self.jobs.place(job, unit) or self.units[item]
