@@ -7,13 +7,14 @@ given. :class:`~snakemake_executor_gpupool.runtime.pool.Pool` steps it on a thre
 from __future__ import annotations
 
 import errno
+import math
 import traceback
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.probe import energy_j as read_energy_j
-from snakemake_executor_gpupool.errors import ConfigError, ProtocolError
+from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import (
     DevicesExpected,
     DevicesJoined,
@@ -32,23 +33,26 @@ from snakemake_executor_gpupool.records.progress import Progress, closing_line
 from snakemake_executor_gpupool.records.result_store import ResultStore
 from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, UserLines, holder_of
 from snakemake_executor_gpupool.runtime.config import PoolConfig
-from snakemake_executor_gpupool.runtime.deliver import Deliverer
 from snakemake_executor_gpupool.runtime.energy import EnergyMeter
 from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.sharing import Sharing
 from snakemake_executor_gpupool.runtime.start import start_of
 from snakemake_executor_gpupool.runtime.summary import state_of, summarize
+from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling.core import Core
 from snakemake_executor_gpupool.scheduling.demand import demand_of
 from snakemake_executor_gpupool.scheduling.effects import (
     ClaimDevices,
+    DiscardBlobs,
+    Effect,
     Note,
+    RejectWorker,
     Report,
     RunBatch,
     RunMerged,
 )
-from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.bounds import printable
-from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.spool import Discards, remove_file
 
 #: Errors that say nothing of gpupool: no room, no more files or processes, no memory.
@@ -63,7 +67,7 @@ OUT_OF = (
 
 
 class RunLoop:
-    """Owns scheduler and host; used by one thread at a time, but for what it is constructed with.
+    """Owns decisions and host; used by one thread at a time, but for what it is constructed with.
 
     Parameters
     ----------
@@ -73,6 +77,8 @@ class RunLoop:
         The run's files.
     host
         Where workers run.
+    core
+        Decides.
     sharing
         What the run holds against others.
     inbox
@@ -93,7 +99,7 @@ class RunLoop:
         paths: RunPaths,
         host: Host,
         *,
-        allocator: Allocator,
+        core: Core,
         sharing: Sharing,
         inbox: Inbox,
         callbacks: Callbacks,
@@ -102,21 +108,21 @@ class RunLoop:
         profile: Profile,
         now_s: float,
     ) -> None:
-        self.paths, self.host, self.sharing, self.allocator = paths, host, sharing, allocator
+        self.paths, self.host, self.sharing = paths, host, sharing
+        self._core = core
+        self.scheduler, self.allocator = core.scheduler, core.allocator
+        #: Decided on, and still to be carried out.
+        self._effects: deque[Effect] = deque()
         self._expects_devices = bool(config.expected)
         self._is_temporary, self._keep = config.is_temporary, config.keep
         self._inbox = inbox
         self.lines = UserLines(callbacks, put)
         self._store, self._profile = store, profile
-        self.scheduler = Scheduler(
-            allocator, config.dispatch, config.file_workers, profile.figures()
-        )
         # A network file system takes its time, which the run loop has not.
         remove = remove_file
         if paths.is_shared:
             remove = lambda path: put(lambda: remove_file(path))  # noqa: E731
         self._discards = Discards(remove)
-        self._deliverer = Deliverer(self.scheduler, paths.spools)
         self.events = EventLog(paths.events, JobsTable(paths.jobs_table))
         self._has_lost_events = False
         self._actions = Actions(
@@ -149,12 +155,12 @@ class RunLoop:
         for act in self._inbox.take():
             act(now_s)
         self._tick(now_s)
-        self._act(now_s)
+        self._act()
 
     def _tick(self, now_s: float) -> None:
         if now_s >= self.scheduler.next_wake_s(self._last_tick_s):
             self._last_tick_s = now_s
-            self.scheduler.tick(now_s)
+            self.take(ev.TimePassed(), now_s)
             self.look_around(now_s)
             if self._expects_devices:
                 self.host.wants(demand_of(self.scheduler.dispatch, self.allocator, now_s))
@@ -165,7 +171,8 @@ class RunLoop:
 
     def look_around(self, now_s: float) -> None:
         """Let go of devices that nobody of ours is on; see what others let go of."""
-        self.sharing.look_around(self.scheduler, now_s)
+        for event in self.sharing.look_around():
+            self.take(event, now_s)
 
     def _happened(self, event: HostEvent, now_s: float) -> None:
         match event:
@@ -175,13 +182,14 @@ class RunLoop:
             case DevicesJoined():
                 names = [device.name for device in event.devices]
                 self.events.write("devices_joined", {"devices": names})
-                self.scheduler.devices_joined(event.devices, now_s, event.ends_at_s)
+                ends_at_s = None if event.ends_at_s == math.inf else event.ends_at_s
+                self.take(ev.DevicesAdded(event.devices, ends_at_s), now_s)
             case DevicesLeft():
                 fields = {"devices": list(event.names), "why": event.why}
                 self.events.write("devices_left", fields)
-                self.scheduler.devices_left(event.names, now_s)
+                self.take(ev.DevicesRemoved(event.names), now_s)
             case DevicesExpected():
-                self.scheduler.devices_expected(event.devices, now_s)
+                self.take(ev.DevicesForeseen(event.devices), now_s)
             case WorkerGone():
                 self._worker_gone(event, now_s)
 
@@ -189,13 +197,8 @@ class RunLoop:
         self._note_exit(end)
         self._energy.gone(end.worker_id, now_s)
         self.sharing.take_back(end.worker_id)
-        self.scheduler.died(
-            end.worker_id,
-            end.reason,
-            now_s,
-            expected=end.expected,
-            blameless=end.blameless,
-        )
+        ended = ev.WorkerEnded(end.worker_id, end.reason, end.expected, end.blameless)
+        self.take(ended, now_s)
         self.look_around(now_s)
 
     def _note_exit(self, end: WorkerGone) -> None:
@@ -204,40 +207,51 @@ class RunLoop:
         self.events.write("worker_ended", fields)
 
     def _frame(self, worker_id: str, frame: Frame, now_s: float) -> None:
-        """Turn a frame into an event. One that makes no sense is its sender's end."""
         energy_j = None
         if frame.type in ("done", "stage"):
             is_over = frame.type == "done" or frame.meta.get("last") is True
             energy_j = self._energy.answered(worker_id, now_s, is_over=is_over)
-        try:
-            self._deliverer.take(worker_id, frame, now_s, energy_j)
-        except ProtocolError as error:
-            self.host.reject(worker_id, str(error))
+        self.take(ev.FrameReceived(worker_id, frame.meta, frame.blobs, energy_j), now_s)
 
-    def _act(self, now_s: float) -> None:
-        while effects := self.scheduler.outbox.take():
-            for effect in effects:
+    def take(self, event: ev.Event, now_s: float) -> None:
+        """Have an event decided on. What follows is carried out at the end of the turn.
+
+        But for what later events depend on: whether devices are ours, and whose frames count.
+        """
+        events = deque([event])
+        while events:
+            for effect in self._core.take(events.popleft(), now_s):
                 if isinstance(effect, ClaimDevices):
-                    self._claim(effect, now_s)
+                    events.append(self._claim(effect))
+                elif isinstance(effect, RejectWorker):
+                    self.host.reject(effect.worker_id, effect.why)
                 else:
-                    self._actions.carry_out(effect)
+                    self._effects.append(effect)
                 if isinstance(effect, (RunBatch, RunMerged)):
                     devices = self.scheduler.dispatch.worker(effect.worker_id).devices
                     self._energy.sent(effect.worker_id, devices, now_s)
+
+    def _claim(self, effect: ClaimDevices) -> ev.Event:
+        """Take devices against other processes; return whether that went well."""
+        refusal = self.sharing.claim(effect.devices)
+        if refusal is None:
+            return ev.DevicesClaimed(effect.holder_id)
+        return ev.DevicesRefused(
+            effect.holder_id, refusal.device.name, refusal.why, lost=refusal.lost
+        )
+
+    def _act(self) -> None:
+        discarded: list[Blob] = []
+        while self._effects:
+            effect = self._effects.popleft()
+            if isinstance(effect, DiscardBlobs):
+                discarded += effect.blobs
+            else:
+                self._actions.carry_out(effect)
         self.host.flush()  # workers go on while the rest is done
-        discarded, self.scheduler.ledger.discarded = self.scheduler.ledger.discarded, []
         for blob in discarded:
             self._discards.discard(blob)
         self._flush_events()
-
-    def _claim(self, effect: ClaimDevices, now_s: float) -> None:
-        """Take devices against other processes, and report at once whether that went well."""
-        refusal = self.sharing.claim(effect.devices)
-        if refusal is None:
-            self.scheduler.devices_claimed(effect.holder_id, now_s)
-        else:
-            name, why, lost = refusal.device.name, refusal.why, refusal.lost
-            self.scheduler.devices_refused(effect.holder_id, name, why, now_s, lost=lost)
 
     def _flush_events(self) -> None:
         self.events.flush()
@@ -250,12 +264,12 @@ class RunLoop:
     def lease_done(self, job_id: int, now_s: float, error: str | None = None) -> None:
         """Take back what a job was leased; ``error`` says why it has failed, if it has."""
         self.sharing.take_back(holder_of(job_id))
-        self.scheduler.lease_done(job_id, now_s, error)
+        self.take(ev.LeaseEnded(job_id, error), now_s)
         self.look_around(now_s)
 
-    def cancel(self, reason: str) -> None:
+    def cancel(self, reason: str, now_s: float) -> None:
         """Fail every job, end every worker."""
-        self.scheduler.cancel(reason)
+        self.take(ev.Cancelled(reason), now_s)
         self.host.stop_all(force=True)
 
     def summary(self, now_s: float) -> dict[str, Any]:
@@ -264,12 +278,12 @@ class RunLoop:
         return summarize(self.scheduler, self.allocator, self.host.carried, wall_s)
 
     # -- the end, in this order --------------------------------------------------------
-    def give_up(self, cause: BaseException) -> None:
+    def give_up(self, cause: BaseException, now_s: float) -> None:
         """After a failure: report every job in flight, as far as there is still order."""
         fields = {"error": repr(cause), "traceback": story_of(cause)}
         self.events.write("pool_failed", fields)
         self.host.stop_all(force=True)
-        self.scheduler.cancel(what_broke(cause))
+        self.take(ev.Cancelled(what_broke(cause)), now_s)
 
     def end_workers(self) -> None:
         """Wait for every worker's end, for as long as the host is patient."""
@@ -280,7 +294,9 @@ class RunLoop:
 
     def report_rest(self) -> None:
         """Carry out what has still to be told; there is nobody left to do anything else."""
-        for effect in self.scheduler.outbox.take():
+        self._effects += self.scheduler.outbox.take()  # of an event that failed, if one did
+        while self._effects:
+            effect = self._effects.popleft()
             if isinstance(effect, (Report, Note)):
                 self._actions.carry_out(effect)
         self._flush_events()

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
 from snakemake_executor_gpupool.errors import PoolEnded, StoreUnusable
@@ -39,6 +38,8 @@ from snakemake_executor_gpupool.runtime.limits import allow_open_files
 from snakemake_executor_gpupool.runtime.loop import RunLoop
 from snakemake_executor_gpupool.runtime.reporter import Reporter
 from snakemake_executor_gpupool.runtime.sharing import Sharing
+from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling.core import Core, Setup
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.described import ToolInfo
@@ -113,15 +114,9 @@ class Pool:
         profile = Profile(profile_path(os.environ))
         if profile.warning:
             lines.warn(f"gpupool: {profile.warning}")
-        settings = config.device_settings
-        allocator = Allocator(
-            config.devices,
-            allow_multiple_per_device=settings.allow_multiple_per_device,
-            offload_strategy=settings.offload_strategy,
-        )
-        allocator.expect(config.expected, 0.0)
+        core = Core(self._setup(profile))
         env = own_environment() | ({LEASE_VARIABLE: config.lease} if config.lease else {})
-        self._sharing = Sharing(env, allocator, self._pids, lines.say)
+        self._sharing = Sharing(env, core.allocator, self._pids, lines.say)
         self._sharing.open(config.devices)
         self._host = self._this_machine() if host is None else host
         self._inbox = Inbox(self._host.wake)
@@ -129,7 +124,7 @@ class Pool:
             config,
             self.paths,
             self._host,
-            allocator=allocator,
+            core=core,
             sharing=self._sharing,
             inbox=self._inbox,
             callbacks=self._callbacks,
@@ -137,6 +132,19 @@ class Pool:
             store=store,
             profile=profile,
             now_s=time.monotonic(),
+        )
+
+    def _setup(self, profile: Profile) -> Setup:
+        config, settings = self.config, self.config.device_settings
+        return Setup(
+            devices=config.devices,
+            expected=config.expected,
+            allow_multiple_per_device=settings.allow_multiple_per_device,
+            offload_strategy=settings.offload_strategy,
+            dispatch=config.dispatch,
+            file_workers=config.file_workers,
+            figures=profile.figures(),
+            spools=tuple(self.paths.spools),
         )
 
     def _pids(self) -> list[int]:
@@ -160,21 +168,19 @@ class Pool:
 
         def act(now_s: float) -> None:
             for request in requests:
-                self._loop.scheduler.submit(request, now_s)
+                self._loop.take(ev.JobReady(request), now_s)
 
         self._post_work(act)
 
     def submit_items(self, request: Request, info: ToolInfo, items: ItemsRead) -> None:
         """Serve items that are in memory; the report's details have the results."""
-
-        def act(now_s: float) -> None:
-            self._loop.scheduler.submit_items(request, info, items, now_s)
-
-        self._post_work(act)
+        event = ev.CallReady(request, info, items)
+        self._post_work(lambda now_s: self._loop.take(event, now_s))
 
     def tell_trouble(self, kind: str, why: str) -> None:
         """Say what a caller has met in the store that is not as it should be."""
-        self._inbox.post_if_open(lambda now_s: self._loop.scheduler.store_trouble("", kind, why))
+        event = ev.StoreTroubleReported(kind, why)
+        self._inbox.post_if_open(lambda now_s: self._loop.take(event, now_s))
 
     def _post_work(self, act: Callable[[float], None]) -> None:
         if self._refusal and self._cause is None:
@@ -183,11 +189,11 @@ class Pool:
 
     def take_back(self, job_id: int) -> None:
         """Say that a call's results have been read."""
-        self._inbox.post_if_open(lambda now_s: self._loop.scheduler.jobs.take_back(job_id))
+        self._inbox.post_if_open(lambda now_s: self._loop.take(ev.ResultsRead(job_id), now_s))
 
     def lease(self, request: LeaseRequest) -> None:
         """Ask for devices for a job that runs by itself. Returns at once."""
-        self._post_work(lambda now_s: self._loop.scheduler.lease(request, now_s))
+        self._post_work(lambda now_s: self._loop.take(ev.LeaseWanted(request), now_s))
 
     def lease_done(self, job_id: int, error: str | None = None) -> None:
         """Give a lease back; ``error`` says why its job has failed, if it has."""
@@ -195,12 +201,12 @@ class Pool:
 
     def wind_down(self) -> None:
         """Start nothing new; finish what has begun. Returns at once."""
-        self._inbox.post_if_open(self._loop.scheduler.wind_down)
+        self._inbox.post_if_open(lambda now_s: self._loop.take(ev.WindDownWanted(), now_s))
 
     def cancel(self, reason: str) -> None:
         """Fail every job that is served or waits for devices, end every worker, take no more."""
         self._refusal = f"the run was {reason}"
-        self._inbox.post_if_open(lambda now_s: self._loop.cancel(reason))
+        self._inbox.post_if_open(lambda now_s: self._loop.cancel(reason, now_s))
 
     def watch_process(self, group: int) -> None:
         """Have a process group killed should this process be."""
@@ -264,7 +270,7 @@ class Pool:
         """Come to an end, whatever else fails on the way there."""
         loop = self._loop
         if self._cause is not None:
-            self._attempt(functools.partial(loop.give_up, self._cause))
+            self._attempt(functools.partial(loop.give_up, self._cause, time.monotonic()))
         self._attempt(loop.end_workers)
         self._attempt(loop.report_rest)
         self._attempt(lambda: loop.write_summary(time.monotonic()))

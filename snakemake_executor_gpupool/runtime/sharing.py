@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.ownership import DeviceOwnership, Refusal
-from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.scheduling.events import DeviceGivenBack, Event, RoomWanted
 
 
 class Sharing:
@@ -68,17 +68,16 @@ class Sharing:
         """End a loan."""
         self._claims.take_back(holder, is_gone=is_gone)
 
-    def look_around(self, scheduler: Scheduler, now_s: float) -> None:
-        """Release devices that we do not use; check what others have released or wait for."""
+    def look_around(self) -> list[Event]:
+        """Release devices that we do not use; return what others have released or wait for."""
+        seen: list[Event] = []
         on = self._allocator.allocation_map()
         self._claims.keep_only(name for name, owners in on.items() if owners)
         if not self._allocator.snapshot().waiting:
             self._claims.forget_refused()
         elif self._claims.refused:
-            for name in self._claims.given_back(ours=self._pids()):
-                scheduler.given_back(name, now_s)
-        for device in self._claims.wanted():
-            scheduler.make_room(device.name)
+            seen += map(DeviceGivenBack, self._claims.given_back(ours=self._pids()))
+        return [*seen, *(RoomWanted(device.name) for device in self._claims.wanted())]
 
     def close(self) -> None:
         """Release everything."""

@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 class ClaimDevices:
     """Take granted devices against other processes of their machine, all or none.
 
-    ``devices_claimed`` or ``devices_refused`` is to be called, once, however long that takes.
+    ``DevicesClaimed`` or ``DevicesRefused`` is to follow, once, however long that takes.
     """
 
     holder_id: str
@@ -48,6 +48,14 @@ class StopWorker:
     worker_id: str
     why: str
     force: bool = False
+
+
+@dataclass(frozen=True)
+class RejectWorker:
+    """End a process whose frame makes no sense, and take no further one of it; at once."""
+
+    worker_id: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,13 @@ class StoreTrouble:
 
 
 @dataclass(frozen=True)
+class DiscardBlobs:
+    """Nobody needs these any longer: their files can go, once what was decided before is done."""
+
+    blobs: tuple[Blob, ...]
+
+
+@dataclass(frozen=True)
 class Note:
     """One line of the run's event log."""
 
@@ -172,6 +187,7 @@ Effect = (
     ClaimDevices
     | StartWorker
     | StopWorker
+    | RejectWorker
     | LoadModel
     | MoveModel
     | ReadJob
@@ -184,6 +200,7 @@ Effect = (
     | Remark
     | GrantLease
     | StoreTrouble
+    | DiscardBlobs
     | Note
 )
 

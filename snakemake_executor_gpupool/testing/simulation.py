@@ -11,20 +11,21 @@ import functools
 import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy, cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
-from snakemake_executor_gpupool.errors import CONTRACT, FrameError, ProtocolError
-from snakemake_executor_gpupool.runtime.deliver import Deliverer
+from snakemake_executor_gpupool.errors import CONTRACT, FrameError
 from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling.core import Core, Setup
+from snakemake_executor_gpupool.scheduling.deliver import Deliverer
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
-from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.testing import invariants
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
@@ -150,14 +151,22 @@ class World:
         self.devices += [cpu_slot(i) for i in range(self.cpus)]
         if self.hosts:
             self.devices = [device.on(host) for host in self.hosts for device in self.devices]
-        self.allocator = Allocator(
-            self.devices,
+        self.setup = Setup(
+            devices=tuple(self.devices),
             allow_multiple_per_device=self.packing,
             offload_strategy=self.strategy,
+            dispatch=self.config,
+            file_workers=self.file_workers,
+            figures={f"{model}/cudax1:": figures for model, figures in self.figures.items()},
+            spools=("/spool",),
         )
-        figures = {f"{model}/cudax1:": figures for model, figures in self.figures.items()}
-        self.scheduler = Scheduler(self.allocator, self.config, self.file_workers, figures)
-        self.deliverer = Deliverer(self.scheduler, ["/spool"])
+        self.core = Core(self.setup)
+        self.allocator, self.scheduler = self.core.allocator, self.core.scheduler
+        #: For tests of frames alone.
+        self.deliverer = Deliverer(self.scheduler, self.setup.spools)
+        #: All events so far, but for those that a test gave to the scheduler itself.
+        self.events: list[tuple[float, ev.Event, list[fx.Effect]]] = []
+        self._decided: deque[fx.Effect] = deque()
         #: What the coordinator said of frames that it did not believe.
         self.complaints: list[str] = []
         self.now_s = 0.0
@@ -177,7 +186,7 @@ class World:
         self.requests: dict[int, Request] = {}
         #: What messages call a job, where that is not its number.
         self.titles: dict[int, str] = {}
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()
         self._free_at: dict[str, float] = {}
         self._alive: set[str] = set()
@@ -219,7 +228,7 @@ class World:
             follow=tuple(self.requests[later] for later in follow),
         )
         self.requests[job_id] = request
-        self.scheduler.submit(request, self.now_s)
+        self.take(ev.JobReady(request))
         self._act()
 
     def declare(
@@ -242,10 +251,17 @@ class World:
         """Make a plain GPU job ready now; it runs for ``hold_s``."""
         self._hold_s = getattr(self, "_hold_s", {})
         self._hold_s[job_id] = hold_s
-        self.scheduler.lease(LeaseRequest(job_id, f"lease {job_id}", spec, priority), self.now_s)
+        self.take(ev.LeaseWanted(LeaseRequest(job_id, f"lease {job_id}", spec, priority)))
         self._act()
 
-    def at(self, time_s: float, act: Callable[[], None]) -> None:
+    def take(self, event: ev.Event) -> list[fx.Effect]:
+        """Have an event decided on; what follows is carried out when its time has come."""
+        effects = self.core.take(event, self.now_s)
+        self.events.append((self.now_s, event, effects))
+        self._decided += effects
+        return effects
+
+    def at(self, time_s: float, act: Callable[[], object]) -> None:
         """Do something at a later time."""
         heapq.heappush(self._events, (time_s, next(self._numbers), act))
 
@@ -255,8 +271,8 @@ class World:
 
     def lose(self, host: str, *, with_its_processes: bool = True) -> None:
         """A node is gone, or is to be given back: then what runs on it goes on."""
-        names = [device.name for device in self.devices if device.host == host]
-        self.scheduler.devices_left(names, self.now_s)
+        names = tuple(device.name for device in self.devices if device.host == host)
+        self.take(ev.DevicesRemoved(names))
         for worker in sorted(self._alive) if with_its_processes else ():
             if self.node_of[worker] == host:
                 self._die(worker, f"node {host} was lost", blameless=True)
@@ -264,9 +280,8 @@ class World:
 
     def join(self, host: str) -> None:
         """A node is there, or there again."""
-        devices = [device for device in self.devices if device.host == host]
-        ends_at_s = self.ends_at_s.get(host, math.inf)
-        self.scheduler.devices_joined(devices, self.now_s, ends_at_s)
+        devices = tuple(device for device in self.devices if device.host == host)
+        self.take(ev.DevicesAdded(devices, self.ends_at_s.get(host)))
         self._act()
 
     def kill_one(self, pick: Callable[[Sequence[str]], str]) -> None:
@@ -285,7 +300,7 @@ class World:
             if self._events and self._events[0][0] <= self.now_s:
                 heapq.heappop(self._events)[2]()
             else:
-                self.scheduler.tick(self.now_s)
+                self.take(ev.TimePassed())
             self._act()
         return self.now_s
 
@@ -300,10 +315,15 @@ class World:
     def _answer(self, worker: str, kind: str, blobs: Sequence[bytes] = (), **fields: Any) -> None:
         try:
             for frame in self.sent(worker, Frame({"type": kind, **fields}, self._stored(blobs))):
-                self.deliverer.take(worker, frame, self.now_s)
-        except (ProtocolError, FrameError) as error:
-            self.complaints.append(str(error))
-            self._die(worker, f"broke the protocol ({error})")
+                effects = self.take(ev.FrameReceived(worker, frame.meta, frame.blobs))
+                if any(isinstance(effect, fx.RejectWorker) for effect in effects):
+                    break
+        except FrameError as error:
+            self._reject(worker, str(error))
+
+    def _reject(self, worker: str, why: str) -> None:
+        self.complaints.append(why)
+        self._die(worker, f"broke the protocol ({why})")
 
     def _stored(self, blobs: Sequence[bytes]) -> list[Blob]:
         if not self.shares:
@@ -337,12 +357,15 @@ class World:
 
     def _act(self) -> None:
         self._check()
-        while taken := self.scheduler.outbox.take():
-            for effect in taken:
-                self.log.append((self.now_s, effect))
+        discarded = list[Blob]()
+        self._decided += self.scheduler.outbox.take()  # a test may have called it
+        while self._decided:
+            effect = self._decided.popleft()
+            self.log.append((self.now_s, effect))
+            if isinstance(effect, fx.DiscardBlobs):
+                discarded += effect.blobs
+            else:
                 self._carry_out(effect)
-        ledger = self.scheduler.ledger
-        discarded, ledger.discarded = ledger.discarded, []
         for blob in discarded:
             self._discards.discard(blob)
 
@@ -365,7 +388,6 @@ class World:
         self.at(start_s + seconds, if_alive)
 
     def _carry_out(self, effect: fx.Effect) -> None:  # noqa: C901, PLR0912 - one case an effect
-        sched = self.scheduler
         match effect:
             case fx.ClaimDevices():
                 if self.claim_s:
@@ -374,6 +396,8 @@ class World:
                     self._claim(effect)
             case fx.StartWorker(worker_id=worker):
                 self._start(effect)
+            case fx.RejectWorker(worker_id=worker, why=why):
+                self._reject(worker, why)
             case fx.StopWorker(worker_id=worker):
                 self.at(self.now_s + self.stop_s, lambda: self._die(worker, "exit code 0"))
             case fx.LoadModel(worker_id=worker, params=params):
@@ -404,22 +428,25 @@ class World:
             case fx.GrantLease(job_id=job_id, devices=devices):
                 self.granted[job_id] = devices
                 hold_s = self._hold_s[job_id]
-                self.at(self.now_s + hold_s, lambda: sched.lease_done(job_id, self.now_s))
+                self.at(self.now_s + hold_s, lambda: self._lease_ended(job_id))
 
     def _claim(self, effect: fx.ClaimDevices) -> None:
         """Say whether granted devices are to be had; who holds one gives it back in time."""
-        sched, names = self.scheduler, [device.name for device in effect.devices]
+        names = [device.name for device in effect.devices]
         self.claimed.add((effect.holder_id, effect.devices))
         for name in names:
             until_s, is_broken = self.foreign.get(name, 0.0), name in self.broken_cards
             if is_broken or until_s > self.now_s:
                 self.claimed.remove((effect.holder_id, effect.devices))
                 why, holder = f"{name} is held", effect.holder_id
-                sched.devices_refused(holder, name, why, self.now_s, lost=is_broken)
+                self.take(ev.DevicesRefused(holder, name, why, lost=is_broken))
                 if not is_broken:
-                    self.at(until_s, lambda n=name: sched.given_back(n, self.now_s))  # type: ignore[misc]
+                    self.at(until_s, functools.partial(self.take, ev.DeviceGivenBack(name)))
                 return
-        sched.devices_claimed(effect.holder_id, self.now_s)
+        self.take(ev.DevicesClaimed(effect.holder_id))
+
+    def _lease_ended(self, job_id: int) -> None:
+        self.take(ev.LeaseEnded(job_id))
 
     def _start(self, effect: fx.StartWorker) -> None:
         worker, devices = effect.worker_id, effect.devices
@@ -566,5 +593,5 @@ class World:
         if worker in self._alive:
             self._alive.discard(worker)
             self._free_at.pop(worker, None)
-            self.scheduler.died(worker, reason, self.now_s, blameless=blameless)
+            self.take(ev.WorkerEnded(worker, reason, blameless=blameless))
             self._act()

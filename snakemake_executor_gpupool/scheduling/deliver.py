@@ -1,7 +1,4 @@
-"""Turns the frames of workers into the scheduler's events.
-
-Used by the run loop's thread alone.
-"""
+"""What workers say, handed to the part of the scheduler that it concerns. Pure."""
 
 from __future__ import annotations
 
