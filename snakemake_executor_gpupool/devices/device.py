@@ -99,9 +99,9 @@ class Device:
         return self.name.rpartition("/")[2]
 
     @functools.cached_property
-    def sort_key(self) -> tuple[bool, tuple[tuple[str, int], ...]]:
+    def sort_key(self) -> tuple[bool, tuple[tuple[str, int], ...], str]:
         """GPUs before CPU slots, then by number."""
-        return self.kind == CPU, natural_key(self.name)
+        return self.kind == CPU, natural_key(self.name), self.name  # n1 and n01 are two
 
     def on(self, host: str) -> Device:
         """Return the same device as others see it: named after its machine."""
@@ -128,7 +128,7 @@ def natural_key(name: str) -> tuple[tuple[str, int], ...]:
     return tuple((text, int(digits or -1)) for text, digits in pairs)
 
 
-def device_key(device: Device) -> tuple[bool, tuple[tuple[str, int], ...]]:
+def device_key(device: Device) -> tuple[bool, tuple[tuple[str, int], ...], str]:
     """Sort key of a device: GPUs before CPU slots, then by number."""
     return device.sort_key
 

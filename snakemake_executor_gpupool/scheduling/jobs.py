@@ -177,7 +177,8 @@ class JobTable:
         best: tuple[int, float, int] | None = None
         units: list[Unit] = []
         for job_id, job in self._jobs.items():
-            lacking = {unit for unit in job.units if not unit.is_done} if job.all_read else set()
+            undone = (unit for unit in job.units if not unit.is_done)
+            lacking = list(dict.fromkeys(undone)) if job.all_read else []
             if not lacking or not all(unit in waiting for unit in lacking):
                 continue
             work = (-job.request.priority, sum(unit.cost for unit in lacking), job_id)
@@ -339,7 +340,7 @@ class JobTable:
 
     def _forget(self, job: JobState, *, is_lent: bool = False) -> None:
         del self._jobs[job.request.job_id]
-        for unit in set(job.units):
+        for unit in dict.fromkeys(job.units):
             if not unit.is_done:
                 unit.places = [place for place in unit.places if place[0] != job.request.job_id]
         if is_lent:

@@ -80,3 +80,17 @@ def test_batches_that_take_no_time_or_cost_nothing_are_no_trouble() -> None:
     assert (speed.s_per_cost, speed.fixed_s) == (0.0, 0.0)
     assert speed.batches_of(0) == speed.batches_of(1) == 1.0
     assert speed.batches_of(70) == pytest.approx(20.0)
+
+
+@given(st.sets(st.integers(0, WINDOW + 20)))
+def test_to_look_changes_nothing(looks: set[int]) -> None:
+    # Different ones show the fixed part, and have left the window when the alike ones come.
+    costs = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0] + [2.0] * (WINDOW + 10)
+    looked_at, left_alone = Speed(), Speed()
+    for number, cost in enumerate(costs):
+        looked_at.learn(cost, 2.0 + cost)
+        left_alone.learn(cost, 2.0 + cost)
+        if number in looks:
+            looked_at.seconds(1.0)
+    assert left_alone.fixed_s == pytest.approx(2.0)
+    assert (looked_at.s_per_cost, looked_at.fixed_s) == (left_alone.s_per_cost, left_alone.fixed_s)

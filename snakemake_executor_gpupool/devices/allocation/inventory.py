@@ -33,9 +33,9 @@ class DeviceInventory:
         return tuple(device for device in self._managed if device.name not in self._lost)
 
     @functools.cached_property
-    def hosts(self) -> frozenset[str]:
-        """The machines of these devices; without any, this one alone, whose name is empty."""
-        return frozenset(device.host for device in self.devices) or frozenset({""})
+    def hosts(self) -> dict[str, None]:
+        """The machines of these devices, in order; without any, this one, whose name is empty."""
+        return dict.fromkeys(device.host for device in self.devices) or {"": None}
 
     @property
     def all_devices(self) -> tuple[Device, ...]:

@@ -57,7 +57,7 @@ class _Search:
             device.name: device for device in occupancy.suited(request) if occupancy.is_open(device)
         }
         self.removed: list[Holder] = []
-        self._open: set[str] = set()
+        self._open: dict[str, None] = {}  # a set in order: what is chosen must not hang on hashes
         self._open_in: Counter[str] = Counter()  # by domain
         self._look_at(self.suited)
         self._open_at_first = frozenset(self._open)
@@ -77,10 +77,10 @@ class _Search:
                 continue
             admits = self.occupancy.admits(self.request, device)
             if admits and name not in self._open:
-                self._open.add(name)
+                self._open[name] = None
                 self._open_in[device.domain] += 1
             elif not admits and name in self._open:
-                self._open.discard(name)
+                del self._open[name]
                 self._open_in[device.domain] -= 1
 
     def remove_until_enough(self) -> None:

@@ -57,6 +57,8 @@ class Speed:
 
     def learn(self, cost: float, seconds: float, items: int = 1) -> None:
         """Take in what a micro-batch took."""
+        # A fit may rest on the one before, and must not depend on whether anybody has looked.
+        self._fit_if_stale()
         self._batches += 1
         self._items += items
         if cost > 0:
