@@ -11,6 +11,7 @@
     ├── DeviceLost           a GPU has failed; nothing can run on it
     ├── JobFailed            a job, or an item of a call, failed in a worker
     ├── PoolEnded            the pool takes no more work: it is closed, or has failed
+    ├── RecordingError       a recorded run cannot be read, or is damaged
     ├── WorkerStartError     a worker process could not be started
     ├── ProtocolError        a worker sent what was not asked for, or what makes no sense
     │   └── FrameError           the bytes on a channel are not a frame
@@ -81,6 +82,10 @@ class JobFailed(GpupoolError):
 
 class PoolEnded(GpupoolError):
     """The pool takes no more work: it is closed, has failed, or belongs to another process."""
+
+
+class RecordingError(GpupoolError):
+    """A recorded run cannot be read, is damaged, or is of another format."""
 
 
 class WorkerStartError(GpupoolError):

@@ -244,8 +244,8 @@ MUTANTS = (
     Mutant(
         "a cancelled run ends its workers",
         "runtime/loop.py",
-        "        self.scheduler.cancel(reason)\n        self.host.stop_all(force=True)\n",
-        "        self.scheduler.cancel(reason)\n",
+        "        self.take(ev.Cancelled(reason), now_s)\n        self.host.stop_all(force=True)\n",
+        "        self.take(ev.Cancelled(reason), now_s)\n",
         ("test_loop.py",),
     ),
     Mutant(

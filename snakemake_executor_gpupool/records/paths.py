@@ -39,6 +39,7 @@ class RunPaths:
 
         <root>/<run id>/events.jsonl   one JSON object a line
                         jobs.tsv       one line a job, what it took
+                        recording.jsonl  of a run that is recorded
                         summary.json
                         workers/*.log
                         spool/         large blobs, when memory is short
@@ -62,6 +63,7 @@ class RunPaths:
         self.directory = root / self.run_id
         self.workers = self.directory / "workers"
         self.events = self.directory / "events.jsonl"
+        self.recording = self.directory / "recording.jsonl"
         self.summary = self.directory / "summary.json"
         self.jobs_table = self.directory / "jobs.tsv"
         self._disk_spool = self.directory / "spool"

@@ -130,6 +130,8 @@ FILES = {
     "jobs.tsv": "one line for each job that has ended: when, how, and what it took",
     "summary.json": "the figures of the run",
     "report.html": "the run as a page, see [the report](../report.md); opens in any browser",
+    "recording.jsonl": "with `GPUPOOL_RECORD=1`: all that was decided on and what was decided, for "
+    "`gpupool replay`",
     "workers/*.log": "what each worker process printed",
     "spool/": "large results in transit, if the memory file system is too small or several "
     "machines take part; empty afterwards",
@@ -148,6 +150,8 @@ VARIABLES = {
     "GPUPOOL_CACHE_GIB": "Bound of the result cache, in GiB. Default: 20.",
     "GPUPOOL_CACHE_SHARED": "`group`: the result cache is shared by the members of its directory's "
     "group, each of whom can then run code as the others. Default: it is yours alone.",
+    "GPUPOOL_RECORD": "`1`: a run records what its decisions depend on, and what they are, in "
+    "`recording.jsonl` of its directory. It names files, rules and items, and has no contents.",
     "GPUPOOL_OFFLINE": "`1`: tools download nothing.",
     "GPUPOOL_DEVICE": "The device of a rule's own body, run cold: `cpu`, `cuda:0`. Default: a "
     "GPU where there is one.",

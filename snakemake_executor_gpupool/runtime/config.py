@@ -70,6 +70,8 @@ class PoolConfig:
     warnings: tuple[str, ...] = ()
     #: Whether ``run_root`` is this run's alone, and is removed at its end.
     is_temporary: bool = False
+    #: Whether events and decisions are put on record.
+    is_recorded: bool = False
     #: What is lent by a lease of this very program, as ``GPUPOOL_LEASE`` has it; empty: nothing.
     lease: str = ""
     origin: Origin = field(default_factory=Origin)
@@ -180,7 +182,15 @@ def build_config(
         expected=found.expected,
         nodes=found.nodes,
         warnings=tuple(warnings),
+        is_recorded=_is_recorded(env),
     )
+
+
+def _is_recorded(env: Mapping[str, str]) -> bool:
+    text = env.get("GPUPOOL_RECORD", "").strip()
+    if text not in ("", "0", "1"):
+        raise ConfigError(f"GPUPOOL_RECORD is {text!r}: 1 records the run, 0 does not")
+    return text == "1"
 
 
 def _cache_path(text: str) -> Path:

@@ -35,6 +35,7 @@ from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, Use
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.energy import EnergyMeter
 from snakemake_executor_gpupool.runtime.inbox import Inbox
+from snakemake_executor_gpupool.runtime.recording import Recorder
 from snakemake_executor_gpupool.runtime.sharing import Sharing
 from snakemake_executor_gpupool.runtime.start import start_of
 from snakemake_executor_gpupool.runtime.summary import state_of, summarize
@@ -77,8 +78,8 @@ class RunLoop:
         The run's files.
     host
         Where workers run.
-    core
-        Decides.
+    core, recorder
+        Decides; and puts on record what it was told and decided, unless that is None.
     sharing
         What the run holds against others.
     inbox
@@ -100,6 +101,7 @@ class RunLoop:
         host: Host,
         *,
         core: Core,
+        recorder: Recorder | None = None,
         sharing: Sharing,
         inbox: Inbox,
         callbacks: Callbacks,
@@ -109,7 +111,7 @@ class RunLoop:
         now_s: float,
     ) -> None:
         self.paths, self.host, self.sharing = paths, host, sharing
-        self._core = core
+        self._core, self._recorder = core, recorder
         self.scheduler, self.allocator = core.scheduler, core.allocator
         #: Decided on, and still to be carried out.
         self._effects: deque[Effect] = deque()
@@ -220,7 +222,7 @@ class RunLoop:
         """
         events = deque([event])
         while events:
-            for effect in self._core.take(events.popleft(), now_s):
+            for effect in self._decide(events.popleft(), now_s):
                 if isinstance(effect, ClaimDevices):
                     events.append(self._claim(effect))
                 elif isinstance(effect, RejectWorker):
@@ -230,6 +232,17 @@ class RunLoop:
                 if isinstance(effect, (RunBatch, RunMerged)):
                     devices = self.scheduler.dispatch.worker(effect.worker_id).devices
                     self._energy.sent(effect.worker_id, devices, now_s)
+
+    def _decide(self, event: ev.Event, now_s: float) -> list[Effect]:
+        if self._recorder is None:
+            return self._core.take(event, now_s)
+        try:
+            effects = self._core.take(event, now_s)
+        except BaseException as error:
+            self._recorder.failed(event, now_s, error)
+            raise
+        self._recorder.decided(event, now_s, effects)
+        return effects
 
     def _claim(self, effect: ClaimDevices) -> ev.Event:
         """Take devices against other processes; return whether that went well."""
@@ -259,6 +272,12 @@ class RunLoop:
             self._has_lost_events = True
             why = self.events.error.strerror
             self.lines.say(f"gpupool: {self.paths.events} is incomplete, the run goes on: {why}")
+        if self._recorder is not None:
+            self._recorder.flush()
+            if self._recorder.error is not None:
+                why = printable(self._recorder.error)
+                path, self._recorder = self._recorder.path, None
+                self.lines.say(f"gpupool: {path} ends here, the run goes on: {why}")
 
     # -- what other threads want -------------------------------------------------------
     def lease_done(self, job_id: int, now_s: float, error: str | None = None) -> None:
@@ -317,6 +336,12 @@ class RunLoop:
         self._profile.save()
         if summary["jobs_served"] or summary["jobs_failed"]:
             self.lines.say(closing_line(summary))
+
+    def close_records(self) -> None:
+        """Close the files that are written line by line."""
+        self.events.close()
+        if self._recorder is not None:
+            self._recorder.close()
 
     def remove_files(self) -> None:
         """Remove what only this run needed, and runs that are too old to be kept."""

@@ -36,6 +36,7 @@ from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.limits import allow_open_files
 from snakemake_executor_gpupool.runtime.loop import RunLoop
+from snakemake_executor_gpupool.runtime.recording import Recorder
 from snakemake_executor_gpupool.runtime.reporter import Reporter
 from snakemake_executor_gpupool.runtime.sharing import Sharing
 from snakemake_executor_gpupool.scheduling import events as ev
@@ -114,7 +115,8 @@ class Pool:
         profile = Profile(profile_path(os.environ))
         if profile.warning:
             lines.warn(f"gpupool: {profile.warning}")
-        core = Core(self._setup(profile))
+        setup = self._setup(profile)
+        core = Core(setup)
         env = own_environment() | ({LEASE_VARIABLE: config.lease} if config.lease else {})
         self._sharing = Sharing(env, core.allocator, self._pids, lines.say)
         self._sharing.open(config.devices)
@@ -125,6 +127,7 @@ class Pool:
             self.paths,
             self._host,
             core=core,
+            recorder=Recorder(self.paths.recording, setup) if config.is_recorded else None,
             sharing=self._sharing,
             inbox=self._inbox,
             callbacks=self._callbacks,
@@ -274,7 +277,7 @@ class Pool:
         self._attempt(loop.end_workers)
         self._attempt(loop.report_rest)
         self._attempt(lambda: loop.write_summary(time.monotonic()))
-        self._attempt(loop.events.close)
+        self._attempt(loop.close_records)
         self._attempt(loop.remove_files)
         if self._cause is not None:
             self._reporter.put(functools.partial(self._callbacks.broken, self._cause))

@@ -236,7 +236,7 @@ class JobTable:
 
     def patience_s(self, units: Iterable[Unit]) -> float:
         """Return how long the most patient of the jobs that wait for the units will wait."""
-        waiting = {job_id for unit in units for job_id, _ in unit.places}
+        waiting = dict.fromkeys(job_id for unit in units for job_id, _ in unit.places)
         limits_s = (self._jobs[job_id].request.timeout_s for job_id in waiting)
         return max((limit_s or float("inf") for limit_s in limits_s), default=float("inf"))
 

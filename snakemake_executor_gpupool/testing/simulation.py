@@ -164,8 +164,8 @@ class World:
         self.allocator, self.scheduler = self.core.allocator, self.core.scheduler
         #: For tests of frames alone.
         self.deliverer = Deliverer(self.scheduler, self.setup.spools)
-        #: All events so far, but for those that a test gave to the scheduler itself.
-        self.events: list[tuple[float, ev.Event, list[fx.Effect]]] = []
+        #: Sees each event and what was decided on it, but for what a test does to the scheduler.
+        self.on_decided: Callable[[ev.Event, float, list[fx.Effect]], None] = lambda *seen: None
         self._decided: deque[fx.Effect] = deque()
         #: What the coordinator said of frames that it did not believe.
         self.complaints: list[str] = []
@@ -257,7 +257,7 @@ class World:
     def take(self, event: ev.Event) -> list[fx.Effect]:
         """Have an event decided on; what follows is carried out when its time has come."""
         effects = self.core.take(event, self.now_s)
-        self.events.append((self.now_s, event, effects))
+        self.on_decided(event, self.now_s, effects)
         self._decided += effects
         return effects
 

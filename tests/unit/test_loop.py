@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
@@ -26,6 +25,8 @@ from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.loop import RunLoop
 from snakemake_executor_gpupool.runtime.sharing import Sharing
+from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling.core import Core, Setup
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
@@ -51,8 +52,8 @@ class Stepped:
         self.paths = RunPaths(directory)
         self.paths.create()
         config = PoolConfig(devices, DeviceSettings(), 1, directory, expected=expected)
-        self.allocator = Allocator(devices)
-        self.allocator.expect(expected, 0.0)
+        core = Core(Setup(devices, expected, spools=tuple(self.paths.spools)))
+        self.allocator = core.allocator
         locks = {"GPUPOOL_LOCK_DIR": str(directory / "locks")}
         self.sharing = Sharing(locks, self.allocator, self.host.pids, self.lines.append)
         (directory / "locks").mkdir(mode=0o700)
@@ -62,7 +63,7 @@ class Stepped:
             config,
             self.paths,
             self.host,
-            allocator=self.allocator,
+            core=core,
             sharing=self.sharing,
             inbox=self.inbox,
             callbacks=Callbacks(self._report, self._lease, lambda error: None, self.lines.append),
@@ -82,7 +83,7 @@ class Stepped:
     def submit(self, *job_ids: int) -> None:
         def act(now_s: float) -> None:
             for job_id in job_ids:
-                self.loop.scheduler.submit(request(job_id), now_s)
+                self.loop.take(ev.JobReady(request(job_id)), now_s)
 
         self.inbox.post(act)
 
@@ -184,7 +185,7 @@ def test_a_cancelled_run_reports_every_job_and_ends_every_worker(stepped: Steppe
     stepped.steps(10)
     workers = set(stepped.host.sent)
     assert workers
-    stepped.inbox.post(lambda now_s: stepped.loop.cancel("cancelled"))
+    stepped.inbox.post(lambda now_s: stepped.loop.cancel("cancelled", now_s))
     stepped.steps(1)
     assert {r.error for r in stepped.reports.values()} == {
         "rule r (n=1): cancelled",
@@ -201,7 +202,7 @@ def test_what_comes_late_for_a_cancelled_job_changes_nothing(stepped: Stepped) -
     (busy,) = [w for w, sent in stepped.host.sent.items() if any(f.type == "run" for f in sent)]
     batch = next(f.meta["batch"] for f in stepped.host.sent[busy] if f.type == "run")
     stepped.host.stubborn = set(stepped.host.sent)
-    stepped.inbox.post(lambda now_s: stepped.loop.cancel("cancelled"))
+    stepped.inbox.post(lambda now_s: stepped.loop.cancel("cancelled", now_s))
     stepped.steps(1)
     outcomes = {"items": 1, "failed": [], "errors": [], "out_of_memory": []}
     figures = {"seconds": 0.1, "peak_mib": None}
@@ -213,8 +214,8 @@ def test_what_comes_late_for_a_cancelled_job_changes_nothing(stepped: Stepped) -
 def test_a_lease_is_granted_held_and_given_back(stepped: Stepped) -> None:  # D5
     spec = parse_device("cuda")
     for job_id in (1, 2):
-        asked = LeaseRequest(job_id, f"lease {job_id}", spec)
-        stepped.inbox.post(lambda now_s, asked=asked: stepped.loop.scheduler.lease(asked, now_s))
+        wanted = ev.LeaseWanted(LeaseRequest(job_id, f"lease {job_id}", spec))
+        stepped.inbox.post(lambda now_s, wanted=wanted: stepped.loop.take(wanted, now_s))
     stepped.steps(3)
     (devices, environment) = stepped.leased[1]
     assert devices == (CARD,) and environment["CUDA_VISIBLE_DEVICES"] == "0"
@@ -228,8 +229,8 @@ def test_a_lease_is_granted_held_and_given_back(stepped: Stepped) -> None:  # D5
 def test_devices_come_and_go(tmp_path: Path) -> None:  # D12
     far = Device("cuda:0", "cuda", 0, "GPU-9", visible_id="0").on("n1")
     stepped = Stepped(tmp_path, expected=(far,))
-    asked = LeaseRequest(1, "lease 1", parse_device("cuda"))
-    stepped.inbox.post(lambda now_s: stepped.loop.scheduler.lease(asked, now_s))
+    wanted = ev.LeaseWanted(LeaseRequest(1, "lease 1", parse_device("cuda")))
+    stepped.inbox.post(lambda now_s: stepped.loop.take(wanted, now_s))
     stepped.steps(3)
     demands = [given[0] for name, *given in stepped.host.asked if name == "wants"]
     assert demands and demands[-1].devices == 1, "the host hears what could be used"
@@ -240,11 +241,8 @@ def test_devices_come_and_go(tmp_path: Path) -> None:  # D12
     stepped.inbox.post(lambda now_s: stepped.loop.lease_done(1, now_s))
     stepped.host.events += [DevicesLeft((far.name,), "lost"), DevicesExpected(())]
     stepped.steps(2)
-    stepped.inbox.post(
-        lambda now_s: stepped.loop.scheduler.lease(
-            LeaseRequest(2, "lease 2", parse_device("cuda")), now_s
-        )
-    )
+    second = ev.LeaseWanted(LeaseRequest(2, "lease 2", parse_device("cuda")))
+    stepped.inbox.post(lambda now_s: stepped.loop.take(second, now_s))
     stepped.steps(2)
     assert "lease 2" in str(stepped.reports[2].error), "nothing more is to be waited for"
     named = [(e["event"], e["devices"]) for e in stepped.events() if "devices_" in e["event"]]
@@ -273,7 +271,7 @@ def test_after_a_failure_every_job_is_reported_with_the_cause(stepped: Stepped) 
     stepped.host.silent = {"read"}
     stepped.submit(1)
     stepped.steps(2)
-    stepped.loop.give_up(ValueError("a cause"))
+    stepped.loop.give_up(ValueError("a cause"), stepped.now_s)
     stepped.loop.report_rest()
     assert "gpupool itself failed, which is a bug" in str(stepped.reports[1].error)
     (event,) = stepped.events("pool_failed")

@@ -34,6 +34,8 @@ ALLOWED = {
 }
 #: What may be imported beyond that, each with the reason.
 EXCEPTIONS = {
+    # A recording says which version made it.
+    ("runtime.*", "package"),
     # A script that holds a tool does its job cold; the one lazy arrow upwards.
     ("tool_api.tool", "worker.cold"),
     # One class knows the names of a run's files, on whichever machine.

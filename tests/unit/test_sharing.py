@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -18,6 +16,7 @@ from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
 from snakemake_executor_gpupool.runtime.sharing import Sharing
+from snakemake_executor_gpupool.scheduling.events import DeviceGivenBack, RoomWanted
 
 CARDS = tuple(Device(f"cuda:{n}", "cuda", n, f"GPU-{n}", visible_id=str(n)) for n in range(2))
 
@@ -39,11 +38,11 @@ class Run:
         self.allocator.request(DeviceRequest(request_id, parse_device(spec), WORKER), 0.0)
 
     def look(self) -> None:
-        scheduler: Any = SimpleNamespace(
-            given_back=lambda name, now_s: self.given_back.append(name),
-            make_room=self.made_room.append,
-        )
-        self.sharing.look_around(scheduler, 0.0)
+        for event in self.sharing.look_around():
+            if isinstance(event, DeviceGivenBack):
+                self.given_back.append(event.device)
+            elif isinstance(event, RoomWanted):
+                self.made_room.append(event.device)
 
 
 @pytest.fixture

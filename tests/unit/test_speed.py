@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.scheduling.models.batch_time import MIN_SAMPLES, WINDOW, Speed, fit
@@ -82,6 +82,7 @@ def test_batches_that_take_no_time_or_cost_nothing_are_no_trouble() -> None:
     assert speed.batches_of(70) == pytest.approx(20.0)
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.sets(st.integers(0, WINDOW + 20)))
 def test_to_look_changes_nothing(looks: set[int]) -> None:
     # Different ones show the fixed part, and have left the window when the alike ones come.

@@ -5,6 +5,7 @@
     gpupool report [RUN] --output PATH                a run as one HTML file, or a trace
     gpupool devices                                   the devices of this machine
     gpupool tools                                     the installed tools
+    gpupool replay FILE                               decide on a recorded run's events again
 
 Exit codes: 0 done, 1 the work failed, 2 misuse. Whatever goes wrong is one line
 on standard error; nothing heavy is imported before a subcommand needs it.
@@ -16,6 +17,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from snakemake_executor_gpupool import __version__
@@ -51,6 +53,15 @@ elsewhere. Then say what the pool would make of the input.
 Inputs should be small, with items of different sizes. Params that do not choose the model
 are varied where another value is known or can be guessed; --vary K=V tries one of yours.
 Exit codes: 0 nothing is wrong, 1 something is, 2 misuse.
+"""
+
+
+REPLAY_DESCRIPTION = """\
+Decide again on the events of a run that was recorded with GPUPOOL_RECORD=1, and compare with
+what was decided then: the same events must lead to the same effects. The first difference is
+shown with its event. Nothing is started, read or written.
+
+Exit codes: 0 all is the same, 1 something differs, 2 the file is no recording, or damaged.
 """
 
 
@@ -95,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_listing(commands, "devices", "list the devices of this machine", _devices)
     _add_listing(commands, "tools", "list the installed tools", _tools)
+    _add_replay(commands)
     return parser
 
 
@@ -178,6 +190,18 @@ def _add_report(commands: Any) -> None:
     parser.set_defaults(command=_report)
 
 
+def _add_replay(commands: Any) -> None:
+    parser = commands.add_parser(
+        "replay",
+        help="decide on a recorded run's events again",
+        description=REPLAY_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="recording, or a run's directory")
+    parser.add_argument("--print", action="store_true", help="print every event and effect")
+    parser.set_defaults(command=_replay)
+
+
 def _add_listing(commands: Any, name: str, text: str, command: Callable[..., int]) -> None:
     parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -200,6 +224,12 @@ def _report(options: argparse.Namespace) -> int:
     from snakemake_executor_gpupool.frontends.commandline.report import report
 
     return report(options)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from snakemake_executor_gpupool.frontends.commandline.replay import replay
+
+    return replay(options.file, show=options.print)
 
 
 def _devices(options: argparse.Namespace) -> int:

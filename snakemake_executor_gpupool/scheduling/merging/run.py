@@ -127,7 +127,7 @@ class MergedRuns:
         if selected is None:
             return False
         stages, model = selected
-        for unit in fresh:
+        for unit in new:
             unit.is_merged = True
         merged = self._merged_request(job, home, stages, parts)
         job.all_read, job.phase, job.merge_id = True, Phase.MERGED, merged.merge_id
