@@ -82,8 +82,9 @@ EVENTS = {
     "batch_done": "Its results are back: `batch`, `worker`, `seconds`, `items`, `failed` (items), "
     "`jobs` and `device_s` (what each of them is charged for it, in the same order), `overhead_s` "
     "(device seconds that no job is charged for, by cause), `peak_mib`, `energy_j`.",
-    "batch_lost": "Its worker ended before it was done: `batch`, `worker`, `device_s` (that the "
-    "worker was at it).",
+    "batch_lost": "Its worker ended before it was done: `batch`, `worker`, `lost_s` (device "
+    "seconds that came to nothing); of a merged dispatch whose first stages were done, also as "
+    "`batch_done`.",
     "stage_done": "A dispatch through a chain has finished one of its models: `job` (whose "
     "items these were), `job_id` (of the chain's first job), `batch`, `stage` (from 0), `worker`.",
     "dispatch_saved": "All results of a job existed already, computed with those of the job before "

@@ -104,18 +104,16 @@ def _lines_of_batch(
     """Yield who pays for a batch; the rest of its span is its way there and back."""
     if batch is None or not devices:
         return
-    if batch.seconds is None:  # its worker died with it, or the run ended
-        recorded_s = batch.overhead_s.get(LOST)
-        lost_s = span_s if recorded_s is None else recorded_s / devices
-        yield LOST, lost_s
-        yield IDLE, span_s - lost_s
+    computed_s = batch.seconds or 0.0
+    if batch.seconds is None and LOST not in batch.overhead_s:  # the run was killed
+        yield LOST, span_s
         return
-    overhead_s = 0.0
+    lost_s = batch.overhead_s.get(LOST, 0.0) / devices
     for cause, device_s in batch.overhead_s.items():
         yield cause, device_s / devices
-        overhead_s += device_s / devices
-    yield JOBS, batch.seconds - overhead_s
-    yield IDLE, span_s - batch.seconds
+    others_s = math.fsum(batch.overhead_s.values()) / devices - lost_s
+    yield JOBS, computed_s - others_s
+    yield IDLE, span_s - computed_s - lost_s
 
 
 def _settle_merged(run: RunView, account: Account) -> None:

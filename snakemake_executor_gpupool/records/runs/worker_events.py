@@ -207,7 +207,16 @@ class WorkerEvents:
 
     def _on_batch_done(self, event: Event, now_s: float) -> None:
         batch = self.run.batches[event["batch"]]
-        batch.ended_at_s, batch.seconds = now_s, number(event["seconds"])
+        batch.ended_at_s = now_s
+        self._take_work(batch, event)
+        worker = self._worker(event)
+        if batch.peak_mib is not None:
+            worker.peak_mib = max(batch.peak_mib, worker.peak_mib or 0)
+        self._next_batch(worker, batch, now_s)
+
+    def _take_work(self, batch: BatchView, event: Event) -> None:
+        """Take what a batch took, and who was charged for it."""
+        batch.seconds = number(event["seconds"])
         for job_id, device_s in zip(event.get("jobs", ()), event.get("device_s", ()), strict=True):
             if job_id not in batch.jobs and job_id in self.run.jobs:
                 self.run.jobs[job_id].batches.append(batch.batch_id)
@@ -217,10 +226,6 @@ class WorkerEvents:
         batch.peak_mib = whole_or_none(event.get("peak_mib"))
         batch.energy_j = number_or_none(event.get("energy_j"))
         batch.failed_items = int(event.get("failed", 0))
-        worker = self._worker(event)
-        if batch.peak_mib is not None:
-            worker.peak_mib = max(batch.peak_mib, worker.peak_mib or 0)
-        self._next_batch(worker, batch, now_s)
 
     def _next_batch(self, worker: WorkerView, batch: BatchView, now_s: float) -> None:
         """A worker is through with a batch: it has begun the one that it was sent meanwhile."""
@@ -236,7 +241,9 @@ class WorkerEvents:
     def _on_batch_lost(self, event: Event, now_s: float) -> None:
         batch = self.run.batches[event["batch"]]
         self._lose(batch, now_s)
-        batch.overhead_s = {"lost": number(event["device_s"])}
+        if "seconds" in event:
+            self._take_work(batch, event)
+        batch.overhead_s["lost"] = number(event["lost_s"])
 
     def _lose(self, batch: BatchView, now_s: float) -> None:
         if batch.ended_at_s is None:

@@ -79,9 +79,15 @@ class Charging:
         for number, batch in enumerate(worker.in_flight):
             lost_s = max(now_s - batch.sent_s - batch.seconds, 0.0) if number == 0 else 0.0
             self.time.lost(worker.devices, lost_s)
-            device_s = round(lost_s * len(worker.devices), 6)
-            told = {"batch": batch.batch_id, "worker": worker.worker_id, "device_s": device_s}
-            self._outbox.note("batch_lost", **told)
+            # Of a merged dispatch, stages that were done are paid for.
+            done = {"seconds": round(batch.seconds, 6), **batch.work.fields()}
+            self._outbox.note(
+                "batch_lost",
+                batch=batch.batch_id,
+                worker=worker.worker_id,
+                lost_s=round(lost_s * len(worker.devices), 6),
+                **(done if batch.seconds else {}),
+            )
 
 
 def work_of(
