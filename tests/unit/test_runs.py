@@ -272,6 +272,14 @@ def test_whether_it_goes_on_is_told_by_its_lock(tmp_path: Path) -> None:
     assert is_live(directory)
 
 
+def test_a_run_in_a_locked_temporary_directory_goes_on(tmp_path: Path) -> None:
+    directory = leave(tmp_path / "gpupool-x" / "run", events_of(WORLD)[:-1])
+    owned = OwnedDirectory(tmp_path / "gpupool-x")
+    assert is_live(directory)
+    owned.let_go()
+    assert not is_live(directory)
+
+
 def test_a_damaged_summary_is_none(tmp_path: Path) -> None:
     directory = leave(tmp_path / "run", events_of(WORLD))
     assert read_run(directory).summary is None

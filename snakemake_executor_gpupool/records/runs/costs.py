@@ -59,7 +59,7 @@ class Account:
 
     def add(self, line: str, devices: tuple[str, ...], seconds: float) -> None:
         """Book that these devices were at something for so long."""
-        if seconds > 0:
+        if seconds > 0 and devices:
             self.by_line[line] += seconds * len(devices)
             for name in devices:
                 self.by_device[name][line] += seconds

@@ -88,4 +88,6 @@ def is_live(directory: Path) -> bool:
     A run's process locks its directory. Of another machine's run it is known only that it has not
     said that it ended: it counts as going on.
     """
-    return holder_of(directory) in (Holder.ALIVE, Holder.ELSEWHERE)
+    # A pool in Python locks the temporary directory that its run is in.
+    holders = {holder_of(directory), holder_of(directory.parent)}
+    return bool(holders & {Holder.ALIVE, Holder.ELSEWHERE})
