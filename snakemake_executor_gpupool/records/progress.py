@@ -26,6 +26,9 @@ class ModelState:
         Estimated seconds until all items are done; None: unknown.
     devices
         Names of the devices that the model is on.
+    loading_s, last_load_s
+        For how many seconds it has been loading, if no worker has it yet; how long the last load
+        took. None: it is not loading; it was never loaded.
     """
 
     key: Hashable
@@ -36,6 +39,8 @@ class ModelState:
     is_active: bool
     remaining_s: float | None
     devices: tuple[str, ...]
+    loading_s: float | None = None
+    last_load_s: float | None = None
 
 
 class Progress:
@@ -64,13 +69,22 @@ class Progress:
         self._last_done[model.key] = (model.done, now_s)
         rate = (model.done - done) / max(now_s - since_s, 1e-6)
         devices = ", ".join(model.devices)
+        items = f"{model.done}/{model.total} unique items (of {model.places})"
+        if model.loading_s is not None:
+            so_far = f"{format_seconds(model.loading_s)} so far"
+            known = "" if model.last_load_s is None else f", {_last(model.last_load_s)}"
+            return f"gpupool: loading {model.name} ({so_far}{known}) on {devices}, {items}"
         parts = [
-            f"gpupool: {model.name}: {model.done}/{model.total} unique items (of {model.places})",
+            f"gpupool: {model.name}: {items}",
             f"{rate:.1f} items/s",
             f"ETA {format_seconds(model.remaining_s)}",
             f"on {devices}" if devices else "waiting for a device",
         ]
         return ", ".join(parts)
+
+
+def _last(seconds: float) -> str:
+    return f"{format_seconds(seconds)} last time"
 
 
 def format_seconds(seconds: float | None) -> str:

@@ -167,7 +167,8 @@ class RunLoop:
             if self._expects_devices:
                 self.host.wants(demand_of(self.scheduler.dispatch, self.allocator, now_s))
             if self._progress.is_due(now_s):
-                states = map(state_of, self.scheduler.dispatch.models.values())
+                models = self.scheduler.dispatch.models.values()
+                states = (state_of(model, now_s) for model in models)
                 for line in self._progress.lines(states, now_s):
                     self.lines.say(line)
 

@@ -7,7 +7,7 @@ from typing import Any
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.hosts.base import Carried
 from snakemake_executor_gpupool.records.progress import ModelState
-from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 
 
@@ -46,8 +46,10 @@ def summarize(
     }
 
 
-def state_of(model: Model) -> ModelState:
+def state_of(model: Model, now_s: float) -> ModelState:
     """Return the progress of a model. Called by the run loop's thread."""
+    loading = [w.since_s for w in model.alive if w.stage in (Stage.STARTING, Stage.LOADING)]
+    is_ready = any(worker.is_feedable for worker in model.alive)
     return ModelState(
         key=model.key,
         name=model.name,
@@ -57,4 +59,6 @@ def state_of(model: Model) -> ModelState:
         is_active=bool(model.waiting or model.in_flight),
         remaining_s=model.remaining_s(),
         devices=tuple(sorted({d.name for worker in model.alive for d in worker.devices})),
+        loading_s=now_s - min(loading) if loading and not is_ready else None,
+        last_load_s=model.last_load_s,
     )

@@ -3,6 +3,7 @@
     gpupool run TOOL --input K=PATH --output K=PATH   one job, cold: a rule's shell: body
     gpupool check --rule NAME                         does a tool keep its contract
     gpupool report [RUN] --output PATH                a run as one HTML file, or a trace
+    gpupool top [RUN]                                 a run as it goes on
     gpupool devices                                   the devices of this machine
     gpupool tools                                     the installed tools
     gpupool replay FILE                               decide on a recorded run's events again
@@ -104,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_check(commands)
     _add_report(commands)
+    _add_top(commands)
     _add_listing(commands, "devices", "list the devices of this machine", _devices)
     _add_listing(commands, "tools", "list the installed tools", _tools)
     _add_replay(commands)
@@ -202,6 +204,28 @@ def _add_replay(commands: Any) -> None:
     parser.set_defaults(command=_replay)
 
 
+def _add_top(commands: Any) -> None:
+    parser = commands.add_parser(
+        "top",
+        help="a run as it goes on",
+        description="Show a run as it goes on: devices, rules, rates, how long it will take, what "
+        "happened last. It reads the run's files alone, so any terminal that sees these will do.",
+    )
+    add = parser.add_argument
+    add("run", nargs="?", metavar="RUN", help="a run's name or directory (default: the newest)")
+    add("--once", action="store_true", help="print one frame as text, and end")
+    add("--json", action="store_true", help="print one frame as a JSON object, and end")
+    add("--interval", type=_seconds, default=1.0, metavar="S", help="between looks (default: 1)")
+    parser.set_defaults(command=_top)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError("takes seconds from 0.1 to 3600")
+    return value
+
+
 def _add_listing(commands: Any, name: str, text: str, command: Callable[..., int]) -> None:
     parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -218,6 +242,12 @@ def _check(options: argparse.Namespace) -> int:
     from snakemake_executor_gpupool.frontends.commandline.check_command import check
 
     return check(options)
+
+
+def _top(options: argparse.Namespace) -> int:
+    from snakemake_executor_gpupool.frontends.commandline.top import top
+
+    return top(options)
 
 
 def _report(options: argparse.Namespace) -> int:

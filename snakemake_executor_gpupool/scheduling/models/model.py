@@ -331,6 +331,11 @@ class Model:
         self._loads_s.append(seconds)
         self.load_s = statistics.median(self._loads_s)
 
+    @property
+    def last_load_s(self) -> float | None:
+        """What the last load took, of this run or an earlier one; None: it was never loaded."""
+        return self._loads_s[-1] if self._loads_s else None
+
     def recall(self, figures: Figures) -> None:
         """Start from what earlier runs measured."""
         self.load_s = figures.load_s

@@ -1,0 +1,171 @@
+"""``gpupool top``: what a run is at, from its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from snakemake_executor_gpupool.frontends.commandline.main import main
+from snakemake_executor_gpupool.frontends.commandline.top import frame
+from snakemake_executor_gpupool.records.progress import ModelState, Progress
+from snakemake_executor_gpupool.records.runs.live import Snapshot, remaining, snapshot
+from snakemake_executor_gpupool.records.runs.reader import EventReader
+from snakemake_executor_gpupool.records.runs.values import RunView
+from tests.unit.run_files import EPOCH_S, events_of, leave
+from tests.unit.test_runs import WORLD
+
+
+def text_of(shot: Snapshot) -> str:
+    from rich.console import Console
+
+    console = Console(width=120, highlight=False)
+    with console.capture() as capture:
+        console.print(frame(shot))
+    return capture.get()
+
+
+def view(events: list[dict[str, object]], until_s: float = math.inf) -> RunView:
+    """A run as its file showed it at a moment."""
+    run = RunView(Path("run"), "run")
+    lines = [json.dumps(e) for e in events if float(str(e["time_s"])) <= EPOCH_S + until_s]
+    EventReader(run).feed("".join(f"{line}\n" for line in lines).encode())
+    return run
+
+
+EVENTS = [
+    {"event": "run_started", "devices": ["cuda:0", "cuda:1", "cpu:0"], "format": 2},
+    *(
+        {"event": "job_submitted", "job": f"rule up (n={n})", "job_id": n, "rule": "up"}
+        for n in range(1, 5)
+    ),
+    {"event": "device_granted", "worker": "t.1", "devices": ["cuda:0"]},
+    {"event": "worker_started", "worker": "t.1", "tool": "t", "devices": ["cuda:0"], "pid": 7},
+    {"event": "load_sent", "worker": "t.1"},
+    {"event": "model_loaded", "worker": "t.1", "model": "esm", "seconds": 1.0},
+    {
+        "event": "batch_sent",
+        "batch": 1,
+        "worker": "t.1",
+        "items": 6,
+        "tokens": 60,
+        "longest_tokens": 10,
+        "jobs": [1, 2],
+    },
+    {"event": "batch_done", "batch": 1, "worker": "t.1", "seconds": 1.0},
+    {"event": "job_done", "job": "rule up (n=1)", "job_id": 1},
+    {
+        "event": "job_failed",
+        "job": "rule up (n=2)",
+        "job_id": 2,
+        "error": "no \x1b[31msuch\nletter",
+    },
+    {
+        "event": "batch_sent",
+        "batch": 2,
+        "worker": "t.1",
+        "items": 1,
+        "tokens": 5,
+        "longest_tokens": 5,
+        "jobs": [3],
+    },
+    {"event": "lease_requested", "job": "rule alone", "job_id": 9, "rule": "alone"},
+    {"event": "lease_granted", "job": "rule alone", "job_id": 9, "devices": ["cuda:1"]},
+]
+#: One event a second.
+TIMED = [{"time_s": EPOCH_S + n, **event} for n, event in enumerate(EVENTS)]
+
+
+def test_a_run_that_goes_on() -> None:  # R1
+    shot = snapshot(view(TIMED), EPOCH_S + 20)
+    first, second, third = shot.devices
+    assert (first.model, first.doing) == ("esm", "computing for 7 s")
+    assert first.batch == "1 items of 1 job"
+    # From 9 s to 10 s with the first batch, from 13 s on with the second.
+    assert first.busy_share == pytest.approx(8 / 20)
+    assert (second.doing, second.busy_share) == ("leased to rule alone", pytest.approx(5 / 20))
+    assert (third.doing, third.busy_share, third.batch) == ("free", 0.0, "")
+    up, alone = shot.rules
+    assert (up.rule, up.done, up.failed, up.done + up.running + up.waiting + up.failed) == (
+        *("up", 1, 1),
+        4,
+    )
+    assert (alone.rule, alone.running) == ("alone", 1)
+    assert (shot.items_per_s, shot.tokens_per_s) == (pytest.approx(6 / 20), pytest.approx(60 / 20))
+    assert (shot.jobs_done, shot.jobs_known, shot.state) == (1, 4, "going")
+    text = text_of(shot)
+    assert "failed: no \\x1b[31msuch" in text, "nothing that a terminal obeys"
+    assert "letter" not in text, "one line"
+    assert "####......  40%" in text
+
+
+def test_what_is_shown_is_what_the_view_holds_at_any_moment() -> None:
+    events = events_of(WORLD)
+    for moment_s in [number * WORLD.now_s / 20 for number in range(21)]:
+        run = view(events, moment_s)
+        shot = snapshot(run, EPOCH_S + moment_s)
+        shown = sum(r.done + r.running + r.waiting + r.failed for r in shot.rules)
+        assert shown == len(run.jobs) + len(run.leases)
+        assert all(0.0 <= device.busy_share <= 1.0 for device in shot.devices)
+        assert text_of(shot).startswith("gpupool run run")
+        assert json.loads(json.dumps(dataclasses.asdict(shot)))["run"] == "run"
+
+
+def test_the_estimate_holds_four_times_of_five() -> None:
+    """Jobs that finish at random, at a steady rate: the real end is in the interval."""
+    rng, inside, trials = random.Random(0), 0, 400
+    for _ in range(trials):
+        at_s, ends_s = 0.0, []
+        for _ in range(60):
+            at_s += rng.expovariate(2.0)
+            ends_s.append(at_s)
+        now_s = ends_s[29]
+        left = remaining(ends_s[:30], 60, 0.0, now_s)
+        assert left is not None
+        assert left.low_s <= left.likely_s <= left.high_s
+        inside += left.low_s <= ends_s[-1] - now_s <= left.high_s
+    assert inside >= 0.75 * trials
+
+
+def test_no_estimate_before_a_few_jobs_are_done_nor_after_all_are() -> None:
+    assert remaining([1.0, 2.0], 10, 0.0, 3.0) is None
+    assert remaining([1.0, 2.0, 3.0], 3, 0.0, 3.0) is None
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = leave(tmp_path / "run", TIMED)
+    assert main(["top", "--once", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "killed" in printed and "rule" in printed, "its process is gone"
+    assert main(["top", "--json", str(run)]) == 0
+    shot = json.loads(capsys.readouterr().out)
+    assert (shot["state"], shot["jobs_known"], len(shot["devices"])) == ("killed", 4, 3)
+    with (run / "events.jsonl").open("ab") as file:
+        file.write(b'{"time_s": 1, "ev')
+    assert main(["top", "--once", str(run)]) == 0
+    assert "1 damaged line of events.jsonl left out" in capsys.readouterr().out
+
+
+def test_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", str(tmp_path / "none")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_progress_says_for_how_long_a_model_has_been_loading() -> None:  # R1
+    def line(last_load_s: float | None) -> str:
+        state = ModelState(
+            *("k", "esm2 (650M)", 0, 5, 9),
+            is_active=True,
+            remaining_s=None,
+            devices=("cuda:0",),
+            loading_s=25.0,
+            last_load_s=last_load_s,
+        )
+        return Progress(0.0).lines([state], 10.0)[0]
+
+    assert line(26.0).startswith("gpupool: loading esm2 (650M) (25 s so far, 26 s last time)")
+    assert line(None).startswith("gpupool: loading esm2 (650M) (25 s so far) on cuda:0")
