@@ -147,7 +147,7 @@ class TestMisuse:
             (["run", "absent.py:Shout"], "there is no file"),
             (["run", "shout.py:Shuot"], "has no class 'Shuot'; its tools: Shout"),
             (["run", "shout.py", "--param", "big"], "--param takes K=V"),
-            (["run", "shout.py", "--device", "cuda:"], "'cuda:' is no device"),
+            (["run", "shout.py", "--device", "cuda:"], "'cuda:' is not a device"),
             (["run", "shout.py", "--threads", "many"], "invalid int value: 'many'"),
             (["run", "shout.py", "--log", "words.txt/x.log"], "--log words.txt/x.log: "),
         ],

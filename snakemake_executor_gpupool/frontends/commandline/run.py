@@ -188,6 +188,7 @@ def device_option(device: str | None) -> str | None:
     device = device.replace(" ", "")
     if not DEVICES.fullmatch(device):
         raise ConfigError(
-            f"--device {device!r} is not for one process: cpu, cuda, cuda:0 or cuda:0,cuda:1"
+            f"--device {device!r} is not a device of one process: cpu, cuda, cuda:0 or "
+            "cuda:0,cuda:1"
         )
     return "cuda:0" if device == "cuda" else device
