@@ -1,4 +1,4 @@
-"""What devices the pool could use, for whoever can get more of them."""
+"""How many devices the pool could use, for hosts that can get more. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Demand:
     Attributes
     ----------
     devices
-        How many devices, those that it has and those that would pay.
+        How many devices: those that it has, and those that would pay.
     busy_hosts
         Machines on which something computes.
     """

@@ -16,7 +16,7 @@ CPU = "cpu"
 
 
 class OffloadStrategy(enum.Enum):
-    """What happens to an idle worker whose device somebody else needs."""
+    """What happens to an idle worker whose device another request needs."""
 
     RESTART = "restart"
     """The worker ends; its tool loads again when it is next needed."""
@@ -69,7 +69,7 @@ class Device:
     is_mig
         A slice of a card. A process sees one slice only, however many it is given.
     simulated
-        No such card exists; what is placed on it computes on the CPU.
+        There is no such card; what is placed on it computes on the CPU.
     """
 
     name: str

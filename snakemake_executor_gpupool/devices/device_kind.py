@@ -40,7 +40,7 @@ class ProbeResult:
     devices
         The visible and usable GPUs, in numeric order.
     warnings
-        What a user should be told once.
+        What to tell the user once.
     why_none
         Why there is no GPU, if there is none.
     """

@@ -1,8 +1,8 @@
-"""What a forked child lets go of: descriptors of locks, channels and helpers of its parent.
+"""What a forked child closes: descriptors of locks, channels and helpers of its parent.
 
 A child that was forked and runs no other program (``os.fork``, ``multiprocessing``) has copies
 of all of its parent's descriptors. A lock would stay held while the child lives, though its
-parent has let go of it or died; the end of a pipe would never come.
+parent has released it or died; a pipe would never reach its end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Forked(Protocol):
     """Something that must not live on in a child."""
 
     def in_child(self) -> None:
-        """Close what is open, without a word to anybody; called in the child, after the fork."""
+        """Close what is open and send nothing; called in the child, on its only thread."""
 
 
 _known: weakref.WeakSet[Forked] = weakref.WeakSet()
@@ -30,7 +30,7 @@ def let_go_in_children(each: Forked) -> None:
 
 def _after_fork() -> None:
     for each in list(_known):
-        with contextlib.suppress(Exception):  # the child is somebody else's program
+        with contextlib.suppress(Exception):  # the child is a program of its own
             each.in_child()
     _known.clear()
 

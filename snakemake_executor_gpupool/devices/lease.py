@@ -1,4 +1,4 @@
-"""What a :class:`DeviceManager` hands out, and which leases are around a line of a program."""
+"""What :meth:`DeviceManager.lease` returns, and the leases that enclose a line of a program."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Lease:
     """
 
     devices: tuple[Device, ...]
-    #: By what gpupool in a child process uses the same devices.
+    #: The value of ``GPUPOOL_LEASE`` by which gpupool in a child process uses the same devices.
     lent: str = ""
-    #: Whose lease it is.
+    #: The manager that granted it.
     of: object = None
 
     @property
@@ -54,6 +54,6 @@ def within(lease: Lease) -> Iterator[None]:
     try:
         yield
     finally:
-        # A generator may be closed elsewhere than where it was begun.
+        # A generator may be closed in another context than it was started in.
         with contextlib.suppress(ValueError):
             _around.reset(token)

@@ -1,8 +1,8 @@
-"""How a job is told which of its parent's locks are lent to it. Pure.
+"""Which of its parent's locks are lent to a job, as its environment says it. Pure.
 
-``GPUPOOL_LEASE`` is a token and the lock files that lend, such as ``4f1c...:GPU-5a.lock``. It opens
-nothing by itself: whoever has it may use a card only while the parent holds that file, and the
-token stands in it. A lease that has ended, or whose parent is gone, is worth nothing.
+``GPUPOOL_LEASE`` is a token and the lock files that lend, as in ``4f1c...:GPU-5a.lock``. By itself
+it permits nothing: it counts only while the parent holds that file, and the token stands in it. A
+lease that has ended, or whose parent is gone, permits nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAME = r"[A-Za-z0-9._-]+"
 
 @dataclass(frozen=True)
 class LentLocks:
-    """What a parent lends.
+    """The locks that a parent lends.
 
     Attributes
     ----------
@@ -54,12 +54,12 @@ class LentLocks:
 
 
 def new_token() -> str:
-    """Return a token that nobody has."""
+    """Return a new token."""
     return secrets.token_hex(8)
 
 
 def lock_name(device: Device) -> str | None:
-    """Return what a device's files are called; None: it needs no lock."""
+    """Return the stem of the names of a device's files; None: it has no lock."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", device.uuid) if device.uuid else None
 
 

@@ -77,13 +77,13 @@ class LockFiles:
                 return None
             if self._is_current(fd, file_name):
                 return fd
-            os.close(fd)  # somebody cleaned the directory up meanwhile: once more
+            os.close(fd)  # the file was removed meanwhile: once more
 
     def is_locked(self, file_name: str) -> bool:
-        """Whether another process holds a file.
+        """Tell whether another process holds a file.
 
-        To look means to lock for a moment. Who tries to acquire just then sees
-        the device as taken, once, and tries again later.
+        It is locked for a moment to find out. A process that tries to acquire it just then finds it
+        taken, and tries again later.
         """
         fd = self._open_if_there(file_name)
         if fd is None:
@@ -141,11 +141,11 @@ class LockFiles:
         flags = _FLAGS | os.O_CREAT | os.O_EXCL
         fd = os.open(file_name, flags, 0o600, dir_fd=self._fd)
         if self.is_site:
-            os.fchmod(fd, 0o666)  # whoever of the site comes next must be able to lock it
+            os.fchmod(fd, 0o666)  # every user of the site must be able to lock it
         return fd
 
     def _is_current(self, fd: int, file_name: str) -> bool:
-        """Whether the open file still is the one that others would open."""
+        """Tell whether an open file is still the one that others would open."""
         try:
             there = os.stat(file_name, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -153,7 +153,7 @@ class LockFiles:
         return os.path.samestat(there, os.fstat(fd))
 
     def end(self, file_name: str, fd: int) -> None:
-        """End a lock; a borrower's file goes with it."""
+        """Release a lock, and remove a borrower's file."""
         if not file_name.endswith(".lock"):
             with contextlib.suppress(OSError):
                 os.unlink(file_name, dir_fd=self._fd)
@@ -222,7 +222,7 @@ def open_directory(directory: Path, is_site: bool) -> int:
 
 
 def _why_unsafe(directory: Path, status: os.stat_result, is_site: bool) -> str:
-    """Say how others could take the files away, or put theirs in the place of ours."""
+    """Return how others could remove or replace the files in a directory; empty: they cannot."""
     quoted, is_sticky = shlex.quote(str(directory)), status.st_mode & stat.S_ISVTX
     is_exposed = bool(status.st_mode & _OTHERS_MAY_WRITE)
     if is_site:
@@ -241,7 +241,7 @@ def _why_unsafe(directory: Path, status: os.stat_result, is_site: bool) -> str:
 
 
 def why_doubtful(directory: Path, descriptor: int) -> str:
-    """Say who may replace the files in a site's directory, though all the others may not."""
+    """Return a warning if one other user may replace the files of a site's directory."""
     owner = os.fstat(descriptor).st_uid
     if owner in (os.getuid(), 0):
         return ""
@@ -261,7 +261,7 @@ def checked(fd: int) -> int:
 
 
 def try_lock(fd: int, how: int) -> bool:
-    """Lock an open file, unless somebody else has; tell whether it is locked now."""
+    """Lock an open file unless another process has; return whether this one holds it now."""
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -7,17 +7,17 @@ within one: a process that holds a card may put several workers on it.
 
 The files are in ``$GPUPOOL_LOCK_DIR``, which a site sets to one directory for all
 its users, else in ``/tmp/gpupool-<uid>``. It is not ``$XDG_RUNTIME_DIR``, since that
-is deleted at the last logout, under the feet of a run that goes on without a
-terminal; the next run would then make new files and see every card as free.
+is deleted at the last logout, also while a run goes on without a terminal; the next run would
+then make new files and see every card as free.
 
 A process may lend its lock to a job that it started, and gpupool inside that job then uses the
 card instead of waiting for it. The lease's token stands in the lock file; the borrower locks a
-file of its own beside it, so that two inside one job keep out of each other's way, and so that
-the card is not free before the last of them has ended, should the parent die first.
+file of its own beside it, so that two inside one job exclude each other, and so that the
+card is not free before the last of them has ended, should the parent die first.
 
 Beside each lock there is a second file, by which a run that waits for a card says
 so (:meth:`DeviceLocks.want`); a run that holds the card with idle workers only can
-then let go of it.
+then release it.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
 
 class DeviceLocks:
     """The locks that one process holds. Nothing here waits.
+
+    One thread at a time may call it.
 
     Parameters
     ----------
@@ -80,12 +82,12 @@ class DeviceLocks:
             table.clear()
 
     def check(self, devices: Iterable[Device]) -> None:
-        """See that the locks of devices can be used, whoever holds them.
+        """Check that the locks of devices can be used, whichever process holds them.
 
         Raises
         ------
         ConfigError
-            A lock file cannot be used; the message says what mends it.
+            A lock file cannot be used; the message says what to do.
         """
         for name in filter(None, map(lock_name, devices)):
             os.close(self._files.open(f"{name}.lock"))
@@ -124,13 +126,13 @@ class DeviceLocks:
         return ways
 
     def _is_ours_to_take(self, name: str, file_name: str) -> bool:
-        """Whether a file that is locked gives its card, and nobody else is on that."""
+        """Tell whether a locked file gives its card, with no other process on that."""
         if file_name == f"{name}.lock":
             return not self._on_the_card(name)
         return self._is_lent_to_us(name) and not self._on_the_card(name) - self._family(name)
 
     def _is_lent_to_us(self, name: str) -> bool:
-        """Whether the parent still holds a card, and its lease for this process goes on."""
+        """Tell whether the parent still holds a card, and its lease for this process goes on."""
         lender = self._borrows.files.get(name)
         if lender is None:
             return False
@@ -160,14 +162,14 @@ class DeviceLocks:
         return found
 
     def release(self, device: Device) -> None:
-        """Let go of a device's lock, if this process holds it."""
+        """Release a device's lock, if this process holds it."""
         name = lock_name(device)
         if name in self._held:
             self._lent.pop(name, None)
             self._files.end(self._file_names.pop(name), self._held.pop(name))
 
     def holder_pid(self, device: Device) -> int | None:
-        """Return the process that holds a device, for a message; None: nobody, or unknown."""
+        """Return the process that holds a device, for messages; None: none, or unknown."""
         name = lock_name(device)
         if name is None:
             return None
@@ -178,7 +180,7 @@ class DeviceLocks:
         return next((self._files.pid(file_name) for file_name in self._on_the_card(name)), None)
 
     def is_held(self, device: Device) -> bool:
-        """Whether any process holds a device, this one included."""
+        """Tell whether any process holds a device, this one included."""
         name = lock_name(device)
         if name is None:
             return False
@@ -187,7 +189,7 @@ class DeviceLocks:
         return bool(self._on_the_card(name))
 
     def is_free(self, device: Device) -> bool:
-        """Whether this process holds a device, or could take it now."""
+        """Tell whether this process holds a device, or could take it now."""
         name = lock_name(device)
         if name is None or name in self._held:
             return True
@@ -199,12 +201,12 @@ class DeviceLocks:
     # --- lending
 
     def is_borrowed(self, device: Device) -> bool:
-        """Whether this process holds a device by its parent's lease."""
+        """Tell whether this process holds a device by its parent's lease."""
         name = lock_name(device)
         return name is not None and self._file_names.get(name, "").startswith(f"{name}.lent-")
 
     def lend(self, devices: Iterable[Device], token: str) -> LentLocks:
-        """Let a job use the locks that this process holds; return what the job is to be told."""
+        """Let a job use the locks that this process holds; return what to tell the job."""
         names = [name for name in map(lock_name, devices) if name is not None]
         held = [name for name in names if name in self._held]
         for name in held:
@@ -214,7 +216,7 @@ class DeviceLocks:
         return LentLocks(token, {name: self._file_names[name] for name in held})
 
     def take_back(self, device: Device, token: str) -> bool:
-        """End what was lent of a device; False if somebody of the job is still on it."""
+        """End a lease of a device; False if a process of the job is still on it."""
         name = lock_name(device)
         if name not in self._held or token not in self._lent.get(name, ()):
             return True
@@ -223,17 +225,17 @@ class DeviceLocks:
         return not self._files.is_locked(borrowed_file(name, token))
 
     def lends(self, device: Device) -> bool:
-        """Whether anything of a device is lent."""
+        """Tell whether a device is lent to any job."""
         return bool(self._lent.get(lock_name(device) or ""))
 
-    # --- asking others to let go
+    # --- asking others to release
 
     def want(self, device: Device) -> None:
-        """Tell the process that holds a device that this one waits for it."""
+        """Show the process that holds a device that this one waits for it."""
         name = lock_name(device)
         if name is None or name in self._wanted:
             return
-        # Who borrows waits for those of the same job, and not for the parent.
+        # A borrower waits for others of the same job, and not for the parent.
         is_lent = self._is_lent_to_us(name)
         place = borrowed_file(name, self._borrows.token) if is_lent else name
         fd = self._files.lock(f"{place}.want", fcntl.LOCK_SH)
@@ -241,11 +243,11 @@ class DeviceLocks:
             self._wanted[name] = fd
 
     def unwant(self, device: Device) -> None:
-        """Wait no longer for a device."""
+        """Withdraw :meth:`want`."""
         close_lock(self._wanted, lock_name(device))
 
     def is_wanted(self, device: Device) -> bool:
-        """Whether another process waits for a device."""
+        """Tell whether another process waits for a device."""
         name = lock_name(device)
         if name is None or name in self._wanted:
             return False
@@ -253,7 +255,7 @@ class DeviceLocks:
         return self._files.is_locked(f"{place}.want")
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         for name in list(self._held):
             self._files.end(self._file_names.pop(name), self._held.pop(name))
         for name in list(self._wanted):

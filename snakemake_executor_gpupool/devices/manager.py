@@ -1,7 +1,7 @@
-"""The device manager as Python code uses it: ask, wait, hold, let go.
+"""The device manager as Python code uses it: request, wait, hold, release.
 
-A thread-safe front for the allocator. Whoever asks waits on a condition; the
-decisions are made under its lock, and nothing is waited for while holding it::
+A thread-safe front of the allocator. A thread that requests devices waits on a condition; the
+allocator is called under its lock, and nothing else is waited for while that is held::
 
     manager = DeviceManager.get_instance()
     manager.configure(managed_devices=["cuda:0", "cuda:1"])
@@ -99,7 +99,7 @@ class DeviceManager:
         self._lent_to: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._closed = False
-        #: Who else of this process is on devices: an open pool.
+        #: Returns what an open pool of this process has on devices.
         self._others: Callable[[], dict[str, list[str]]] | None = None
         let_go_in_children(self)
 
@@ -124,14 +124,14 @@ class DeviceManager:
 
     @classmethod
     def reset_instance(cls) -> None:
-        """Forget the process's device manager with all it holds; the next use makes a new one."""
+        """Close the process's device manager; the next use makes a new one."""
         with cls._instance_lock:
             instance, cls._instance = cls._instance, None
         if instance is not None:
             instance.close()
 
     def close(self) -> None:
-        """Let go of all devices; whoever waits for one gets an error."""
+        """Release all devices; threads that wait for one get a ``GpupoolError``."""
         with self._changed:
             self._closed = True
             self._claims.close()
@@ -202,7 +202,7 @@ class DeviceManager:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the probe would like a user to know."""
+        """What the probe warns of."""
         with self._changed:
             return self._found().warnings
 
@@ -272,7 +272,7 @@ class DeviceManager:
         ImpossibleRequest
             No amount of waiting could serve it.
         TimeoutError
-            The devices did not come free in time.
+            The devices were not free in time.
         """
         request_id, process = f"lease-{next(self._numbers)}", os.getpid()
         request = DeviceRequest(request_id, _spec(devices), LEASE, owner, priority, vram_mib)
@@ -288,7 +288,7 @@ class DeviceManager:
                 self._end(request_id)
 
     def _check_not_waiting_for_itself(self, request: DeviceRequest) -> None:
-        """Refuse at once what only those could give who wait for this to end."""
+        """Refuse at once a request that only an enclosing lease of this thread could serve."""
         ours = {name for lease in leases_around() if lease.of is self for name in lease.names}
         if not ours or not is_gpu(request.spec) or self.settings.allow_multiple_per_device:
             return
@@ -303,7 +303,7 @@ class DeviceManager:
             )
 
     def _wait_for(self, request: DeviceRequest, timeout_s: float | None) -> tuple[Device, ...]:
-        """Ask, and wait until the answer is there."""
+        """Request devices, and wait until they are granted or refused."""
         deadline_s = None if timeout_s is None else self._clock() + timeout_s
         with self._changed:
             self._check_open()
@@ -321,7 +321,7 @@ class DeviceManager:
                 self._look_at_refused_devices()
 
     def _patience_s(self, deadline_s: float | None) -> float | None:
-        """Return how long to wait before looking again; None: until told."""
+        """Return how many seconds to wait before looking again; None: until notified."""
         limits = [] if deadline_s is None else [max(deadline_s - self._clock(), 0)]
         if self._claims.refused:
             limits.append(FOREIGN_POLL_S)
@@ -354,7 +354,7 @@ class DeviceManager:
             self._changed.notify_all()
 
     def _let_go_of_the_unused(self) -> None:
-        """Give devices on which nobody is back to the machine."""
+        """Release the locks of devices that no lease is on."""
         allocator = self._started()
         self._claims.keep_only(
             name for name, owners in allocator.allocation_map().items() if owners
@@ -365,7 +365,7 @@ class DeviceManager:
     # --- carrying out decisions; the condition's lock is held
 
     def _carry_out(self, effects: list[Effect]) -> None:
-        """Do what the allocator says, and what follows from that."""
+        """Carry out the effects, and those that follow from them."""
         for effect in effects:
             if isinstance(effect, Granted):
                 self._take(effect)

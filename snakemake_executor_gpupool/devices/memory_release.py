@@ -1,4 +1,4 @@
-"""A device is handed on only when the memory of whoever left it is free."""
+"""Whether the memory of a worker that left a device is free, so that it can be granted again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ MAX_LEFT_BY_MOVED_MIB = 1024
 
 
 class MemoryRelease:
-    """Remembers who came to which device, and what it held before.
+    """Remembers which worker started on which device, and what memory was in use before.
+
+    One thread at a time may call it.
 
     Parameters
     ----------
@@ -40,7 +42,7 @@ class MemoryRelease:
                 there[worker_id] = memory_used_mib(device, self._nvml)
 
     def is_rid_of(self, devices: Sequence[Device], pid: int) -> bool:
-        """Tell whether an ended process is off all of its devices; a lost card is rid of all."""
+        """Tell whether an ended process is off all of its devices; nothing is on a lost card."""
         with contextlib.suppress(DeviceLost):
             return all(pid not in compute_pids(device, self._nvml) for device in real_gpus(devices))
         return True

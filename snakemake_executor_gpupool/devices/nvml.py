@@ -1,4 +1,4 @@
-"""NVIDIA's cards as NVML tells of them; nothing here makes a CUDA context. Pure.
+"""NVIDIA's cards as NVML reports them; nothing here makes a CUDA context. Pure.
 
 NVML is the driver's library for looking at cards without using them. The library object is an
 argument, so that a fake one can stand in for it.
@@ -171,7 +171,7 @@ def _read_slice(library: Nvml, handle: Any, number: int) -> Any:
 
 
 def _optional(library: Nvml, read: Callable[[], T], default: T) -> T:
-    """Return what is read, or the default where this card or driver has no such thing."""
+    """Return what is read, or the default where this card or driver does not support it."""
     try:
         return read()
     except library.NVMLError as error:
@@ -193,7 +193,7 @@ def _text(value: str | bytes) -> str:
 
 
 def memory_used_mib(device: Device, library: Nvml) -> int | None:
-    """Return the memory in use on a card, by anybody; None if NVML does not tell.
+    """Return the memory in use on a card, by anybody; None if NVML does not report it.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def memory_used_mib(device: Device, library: Nvml) -> int | None:
 
 
 def memory_by_pid(device: Device, library: Nvml) -> dict[int, int | None]:
-    """Return the MiB of each process that computes on a card, as far as NVML tells.
+    """Return the MiB of each process that computes on a card, as far as NVML reports it.
 
     In a container the driver may give ids of the host, or none; a process whose memory it
     keeps to itself has None.

@@ -1,12 +1,12 @@
-"""Holding devices against everybody else on this machine: locks, and a look at the card.
+"""The devices that this process owns: held by locks, after a look at the card.
 
 The allocator decides within one process; whoever carries out its grants asks
-:class:`DeviceOwnership` whether the devices are really to be had::
+:class:`DeviceOwnership` whether the devices can really be had::
 
     for effect in effects:                       # Granted(request_id, devices)
         refusal = claims.take(effect.devices)
         if refusal is not None:
-            more = refusal.tell(allocator, now_s)  # another process's, or broken
+            more = refusal.tell(allocator, now_s)  # another process holds it, or it is broken
             more += allocator.retry(effect.request_id, now_s)
 
     claims.keep_only(names of the devices that somebody of ours is on)
@@ -38,7 +38,7 @@ class Refusal:
     lost: bool = False
 
     def tell(self, allocator: Allocator, now_s: float) -> list[Effect]:
-        """Tell the allocator."""
+        """Report it to the allocator, and return the effects."""
         if self.lost:
             return allocator.lost(self.device.name, now_s)
         return allocator.foreign(self.device.name, True, now_s)
@@ -66,7 +66,7 @@ class DeviceOwnership:
         let_go_in_children(self)
 
     def in_child(self) -> None:
-        """Hold nothing in a forked child; its locks are closed by themselves."""
+        """Hold nothing in a forked child; the locks close themselves."""
         self._held.clear()
         self._refused.clear()
         self._opened = None
@@ -81,7 +81,7 @@ class DeviceOwnership:
         return self._opened
 
     def open(self, devices: Sequence[Device]) -> str:
-        """See now that the locks of devices can be used; return what to warn of.
+        """Check that the locks of devices can be used; return a warning, or an empty string.
 
         Raises
         ------
@@ -143,7 +143,7 @@ class DeviceOwnership:
     def _look(self, device: Device, ours: Collection[int]) -> Refusal | None:
         """Look whether the card works and is empty."""
         try:
-            # What fills a card that was lent to this process is its own job's.
+            # What fills a card that was lent to this process belongs to the job that it is part of.
             is_filled = filled_by_others(device, self._nvml, {os.getpid(), *ours})
             if not is_filled or self._locks.is_borrowed(device):
                 return None
@@ -156,7 +156,7 @@ class DeviceOwnership:
         )
 
     def keep_only(self, names: Iterable[str]) -> None:
-        """Let go of all held devices but these."""
+        """Release all held devices but these."""
         keep = set(names)
         self._let_go([device for device in self._held.values() if device.name not in keep])
 
@@ -166,10 +166,10 @@ class DeviceOwnership:
             self._locks.release(device)
 
     def given_back(self, ours: Collection[int] = ()) -> list[str]:
-        """Look again, for somebody who waits, at the refused devices.
+        """Look again at the refused devices, for requests that wait for them.
 
-        Return those that are to be had by now. They are not taken: another process
-        may still be faster.
+        Return the names of those that are free by now. They are not taken: another process may
+        still be faster.
         """
         free = []
         for device in list(self._refused.values()):
@@ -182,7 +182,7 @@ class DeviceOwnership:
         return free
 
     def _is_free(self, device: Device, ours: Collection[int]) -> bool:
-        # A card that broke meanwhile counts as free: the next grant on it tells.
+        # A card that broke meanwhile counts as free: the next grant of it finds that out.
         refusal = self._look(device, ours)
         return (refusal is None or refusal.lost) and self._locks.is_free(device)
 
@@ -220,8 +220,8 @@ class DeviceOwnership:
     def take_back(self, holder: str, *, is_gone: bool = True) -> None:
         """End what was lent to a job.
 
-        If something that the job has left behind is still on a device, then that device is let
-        go of: it is another process's, as it is in fact, until that has ended.
+        If a process that the job has left behind is still on a device, that device is released: it
+        counts as another process's, which it is, until that process has ended.
         """
         token = self._tokens.get(holder, "")
         for device in self._lent.pop(holder, ()):
@@ -243,12 +243,12 @@ class DeviceOwnership:
         return tuple(self._refused)
 
     def forget_refused(self) -> None:
-        """Note that nobody of ours waits any more, so that others need not make room."""
+        """Note that nothing here waits any more, so that others need not make room."""
         for device in self._refused.values():
             self._locks.unwant(device)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         self._held.clear()
         self._lent.clear()
         self._refused.clear()

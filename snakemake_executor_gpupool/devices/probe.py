@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 FOREIGN_MEMORY_MIB = 2048
-"""A card with more memory in use than this, and nothing of ours on it, is used by somebody else.
+"""A card with more memory in use than this, and nothing of ours on it, counts as another's.
 
 Below it are the driver's own reserve and a desktop's windows.
 """
@@ -177,7 +177,7 @@ def compute_pids(device: Device, nvml: Nvml | None = None) -> tuple[int, ...]:
 
 
 def filled_by_others(device: Device, nvml: Nvml | None = None, ours: Collection[int] = ()) -> bool:
-    """Whether somebody else's work fills a device.
+    """Tell whether other programs fill a device.
 
     Parameters
     ----------

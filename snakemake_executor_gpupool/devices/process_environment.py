@@ -1,11 +1,11 @@
-"""Hides all devices from what this process starts by the way, and shows them to what may see them.
+"""This process's environment: it shows no device while a run lasts.
 
 Most of a run's jobs are started by Snakemake, on threads of the coordinating process, with its
-environment: plain CPU jobs, and local rules that no executor hears of. None of them was given a
-device, so that environment shows none while the run lasts. What is given devices, or looks
-for them, starts from :func:`own_environment` instead.
+environment: plain CPU jobs, and local rules that no executor is asked for. None of them has a
+device, so that environment shows none. A process that is given devices, or looks for them,
+starts from :func:`own_environment` instead.
 
-Setting the environment once costs a job nothing, and no way of starting one is forgotten.
+This costs a job nothing, and holds however the job is started. Any thread may call it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def hide_devices() -> None:
 
 
 def show_devices() -> None:
-    """Undo one :func:`hide_devices`; the last one brings the environment back."""
+    """Undo one :func:`hide_devices`; the last one restores the environment."""
     global _hidings  # noqa: PLW0603
     with _lock:
         _hidings = max(_hidings - 1, 0)

@@ -99,7 +99,7 @@ class Allocator(DeviceInventory):
         self._yield_after_s = yield_after_s
         self._holders = HolderTable()
         self._queue = RequestQueue()
-        self._all_claimed = False  # those that wait have claimed every GPU
+        self._all_claimed = False  # waiting requests have claimed every GPU
         self._given_at: dict[str, int] = {}
         self._serial = 0
 
@@ -200,7 +200,7 @@ class Allocator(DeviceInventory):
         self._holders.change(holder, phase=Phase.BUSY)
 
     def idle(self, holder_id: str, now_s: float) -> list[Effect]:
-        """Note that nothing of a holder is in flight; it may be evicted for those who wait."""
+        """Note that nothing of a holder is in flight; it may be evicted for waiting requests."""
         holder = self._holders[holder_id]
         if holder.request.kind == LEASE:
             raise ValueError(f"{holder_id} is a lease: it ends, but is never idle")
@@ -333,7 +333,7 @@ class Allocator(DeviceInventory):
         effects = self._evict_strays()
         if not self._queue:
             self._all_claimed = False
-            return effects  # most workers become idle when nobody waits
+            return effects  # most workers become idle when nothing waits
         occupancy = self._occupancy()
         patience = Patience(now_s, self._yield_after_s)
         moves = plan_round(occupancy, self._queue, patience, self._serial + 1)

@@ -63,7 +63,7 @@ class HolderTable:
         self.change(holder, device_names=(), phase=Phase.OFFLOADED)
 
     def forget(self, holder_id: str) -> None:
-        """Remove a holder and all that is remembered of it, if there is such a one."""
+        """Remove a holder and all that is remembered of it, if there is one."""
         for table in (self._by_id, self._granted_for, self._last_devices):
             table.pop(holder_id, None)
 

@@ -43,14 +43,14 @@ class DeviceInventory:
         return self._all
 
     def of_kind(self, word: str) -> tuple[Device, ...]:
-        """Return the managed devices that a request for such a word may be given."""
+        """Return the managed devices that serve a request for a word, such as ``"cuda"``."""
         if word not in self._of_kind:
             serving = {kind for kind in self.kinds if KINDS[kind].serves(word)}
             self._of_kind[word] = tuple(d for d in self.devices if d.kind in serving)
         return self._of_kind[word]
 
     def count(self, word: str) -> int:
-        """Return how many managed devices a request for such a word may be given."""
+        """Return how many managed devices serve a request for a word."""
         return len(self.of_kind(word))
 
     @functools.cached_property

@@ -36,11 +36,11 @@ class DeviceRequest:
     can_offload
         The tool can move its weights to host memory and back.
     alone
-        For a device that nobody else has anything on: it is not shared, and whoever makes
-        placement for it ends, since a process whose weights have moved still holds some memory.
+        Needs a device to itself: it is not shared, and workers that make room for it end, since a
+        process whose weights were moved still holds some memory.
     group
-        What those have in common that serve one purpose, such as the workers of a model: for a
-        further one nobody with work left makes room. None: it is the only one.
+        Common to requests that serve one purpose, such as the workers of a model: for a further
+        one of a group, no worker with work left makes room. None: it is the only one.
     """
 
     request_id: str

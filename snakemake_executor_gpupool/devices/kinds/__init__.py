@@ -49,7 +49,7 @@ def is_gpu(thing: OfAKind) -> bool:
 
 
 def gpus_among(devices: Iterable[Device]) -> list[Device]:
-    """Return those of the devices that are GPUs."""
+    """Return the GPUs among some devices."""
     return [device for device in devices if is_gpu(device)]
 
 
@@ -59,7 +59,7 @@ def computes_on_cpu(device: Device) -> bool:
 
 
 def real_gpus(devices: Iterable[Device]) -> list[Device]:
-    """Return those of the devices that have memory and a driver of their own."""
+    """Return the GPUs among some devices that are not simulated."""
     return [device for device in devices if not computes_on_cpu(device)]
 
 
@@ -78,5 +78,5 @@ def tool_device(devices: Sequence[Device]) -> str:
 
 
 def kinds_for_tool(tool_word: str, among: Iterable[str]) -> list[str]:
-    """Return the kinds, of some, on which a tool runs that names such a device."""
+    """Return which of some kinds a tool can use that names ``tool_word`` among its devices."""
     return sorted(kind for kind in among if KINDS[kind].tool_word == tool_word)

@@ -69,17 +69,17 @@ class CudaKind(DeviceKind):
         return ProbeResult(*nvml.find_cards(env, library, system.sleep))
 
     def memory_used_mib(self, device: Device, system: System) -> int | None:
-        """Return the memory in use on a card, by anybody; None if NVML does not tell."""
+        """Return the memory in use on a card, by anybody; None if NVML does not report it."""
         library = _nvml(system)
         return None if library is None else nvml.memory_used_mib(device, library)
 
     def memory_by_pid(self, device: Device, system: System) -> dict[int, int | None]:
-        """Return the MiB of each process that computes on a card, as far as NVML tells."""
+        """Return the MiB of each process that computes on a card, as far as NVML reports it."""
         library = _nvml(system)
         return {} if library is None else nvml.memory_by_pid(device, library)
 
     def energy_j(self, device: Device, system: System) -> float | None:
-        """Return the joules that a card has used, as far as NVML tells."""
+        """Return the joules that a card has used, as far as NVML reports it."""
         library = _nvml(system)
         return None if library is None else nvml.energy_j(device, library)
 
