@@ -18,7 +18,8 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
     Evict,
     Granted,
 )
-from snakemake_executor_gpupool.devices.device import CPU, Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
+from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import Suspicion
 from snakemake_executor_gpupool.scheduling.domain_events import (
     DomainEvents,
@@ -156,7 +157,7 @@ class WorkerLifecycle:
         if worker is not None:
             worker.stage, worker.since_s = Stage.CLAIMING, now_s
         self._claiming[holder_id] = devices
-        if all(device.kind == CPU for device in devices):
+        if not any(map(is_gpu, devices)):
             self.devices_claimed(holder_id, now_s)
         else:
             self._outbox.put(ClaimDevices(holder_id, devices))
