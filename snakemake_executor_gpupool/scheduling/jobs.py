@@ -104,7 +104,9 @@ class JobState:
 
     def account(self) -> dict[str, object]:
         """Return what the event of its end says of its items and of what it took."""
-        told: dict[str, object] = {"items": len(self.units), "worked_s": round(self.seconds, 6)}
+        # What a chain has made for it was not read again.
+        items = len(self.units) if self.staged is None else self.staged.items
+        told: dict[str, object] = {"items": items, "worked_s": round(self.seconds, 6)}
         if self.duplicates:
             told["duplicates"] = self.duplicates
         if self.reused:

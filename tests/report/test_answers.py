@@ -108,7 +108,7 @@ def test_jobs_of_each_rule(page: Any, small: Made) -> None:
     assert seconds(shown["A job, most"]) == pytest.approx(max(device_s), rel=0.01)
     assert number(shown["Over time"]) == 1
     train = row(page, "rules", "train")
-    assert (number(train["Finished"]), number(train["Not started"])) == (1, 1)
+    assert (number(train["Finished"]), number(train["Cut off"])) == (1, 1)
     assert seconds(train["Device time"]) == pytest.approx(2.0)
 
 
@@ -130,6 +130,33 @@ def test_models(page: Any, small: Made) -> None:
     assert "1 died" in shown["Workers"]
 
 
+def test_where_the_time_of_devices_went(page: Any, small: Made) -> None:
+    table = page.locator("#rules table").nth(2)
+    heads = table.locator("thead th").all_inner_texts()
+    rows = {
+        cells[0]: dict(zip(heads, cells, strict=True))
+        for cells in (
+            row.locator("th, td").all_inner_texts()
+            for row in table.locator("tbody tr, tfoot tr").all()
+        )
+    }
+    done = list(lines_of(small.directory, "batch_done"))
+    charged = sum(sum(e["device_s"]) for e in done)
+    claimed = sum(
+        e["device_s"] for e in lines_of(small.directory, "job_done") if "score" in e["job"]
+    )
+    shown = rows["All devices"]
+    assert seconds(shown["Computing for jobs"]) == pytest.approx(charged + claimed, rel=0.01)
+    loads = sum(e["seconds"] for e in lines_of(small.directory, "model_loaded"))
+    assert seconds(shown["Loading"]) == pytest.approx(loads, rel=0.01)
+    assert seconds(rows["cuda:0"]["Plain GPU jobs"]) == pytest.approx(2.0)
+    (end,) = lines_of(small.directory, "run_ended")
+    for name, row in rows.items():
+        if name.startswith("cuda"):
+            whole = sum(seconds(text) for text in list(row.values())[2:] if len(text) > 1)
+            assert whole == pytest.approx(end["wall_s"], rel=0.02)
+
+
 def test_duplicates_and_merged_chains(page: Any, small: Made) -> None:
     ended = [e for kind in ("job_done", "job_failed") for e in lines_of(small.directory, kind)]
     duplicates = sum(e["duplicates"] for e in ended)
@@ -140,7 +167,7 @@ def test_duplicates_and_merged_chains(page: Any, small: Made) -> None:
         saved, rel=0.01
     )
     assert f"{duplicates} duplicates" in tile(page, "Items")
-    assert "rule query (q=1) → rule score (q=1)" in text
+    assert "query → score" in text
 
 
 def test_failures_with_their_messages(page: Any, small: Made) -> None:
@@ -162,6 +189,7 @@ def test_options_versions_devices_drivers(page: Any) -> None:
         "torch",
         "80.0 GiB",
         "GPU-0000-0",
+        "evicted (restart)",
         "no profile yet",
     ):
         assert word in text

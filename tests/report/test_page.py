@@ -238,8 +238,11 @@ def test_light_and_dark(reports: Reports, small: Made, scheme: str) -> None:
     back = "getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(theme) == scheme
     before = page.evaluate(back)
+    legend = "[...document.querySelectorAll('#timeline-key canvas')].map((c) => c.toDataURL())"
+    signs = page.evaluate(legend)
     page.get_by_role("button", name=re.compile("colours")).click()
     assert page.evaluate(theme) != scheme
+    assert page.evaluate(legend) != signs  # an eviction's is as dark as the text
     assert page.evaluate(back) != before
     page.reload()
     page.wait_for_selector(READY)

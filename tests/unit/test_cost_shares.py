@@ -235,3 +235,20 @@ def test_what_workers_are_at_when_the_run_ends_is_lost() -> None:
     assert time.overhead_s["lost"] == time.busy_s["cuda:0"] > 2.0
     world.scheduler.dispatch.book_lost(5.0)
     assert time.overhead_s["lost"] == time.busy_s["cuda:0"]
+
+
+def test_jobs_that_were_merged_count_their_items() -> None:
+    """What jobs say of their items adds up to what the run says: 12 items, 8 of them distinct.
+
+    The simulated worker counts each of a later stage's items of a job once.
+    """
+    pipeline = Pipeline(gpus=1, short_tokens=8, cpus=0)
+    pipeline.row(1, ["a", "b", "b"], stages=2)
+    pipeline.row(2, ["a", "c", "d", "d"], stages=2)
+    pipeline.run()
+    assert pipeline.counts["saved"] == 2
+    ended = pipeline.notes("job_done")
+    ledger = pipeline.scheduler.ledger
+    assert sum(event["items"] for event in ended) == ledger.items == 12
+    duplicates = sum(event.get("duplicates", 0) for event in ended)
+    assert duplicates == ledger.items - ledger.unique == 4

@@ -17,6 +17,7 @@ from snakemake_executor_gpupool.records.report.rules import (
     device_rows,
     is_over_usual,
     over_time,
+    time_rows,
     typical_item_s,
     union_s,
 )
@@ -106,11 +107,11 @@ def test_this_run_is_what_its_workers_took_over_the_same_devices() -> None:
     run = small_run()
     spans = [(Activity.START, 1.0), (Activity.IMPORT, 2.0), (Activity.LOAD, 3.0)]
     spans += [(Activity.IDLE, 5.0), (Activity.MOVE, 0.5), (Activity.STOP, 1.0)]
-    at_s = 100.0
+    at_s = 90.0
     for activity, seconds in spans:
         run.workers["m.0"].spans.append(Span(activity, at_s, at_s + seconds))
         at_s += seconds
-    run.workers["files"] = WorkerView("files", "tool", spans=[Span(Activity.START, 100.0, 150.0)])
+    run.workers["files"] = WorkerView("files", "tool", spans=[Span(Activity.START, 90.0, 150.0)])
     run.batches[3].seconds, run.batches[3].is_lost = None, True
     run.batches[3].ended_at_s = 109.0  # it had begun at 107
     found = estimate(run)
@@ -119,6 +120,13 @@ def test_this_run_is_what_its_workers_took_over_the_same_devices() -> None:
     assert found.import_s == 3 * 2.5 / 2
     assert (found.own_import_s, found.own_load_s, found.own_inference_s) == (1.5, 1.75, 2.0)
     assert found.own_s == 5.25
+    # Another worker on the same device, at the same time, takes none of it twice.
+    run.workers["n.0"] = WorkerView("n.0", "tool", "other", devices=("cuda:0",))
+    run.workers["n.0"].spans = [Span(Activity.LOAD, 90.0, 96.0)]
+    found = estimate(run)
+    assert found is not None
+    assert found.own_s == pytest.approx(5.25)
+    assert found.own_load_s > 1.75
 
 
 def test_what_was_not_measured_counts_as_nothing_and_is_said() -> None:
@@ -130,6 +138,21 @@ def test_what_was_not_measured_counts_as_nothing_and_is_said() -> None:
     assert found is not None
     assert found.wall_s == pytest.approx(1.125)
     assert len(found.gaps) == 3
+
+
+def test_a_merged_dispatchs_load_is_shared_by_its_models() -> None:
+    run = small_run()
+    run.workers["c.1"] = WorkerView("c.1", "tool + head", "tool + head", devices=("cuda:0",))
+    run.workers["c.1"].load_s = 5.0
+    run.batches[4] = BatchView(4, "c.1", 111.0, 111.0, 111.5, 0.5, jobs={5: 0.2})
+    run.batches[4].stages = [(111.1, "rule q (n=1)"), (111.1, "rule q (n=2)"), (111.2, "rule h")]
+    run.jobs[5] = JobView(5, "rule h", "h", {}, "head", "", JobState.DONE, batches=[4])
+    run.jobs[5].cost, run.jobs[5].merged_into = Cost(0.2), 4
+    found = estimate(run)
+    assert found is not None
+    (share,) = (share for share in found.shares if share.tool == "head")
+    assert (share.load_s, share.loads) == (2.5, 1)
+    assert report_data(run)["stages"] == [[4, [["q", 2], ["h", 1]]]]
 
 
 def test_there_is_no_estimate_without_a_finished_job_or_costs() -> None:
@@ -182,6 +205,27 @@ def test_a_device_is_busy_with_batches_and_plain_jobs() -> None:
     assert second["busy_s"] == pytest.approx(1.0)
 
 
+def test_a_devices_time_goes_to_jobs_nobody_others_and_none() -> None:
+    run = small_run()
+    first = run.workers["m.0"]
+    first.spans = [Span(Activity.START, 100.0, 101.0), Span(Activity.IMPORT, 101.0, 103.0)]
+    first.spans += [Span(Activity.LOAD, 103.0, 104.0), Span(Activity.IDLE, 104.0, 105.0)]
+    first.spans += [Span(Activity.BATCH, 105.0, 106.0, 1), Span(Activity.BATCH, 107.0, 108.0, 3)]
+    row, other = time_rows(run)
+    assert row == {
+        "name": "cuda:0",
+        "jobs": pytest.approx(1.75),
+        "nobody": 0.25,
+        "import": 3.0,
+        "load": 1.0,
+        "move": 0,
+        "lease": 0,
+        "idle": 1.0,
+        "empty": pytest.approx(13.0),
+    }
+    assert other["empty"] == run.wall_s
+
+
 # -- the whole ------------------------------------------------------------------------------------
 def test_batches_say_who_was_in_them_and_with_what_share() -> None:
     data = report_data(small_run())
@@ -204,6 +248,26 @@ def test_jobs_have_their_state_cost_and_files() -> None:
     assert jobs["device_us"] == [500_000] * 4
     assert (jobs["inputs"][1], jobs["n_inputs"][1]) == ("a.fa\nb.fa", 5)
     assert [data["texts"][n] if n >= 0 else "" for n in jobs["error"]] == ["", "", "", "it failed"]
+
+
+def test_many_long_messages_and_paths_are_cut() -> None:
+    run = small_run()
+    for job_id in range(100, 400):
+        job = JobView(job_id, f"rule r (n={job_id})", "r", {"n": str(job_id)})
+        job.state, job.error = JobState.FAILED, f"{job_id} begins {'x' * 9_000} ends {job_id}"
+        run.jobs[job_id] = job
+    data = report_data(run)
+    texts = data["texts"]
+    assert len(texts) == 300
+    assert sum(map(len, texts)) < 1_200_000
+    assert len(texts[0]) > 9_000
+    assert texts[-1].startswith("399 begins") and texts[-1].endswith("ends 399")
+    for job_id in range(1_000, 21_000):
+        paths = tuple(f"in/{job_id}/{number}.txt" for number in range(20))
+        run.jobs[job_id] = JobView(job_id, "rule r", "r", inputs=paths, n_inputs=50)
+    jobs = report_data(run)["jobs"]
+    assert jobs["inputs"][-1] == "in/20999/0.txt\nin/20999/1.txt\nin/20999/2.txt"
+    assert jobs["n_inputs"][-1] == 50
 
 
 def test_a_title_that_is_no_rule_and_wildcards_is_kept() -> None:

@@ -7,7 +7,9 @@ The page reads what :func:`report_data` returns as JSON. Its script has the othe
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 from snakemake_executor_gpupool.records.report.columns import (
@@ -24,6 +26,7 @@ from snakemake_executor_gpupool.records.report.rules import (
     model_rows,
     over_time,
     rule_rows,
+    time_rows,
 )
 from snakemake_executor_gpupool.records.runs.values import (
     Activity,
@@ -47,8 +50,11 @@ SPAN_KINDS = (
 MARK_KINDS = ("evicted", "worker_died", "out_of_memory", "device_refused", "note")
 #: Marks of workers that their spans show already.
 SHOWN_AS_SPANS = ("worker_stopping",)
-#: The most of a message that is shown whole.
-MAX_MESSAGE = 20_000
+#: A message is shown whole up to so many characters, as long as all of them have no more than so
+#: many; then up to so many. The rest is in ``events.jsonl``.
+MAX_MESSAGE, MAX_MESSAGES, MAX_FURTHER_MESSAGE = 20_000, 1_000_000, 200
+#: So many paths are named in all: of many jobs, only the first ones of each.
+MAX_PATHS = 80_000
 
 JOB_COLUMNS = (
     *("id", "rule", "words", "state", "lease", "submitted", "began", "ended", "waited"),
@@ -70,10 +76,13 @@ class _Writer:
         self._run = run
         self._start_s = run.started_at_s or 0.0
         self._texts = Texts()
+        self._message_room = MAX_MESSAGES
+        self._paths_each = max(1, MAX_PATHS // max(1, len(run.jobs) + len(run.leases)))
         self._rules = {name: number for number, name in enumerate(run.rules())}
         self._workers = {name: number for number, name in enumerate(run.workers)}
         self._devices = {name: number for number, name in enumerate(run.devices)}
         self._jobs = {job_id: number for number, job_id in enumerate(run.jobs)}
+        self._waits_s = {job_id: run.waited_s(job_id) for job_id in run.jobs}
         self._leases = {job_id: len(run.jobs) + n for n, job_id in enumerate(run.leases)}
 
     def data(self) -> dict[str, Any]:
@@ -85,9 +94,10 @@ class _Writer:
             "run": self._about(),
             "ticks": ticks(run.wall_s),
             "estimate": None if found is None else _estimate_row(found),
-            "rules": rule_rows(run, over),
+            "rules": rule_rows(run, over, self._waits_s),
             "models": model_rows(run),
             "devices": device_rows(run),
+            "times": time_rows(run),
             "workers": self._worker_rows(),
             "jobs": self._job_table(over).packed(("id", "submitted")),
             "batches": batches.packed(("id", "start")),
@@ -166,7 +176,7 @@ class _Writer:
             "submitted": self._at(job.submitted_at_s),
             "began": self._at(job.started_at_s),
             "ended": self._at(job.done_at_s),
-            "waited": ticks(self._run.waited_s(job.job_id)),
+            "waited": ticks(self._waits_s[job.job_id]),
             "items": _or_none(job.items),
             "duplicates": _or_none(job.duplicates),
             "reused": _or_none(job.reused),
@@ -211,13 +221,21 @@ class _Writer:
             "rule": self._rules[job.rule],
             "words": words,
             "state": STATES.index(job.state),
-            "error": self._texts.number(job.error[:MAX_MESSAGE]),
+            "error": self._message(job.error),
             "n_inputs": job.n_inputs or len(job.inputs),
             "n_outputs": job.n_outputs or len(job.outputs),
-            "inputs": "\n".join(job.inputs),
-            "outputs": "\n".join(job.outputs),
-            "logs": "\n".join(job.logs),
+            "inputs": "\n".join(job.inputs[: self._paths_each]),
+            "outputs": "\n".join(job.outputs[: self._paths_each]),
+            "logs": "\n".join(job.logs[: self._paths_each]),
         }
+
+    def _message(self, text: str) -> int:
+        """Return the number of a message; many long ones are cut, so that the page stays small."""
+        most = MAX_MESSAGE if len(text) <= self._message_room else MAX_FURTHER_MESSAGE
+        if len(text) > most:
+            text = f"{text[: most * 3 // 4]}\n… cut, see events.jsonl …\n{text[-most // 4 :]}"
+        self._message_room -= len(text)
+        return self._texts.number(text)
 
     # -- what workers were at ----------------------------------------------------------
     def _batches(self) -> tuple[Table, Table]:
@@ -254,11 +272,12 @@ class _Writer:
         """Append who was in a batch, and with what share of its device time, in thousandths."""
         whole_s = sum(filter(None, batch.jobs.values())) + sum(batch.overhead_s.values())
         members = sorted((self._jobs[j], s) for j, s in batch.jobs.items() if j in self._jobs)
-        before = 0
-        for number, share_s in members:
-            share = NONE if share_s is None or not whole_s else round(1000 * share_s / whole_s)
-            parts.add(job=number - before, share=share)
-            before = number
+        numbers = [number for number, _ in members]
+        parts.columns["job"] += [b - a for a, b in pairwise([0, *numbers])]
+        parts.columns["share"] += [
+            NONE if share_s is None or not whole_s else round(1000 * share_s / whole_s)
+            for _, share_s in members
+        ]
         return len(members)
 
     def _spans(self) -> Table:
@@ -290,7 +309,7 @@ class _Writer:
 
     def _mark(self, table: Table, mark: Mark, worker: int, device: int) -> None:
         kind = mark.kind if mark.kind in MARK_KINDS else "note"
-        text = self._texts.number(mark.text[:MAX_MESSAGE] or mark.kind)
+        text = self._message(mark.text or mark.kind)
         number = MARK_KINDS.index(kind)
         table.add(time=self._at(mark.at_s), kind=number, worker=worker, device=device, text=text)
 
@@ -309,12 +328,18 @@ class _Writer:
         return table
 
     def _stages(self) -> list[list[Any]]:
-        """Return the stages of merged dispatches: batch, time, the job of the stage."""
-        return [
-            [batch.batch_id, self._at(at_s), title]
-            for batch in self._run.batches.values()
-            for at_s, title in batch.stages
-        ]
+        """Return the merged dispatches: each batch, with its jobs of each rule, stage by stage."""
+        merged = []
+        for batch in self._run.batches.values():
+            rules = Counter(_rule_of(title) for _, title in batch.stages)
+            if rules:
+                merged.append([batch.batch_id, list(map(list, rules.items()))])
+        return merged
+
+
+def _rule_of(title: str) -> str:
+    """Return the rule of a job that messages call so."""
+    return title.removeprefix("rule ").partition(" (")[0]
 
 
 def _or_none(number: int | None) -> int:

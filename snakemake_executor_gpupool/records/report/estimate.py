@@ -6,8 +6,8 @@
                               (import of its tool + load of its model + inference of its items)
                           / devices that the served jobs used
 
-    this run            = sum over the workers on these devices of
-                              (start and import + load and moves + computing)
+    this run            = time that workers on these devices were at
+                              (start and import, load and moves, computing)
                           / these devices
 
 Both leave out when devices were idle, and what other rules took. Import is with the start of the
@@ -25,9 +25,10 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from snakemake_executor_gpupool.records.report.rules import union_s
 from snakemake_executor_gpupool.records.runs.values import (
     Activity,
     JobState,
@@ -36,8 +37,13 @@ from snakemake_executor_gpupool.records.runs.values import (
     WorkerView,
 )
 
+#: Between the tools of a worker that has several.
+CHAINED = " + "
 IMPORTING = (Activity.START, Activity.IMPORT)
-LOADING = (Activity.LOAD, Activity.MOVE)
+PARTS = {
+    **dict.fromkeys(IMPORTING, "import"),
+    **dict.fromkeys((Activity.LOAD, Activity.MOVE), "load"),
+}
 
 
 @dataclass
@@ -125,32 +131,47 @@ def estimate(run: RunView) -> Estimate | None:
         return None
     used = {name for batch in run.batches.values() for name in _devices_of(run, batch.worker_id)}
     found = Estimate(max(len(used), 1))
-    found.own_import_s = _spent_s(run, IMPORTING) / found.devices
-    found.own_load_s = _spent_s(run, LOADING) / found.devices
-    found.own_inference_s = _computed_s(run) / found.devices
+    own_s = _own_times(run, used)
+    found.own_import_s, found.own_load_s = own_s["import"], own_s["load"]
+    found.own_inference_s = own_s["inference"]
     for (tool, model), group in jobs.items():
         found.shares.append(_share(run, tool, model, group))
     found.gaps = _gaps(run, found, [job for group in jobs.values() for job in group])
     return found
 
 
-def _spent_s(run: RunView, activities: tuple[Activity, ...]) -> float:
-    """Return the device seconds that workers with devices were at something."""
-    return sum(
-        span.seconds(run.end_s) * len(worker.devices)
-        for worker in run.workers.values()
-        for span in worker.all_spans()
-        if span.activity in activities
-    )
+def _own_times(run: RunView, devices: set[str]) -> dict[str, float]:
+    """Return the seconds that a device's workers took to import, to load and to compute: the mean.
+
+    Where several workers were at something at once on a device, as they may be on a processor's,
+    that time counts once, and each of them with its share.
+    """
+    parts: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    spans: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for name, part, from_s, to_s in _own_spans(run):
+        parts[name][part] += to_s - from_s
+        spans[name].append((from_s, to_s))
+    found = dict.fromkeys(("import", "load", "inference"), 0.0)
+    for name in devices:
+        together_s = sum(parts[name].values())
+        for part, seconds in parts[name].items():
+            if together_s:
+                found[part] += seconds * union_s(spans[name]) / together_s / len(devices)
+    return found
 
 
-def _computed_s(run: RunView) -> float:
-    """Return the device seconds of all batches, those included that are lost or go on."""
-    return sum(
-        (batch.seconds or (batch.ended_at_s or run.end_s) - batch.started_at_s)
-        * len(_devices_of(run, batch.worker_id))
-        for batch in run.batches.values()
-    )
+def _own_spans(run: RunView) -> Iterator[tuple[str, str, float, float]]:
+    """Yield what workers were at on each device: import, load or inference, from when to when."""
+    for worker in run.workers.values():
+        for span in worker.all_spans():
+            part = PARTS.get(span.activity)
+            for name in worker.devices if part else ():
+                yield name, str(part), span.from_s, span.from_s + span.seconds(run.end_s)
+    for batch in run.batches.values():
+        to_s = run.end_s if batch.ended_at_s is None else batch.ended_at_s
+        from_s = batch.started_at_s if batch.seconds is None else to_s - batch.seconds
+        for name in _devices_of(run, batch.worker_id):
+            yield name, "inference", from_s, max(to_s, from_s)
 
 
 def _devices_of(run: RunView, worker_id: str) -> tuple[str, ...]:
@@ -162,6 +183,8 @@ def _share(run: RunView, tool: str, model: str, jobs: list[JobView]) -> Share:
     workers = [worker for worker in run.workers.values() if worker.tool == tool]
     imports = _measured(map(_import_s, workers))
     loads = _measured(worker.load_s for worker in _with_model(run.workers.values(), model))
+    if not loads:
+        loads = _shares_of_loads(run, jobs)
     return Share(
         tool=tool,
         model=model,
@@ -186,6 +209,22 @@ def _with_model(workers: Iterable[WorkerView], model: str) -> list[WorkerView]:
     return [worker for worker in workers if worker.devices and worker.model == model]
 
 
+def _shares_of_loads(run: RunView, jobs: list[JobView]) -> list[float]:
+    """Return what one of several models took to load on the workers of merged dispatches."""
+    names = {
+        run.batches[batch_id].worker_id
+        for job in jobs
+        for batch_id in job.batches
+        if batch_id in run.batches
+    }
+    workers = [run.workers[name] for name in sorted(names) if name in run.workers]
+    return [
+        worker.load_s / (worker.tool.count(CHAINED) + 1)
+        for worker in workers
+        if worker.load_s is not None
+    ]
+
+
 def _measured(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
@@ -203,7 +242,10 @@ def _gaps(run: RunView, found: Estimate, jobs: list[JobView]) -> list[str]:
             "and counts as nothing."
         )
     if any(job.merged_into is not None for job in jobs):
-        gaps.append("Jobs that were merged into another's dispatch count with their own share.")
+        gaps.append(
+            "Jobs that were merged into another's dispatch count with their own share, and their "
+            "models with an even share of the load of all models of the dispatch."
+        )
     if run.simulated:
         gaps.append("The devices are simulated: all of it was computed on the CPU.")
     return gaps

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.records.runs.costs import account_of
 from snakemake_executor_gpupool.records.runs.values import (
     BatchView,
     JobState,
@@ -66,8 +67,16 @@ def is_over_usual(job: JobView, typical_s: float | None) -> bool:
     return job.worked_s > max(OVER_TIMES * expected_s, expected_s + OVER_S)
 
 
-def rule_rows(run: RunView, over: set[int]) -> list[dict[str, Any]]:
-    """Return a row for each rule: its jobs by state, and where its time went."""
+def rule_rows(run: RunView, over: set[int], waits_s: Mapping[int, float]) -> list[dict[str, Any]]:
+    """Return a row for each rule: its jobs by state, and where its time went.
+
+    Parameters
+    ----------
+    over
+        The jobs that ran over time.
+    waits_s
+        For how long each served job waited.
+    """
     served: defaultdict[str, list[JobView]] = defaultdict(list)
     leased: defaultdict[str, list[LeaseView]] = defaultdict(list)
     for job in run.jobs.values():
@@ -77,7 +86,7 @@ def rule_rows(run: RunView, over: set[int]) -> list[dict[str, Any]]:
     states = run.rules()
     return [
         {"name": rule, **_states(states[rule])}
-        | _served_figures(run, served[rule], over)
+        | _served_figures(served[rule], over, waits_s)
         | _lease_figures(leased[rule])
         for rule in states
     ]
@@ -94,10 +103,12 @@ def _states(counts: Counter[JobState]) -> dict[str, int]:
     }
 
 
-def _served_figures(run: RunView, jobs: Sequence[JobView], over: set[int]) -> dict[str, Any]:
+def _served_figures(
+    jobs: Sequence[JobView], over: set[int], waits_s: Mapping[int, float]
+) -> dict[str, Any]:
     finished = [job for job in jobs if job.state is JobState.DONE]
     costs = [job.cost.device_s for job in jobs if job.cost.device_s is not None]
-    waits = [run.waited_s(job.job_id) for job in finished]
+    waits = [waits_s[job.job_id] for job in finished]
     return {
         "tools": sorted({job.tool for job in jobs if job.tool}),
         "models": sorted({job.model for job in jobs if job.model}),
@@ -198,6 +209,34 @@ def device_rows(run: RunView) -> list[dict[str, Any]]:
         row |= {"memory_mib": device.memory_mib, "uuid": device.uuid, "node": device.node}
         row |= {"simulated": device.simulated, "energy_j": device.energy_j, "busy_s": busy_s}
         rows.append({**row, "busy_share": min(busy_s / wall_s, 1.0) if wall_s else None})
+    return rows
+
+
+#: Of an account's lines, those that the page shows together, by what it calls them.
+SHOWN_LINES = {
+    "jobs": ("jobs",),
+    "nobody": ("out_of_memory", "unclaimed", "lost"),
+    "import": ("start", "import", "stop"),
+    "load": ("load",),
+    "move": ("move",),
+    "lease": ("leased",),
+    "idle": ("idle",),
+}
+
+
+def time_rows(run: RunView) -> list[dict[str, Any]]:
+    """Return for each device where its time went, in seconds; ``empty``: nobody had it."""
+    account = account_of(run)
+    rows = []
+    for name in run.devices:
+        lines = account.by_device.get(name, {})
+        row = {
+            # What is left of sums to the microsecond is nothing.
+            shown: round(sum(lines.get(line, 0.0) for line in together), 6)
+            for shown, together in SHOWN_LINES.items()
+        }
+        empty_s = max(round(run.wall_s - sum(row.values()), 6), 0.0)
+        rows.append({"name": name, **row, "empty": empty_s})
     return rows
 
 

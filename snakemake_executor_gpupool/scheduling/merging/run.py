@@ -92,7 +92,9 @@ class MergedRuns:
         job.seconds += staged.seconds
         job.cost.take(staged.cost)
         self._dispatch.charging.time.claimed(staged.cost.device_s)
+        unique = self._ledger.unique
         self._ledger.claim(staged.keys, staged.items)
+        job.duplicates += staged.items - (self._ledger.unique - unique)
         self.saved(job)
         self._jobs.succeed(job)
 

@@ -19,7 +19,7 @@ async function unpack(base64) {
   if (typeof DecompressionStream === "undefined") {
     throw new CannotOpen(
       "This browser is too old to open the report: it cannot decompress data (DecompressionStream). " +
-        "Chromium from 80, Firefox from 113 and Safari from 16.4 can. The same figures are in the files " +
+        "Chromium from 85, Firefox from 113 and Safari from 16.4 can. The same figures are in the files " +
         "beside it: summary.json, jobs.tsv and events.jsonl.",
     );
   }

@@ -53,7 +53,10 @@ class Theme {
 class Page {
   constructor(run) {
     this.run = run;
-    this.theme = new Theme(() => this.timelinePart?.timeline.draw());
+    this.theme = new Theme(() => {
+      this.timelinePart?.timeline.draw();
+      this.timelinePart?.redrawKey(false);
+    });
     this.timelinePart = timelineSection(run);
     this.jobs = new JobsSection(run, (job) => (location.hash = jobHash(run, job)));
     const sections = [
@@ -108,7 +111,7 @@ class Page {
       if (this.report.hidden) return;
       const atEnd = window.innerHeight + window.scrollY >= document.documentElement.scrollHeight - 2;
       const tops = sections.map((section) => section.getBoundingClientRect().top);
-      const last = tops.findLastIndex((top) => top < 160);
+      const last = tops.filter((top) => top < 160).length - 1; // they stand in this order
       this._mark(atEnd && window.scrollY > 0 ? sections.length - 1 : Math.max(last, 0));
     };
     window.addEventListener("scroll", () => {
@@ -176,6 +179,7 @@ class Page {
 
   _print(on) {
     this.timelinePart.timeline.print(on);
+    this.timelinePart.redrawKey(on);
     this.jobs.table.print(on);
     for (const details of document.querySelectorAll("details")) {
       if (on) details.dataset.was = details.open ? "open" : "";

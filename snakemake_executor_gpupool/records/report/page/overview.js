@@ -71,7 +71,7 @@ function howEstimated(run, estimate) {
     h("summary", {}, "How it is estimated"),
     h("div", {},
       h("p", {}, "For each model: finished jobs × (import + load) + inference; the sum over all models, divided by the ",
-        counted(estimate.devices, "device"), " that the jobs used. This run: what its workers on these devices took to start and import, to load and move models, and to compute, divided likewise. All of it was measured in this run."),
+        counted(estimate.devices, "device"), " that the jobs used. This run: for how long workers on these devices started and imported, loaded and moved models, and computed, divided likewise; what several did at once on one device counts once. All of it was measured in this run."),
       plainTable("Estimate by model", ["Model", "Jobs", "Start and import, median", "Load, median", "Inference, all jobs", "One after the other"], [1, 2, 3, 4, 5], rows),
       h("p", { class: "small muted" }, "Inference is what jobs were charged of their batches, and what they were spared because others had asked for the same items. Left out, so that the estimate is rather too low: reading and writing, Snakemake's own process for each job, and that a process by itself fills no batch. ", estimate.gaps.join(" ")),
     ),

@@ -76,13 +76,15 @@ function timelineSection(run) {
         "Wheel: zoom. Drag: move. Keys: ← → from stretch to stretch, ↑ ↓ from lane to lane, + − zoom, Shift with ← → moves, Enter shows details, 0 the whole run."),
     ),
     timeline.element,
-    timelineKey(run),
+    timelineKey(run, false),
     detail,
   );
-  return { element, timeline, choose };
+  const redrawKey = (onPaper) => element.querySelector("#timeline-key").replaceWith(timelineKey(run, onPaper));
+  return { element, timeline, choose, redrawKey };
 }
 
-function timelineKey(run) {
+function timelineKey(run, onPaper) {
+  const colours = pageColours(onPaper);
   const used = new Set(run.spans.kind.map((kind) => SPAN_KINDS[kind]));
   if (run.holds.start.length) used.add("lease");
   const swatch = (draw) => {
@@ -91,21 +93,25 @@ function timelineKey(run) {
     return canvas;
   };
   const entry = (canvas, ...text) => h("span", {}, canvas, text);
-  const models = run.models.map((model, number) => entry(swatch((pen) => {
+  const colour = (number) => swatch((pen) => {
     pen.fillStyle = BATCH_FILLS[number % BATCH_FILLS.length];
     pen.fillRect(0, 0, 44, 28);
-  }), `batch of ${model.name}`));
+  });
+  // More models than colours: neighbours differ, and each stretch says its model.
+  const models = run.models.length > BATCH_FILLS.length
+    ? [h("span", {}, BATCH_FILLS.map((_, number) => colour(number)), `batches of ${count(run.models.length)} models, whose colours repeat`)]
+    : run.models.map((model, number) => entry(colour(number), `batch of ${model.name}`));
   const kinds = Object.keys(KIND_FILLS).filter((kind) => used.has(kind)).map((kind) => entry(swatch((pen) => {
     pen.scale(2, 2);
-    pen.fillStyle = new Paint(pen, pageColours()).fill(kind, 0);
+    pen.fillStyle = new Paint(pen, colours).fill(kind, 0);
     pen.fillRect(0, 0, 22, 14);
   }), KIND_WORDS[kind]));
   const marks = [...new Set(run.marks.kind)].sort().map((kind) => entry(swatch((pen) => {
     pen.scale(2, 2);
-    new Paint(pen, { ...pageColours(), back: "transparent" }).mark(MARK_KINDS[kind], 11, 7);
+    new Paint(pen, { ...colours, back: "transparent" }).mark(MARK_KINDS[kind], 11, 7);
   }), MARK_WORDS[MARK_KINDS[kind]]));
-  const idle = entry(swatch((pen) => ((pen.fillStyle = pageColours().idle), pen.fillRect(0, 12, 44, 4))), "alive, idle");
-  return h("div", { class: "key", id: "timeline-key" }, models.slice(0, 12), kinds, run.workers.length ? idle : null, marks);
+  const idle = entry(swatch((pen) => ((pen.fillStyle = colours.idle), pen.fillRect(0, 12, 44, 4))), "alive, idle");
+  return h("div", { class: "key", id: "timeline-key" }, models, kinds, run.workers.length ? idle : null, marks);
 }
 
 /** Lines of text: the first says what it is. */
@@ -168,7 +174,7 @@ function batchDetail(run, batch) {
   const members = run.partsOfBatch(batch);
   const shares = new Map(members.map((part) => [run.parts.job[part], run.parts.share[part]]));
   const jobs = [...shares.keys()].sort((a, b) => shares.get(b) - shares.get(a));
-  const stages = run.stages.filter(([number]) => number === batches.id[batch]);
+  const stages = run.stages.find(([number]) => number === batches.id[batch]);
   return [
     h("h3", {}, `Batch ${batches.id[batch]}`),
     facts([
@@ -187,7 +193,7 @@ function batchDetail(run, batch) {
       ["Failed items", batches.failed[batch] || null],
       ["Lost", batches.lost[batch] ? "its worker ended before it was done" : null],
     ]),
-    stages.length > 0 && h("p", {}, `A merged dispatch: ${stages.map(([, , title]) => title).join(" → ")}`),
+    stages && h("p", {}, `A merged dispatch: ${chainWords(stages[1])}`),
     h("h3", {}, jobs.length === 1 ? "Its job, with its share of the device time" : `The ${count(jobs.length)} jobs that shared it, with their shares of its device time`),
     jobList(run, jobs, (job) => (shares.get(job) < 0 ? "" : percent(shares.get(job) / 1000))),
   ].flat().filter(Boolean);
@@ -196,6 +202,8 @@ function batchDetail(run, batch) {
 // -- tables -------------------------------------------------------------------------------------
 function rulesSection(run) {
   const most = Math.max(...run.rules.map((rule) => (rule.device_s || 0) + rule.leased_s), 1e-9);
+  const sum = (get) => run.rules.reduce((total, rule) => total + get(rule), 0);
+  const lost = sum((rule) => rule.lost) > 0;
   const rows = run.rules.map((rule) => {
     const bar = h("span", { class: "inbar" });
     const seconds = rule.device_s === null && !rule.leases ? null : (rule.device_s || 0) + rule.leased_s;
@@ -204,7 +212,7 @@ function rulesSection(run) {
     return h("tr", {},
       h("td", { class: "name" }, h("a", { href: `#jobs?rule=${encodeURIComponent(rule.name)}` }, rule.name), kind && h("div", { class: "small muted" }, kind)),
       numberCell(count(rule.done)), numberCell(count(rule.failed)), numberCell(count(rule.waiting + rule.running)),
-      numberCell(count(rule.withdrawn + rule.lost)),
+      numberCell(count(rule.withdrawn)), lost && numberCell(count(rule.lost)),
       numberCell(duration(seconds), bar),
       numberCell(duration(rule.device_median_s ?? rule.lease_median_s)),
       numberCell(duration(rule.device_most_s)),
@@ -213,20 +221,21 @@ function rulesSection(run) {
       numberCell(rule.leases ? NONE : count(rule.over)),
     );
   });
-  const sum = (get) => run.rules.reduce((total, rule) => total + get(rule), 0);
   const foot = run.rules.length > 1 && h("tr", {},
     h("th", { scope: "row" }, "All rules"),
-    ...[(r) => r.done, (r) => r.failed, (r) => r.waiting + r.running, (r) => r.withdrawn + r.lost].map((get) => numberCell(count(sum(get)))),
+    ...[(r) => r.done, (r) => r.failed, (r) => r.waiting + r.running, (r) => r.withdrawn, lost && ((r) => r.lost)].filter(Boolean).map((get) => numberCell(count(sum(get)))),
     numberCell(duration(sum((r) => (r.device_s || 0) + r.leased_s))), numberCell(), numberCell(), numberCell(),
     numberCell(count(sum((r) => r.items))), numberCell(count(sum((r) => r.over))),
   );
+  const heads = ["Rule", "Finished", "Failed", "Waiting", "Not started", lost && "Cut off", "Device time", "A job, median", "A job, most", "Wait, median", "Items", "Over time"].filter(Boolean);
   return h("section", { id: "rules", "aria-labelledby": "rules-title", tabindex: -1 },
     h("h2", { id: "rules-title" }, "Rules"),
     run.rules.length
-      ? plainTable("Jobs and time by rule", ["Rule", "Finished", "Failed", "Waiting", "Not started", "Device time", "A job, median", "A job, most", "Wait, median", "Items", "Over time"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], rows, foot)
+      ? plainTable("Jobs and time by rule", heads, heads.map((_, i) => i).slice(1), rows, foot)
       : h("p", { class: "muted" }, "No rule was served, and none had devices of its own."),
-    h("p", { class: "small muted" }, "Device time is a job's share of the time of its batches; of a plain GPU job, for how long it held its devices, times their number. Wait is when nothing was done for a job between its submission and its end. Over time: over the rule's runtime; without one, more than twice, and a second more than, the rule's median time per item times the job's items."),
+    h("p", { class: "small muted" }, "Device time is a job's share of the time of its batches; of a plain GPU job, for how long it held its devices, times their number. Wait is when nothing was done for a job between its submission and its end. Rules that are neither served nor have devices are not listed. Over time: over the rule's runtime; without one, more than twice, and a second more than, the rule's median time per item times the job's items."),
     modelsTable(run),
+    timesTable(run),
   );
 }
 
@@ -250,6 +259,45 @@ function modelsTable(run) {
   ];
 }
 
+const TIME_WORDS = {
+  jobs: "Computing for jobs",
+  nobody: "For nobody",
+  import: "Starting",
+  load: "Loading",
+  move: "Moving",
+  lease: "Plain GPU jobs",
+  idle: "Idle",
+  empty: "Without a worker",
+};
+
+/** Where the time of each device went, as a bar and in figures. */
+function timesTable(run) {
+  if (!run.times.length) return null;
+  const kinds = Object.keys(TIME_WORDS).filter((kind) => run.times.some((row) => row[kind] > 0));
+  const bar = (row) => {
+    const whole = kinds.reduce((sum, kind) => sum + row[kind], 0) || 1;
+    return h("div", { class: "bar" }, kinds.map((kind) => {
+      const part = h("div", { class: `part ${kind}`, title: `${TIME_WORDS[kind]}: ${duration(row[kind])}, ${percent(row[kind] / whole)}` });
+      part.style.width = `${(100 * row[kind]) / whole}%`;
+      return part;
+    }));
+  };
+  const rows = run.times.map((row) => h("tr", {}, h("td", { class: "whole" }, row.name), h("td", { class: "wide-bar" }, bar(row)), kinds.map((kind) => numberCell(duration(row[kind])))));
+  const sums = run.times.length > 1 && h("tr", {}, h("th", { scope: "row" }, "All devices"), h("td"),
+    kinds.map((kind) => numberCell(duration(run.times.reduce((sum, row) => sum + row[kind], 0)))));
+  return [
+    h("h3", {}, "Where the time of devices went"),
+    plainTable("Time of devices", ["Device", "Shares", ...kinds.map((kind) => TIME_WORDS[kind])], kinds.map((_, i) => i + 2), rows, sums),
+    h("div", { class: "key" }, kinds.map((kind) => h("span", {}, h("i", { class: `part ${kind}` }), TIME_WORDS[kind]))),
+    h("p", { class: "small muted" }, kinds.includes("nobody") && "For nobody: items that did not fit and were tried again, that no job waited for any more, or that a worker died over. ", "Idle: a worker with its model that had nothing to compute."),
+  ];
+}
+
+/** The rules of a merged dispatch, stage by stage: 3 × query → 3 × score. */
+function chainWords(rules) {
+  return rules.map(([rule, jobs]) => (jobs > 1 ? `${count(jobs)} × ${rule}` : rule)).join(" → ");
+}
+
 function savingsSection(run) {
   const all = totals(run);
   const rules = run.rules.filter((rule) => rule.duplicates || rule.reused || rule.merged);
@@ -258,9 +306,7 @@ function savingsSection(run) {
     numberCell(percent(rule.items ? rule.duplicates / rule.items : null)), numberCell(duration(rule.saved_s)),
     numberCell(count(rule.reused)), numberCell(count(rule.merged)),
   ));
-  const merged = new Map();
-  for (const [batch, , title] of run.stages) merged.set(batch, [...(merged.get(batch) || []), title]);
-  const chains = [...merged].slice(0, 200);
+  const chains = run.stages.slice(0, 200);
   return h("section", { id: "savings", "aria-labelledby": "savings-title", tabindex: -1 },
     h("h2", { id: "savings-title" }, "What was not computed twice"),
     rules.length
@@ -275,8 +321,8 @@ function savingsSection(run) {
     chains.length > 0 && [
       h("h3", {}, "Merged chains"),
       h("p", { class: "small muted" }, "Short jobs that took the jobs after them along in one dispatch."),
-      h("ul", { class: "names" }, chains.map(([batch, titles]) => h("li", {}, h("a", { href: `#batch-${batch}` }, `batch ${batch}`), `: ${titles.join(" → ")}`))),
-      merged.size > 200 && h("p", { class: "muted" }, `${count(merged.size - 200)} more.`),
+      h("ul", { class: "names" }, chains.map(([batch, rules]) => h("li", {}, h("a", { href: `#batch-${batch}` }, `batch ${batch}`), `: ${chainWords(rules)}`))),
+      run.stages.length > 200 && h("p", { class: "muted" }, `${count(run.stages.length - 200)} more.`),
     ],
   );
 }
@@ -303,14 +349,22 @@ function aboutSection(run) {
       h("div", {}, h("h3", {}, "Options"), about.options.length
         ? facts(about.options.map(([name, value]) => [h("code", {}, name), text(value)]), "pairs")
         : h("p", { class: "muted" }, "None was given: all had their defaults.")),
-      h("div", {}, h("h3", {}, "What the run said"), remarks(run)),
+      h("div", {}, h("h3", {}, "What happened"), remarks(run)),
     ),
   );
 }
 
+/** Warnings, and whatever happened at one moment: what the timeline marks, in words. */
 function remarks(run) {
   const { marks } = run;
-  const notes = marks.kind.map((kind, i) => i).filter((i) => marks.worker[i] < 0);
-  if (!notes.length) return h("p", { class: "muted" }, "Nothing: no warnings, and no device came or went.");
-  return h("ul", {}, notes.slice(0, 200).map((i) => h("li", {}, `${duration(Math.max(marks.time[i], 0) * TICK_S)}: ${run.text(marks.text[i])}`)));
+  const order = marks.time.map((_, i) => i).sort((a, b) => marks.time[a] - marks.time[b]);
+  if (!order.length) return h("p", { class: "muted" }, "Nothing: no warnings, no evictions, and no device came or went.");
+  const words = (i) => {
+    const worker = marks.worker[i] < 0 ? "" : `${run.workers[marks.worker[i]].name}: `;
+    return `${duration(Math.max(marks.time[i], 0) * TICK_S)}: ${worker}${run.text(marks.text[i])}`;
+  };
+  return [
+    h("ul", {}, order.slice(0, 200).map((i) => h("li", {}, words(i)))),
+    order.length > 200 && h("p", { class: "muted" }, `${count(order.length - 200)} more.`),
+  ];
 }

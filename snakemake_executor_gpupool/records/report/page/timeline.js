@@ -35,7 +35,6 @@ class Timeline {
       h("div", { class: "heads" }, h("div", { class: "label" }, "Devices busy"), this.axis),
       this.rows,
     );
-    this.element.style.setProperty("--gutter", "15rem");
     new TimelineInput(this);
     this.rows.addEventListener("scroll", () => this.draw());
     new ResizeObserver(() => this._resize()).observe(this.element);
@@ -293,7 +292,10 @@ class Timeline {
 
   label(kind, number) {
     const { run } = this;
-    if (kind === "batch") return `${run.batches.id[number]} · ${counted(run.batches.items[number], "item")}`;
+    if (kind === "batch") {
+      const of = run.models.length > 1 ? `${run.workers[run.batches.worker[number]].model} · ` : "";
+      return `${run.batches.id[number]} · ${of}${counted(run.batches.items[number], "item")}`;
+    }
     const job = kind === "lease" ? run.holds.job[number] : run.spans.job[number];
     if (job >= 0) return kind === "lease" ? run.title(job) : `${kind} ${run.title(job)}`;
     const model = kind === "load" && run.workers[run.spans.worker[number]].model;
