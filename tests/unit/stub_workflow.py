@@ -21,9 +21,11 @@ from snakemake.io import IOFile
 from snakemake.iocontainers import InputFiles, Log, OutputFiles, Params, ResourceList
 
 from snakemake_executor_gpupool.frontends.snakemake import executor as executor_module
+from snakemake_executor_gpupool.frontends.snakemake import local_jobs
 from snakemake_executor_gpupool.frontends.snakemake.executor import Executor
 from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LocalLane
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
+from snakemake_executor_gpupool.frontends.snakemake.signals import Signals
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig
@@ -302,6 +304,9 @@ class StubWorkflow:
             self.ran.append(job.name)
             job.body()
 
+        # Those of other tests in this process are no jobs of ours.
+        monkeypatch.setattr(local_jobs, "signal_descendants", lambda number: None)
+        monkeypatch.setattr(Signals, "kill_later", lambda signals: threading.Timer(0.0, print))
         monkeypatch.setattr(executor_module, "Pool", open_pool)
         monkeypatch.setattr(LocalLane, "cached_or_run", run_body)
         monkeypatch.setattr(LocalLane, "job_args_and_prepare", lambda lane, job: ())

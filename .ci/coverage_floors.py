@@ -1,7 +1,7 @@
 """Compare what the unit tests have run of some rooms with the floors in pyproject.toml.
 
-``coverage.py`` reads the data that ``pytest --cov`` has left, prints a line for each room, and
-fails if one is below its floor, or so far above it that the floor should be raised.
+``coverage_floors.py`` reads the data that ``pytest --cov`` has left, and prints a line for each
+room. It fails if one is below its floor, and says so if one is far enough above to raise it.
 """
 
 from __future__ import annotations
