@@ -7,6 +7,7 @@ stands on its own floor only where an exception says so.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +66,13 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(module: str) -> Iterator[str]:
+@functools.cache
+def imports(module: str) -> tuple[str, ...]:
+    """What a module imports; each file is read once."""
+    return tuple(_imports(module))
+
+
+def _imports(module: str) -> Iterator[str]:
     """What a module imports when it runs: names below the package without it, others in full."""
     tree = ast.parse(MODULES[module].read_text())
     typing_only = {
