@@ -31,6 +31,7 @@ from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
+from snakemake_executor_gpupool.wire.messages_out import serve_tool
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: How often processes that are ending are polled.
@@ -161,9 +162,8 @@ class LocalHost:
         self._selector.register(process.socket, selectors.EVENT_READ, worker_id)
         if process.handle >= 0:
             self._selector.register(process.handle, selectors.EVENT_READ, _End(worker_id))
-        first = {"type": "tool", "spec": tool.spec, "base_dir": tool.base_dir, "more": tool.more}
-        spool = {"spool": self._paths.spools, "shared": self._paths.is_shared}
-        self.send(worker_id, {**first, **spool})
+        first = serve_tool(tool, self._paths.spools, is_shared=self._paths.is_shared)
+        self.send(worker_id, first.meta)
         return process.pid
 
     def _environment(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.kinds import tool_device
@@ -31,9 +30,10 @@ from snakemake_executor_gpupool.scheduling.effects import (
     Unstage,
     WriteJob,
 )
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.files import remove
-from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.job_log import computed_by, log_line
 from snakemake_executor_gpupool.wire.kept import (
     DAMAGED,
@@ -41,6 +41,16 @@ from snakemake_executor_gpupool.wire.kept import (
     UNSAFE,
     UNWRITTEN,
     StoreAddress,
+)
+from snakemake_executor_gpupool.wire.messages_out import (
+    ChainRequest,
+    load_model,
+    move_model,
+    publish_job,
+    read_job,
+    run_batch,
+    run_chains,
+    write_job,
 )
 from snakemake_executor_gpupool.wire.requests import JobReport
 
@@ -185,19 +195,22 @@ class Actions:
                 complaint = effect.why if effect.force else ""
                 self._host.stop(effect.worker_id, force=effect.force, complaint=complaint)
             case LoadModel():
-                device = tool_device(effect.devices)
-                meta = {"type": "load", "device": device, "model": effect.model}
                 self._events.write("load_sent", {"worker": effect.worker_id})
-                self._host.send(effect.worker_id, meta, [effect.params, *effect.more_params])
+                params = effect.params, *effect.more_params
+                device = tool_device(effect.devices)
+                self._send(effect.worker_id, load_model(device, effect.model, params))
             case MoveModel():
-                meta = {"type": "move", "device": tool_device(effect.devices)}
                 names = [device.name for device in effect.devices] or ["cpu"]
                 self._events.write("move_sent", {"worker": effect.worker_id, "to": names})
                 if effect.devices:
                     self._lend(effect.worker_id, effect.devices)
                 else:
                     self._take_back(effect.worker_id, is_gone=False)
-                self._host.send(effect.worker_id, {**meta, "away": not effect.devices})
+                device, is_away = tool_device(effect.devices), not effect.devices
+                self._send(effect.worker_id, move_model(device, is_away=is_away))
+
+    def _send(self, worker_id: str, frame: Frame) -> None:
+        self._host.send(worker_id, *frame)
 
     def _start(self, effect: StartWorker) -> None:
         pid = self._host.start(effect.worker_id, effect.tool, effect.devices, effect.node)
@@ -208,48 +221,33 @@ class Actions:
         self._events.write("worker_started", {**fields, "pid": pid})
 
     def _send_batch(self, effect: RunBatch) -> None:
-        store = self._store
-        keys = [unit.key if store else None for unit in effect.units]
-        meta = {"type": "run", "batch": effect.batch_id, "keys": keys, "store": store}
-        blobs = [effect.params, *(unit.payload for unit in effect.units)]
-        self._host.send(effect.worker_id, meta, blobs)
+        items = [unit.payload for unit in effect.units]
+        keys = [unit.key if self._store else None for unit in effect.units]
+        frame = run_batch(effect.batch_id, effect.params, items, keys, self._store)
+        self._send(effect.worker_id, frame)
 
     def _send_chains(self, effect: RunMerged) -> None:
-        blobs: list[Blob] = []
-        for merged in effect.requests:
-            blobs += [stage.request.job for stage in merged.stages]
-            blobs += [u.payload if u.result is None else u.result for u in merged.parts]
-        chains = map_merged(effect, self._by([effect.worker_id]))
-        meta = {"type": "chain", "batch": effect.batch_id, "chains": chains}
-        meta |= {"store": self._store, "staged": self._staged}
-        self._host.send(effect.worker_id, meta, blobs)
+        by = self._by([effect.worker_id])
+        chains = [chain_request(merged, by) for merged in effect.requests]
+        self._send(effect.worker_id, run_chains(effect.batch_id, chains, self._store, self._staged))
 
     def _send_files(self, effect: ReadJob | WriteJob) -> None:
         request = effect.request
         event = "read_sent" if isinstance(effect, ReadJob) else "write_sent"
         self._events.write(event, {"worker": effect.worker_id, "job_id": request.job_id})
-        meta: dict[str, Any] = {"job": request.job_id, "cwd": request.cwd}
         if isinstance(effect, ReadJob):
-            meta["follow"] = [later.tool.spec for later in request.follow]
-            meta |= {"store": self._store, "environment": request.tool.environment}
-            jobs = [request.job, *(later.job for later in request.follow)]
-            self._host.send(effect.worker_id, {"type": "read", **meta}, jobs)
+            self._send(effect.worker_id, read_job(request, self._store))
             return
         text = log_line(len(effect.order), len(effect.blobs), self._by(effect.workers))
-        meta |= {"order": effect.order, "names": effect.names, "log_text": text}
-        meta |= {"updates": request.updates, "touched": request.touched}
-        meta["directories"] = request.directories
-        blobs = [request.job, *effect.blobs]
-        self._host.send(effect.worker_id, {"type": "write", **meta}, blobs)
+        frame = write_job(request, effect.order, effect.names, effect.blobs, text)
+        self._send(effect.worker_id, frame)
 
     def _send_publish(self, effect: PublishJob) -> None:
         request, staged = effect.request, effect.staged
         fields = {"worker": effect.worker_id, "job_id": request.job_id}
         self._events.write("publish_sent", fields)
-        meta = {"type": "publish", "job": request.job_id, "cwd": request.cwd}
-        meta |= {"outputs": self._where(staged.outputs), "logs": self._where(staged.logs)}
-        meta["touched"] = request.touched
-        self._host.send(effect.worker_id, {**meta, "digests": staged.digests}, [request.job])
+        places = self._where(staged.outputs), self._where(staged.logs)
+        self._send(effect.worker_id, publish_job(request, staged.digests, *places))
 
     def _by(self, workers: Sequence[str]) -> str:
         logs = [self._log_of(worker) for worker in workers]
@@ -283,21 +281,15 @@ def holder_of(job_id: int) -> str:
     return f"job{job_id}"
 
 
-def map_merged(effect: RunMerged, by: str) -> list[dict[str, Any]]:
-    """Return what a worker must know of each chain, beside its jobs and items."""
-    told = []
-    for merged in effect.requests:
-        told.append(
-            {
-                "cwd": merged.request.cwd,
-                "keys": merged.part_keys,
-                "known": [unit.result is not None for unit in merged.parts],
-                "order": merged.part_of_item,
-                "names": merged.item_names,
-                "by": by,
-                "updates": merged.request.updates,
-                "touched": [stage.request.touched for stage in merged.stages],
-                "models": [stage.key_head for stage in merged.stages],
-            }
-        )
-    return told
+def chain_request(merged: MergedRequest, by: str) -> ChainRequest:
+    """Return what a worker must know of a short request; ``by``: what logs say of the worker."""
+    return ChainRequest(
+        requests=[stage.request for stage in merged.stages],
+        keys=merged.part_keys,
+        items=[unit.payload if unit.result is None else unit.result for unit in merged.parts],
+        is_known=[unit.result is not None for unit in merged.parts],
+        order=merged.part_of_item,
+        names=merged.item_names,
+        by=by,
+        models=[stage.key_head for stage in merged.stages],
+    )

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from snakemake_executor_gpupool.devices.cores import available_cores, choose_devices, worker_threads
 from snakemake_executor_gpupool.devices.device import Device
@@ -35,7 +34,7 @@ class Origin:
     """
 
     frontend: str = "python"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -11,7 +11,6 @@ import math
 import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from snakemake_executor_gpupool.devices.probe import energy_j as read_energy_j
 from snakemake_executor_gpupool.errors import ConfigError
@@ -292,7 +291,7 @@ class RunLoop:
         self.take(ev.Cancelled(reason), now_s)
         self.host.stop_all(force=True)
 
-    def summary(self, now_s: float) -> dict[str, Any]:
+    def summary(self, now_s: float) -> dict[str, object]:
         """Return the figures of the run so far, as ``summary.json`` has them."""
         wall_s = now_s - self._started_s
         return summarize(self.scheduler, self.allocator, self.host.carried, wall_s)

@@ -21,7 +21,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
@@ -229,7 +228,7 @@ class Pool:
         self._closing.set()
         self._host.wake()
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> dict[str, object]:
         """End every worker, write the summary, say the closing line; return the summary.
 
         In a forked child nothing happens: all of it is the parent's.
@@ -247,7 +246,7 @@ class Pool:
             self._reporter.close(FAREWELL_S)
         return self.summary()
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """Return the figures of the run so far, as ``summary.json`` has them."""
         return self._inbox.ask(lambda: self._loop.summary(time.monotonic()))
 

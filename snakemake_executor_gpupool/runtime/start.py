@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import Any
 
 from snakemake_executor_gpupool.devices.probe import driver_of
 from snakemake_executor_gpupool.records.events import FORMAT
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 
 
-def start_of(config: PoolConfig) -> dict[str, Any]:
+def start_of(config: PoolConfig) -> dict[str, object]:
     """Return the fields of a run's first event: its devices, options and versions."""
     origin, devices = config.origin, config.devices
     own = {"python": "{}.{}.{}".format(*sys.version_info)}

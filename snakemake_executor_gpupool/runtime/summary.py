@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.hosts.base import Carried
 from snakemake_executor_gpupool.records.progress import ModelState
@@ -13,7 +11,7 @@ from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 
 def summarize(
     scheduler: Scheduler, allocator: Allocator, carried: Carried, wall_s: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the figures of a run so far, as ``summary.json`` has them.
 
     Called by the run loop's thread, or by any once that has ended.

@@ -91,11 +91,11 @@ class FrameGate:
         self._check_files(frame.blobs)
         filing, dispatch = self._scheduler.filing, self._scheduler.dispatch
         if isinstance(message, StoreTroubleMet):
-            _require(filing.owns(worker_id) or dispatch.owns(worker_id), frame)
+            _require(filing.owns(worker_id) or dispatch.owns(worker_id), frame, message)
         elif filing.owns(worker_id):
-            _require(self._is_of_files(filing.worker(worker_id), message), frame)
+            _require(self._is_of_files(filing.worker(worker_id), message), frame, message)
         elif dispatch.owns(worker_id):
-            _require(_is_of_model(dispatch.worker(worker_id), message), frame)
+            _require(_is_of_model(dispatch.worker(worker_id), message), frame, message)
         else:
             raise ProtocolError("it has ended")
         return message
@@ -182,7 +182,9 @@ def _has_sound_keys(chain: MergedRequest, keys: Sequence[str]) -> bool:
     return len(set(keys)) == len(keys)
 
 
-def _require(sense: bool, frame: Frame) -> None:
+def _require(sense: bool, frame: Frame, message: Message) -> None:
     if not sense:
-        about = {name: value for name, value in frame.meta.items() if name in ("job", "batch")}
-        raise ProtocolError(f"nothing asked for a {frame.type!r} frame {about or ''}".rstrip())
+        job_id, batch_id = getattr(message, "job_id", None), getattr(message, "batch_id", None)
+        about = f" of job {job_id}" if job_id is not None else ""
+        about = f" of batch {batch_id}" if batch_id is not None else about
+        raise ProtocolError(f"nothing asked for a {frame.type!r} frame{about}")

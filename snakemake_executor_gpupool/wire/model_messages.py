@@ -112,6 +112,7 @@ class BatchDone:
     @classmethod
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
         """Read a ``done`` frame."""
+        batch_id = fields.take("batch", is_id)
         items = fields.take("items", is_count)
         failed = fields.take("failed", are_positions)
         errors = [WorkerError.from_fields(each) for each in fields.all_inner("errors")]
@@ -122,7 +123,7 @@ class BatchDone:
                 f"{shown(failed, 100)}, and memory was not enough for {shown(exhausted, 100)}"
             )
         return cls(
-            batch_id=fields.take("batch", is_id),
+            batch_id=batch_id,
             items=items,
             results=tuple(blobs),
             seconds=fields.take("seconds", is_seconds),

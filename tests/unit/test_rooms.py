@@ -146,3 +146,17 @@ def test_nobody_keeps_the_time() -> None:
         for node in ast.walk(ast.parse(MODULES[module].read_text())):
             kept = isinstance(node, ast.Attribute) and node.attr in ("now_s", "_now_s")
             assert not kept, f"{module} keeps the time, in line {getattr(node, 'lineno', 0)}"
+
+
+@pytest.mark.parametrize("name", ["runtime", "scheduling"])
+def test_no_json_object_is_handed_on(name: str) -> None:  # W1
+    """Frames are values from the door of ``wire/messages`` on; nobody says ``Any`` after it."""
+    for module, path in MODULES.items():
+        if room(module) == name:
+            named = {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(parsed(path))}
+            assert "Any" not in named, f"{module} hands on what has no type"
+            assert "meta" not in named, f"{module} reads a frame"
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())

@@ -24,10 +24,9 @@ from snakemake_executor_gpupool.hosts.base import GRACE_S, FrameArrived, HostEve
 from snakemake_executor_gpupool.hosts.cluster.membership import Membership
 from snakemake_executor_gpupool.hosts.cluster.nodes import Node
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
+from snakemake_executor_gpupool.wire.messages_out import with_latency
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
-#: Frames to workers whose files another node may have written.
-_WAITED_FOR = frozenset({"read", "write", "publish", "run", "chain"})
 _OWN_VARIABLES = (
     *("GPUPOOL_SIMULATED", "GPUPOOL_LOCK_DIR", "GPUPOOL_LEASE"),
     *("GPUPOOL_WORKER", "GPUPOOL_PROCESS"),
@@ -124,9 +123,7 @@ class ClusterHost(Membership):
 
     def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
         """Queue a frame; one for a worker that has ended is dropped."""
-        if meta["type"] in _WAITED_FOR:
-            # Another node may have written it a moment ago.
-            meta = {**meta, "latency_wait_s": self._begin.latency_wait_s}
+        meta = with_latency(meta, self._begin.latency_wait_s)
         node = self._where.get(worker_id)
         if node is None:
             self._local.send(worker_id, meta, blobs)

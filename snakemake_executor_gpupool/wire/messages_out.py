@@ -1,0 +1,204 @@
+"""What workers are told: one function for each kind of frame that goes to a worker.
+
+The names of fields stand here, and where :mod:`~snakemake_executor_gpupool.worker.server` and
+:mod:`~snakemake_executor_gpupool.worker.chain_server` read them; a test compares the two. Frames
+are as :mod:`~snakemake_executor_gpupool.wire.frames` encodes them: what is in ``meta`` has to be
+what JSON can hold, and blobs are opaque.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.wire.frames import Blob, Frame
+from snakemake_executor_gpupool.wire.kept import StoreAddress
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+
+#: Kinds of frames whose blobs or input files another machine may have written a moment ago.
+_AFTER_OTHERS = frozenset({"read", "write", "publish", "run", "chain"})
+
+
+def with_latency(meta: Mapping[str, object], latency_wait_s: float) -> dict[str, object]:
+    """Return a frame's fields, with how long its files may take to be seen if it has any."""
+    if meta["type"] not in _AFTER_OTHERS:
+        return dict(meta)
+    return {**meta, "latency_wait_s": latency_wait_s}
+
+
+# -- to any process ------------------------------------------------------------------------
+def serve_tool(tool: ToolRef, spools: Sequence[str], *, is_shared: bool) -> Frame:
+    """Have a process import its tool; the first frame that it gets.
+
+    Parameters
+    ----------
+    spools
+        Directories for large blobs.
+    is_shared
+        Whether other machines read them, too.
+    """
+    names = {"spec": tool.spec, "base_dir": tool.base_dir, "more": tool.more}
+    return Frame({"type": "tool", **names, "spool": spools, "shared": is_shared}, [])
+
+
+# -- to processes that read and write --------------------------------------------------------
+def read_job(request: Request, store: StoreAddress | None) -> Frame:
+    """Have a job's inputs read, and results looked up in the store, if there is one."""
+    meta = {
+        "type": "read",
+        "job": request.job_id,
+        "cwd": request.cwd,
+        "follow": [later.tool.spec for later in request.follow],
+        "store": store,
+        "environment": request.tool.environment,
+    }
+    return Frame(meta, [request.job, *(later.job for later in request.follow)])
+
+
+def write_job(
+    request: Request,
+    order: Sequence[int],
+    names: Sequence[str],
+    results: Iterable[Blob],
+    log_text: str,
+) -> Frame:
+    """Have a job's outputs written.
+
+    Parameters
+    ----------
+    order
+        For each item, which of the results is its own.
+    names
+        Of the items.
+    log_text
+        What the job's log says first.
+    """
+    meta = {
+        "type": "write",
+        "job": request.job_id,
+        "cwd": request.cwd,
+        "order": order,
+        "names": names,
+        "log_text": log_text,
+        "updates": request.updates,
+        "touched": request.touched,
+        "directories": request.directories,
+    }
+    return Frame(meta, [request.job, *results])
+
+
+def publish_job(
+    request: Request, digests: Sequence[str], outputs: Sequence[str], logs: Sequence[str]
+) -> Frame:
+    """Have outputs put in place that lie at ``outputs`` and ``logs``.
+
+    Parameters
+    ----------
+    digests
+        Of the inputs that they were made from, in the job's order.
+    """
+    meta = {
+        "type": "publish",
+        "job": request.job_id,
+        "cwd": request.cwd,
+        "digests": digests,
+        "outputs": outputs,
+        "logs": logs,
+        "touched": request.touched,
+    }
+    return Frame(meta, [request.job])
+
+
+# -- to processes that hold a model ------------------------------------------------------------
+def load_model(device: str, model: str, params: Iterable[bytes]) -> Frame:
+    """Have a model loaded, or those of a chain.
+
+    Parameters
+    ----------
+    device
+        What the tool is told.
+    model
+        What file processes call it; of a chain: empty.
+    params
+        The pickled params of each stage.
+    """
+    return Frame({"type": "load", "device": device, "model": model}, list(params))
+
+
+def move_model(device: str, *, is_away: bool) -> Frame:
+    """Have weights moved to host memory (``is_away``), or back to a device."""
+    return Frame({"type": "move", "device": device, "away": is_away}, [])
+
+
+def run_batch(
+    batch_id: int,
+    params: bytes,
+    items: Iterable[Blob],
+    keys: Sequence[object],
+    store: StoreAddress | None,
+) -> Frame:
+    """Have a micro-batch computed.
+
+    Parameters
+    ----------
+    params
+        Pickled.
+    keys
+        For each item, under which key its result is kept across runs; None: it is not.
+    """
+    meta = {"type": "run", "batch": batch_id, "keys": keys, "store": store}
+    return Frame(meta, [params, *items])
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRequest:
+    """One short request, on its way through all models of a chain.
+
+    Attributes
+    ----------
+    requests
+        Of its stages; the first is ready, the others are guessed.
+    keys, items
+        Of the first stage's distinct items; where ``is_known``, the packed result instead.
+    order, names
+        For each of the first job's items, which distinct one it is, and what it is called.
+    by
+        What the jobs' logs say of who has computed them.
+    models
+        Of each stage: what the keys of results start with.
+    """
+
+    requests: Sequence[Request]
+    keys: Sequence[str]
+    items: Sequence[Blob]
+    is_known: Sequence[bool]
+    order: Sequence[int]
+    names: Sequence[str]
+    by: str
+    models: Sequence[tuple[str, str, str]]
+
+    def fields(self) -> dict[str, object]:
+        """Return what the frame says of it."""
+        return {
+            "cwd": self.requests[0].cwd,
+            "keys": self.keys,
+            "known": self.is_known,
+            "order": self.order,
+            "names": self.names,
+            "by": self.by,
+            "updates": self.requests[0].updates,
+            "touched": [request.touched for request in self.requests],
+            "models": self.models,
+        }
+
+
+def run_chains(
+    batch_id: int, chains: Sequence[ChainRequest], store: StoreAddress | None, staged: str
+) -> Frame:
+    """Have short requests taken through all models; ``staged`` is where outputs are staged."""
+    blobs: list[Blob] = []
+    for chain in chains:
+        blobs += [request.job for request in chain.requests]
+        blobs += chain.items
+    meta = {"type": "chain", "batch": batch_id, "chains": [chain.fields() for chain in chains]}
+    return Frame({**meta, "store": store, "staged": staged}, blobs)
