@@ -239,7 +239,9 @@ class JobTable:
     def patience_s(self, units: Iterable[Unit]) -> float:
         """Return how long the most patient of the jobs that wait for the units will wait."""
         waiting = dict.fromkeys(job_id for unit in units for job_id, _ in unit.places)
-        limits_s = (self._jobs[job_id].request.timeout_s for job_id in waiting)
+        # A job may have failed for another of its items, while a merged run still has it.
+        jobs = filter(None, map(self._jobs.get, waiting))
+        limits_s = (job.request.timeout_s for job in jobs)
         return max((limit_s or float("inf") for limit_s in limits_s), default=float("inf"))
 
     # -- results -----------------------------------------------------------
