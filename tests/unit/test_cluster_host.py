@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
 
 from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.errors import FrameError
 from snakemake_executor_gpupool.hosts.base import (
     DevicesJoined,
     DevicesLeft,
@@ -21,9 +22,25 @@ from snakemake_executor_gpupool.hosts.base import (
 )
 from snakemake_executor_gpupool.hosts.cluster import membership
 from snakemake_executor_gpupool.hosts.cluster.host import ClusterHost
+from snakemake_executor_gpupool.hosts.cluster.messages import (
+    Begin,
+    Command,
+    End,
+    Joined,
+    Message,
+    Offer,
+    ProcessGone,
+    SendFrame,
+    StartProcess,
+    StopProcess,
+    Unfit,
+    WorkerFrame,
+    pack,
+    unpack,
+)
 from snakemake_executor_gpupool.hosts.cluster.nodes import Node
 from snakemake_executor_gpupool.records.paths import RunPaths
-from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.frames import Frame, SpoolFile, encode
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 TOOL = ToolRef("tool", "/", "python")
@@ -56,8 +73,8 @@ class Local:
 class Told(Node):
     """A node that only notes what it is told."""
 
-    def tell(self, kind: str, fields: dict[str, Any], blobs: object = ()) -> None:
-        self.__dict__.setdefault("told", []).append((kind, fields))
+    def tell(self, command: Command) -> None:
+        self.__dict__.setdefault("told", []).append(unpack(pack(command)))
 
 
 @pytest.fixture
@@ -76,7 +93,7 @@ def host(tmp_path: Path) -> ClusterHost:
     return made
 
 
-def told(host: ClusterHost, node: str) -> list[tuple[str, dict[str, Any]]]:
+def told(host: ClusterHost, node: str) -> list[Any]:
     """What a node was told."""
     return host._nodes[node].__dict__.get("told", [])
 
@@ -85,8 +102,8 @@ def test_a_process_goes_where_it_is_to_be(host: ClusterHost) -> None:
     host.start("model", TOOL, (CARD.on("n1"),))
     host.start("files", TOOL, (), "n2")
     host.start("here", TOOL, (), "")
-    assert [fields["worker"] for _, fields in told(host, "n1")] == ["model"]
-    assert [fields["worker"] for _, fields in told(host, "n2")] == ["files"]
+    assert told(host, "n1") == [StartProcess("model", TOOL, ("cuda:0",))]
+    assert told(host, "n2") == [StartProcess("files", TOOL, ())]
     assert host._local.started == ["here"]  # type: ignore[attr-defined]
     host.start("no device", TOOL, ())
     assert len(told(host, "n1")) == 2, "n2 has one without a device already"
@@ -107,7 +124,7 @@ def test_whoever_reads_files_of_others_is_told_how_long_to_wait(
     for worker in ("far", "here"):
         host.send(worker, {"type": kind})
         host.send(worker, {"type": "move"})
-    far = [fields["meta"] for name, fields in told(host, "n1") if name == "send"]
+    far = [each.frame.meta for each in told(host, "n1") if isinstance(each, SendFrame)]
     here = host._local.sent  # type: ignore[attr-defined]
     assert far == here == [{"type": kind, "latency_wait_s": 7.0}, {"type": "move"}]
 
@@ -126,9 +143,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def join(host: ClusterHost, name: str, ends_in_s: float | None = None) -> None:
     """Have a node's agent say that it takes part, with a card."""
     host._launcher.joined = lambda *names: None  # type: ignore[method-assign]
-    card = {field: getattr(CARD, field) for field in ("name", "kind", "index")}
-    meta = {"ends_in_s": ends_in_s, "notes": ["its driver is old"], "devices": [card]}
-    host._joined(host._nodes[name], meta)
+    host._joined(host._nodes[name], Joined((CARD,), ends_in_s, ("its driver is old",)))
 
 
 def lose(host: ClusterHost, name: str) -> None:
@@ -163,9 +178,8 @@ def test_what_went_with_its_node_is_nobodys_fault(host: ClusterHost) -> None:  #
     assert isinstance(gone, WorkerGone) and gone.worker_id == "model"
     assert gone.blameless and not gone.expected and "no word from it" in gone.reason
     # What it sent before it was lost, and arrives only now, is nobody's answer any more.
-    late = {"worker": "model", "meta": {"type": "done"}}
     node.workers.clear()
-    host._answered(node, Frame({"type": "frame", **late}, []))
+    host._answered(node, WorkerFrame("model", Frame({"type": "done"}, [])))
     assert host.poll(0.0) == []
     host._lost(node, "again")
     assert host.poll(0.0) == [], "lost once"
@@ -198,20 +212,48 @@ def test_a_worker_elsewhere_that_broke_the_protocol_is_ended_there(host: Cluster
     host.reject("model", "it danced")
     assert not host.believes("model")
     stop = told(host, "n1")[-1]
-    assert stop[0] == "stop" and stop[1]["force"] and "it danced" in stop[1]["complaint"]
+    assert isinstance(stop, StopProcess) and stop.force and "it danced" in stop.complaint
 
 
 def test_frames_are_of_workers_that_are_there_and_an_end_is_told_once(host: ClusterHost) -> None:
     host.start("model", TOOL, (CARD.on("n1"),))
     node = host._nodes["n1"]
     for worker in ("model", "another"):
-        meta = {"worker": worker, "meta": {"type": "done"}}
-        host._answered(node, Frame({"type": "frame", **meta}, [b"12345"]))
+        host._answered(node, WorkerFrame(worker, Frame({"type": "done"}, [b"12345"])))
     (frame,) = host.poll(0.0)
     assert isinstance(frame, FrameArrived) and frame.worker_id == "model"
     assert host.carried.in_messages == 5
-    end = {"type": "gone", "worker": "model", "reason": "exit code 3", "expected": False}
-    host._answered(node, Frame(end, []))
-    host._answered(node, Frame(end, []))
+    end = ProcessGone("model", "exit code 3", is_expected=False)
+    host._answered(node, end)
+    host._answered(node, end)
     (gone,) = host.poll(0.0)
     assert isinstance(gone, WorkerGone) and not gone.blameless
+
+
+FRAME = Frame({"type": "done", "batch": 1}, [b"result", SpoolFile("/spool/x", 5)])
+CHAIN_TOOL = ToolRef("a.py:A", "/flow", "python", "/env", more=("b.py:B",), activation="enter")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Begin("/run", "id", "/flow", "/probe", "t", "cuda", 9.0, 5.0, None, {"A": "b"}),
+        StartProcess("w", CHAIN_TOOL, ("cuda:0", "cuda:1")),
+        SendFrame("w", FRAME),
+        StopProcess("w", True, "hung"),
+        End(),
+        Joined((CARD, Device("cpu:0", "cpu", 0)), 60.5, ("a note",)),
+        Unfit("no"),
+        Offer((CARD,)),
+        WorkerFrame("w", FRAME),
+        ProcessGone("w", "exit code 0", True),
+    ],
+)
+def test_messages_between_coordinator_and_agents_travel(message: Message) -> None:
+    assert unpack(pack(message)) == message
+
+
+@pytest.mark.parametrize("meta", [{"type": "odd"}, {"type": "unfit"}, {"type": "end", "why": "x"}])
+def test_what_is_no_message_is_said_to_be_none(meta: dict[str, Any]) -> None:
+    with pytest.raises(FrameError, match="no message between coordinator and agent"):
+        unpack(b"".join(encode(meta)))

@@ -36,9 +36,18 @@ from snakemake_executor_gpupool.hosts.cluster.commands import NodeProcesses
 from snakemake_executor_gpupool.hosts.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.hosts.cluster.link import LinkBroken
 from snakemake_executor_gpupool.hosts.cluster.messages import (
+    Answer,
     Begin,
+    End,
     Joined,
-    device_fields,
+    Message,
+    Offer,
+    ProcessGone,
+    SendFrame,
+    StartProcess,
+    StopProcess,
+    Unfit,
+    WorkerFrame,
     pack,
     unpack,
 )
@@ -52,8 +61,6 @@ from snakemake_executor_gpupool.hosts.cluster.node import (
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.hosts.mailbox import Mailbox
 from snakemake_executor_gpupool.records.paths import RunPaths
-from snakemake_executor_gpupool.wire.frames import Blob, Frame
-from snakemake_executor_gpupool.wire.requests import ToolRef
 
 log = logging.getLogger("gpupool.agent")
 
@@ -165,13 +172,6 @@ class Session:
         self._claims = DeviceOwnership(os.environ)
         self._claimed_s = 0.0
         self._silence_s = 60.0
-        self._handlers: dict[str, Callable[[Frame], None]] = {
-            "begin": self._begin,
-            "start": self._start,
-            "send": self._send,
-            "stop": self._stop,
-            "end": lambda frame: self._closing.set(),
-        }
         self._thread = threading.Thread(target=self._run, name="gpupool-agent", daemon=True)
         self._thread.start()
 
@@ -213,8 +213,8 @@ class Session:
         if self._host is not None:
             self._host.wake()
 
-    def _tell(self, kind: str, fields: dict[str, Any], blobs: list[Blob] | None = None) -> None:
-        self.endpoint.post(pack(kind, fields, blobs or ()))
+    def _tell(self, answer: Answer) -> None:
+        self.endpoint.post(pack(answer))
 
     # -- the thread ------------------------------------------------------------------
     def _run(self) -> None:
@@ -242,8 +242,19 @@ class Session:
             self._closing.set()
         self._ask_again()
 
-    def _obey(self, frame: Frame) -> None:
-        self._handlers[frame.type](frame)
+    def _obey(self, command: Message) -> None:
+        match command:
+            case Begin():
+                self._begin(command)
+            case StartProcess():
+                self._start(command)
+            case End():
+                self._closing.set()
+            case SendFrame(worker_id=worker_id, frame=frame) if self._host is not None:
+                self._host.send(worker_id, *frame)
+            case StopProcess(worker_id=worker_id) if self._host is not None:
+                force, complaint = command.force, command.complaint
+                self._host.stop(worker_id, force=force, complaint=complaint)
 
     def _end(self) -> None:
         self.processes.end()
@@ -253,20 +264,18 @@ class Session:
         self._claims.close()
 
     # -- what the coordinator wants ------------------------------------------------------
-    def _begin(self, frame: Frame) -> None:
-        fields = {name: value for name, value in frame.meta.items() if name != "type"}
-        begin = Begin(**fields)
+    def _begin(self, begin: Begin) -> None:
         self._silence_s = begin.silence_s
         for name, value in begin.environment.items():
             os.environ.setdefault(name, value)
         problem = why_not_shared(begin.probe, begin.token, begin.cwd, begin.latency_wait_s)
         if problem is not None:
-            self._tell("unfit", {"why": problem})
+            self._tell(Unfit(problem))
             return
         try:
             self._open(begin)
         except GpupoolError as error:
-            self._tell("unfit", {"why": str(error)})
+            self._tell(Unfit(str(error)))
 
     def _open(self, begin: Begin) -> None:
         env = device_environment(os.environ)
@@ -280,8 +289,7 @@ class Session:
         self._waiting = [device.on(node) for device in devices]
         free = self._claim(notes)
         left_s = ends_in_s(env, begin.walltime_s)
-        fields = [device_fields(device) for device in free]
-        self._tell("joined", vars(Joined(fields, cores, left_s, notes)))
+        self._tell(Joined(tuple(free), left_s, tuple(notes)))
 
     def _claim(self, notes: list[str]) -> list[Device]:
         """Lock the waiting devices that no other process holds; return those."""
@@ -303,32 +311,21 @@ class Session:
         if self._waiting and time.monotonic() - self._claimed_s > CLAIM_S:
             free = self._claim([])
             if free:
-                self._tell("offer", {"devices": [device_fields(device) for device in free]})
+                self._tell(Offer(tuple(free)))
 
-    def _start(self, frame: Frame) -> None:
+    def _start(self, start: StartProcess) -> None:
         assert self._host is not None, "start before begin"
-        devices = tuple(self._devices[name] for name in frame.meta["devices"])
-        self._host.start(frame.meta["worker"], ToolRef(**frame.meta["tool"]), devices)
-
-    def _send(self, frame: Frame) -> None:
-        if self._host is not None:
-            self._host.send(frame.meta["worker"], frame.meta["meta"], frame.blobs)
-
-    def _stop(self, frame: Frame) -> None:
-        if self._host is not None:
-            force, complaint = frame.meta["force"], frame.meta["complaint"]
-            self._host.stop(frame.meta["worker"], force=force, complaint=complaint)
+        devices = tuple(self._devices[name] for name in start.device_names)
+        self._host.start(start.worker_id, start.tool, devices)
 
     # -- what happens here -----------------------------------------------------------------
     def _on_host_event(self, event: HostEvent) -> None:
         if isinstance(event, WorkerGone):
             self._claims.take_back(event.worker_id)
-            fields = {"reason": event.reason, "expected": event.expected}
-            self._tell("gone", {"worker": event.worker_id, **fields})
+            self._tell(ProcessGone(event.worker_id, event.reason, event.expected))
             return
         assert isinstance(event, FrameArrived), "a machine's own processes are all there is"
-        frame = event.frame
-        self._tell("frame", {"worker": event.worker_id, "meta": frame.meta}, frame.blobs)
+        self._tell(WorkerFrame(event.worker_id, event.frame))
 
 
 def managed_here(

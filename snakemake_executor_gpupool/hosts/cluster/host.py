@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from snakemake_executor_gpupool.devices.demand import Demand
@@ -22,6 +21,17 @@ from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import GRACE_S, FrameArrived, HostEvent, WorkerGone
 from snakemake_executor_gpupool.hosts.cluster.membership import Membership
+from snakemake_executor_gpupool.hosts.cluster.messages import (
+    End,
+    Message,
+    Offer,
+    ProcessGone,
+    SendFrame,
+    StartProcess,
+    StopProcess,
+    Unfit,
+    WorkerFrame,
+)
 from snakemake_executor_gpupool.hosts.cluster.nodes import Node
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.messages_out import with_latency
@@ -37,27 +47,21 @@ class ClusterHost(Membership):
     """The machines of a cluster, and this one; same parameters as :class:`Membership`."""
 
     # -- messages from agents ------------------------------------------------------
-    def _answered(self, node: Node, frame: Frame) -> None:
-        meta = frame.meta
-        match frame.type:
-            case "frame":
-                inner = Frame(meta["meta"], frame.blobs)
-                if meta["worker"] in node.workers:
+    def _answered(self, node: Node, answer: Message) -> None:
+        match answer:
+            case WorkerFrame(worker_id=worker_id, frame=frame):
+                if worker_id in node.workers:
                     self.carried.add(frame.blobs)
-                    self._found.append(FrameArrived(meta["worker"], inner))
-            case "gone":
-                if node.workers.pop(meta["worker"], None) is not None:
-                    self._gone(meta)
-            case "offer":
-                self._offered(node, meta["devices"])
-            case "unfit":
-                self._refused(node, meta["why"])
-
-    def _gone(self, meta: dict[str, Any]) -> None:
-        worker_id = meta["worker"]
-        del self._where[worker_id]
-        self._complaints.pop(worker_id, None)
-        self._found.append(WorkerGone(worker_id, meta["reason"], meta["expected"]))
+                    self._found.append(FrameArrived(worker_id, frame))
+            case ProcessGone(worker_id=worker_id):
+                if node.workers.pop(worker_id, None) is not None:
+                    del self._where[worker_id]
+                    self._complaints.pop(worker_id, None)
+                    self._found.append(WorkerGone(worker_id, answer.reason, answer.is_expected))
+            case Offer(devices=devices):
+                self._offered(node, devices)
+            case Unfit(why=why):
+                self._refused(node, why)
 
     # -- as any host ----------------------------------------------------------------
     def wake(self) -> None:
@@ -107,8 +111,8 @@ class ClusterHost(Membership):
         if place is not None:
             self._where[worker_id] = place
             place.workers[worker_id] = devices
-            names = [device.local_name for device in devices]
-            place.tell("start", {"worker": worker_id, "tool": asdict(tool), "devices": names})
+            names = tuple(device.local_name for device in devices)
+            place.tell(StartProcess(worker_id, tool, names))
         elif name:
             reason = f"node {name} was lost"
             self._found.append(WorkerGone(worker_id, reason, expected=False, blameless=True))
@@ -128,7 +132,7 @@ class ClusterHost(Membership):
         if node is None:
             self._local.send(worker_id, meta, blobs)
             return
-        node.tell("send", {"worker": worker_id, "meta": dict(meta)}, blobs)
+        node.tell(SendFrame(worker_id, Frame(dict(meta), list(blobs))))
 
     def flush(self) -> None:
         """Hand queued frames to the operating system."""
@@ -140,7 +144,7 @@ class ClusterHost(Membership):
         if node is None:
             self._local.stop(worker_id, force=force, complaint=complaint)
         else:
-            node.tell("stop", {"worker": worker_id, "force": force, "complaint": complaint})
+            node.tell(StopProcess(worker_id, force, complaint))
 
     def wants(self, demand: Demand) -> None:
         """Pass on what the pool could use: pilots follow the demand."""
@@ -208,7 +212,7 @@ class ClusterHost(Membership):
         self.stop_listening()
         stuck = [f"{worker} (node {node.name})" for worker, node in self._where.items()]
         for node in self._nodes.values():
-            node.tell("end", {})
+            node.tell(End())
         self.commands.cancel()
         self._resources.close()
         return stuck + self._local.close(on_end)

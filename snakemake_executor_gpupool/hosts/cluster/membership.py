@@ -14,9 +14,8 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.hosts.base import (
@@ -31,13 +30,12 @@ from snakemake_executor_gpupool.hosts.cluster.commands import NodeCommands
 from snakemake_executor_gpupool.hosts.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.hosts.cluster.engine import Engine
 from snakemake_executor_gpupool.hosts.cluster.launch import Launcher
-from snakemake_executor_gpupool.hosts.cluster.messages import Begin, unpack
+from snakemake_executor_gpupool.hosts.cluster.messages import Begin, End, Joined, Message, unpack
 from snakemake_executor_gpupool.hosts.cluster.nodes import RETRY_S, Node
 from snakemake_executor_gpupool.hosts.cluster.options import ClusterOptions
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.hosts.mailbox import Mailbox
 from snakemake_executor_gpupool.records.paths import RunPaths
-from snakemake_executor_gpupool.wire.frames import Frame
 
 #: A node whose time ends this soon gets nothing new.
 DRAIN_S = 20.0
@@ -132,7 +130,7 @@ class Membership:
         self._nodes[name] = node
         probe = self._probe(node)
         probe.write_text(token, encoding="utf-8")
-        node.tell("begin", {**asdict(self._begin), "probe": str(probe), "token": token})
+        node.tell(replace(self._begin, probe=str(probe), token=token))
         self._engine.run(self._keep(node))
 
     def _address_of(self, name: str) -> str | None:
@@ -163,13 +161,13 @@ class Membership:
         self._post(lambda: self._lost(node, why))
 
     def _arrived(self, node: Node, data: bytes) -> None:
-        frame = unpack(data)
-        if frame.type == "joined":
-            self._engine.loop.create_task(self._verify(node, frame))
+        answer = unpack(data)
+        if isinstance(answer, Joined):
+            self._engine.loop.create_task(self._verify(node, answer))
         else:
-            self._post(lambda: self._answered(node, frame))
+            self._post(lambda: self._answered(node, answer))
 
-    async def _verify(self, node: Node, frame: Frame) -> None:
+    async def _verify(self, node: Node, joined: Joined) -> None:
         """Wait for the file that the agent wrote: a network file system may show it late."""
         answer = self._probe(node).with_suffix(f".{node.token}")
         deadline_s = time.monotonic() + self._begin.latency_wait_s
@@ -177,32 +175,32 @@ class Membership:
             await asyncio.sleep(RETRY_S)
         if answer.exists():
             answer.unlink()
-            self._post(lambda: self._joined(node, frame.meta))
+            self._post(lambda: self._joined(node, joined))
         else:
             self._post(
                 lambda: self._refused(node, f"a file that it wrote, {answer}, is not visible here")
             )
 
-    def _joined(self, node: Node, meta: dict[str, Any]) -> None:
+    def _joined(self, node: Node, joined: Joined) -> None:
         if self._nodes.get(node.name) is not node:
             return
         self._probe(node).unlink(missing_ok=True)
         node.has_joined = True
-        if meta["ends_in_s"] is not None:
-            node.ends_s = time.monotonic() + meta["ends_in_s"]
+        if joined.ends_in_s is not None:
+            node.ends_s = time.monotonic() + joined.ends_in_s
         self._launcher.joined(node.name, node.dask_name)
-        for note in meta["notes"]:
+        for note in joined.notes:
             self._say_once(f"{node.name}: {note}")
-        self._offered(node, meta["devices"])
+        self._offered(node, joined.devices)
 
-    def _offered(self, node: Node, fields: list[dict[str, Any]]) -> None:
-        devices = tuple(Device(**one).on(node.name) for one in fields)
+    def _offered(self, node: Node, offered: Iterable[Device]) -> None:
+        devices = tuple(device.on(node.name) for device in offered)
         node.devices.update({device.name: device for device in devices})
         self._found.append(DevicesJoined(devices, node.ends_s))
 
     def _refused(self, node: Node, why: str) -> None:
         self._nodes.pop(node.name, None)
-        node.tell("end", {})
+        node.tell(End())
         problem = (
             f"node {node.name} cannot take part: {why}. The workflow's directory must be on a "
             f"file system that all nodes share ({self._begin.cwd})"
@@ -232,7 +230,7 @@ class Membership:
             self._said.add(line)
             self._say(line)
 
-    def _answered(self, node: Node, frame: Frame) -> None:
+    def _answered(self, node: Node, answer: Message) -> None:
         """Handle a message of an agent about its workers."""
         raise NotImplementedError
 

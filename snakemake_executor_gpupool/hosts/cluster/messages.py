@@ -3,26 +3,26 @@
 ::
 
     coordinator → agent                            agent → coordinator
-    begin {see Begin}                              joined {see Joined} | unfit {why}
-    start {worker, tool, devices}                  frame {worker, meta} [blob...]
-    send  {worker, meta} [blob...]                 gone {worker, reason, expected}
-    stop  {worker, force, complaint}               offer {devices}
-    end
+    Begin                                          Joined | Unfit
+    StartProcess, StopProcess, SendFrame           WorkerFrame, ProcessGone
+    End                                            Offer
 
-Blobs are passed through: bytes, or the path and size of a file on the shared file system.
+Each is one class, and its fields are the frame's. A worker's frame is not looked into:
+its JSON and blobs are passed on; a blob is bytes, or the path and size of a file on the file system
+that all nodes share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
 
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.wire.frames import Blob, Decoder, Frame, encode
+from snakemake_executor_gpupool.errors import FrameError
+from snakemake_executor_gpupool.wire.frames import Decoder, Frame, encode
+from snakemake_executor_gpupool.wire.requests import ToolRef
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Begin:
     """What an agent must know of a run.
 
@@ -56,7 +56,44 @@ class Begin:
     environment: dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class StartProcess:
+    """Have a worker process started.
+
+    Attributes
+    ----------
+    device_names
+        Its devices, as the node names them.
+    """
+
+    worker_id: str
+    tool: ToolRef
+    device_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrame:
+    """Have a frame sent to a worker process."""
+
+    worker_id: str
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class StopProcess:
+    """Have a worker process ended; ``complaint``: what it has done, empty if nothing."""
+
+    worker_id: str
+    force: bool
+    complaint: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Have everything of this run on the node ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     """What a node offers.
 
@@ -70,28 +107,98 @@ class Joined:
         Lines for the user.
     """
 
-    devices: list[dict[str, Any]]
-    cores: int
+    devices: tuple[Device, ...]
     ends_in_s: float | None
-    notes: list[str]
+    notes: tuple[str, ...]
 
 
-def pack(kind: str, fields: dict[str, Any], blobs: Sequence[Blob] = ()) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A node cannot take part."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Devices that another process held when the node joined are free now."""
+
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFrame:
+    """A worker process has sent a frame."""
+
+    worker_id: str
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGone:
+    """A worker process has ended; ``is_expected``: it was told to."""
+
+    worker_id: str
+    reason: str
+    is_expected: bool
+
+
+Command = Begin | StartProcess | SendFrame | StopProcess | End
+Answer = Joined | Unfit | Offer | WorkerFrame | ProcessGone
+Message = Command | Answer
+_CLASSES: dict[str, type[Message]] = {
+    "begin": Begin,
+    "start": StartProcess,
+    "send": SendFrame,
+    "stop": StopProcess,
+    "end": End,
+    "joined": Joined,
+    "unfit": Unfit,
+    "offer": Offer,
+    "frame": WorkerFrame,
+    "gone": ProcessGone,
+}
+_KINDS = {each: kind for kind, each in _CLASSES.items()}
+
+
+def pack(message: Message) -> bytes:
     """Return a message as bytes."""
-    return b"".join(encode({**fields, "type": kind}, blobs))
+    values = {field.name: getattr(message, field.name) for field in fields(message)}
+    inner = values.pop("frame", Frame({}, []))
+    if inner.meta:
+        values["meta"] = inner.meta
+    plain = {name: _plain(value) for name, value in values.items()}
+    return b"".join(encode({**plain, "type": _KINDS[type(message)]}, inner.blobs))
 
 
-def unpack(data: bytes) -> Frame:
+def _plain(value: object) -> object:
+    """Return a value as JSON can hold it."""
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return asdict(value) if isinstance(value, ToolRef | Device) else value
+
+
+def unpack(data: bytes) -> Message:
     """Return a message.
 
     Raises
     ------
     FrameError
-        The bytes are not a message.
+        The bytes are no frame, or none of these messages.
     """
-    return next(Decoder().feed(data))
-
-
-def device_fields(device: Device) -> dict[str, Any]:
-    """Return a device as plain values."""
-    return asdict(device)
+    frame = next(Decoder().feed(data))
+    values = {name: value for name, value in frame.meta.items() if name != "type"}
+    try:
+        if "meta" in values:
+            values["frame"] = Frame(values.pop("meta"), frame.blobs)
+        if "tool" in values:
+            more = tuple(values["tool"]["more"])
+            values["tool"] = ToolRef(**{**values["tool"], "more": more})
+        if "devices" in values:
+            values["devices"] = tuple(Device(**each) for each in values["devices"])
+        for name in ("device_names", "notes"):
+            if name in values:
+                values[name] = tuple(values[name])
+        return _CLASSES[frame.type](**values)
+    except (KeyError, TypeError) as error:
+        raise FrameError(f"no message between coordinator and agent: {error!r}") from error

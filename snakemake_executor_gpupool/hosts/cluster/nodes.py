@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.hosts.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.hosts.cluster.link import LinkBroken
-from snakemake_executor_gpupool.hosts.cluster.messages import pack
-from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.hosts.cluster.messages import Command, pack
 
 #: Pause before the next attempt to reach an agent.
 RETRY_S = 0.2
@@ -64,9 +63,9 @@ class Node:
         """How many of its processes have no device."""
         return sum(not devices for devices in self.workers.values())
 
-    def tell(self, kind: str, fields: dict[str, Any], blobs: Sequence[Blob] = ()) -> None:
+    def tell(self, command: Command) -> None:
         """Send the agent a message."""
-        self.endpoint.post(pack(kind, fields, blobs))
+        self.endpoint.post(pack(command))
 
     async def until_lost(self, connect: Connect, limit_s: float) -> str:
         """Stay connected to the agent as long as possible; return why it was lost.
