@@ -251,8 +251,8 @@ MUTANTS = (
     Mutant(
         "results are written in the job's order",
         "runtime/carry_out.py",
-        'meta |= {"order": effect.order, "names"',
-        'meta |= {"order": sorted(effect.order), "names"',
+        "write_job(request, effect.order, effect.names,",
+        "write_job(request, sorted(effect.order), effect.names,",
         ("test_carry_out.py",),
     ),
     Mutant(
