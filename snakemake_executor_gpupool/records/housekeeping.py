@@ -54,7 +54,9 @@ def remove_old_runs(root: Path, current: Path, bounds: Bounds) -> list[Path]:
         runs = [run for run in list_runs(root) if _RUN_NAME.fullmatch(run.name) and _is_ours(run)]
         removable = [run for run in runs if run.name != current.name and _is_over(run)]
         excess = _excess(runs, removable, bounds)
-        kept_failure = _newest_failed(runs) if excess else None
+        # One that goes on has not failed yet: it stays, and must not take the other's place.
+        over = [run for run in runs if run.name == current.name or _is_over(run)]
+        kept_failure = _newest_failed(over) if excess else None
         for run in excess:
             if run != kept_failure and _is_over(run) and _remove(run):
                 removed.append(run)

@@ -123,3 +123,22 @@ def test_what_cannot_be_removed_ends_no_run(tmp_path: Path) -> None:
     assert runs[-1].exists()
     if os.getuid() != 0:
         runs[0].chmod(0o700)
+
+
+def test_one_that_goes_on_does_not_take_the_place_of_the_newest_failed(tmp_path: Path) -> None:
+    make(tmp_path, 0, failed=True)
+    runs = [make(tmp_path, number) for number in range(1, 5)]
+    (runs[1] / "summary.json").unlink()  # not written before its end
+    owned = OwnedDirectory(runs[1])
+    remove_old_runs(tmp_path, runs[-1], Bounds(1, 0))
+    assert names(tmp_path) == ["00", "02", "04"]
+    owned.let_go()
+
+
+@pytest.mark.parametrize("damage", ["[" * 100_000, '{"time_s": 1' + "0" * 400 + "}", "[1]", "3"])
+def test_whatever_a_run_has_left_ends_no_other(tmp_path: Path, damage: str) -> None:
+    runs = [make(tmp_path, number) for number in range(3)]
+    (runs[0] / "events.jsonl").write_text(f"{damage}\n")
+    (runs[0] / "summary.json").write_text(damage)
+    remove_old_runs(tmp_path, runs[-1], Bounds(1, 0))
+    assert runs[-1].exists()

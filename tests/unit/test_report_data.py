@@ -19,9 +19,9 @@ from snakemake_executor_gpupool.records.report.rules import (
     over_time,
     time_rows,
     typical_item_s,
-    union_s,
 )
 from snakemake_executor_gpupool.records.runs.reader import EventReader, read_run
+from snakemake_executor_gpupool.records.runs.spans import union_s
 from snakemake_executor_gpupool.records.runs.values import (
     Activity,
     BatchView,

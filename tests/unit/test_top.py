@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.frontends.commandline.main import main
 from snakemake_executor_gpupool.frontends.commandline.top import frame
 from snakemake_executor_gpupool.records.progress import ModelState, Progress
 from snakemake_executor_gpupool.records.runs.live import Snapshot, remaining, snapshot
-from snakemake_executor_gpupool.records.runs.reader import EventReader
+from snakemake_executor_gpupool.records.runs.reader import EventReader, read_run
 from snakemake_executor_gpupool.records.runs.values import RunView
 from tests.unit.run_files import EPOCH_S, events_of, leave
 from tests.unit.test_runs import WORLD
@@ -169,3 +169,48 @@ def test_progress_says_for_how_long_a_model_has_been_loading() -> None:  # R1
 
     assert line(26.0).startswith("gpupool: loading esm2 (650M) (25 s so far, 26 s last time)")
     assert line(None).startswith("gpupool: loading esm2 (650M) (25 s so far) on cuda:0")
+
+
+def test_a_plain_job_that_has_ended_was_on_its_device() -> None:  # R1
+    released = {"event": "lease_released", "job": "rule alone", "job_id": 9}
+    ended = {"event": "run_ended", "wall_s": 20.0}
+    events = [
+        *TIMED,
+        {"time_s": EPOCH_S + 18, **released},
+        {"time_s": EPOCH_S + 20, **ended},
+    ]
+    going = snapshot(view(events, 19), EPOCH_S + 20).devices[1]
+    over = snapshot(view(events), EPOCH_S + 1000).devices[1]
+    for device in (going, over):  # leased from 15 s to 18 s
+        assert (device.doing, device.busy_share) == ("free", pytest.approx(3 / 20))
+
+
+def test_workers_that_share_a_device_are_busy_together_once() -> None:
+    one = {"items": 1, "tokens": 5, "longest_tokens": 5, "jobs": [3]}
+    other = {"worker": "t.2", "devices": ["cuda:0"]}
+    events = [
+        *TIMED,
+        {"time_s": EPOCH_S + 16, "event": "worker_started", "tool": "t", "pid": 8, **other},
+        {"time_s": EPOCH_S + 17, "event": "batch_sent", "batch": 3, "worker": "t.2", **one},
+    ]
+    first = snapshot(view(events), EPOCH_S + 20).devices[0]
+    assert first.busy_share == pytest.approx(8 / 20), "from 9 s to 10 s, from 13 s on"
+
+
+def test_a_run_that_was_killed_has_no_workers_any_more(tmp_path: Path) -> None:
+    run = read_run(leave(tmp_path / "run", TIMED))
+    shot = snapshot(run, run.end_s)
+    assert shot.state == "killed"
+    assert [(d.model, d.doing, d.batch) for d in shot.devices] == [("", "free", "")] * 3
+    assert shot.devices[0].busy_share == pytest.approx(3 / 15)
+
+
+def test_jobs_that_were_not_started_are_neither_finished_nor_left() -> None:
+    submitted = [{"event": "job_submitted", "job": "j", "job_id": n} for n in range(1, 9)]
+    done = [{"event": "job_done", "job": "j", "job_id": n} for n in (1, 2, 3)]
+    withdrawn = [{"event": "job_withdrawn", "job": "j", "job_id": n} for n in (4, 5)]
+    events = [EVENTS[0], *submitted, *done, *withdrawn]
+    shot = snapshot(view([{"time_s": EPOCH_S, **event} for event in events]), EPOCH_S + 9)
+    assert shot.jobs_known == 6
+    assert shot.remaining is not None
+    assert shot.remaining.likely_s == pytest.approx(9.0), "three in 9 s, three are left"

@@ -145,3 +145,15 @@ def test_a_large_run_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(points) <= 21
     jobs = [e["args"]["jobs"] for e in found["traceEvents"] if "jobs" in e.get("args", {})]
     assert max(len(each) for each in jobs if isinstance(each, list)) == 3
+
+
+@pytest.mark.parametrize("time_s", [-1e300, -1.0, 1e14, 1e308])
+@pytest.mark.parametrize("kind", ["run_started", "worker_started", "batch_done", "run_ended"])
+def test_a_damaged_time_costs_no_memory(tmp_path: Path, kind: str, time_s: float) -> None:
+    events = events_of(world_with_everything())
+    next(event for event in events if event["event"] == kind)["time_s"] = time_s
+    if kind == "worker_started":
+        del events[0]  # the trace then begins with the first worker
+    found = written(view_of(events), tmp_path)
+    rates = [event for event in found["traceEvents"] if event["name"] == "items/s"]
+    assert 1 <= len(rates) <= 203

@@ -44,11 +44,11 @@ def leave_report(
 
     It takes about 0.2 ms for each job. Whatever goes wrong is one warning.
     """
-    # Not before there is something to report: the plugin's import is to be light.
-    from snakemake_executor_gpupool.records.report.file import report_html, write_page
-    from snakemake_executor_gpupool.records.runs.reader import read_run
-
     try:
+        # Not before there is something to report: the plugin's import is to be light.
+        from snakemake_executor_gpupool.records.report.file import report_html, write_page
+        from snakemake_executor_gpupool.records.runs.reader import read_run
+
         text = report_html(read_run(directory.resolve()), __version__)
     except Exception as error:  # of a run's end nothing may fail
         warn(f"gpupool: the run's report could not be made, which is a bug: {error!r}")

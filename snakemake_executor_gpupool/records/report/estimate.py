@@ -28,7 +28,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from snakemake_executor_gpupool.records.report.rules import union_s
+from snakemake_executor_gpupool.records.runs.spans import union_s
 from snakemake_executor_gpupool.records.runs.values import (
     Activity,
     JobState,

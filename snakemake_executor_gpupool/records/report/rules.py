@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.records.runs.costs import account_of
+from snakemake_executor_gpupool.records.runs.spans import union_s
 from snakemake_executor_gpupool.records.runs.values import (
     BatchView,
     JobState,
@@ -238,13 +239,3 @@ def time_rows(run: RunView) -> list[dict[str, Any]]:
         empty_s = max(round(run.wall_s - sum(row.values()), 6), 0.0)
         rows.append({"name": name, **row, "empty": empty_s})
     return rows
-
-
-def union_s(spans: Iterable[tuple[float, float]]) -> float:
-    """Return the seconds that spans of time cover together."""
-    covered_s, reached_s = 0.0, float("-inf")
-    for from_s, to_s in sorted(spans):
-        if to_s > reached_s:
-            covered_s += to_s - max(from_s, reached_s)
-            reached_s = to_s
-    return covered_s

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 Event = Mapping[str, Any]
+#: No run takes as many seconds, or has as many items; a damaged line may say anything.
+LIMIT = 1e15
 
 
 def number(value: Any) -> float:
-    """Return a finite number.
+    """Return a finite number that is no larger than a run can have.
 
     Raises
     ------
@@ -18,20 +19,34 @@ def number(value: Any) -> float:
         It is none.
     """
     read = float(value)
-    if not math.isfinite(read):
-        raise ValueError(f"{value} is not finite")
+    if not abs(read) < LIMIT:  # nor is NaN
+        raise ValueError("no number that a run can have")
+    return read
+
+
+def count(value: Any) -> int:
+    """Return how many of something there are.
+
+    Raises
+    ------
+    ValueError, TypeError
+        It is no such number.
+    """
+    read = int(value)
+    if not 0 <= read < LIMIT:
+        raise ValueError("no number of something")
     return read
 
 
 def number_or_none(value: Any) -> float | None:
     """Return a finite number, or None if it is anything else."""
-    is_number = type(value) in (int, float) and math.isfinite(value)
+    is_number = type(value) in (int, float) and abs(value) < LIMIT
     return float(value) if is_number else None
 
 
 def whole_or_none(value: Any) -> int | None:
     """Return a whole number, or None if it is anything else."""
-    return value if type(value) is int else None
+    return value if type(value) is int and abs(value) < LIMIT else None
 
 
 def names(value: Iterable[Any] | None) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.records.owned import Holder, holder_of
+from snakemake_executor_gpupool.records.runs.fields import number
 
 #: Where runs of Snakemake leave their files, from a workflow's directory.
 ROOT = Path(".snakemake", "gpupool")
@@ -74,8 +75,8 @@ def _started_s(directory: Path) -> float:
     """When a run was started, by the first line of its events; else by its directory."""
     try:
         with (directory / EVENTS).open("rb") as file:
-            return float(json.loads(file.readline(1 << 20))["time_s"])
-    except (OSError, ValueError, KeyError, TypeError):
+            return number(json.loads(file.readline(1 << 20))["time_s"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         try:
             return directory.stat().st_mtime
         except OSError:

@@ -6,6 +6,7 @@ import re
 
 from snakemake_executor_gpupool.records.runs.fields import (
     Event,
+    count,
     names,
     number,
     number_or_none,
@@ -35,15 +36,15 @@ class JobEvents:
         rule, wildcards = named(event, title)
         job = JobView(job_id, title, rule, wildcards, submitted_at_s=now_s)
         job.tool = str(event.get("tool", ""))
-        job.attempt = int(event.get("attempt", 1))
-        job.threads = int(event.get("threads", 1))
+        job.attempt = count(event.get("attempt", 1))
+        job.threads = count(event.get("threads", 1))
         job.limit_s = number_or_none(event.get("limit_s"))
         take_files(job, event)
         self.run.jobs[job_id] = job
 
     def _on_job_read(self, event: Event, now_s: float) -> None:
         job = self.run.jobs[event["job_id"]]
-        job.items, job.model = int(event["items"]), str(event["model"])
+        job.items, job.model = count(event["items"]), str(event["model"])
 
     def _on_job_done(self, event: Event, now_s: float) -> None:
         self._job_over(event, now_s, JobState.DONE)
@@ -57,9 +58,9 @@ class JobEvents:
         job.state, job.done_at_s = state, now_s
         if "items" not in event:
             return
-        job.items = int(event["items"])
-        job.duplicates = int(event.get("duplicates", 0))
-        job.reused = int(event.get("reused", 0))
+        job.items = count(event["items"])
+        job.duplicates = count(event.get("duplicates", 0))
+        job.reused = count(event.get("reused", 0))
         job.worked_s = number(event["worked_s"])
         job.cost = Cost(
             device_s=number(event["device_s"]),

@@ -10,12 +10,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from snakemake_executor_gpupool.records.runs.spans import union_s
 from snakemake_executor_gpupool.records.runs.values import (
     Activity,
     BatchView,
     JobState,
-    LeaseView,
     Mark,
+    RunState,
     RunView,
     WorkerView,
 )
@@ -111,8 +112,8 @@ def snapshot(run: RunView, now_s: float) -> Snapshot:
     from_s = max(now_s - WINDOW_S, started_s)
     window_s = max(now_s - from_s, 1e-3)
     recent = list(_finished_since(run, from_s))
-    finished_s = sorted(job.done_at_s for job in run.jobs.values() if job.done_at_s is not None)
-    known = sum(job.state is not JobState.WITHDRAWN for job in run.jobs.values())
+    wanted = [job for job in run.jobs.values() if job.state is not JobState.WITHDRAWN]
+    finished_s = sorted(job.done_at_s for job in wanted if job.done_at_s is not None)
     return Snapshot(
         run=run.run_id,
         state=run.state.value,
@@ -122,10 +123,10 @@ def snapshot(run: RunView, now_s: float) -> Snapshot:
         devices=tuple(_devices(run, from_s, now_s)),
         rules=tuple(_rules(run)),
         jobs_done=sum(job.state is JobState.DONE for job in run.jobs.values()),
-        jobs_known=known,
+        jobs_known=len(wanted),
         items_per_s=sum(batch.items for batch in recent) / window_s,
         tokens_per_s=sum(batch.tokens for batch in recent) / window_s,
-        remaining=remaining(finished_s, known, started_s, now_s),
+        remaining=remaining(finished_s, len(wanted), started_s, now_s),
         events=tuple(_events(run, now_s)),
         notes=tuple(run.notes),
     )
@@ -181,7 +182,9 @@ def _finished_since(run: RunView, from_s: float) -> Iterator[BatchView]:
 
 # -- devices -------------------------------------------------------------------------
 def _devices(run: RunView, from_s: float, now_s: float) -> Iterator[DeviceNow]:
-    alive = [worker for worker in run.workers.values() if worker.ended_at_s is None]
+    # The workers of a run that was killed are gone with it, though nobody wrote that down.
+    goes_on = run.state not in (RunState.KILLED, RunState.ENDED)
+    alive = [w for w in run.workers.values() if w.ended_at_s is None and goes_on]
     plain = [lease for lease in run.leases.values() if lease.state is JobState.RUNNING]
     for device in run.devices.values():
         workers = [worker for worker in alive if device.name in worker.devices]
@@ -194,7 +197,7 @@ def _devices(run: RunView, from_s: float, now_s: float) -> Iterator[DeviceNow]:
             card=device.model,
             model=", ".join(dict.fromkeys(worker.model or worker.tool for worker in workers)),
             doing="; ".join(parts) or "free",
-            busy_share=_busy_share(run, device.name, from_s, now_s, leases),
+            busy_share=_busy_share(run, device.name, from_s, now_s),
             memory_mib=sum(held) if held else None,
             memory_total_mib=device.memory_mib,
             batch="; ".join(filter(None, (_batch(run, worker) for worker in workers))),
@@ -230,24 +233,25 @@ def _batch(run: RunView, worker: WorkerView) -> str:
     return f"{batch.items} items of {jobs} {'job' if jobs == 1 else 'jobs'}"
 
 
-def _busy_share(
-    run: RunView, device: str, from_s: float, now_s: float, leases: list[LeaseView]
-) -> float:
+def _busy_share(run: RunView, device: str, from_s: float, now_s: float) -> float:
     """Return the share of the window in which a device computed, or was leased."""
-    busy_s = 0.0
+    busy: list[tuple[float, float]] = []
     for worker in run.workers.values():
         is_over = worker.ended_at_s is not None and worker.ended_at_s < from_s
         if is_over or device not in worker.devices:
             continue
         if worker.open_span is not None and worker.open_span.activity is Activity.BATCH:
-            busy_s += max(now_s - max(worker.open_span.from_s, from_s), 0.0)
+            busy.append((worker.open_span.from_s, now_s))
         for span in reversed(worker.spans):
             if span.to_s is not None and span.to_s < from_s:
                 break
             if span.activity is Activity.BATCH:
-                busy_s += max((span.to_s or now_s) - max(span.from_s, from_s), 0.0)
-    for lease in leases:
-        busy_s += now_s - max(lease.granted_at_s or now_s, from_s)
+                busy.append((span.from_s, span.to_s or now_s))
+    for lease in run.leases.values():
+        if lease.granted_at_s is not None and device in lease.devices:
+            busy.append((lease.granted_at_s, lease.released_at_s or now_s))
+    inside = [(max(a_s, from_s), min(b_s, now_s)) for a_s, b_s in busy]
+    busy_s = union_s(each for each in inside if each[0] < each[1])
     return min(busy_s / max(now_s - from_s, 1e-3), 1.0)
 
 

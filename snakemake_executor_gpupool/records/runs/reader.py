@@ -213,6 +213,6 @@ def read_summary(path: Path) -> dict[str, Any] | None:
     """Return a run's summary; None if there is none, or it is damaged."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return summary if isinstance(summary, dict) else None

@@ -236,11 +236,13 @@ class _Trace:
 
     def _rates(self) -> list[tuple[float, float]]:
         """Return items a second in equal parts of the run, at least a second each."""
-        part_s = max(self._run.wall_s / 200, 1.0)
+        part_s = max((self._run.end_s - self._start_s) / 200, 1.0)
         items: dict[int, int] = defaultdict(int)
         for batch in self._run.batches.values():
             if batch.ended_at_s is not None and not batch.is_lost:
-                items[max(int((batch.ended_at_s - self._start_s) // part_s), 0)] += batch.items
+                # A damaged line may say anything: what is after the end is in the last part.
+                end_s = min(batch.ended_at_s, self._run.end_s)
+                items[max(int((end_s - self._start_s) // part_s), 0)] += batch.items
         last = max(items, default=-1) + 1
         return [(self._start_s + n * part_s, items.get(n, 0) / part_s) for n in range(last + 1)]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.records.runs.fields import (
     Event,
+    count,
     names,
     number,
     number_or_none,
@@ -188,10 +189,10 @@ class WorkerEvents:
             worker.worker_id,
             now_s,
             now_s,
-            items=int(event["items"]),
-            tokens=int(event["tokens"]),
+            items=count(event["items"]),
+            tokens=count(event["tokens"]),
             padded_tokens=whole_or_none(event.get("padded_tokens")),
-            longest_tokens=int(event["longest_tokens"]),
+            longest_tokens=count(event["longest_tokens"]),
             jobs=dict.fromkeys(map(int, event.get("jobs", ()))),
         )
         self.run.batches[batch_id] = batch
@@ -225,7 +226,7 @@ class WorkerEvents:
         batch.overhead_s = {str(cause): number(each) for cause, each in overhead_s.items()}
         batch.peak_mib = whole_or_none(event.get("peak_mib"))
         batch.energy_j = number_or_none(event.get("energy_j"))
-        batch.failed_items = int(event.get("failed", 0))
+        batch.failed_items = count(event.get("failed", 0))
 
     def _next_batch(self, worker: WorkerView, batch: BatchView, now_s: float) -> None:
         """A worker is through with a batch: it has begun the one that it was sent meanwhile."""
