@@ -266,10 +266,21 @@ class JobTable:
         for job_id, device_s in work.charged.items():
             self._jobs[job_id].cost.add(work, device_s)
 
+    def worked(self, work: Work, devices: int) -> None:
+        """Book the time of a micro-batch as that of the jobs that are charged for it.
+
+        To be called before these are handed its results: whose items fail has ended then.
+        """
+        for job_id, device_s in work.charged.items():
+            self._jobs[job_id].seconds += device_s / devices
+
     def unit_done(
         self, unit: Unit, result: Blob, seconds: float, worker_id: str, node: str = ""
     ) -> None:
-        """Hand a unit's result to every place that waits for it; ``node``: of a cluster."""
+        """Hand a unit's result to every place that waits for it.
+
+        ``seconds`` are what it took, as far as nobody was charged for it; ``node``: of a cluster.
+        """
         places, unit.places = unit.places, []
         self._ledger.finish(unit, result, None)
         for job_id, _ in places:

@@ -252,3 +252,25 @@ def test_jobs_that_were_merged_count_their_items() -> None:
     assert sum(event["items"] for event in ended) == ledger.items == 12
     duplicates = sum(event.get("duplicates", 0) for event in ended)
     assert duplicates == ledger.items - ledger.unique == 4
+
+
+def test_what_a_job_worked_holds_its_items_that_failed_and_those_beside_them() -> None:
+    """On one device the job's share of the time is its share of the device seconds."""
+    world = World(gpus=1, budget_tokens=100, bad={"bad"})
+    world.submit(1, [FakeItem("bad", cost=2.0), FakeItem("a", cost=4.0)])
+    world.submit(2, [FakeItem("a", cost=4.0), FakeItem("b", cost=3.0)])
+    world.run()
+    (failed,), (done,) = world.notes("job_failed"), world.notes("job_done")
+    assert (failed["device_s"], done["device_s"]) == (4.0, 5.0)
+    files_s = done["worked_s"] - done["device_s"]
+    assert failed["worked_s"] == pytest.approx(4.0 + files_s, abs=0.1)
+    assert files_s < 1.0
+
+
+def test_on_two_devices_a_job_worked_half_of_its_device_seconds() -> None:
+    world = World(gpus=2)
+    world.submit(1, [FakeItem("a", cost=3.0)], devices=DeviceSpec("cuda", 2))
+    world.run()
+    (done,) = world.notes("job_done")
+    assert done["worked_s"] == pytest.approx(done["device_s"] / 2, abs=1.0)
+    assert done["device_s"] == 6.0

@@ -140,6 +140,7 @@ class Batching:
         work = work_of(worker, message.seconds, message.peak_mib, energy_j)
         again = tried_again(worker, message)
         self._charging.batch_done(worker, batch, message, again, work)
+        self._jobs.worked(work, len(worker.devices))
         if message.out_of_memory:
             model.shrink_budget(batch)
             self._outbox.note("out_of_memory", worker=worker.worker_id, budget=model.budget_tokens)
@@ -166,7 +167,6 @@ class Batching:
         self, worker: ModelWorker, batch: Batch, message: BatchDone, again: Collection[int]
     ) -> None:
         model, results, node = worker.model, iter(message.results), worker.node
-        seconds, total = message.seconds, batch.cost or len(batch.units)
         for position, unit in enumerate(batch.units):
             self._suspicion.cleared(unit)
             if position in again:
@@ -177,8 +177,7 @@ class Batching:
                 error = oversize_error(error, worker)
             model.items_done += 1
             if error is None:
-                share_s = seconds * (unit.cost if batch.cost else 1.0) / total
-                self._jobs.unit_done(unit, next(results), share_s, worker.worker_id, node)
+                self._jobs.unit_done(unit, next(results), 0.0, worker.worker_id, node)
             else:
                 where = blamed(model, error) if error.is_of_contract else ""
                 self._jobs.unit_failed(unit, error, where)
