@@ -74,6 +74,7 @@ def test_shares_and_overheads_are_all_device_time_whatever_fails(plan: dict[str,
 
 
 @settings(max_examples=40, deadline=None)
+@example(218340, 0, True)  # a job fails while the dispatch that began with it goes on
 @given(st.integers(0, 10**6), st.integers(0, 4), st.booleans())
 @example(65753, 0, True)  # a job fails for a shared item while its merged run is in flight
 def test_merged_runs_keep_the_account_whatever_fails(seed: int, kills: int, odd: bool) -> None:
