@@ -3,10 +3,17 @@
 import os
 import subprocess
 
+import hypothesis
 import pytest
 
 # What one test measured must not change what another one plans.
 os.environ["GPUPOOL_PROFILE"] = "off"
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "gpupool", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("gpupool")
 
 
 @pytest.fixture

@@ -75,7 +75,10 @@ class TestAccepts:
             Record("prot\u00e9ine", "MK")
         ]
 
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+    @settings(
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        max_examples=50,
+    )
     @given(data=st.data())
     def test_what_was_written_is_read(self, fasta, data):
         names = data.draw(st.lists(st.from_regex(r"\A[!-~]{1,8}\Z"), min_size=1, unique=True))

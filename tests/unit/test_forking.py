@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,6 +16,8 @@ from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
 
+#: A child that has said nothing by then says where it is, and ends.
+STUCK_S = 30.0
 CARDS = simulated_devices({"GPUPOOL_SIMULATE": "2"})
 
 
@@ -28,20 +32,23 @@ def forked(act: Callable[[], str] = lambda: "", fork: Callable[[], int] = os.for
     told, tell = os.pipe()
     child = fork()
     if child == 0:
+        # A child of a process with threads may find a lock held by one that it does not have.
+        faulthandler.dump_traceback_later(STUCK_S, exit=True, file=sys.__stderr__)
         try:
             text = act()
         except BaseException as error:
             text = repr(error)
+        faulthandler.cancel_dump_traceback_later()
         os.write(tell, f"{text}\n".encode())
         signal.pause()
         os._exit(0)
+    os.close(tell)
     try:
         yield os.read(told, 10_000).decode().strip()
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(told)
-        os.close(tell)
 
 
 @pytest.fixture

@@ -62,7 +62,9 @@ def test_one_file_is_read_again(tmp_path: Path, name: str, count: int) -> None:
         assert np.abs([atom.b_iso for atom in atoms] - expected.plddt).max() < 6e-3
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(ids=st.lists(st.from_regex(r"\A\S{1,12}\Z"), min_size=1, max_size=3, unique=True))
 def test_a_cif_file_says_which_model_is_which(tmp_path: Path, ids: list[str]) -> None:
     target = str(tmp_path / "s.cif")

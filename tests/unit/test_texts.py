@@ -58,7 +58,10 @@ class TestTsv:
         assert read(text, id_column="id") == [("a", value), ("b", "next")]
         assert read(text) == [("1", value), ("2", "next")]
 
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        deadline=None,
+    )
     @given(
         texts=st.lists(
             st.text(alphabet="ab \"'\t\n,\u00e9", min_size=1).filter(str.strip), min_size=1
