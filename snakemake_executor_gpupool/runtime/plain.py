@@ -19,7 +19,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.scheduling.effects import Effect
-from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
@@ -174,7 +174,7 @@ def describe(effect: Effect) -> dict[str, Any]:
 def _told(value: Any) -> Any:  # noqa: PLR0911 - one line a kind
     if isinstance(value, (Request, ToolRef, Device)):
         return _reference(value)
-    if isinstance(value, Unit):
+    if isinstance(value, WorkItem):
         return _unit(value)
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
@@ -197,7 +197,7 @@ def _reference(value: Request | ToolRef | Device) -> str:
     return value.name if isinstance(value, Device) else str(value)
 
 
-def _unit(unit: Unit) -> dict[str, Any]:
+def _unit(unit: WorkItem) -> dict[str, Any]:
     told = {"name": unit.name, "tokens": unit.tokens, "payload": _blob(unit.payload)}
     told["arrival"] = unit.order[2]
     parts = getattr(unit, "parts", None)  # of a merged request: what it goes through with

@@ -45,7 +45,7 @@ class _Record:
     last_alone_s: float = float("-inf")
 
 
-class Suspicion:
+class BlameTracker:
     """Who was there when processes died, and who has come through since.
 
     A suspect is any hashable object that stands for itself.
@@ -85,7 +85,7 @@ class Suspicion:
             self._strays_s.append(now_s)
             death.doubts = 0
 
-    def cleared(self, suspect: object) -> None:
+    def exonerate(self, suspect: object) -> None:
         """A suspect has come through: it was innocent of every death so far."""
         if not self._records:
             return

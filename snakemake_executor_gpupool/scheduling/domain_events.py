@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Effect as AllocatorEffect
-from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 
@@ -50,7 +50,7 @@ class ModelRefused:
 class MergeEnded:
     """A merged run is neither waiting nor in flight any more, and may be unfinished."""
 
-    unit: Unit
+    unit: WorkItem
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
-from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
@@ -109,7 +109,7 @@ class RunBatch:
     worker_id: str
     batch_id: int
     params: bytes
-    units: list[Unit]
+    units: list[WorkItem]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorker
-from snakemake_executor_gpupool.scheduling.jobs import Phase
+from snakemake_executor_gpupool.scheduling.jobs import JobPhase
 from snakemake_executor_gpupool.scheduling.merging.run import merged_of
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.model import Batch, ModelWorker, Stage
@@ -55,10 +55,10 @@ _SAID_IN: dict[type[Message], Stage] = {
     MoveFailed: Stage.MOVING,
 }
 #: What a file process may say of the job that it is at, by what it was asked to do with it.
-_SAID_OF: dict[Phase, tuple[type[Message], ...]] = {
-    Phase.READING: (RemarkMade, ItemsRead, ReadFailed),
-    Phase.WRITING: (Written, WriteFailed),
-    Phase.PUBLISHING: (Published, Unpublished),
+_SAID_OF: dict[JobPhase, tuple[type[Message], ...]] = {
+    JobPhase.READING: (RemarkMade, ItemsRead, ReadFailed),
+    JobPhase.WRITING: (Written, WriteFailed),
+    JobPhase.PUBLISHING: (Published, Unpublished),
 }
 #: What a file of the spool may be called.
 _FILE_NAME = re.compile(r"\w[\w.-]{0,200}", re.ASCII)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.effects import Outbox
-from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
+from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable
 from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.notes import note_read
-from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.messages import ItemsRead
@@ -23,7 +23,7 @@ class Intake:
     def __init__(
         self,
         jobs: JobTable,
-        ledger: Ledger,
+        ledger: ResultLedger,
         dispatch: Dispatch,
         merges: MergedRuns,
         outbox: Outbox,
@@ -35,7 +35,7 @@ class Intake:
         self._outbox = outbox
         self._arrivals = 0
 
-    def take(self, job: JobState, tool: ToolState, message: ItemsRead, now_s: float) -> None:
+    def take(self, job: JobState, tool: FileWorkerPool, message: ItemsRead, now_s: float) -> None:
         """Take in some items of a job, or all: what must be computed waits for its model."""
         try:
             model = self._dispatch.models.of_request(job.request, tool, message.model)
@@ -65,7 +65,7 @@ class Intake:
                 self._merges.saved(job)
             self._jobs.read_complete(job)
 
-    def _units(self, job: JobState, tool: ToolState, message: ItemsRead) -> Iterator[Unit]:
+    def _units(self, job: JobState, tool: FileWorkerPool, message: ItemsRead) -> Iterator[WorkItem]:
         """Return a unit for each item, with its result where an earlier run had left that."""
         assert tool.info is not None
         is_deterministic, group = tool.info.deterministic, message.model.group
@@ -75,7 +75,7 @@ class Intake:
         for position, (key, cost, tokens, name, payload) in enumerate(zip(*columns, strict=True)):
             self._arrivals += 1
             is_kept = position in message.kept
-            yield Unit(
+            yield WorkItem(
                 key=result_key(*head, key) if is_deterministic else None,
                 group=group,
                 cost=cost,

@@ -11,7 +11,7 @@ from snakemake_executor_gpupool.scheduling.effects import Outbox, Report
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.models.cost_shares import UNCLAIMED, JobCost, Work
-from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob
@@ -21,7 +21,7 @@ from snakemake_executor_gpupool.wire.requests import JobReport, Request
 NOT_STARTED = "not started, since another job has failed and --keep-going is not set"
 
 
-class Phase(enum.Enum):
+class JobPhase(enum.Enum):
     """Where a job stands."""
 
     WAITING = "waiting"
@@ -55,8 +55,8 @@ class JobState:
     """
 
     request: Request
-    phase: Phase = Phase.WAITING
-    units: list[Unit] = field(default_factory=list)
+    phase: JobPhase = JobPhase.WAITING
+    units: list[WorkItem] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     missing: int = 0
     all_read: bool = False
@@ -127,7 +127,7 @@ class JobState:
     @property
     def has_begun(self) -> bool:
         """Whether it is to be finished even if nothing new is started."""
-        is_ending = self.phase in (Phase.WRITING, Phase.PUBLISHING)
+        is_ending = self.phase in (JobPhase.WRITING, JobPhase.PUBLISHING)
         return is_ending or self.is_handed_out or self.request.goes_on or self.wants_results
 
     @property
@@ -145,12 +145,12 @@ class JobTable:
         Gets ``JobComputed`` when a job's last result is there.
     """
 
-    def __init__(self, ledger: Ledger, outbox: Outbox, events: DomainEvents) -> None:
+    def __init__(self, ledger: ResultLedger, outbox: Outbox, events: DomainEvents) -> None:
         self._ledger = ledger
         self._outbox = outbox
         self._events = events
         self._jobs: dict[int, JobState] = {}
-        self._lent: dict[int, list[Unit]] = {}
+        self._lent: dict[int, list[WorkItem]] = {}
         self.served = 0
         self.failed = 0
         self.withdrawn = 0
@@ -171,13 +171,13 @@ class JobTable:
         """Return the numbers of all jobs in flight."""
         return list(self._jobs)
 
-    def soonest_done(self, waiting: Collection[Unit]) -> list[Unit]:
+    def soonest_done(self, waiting: Collection[WorkItem]) -> list[WorkItem]:
         """Return what the job lacks that is completed with the least work; all of it waits.
 
         Empty if there is no such job. Higher priority goes first.
         """
         best: tuple[int, float, int] | None = None
-        units: list[Unit] = []
+        units: list[WorkItem] = []
         for job_id, job in self._jobs.items():
             undone = (unit for unit in job.units if not unit.is_done)
             lacking = list(dict.fromkeys(undone)) if job.all_read else []
@@ -195,7 +195,7 @@ class JobTable:
         return job
 
     # -- items -------------------------------------------------------------
-    def place(self, job: JobState, unit: Unit) -> Unit | None:
+    def place(self, job: JobState, unit: WorkItem) -> WorkItem | None:
         """Add the next item of a job; return its unit if it has to be computed."""
         placed, is_new = self._ledger.place(unit, job.request.job_id, len(job.units))
         if placed is not unit:
@@ -209,7 +209,7 @@ class JobTable:
             job.missing += 1
         return placed if is_new else None
 
-    def handed_out(self, units: Iterable[Unit]) -> None:
+    def handed_out(self, units: Iterable[WorkItem]) -> None:
         """A worker is given units: the jobs that first asked for them have begun."""
         for unit in units:
             job = self._jobs.get(unit.places[0][0]) if unit.places else None
@@ -232,11 +232,11 @@ class JobTable:
 
     def go_on(self, job: JobState) -> None:
         """Have a job's items computed each by itself; its outputs follow."""
-        job.phase = Phase.COMPUTING
+        job.phase = JobPhase.COMPUTING
         if job.is_computed:
             self._events.append(JobComputed(job.request.job_id))
 
-    def patience_s(self, units: Iterable[Unit]) -> float:
+    def patience_s(self, units: Iterable[WorkItem]) -> float:
         """Return how long the most patient of the jobs that wait for the units will wait."""
         waiting = dict.fromkeys(job_id for unit in units for job_id, _ in unit.places)
         # A job may have failed for another of its items, while a merged run still has it.
@@ -245,7 +245,7 @@ class JobTable:
         return max((limit_s or float("inf") for limit_s in limits_s), default=float("inf"))
 
     # -- results -----------------------------------------------------------
-    def charge(self, units: Iterable[Unit], shares_s: Iterable[float], work: Work) -> None:
+    def charge(self, units: Iterable[WorkItem], shares_s: Iterable[float], work: Work) -> None:
         """Divide the device seconds of computed units among the places that wait for them.
 
         To be called before these are handed their results.
@@ -275,7 +275,7 @@ class JobTable:
             self._jobs[job_id].seconds += device_s / devices
 
     def unit_done(
-        self, unit: Unit, result: Blob, seconds: float, worker_id: str, node: str = ""
+        self, unit: WorkItem, result: Blob, seconds: float, worker_id: str, node: str = ""
     ) -> None:
         """Hand a unit's result to every place that waits for it.
 
@@ -293,10 +293,10 @@ class JobTable:
             if node:
                 job.cost_on = job.cost_on or {}
                 job.cost_on[node] = job.cost_on.get(node, 0.0) + unit.cost
-            if not job.missing and job.is_computed and job.phase is Phase.COMPUTING:
+            if not job.missing and job.is_computed and job.phase is JobPhase.COMPUTING:
                 self._events.append(JobComputed(job.request.job_id))
 
-    def unit_failed(self, unit: Unit, error: WorkerError, where: str = "") -> None:
+    def unit_failed(self, unit: WorkItem, error: WorkerError, where: str = "") -> None:
         """Fail every job that waits for the unit, and no other.
 
         ``where`` says what failed, if it is not the item.
@@ -337,7 +337,7 @@ class JobTable:
         """Whoever called for results has read them."""
         self._release(self._lent.pop(job_id, []))
 
-    def _release(self, units: list[Unit]) -> None:
+    def _release(self, units: list[WorkItem]) -> None:
         for unit in units:
             self._ledger.release(unit)
 

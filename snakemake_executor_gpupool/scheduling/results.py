@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 
 
 @dataclass(eq=False, slots=True)
-class Unit:
+class WorkItem:
     """One item to be computed once.
 
     Attributes
@@ -64,7 +64,7 @@ def blob_size(blob: Blob | None) -> int:
     return blob.size_bytes if isinstance(blob, SpoolFile) else len(blob)
 
 
-class Ledger:
+class ResultLedger:
     """Finds the unit of each item, and keeps recent results.
 
     Parameters
@@ -76,8 +76,8 @@ class Ledger:
     def __init__(self, keep_bytes: int = 512 * 1024**2) -> None:
         self._keep_bytes = keep_bytes
         self._kept_bytes = 0
-        self._units: dict[Hashable, Unit] = {}
-        self._kept: OrderedDict[Hashable, Unit] = OrderedDict()
+        self._units: dict[Hashable, WorkItem] = {}
+        self._kept: OrderedDict[Hashable, WorkItem] = OrderedDict()
         #: Blobs that nobody needs any longer; the run loop removes their files.
         self.discarded: list[Blob] = []
         self.items = 0
@@ -90,7 +90,7 @@ class Ledger:
         #: Results that chains computed beforehand, and how many of these a job has asked for.
         self.guesses = self.claimed = 0
 
-    def place(self, unit: Unit, job_id: int, position: int) -> tuple[Unit, bool]:
+    def place(self, unit: WorkItem, job_id: int, position: int) -> tuple[WorkItem, bool]:
         """Return the unit that answers an item, and whether it is a new computation.
 
         Parameters
@@ -119,7 +119,7 @@ class Ledger:
         known.holders += 1
         return known, known is unit and unit.result is None
 
-    def finish(self, unit: Unit, result: Blob | None, error: WorkerError | None) -> None:
+    def finish(self, unit: WorkItem, result: Blob | None, error: WorkerError | None) -> None:
         """Record how a unit ended. A failed one is forgotten: a retry computes it again."""
         unit.result, unit.error = result, error
         self._discard(unit.payload)
@@ -137,7 +137,7 @@ class Ledger:
             self._discard(result)
             return
         self.guesses += 1
-        unit = Unit(key, "", 0.0, 0, b"", "", (0, 0, 0), result=result, is_guess=True)
+        unit = WorkItem(key, "", 0.0, 0, b"", "", (0, 0, 0), result=result, is_guess=True)
         self._units[key] = unit
         self._keep(unit)
 
@@ -147,20 +147,20 @@ class Ledger:
         for unit in filter(None, map(self._units.get, keys)):
             self._asked_for(unit)
 
-    def _asked_for(self, unit: Unit) -> None:
+    def _asked_for(self, unit: WorkItem) -> None:
         if unit.is_guess:
             unit.is_guess = False
             self.claimed += 1
             self.unique += 1
             self.computed += 1
 
-    def release(self, unit: Unit) -> None:
+    def release(self, unit: WorkItem) -> None:
         """One place no longer needs the unit's result."""
         unit.holders -= 1
         if unit.holders == 0 and unit.result is not None:
             self._keep(unit)
 
-    def abandon(self, unit: Unit) -> None:
+    def abandon(self, unit: WorkItem) -> None:
         """Forget a unit that will never be computed, since nobody waits for it."""
         if not unit.is_done:
             self._units.pop(unit.key, None)
@@ -171,7 +171,7 @@ class Ledger:
         for blob in blobs:
             self._discard(blob)
 
-    def _keep(self, unit: Unit) -> None:
+    def _keep(self, unit: WorkItem) -> None:
         if unit.key is None:
             self._discard(unit.result)
             return

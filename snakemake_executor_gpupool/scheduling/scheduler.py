@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
 from snakemake_executor_gpupool.scheduling.domain_events import (
     DomainEvents,
@@ -24,7 +24,7 @@ from snakemake_executor_gpupool.scheduling.domain_events import (
     WorkerStarted,
 )
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Remark, StoreTrouble
-from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
+from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.scheduling.intake import Intake
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest, Leases
@@ -34,7 +34,7 @@ from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, Disp
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.notes import note_imported, note_submitted
-from snakemake_executor_gpupool.scheduling.results import Ledger
+from snakemake_executor_gpupool.scheduling.results import ResultLedger
 from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 from snakemake_executor_gpupool.wire.messages import ItemsRead, ToolImported
@@ -68,11 +68,11 @@ class Scheduler:
         figures: Mapping[str, Figures] | None = None,
     ) -> None:
         self.outbox = Outbox()
-        self.ledger = Ledger()
+        self.ledger = ResultLedger()
         self._events = DomainEvents()
         self.jobs = JobTable(self.ledger, self.outbox, self._events)
-        suspicion = Suspicion()
-        self.filing = Filing(self.jobs, self.outbox, suspicion, allocator, file_workers)
+        suspicion = BlameTracker()
+        self.filing = FileScheduler(self.jobs, self.outbox, suspicion, allocator, file_workers)
         devices = DeviceRequests(allocator)
         self.dispatch = Dispatch(
             allocator,

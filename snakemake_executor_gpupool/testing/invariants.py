@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.requests import Phase as HolderPhase
-from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
-from snakemake_executor_gpupool.scheduling.jobs import JobState, Phase
+from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
+from snakemake_executor_gpupool.scheduling.jobs import JobPhase, JobState
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
-from snakemake_executor_gpupool.scheduling.results import Unit, blob_size
+from snakemake_executor_gpupool.scheduling.results import WorkItem, blob_size
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 
 #: What the allocator may have noted of a worker that it has granted devices to, by stage.
@@ -30,7 +30,7 @@ PHASES = {
     Stage.AWAY: {HolderPhase.OFFLOADED},
 }
 #: Jobs that have a file process, or wait for one.
-AT_FILES = (Phase.READING, Phase.WRITING, Phase.PUBLISHING)
+AT_FILES = (JobPhase.READING, JobPhase.WRITING, JobPhase.PUBLISHING)
 
 
 class TablesDisagree(AssertionError):
@@ -165,7 +165,7 @@ def _batches(scheduler: Scheduler) -> Iterator[str]:
 
 
 # -- items -------------------------------------------------------------------------
-def _standing(model: Model) -> Iterator[tuple[Unit, str]]:
+def _standing(model: Model) -> Iterator[tuple[WorkItem, str]]:
     """Yield every unit that a model has still to compute, and where it stands."""
     for unit in model.queue:
         yield unit, f"the queue of {model.name}"
@@ -256,20 +256,20 @@ def _jobs(scheduler: Scheduler) -> Iterator[str]:
     for job in _all_jobs(scheduler):
         number, title, phase = job.request.job_id, job.request.title, job.phase
         count = standing[number] + (number in held)
-        if phase in AT_FILES or phase is Phase.WAITING:
+        if phase in AT_FILES or phase is JobPhase.WAITING:
             if count != 1:
                 yield f"{title} is {phase.value}, and in {count} queues"
         elif count:
             yield f"{title} is {phase.value}, and in a queue of files"
-        if phase is Phase.COMPUTING and job.is_computed:
+        if phase is JobPhase.COMPUTING and job.is_computed:
             yield f"{title} is computed, and nothing follows"
 
 
-def _tools(scheduler: Scheduler) -> Iterable[ToolState]:
+def _tools(scheduler: Scheduler) -> Iterable[FileWorkerPool]:
     return scheduler.filing._tools.values()
 
 
-def _at_files(tool: ToolState) -> Iterator[int]:
+def _at_files(tool: FileWorkerPool) -> Iterator[int]:
     queues: list[Any] = [tool.reads, tool.writes, *tool.homes.values()]
     queues += [worker.in_flight for worker in tool.workers.values()]
     for queue in queues:

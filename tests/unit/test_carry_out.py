@@ -20,7 +20,7 @@ from snakemake_executor_gpupool.runtime.carry_out import (
     tool_device,
 )
 from snakemake_executor_gpupool.scheduling import effects as fx
-from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.testing.fake_host import FakeHost
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.kept import DAMAGED, StoreAddress
@@ -85,8 +85,8 @@ def acting(tmp_path: Path) -> Any:
     made.events.close()
 
 
-def unit(name: str, key: Any = None) -> Unit:
-    return Unit(key, "g", 1.0, 1, f"{name}".encode(), name, (0, 1, 0))
+def unit(name: str, key: Any = None) -> WorkItem:
+    return WorkItem(key, "g", 1.0, 1, f"{name}".encode(), name, (0, 1, 0))
 
 
 def request(**more: Any) -> Request:

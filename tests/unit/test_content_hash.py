@@ -27,7 +27,7 @@ class Noted(list):  # type: ignore[type-arg]
         self.note = note
 
 
-class Unit(np.ndarray):  # type: ignore[type-arg]
+class WorkItem(np.ndarray):  # type: ignore[type-arg]
     """An array with something beside its numbers, as those of astropy and pint."""
 
     unit = ""
@@ -37,7 +37,7 @@ class Unit(np.ndarray):  # type: ignore[type-arg]
 
 
 def in_unit(values: Any, unit: str) -> Any:
-    array = np.asarray(values).view(Unit)
+    array = np.asarray(values).view(WorkItem)
     array.unit = unit
     return array
 

@@ -13,14 +13,14 @@ from snakemake_executor_gpupool.devices.device import Device, device_key
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents
 from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
-from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 PACKAGE = Path(snakemake_executor_gpupool.__file__).parent
 PURE = [*(PACKAGE / "scheduling").rglob("*.py"), *(PACKAGE / "devices/allocation").rglob("*.py")]
 
 
-class HashedUnit(Unit):
+class HashedUnit(WorkItem):
     """A unit whose place in a set is known."""
 
     hashed = 0
@@ -31,8 +31,8 @@ class HashedUnit(Unit):
 
 @pytest.mark.parametrize("hashes", list(itertools.permutations(range(3))))
 def test_which_job_is_done_soonest_does_not_hang_on_hashes(hashes: tuple[int, ...]) -> None:
-    jobs = JobTable(Ledger(), Outbox(), DomainEvents())
-    units: list[Unit] = []
+    jobs = JobTable(ResultLedger(), Outbox(), DomainEvents())
+    units: list[WorkItem] = []
     # Summed from the left the second one's are less, by the last bit.
     for job_id, costs in ((1, (0.1, 0.2, 0.3)), (2, (0.3, 0.2, 0.1))):
         job = jobs.add(Request(job_id, "r", ToolRef("t", "", "p"), b"", b"", "/"))

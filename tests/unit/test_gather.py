@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.testing.simulation import FakeItem, World
 from snakemake_executor_gpupool.wire.frames import SpoolFile
 
@@ -47,12 +47,14 @@ def test_every_job_gets_its_own(
     assert all(text.startswith(b"result") for text in left), "items that nobody needs"
 
 
-def unit(key: str, payload: bytes = b"item") -> Unit:
-    return Unit(key=key, group="g", cost=1, tokens=1, payload=payload, name=key, order=(0, 1, 1))
+def unit(key: str, payload: bytes = b"item") -> WorkItem:
+    return WorkItem(
+        key=key, group="g", cost=1, tokens=1, payload=payload, name=key, order=(0, 1, 1)
+    )
 
 
 def test_kept_results_are_bounded_and_dropped_oldest_first() -> None:  # P5
-    ledger = Ledger(keep_bytes=250)
+    ledger = ResultLedger(keep_bytes=250)
     for number in range(5):
         placed, is_new = ledger.place(unit(f"k{number}"), number, 0)
         assert is_new
@@ -64,7 +66,7 @@ def test_kept_results_are_bounded_and_dropped_oldest_first() -> None:  # P5
 
 
 def test_a_held_result_outlives_the_bound() -> None:  # P5
-    ledger = Ledger(keep_bytes=0)
+    ledger = ResultLedger(keep_bytes=0)
     held, _ = ledger.place(unit("k"), 1, 0)
     ledger.place(unit("k"), 2, 0)
     ledger.finish(held, SpoolFile("file", 100), None)
@@ -75,14 +77,14 @@ def test_a_held_result_outlives_the_bound() -> None:  # P5
 
 
 def test_payloads_of_duplicates_are_removed() -> None:
-    ledger = Ledger()
+    ledger = ResultLedger()
     ledger.place(unit("k", SpoolFile("first", 1)), 1, 0)  # type: ignore[arg-type]
     ledger.place(unit("k", SpoolFile("second", 1)), 2, 0)  # type: ignore[arg-type]
     assert [blob.path for blob in ledger.discarded] == ["second"]
 
 
 def test_a_result_of_an_earlier_run_is_no_computation() -> None:  # P5
-    ledger = Ledger()
+    ledger = ResultLedger()
     found = unit("k")
     found.result = b"kept"
     placed, is_new = ledger.place(found, 1, 0)
@@ -91,7 +93,7 @@ def test_a_result_of_an_earlier_run_is_no_computation() -> None:  # P5
 
 
 def test_a_kept_result_that_comes_too_late_is_let_go_of() -> None:  # P5
-    ledger = Ledger()
+    ledger = ResultLedger()
     first, _ = ledger.place(unit("k"), 1, 0)
     late = unit("k")
     late.result = SpoolFile("kept", 1)

@@ -10,7 +10,7 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import identity, t
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.records.progress import ModelState, Progress
 from snakemake_executor_gpupool.scheduling.effects import Outbox
-from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
+from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 
@@ -36,7 +36,7 @@ def test_workers_whose_names_differ_in_odd_letters_have_logs_of_their_own(tmp_pa
 
 
 def test_tools_of_one_name_have_names_of_their_own() -> None:
-    filing = Filing(None, Outbox(), None, None)  # type: ignore[arg-type]
+    filing = FileScheduler(None, Outbox(), None, None)  # type: ignore[arg-type]
     refs = [ToolRef(f"{directory}/t.py~2", "", "python") for directory in "ab"]
     refs += [ToolRef(f"{directory}/t.py", "", "python") for directory in "abc"]
     names = [filing.tool(ref).name for ref in refs]

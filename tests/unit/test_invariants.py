@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.domain_events import JobComputed
-from snakemake_executor_gpupool.scheduling.jobs import Phase
+from snakemake_executor_gpupool.scheduling.jobs import JobPhase
 from snakemake_executor_gpupool.scheduling.models.model import ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.testing import invariants, simulation
@@ -152,7 +152,7 @@ BREAKS: list[tuple[Callable[[Scheduler], Any], str]] = [
     (set_to(lambda s: s.ledger, _kept_bytes=lambda n: n + 1), "B of results are kept, and"),
     (lambda s: tool(s).writes.append(3, (0, 0)), "is reading, and in 2 queues"),
     (lambda s: tool(s).reads.append(1, (0, 0)), "is computing, and in a queue of files"),
-    (set_to(lambda s: s.jobs[1], phase=Phase.WRITING), "is writing, and in 0 queues"),
+    (set_to(lambda s: s.jobs[1], phase=JobPhase.WRITING), "is writing, and in 0 queues"),
     (lambda s: s.filing._tool_of.clear(), "is not listed, or not on its node"),
     (lambda s: s.filing._tool_of.update(ghost=tool(s)), "ghost is no process of tool"),
     (lambda s: tool(s).reading.add(99), r"jobs \[99\] of tool are read by no process"),

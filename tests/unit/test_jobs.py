@@ -10,7 +10,7 @@ import pytest
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents
 from snakemake_executor_gpupool.scheduling.effects import Note, Outbox, Report
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
-from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
@@ -21,16 +21,16 @@ class Table:
     """A table of jobs without a scheduler."""
 
     def __init__(self) -> None:
-        self.ledger, self.outbox = Ledger(), Outbox()
+        self.ledger, self.outbox = ResultLedger(), Outbox()
         self.jobs = JobTable(self.ledger, self.outbox, DomainEvents())
-        self.units: dict[str, Unit] = {}
+        self.units: dict[str, WorkItem] = {}
 
     def read(self, job_id: int, *items: str) -> JobState:
         """Take a job in, and its items."""
         request = Request(job_id, f"rule r (n={job_id})", ToolRef("t", "", "p"), b"", b"", "/")
         job = self.jobs.add(request)
         for item in items:
-            unit = Unit(item, "g", 1.0, 1, item.encode(), f"{item} of {job_id}", (0, 1, 0))
+            unit = WorkItem(item, "g", 1.0, 1, item.encode(), f"{item} of {job_id}", (0, 1, 0))
             self.units[item] = self.jobs.place(job, unit) or self.units[item]
         self.jobs.read_complete(job)
         return job
@@ -93,7 +93,7 @@ def test_a_job_that_is_read_again_waits_for_each_item_once() -> None:  # W4
     table.jobs.forget_items(job)
     assert table.units["a"].places == [] and job.missing == 0 and not job.all_read
     for item in ("a", "c"):
-        unit = Unit(item, "g", 1.0, 1, b"", item, (0, 1, 0))
+        unit = WorkItem(item, "g", 1.0, 1, b"", item, (0, 1, 0))
         table.units[item] = table.jobs.place(job, unit) or table.units[item]
     table.jobs.read_complete(job)
     table.done("a")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 
 ERROR = WorkerError("bad", kind="tool", type="ValueError")
 
 
-def unit(key: Hashable, payload: Blob = b"", result: Blob | None = None) -> Unit:
-    return Unit(key, "g", 1.0, 1, payload, str(key), (0, 1, 0), result=result)
+def unit(key: Hashable, payload: Blob = b"", result: Blob | None = None) -> WorkItem:
+    return WorkItem(key, "g", 1.0, 1, payload, str(key), (0, 1, 0), result=result)
 
 
 def file(name: str, size_bytes: int = 100) -> SpoolFile:
@@ -20,7 +20,7 @@ def file(name: str, size_bytes: int = 100) -> SpoolFile:
 
 
 def test_equal_items_are_one_computation_and_every_place_is_told() -> None:  # W1
-    ledger = Ledger()
+    ledger = ResultLedger()
     first, is_new = ledger.place(unit("a"), 1, 0)
     again, is_new_again = ledger.place(unit("a"), 2, 5)
     assert is_new and not is_new_again and again is first
@@ -31,7 +31,7 @@ def test_equal_items_are_one_computation_and_every_place_is_told() -> None:  # W
 
 
 def test_items_of_a_tool_that_is_not_deterministic_are_never_shared() -> None:  # W1
-    ledger = Ledger()
+    ledger = ResultLedger()
     first, _ = ledger.place(unit(None), 1, 0)
     second, is_new = ledger.place(unit(None), 2, 0)
     assert is_new and second is not first
@@ -42,7 +42,7 @@ def test_items_of_a_tool_that_is_not_deterministic_are_never_shared() -> None:  
 
 def test_a_result_that_is_there_is_handed_out_and_held_while_it_is_needed() -> None:  # W1
     """Its file must not go with the bound, nor with another job's end."""
-    ledger = Ledger(keep_bytes=150)
+    ledger = ResultLedger(keep_bytes=150)
     computed, _ = ledger.place(unit("a"), 1, 0)
     ledger.finish(computed, file("a"), None)
     ledger.release(computed)  # job 1 has ended: it is kept
@@ -61,7 +61,7 @@ def test_a_result_that_is_there_is_handed_out_and_held_while_it_is_needed() -> N
 
 
 def test_each_place_holds_a_result_by_itself() -> None:
-    ledger = Ledger(keep_bytes=0)
+    ledger = ResultLedger(keep_bytes=0)
     shared, _ = ledger.place(unit("a"), 1, 0)
     ledger.place(unit("a"), 2, 0)
     ledger.finish(shared, file("a"), None)
@@ -72,7 +72,7 @@ def test_each_place_holds_a_result_by_itself() -> None:
 
 
 def test_what_failed_is_computed_again_for_whoever_asks_again() -> None:  # W2
-    ledger = Ledger()
+    ledger = ResultLedger()
     failed, _ = ledger.place(unit("a", file("item")), 1, 0)
     ledger.finish(failed, None, ERROR)
     assert ledger.discarded == [file("item")]
@@ -81,20 +81,20 @@ def test_what_failed_is_computed_again_for_whoever_asks_again() -> None:  # W2
 
 
 def test_the_item_of_a_duplicate_goes_and_that_of_the_first_stays() -> None:
-    ledger = Ledger()
+    ledger = ResultLedger()
     ledger.place(unit("a", file("first")), 1, 0)
     ledger.place(unit("a", file("second"), file("an earlier run's")), 2, 0)
     assert ledger.discarded == [file("second"), file("an earlier run's")]
 
 
 def test_what_an_earlier_run_left_is_no_computation() -> None:
-    ledger = Ledger()
+    ledger = ResultLedger()
     known, is_new = ledger.place(unit("a", result=file("kept")), 1, 0)
     assert not is_new and known.places == [] and ledger.reused == 1 and ledger.unique == 0
 
 
 def test_the_longest_unused_results_go_first() -> None:
-    ledger = Ledger(keep_bytes=250)
+    ledger = ResultLedger(keep_bytes=250)
     for name in ("a", "b"):
         made, _ = ledger.place(unit(name), 1, 0)
         ledger.finish(made, file(name), None)
@@ -108,7 +108,7 @@ def test_the_longest_unused_results_go_first() -> None:
 
 
 def test_a_result_before_its_time_is_counted_when_it_is_asked_for() -> None:
-    ledger = Ledger()
+    ledger = ResultLedger()
     ledger.offer("a", file("guess"))
     ledger.offer("a", file("once more"))
     assert ledger.discarded == [file("once more")] and (ledger.guesses, ledger.unique) == (1, 0)
@@ -118,7 +118,7 @@ def test_a_result_before_its_time_is_counted_when_it_is_asked_for() -> None:
 
 
 def test_an_item_nobody_waits_for_any_more_is_new_again() -> None:
-    ledger = Ledger()
+    ledger = ResultLedger()
     left, _ = ledger.place(unit("a", file("item")), 1, 0)
     ledger.abandon(left)
     assert ledger.discarded == [file("item")]

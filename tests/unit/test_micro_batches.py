@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.scheduling.models.plan import WorkQueue
-from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.tool_api.micro_batches import cut, halves, size_of
 from snakemake_executor_gpupool.tool_api.tool import Tool
 
@@ -41,8 +41,10 @@ def test_the_queue_a_cold_job_and_check_cut_alike(tokens: list[int], pads: bool)
 
     Sized.pads = pads
     tokens.sort(reverse=True)
-    queue: WorkQueue[Unit] = WorkQueue()
-    queue.push(Unit(n, "g", float(each), each, b"", "", (0, 1, n)) for n, each in enumerate(tokens))
+    queue: WorkQueue[WorkItem] = WorkQueue()
+    queue.push(
+        WorkItem(n, "g", float(each), each, b"", "", (0, 1, n)) for n, each in enumerate(tokens)
+    )
     batches = []
     while batch := queue.take(30, pads):
         batches.append([unit.order[2] for unit in batch])

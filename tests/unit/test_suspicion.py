@@ -15,14 +15,14 @@ from snakemake_executor_gpupool.scheduling.blame import (
     LONGEST_WAIT_S,
     MAX_PATIENCE,
     STRAY_COUNTS_S,
-    Suspicion,
+    BlameTracker,
 )
 from snakemake_executor_gpupool.testing.simulation import FakeItem, World
 
 
 # -- the bookkeeping -----------------------------------------------------------------
 def test_two_deaths_alone_are_enough_where_nothing_else_dies() -> None:
-    suspicion = Suspicion()
+    suspicion = BlameTracker()
     suspicion.died(["a", "b"], 0.0)
     assert not suspicion.is_guilty("a", 1, 0.0), "it was not alone"
     suspicion.died(["a"], 1.0)
@@ -32,30 +32,30 @@ def test_two_deaths_alone_are_enough_where_nothing_else_dies() -> None:
 
 
 def test_a_death_is_a_stray_once_all_its_suspects_came_through() -> None:
-    suspicion = Suspicion()
+    suspicion = BlameTracker()
     suspicion.died(["a", "b"], 0.0)
     suspicion.died(["x"], 0.0)
-    suspicion.cleared("a")
+    suspicion.exonerate("a")
     assert suspicion.is_guilty("x", 1, 1.0), "b may be to blame"
-    suspicion.cleared("b")
+    suspicion.exonerate("b")
     assert not suspicion.is_guilty("x", 1, 1.0)
     assert suspicion.is_guilty("x", 1, STRAY_COUNTS_S + 1.0), "long ago"
 
 
 @pytest.mark.parametrize("end", ["forget", "never"])
 def test_the_deaths_of_the_guilty_are_no_strays(end: str) -> None:
-    suspicion = Suspicion()
+    suspicion = BlameTracker()
     suspicion.died(["a", "guilty"], 0.0)
     suspicion.died(["guilty"], 1.0)
     suspicion.died(["x"], 2.0)
-    suspicion.cleared("a")
+    suspicion.exonerate("a")
     if end == "forget":
         suspicion.forget("guilty")
     assert suspicion.is_guilty("x", 1, 3.0)
 
 
 def test_a_death_with_nothing_in_hand_is_a_stray_and_patience_is_bounded() -> None:
-    suspicion = Suspicion()
+    suspicion = BlameTracker()
     for _ in range(100):
         suspicion.died([], 0.0)
     for _ in range(2 + MAX_PATIENCE - 1):
@@ -66,7 +66,7 @@ def test_a_death_with_nothing_in_hand_is_a_stray_and_patience_is_bounded() -> No
 
 
 def test_deaths_must_go_on_for_so_long_where_asked() -> None:
-    suspicion = Suspicion()
+    suspicion = BlameTracker()
     for now_s in (1.0, 2.0, 3.0):
         suspicion.died(["model"], now_s)
     assert not suspicion.is_guilty("model", 2, 3.0, least_s=5.0)
@@ -75,7 +75,7 @@ def test_deaths_must_go_on_for_so_long_where_asked() -> None:
 
 
 def test_deaths_of_several_at_one_suspect_together_count_once() -> None:
-    suspicion = Suspicion()
+    suspicion = BlameTracker()
     for died_s, since_s in ((5.0, 0.0), (6.0, 1.0), (7.0, 4.9)):
         suspicion.died(["model"], died_s, since_s=since_s)
     assert suspicion.deaths_alone("model") == 1
@@ -84,7 +84,7 @@ def test_deaths_of_several_at_one_suspect_together_count_once() -> None:
 
 
 def test_waits_double_up_to_a_bound() -> None:
-    suspicion = Suspicion()
+    suspicion = BlameTracker()
     assert suspicion.next_try_s("x") < 0
     waits_s = []
     for now_s in range(0, 1000, 100):

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import natural_key
-from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, Suspicion
+from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, BlameTracker
 from snakemake_executor_gpupool.scheduling.effects import (
     Outbox,
     PublishJob,
@@ -31,9 +31,9 @@ from snakemake_executor_gpupool.scheduling.files.queue import FileQueue
 from snakemake_executor_gpupool.scheduling.files.worker_pool import (
     FRAMES_AHEAD,
     FileWorker,
-    ToolState,
+    FileWorkerPool,
 )
-from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, Phase, explain
+from snakemake_executor_gpupool.scheduling.jobs import JobPhase, JobState, JobTable, explain
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.results import blob_size
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
@@ -48,7 +48,7 @@ MAX_DEATHS = 2
 MAX_START_DEATHS = 3
 
 
-class Filing:
+class FileScheduler:
     """Sends each tool's jobs to its file processes.
 
     Parameters
@@ -64,7 +64,7 @@ class Filing:
         self,
         jobs: JobTable,
         outbox: Outbox,
-        suspicion: Suspicion,
+        suspicion: BlameTracker,
         allocator: Allocator,
         max_workers: int = 1,
     ) -> None:
@@ -73,14 +73,14 @@ class Filing:
         self._suspicion = suspicion
         self._allocator = allocator
         self._max_workers = max_workers
-        self._tools: dict[ToolRef, ToolState] = {}
-        self._tool_of: dict[str, ToolState] = {}
+        self._tools: dict[ToolRef, FileWorkerPool] = {}
+        self._tool_of: dict[str, FileWorkerPool] = {}
         self._numbers = 0
 
-    def tool(self, ref: ToolRef) -> ToolState:
+    def tool(self, ref: ToolRef) -> FileWorkerPool:
         """Return a tool's state, new if it was never asked for."""
         if ref not in self._tools:
-            self._tools[ref] = ToolState(ref, self._short_name(ref))
+            self._tools[ref] = FileWorkerPool(ref, self._short_name(ref))
         return self._tools[ref]
 
     def _short_name(self, ref: ToolRef) -> str:
@@ -97,7 +97,7 @@ class Filing:
         """Return a file process."""
         return self._tool_of[worker_id].workers[worker_id]
 
-    def tool_of(self, worker_id: str) -> ToolState:
+    def tool_of(self, worker_id: str) -> FileWorkerPool:
         """Return the tool that a file process serves."""
         return self._tool_of[worker_id]
 
@@ -116,7 +116,7 @@ class Filing:
 
     def write(self, job: JobState, now_s: float) -> None:
         """Have a job's outputs written."""
-        job.phase = Phase.WRITING
+        job.phase = JobPhase.WRITING
         tool = self.tool(job.request.tool)
         tool.to_write(job.request.job_id, job.home, job.write_level)
         self._send(tool, now_s)
@@ -124,7 +124,7 @@ class Filing:
     def publish(self, job: JobState, staged: StagedOutputs, now_s: float) -> None:
         """Have outputs put in place that a chain has staged."""
         job.staged = staged
-        job.phase = Phase.PUBLISHING
+        job.phase = JobPhase.PUBLISHING
         tool = self.tool(staged.tool)
         tool.to_write(job.request.job_id, job.home, job.write_level)
         self._send(tool, now_s)
@@ -134,7 +134,7 @@ class Filing:
         if job.staged is not None:
             self._outbox.put(Unstage(job.staged.paths))
         job.staged = None
-        job.phase = Phase.WAITING
+        job.phase = JobPhase.WAITING
         self.read(job, now_s)
 
     def foresee(self, ref: ToolRef, node: str, now_s: float) -> None:
@@ -145,7 +145,7 @@ class Filing:
         if not tool.on(node) and node in self._allocator.hosts and self._may_start(tool, now_s):
             self._start(tool, node, now_s)
 
-    def _send(self, tool: ToolState, now_s: float) -> None:
+    def _send(self, tool: FileWorkerPool, now_s: float) -> None:
         if tool.homes:
             self._send_home(tool, now_s)
         waiting = len(tool.reads) + len(tool.writes)
@@ -157,7 +157,7 @@ class Filing:
             self._start(tool, self._emptiest(tool, nodes), now_s)
         self._fill(tool, workers, (tool.writes, tool.reads), now_s)
 
-    def _send_home(self, tool: ToolState, now_s: float) -> None:
+    def _send_home(self, tool: FileWorkerPool, now_s: float) -> None:
         """Send writes to their nodes; what cannot be done there is left to any."""
         nodes = self._allocator.hosts
         for node, queue in tool.homes.items():
@@ -171,7 +171,7 @@ class Filing:
 
     def _fill(
         self,
-        tool: ToolState,
+        tool: FileWorkerPool,
         workers: list[FileWorker],
         queues: Iterable[FileQueue],
         now_s: float,
@@ -190,7 +190,7 @@ class Filing:
 
     def _wants_worker(
         self,
-        tool: ToolState,
+        tool: FileWorkerPool,
         workers: Collection[FileWorker],
         waiting: int,
         nodes: int,
@@ -202,11 +202,11 @@ class Filing:
         is_too_much = everyone_ready and waiting > FRAMES_AHEAD * len(workers)
         return (not workers or is_too_much) and self._may_start(tool, now_s)
 
-    def _may_start(self, tool: ToolState, now_s: float) -> bool:
+    def _may_start(self, tool: FileWorkerPool, now_s: float) -> bool:
         """Whether none has died lately while it started."""
         return self._suspicion.next_try_s(tool) <= now_s
 
-    def _emptiest(self, tool: ToolState, nodes: Collection[str]) -> str:
+    def _emptiest(self, tool: FileWorkerPool, nodes: Collection[str]) -> str:
         """Return the node with the fewest file processes that may have one more of this tool."""
         if len(nodes) == 1:
             return next(iter(nodes))
@@ -216,7 +216,7 @@ class Filing:
         free = [node for node in nodes if len(tool.on(node)) < self._max_workers]
         return min(free, key=lambda node: (counts[node], natural_key(node)))
 
-    def _start(self, tool: ToolState, node: str, now_s: float) -> None:
+    def _start(self, tool: FileWorkerPool, node: str, now_s: float) -> None:
         self._numbers += 1
         worker = FileWorker(f"{tool.name}.files{self._numbers}", node, active_s=now_s)
         tool.add(worker)
@@ -231,17 +231,17 @@ class Filing:
                     return job
         return None
 
-    def _send_job(self, tool: ToolState, worker_id: str, job: JobState) -> int:
+    def _send_job(self, tool: FileWorkerPool, worker_id: str, job: JobState) -> int:
         """Send a job to a process; return how many bytes its files have, as far as known."""
-        if job.phase is Phase.WRITING:
+        if job.phase is JobPhase.WRITING:
             effect = write_effect(worker_id, job)
             self._outbox.put(effect)
             return sum(map(blob_size, effect.blobs))
-        if job.phase is Phase.PUBLISHING:
+        if job.phase is JobPhase.PUBLISHING:
             assert job.staged is not None
             self._outbox.put(PublishJob(worker_id, job.request, job.staged))
             return 0
-        job.phase = Phase.READING
+        job.phase = JobPhase.READING
         tool.reading.add(job.request.job_id)
         self._outbox.put(ReadJob(worker_id, job.request))
         return job.request.input_bytes
@@ -251,7 +251,7 @@ class Filing:
         """A process has imported its tool."""
         tool = self._tool_of[worker_id]
         tool.info = info
-        self._suspicion.cleared(tool)
+        self._suspicion.exonerate(tool)
         tool.workers[worker_id].ready = True
         self._send(tool, now_s)
 
@@ -259,17 +259,17 @@ class Filing:
         """A tool cannot be imported: all its jobs fail, the first with the whole story."""
         self._give_up(self._tool_of[worker_id], error, now_s)
 
-    def _give_up(self, tool: ToolState, error: WorkerError, now_s: float) -> None:
+    def _give_up(self, tool: FileWorkerPool, error: WorkerError, now_s: float) -> None:
         tool.error = error
         for number, job_id in enumerate(tool.take_waiting()):
             job = self._jobs.get(job_id)
-            if job is not None and job.phase is Phase.PUBLISHING:
+            if job is not None and job.phase is JobPhase.PUBLISHING:
                 self.give_up_staged(job, now_s)
             elif job is not None:
                 shown = error if number == 0 else error.brief()
                 self._jobs.fail(job, explain(job, shown, f"tool {tool.ref}"))
 
-    def answered(self, worker_id: str, job_id: int, now_s: float) -> ToolState:
+    def answered(self, worker_id: str, job_id: int, now_s: float) -> FileWorkerPool:
         """A process has finished with a job: it gets the next one."""
         tool = self._tool_of[worker_id]
         self.heard_of(worker_id, now_s)
@@ -278,7 +278,7 @@ class Filing:
             worker.answered()
             tool.reading.discard(job_id)
             self._outbox.note("file_done", worker=worker_id, job_id=job_id)
-            self._suspicion.cleared(self._jobs.get(job_id))
+            self._suspicion.exonerate(self._jobs.get(job_id))
         return tool
 
     def heard_of(self, worker_id: str, now_s: float) -> None:
@@ -309,7 +309,7 @@ class Filing:
         runtime_s = job.request.timeout_s if job is not None else None
         return min(runtime_s or FILE_LIMIT_S, FILE_LIMIT_S)
 
-    def send_more(self, tool: ToolState, now_s: float) -> None:
+    def send_more(self, tool: FileWorkerPool, now_s: float) -> None:
         """Hand out what waits, now that a process has room."""
         self._send(tool, now_s)
 
@@ -328,7 +328,7 @@ class Filing:
                 self._take_back(tool, job, reason, now_s)
         self._send(tool, now_s)
 
-    def _blame(self, tool: ToolState, worker: FileWorker, reason: str, now_s: float) -> None:
+    def _blame(self, tool: FileWorkerPool, worker: FileWorker, reason: str, now_s: float) -> None:
         if not worker.ready:
             self._suspicion.died([tool], now_s)
             # Whatever this one's trouble was, others serve.
@@ -342,11 +342,11 @@ class Filing:
         first = self._jobs.get(worker.in_flight[0]) if worker.in_flight else None
         self._suspicion.died([first] if first is not None else [], now_s)
 
-    def _take_back(self, tool: ToolState, job: JobState, reason: str, now_s: float) -> None:
-        if job.phase is Phase.PUBLISHING:
+    def _take_back(self, tool: FileWorkerPool, job: JobState, reason: str, now_s: float) -> None:
+        if job.phase is JobPhase.PUBLISHING:
             self.give_up_staged(job, now_s)
             return
-        was_reading = job.phase is Phase.READING
+        was_reading = job.phase is JobPhase.READING
         if self._suspicion.is_guilty(job, MAX_DEATHS, now_s):
             doing = "reading its input" if was_reading else "writing its output"
             deaths = self._suspicion.deaths_alone(job)
@@ -364,11 +364,11 @@ class Filing:
         else:
             tool.to_write_first(job.request.job_id, job.home, job.write_level)
 
-    def _wake_resting(self, tool: ToolState, now_s: float) -> None:
+    def _wake_resting(self, tool: FileWorkerPool, now_s: float) -> None:
         due = [job_id for until_s, job_id in tool.resting if until_s <= now_s]
         tool.resting = [(until_s, n) for until_s, n in tool.resting if until_s > now_s]
         for job in filter(None, map(self._jobs.get, due)):
-            if job.phase is Phase.WRITING:
+            if job.phase is JobPhase.WRITING:
                 tool.to_write(job.request.job_id, job.home, job.write_level)
             else:
                 tool.reads.append(job.request.job_id, job.read_level)

@@ -55,7 +55,7 @@ class FileWorker:
 
 
 @dataclass(eq=False)
-class ToolState:
+class FileWorkerPool:
     """What is known of a tool, and its jobs that wait for a process.
 
     Attributes

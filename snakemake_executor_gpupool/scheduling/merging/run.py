@@ -19,9 +19,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage
-from snakemake_executor_gpupool.scheduling.files.scheduler import Filing
-from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
-from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, Phase
+from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
+from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
+from snakemake_executor_gpupool.scheduling.jobs import JobPhase, JobState, JobTable
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, MergedStage
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import (
@@ -33,7 +33,7 @@ from snakemake_executor_gpupool.scheduling.models.charging import work_of
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Work, by_cost
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker
-from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.model_messages import StageDone, StagedRequest
@@ -52,9 +52,9 @@ class MergedRuns:
         self,
         selection: MergeSelection,
         dispatch: Dispatch,
-        filing: Filing,
+        filing: FileScheduler,
         jobs: JobTable,
-        ledger: Ledger,
+        ledger: ResultLedger,
         outbox: Outbox,
     ) -> None:
         self._selection = selection
@@ -102,9 +102,9 @@ class MergedRuns:
         self,
         job: JobState,
         home: Model,
-        tool: ToolState,
+        tool: FileWorkerPool,
         message: ItemsRead,
-        new: list[Unit],
+        new: list[WorkItem],
         now_s: float,
     ) -> bool:
         """Send a short job through the models of its row, if it has one and may go now.
@@ -132,14 +132,14 @@ class MergedRuns:
         for unit in new:
             unit.is_merged = True
         merged = self._merged_request(job, home, stages, parts)
-        job.all_read, job.phase, job.merge_id = True, Phase.MERGED, merged.merge_id
+        job.all_read, job.phase, job.merge_id = True, JobPhase.MERGED, merged.merge_id
         model.places += len(job.units)
         self._expected.update((stage.request.identity, merged) for stage in stages[1:])
         self._dispatch.add(model, [merged], now_s)
         return True
 
     def _merged_request(
-        self, job: JobState, home: Model, stages: tuple[MergedStage, ...], parts: list[Unit]
+        self, job: JobState, home: Model, stages: tuple[MergedStage, ...], parts: list[WorkItem]
     ) -> MergedRequest:
         self._merge_ids += 1
         numbers = {id(unit): number for number, unit in enumerate(parts)}
@@ -199,7 +199,7 @@ class MergedRuns:
         if batch.stages_done > 1:  # what the items of later stages cost is not known here
             costs = [float(len(each.keys)) for each in requests]
         shares_s = by_cost(work.device_s, costs) if requests else []
-        paid: list[tuple[Unit, float]] = []
+        paid: list[tuple[WorkItem, float]] = []
         shares: dict[int, JobCost] = {}
         for each, share_s in zip(requests, shares_s, strict=True):
             parts = chains[each.number].parts if batch.stages_done == 1 else []
@@ -261,7 +261,7 @@ class MergedRuns:
         if job is not None:
             self._jobs.succeed(job)
 
-    def ended(self, unit: Unit, now_s: float) -> None:
+    def ended(self, unit: WorkItem, now_s: float) -> None:
         """A merged run is no longer waiting or in flight: its rest goes the ordinary way."""
         assert isinstance(unit, MergedRequest)
         if not unit.is_over:

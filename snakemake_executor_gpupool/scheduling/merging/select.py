@@ -10,7 +10,7 @@ from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
-from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
+from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedStage
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
@@ -36,7 +36,7 @@ class MergeSelection:
         self._scaling = scaling
 
     def select(
-        self, request: Request, home: Model, tool: ToolState, message: ItemsRead
+        self, request: Request, home: Model, tool: FileWorkerPool, message: ItemsRead
     ) -> tuple[tuple[MergedStage, ...], Model] | None:
         """Return as many stages of a job's row as fit, and their common model; None: too few.
 
@@ -54,7 +54,7 @@ class MergeSelection:
         return None
 
     def _stages(
-        self, request: Request, tool: ToolState, message: ItemsRead
+        self, request: Request, tool: FileWorkerPool, message: ItemsRead
     ) -> tuple[MergedStage, ...]:
         """Return the stages that one process can hold, as far as they go in one row."""
         assert tool.info is not None
@@ -73,7 +73,9 @@ class MergeSelection:
             stages.append(stage)
         return tuple(stages)
 
-    def _model(self, stages: tuple[MergedStage, ...], home: Model, tool: ToolState) -> Model | None:
+    def _model(
+        self, stages: tuple[MergedStage, ...], home: Model, tool: FileWorkerPool
+    ) -> Model | None:
         """Return the common model if its models may be side by side now; None: they may not."""
         models = tuple((stage.model, stage.request.tool) for stage in stages)
         key = ("chain", models, home.spec)
@@ -100,7 +102,7 @@ class MergeSelection:
         return is_there or not {stage.model for stage in stages} <= loaded
 
     def _new_model(
-        self, key: Hashable, stages: tuple[MergedStage, ...], home: Model, tool: ToolState
+        self, key: Hashable, stages: tuple[MergedStage, ...], home: Model, tool: FileWorkerPool
     ) -> Model | None:
         needs = [self._need_mib(stage) for stage in stages]
         need_mib = sum(need or 0 for need in needs) if None not in needs else None
@@ -109,7 +111,7 @@ class MergeSelection:
         elif need_mib is not None and need_mib > self._largest_mib(home.spec):
             return None
         name = " + ".join(stage.label or str(stage.request.tool) for stage in stages)
-        state = ToolState(merged_ref(stages), f"{tool.name}.chain", info=merged_info(stages))
+        state = FileWorkerPool(merged_ref(stages), f"{tool.name}.chain", info=merged_info(stages))
         # It gathers while inputs of its first stage are being read.
         state.reads, state.reading = tool.reads, tool.reading
         return Model(

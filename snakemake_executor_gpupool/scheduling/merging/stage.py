@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
-from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.requests import Request
 
@@ -38,7 +38,7 @@ class MergedStage:
 
 
 @dataclass(eq=False, kw_only=True)
-class MergedRequest(Unit):
+class MergedRequest(WorkItem):
     """A short request, to go through all models of its row in one dispatch.
 
     Attributes
@@ -60,7 +60,7 @@ class MergedRequest(Unit):
     merge_id: int
     stages: tuple[MergedStage, ...]
     home: Hashable
-    parts: list[Unit]
+    parts: list[WorkItem]
     part_of_item: list[int]
     item_names: list[str]
     stages_done: int = 0

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.effects import Outbox, RunBatch, RunMerged
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.scheduling.models.charging import (
 from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed, oversize_error
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker
-from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
 
@@ -33,7 +33,7 @@ class Batching:
         jobs: JobTable,
         charging: Charging,
         outbox: Outbox,
-        suspicion: Suspicion,
+        suspicion: BlameTracker,
     ) -> None:
         self._allocator = allocator
         self._lifecycle = lifecycle
@@ -104,7 +104,7 @@ class Batching:
             longest_tokens=max(unit.tokens for unit in units),
         )
 
-    def _first_look(self, model: Model) -> list[Unit]:
+    def _first_look(self, model: Model) -> list[WorkItem]:
         """Return a model's very first batch: the job that is done soonest.
 
         So there are outputs before the costliest items are done, and a speed to plan by.
@@ -117,12 +117,12 @@ class Batching:
         model.queue.remove(set(units))
         return units
 
-    def _next_batch(self, worker: ModelWorker) -> list[Unit]:
+    def _next_batch(self, worker: ModelWorker) -> list[WorkItem]:
         units, unwanted = worker.model.next_batch(worker)
         self._failures.abandon(unwanted)
         return units
 
-    def _comes_too_late(self, worker: ModelWorker, units: list[Unit], now_s: float) -> bool:
+    def _comes_too_late(self, worker: ModelWorker, units: list[WorkItem], now_s: float) -> bool:
         """Whether a worker's machine is given back before it would be through with a batch."""
         left_s = self._lifecycle.ends_at_s(worker) - now_s
         if left_s == math.inf:
@@ -168,7 +168,7 @@ class Batching:
     ) -> None:
         model, results, node = worker.model, iter(message.results), worker.node
         for position, unit in enumerate(batch.units):
-            self._suspicion.cleared(unit)
+            self._suspicion.exonerate(unit)
             if position in again:
                 model.oversized.append(unit)
                 continue

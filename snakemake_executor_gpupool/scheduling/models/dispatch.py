@@ -15,7 +15,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
-from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents
 from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
@@ -26,7 +26,7 @@ from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecyc
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
-from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
@@ -70,10 +70,10 @@ class Dispatch:
         allocator: Allocator,
         models: ModelTable,
         jobs: JobTable,
-        ledger: Ledger,
+        ledger: ResultLedger,
         outbox: Outbox,
         events: DomainEvents,
-        suspicion: Suspicion,
+        suspicion: BlameTracker,
         config: DispatchConfig,
     ) -> None:
         self._jobs = jobs
@@ -102,7 +102,7 @@ class Dispatch:
         return self.lifecycle.counts
 
     # -- one turn ------------------------------------------------------------------
-    def add(self, model: Model, units: list[Unit], now_s: float) -> None:
+    def add(self, model: Model, units: list[WorkItem], now_s: float) -> None:
         """Queue new units of a model."""
         if not model.waiting and not model.in_flight:
             model.window_opened_s = now_s

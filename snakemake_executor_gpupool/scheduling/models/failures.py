@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, Suspicion
+from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, BlameTracker
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents, MergeEnded
 from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
-from snakemake_executor_gpupool.scheduling.results import Ledger, Unit
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import INPUT, WorkerError
 
 #: A unit that ends this many workers while it is alone with them is given up; more where
@@ -31,10 +31,10 @@ class Failures:
         self,
         lifecycle: WorkerLifecycle,
         jobs: JobTable,
-        ledger: Ledger,
+        ledger: ResultLedger,
         outbox: Outbox,
         events: DomainEvents,
-        suspicion: Suspicion,
+        suspicion: BlameTracker,
     ) -> None:
         self._lifecycle = lifecycle
         self._jobs = jobs
@@ -91,18 +91,18 @@ class Failures:
         else:
             self.requeue(worker.model, units)
 
-    def requeue(self, model: Model, units: list[Unit]) -> None:
+    def requeue(self, model: Model, units: list[WorkItem]) -> None:
         """Let units wait again, except those that nobody waits for any more."""
         model.queue.push(unit for unit in units if unit.places)
         self.abandon(unit for unit in units if not unit.places)
 
-    def abandon(self, units: Iterable[Unit]) -> None:
+    def abandon(self, units: Iterable[WorkItem]) -> None:
         """Forget units that nobody waits for any more."""
         for unit in units:
             self._suspicion.forget(unit)
             self._ledger.abandon(unit)
 
-    def _end_merges(self, units: Iterable[Unit]) -> None:
+    def _end_merges(self, units: Iterable[WorkItem]) -> None:
         for unit in units:
             unit.places = []
             self._events.append(MergeEnded(unit))

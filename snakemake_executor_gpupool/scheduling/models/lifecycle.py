@@ -20,7 +20,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
 )
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.kinds import is_gpu
-from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.domain_events import (
     DomainEvents,
     LeaseDecided,
@@ -57,7 +57,7 @@ class WorkerLifecycle:
     """
 
     def __init__(
-        self, allocator: Allocator, outbox: Outbox, events: DomainEvents, suspicion: Suspicion
+        self, allocator: Allocator, outbox: Outbox, events: DomainEvents, suspicion: BlameTracker
     ) -> None:
         self._allocator = allocator
         self._outbox = outbox
@@ -330,7 +330,7 @@ class WorkerLifecycle:
         )
         model.learn_load(now_s - worker.since_s)
         worker.has_loaded = model.has_loaded = True
-        self._suspicion.cleared(model)
+        self._suspicion.exonerate(model)
         model.memory = model.memory.loaded(message.peak_mib, message.batch_tokens)
         if model.budget_tokens is None:
             model.budget_tokens = message.batch_tokens

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
-from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
+from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.models.batch_time import Speed
 from snakemake_executor_gpupool.scheduling.models.cost_shares import Work
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
@@ -31,7 +31,7 @@ from snakemake_executor_gpupool.scheduling.models.plan import (
     fair_share,
     workers_that_pay,
 )
-from snakemake_executor_gpupool.scheduling.results import Unit
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.tool_api.micro_batches import size_of
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 
@@ -62,7 +62,7 @@ class Batch:
     """One micro-batch in a worker's hands."""
 
     batch_id: int
-    units: list[Unit]
+    units: list[WorkItem]
     sent_s: float
     #: Of a chain: how many stages have been answered, what they took, and who pays for it.
     stages_done: int = 0
@@ -139,7 +139,7 @@ class Model:
 
     key: Hashable
     name: str
-    tool: ToolState
+    tool: FileWorkerPool
     spec: DeviceSpec
     params: bytes
     #: For a chain: the params of its further models.
@@ -147,11 +147,11 @@ class Model:
     instance: str = ""
     vram_mib: int | None = None
     priority: int = 0
-    queue: WorkQueue[Unit] = field(default_factory=WorkQueue)
-    suspects: deque[Unit] = field(default_factory=deque)
+    queue: WorkQueue[WorkItem] = field(default_factory=WorkQueue)
+    suspects: deque[WorkItem] = field(default_factory=deque)
     #: Units that ran out of device memory although they were alone in their batch.
-    oversized: deque[Unit] = field(default_factory=deque)
-    resting: list[tuple[float, Unit]] = field(default_factory=list)
+    oversized: deque[WorkItem] = field(default_factory=deque)
+    resting: list[tuple[float, WorkItem]] = field(default_factory=list)
     params_of_group: dict[str, bytes] = field(default_factory=dict)
     workers: dict[str, ModelWorker] = field(default_factory=dict)
     load_s: float | None = None
@@ -258,14 +258,14 @@ class Model:
             end_s, since_s = self.load_s or 0.0, worker.since_s
         return max(since_s + end_s - now_s, 0.0)
 
-    def push(self, units: Iterable[Unit]) -> None:
+    def push(self, units: Iterable[WorkItem]) -> None:
         """Queue units."""
         units = list(units)
         self.items_total += len(units)
         self.queue.push(units)
         self.has_short = self.has_short or self.queue.has_levels
 
-    def next_batch(self, worker: ModelWorker) -> tuple[list[Unit], list[Unit]]:
+    def next_batch(self, worker: ModelWorker) -> tuple[list[WorkItem], list[WorkItem]]:
         """Take the worker's next micro-batch; an oversized unit or a suspect travels alone.
 
         Returns
@@ -274,7 +274,7 @@ class Model:
             The micro-batch, empty if the worker is to have none, and the units that were taken
             out and left out of it because nobody waits for them any more.
         """
-        unwanted: list[Unit] = []
+        unwanted: list[WorkItem] = []
         while self.oversized and worker.is_alone and not worker.in_flight:
             unit = self.oversized.popleft()
             if unit.places:
@@ -309,7 +309,7 @@ class Model:
             return share
         return max(share, self.speed.fixed_s / self.speed.s_per_cost / MAX_OVERHEAD)
 
-    def fits_one_batch(self, units: list[Unit]) -> bool:
+    def fits_one_batch(self, units: list[WorkItem]) -> bool:
         """Whether units may share a micro-batch, and it is no more than what one should have."""
         batch = Batch(0, units, 0.0)
         fits = self.batch_tokens(batch) <= (self.budget_tokens or 1)

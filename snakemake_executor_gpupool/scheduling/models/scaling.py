@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.kinds import is_gpu
-from snakemake_executor_gpupool.scheduling.blame import Suspicion
+from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
 
@@ -13,7 +13,7 @@ class WorkerScaling:
     """Lets as many workers of each model wait for devices as pay."""
 
     def __init__(
-        self, allocator: Allocator, lifecycle: WorkerLifecycle, suspicion: Suspicion
+        self, allocator: Allocator, lifecycle: WorkerLifecycle, suspicion: BlameTracker
     ) -> None:
         self._allocator = allocator
         self._lifecycle = lifecycle

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 
 from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
-from snakemake_executor_gpupool.scheduling.files.worker_pool import ToolState
+from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.wire.described import ModelInfo
@@ -41,7 +41,7 @@ class ModelTable(Mapping[Hashable, Model]):
         model.recall(self._figures.get(model.profile_key, Figures()))
         return model
 
-    def of_request(self, request: Request, tool: ToolState, described: ModelInfo) -> Model:
+    def of_request(self, request: Request, tool: FileWorkerPool, described: ModelInfo) -> Model:
         """Return the model that a job's items are computed by, new if it was never asked for.
 
         Raises
