@@ -1,16 +1,16 @@
 """Whose fault is a death? Pure bookkeeping.
 
-A process that dies leaves *suspects*: the items, the job or the model in its hands. One
-suspect alone may have killed it; so may somebody outside, and nothing in one death tells
-which. What follows does. A suspect that comes through later was innocent; a death all of
-whose suspects came through, or that had none, is a *stray*: something outside kills.
+A process that dies leaves *suspects*: the items, the job or the model that it had in flight. One
+suspect alone may have killed it; so may somebody outside, and nothing in one death says which.
+What follows does. A suspect that succeeds later is exonerated; a death all of whose suspects are,
+or that had none, is an *external kill*.
 
-A guilty suspect is one that was alone with a death too often. How often is too often grows
-by one with every recent stray, within a bound. An item that kills its workers never makes a
-stray, so in a quiet run it is found at once, however many of its kind there are; and where
-something outside kills at random, strays come in faster than deaths of one and the same
-suspect. Between tries a suspect waits, longer each time: a burst of kills passes, or shows
-itself by hitting others meanwhile.
+A guilty suspect is one that was alone with a death too often. How often is too often grows by one
+with every recent external kill, within a bound. An item that kills its workers never makes one, so
+in a quiet run it is found at once, however many of its kind there are; and where something outside
+kills at random, external kills come in faster than deaths of one and the same suspect. Between
+tries a suspect waits, longer each time: a burst of kills passes, or shows itself by hitting others
+meanwhile.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-#: For how long a stray makes deaths weaker evidence.
-STRAY_COUNTS_S = 300.0
-#: The most that strays add to the deaths that it takes to find somebody guilty.
+#: For how long an external kill makes deaths weaker evidence.
+EXTERNAL_KILL_COUNTS_S = 300.0
+#: The most that external kills add to the deaths that it takes to find somebody guilty.
 MAX_PATIENCE = 6
 #: The wait after a suspect's first death alone; it doubles with every further one.
 FIRST_WAIT_S = 1.0
@@ -33,7 +33,7 @@ MIN_TRIAL_S = 15.0
 @dataclass(eq=False)
 class _Death:
     at_s: float
-    #: How many suspects have not come through since.
+    #: How many suspects have not succeeded since.
     doubts: int
 
 
@@ -46,14 +46,14 @@ class _Record:
 
 
 class BlameTracker:
-    """Who was there when processes died, and who has come through since.
+    """Who was there when processes died, and who has succeeded since.
 
     A suspect is any hashable object that stands for itself.
     """
 
     def __init__(self) -> None:
         self._records: dict[object, _Record] = {}
-        self._strays_s: deque[float] = deque(maxlen=MAX_PATIENCE)
+        self._external_kills_s: deque[float] = deque(maxlen=MAX_PATIENCE)
 
     def died(
         self,
@@ -61,17 +61,17 @@ class BlameTracker:
         now_s: float,
         *,
         since_s: float | None = None,
-        came_through_before: bool = False,
+        succeeded_before: bool = False,
     ) -> None:
-        """A process has died with these in its hands.
+        """A process has died with these in flight.
 
         Parameters
         ----------
         since_s
             When the process began with a lone suspect. Of several that were at the same
             suspect together, only the first to die counts against it. None: they never are.
-        came_through_before
-            The suspect is known to come through elsewhere: the death is a stray at once.
+        succeeded_before
+            The suspect is known to succeed elsewhere: the death is an external kill at once.
         """
         death = _Death(now_s, len(suspects))
         for suspect in suspects:
@@ -81,30 +81,30 @@ class BlameTracker:
                 record.alone += 1
                 record.first_alone_s = min(record.first_alone_s, now_s)
                 record.last_alone_s = now_s
-        if not suspects or came_through_before:
-            self._strays_s.append(now_s)
+        if not suspects or succeeded_before:
+            self._external_kills_s.append(now_s)
             death.doubts = 0
 
     def exonerate(self, suspect: object) -> None:
-        """A suspect has come through: it was innocent of every death so far."""
+        """A suspect has succeeded: it was innocent of every death so far."""
         if not self._records:
             return
         record = self._records.pop(suspect, None)
         for death in record.deaths if record is not None else ():
             death.doubts -= 1
             if death.doubts == 0:
-                self._strays_s.append(death.at_s)
+                self._external_kills_s.append(death.at_s)
 
     def forget(self, suspect: object) -> None:
-        """A suspect was found guilty, or nobody needs it any longer: no stray follows."""
+        """A suspect was found guilty, or nobody needs it any longer: no external kill follows."""
         self._records.pop(suspect, None)
 
     def is_suspect(self, suspect: object) -> bool:
-        """Tell whether a suspect has yet to come through."""
+        """Tell whether a suspect has yet to succeed."""
         return suspect in self._records
 
     def deaths_alone(self, suspect: object) -> int:
-        """Return how many processes died while they had nothing else in their hands."""
+        """Return how many processes died while they had nothing else in flight."""
         record = self._records.get(suspect)
         return record.alone if record is not None else 0
 
@@ -126,7 +126,7 @@ class BlameTracker:
         return record.alone >= most_deaths + self._patience(now_s)
 
     def _patience(self, now_s: float) -> int:
-        return sum(now_s - at_s <= STRAY_COUNTS_S for at_s in self._strays_s)
+        return sum(now_s - at_s <= EXTERNAL_KILL_COUNTS_S for at_s in self._external_kills_s)
 
     def next_try_s(self, suspect: object) -> float:
         """Return when a suspect may be tried again; in the past if it may at once."""

@@ -71,8 +71,8 @@ class Scheduler:
         self.ledger = ResultLedger()
         self._events = DomainEvents()
         self.jobs = JobTable(self.ledger, self.outbox, self._events)
-        suspicion = BlameTracker()
-        self.filing = FileScheduler(self.jobs, self.outbox, suspicion, allocator, file_workers)
+        blame_tracker = BlameTracker()
+        self.filing = FileScheduler(self.jobs, self.outbox, blame_tracker, allocator, file_workers)
         devices = DeviceRequests(allocator)
         self.dispatch = Dispatch(
             allocator,
@@ -81,7 +81,7 @@ class Scheduler:
             self.ledger,
             self.outbox,
             self._events,
-            suspicion,
+            blame_tracker,
             config or DispatchConfig(),
         )
         selection = MergeSelection(allocator, devices, self.dispatch.models, self.dispatch.scaling)

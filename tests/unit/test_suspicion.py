@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.scheduling.blame import (
+    EXTERNAL_KILL_COUNTS_S,
     FIRST_WAIT_S,
     LONGEST_WAIT_S,
     MAX_PATIENCE,
-    STRAY_COUNTS_S,
     BlameTracker,
 )
 from snakemake_executor_gpupool.testing.simulation import FakeItem, World
@@ -39,7 +39,7 @@ def test_a_death_is_a_stray_once_all_its_suspects_came_through() -> None:
     assert suspicion.is_guilty("x", 1, 1.0), "b may be to blame"
     suspicion.exonerate("b")
     assert not suspicion.is_guilty("x", 1, 1.0)
-    assert suspicion.is_guilty("x", 1, STRAY_COUNTS_S + 1.0), "long ago"
+    assert suspicion.is_guilty("x", 1, EXTERNAL_KILL_COUNTS_S + 1.0), "long ago"
 
 
 @pytest.mark.parametrize("end", ["forget", "never"])

@@ -64,13 +64,13 @@ class FileScheduler:
         self,
         jobs: JobTable,
         outbox: Outbox,
-        suspicion: BlameTracker,
+        blame_tracker: BlameTracker,
         allocator: Allocator,
         max_workers: int = 1,
     ) -> None:
         self._jobs = jobs
         self._outbox = outbox
-        self._suspicion = suspicion
+        self._blame_tracker = blame_tracker
         self._allocator = allocator
         self._max_workers = max_workers
         self._tools: dict[ToolRef, FileWorkerPool] = {}
@@ -204,7 +204,7 @@ class FileScheduler:
 
     def _may_start(self, tool: FileWorkerPool, now_s: float) -> bool:
         """Whether none has died lately while it started."""
-        return self._suspicion.next_try_s(tool) <= now_s
+        return self._blame_tracker.next_try_s(tool) <= now_s
 
     def _emptiest(self, tool: FileWorkerPool, nodes: Collection[str]) -> str:
         """Return the node with the fewest file processes that may have one more of this tool."""
@@ -251,7 +251,7 @@ class FileScheduler:
         """A process has imported its tool."""
         tool = self._tool_of[worker_id]
         tool.info = info
-        self._suspicion.exonerate(tool)
+        self._blame_tracker.exonerate(tool)
         tool.workers[worker_id].ready = True
         self._send(tool, now_s)
 
@@ -278,7 +278,7 @@ class FileScheduler:
             worker.answered()
             tool.reading.discard(job_id)
             self._outbox.note("file_done", worker=worker_id, job_id=job_id)
-            self._suspicion.exonerate(self._jobs.get(job_id))
+            self._blame_tracker.exonerate(self._jobs.get(job_id))
         return tool
 
     def heard_of(self, worker_id: str, now_s: float) -> None:
@@ -287,7 +287,7 @@ class FileScheduler:
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when a tool whose process has died may next be tried; else infinity."""
-        tries_s = [*map(self._suspicion.next_try_s, self._tools.values())]
+        tries_s = [*map(self._blame_tracker.next_try_s, self._tools.values())]
         tries_s += [until_s for tool in self._tools.values() for until_s, _ in tool.resting]
         return min((try_s for try_s in tries_s if try_s > now_s), default=float("inf"))
 
@@ -330,33 +330,33 @@ class FileScheduler:
 
     def _blame(self, tool: FileWorkerPool, worker: FileWorker, reason: str, now_s: float) -> None:
         if not worker.ready:
-            self._suspicion.died([tool], now_s)
+            self._blame_tracker.died([tool], now_s)
             # Whatever this one's trouble was, others serve.
             is_served = any(other.ready for other in tool.workers.values())
-            if not is_served and self._suspicion.is_guilty(
+            if not is_served and self._blame_tracker.is_guilty(
                 tool, MAX_START_DEATHS, now_s, least_s=MIN_TRIAL_S
             ):
                 error = crash_error(f"its process ended while starting: {reason}")
                 self._give_up(tool, error, now_s)
             return
         first = self._jobs.get(worker.in_flight[0]) if worker.in_flight else None
-        self._suspicion.died([first] if first is not None else [], now_s)
+        self._blame_tracker.died([first] if first is not None else [], now_s)
 
     def _take_back(self, tool: FileWorkerPool, job: JobState, reason: str, now_s: float) -> None:
         if job.phase is JobPhase.PUBLISHING:
             self.give_up_staged(job, now_s)
             return
         was_reading = job.phase is JobPhase.READING
-        if self._suspicion.is_guilty(job, MAX_DEATHS, now_s):
+        if self._blame_tracker.is_guilty(job, MAX_DEATHS, now_s):
             doing = "reading its input" if was_reading else "writing its output"
-            deaths = self._suspicion.deaths_alone(job)
-            self._suspicion.forget(job)
+            deaths = self._blame_tracker.deaths_alone(job)
+            self._blame_tracker.forget(job)
             message = f"{deaths} processes died while {doing}: {reason}"
             self._jobs.fail(job, f"{job.request.title}: {message}")
             return
         if was_reading:
             self._jobs.forget_items(job)
-        until_s = self._suspicion.next_try_s(job)
+        until_s = self._blame_tracker.next_try_s(job)
         if until_s > now_s:
             tool.resting.append((until_s, job.request.job_id))
         elif was_reading:

@@ -33,7 +33,7 @@ class Batching:
         jobs: JobTable,
         charging: Charging,
         outbox: Outbox,
-        suspicion: BlameTracker,
+        blame_tracker: BlameTracker,
     ) -> None:
         self._allocator = allocator
         self._lifecycle = lifecycle
@@ -41,7 +41,7 @@ class Batching:
         self._jobs = jobs
         self._charging = charging
         self._outbox = outbox
-        self._suspicion = suspicion
+        self._blame_tracker = blame_tracker
         self._batches = 0
 
     # -- to workers ----------------------------------------------------------------
@@ -168,7 +168,7 @@ class Batching:
     ) -> None:
         model, results, node = worker.model, iter(message.results), worker.node
         for position, unit in enumerate(batch.units):
-            self._suspicion.exonerate(unit)
+            self._blame_tracker.exonerate(unit)
             if position in again:
                 model.oversized.append(unit)
                 continue

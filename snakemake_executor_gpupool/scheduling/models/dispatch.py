@@ -73,19 +73,19 @@ class Dispatch:
         ledger: ResultLedger,
         outbox: Outbox,
         events: DomainEvents,
-        suspicion: BlameTracker,
+        blame_tracker: BlameTracker,
         config: DispatchConfig,
     ) -> None:
         self._jobs = jobs
-        self._suspicion = suspicion
+        self._blame_tracker = blame_tracker
         self._config = config
         self.models = models
-        self.lifecycle = WorkerLifecycle(allocator, outbox, events, suspicion)
-        self.scaling = WorkerScaling(allocator, self.lifecycle, suspicion)
-        self.failures = Failures(self.lifecycle, jobs, ledger, outbox, events, suspicion)
+        self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
+        self.scaling = WorkerScaling(allocator, self.lifecycle, blame_tracker)
+        self.failures = Failures(self.lifecycle, jobs, ledger, outbox, events, blame_tracker)
         self.charging = Charging(jobs, outbox)
         self.batching = Batching(
-            allocator, self.lifecycle, self.failures, jobs, self.charging, outbox, suspicion
+            allocator, self.lifecycle, self.failures, jobs, self.charging, outbox, blame_tracker
         )
 
     def owns(self, worker_id: str) -> bool:
@@ -249,6 +249,6 @@ class Dispatch:
         wake_s = now_s + (min(self._config.batch_window_s, 0.05) if gathering else 1.0)
         for model in self.models.values():
             tries_s = [until_s for until_s, _ in model.resting]
-            tries_s.append(self._suspicion.next_try_s(model))
+            tries_s.append(self._blame_tracker.next_try_s(model))
             wake_s = min([wake_s, *(try_s for try_s in tries_s if try_s > now_s)])
         return wake_s

@@ -34,14 +34,14 @@ class Failures:
         ledger: ResultLedger,
         outbox: Outbox,
         events: DomainEvents,
-        suspicion: BlameTracker,
+        blame_tracker: BlameTracker,
     ) -> None:
         self._lifecycle = lifecycle
         self._jobs = jobs
         self._ledger = ledger
         self._outbox = outbox
         self._events = events
-        self._suspicion = suspicion
+        self._blame_tracker = blame_tracker
 
     # -- deaths ----------------------------------------------------------------------
     def blame(self, worker: ModelWorker, reason: str, now_s: float) -> None:
@@ -53,15 +53,15 @@ class Failures:
             self._blame_loading(worker, reason, now_s)
             return
         units = worker.in_flight.popleft().units if worker.in_flight else []
-        self._suspicion.died(units, now_s)
+        self._blame_tracker.died(units, now_s)
         for unit in units:
-            if self._suspicion.is_guilty(unit, MAX_DEATHS_ALONE, now_s):
-                count = self._suspicion.deaths_alone(unit)
+            if self._blame_tracker.is_guilty(unit, MAX_DEATHS_ALONE, now_s):
+                count = self._blame_tracker.deaths_alone(unit)
                 message = f"{count} workers died while computing it alone: {reason}"
-                self._suspicion.forget(unit)
+                self._blame_tracker.forget(unit)
                 self._jobs.unit_failed(unit, crash_error(message))
             else:
-                worker.model.resting.append((self._suspicion.next_try_s(unit), unit))
+                worker.model.resting.append((self._blame_tracker.next_try_s(unit), unit))
 
     def _blame_chain(self, worker: ModelWorker, reason: str, now_s: float) -> None:
         """Look no further than whether to go on merging: what was in flight is tried apart."""
@@ -72,11 +72,13 @@ class Failures:
     def _blame_loading(self, worker: ModelWorker, reason: str, now_s: float) -> None:
         model = worker.model
         known_good = model.has_loaded
-        self._suspicion.died([model], now_s, since_s=worker.since_s, came_through_before=known_good)
+        self._blame_tracker.died(
+            [model], now_s, since_s=worker.since_s, succeeded_before=known_good
+        )
         self._lifecycle.withdraw_asking(model, now_s)
         # Whatever this one's trouble was, others serve.
         is_served = any(other.has_loaded for other in model.alive)
-        if not is_served and self._suspicion.is_guilty(
+        if not is_served and self._blame_tracker.is_guilty(
             model, MAX_LOAD_DEATHS, now_s, least_s=MIN_TRIAL_S
         ):
             error = crash_error(f"its worker died while loading: {reason}")
@@ -99,7 +101,7 @@ class Failures:
     def abandon(self, units: Iterable[WorkItem]) -> None:
         """Forget units that nobody waits for any more."""
         for unit in units:
-            self._suspicion.forget(unit)
+            self._blame_tracker.forget(unit)
             self._ledger.abandon(unit)
 
     def _end_merges(self, units: Iterable[WorkItem]) -> None:
@@ -111,7 +113,7 @@ class Failures:
     def give_up_model(self, model: Model, error: WorkerError, now_s: float) -> None:
         """Fail whoever needs a model that cannot be had, now and later."""
         model.error = error
-        self._suspicion.forget(model)
+        self._blame_tracker.forget(model)
         self._outbox.note("model_failed", model=model.name, error=error.message)
         self.fail_waiting(model, error)
         self._lifecycle.withdraw_asking(model, now_s)
@@ -130,7 +132,7 @@ class Failures:
             units.extend(kept)
         model.resting[:] = [(until_s, unit) for until_s, unit in model.resting if unit not in gone]
         for unit in sorted(gone, key=lambda unit: unit.order):
-            self._suspicion.forget(unit)
+            self._blame_tracker.forget(unit)
             self._jobs.unit_failed(unit, error, blamed(model, error))
 
     def fail_waiting(self, model: Model, error: WorkerError) -> None:
@@ -141,7 +143,7 @@ class Failures:
         shown = error
         resting = (unit for _, unit in model.resting)
         for unit in [*model.suspects, *resting, *model.oversized, *model.queue.drain()]:
-            self._suspicion.forget(unit)
+            self._blame_tracker.forget(unit)
             self._jobs.unit_failed(unit, shown, blamed(model, error))
             shown = error.brief()
         model.suspects.clear()

@@ -57,12 +57,16 @@ class WorkerLifecycle:
     """
 
     def __init__(
-        self, allocator: Allocator, outbox: Outbox, events: DomainEvents, suspicion: BlameTracker
+        self,
+        allocator: Allocator,
+        outbox: Outbox,
+        events: DomainEvents,
+        blame_tracker: BlameTracker,
     ) -> None:
         self._allocator = allocator
         self._outbox = outbox
         self._events = events
-        self._suspicion = suspicion
+        self._blame_tracker = blame_tracker
         self._numbers: Counter[str] = Counter()
         self.workers: dict[str, ModelWorker] = {}
         self.counts: Counter[str] = Counter()
@@ -330,7 +334,7 @@ class WorkerLifecycle:
         )
         model.learn_load(now_s - worker.since_s)
         worker.has_loaded = model.has_loaded = True
-        self._suspicion.exonerate(model)
+        self._blame_tracker.exonerate(model)
         model.memory = model.memory.loaded(message.peak_mib, message.batch_tokens)
         if model.budget_tokens is None:
             model.budget_tokens = message.batch_tokens

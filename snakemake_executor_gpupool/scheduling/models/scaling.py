@@ -13,11 +13,11 @@ class WorkerScaling:
     """Lets as many workers of each model wait for devices as pay."""
 
     def __init__(
-        self, allocator: Allocator, lifecycle: WorkerLifecycle, suspicion: BlameTracker
+        self, allocator: Allocator, lifecycle: WorkerLifecycle, blame_tracker: BlameTracker
     ) -> None:
         self._allocator = allocator
         self._lifecycle = lifecycle
-        self._suspicion = suspicion
+        self._blame_tracker = blame_tracker
 
     def capacity(self, model: Model) -> int:
         """Return how many workers of a model the managed devices could hold; at least one."""
@@ -77,7 +77,7 @@ class WorkerScaling:
 
     def _may_load(self, model: Model, now_s: float) -> bool:
         """Once a worker has died while loading, one at a time tries, after a wait."""
-        if not self._suspicion.is_suspect(model):
+        if not self._blame_tracker.is_suspect(model):
             return True
         is_tried = any(not worker.has_loaded for worker in model.alive)
-        return not is_tried and self._suspicion.next_try_s(model) <= now_s
+        return not is_tried and self._blame_tracker.next_try_s(model) <= now_s
