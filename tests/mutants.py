@@ -150,15 +150,15 @@ MUTANTS = (
     Mutant(
         "a failed item fails every job that contains it, and no other",
         "scheduling/jobs.py",
-        "        for job_id, position in places:\n",
-        "        for job_id, position in places[:1]:\n",
+        "        for job_id, position in waiters:\n",
+        "        for job_id, position in waiters[:1]:\n",
         ("test_jobs.py",),
     ),
     Mutant(
         "nobody computes what only ended jobs have asked for",
         "scheduling/jobs.py",
-        "            if not unit.is_done:\n                unit.places = [place for place",
-        "            if unit.is_done:\n                unit.places = [place for place",
+        "            if not unit.is_done:\n                unit.waiters = [place for place",
+        "            if unit.is_done:\n                unit.waiters = [place for place",
         ("test_jobs.py",),
     ),
     Mutant(

@@ -212,14 +212,14 @@ class JobTable:
     def handed_out(self, units: Iterable[WorkItem]) -> None:
         """A worker is given units: the jobs that first asked for them have begun."""
         for unit in units:
-            job = self._jobs.get(unit.places[0][0]) if unit.places else None
+            job = self._jobs.get(unit.waiters[0][0]) if unit.waiters else None
             if job is not None:
                 job.is_handed_out = True
 
     def forget_items(self, job: JobState) -> None:
         """Undo what was read of a job, so that it can be read again."""
         for unit in job.units:
-            unit.places = [place for place in unit.places if place[0] != job.request.job_id]
+            unit.waiters = [place for place in unit.waiters if place[0] != job.request.job_id]
             self._ledger.release(unit)
         job.units, job.names, job.missing, job.all_read = [], [], 0, False
         job.duplicates = job.reused = 0
@@ -238,7 +238,7 @@ class JobTable:
 
     def patience_s(self, units: Iterable[WorkItem]) -> float:
         """Return how long the most patient of the jobs that wait for the units will wait."""
-        waiting = dict.fromkeys(job_id for unit in units for job_id, _ in unit.places)
+        waiting = dict.fromkeys(job_id for unit in units for job_id, _ in unit.waiters)
         # A job may have failed for another of its items, while a merged run still has it.
         jobs = filter(None, map(self._jobs.get, waiting))
         limits_s = (job.request.timeout_s for job in jobs)
@@ -252,10 +252,10 @@ class JobTable:
         """
         for unit, device_s in zip(units, shares_s, strict=True):
             unit.device_s = device_s
-            if len(unit.places) == 1 and unit.places[0][0] in self._jobs:
-                work.charged[unit.places[0][0]] += device_s
+            if len(unit.waiters) == 1 and unit.waiters[0][0] in self._jobs:
+                work.charged[unit.waiters[0][0]] += device_s
                 continue
-            waiting = [job_id for job_id, _ in unit.places if job_id in self._jobs]
+            waiting = [job_id for job_id, _ in unit.waiters if job_id in self._jobs]
             if not waiting:
                 work.overhead[UNCLAIMED] += device_s
                 continue
@@ -281,14 +281,14 @@ class JobTable:
 
         ``seconds`` are what it took, as far as nobody was charged for it; ``node``: of a cluster.
         """
-        places, unit.places = unit.places, []
+        waiters, unit.waiters = unit.waiters, []
         self._ledger.finish(unit, result, None)
-        for job_id, _ in places:
+        for job_id, _ in waiters:
             job = self._jobs.get(job_id)
             if job is None:
                 continue
             job.missing -= 1
-            job.seconds += seconds / len(places)
+            job.seconds += seconds / len(waiters)
             job.workers.add(worker_id)
             if node:
                 job.cost_on = job.cost_on or {}
@@ -301,9 +301,9 @@ class JobTable:
 
         ``where`` says what failed, if it is not the item.
         """
-        places, unit.places = unit.places, []
+        waiters, unit.waiters = unit.waiters, []
         self._ledger.finish(unit, None, error)
-        for job_id, position in places:
+        for job_id, position in waiters:
             job = self._jobs.get(job_id)
             if job is not None:
                 name = job.names[position] if position < len(job.names) else unit.name
@@ -357,7 +357,7 @@ class JobTable:
         del self._jobs[job.request.job_id]
         for unit in dict.fromkeys(job.units):
             if not unit.is_done:
-                unit.places = [place for place in unit.places if place[0] != job.request.job_id]
+                unit.waiters = [place for place in unit.waiters if place[0] != job.request.job_id]
         if is_lent:
             self._lent[job.request.job_id] = job.units
         else:

@@ -1,7 +1,7 @@
 """One computation per distinct item, in the whole run. Pure bookkeeping.
 
-Every item of every job is a *place*; places whose items are equal share a *unit*,
-the one computation. The first place to arrive makes the unit; later ones wait for
+Every item of every job is a *place*; places whose items are equal share a *work item*,
+the one computation. The first place to arrive makes it; later ones wait for
 its result or, if it is there already, take it at once. Results outlive their places
 within a bound, so that an equal item that comes an hour later costs nothing.
 """
@@ -25,10 +25,10 @@ class WorkItem:
     key
         Equal for equal items; None if the tool is not deterministic.
     group
-        Units of one group may share a micro-batch: same model, same params.
+        Work items of one group may share a micro-batch: same model, same params.
     order
         (negated priority, 0 if its request is short else 1, arrival number).
-    places
+    waiters
         (job id, position in the job) of every place that waits for the result.
     """
 
@@ -39,12 +39,12 @@ class WorkItem:
     payload: Blob
     name: str
     order: tuple[int, int, int]
-    places: list[tuple[int, int]] = field(default_factory=list)
+    waiters: list[tuple[int, int]] = field(default_factory=list)
     result: Blob | None = None
     error: WorkerError | None = None
-    #: A chain is to compute it, and no queue has it.
+    #: A merged run is to compute it, and no queue has it.
     is_merged: bool = False
-    #: Computed before any job asked for it, by a chain.
+    #: Computed before any job asked for it, by a merged run.
     is_guess: bool = False
     #: How many places still hold the result.
     holders: int = 0
@@ -113,7 +113,7 @@ class ResultLedger:
             self.discard(unit.payload, unit.result or b"")
         self._asked_for(known)
         if known.result is None:
-            known.places.append((job_id, position))
+            known.waiters.append((job_id, position))
         if known is not unit:
             known.order = min(known.order, unit.order)
         known.holders += 1

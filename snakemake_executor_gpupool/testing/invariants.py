@@ -203,9 +203,9 @@ def _waiters(scheduler: Scheduler) -> Iterator[str]:
     for unit in units.values():
         if isinstance(unit, MergedRequest):
             continue  # a merged run: its items are its job's
-        if unit.is_done and unit.places:
+        if unit.is_done and unit.waiters:
             yield f"{unit.name} is done, and waited for"
-        for job_id, position in unit.places:
+        for job_id, position in unit.waiters:
             job = scheduler.jobs.get(job_id)
             if job is None:
                 yield f"job {job_id} waits for {unit.name}, and has ended"
@@ -218,7 +218,7 @@ def _waiters(scheduler: Scheduler) -> Iterator[str]:
         if job.missing != missing:
             yield f"{job.request.title} lacks {missing} results, and counts {job.missing}"
         waiting = sum(
-            unit.places.count((job.request.job_id, n)) for n, unit in enumerate(job.units)
+            unit.waiters.count((job.request.job_id, n)) for n, unit in enumerate(job.units)
         )
         if waiting != missing:
             yield f"{job.request.title} lacks {missing}, {waiting} are awaited"

@@ -98,5 +98,5 @@ def test_a_kept_result_that_comes_too_late_is_let_go_of() -> None:  # P5
     late = unit("k")
     late.result = SpoolFile("kept", 1)
     placed, is_new = ledger.place(late, 2, 0)
-    assert (placed, is_new) == (first, False) and first.places == [(1, 0), (2, 0)]
+    assert (placed, is_new) == (first, False) and first.waiters == [(1, 0), (2, 0)]
     assert [blob.path for blob in ledger.discarded] == ["kept"]

@@ -107,7 +107,7 @@ def end_job_of_waiter(s: Scheduler) -> None:
 
 def wrong_position(s: Scheduler) -> None:
     one, other = in_flight(s).units[:2]
-    one.places, other.places = other.places, one.places
+    one.waiters, other.waiters = other.waiters, one.waiters
 
 
 def rename_key(s: Scheduler) -> None:
@@ -143,7 +143,7 @@ BREAKS: list[tuple[Callable[[Scheduler], Any], str]] = [
     (lambda s: setattr(in_flight(s).units[0], "is_merged", True), "is merged, and in"),
     (end_job_of_waiter, "job 1 waits for .*, and has ended"),
     (wrong_position, "which is another"),
-    (lambda s: in_flight(s).units[0].places.clear(), "are awaited"),
+    (lambda s: in_flight(s).units[0].waiters.clear(), "are awaited"),
     (lambda s: setattr(in_flight(s).units[0], "result", b""), "is done, and waited for"),
     (set_to(lambda s: s.jobs[1], missing=lambda n: n - 1), "lacks .* results, and counts"),
     (lambda s: setattr(in_flight(s).units[0], "holders", 9), "holders, and counts 9"),

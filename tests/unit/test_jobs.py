@@ -81,7 +81,7 @@ def test_nobody_waits_for_an_item_whose_jobs_have_ended() -> None:  # S10
     ended = table.read(1, "x", "shared")
     table.read(2, "shared")
     table.jobs.fail(ended, "cancelled")
-    assert table.units["x"].places == [] and table.units["shared"].places == [(2, 0)]
+    assert table.units["x"].waiters == [] and table.units["shared"].waiters == [(2, 0)]
     table.done("x")  # it was under way: its result is nobody's
     table.done("shared")
     assert table.reports().keys() == {1} and gathered(table.jobs[2]) == [b"shared!"]
@@ -91,7 +91,7 @@ def test_a_job_that_is_read_again_waits_for_each_item_once() -> None:  # W4
     table = Table()
     job = table.read(1, "a", "b")
     table.jobs.forget_items(job)
-    assert table.units["a"].places == [] and job.missing == 0 and not job.all_read
+    assert table.units["a"].waiters == [] and job.missing == 0 and not job.all_read
     for item in ("a", "c"):
         unit = WorkItem(item, "g", 1.0, 1, b"", item, (0, 1, 0))
         table.units[item] = table.jobs.place(job, unit) or table.units[item]
@@ -121,7 +121,7 @@ def test_a_withdrawn_job_is_neither_served_nor_failed() -> None:
     table.jobs.withdraw(table.read(1, "a"))
     report = table.reports()[1]
     assert report.withdrawn and (table.jobs.served, table.jobs.failed) == (0, 0)
-    assert table.units["a"].places == []
+    assert table.units["a"].waiters == []
 
 
 def test_time_is_shared_among_the_places_of_an_item() -> None:

@@ -24,7 +24,7 @@ def test_equal_items_are_one_computation_and_every_place_is_told() -> None:  # W
     first, is_new = ledger.place(unit("a"), 1, 0)
     again, is_new_again = ledger.place(unit("a"), 2, 5)
     assert is_new and not is_new_again and again is first
-    assert first.places == [(1, 0), (2, 5)]
+    assert first.waiters == [(1, 0), (2, 5)]
     other, is_other = ledger.place(unit("b"), 1, 1)
     assert is_other and other is not first
     assert (ledger.items, ledger.unique) == (3, 2)
@@ -47,7 +47,7 @@ def test_a_result_that_is_there_is_handed_out_and_held_while_it_is_needed() -> N
     ledger.finish(computed, file("a"), None)
     ledger.release(computed)  # job 1 has ended: it is kept
     taken, is_new = ledger.place(unit("a"), 2, 0)
-    assert not is_new and taken.result == file("a") and (2, 0) not in taken.places
+    assert not is_new and taken.result == file("a") and (2, 0) not in taken.waiters
     for number in range(3):  # others push it out of what is kept
         more, _ = ledger.place(unit(number), 3, number)
         ledger.finish(more, file(str(number)), None)
@@ -90,7 +90,7 @@ def test_the_item_of_a_duplicate_goes_and_that_of_the_first_stays() -> None:
 def test_what_an_earlier_run_left_is_no_computation() -> None:
     ledger = ResultLedger()
     known, is_new = ledger.place(unit("a", result=file("kept")), 1, 0)
-    assert not is_new and known.places == [] and ledger.reused == 1 and ledger.unique == 0
+    assert not is_new and known.waiters == [] and ledger.reused == 1 and ledger.unique == 0
 
 
 def test_the_longest_unused_results_go_first() -> None:

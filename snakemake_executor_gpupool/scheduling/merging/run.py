@@ -151,7 +151,7 @@ class MergedRuns:
             payload=b"",
             name=job.request.title,
             order=(-job.request.priority, 0, self._merge_ids),
-            places=[(job.request.job_id, 0)],
+            waiters=[(job.request.job_id, 0)],
             merge_id=self._merge_ids,
             stages=stages,
             home=home.key,
@@ -249,7 +249,7 @@ class MergedRuns:
     def _first_done(
         self, merged: MergedRequest, results: list[Blob], share_s: float, worker: ModelWorker
     ) -> None:
-        merged.places = []
+        merged.waiters = []
         for unit, blob in zip(merged.parts, results, strict=True):
             if unit.is_done:
                 self._ledger.discard(blob)
@@ -270,7 +270,7 @@ class MergedRuns:
     def dissolve(self, merged: MergedRequest, now_s: float) -> None:
         """Send what is left of a merged run run the ordinary way."""
         merged.is_over = True
-        merged.places = []
+        merged.waiters = []
         if merged.stages_done == 0:
             self._dispatch_apart(merged, now_s)
         undone = range(max(merged.stages_done, 1), len(merged.stages))

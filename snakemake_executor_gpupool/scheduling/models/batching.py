@@ -98,7 +98,7 @@ class Batching:
             batch=batch.batch_id,
             worker=worker.worker_id,
             items=len(units),
-            jobs=sorted({job_id for unit in units for job_id, _ in unit.places}),
+            jobs=sorted({job_id for unit in units for job_id, _ in unit.waiters}),
             tokens=sum(unit.tokens for unit in units),
             padded_tokens=worker.model.batch_tokens(batch),
             longest_tokens=max(unit.tokens for unit in units),

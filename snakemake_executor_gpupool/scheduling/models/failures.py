@@ -95,8 +95,8 @@ class Failures:
 
     def requeue(self, model: Model, units: list[WorkItem]) -> None:
         """Let units wait again, except those that nobody waits for any more."""
-        model.queue.push(unit for unit in units if unit.places)
-        self.abandon(unit for unit in units if not unit.places)
+        model.queue.push(unit for unit in units if unit.waiters)
+        self.abandon(unit for unit in units if not unit.waiters)
 
     def abandon(self, units: Iterable[WorkItem]) -> None:
         """Forget units that nobody waits for any more."""
@@ -106,7 +106,7 @@ class Failures:
 
     def _end_merges(self, units: Iterable[WorkItem]) -> None:
         for unit in units:
-            unit.places = []
+            unit.waiters = []
             self._events.append(MergeEnded(unit))
 
     # -- what is given up --------------------------------------------------------------

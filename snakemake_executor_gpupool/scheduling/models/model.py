@@ -277,20 +277,20 @@ class Model:
         unwanted: list[WorkItem] = []
         while self.oversized and worker.is_alone and not worker.in_flight:
             unit = self.oversized.popleft()
-            if unit.places:
+            if unit.waiters:
                 return [unit], unwanted
             unwanted.append(unit)
         while self.suspects:
             if worker.in_flight:
                 return [], unwanted
             unit = self.suspects.popleft()
-            if unit.places:
+            if unit.waiters:
                 return [unit], unwanted
             unwanted.append(unit)
         budget = self.budget_tokens or 1
         while batch := self.queue.take(budget, self.info.pads, self._most_batch_cost()):
-            unwanted += [unit for unit in batch if not unit.places]
-            if wanted := [unit for unit in batch if unit.places]:
+            unwanted += [unit for unit in batch if not unit.waiters]
+            if wanted := [unit for unit in batch if unit.waiters]:
                 return wanted, unwanted
         return [], unwanted
 
