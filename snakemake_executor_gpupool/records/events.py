@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class EventLog:
         The file; opened on the first event.
     table
         Hears of every event, too; None: nothing does.
+    begun
+        Called when the file is there.
 
     Attributes
     ----------
@@ -33,9 +35,15 @@ class EventLog:
         Why lines were lost; None: none were.
     """
 
-    def __init__(self, path: Path, table: JobsTable | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        table: JobsTable | None = None,
+        begun: Callable[[], None] = lambda: None,
+    ) -> None:
         self._path = path
         self._table = table
+        self._begun = begun
         self._file: FileIO | None = None
         self._pending: list[str] = []
         self._is_torn = False
@@ -61,6 +69,7 @@ class EventLog:
         try:
             if self._file is None:
                 self._file = FileIO(self._path, "a", opener=open_private)
+                self._begun()
             written = self._file.write(data)
             self._is_torn = written < len(data)
         except OSError as error:

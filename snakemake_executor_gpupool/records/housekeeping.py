@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from snakemake_executor_gpupool.records.runs.reader import read_summary
 #: What runs are called: when they started, and by which process.
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-\d+")
 _MIB = 2**20
+#: After how long a directory in which nothing has happened is not one that is being made.
+_UNUSED_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,26 @@ def remove_old_runs(root: Path, current: Path, bounds: Bounds) -> list[Path]:
         # One that goes on has not failed yet: it stays, and must not take the other's place.
         over = [run for run in runs if run.name == current.name or _is_over(run)]
         kept_failure = _newest_failed(over) if excess else None
+        _remove_unused(root, current)
         for run in excess:
             if run != kept_failure and _is_over(run) and _remove(run):
                 removed.append(run)
     return removed
+
+
+def _remove_unused(root: Path, current: Path) -> None:
+    """Remove what was made for runs in which nothing was to be done: directories without a file."""
+    for run in root.iterdir():
+        if not _RUN_NAME.fullmatch(run.name) or run.name == current.name or not _is_ours(run):
+            continue
+        with contextlib.suppress(OSError):
+            children = list(run.iterdir())
+            is_bare = all(child.name in ("workers", "spool") for child in children)
+            # Not one that is being made.
+            is_old = run.stat().st_mtime < time.time() - _UNUSED_S
+            if is_bare and is_old and _is_over(run):
+                for directory in (*children, run):
+                    directory.rmdir()  # which refuses to if there is something in it
 
 
 def _excess(runs: list[Path], removable: list[Path], bounds: Bounds) -> list[Path]:

@@ -73,7 +73,7 @@ class RunPaths:
         self._staged = self.directory / f"staged-{secrets.token_hex(8)}"
 
     def create(self) -> None:
-        """Create the directories, for this user alone, and point ``latest`` at them.
+        """Create the directories, for this user alone.
 
         Also removes what killed runs left in the same places.
 
@@ -96,8 +96,6 @@ class RunPaths:
             with contextlib.suppress(OSError):  # it is full or missing: the disk is used
                 prefix = f"{SPOOL_PREFIX}{os.getpid()}-"
                 self._memory_spool = OwnedDirectory.make(MEMORY_FILE_SYSTEM, prefix)
-        with contextlib.suppress(OSError):  # something else has that name: the run goes on without
-            self._point_latest()
 
     def _sweep(self) -> None:
         sweep_whole(MEMORY_FILE_SYSTEM.glob(f"{SPOOL_PREFIX}*"))
@@ -106,11 +104,15 @@ class RunPaths:
         else:
             sweep_parts(self.root.iterdir(), ("spool", "staged-*"))
 
-    def _point_latest(self) -> None:
+    def point_latest(self) -> None:
+        """Have ``latest`` point at this run, which has begun. Never raises."""
         staged = self.root / f".latest-{self.run_id}"
-        staged.unlink(missing_ok=True)
-        staged.symlink_to(self.run_id)
-        staged.replace(self.root / "latest")
+        with contextlib.suppress(OSError):  # something else has that name: the run goes on without
+            staged.unlink(missing_ok=True)
+            staged.symlink_to(self.run_id)
+            staged.replace(self.root / "latest")
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
 
     @property
     def spools(self) -> list[str]:

@@ -124,7 +124,8 @@ class RunLoop:
         if paths.is_shared:
             remove = lambda path: put(lambda: remove_file(path))  # noqa: E731
         self._discards = Discards(remove)
-        self.events = EventLog(paths.events, JobsTable(paths.jobs_table))
+        # Not before something happens: Snakemake opens a pool, and ends, if nothing is to be done.
+        self.events = EventLog(paths.events, JobsTable(paths.jobs_table), paths.point_latest)
         self._has_lost_events = False
         self._actions = Actions(
             host,

@@ -19,6 +19,8 @@ from snakemake_executor_gpupool.runtime.recording import FORMAT
 from snakemake_executor_gpupool.scheduling.core import Core, Setup
 from snakemake_executor_gpupool.scheduling.events import Event
 
+#: In the directory of a run.
+NAME = "recording.jsonl"
 _EVENTS: dict[str, type] = {each.__name__: each for each in typing.get_args(Event)}
 
 
@@ -64,7 +66,11 @@ class Recording:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path / "recording.jsonl" if path.is_dir() else path
+        self._path = path / NAME if path.is_dir() else path
+        if path.is_dir() and not self._path.exists():
+            raise RecordingError(
+                f"{path} has no {NAME}: a run is recorded if it is started with GPUPOOL_RECORD=1"
+            )
         self.is_cut_off = False
         lines = self._lines()
         try:

@@ -71,3 +71,7 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:  # R1
     assert "\x1b[?1049h" in drawn and "\x1b[?1049l" in drawn, "the screen is put back"
     last = drawn.rpartition("\x1b[?1049l")[2]
     assert "ended" in last and "jobs 8 of 8" in last
+    latest = (tmp_path / ".snakemake/gpupool/latest").resolve()
+    again = workflow.run("--gpupool-devices", "cpu:1")
+    assert "Nothing to be done" in again.text
+    assert (tmp_path / ".snakemake/gpupool/latest").resolve() == latest

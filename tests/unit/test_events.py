@@ -58,3 +58,16 @@ def test_text_that_nothing_can_encode_is_escaped(tmp_path: Path) -> None:  # W5
     told = json.loads((tmp_path / "events.jsonl").read_text())
     assert told["error"] == "caf\u00e9 \U0001f600 \\udc80"
     assert told["jobs"] == [["\\ud800"], {"a": "\\udcff"}]
+
+
+def test_whoever_waits_for_the_file_hears_of_it_once(tmp_path: Path) -> None:
+    begun: list[bool] = []
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path, begun=lambda: begun.append(path.exists()))
+    log.write("one", {})
+    assert begun == []
+    for _ in range(2):
+        log.flush()
+        log.write("two", {})
+    log.close()
+    assert begun == [True]

@@ -142,3 +142,23 @@ def test_whatever_a_run_has_left_ends_no_other(tmp_path: Path, damage: str) -> N
     (runs[0] / "summary.json").write_text(damage)
     remove_old_runs(tmp_path, runs[-1], Bounds(1, 0))
     assert runs[-1].exists()
+
+
+def test_what_was_made_for_runs_in_which_nothing_happened_goes(tmp_path: Path) -> None:
+    current = make(tmp_path, 9)
+    for number, extra in enumerate(("", "workers/t.log", "spool/x", "note.txt", "", "")):
+        unused = tmp_path / f"20260101-0000{number:02d}-1"
+        for name in ("workers", "spool"):
+            (unused / name).mkdir(parents=True)
+        if extra:
+            (unused / extra).touch()
+        if number != 4:  # that one is being made
+            os.utime(unused, (1e9, 1e9))
+    owned = OwnedDirectory(unused)  # the last one has begun, long ago
+    os.utime(unused, (1e9, 1e9))
+    remove_old_runs(tmp_path, current, ALL)
+    assert names(tmp_path) == ["01", "02", "03", "04", "05", "09"]
+    owned.let_go()
+    assert (tmp_path / "20260101-000003-1/workers").is_dir(), (
+        "whatever else is there: it stays whole"
+    )

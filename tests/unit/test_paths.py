@@ -41,7 +41,9 @@ def test_what_is_called_latest_is_no_end(tmp_path: Path) -> None:
     (tmp_path / "latest/mine").mkdir(parents=True)
     paths = RunPaths(tmp_path)
     paths.create()
+    paths.point_latest()
     assert paths.workers.is_dir() and (tmp_path / "latest/mine").is_dir()
+    assert not list(tmp_path.glob(".latest*"))
     paths.remove_spools()
     paths.remove_staged()
 

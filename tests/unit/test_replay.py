@@ -235,6 +235,20 @@ def test_all_of_it_can_be_printed(short: Path, capsys: pytest.CaptureFixture[str
     assert any("FrameReceived" in line and '"type": "done"' in line for line in lines)
 
 
+def test_so_is_its_name(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "w/.snakemake/gpupool/20260101-000000-1"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "w")
+    (run / "events.jsonl").touch()
+    assert main(["replay", run.name]) == 2
+    told = capsys.readouterr().err
+    assert "has no recording.jsonl" in told and "GPUPOOL_RECORD=1" in told
+    (run / "recording.jsonl").write_bytes(short.read_bytes())
+    assert main(["replay", run.name]) == 0
+
+
 def test_a_directory_of_a_run_is_as_good(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short.rename(short.with_name("recording.jsonl"))
     assert main(["replay", str(short.parent)]) == 0

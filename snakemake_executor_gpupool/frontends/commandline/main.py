@@ -199,7 +199,9 @@ def _add_replay(commands: Any) -> None:
         description=REPLAY_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="recording, or a run's directory")
+    parser.add_argument(
+        "file", metavar="FILE", type=Path, help="recording, or a run's directory or name"
+    )
     parser.add_argument("--print", action="store_true", help="print every event and effect")
     parser.set_defaults(command=_replay)
 

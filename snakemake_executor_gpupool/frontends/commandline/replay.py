@@ -8,6 +8,7 @@ from typing import Any
 
 from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.frontends.commandline.main import EXIT_DONE, EXIT_FAILED
+from snakemake_executor_gpupool.records.runs.files import ROOT, is_run
 from snakemake_executor_gpupool.runtime.replay import Recording, Step
 
 #: Values longer than this are shown in part.
@@ -22,7 +23,9 @@ def replay(path: Path, *, show: bool = False) -> int:
     RecordingError
         It cannot be read.
     """
-    recording = Recording(path)
+    # A run's name, too, as for the other commands that read one.
+    run = ROOT / path
+    recording = Recording(run if is_run(run) and not path.exists() else path)
     if recording.version != __version__:
         print(f"recorded by gpupool {recording.version}, which may have decided otherwise")
     events = effects = 0
