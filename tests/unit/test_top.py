@@ -13,6 +13,7 @@ import pytest
 from snakemake_executor_gpupool.frontends.commandline.main import main
 from snakemake_executor_gpupool.frontends.commandline.top import frame
 from snakemake_executor_gpupool.records.progress import ModelState, Progress
+from snakemake_executor_gpupool.records.report.rules import device_rows
 from snakemake_executor_gpupool.records.runs.live import Snapshot, remaining, snapshot
 from snakemake_executor_gpupool.records.runs.reader import EventReader, read_run
 from snakemake_executor_gpupool.records.runs.values import RunView
@@ -214,3 +215,13 @@ def test_jobs_that_were_not_started_are_neither_finished_nor_left() -> None:
     assert shot.jobs_known == 6
     assert shot.remaining is not None
     assert shot.remaining.likely_s == pytest.approx(9.0), "three in 9 s, three are left"
+
+
+def test_a_device_is_busy_while_it_computes_not_while_its_answer_waits() -> None:
+    """The run loop may be late: what counts is what the worker says that it took."""
+    events = [dict(event) for event in TIMED]
+    done = next(event for event in events if event["event"] == "batch_done")
+    done["seconds"] = 0.25
+    run = view(events)
+    assert snapshot(run, EPOCH_S + 20).devices[0].busy_share == pytest.approx(7.25 / 20)
+    assert device_rows(run)[0]["busy_s"] == pytest.approx(0.25 + 2.0)

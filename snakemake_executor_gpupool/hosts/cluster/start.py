@@ -85,6 +85,7 @@ def start_cluster(options: ClusterOptions, context: RunContext) -> Cluster:
         allocated_nodes(os.environ)  # said before anything is started
     paths = RunPaths(context.run_root.resolve(), shared=True)
     paths.create()
+    paths.point_latest()  # what agents and pilots print is of use if no node joins
     with contextlib.ExitStack() as undo:
         undo.callback(paths.remove_spools)
         local = LocalHost(paths, threads=1)

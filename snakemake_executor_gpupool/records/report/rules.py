@@ -194,8 +194,7 @@ def device_rows(run: RunView) -> list[dict[str, Any]]:
     for batch in run.batches.values():
         worker = run.workers.get(batch.worker_id)
         for name in worker.devices if worker is not None else ():
-            end_s = run.end_s if batch.ended_at_s is None else batch.ended_at_s
-            busy[name].append((batch.started_at_s, end_s))
+            busy[name].append((batch.started_at_s, batch.computed_until_s(run.end_s)))
     for lease in run.leases.values():
         if lease.granted_at_s is not None:
             released_s = lease.released_at_s

@@ -246,7 +246,9 @@ def _busy_share(run: RunView, device: str, from_s: float, now_s: float) -> float
             if span.to_s is not None and span.to_s < from_s:
                 break
             if span.activity is Activity.BATCH:
-                busy.append((span.from_s, span.to_s or now_s))
+                batch = run.batches.get(span.number or -1)
+                to_s = now_s if batch is None else batch.computed_until_s(now_s)
+                busy.append((span.from_s, to_s))
     for lease in run.leases.values():
         if lease.granted_at_s is not None and device in lease.devices:
             busy.append((lease.granted_at_s, lease.released_at_s or now_s))
