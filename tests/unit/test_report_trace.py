@@ -42,3 +42,13 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["report", "--trace", str(run), "-o", str(run / "events.jsonl" / "t.json")]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and all(line.startswith("gpupool: ") for line in lines)
+
+
+def test_where_the_runs_directory_cannot_be_written_another_place_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = leave(tmp_path / "run", events_of(WORLD))
+    (run / "report.html").mkdir()
+    assert main(["report", str(run)]) == 1
+    told = capsys.readouterr().err
+    assert "--output names another place" in told and len(told.splitlines()) == 1

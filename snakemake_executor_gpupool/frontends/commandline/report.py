@@ -43,7 +43,8 @@ def report(options: argparse.Namespace) -> int:
     try:
         write_page(path, "".join(text), is_private=not options.output)
     except OSError as error:
-        complain(f"the {what} {path} cannot be written: {error.strerror}")
+        way = "" if options.output else "; --output names another place"
+        complain(f"the {what} {path} cannot be written: {error.strerror}{way}")
         return EXIT_FAILED
     if options.json:
         figures = {"run": run.run_id, "state": run.state.value, what: str(path)}
