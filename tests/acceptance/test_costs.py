@@ -47,7 +47,7 @@ FILES = {f"in/{i}.txt": f"alpha{i % 3}\nbeta\ngamma{i}\n" for i in range(8)}
 FILES |= {"in/bad.txt": "bad\nbeta\n", "in/die.txt": "die\nalpha1\n"}
 
 
-def test_costs_of_a_real_run_add_up(tmp_path: Path) -> None:
+def test_costs_of_a_real_run_add_up(tmp_path: Path) -> None:  # R6
     workflow = Workflow(tmp_path, SNAKEFILE, FILES)
     options = ("--keep-going", "--benchmark-extended", "--gpupool-keep-runs", "2")
     run = workflow.run(*options, GPUPOOL_SIMULATE="2x16GiB")

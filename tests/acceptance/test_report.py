@@ -126,7 +126,7 @@ def test_duplicates_costs_and_files_are_known(done: Finished, data: dict[str, An
     assert sum(jobs["over"]) == sum(rule["over"] for rule in data["rules"])
 
 
-def test_the_timeline_has_all_that_happened(done: Finished, data: dict[str, Any]) -> None:
+def test_the_timeline_has_all_that_happened(done: Finished, data: dict[str, Any]) -> None:  # R2
     kinds = [SPAN_KINDS[kind].value for kind in data["spans"]["kind"]]
     assert kinds.count("load") == len(done.events("load_sent"))
     assert kinds.count("read") == len(done.events("read_sent"))

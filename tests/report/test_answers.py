@@ -58,7 +58,7 @@ def page(browser: Any, small: Made) -> Any:
     reports.close()
 
 
-def test_how_long_and_against_what(page: Any, small: Made) -> None:
+def test_how_long_and_against_what(page: Any, small: Made) -> None:  # R2
     (end,) = lines_of(small.directory, "run_ended")
     assert seconds(page.locator(".headline .figure").inner_text()) == pytest.approx(
         end["wall_s"], rel=0.01
@@ -207,7 +207,7 @@ def test_devices_are_busy_as_long_as_they_compute(page: Any, small: Made) -> Non
     assert number(label.split("cuda:1")[1]) == pytest.approx(100 * busy / end["wall_s"], abs=0.6)
 
 
-def test_a_job_has_its_own_page(page: Any, small: Made) -> None:
+def test_a_job_has_its_own_page(page: Any, small: Made) -> None:  # R2
     job = next(e for e in lines_of(small.directory, "job_submitted") if e["job_id"] == 7)
     (ended,) = [
         e
@@ -238,7 +238,7 @@ def test_a_job_has_its_own_page(page: Any, small: Made) -> None:
     assert set(shown) == {titles[other].removeprefix("rule ") for other in company}
 
 
-def test_a_batch_says_what_it_held(page: Any, small: Made) -> None:
+def test_a_batch_says_what_it_held(page: Any, small: Made) -> None:  # R2
     sent = next(e for e in lines_of(small.directory, "batch_sent") if e["batch"] == 5)
     done = next(e for e in lines_of(small.directory, "batch_done") if e["batch"] == 5)
     page.goto(page.url.partition("#")[0] + "#batch-5")

@@ -35,7 +35,9 @@ faults = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(faults)
-def test_shares_and_overheads_are_all_device_time_whatever_fails(plan: dict[str, Any]) -> None:
+def test_shares_and_overheads_are_all_device_time_whatever_fails(
+    plan: dict[str, Any],
+) -> None:  # R6
     rng = random.Random(plan["seed"])
     keys = [f"k{number}" for number in range(20)]
     world = World(
@@ -77,7 +79,9 @@ def test_shares_and_overheads_are_all_device_time_whatever_fails(plan: dict[str,
 @example(218340, 0, True)  # a job fails while the dispatch that began with it goes on
 @given(st.integers(0, 10**6), st.integers(0, 4), st.booleans())
 @example(65753, 0, True)  # a job fails for a shared item while its merged run is in flight
-def test_merged_runs_keep_the_account_whatever_fails(seed: int, kills: int, odd: bool) -> None:
+def test_merged_runs_keep_the_account_whatever_fails(
+    seed: int, kills: int, odd: bool
+) -> None:  # R6
     rng = random.Random(seed)
     pipeline = Pipeline(
         gpus=rng.randint(1, 3),

@@ -40,6 +40,13 @@ def test_a_room_has_the_modules_that_the_table_names(room: str) -> None:
             assert exists(PACKAGE / room, name), f"{room} has no {name}"
 
 
+@pytest.mark.parametrize("room", sorted(set(rooms()) - {"tools"}))
+def test_the_table_names_every_module_of_a_room(room: str) -> None:
+    named = {name.strip("/").split("/")[-1] for name in re.findall(r"`([^`]+)`", rooms()[room])}
+    modules = {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
+    assert modules <= named, f"{room}: the table lacks {sorted(modules - named)}"
+
+
 def test_files_that_the_page_names_exist() -> None:
     for path in re.findall(r"`((?:tests|bench|snakemake_executor_gpupool)/[\w/]+\.py)`", DESIGN):
         assert (ROOT / path).is_file(), path

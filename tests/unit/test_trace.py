@@ -63,7 +63,7 @@ def test_the_validator_refuses_what_is_wrong() -> None:
     assert problems([good])
 
 
-def test_a_run_with_everything(tmp_path: Path) -> None:
+def test_a_run_with_everything(tmp_path: Path) -> None:  # R2
     found = written(view_of(events_of(world_with_everything())), tmp_path)
     assert problems(found) == []
     names = tracks(found)
