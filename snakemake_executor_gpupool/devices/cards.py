@@ -96,13 +96,13 @@ def _sights(inventory: Inventory, entries: list[str] | None) -> tuple[list[_Sigh
         entries = [str(index) for index in sorted({*inventory.cards, *inventory.unusable})]
     sights: list[_Sight] = []
     for entry in entries:
-        found = list(_find(inventory, entry))
-        if not found:
+        named = list(_find(inventory, entry))
+        if not named:
             return sights, [
                 f"CUDA_VISIBLE_DEVICES: {entry!r} is no device of this machine; "
                 "as CUDA does, it and all entries after it are ignored"
             ]
-        sights += found
+        sights += named
     return sights, []
 
 

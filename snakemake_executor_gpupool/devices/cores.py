@@ -11,7 +11,7 @@ from snakemake_executor_gpupool.devices.probe import ProbeResult
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 
 
-def choose_devices(settings: DeviceSettings, found: ProbeResult, cores: int) -> tuple[Device, ...]:
+def choose_devices(settings: DeviceSettings, probed: ProbeResult, cores: int) -> tuple[Device, ...]:
     """Return the devices of this machine that the pool may use, CPU slots among them.
 
     Raises
@@ -19,7 +19,7 @@ def choose_devices(settings: DeviceSettings, found: ProbeResult, cores: int) -> 
     ConfigError
         The settings name a device that is not there.
     """
-    devices = settings.choose(found.devices, default_cpu_workers(cores))
+    devices = settings.choose(probed.devices, default_cpu_workers(cores))
     if not all(map(is_gpu, devices)):
         return devices
     # Tools that run on nothing else, and rules that say device="cpu", need a place too.

@@ -153,13 +153,13 @@ class DeviceLocks:
     def _family(self, name: str) -> set[str]:
         """Return the files of all who borrow a card from its present holder, or from each other."""
         lender = self._borrows.files[name]
-        found = {lender}
+        family = {lender}
         look_at = [f"{name}.lock", lender]
         while look_at:
             borrowers = {borrowed_file(name, token) for token in self._files.tokens(look_at.pop())}
-            look_at += borrowers - found
-            found |= borrowers
-        return found
+            look_at += borrowers - family
+            family |= borrowers
+        return family
 
     def release(self, device: Device) -> None:
         """Release a device's lock, if this process holds it."""

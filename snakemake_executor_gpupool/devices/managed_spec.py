@@ -32,7 +32,7 @@ MANAGED_GRAMMAR = (
 
 
 def parse_managed(
-    text: str, found: Sequence[Device], auto_cpu_slots: int = 1
+    text: str, cards_here: Sequence[Device], auto_cpu_slots: int = 1
 ) -> tuple[Device, ...]:
     """Choose the devices that the pool may use.
 
@@ -40,7 +40,7 @@ def parse_managed(
     ----------
     text
         A managed-devices string, as the module describes it.
-    found
+    cards_here
         The GPUs that the probe found.
     auto_cpu_slots
         How many CPU slots ``auto`` makes where there is no GPU.
@@ -52,7 +52,7 @@ def parse_managed(
     ConfigError
         It names a device that is not there; the message lists what there is.
     """
-    cards = sorted(gpus_among(found), key=device_key)
+    cards = sorted(gpus_among(cards_here), key=device_key)
     request = _ManagedRequest.read(text)
     if request.auto:
         return tuple(cards) or _cpu_slots(auto_cpu_slots)
@@ -111,20 +111,20 @@ class _Cards:
         ConfigError
             There are not so many, or not these.
         """
-        found = [card for card in cards if not self.word or card.kind == self.word]
+        candidates = [card for card in cards if not self.word or card.kind == self.word]
         if self.indices:
-            return self._choose_named(text, found)
-        if self.count is None and not found:
-            raise ConfigError(f"{text!r} asks for all GPUs, but {_there_is(found)}")
-        if self.count is not None and self.count > len(found):
-            raise ConfigError(f"{text!r} asks for {self.count} GPUs, but {_there_is(found)}")
-        return tuple(found[: self.count])
+            return self._choose_named(text, candidates)
+        if self.count is None and not candidates:
+            raise ConfigError(f"{text!r} asks for all GPUs, but {_there_is(candidates)}")
+        if self.count is not None and self.count > len(candidates):
+            raise ConfigError(f"{text!r} asks for {self.count} GPUs, but {_there_is(candidates)}")
+        return tuple(candidates[: self.count])
 
-    def _choose_named(self, text: str, found: Sequence[Device]) -> tuple[Device, ...]:
-        by_index = {card.index: card for card in found}
+    def _choose_named(self, text: str, candidates: Sequence[Device]) -> tuple[Device, ...]:
+        by_index = {card.index: card for card in candidates}
         missing = [f"{self.word}:{index}" for index in self.indices if index not in by_index]
         if missing:
-            raise ConfigError(f"{text!r} names {', '.join(missing)}, but {_there_is(found)}")
+            raise ConfigError(f"{text!r} names {', '.join(missing)}, but {_there_is(candidates)}")
         return tuple(by_index[index] for index in self.indices)
 
 

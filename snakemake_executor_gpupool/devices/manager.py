@@ -21,9 +21,9 @@ from typing import ClassVar
 
 from snakemake_executor_gpupool.devices.allocation.allocator import (
     LEASE,
+    AllocationEffect,
     Allocator,
     DeviceRequest,
-    Effect,
     Granted,
     Impossible,
 )
@@ -93,7 +93,7 @@ class DeviceManager:
         self._changed = threading.Condition()
         self._allocator: Allocator | None = None
         self._probe: ProbeResult | None = None
-        self._claims = DeviceOwnership(self._env, nvml)
+        self._ownership = DeviceOwnership(self._env, nvml)
         self._numbers = itertools.count(1)
         self._granted: dict[str, tuple[Device, ...]] = {}
         self._lent_to: dict[str, str] = {}
@@ -134,7 +134,7 @@ class DeviceManager:
         """Release all devices; threads that wait for one get a ``GpupoolError``."""
         with self._changed:
             self._closed = True
-            self._claims.close()
+            self._ownership.close()
             self._changed.notify_all()
 
     # --- configuration
@@ -171,7 +171,7 @@ class DeviceManager:
 
     def _apply(self, options: DeviceOptions) -> None:
         settings = resolve(self._env, configured=options)
-        managed = settings.choose(self._found().devices)
+        managed = settings.choose(self._probe_result().devices)
         self._options = options
         if self._allocator is not None:
             effects = self._allocator.configure(
@@ -204,7 +204,7 @@ class DeviceManager:
     def warnings(self) -> tuple[str, ...]:
         """What the probe warns of."""
         with self._changed:
-            return self._found().warnings
+            return self._probe_result().warnings
 
     def allocation_map(self) -> dict[str, list[str]]:
         """Return who is on each device: ``{"cuda:0": ["my script"], "cuda:1": []}``.
@@ -222,7 +222,7 @@ class DeviceManager:
         """Have :meth:`allocation_map` name a pool's models, too; None: no longer."""
         self._others = others
 
-    def _found(self) -> ProbeResult:
+    def _probe_result(self) -> ProbeResult:
         if self._probe is None:
             self._probe = probe(self._env, self._nvml)
         return self._probe
@@ -231,7 +231,7 @@ class DeviceManager:
         if self._allocator is None:
             settings = self.settings
             self._allocator = Allocator(
-                settings.choose(self._found().devices),
+                settings.choose(self._probe_result().devices),
                 allow_multiple_per_device=settings.allow_multiple_per_device,
                 offload_strategy=settings.offload_strategy,
             )
@@ -323,7 +323,7 @@ class DeviceManager:
     def _patience_s(self, deadline_s: float | None) -> float | None:
         """Return how many seconds to wait before looking again; None: until notified."""
         limits = [] if deadline_s is None else [max(deadline_s - self._clock(), 0)]
-        if self._claims.refused:
+        if self._ownership.refused:
             limits.append(FOREIGN_POLL_S)
         return min(limits, default=None)
 
@@ -333,7 +333,7 @@ class DeviceManager:
             for name, owners in self._started().allocation_map().items()
             if owners
         )
-        others = "; ".join(f"{name}: another process" for name in self._claims.refused)
+        others = "; ".join(f"{name}: another process" for name in self._ownership.refused)
         who = "; ".join(text for text in (held, others) if text)
         return f"{request.label} waited {timeout_s} s for {request.spec} ({who})"
 
@@ -348,7 +348,7 @@ class DeviceManager:
             self._lent_to.pop(request_id, None)
             if self._closed:
                 return
-            self._claims.take_back(request_id)
+            self._ownership.take_back(request_id)
             self._carry_out(self._started().withdraw(request_id, self._clock()))
             self._let_go_of_the_unused()
             self._changed.notify_all()
@@ -356,15 +356,15 @@ class DeviceManager:
     def _let_go_of_the_unused(self) -> None:
         """Release the locks of devices that no lease is on."""
         allocator = self._started()
-        self._claims.keep_only(
+        self._ownership.keep_only(
             name for name, owners in allocator.allocation_map().items() if owners
         )
         if not allocator.snapshot().waiting:
-            self._claims.forget_refused()
+            self._ownership.forget_refused()
 
     # --- carrying out decisions; the condition's lock is held
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[AllocationEffect]) -> None:
         """Carry out the effects, and those that follow from them."""
         for effect in effects:
             if isinstance(effect, Granted):
@@ -376,10 +376,10 @@ class DeviceManager:
                 raise AssertionError(f"there are only leases here, and {effect} evicts one")
 
     def _take(self, granted: Granted) -> None:
-        refusal = self._claims.take(granted.devices)
+        refusal = self._ownership.take(granted.devices)
         if refusal is None:
             self._granted[granted.request_id] = granted.devices
-            lent = self._claims.lend(granted.request_id, granted.devices)
+            lent = self._ownership.lend(granted.request_id, granted.devices)
             self._lent_to[granted.request_id] = lent.get(LEASE_VARIABLE, "")
             self._changed.notify_all()
             return
@@ -389,7 +389,7 @@ class DeviceManager:
         self._carry_out(allocator.retry(granted.request_id, now_s))
 
     def _look_at_refused_devices(self) -> None:
-        for name in self._claims.given_back():
+        for name in self._ownership.given_back():
             self._carry_out(self._started().foreign(name, False, self._clock()))
 
 

@@ -4,13 +4,13 @@ The allocator decides within one process; whoever carries out its grants asks
 :class:`DeviceOwnership` whether the devices can really be had::
 
     for effect in effects:                       # Granted(request_id, devices)
-        refusal = claims.take(effect.devices)
+        refusal = ownership.take(effect.devices)
         if refusal is not None:
             more = refusal.tell(allocator, now_s)  # another process holds it, or it is broken
             more += allocator.retry(effect.request_id, now_s)
 
-    claims.keep_only(names of the devices that somebody of ours is on)
-    for name in claims.given_back(): allocator.foreign(name, False, now_s)
+    ownership.keep_only(names of the devices that somebody of ours is on)
+    for name in ownership.given_back(): allocator.foreign(name, False, now_s)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, Effect
+from snakemake_executor_gpupool.devices.allocation.allocator import AllocationEffect, Allocator
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.lent_locks import LentLocks, lock_name, new_token
@@ -37,7 +37,7 @@ class Refusal:
     why: str
     lost: bool = False
 
-    def tell(self, allocator: Allocator, now_s: float) -> list[Effect]:
+    def tell(self, allocator: Allocator, now_s: float) -> list[AllocationEffect]:
         """Report it to the allocator, and return the effects."""
         if self.lost:
             return allocator.lost(self.device.name, now_s)

@@ -108,12 +108,12 @@ def probe(
     if simulated or env.get(SIMULATE_VARIABLE, "").strip():
         note = f"{len(simulated)} simulated GPUs ({SIMULATE_VARIABLE}): all work runs on the CPU"
         return ProbeResult(simulated, (note,))
-    found = [kind.find(env, Machine(nvml, sleep)) for kind in gpu_kinds()]
-    devices = sorted((device for each in found for device in each.devices), key=device_key)
+    per_kind = [kind.find(env, Machine(nvml, sleep)) for kind in gpu_kinds()]
+    devices = sorted((device for each in per_kind for device in each.devices), key=device_key)
     return ProbeResult(
         devices=tuple(devices),
-        warnings=tuple(warning for each in found for warning in each.warnings),
-        why_none="" if devices else "; ".join(each.why_none for each in found if each.why_none),
+        warnings=tuple(warning for each in per_kind for warning in each.warnings),
+        why_none="" if devices else "; ".join(each.why_none for each in per_kind if each.why_none),
     )
 
 

@@ -81,7 +81,7 @@ class DeviceSettings:
     allow_multiple_per_device: bool = False
     managed_source: str = "the default"
 
-    def choose(self, found: Sequence[Device], auto_cpu_slots: int = 1) -> tuple[Device, ...]:
+    def choose(self, available: Sequence[Device], auto_cpu_slots: int = 1) -> tuple[Device, ...]:
         """Return the managed devices, given the GPUs that were found.
 
         Raises
@@ -91,7 +91,7 @@ class DeviceSettings:
             where the string came from.
         """
         try:
-            return parse_managed(self.managed, found, auto_cpu_slots)
+            return parse_managed(self.managed, available, auto_cpu_slots)
         except ConfigError as error:
             raise type(error)(f"{self.managed_source}: {error}") from None
 

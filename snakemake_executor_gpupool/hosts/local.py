@@ -104,7 +104,7 @@ class LocalHost:
         for directory in paths.temporary:
             self._reaper.remove_at_end(directory)
         let_go_in_children(self)
-        self._found: list[HostEvent] = []
+        self._events: list[HostEvent] = []
         #: Returns the variables by which gpupool inside a worker may use the worker's devices.
         self.lend: Callable[[str, Sequence[Device]], dict[str, str]] = lambda worker, devices: {}
         self.carried = Carried()  # stays empty: there is no other machine
@@ -155,7 +155,7 @@ class LocalHost:
                 tool.activation,
             )
         except WorkerStartError as error:
-            self._found.append(WorkerGone(worker_id, str(error), expected=False))
+            self._events.append(WorkerGone(worker_id, str(error), expected=False))
             return None
         self._reaper.watch(process.pid, mark)
         self._running[worker_id] = _Running(process, devices)
@@ -238,12 +238,12 @@ class LocalHost:
             else:
                 self._service(key.data, events)
         self._advance_ends()
-        found, self._found = self._found, []
-        return found
+        happened, self._events = self._events, []
+        return happened
 
     def _patience_s(self) -> float:
         """Return how long :meth:`poll` may wait, in seconds."""
-        if self._found:
+        if self._events:
             return 0.0
         if any(running.next_step_s is not None for running in self._running.values()):
             return ENDING_POLL_S
@@ -274,7 +274,7 @@ class LocalHost:
                 if frame is None:
                     self._channel_ended(running)
                 else:
-                    self._found.append(FrameArrived(worker_id, self._checked(worker_id, frame)))
+                    self._events.append(FrameArrived(worker_id, self._checked(worker_id, frame)))
         except FrameError as error:
             self.reject(worker_id, str(error))
 
@@ -339,7 +339,7 @@ class LocalHost:
                 self._selector.unregister(descriptor)
         running.process.close()
         del self._running[worker_id]
-        self._found.append(WorkerGone(worker_id, self._obituary(running), running.expected))
+        self._events.append(WorkerGone(worker_id, self._obituary(running), running.expected))
 
     def _receive_last(self, worker_id: str, running: _Running) -> None:
         """Receive what a process sent before its end, then stop watching its channel."""

@@ -123,9 +123,9 @@ def this_machine(settings: DeviceSettings, env: Mapping[str, str], cores: int) -
     ConfigError
         The settings name a device that does not exist.
     """
-    found = probe(env)
-    devices = choose_devices(settings, found, cores)
-    warnings = found.warnings
+    probed = probe(env)
+    devices = choose_devices(settings, probed, cores)
+    warnings = probed.warnings
     if not gpus_among(devices):
         warnings += (no_gpu_warning(sum(not is_gpu(device) for device in devices), cores),)
     return Machines(devices, warnings)
@@ -161,15 +161,15 @@ def build_config(
         configured=DeviceManager.get_instance().options,
     )
     cores = cores or available_cores()
-    found = find(settings) if find else this_machine(settings, env, cores)
-    devices = found.devices
-    warnings = list(found.warnings)
+    machines = find(settings) if find else this_machine(settings, env, cores)
+    devices = machines.devices
+    warnings = list(machines.warnings)
     if any(device.simulated for device in devices):
         warnings.append(
             "GPUPOOL_SIMULATE is set: the GPUs of this run are SIMULATED, all workers compute on "
             "the CPU."
         )
-    if not devices and not found.expected:
+    if not devices and not machines.expected:
         raise ConfigError("there is no device to manage")
     return PoolConfig(
         devices=devices,
@@ -178,8 +178,8 @@ def build_config(
         run_root=run_root,
         dispatch=dispatch or DispatchConfig(),
         cache=_cache_path(cache) if cache else None,
-        expected=found.expected,
-        nodes=found.nodes,
+        expected=machines.expected,
+        nodes=machines.nodes,
         warnings=tuple(warnings),
         is_recorded=_is_recorded(env),
     )

@@ -142,17 +142,17 @@ class RunLoop:
         self._started_s = self._last_tick_s = now_s
         self._progress = Progress(now_s)
         #: What happened while the loop waited; None: it has not.
-        self._found: list[HostEvent] | None = None
+        self._polled: list[HostEvent] | None = None
 
     # -- a turn ------------------------------------------------------------------------
     def wait(self, now_s: float) -> None:
         """Wait until something happens or is due."""
-        self._found = self.host.poll(self.scheduler.next_wake_s(now_s) - now_s)
+        self._polled = self.host.poll(self.scheduler.next_wake_s(now_s) - now_s)
 
     def step(self, now_s: float) -> None:
         """Take what has happened and what is wanted and due, decide, act. Never waits."""
-        found, self._found = self._found, None
-        for event in self.host.poll(0.0) if found is None else found:
+        events, self._polled = self._polled, None
+        for event in self.host.poll(0.0) if events is None else events:
             self._happened(event, now_s)
         for act in self._inbox.take():
             act(now_s)
@@ -326,8 +326,8 @@ class RunLoop:
         self.scheduler.dispatch.book_lost(now_s)
         summary = self.summary(now_s)
         energy_j = self._energy.totals_j()
-        told = {"energy_j": energy_j} if energy_j else {}
-        self.events.write("run_ended", {"wall_s": summary["wall_s"], **told})
+        energy = {"energy_j": energy_j} if energy_j else {}
+        self.events.write("run_ended", {"wall_s": summary["wall_s"], **energy})
         try:
             write_summary(self.paths.summary, summary)
         except OSError as error:

@@ -133,10 +133,10 @@ def _read_blob(hint: Any, value: Any) -> Any:
         if not isinstance(path, str) or [type(number) for number in numbers] != [int] * 3:
             raise ValueError(f"{value!r:.80} is no place in a file")
         return SpoolFile(path, *numbers)
-    size_bytes, told = _dict(value)["bytes"], value["digest"]
-    if type(size_bytes) is not int or size_bytes < 0 or not isinstance(told, str):
+    size_bytes, blob_digest = _dict(value)["bytes"], value["digest"]
+    if type(size_bytes) is not int or size_bytes < 0 or not isinstance(blob_digest, str):
         raise ValueError(f"{value!r:.80} says nothing of bytes")
-    return Opaque(size_bytes, told)
+    return Opaque(size_bytes, blob_digest)
 
 
 def _read_union(inner: tuple[Any, ...], value: Any) -> Any:
@@ -168,10 +168,10 @@ def _list(value: Any) -> list[Any]:
 def describe(effect: Effect) -> dict[str, Any]:
     """Return an effect as JSON has it: equal to another's if and only if they ask for the same."""
     fields = {field.name: getattr(effect, field.name) for field in dataclasses.fields(effect)}
-    return {"effect": type(effect).__name__, **{k: _told(each) for k, each in fields.items()}}
+    return {"effect": type(effect).__name__, **{k: _described(each) for k, each in fields.items()}}
 
 
-def _told(value: Any) -> Any:  # noqa: PLR0911 - one line a kind
+def _described(value: Any) -> Any:  # noqa: PLR0911 - one line a kind
     if isinstance(value, (Request, ToolRef, Device)):
         return _reference(value)
     if isinstance(value, WorkItem):
@@ -179,15 +179,15 @@ def _told(value: Any) -> Any:  # noqa: PLR0911 - one line a kind
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
     if isinstance(value, Mapping):
-        return {str(name): _told(each) for name, each in value.items()}
+        return {str(name): _described(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)) and not isinstance(value, SpoolFile):
-        told = [_told(each) for each in value]
-        if len(told) <= MAX_LISTED:
-            return told
-        return {"count": len(told), "digest": digest(json.dumps(told).encode())}
+        listed = [_described(each) for each in value]
+        if len(listed) <= MAX_LISTED:
+            return listed
+        return {"count": len(listed), "digest": digest(json.dumps(listed).encode())}
     if dataclasses.is_dataclass(value) and not isinstance(value, Opaque):
         fields = dataclasses.fields(value)
-        return {field.name: _told(getattr(value, field.name)) for field in fields}
+        return {field.name: _described(getattr(value, field.name)) for field in fields}
     return to_plain(value)
 
 
@@ -198,7 +198,7 @@ def _reference(value: Request | ToolRef | Device) -> str:
 
 
 def _unit(unit: WorkItem) -> dict[str, Any]:
-    told = {"name": unit.name, "tokens": unit.tokens, "payload": _blob(unit.payload)}
-    told["arrival"] = unit.order[2]
+    described = {"name": unit.name, "tokens": unit.tokens, "payload": _blob(unit.payload)}
+    described["arrival"] = unit.order[2]
     parts = getattr(unit, "parts", None)  # of a merged request: what it goes through with
-    return told if parts is None else {**told, "parts": _told(parts)}
+    return described if parts is None else {**described, "parts": _described(parts)}

@@ -51,13 +51,16 @@ class Recorder:
         """Take in an event and what was decided on it."""
 
         def line() -> dict[str, Any]:
-            return {**_told(event, now_s), "effects": [describe(effect) for effect in effects]}
+            return {
+                **_taken(event, now_s),
+                "effects": [describe(effect) for effect in effects],
+            }
 
         self._put(line)
 
     def failed(self, event: Event, now_s: float, error: BaseException) -> None:
         """Take in an event on which deciding failed."""
-        self._put(lambda: {**_told(event, now_s), "error": repr(error)})
+        self._put(lambda: {**_taken(event, now_s), "error": repr(error)})
         self.flush()
 
     def _put(self, line: Callable[[], dict[str, Any]]) -> None:
@@ -94,5 +97,5 @@ class Recorder:
             self._file.close()
 
 
-def _told(event: Event, now_s: float) -> dict[str, Any]:
+def _taken(event: Event, now_s: float) -> dict[str, Any]:
     return {"now_s": now_s, "event": type(event).__name__, "fields": to_plain(event)}

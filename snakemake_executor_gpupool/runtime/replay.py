@@ -141,5 +141,5 @@ def _decide(core: Core, event: Event, now_s: float) -> list[Any]:
         effects = core.take(event, now_s)
     except Exception as error:
         return [{"error": repr(error)}]
-    told = [describe(effect) for effect in effects]
-    return json.loads(json.dumps(told))  # type: ignore[no-any-return]
+    described = [describe(effect) for effect in effects]
+    return json.loads(json.dumps(described))  # type: ignore[no-any-return]

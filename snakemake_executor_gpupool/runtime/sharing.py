@@ -32,7 +32,7 @@ class Sharing:
         pids: Callable[[], list[int]],
         say: Callable[[str], None],
     ) -> None:
-        self._claims = DeviceOwnership(env)
+        self._ownership = DeviceOwnership(env)
         self._allocator = allocator
         self._pids = pids
         self._say = say
@@ -46,7 +46,7 @@ class Sharing:
         ConfigError
             They cannot be used; the message says how to fix it.
         """
-        warning = self._claims.open([device for device in devices if not device.host])
+        warning = self._ownership.open([device for device in devices if not device.host])
         if warning:
             self._say(f"gpupool: {warning}")
 
@@ -54,7 +54,7 @@ class Sharing:
         """Lock devices of this machine; return a refusal if another process has them."""
         # Devices of other machines are locked there, by their agents.
         here = [device for device in devices if not device.host]
-        refusal = self._claims.take(here, ours=self._pids())
+        refusal = self._ownership.take(here, ours=self._pids())
         if refusal is not None and refusal.why not in self._refusals_said:
             self._refusals_said.add(refusal.why)
             self._say(f"gpupool: {refusal.why}; waiting for it")
@@ -62,23 +62,23 @@ class Sharing:
 
     def lend(self, holder: str, devices: Iterable[Device]) -> dict[str, str]:
         """Let a job or a worker use devices; return the variables for its environment."""
-        return self._claims.lend(holder, devices)
+        return self._ownership.lend(holder, devices)
 
     def take_back(self, holder: str, *, is_gone: bool = True) -> None:
         """End a loan."""
-        self._claims.take_back(holder, is_gone=is_gone)
+        self._ownership.take_back(holder, is_gone=is_gone)
 
     def look_around(self) -> list[Event]:
         """Release devices that we do not use; return what others have released or wait for."""
         seen: list[Event] = []
         on = self._allocator.allocation_map()
-        self._claims.keep_only(name for name, owners in on.items() if owners)
+        self._ownership.keep_only(name for name, owners in on.items() if owners)
         if not self._allocator.snapshot().waiting:
-            self._claims.forget_refused()
-        elif self._claims.refused:
-            seen += map(DeviceGivenBack, self._claims.given_back(ours=self._pids()))
-        return [*seen, *(RoomWanted(device.name) for device in self._claims.wanted())]
+            self._ownership.forget_refused()
+        elif self._ownership.refused:
+            seen += map(DeviceGivenBack, self._ownership.given_back(ours=self._pids()))
+        return [*seen, *(RoomWanted(device.name) for device in self._ownership.wanted())]
 
     def close(self) -> None:
         """Release everything."""
-        self._claims.close()
+        self._ownership.close()

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.allocation.allocator import Effect as AllocatorEffect
+from snakemake_executor_gpupool.devices.allocation.allocator import AllocationEffect
 from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
@@ -57,7 +57,7 @@ class MergeEnded:
 class LeaseDecided:
     """The allocator has decided about something that is not a worker: a lease."""
 
-    decision: AllocatorEffect
+    decision: AllocationEffect
 
 
 DomainEvent = JobComputed | WorkerStarted | WorkerSettled | ModelRefused | MergeEnded | LeaseDecided

@@ -89,11 +89,11 @@ class FrameGate:
         """
         message = message_of(frame)
         self._check_files(frame.blobs)
-        filing, dispatch = self._scheduler.filing, self._scheduler.dispatch
+        files, dispatch = self._scheduler.files, self._scheduler.dispatch
         if isinstance(message, StoreTroubleMet):
-            _require(filing.owns(worker_id) or dispatch.owns(worker_id), frame, message)
-        elif filing.owns(worker_id):
-            _require(self._is_of_files(filing.worker(worker_id), message), frame, message)
+            _require(files.owns(worker_id) or dispatch.owns(worker_id), frame, message)
+        elif files.owns(worker_id):
+            _require(self._is_of_files(files.worker(worker_id), message), frame, message)
         elif dispatch.owns(worker_id):
             _require(_is_of_model(dispatch.worker(worker_id), message), frame, message)
         else:
@@ -112,8 +112,8 @@ class FrameGate:
             if directory not in self._spools or not _FILE_NAME.fullmatch(name):
                 raise ProtocolError(f"a blob lies at {blob.path[:200]!r}, outside the spool")
             if blob.sharers != counts[blob.path]:
-                found = f"{counts[blob.path]} blobs lie in {blob.path}, said to be {blob.sharers}"
-                raise ProtocolError(found[:400])
+                wrong = f"{counts[blob.path]} blobs lie in {blob.path}, said to be {blob.sharers}"
+                raise ProtocolError(wrong[:400])
 
     def _is_of_files(self, worker: FileWorker, message: Message) -> bool:
         """Tell whether a message is about the job that a file process is at."""

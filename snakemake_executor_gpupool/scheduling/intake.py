@@ -48,8 +48,8 @@ class Intake:
         job.is_brief = is_whole_and_short(job, message)
         claimed = self._ledger.claimed
         new = []
-        for made in self._units(job, tool, message):
-            unit = self._jobs.place(job, made)
+        for new_item in self._units(job, tool, message):
+            unit = self._jobs.place(job, new_item)
             if unit is not None:
                 new.append(unit)
         job.claimed += self._ledger.claimed - claimed

@@ -106,12 +106,12 @@ class JobState:
         """Return what the event of its end says of its items and of what it took."""
         # What a chain has made for it was not read again.
         items = len(self.units) if self.staged is None else self.staged.items
-        told: dict[str, object] = {"items": items, "worked_s": round(self.seconds, 6)}
+        fields: dict[str, object] = {"items": items, "worked_s": round(self.seconds, 6)}
         if self.duplicates:
-            told["duplicates"] = self.duplicates
+            fields["duplicates"] = self.duplicates
         if self.reused:
-            told["reused"] = self.reused
-        return {**told, **self.cost.fields()}
+            fields["reused"] = self.reused
+        return {**fields, **self.cost.fields()}
 
     @property
     def home(self) -> str:
@@ -347,8 +347,8 @@ class JobTable:
         self._forget(job, is_lent=bool(details))
         error = None if error is None else printable(error)
         event = "job_done" if error is None else "job_failed"
-        told = job.account() if error is None else {**job.account(), "error": error}
-        self._outbox.note(event, job=job.request.title, job_id=job.request.job_id, **told)
+        fields = job.account() if error is None else {**job.account(), "error": error}
+        self._outbox.note(event, job=job.request.title, job_id=job.request.job_id, **fields)
         cost = job.cost.fields()
         report = JobReport(job.request.job_id, error, job.seconds, details or {}, cost=cost)
         self._outbox.put(Report(report))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.allocation.allocator import (
+    AllocationEffect,
     Allocator,
     DeviceRequest,
     Granted,
     Impossible,
 )
-from snakemake_executor_gpupool.devices.allocation.allocator import Effect as AllocatorEffect
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.effects import GrantLease, Outbox, Report
 from snakemake_executor_gpupool.scheduling.jobs import NOT_STARTED
@@ -84,12 +84,12 @@ class Leases:
         request = self._requests.pop(request_id, None)
         self._running.discard(request_id)
         if request is not None:
-            told = {} if error is None else {"error": printable(error)}
-            self._outbox.note("lease_released", job=request.title, job_id=job_id, **told)
+            details = {} if error is None else {"error": printable(error)}
+            self._outbox.note("lease_released", job=request.title, job_id=job_id, **details)
             self._lifecycle.apply(self._allocator.gone(request_id, now_s), now_s)
         return request is not None
 
-    def decided(self, effect: AllocatorEffect) -> None:
+    def decided(self, effect: AllocationEffect) -> None:
         """The allocator has granted devices to a job, or none will ever do for it."""
         if isinstance(effect, Granted) and effect.request_id in self._requests:
             request = self._requests[effect.request_id]

@@ -72,7 +72,7 @@ class Scheduler:
         self._events = DomainEvents()
         self.jobs = JobTable(self.ledger, self.outbox, self._events)
         blame_tracker = BlameTracker()
-        self.filing = FileScheduler(self.jobs, self.outbox, blame_tracker, allocator, file_workers)
+        self.files = FileScheduler(self.jobs, self.outbox, blame_tracker, allocator, file_workers)
         devices = DeviceRequests(allocator)
         self.dispatch = Dispatch(
             allocator,
@@ -86,7 +86,7 @@ class Scheduler:
         )
         selection = MergeSelection(allocator, devices, self.dispatch.models, self.dispatch.scaling)
         self.merges = MergedRuns(
-            selection, self.dispatch, self.filing, self.jobs, self.ledger, self.outbox
+            selection, self.dispatch, self.files, self.jobs, self.ledger, self.outbox
         )
         self.intake = Intake(self.jobs, self.ledger, self.dispatch, self.merges, self.outbox)
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
@@ -102,7 +102,7 @@ class Scheduler:
                 case WorkerSettled(worker_id=worker_id):
                     self.dispatch.settled(worker_id, now_s)
                 case WorkerStarted(tool=tool, node=node):
-                    self.filing.foresee(tool, node, now_s)
+                    self.files.foresee(tool, node, now_s)
                 case ModelRefused(model_key=key):
                     self.dispatch.refused(key, now_s)
                 case MergeEnded(unit=unit):
@@ -129,7 +129,7 @@ class Scheduler:
         note_submitted(self.outbox, request)
         job = self.jobs.add(request)
         job.wants_results = True
-        tool = self.filing.tool(request.tool)
+        tool = self.files.tool(request.tool)
         tool.info = tool.info or info
         self.intake.take(job, tool, message, now_s)
         self._settle(now_s)
@@ -137,37 +137,37 @@ class Scheduler:
     def process_ready(self, worker_id: str, message: ToolImported, now_s: float) -> None:
         """A process has imported its tool."""
         note_imported(self.outbox, worker_id, message.seconds, message.versions)
-        if self.filing.owns(worker_id):
-            self.filing.tool_ready(worker_id, message.info, now_s)
+        if self.files.owns(worker_id):
+            self.files.tool_ready(worker_id, message.info, now_s)
         elif self.dispatch.owns(worker_id):
             self.dispatch.lifecycle.process_ready(worker_id)
         self._settle(now_s)
 
     def process_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
         """A process could not import its tool."""
-        if self.filing.owns(worker_id):
-            self.filing.tool_failed(worker_id, error, now_s)
+        if self.files.owns(worker_id):
+            self.files.tool_failed(worker_id, error, now_s)
         elif self.dispatch.owns(worker_id):
             self.dispatch.load_failed(worker_id, error, now_s)
         self._settle(now_s)
 
     def items_read(self, worker_id: str, message: ItemsRead, now_s: float) -> None:
         """Some items of a job have been read, or all."""
-        self.filing.heard_of(worker_id, now_s)
+        self.files.heard_of(worker_id, now_s)
         job = self.jobs.get(message.job_id)
-        tool = self.filing.tool_of(worker_id)
+        tool = self.files.tool_of(worker_id)
         if message.is_last:
-            self.filing.answered(worker_id, message.job_id, now_s)
+            self.files.answered(worker_id, message.job_id, now_s)
         if job is not None:
             self.intake.take(job, tool, message, now_s)
         else:
             self.ledger.discard(*message.payloads)
-        self.filing.send_more(tool, now_s)
+        self.files.send_more(tool, now_s)
         self._settle(now_s)
 
     def remark(self, worker_id: str, text: str, now_s: float) -> None:
         """A process has something to say of its tool, or of a rule: once is enough."""
-        self.filing.heard_of(worker_id, now_s)
+        self.files.heard_of(worker_id, now_s)
         if text not in self._remarks and len(self._remarks) < MAX_REMARKS:
             self._remarks.add(text)
             self.outbox.note("remark", text=text)
@@ -196,7 +196,7 @@ class Scheduler:
         """What a chain had staged for a job is not its own: it goes the ordinary way."""
 
         def act(job: JobState) -> None:
-            self.filing.give_up_staged(job, now_s)
+            self.files.give_up_staged(job, now_s)
 
         self._files_done(worker_id, job_id, act, now_s)
 
@@ -209,19 +209,19 @@ class Scheduler:
         seconds: float = 0.0,
     ) -> None:
         """A process is through with a job's files: act on that, unless the job has ended."""
-        tool = self.filing.answered(worker_id, job_id, now_s)
+        tool = self.files.answered(worker_id, job_id, now_s)
         job = self.jobs.get(job_id)
         if job is not None:
             job.seconds += seconds
             act(job)
-        self.filing.send_more(tool, now_s)
+        self.files.send_more(tool, now_s)
         self._settle(now_s)
 
     def _computed(self, job: JobState, now_s: float) -> None:
         if job.wants_results:
             self.jobs.succeed(job)
         else:
-            self.filing.write(job, now_s)
+            self.files.write(job, now_s)
 
     def stage_done(
         self, worker_id: str, message: StageDone, now_s: float, energy_j: float | None = None
@@ -278,21 +278,21 @@ class Scheduler:
 
         ``expected``: it was told to end; ``blameless``: its machine went.
         """
-        if self.filing.owns(worker_id):
-            self.filing.died(worker_id, reason, now_s, expected=expected or blameless)
+        if self.files.owns(worker_id):
+            self.files.died(worker_id, reason, now_s, expected=expected or blameless)
         elif self.dispatch.owns(worker_id):
             self.dispatch.died(worker_id, reason, now_s, blameless=blameless)
         self._settle(now_s)
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""
-        self.filing.tick(now_s)
+        self.files.tick(now_s)
         self.dispatch.tick(now_s)
         self._settle(now_s)
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when ``tick`` is next worth a call."""
-        return min(self.filing.next_wake_s(now_s), self.dispatch.next_wake_s(now_s))
+        return min(self.files.next_wake_s(now_s), self.dispatch.next_wake_s(now_s))
 
     # -- devices -------------------------------------------------------------------
     def devices_claimed(self, holder_id: str, now_s: float) -> None:

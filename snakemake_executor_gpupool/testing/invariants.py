@@ -266,7 +266,7 @@ def _jobs(scheduler: Scheduler) -> Iterator[str]:
 
 
 def _tools(scheduler: Scheduler) -> Iterable[FileWorkerPool]:
-    return scheduler.filing._tools.values()
+    return scheduler.files._tools.values()
 
 
 def _at_files(tool: FileWorkerPool) -> Iterator[int]:
@@ -278,7 +278,7 @@ def _at_files(tool: FileWorkerPool) -> Iterator[int]:
 
 
 def _file_workers(scheduler: Scheduler) -> Iterator[str]:
-    tool_of = scheduler.filing._tool_of
+    tool_of = scheduler.files._tool_of
     for worker_id, tool in tool_of.items():
         if worker_id not in tool.workers:
             yield f"{worker_id} is no process of {tool.name}"

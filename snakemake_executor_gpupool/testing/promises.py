@@ -46,21 +46,21 @@ def round_robin(costs: Sequence[float], workers: int) -> float:
     return static_makespan(costs, [range(first, len(costs), workers) for first in range(workers)])
 
 
-def static_lpt(costs: Sequence[float], told: Sequence[float], workers: int) -> float:
+def static_lpt(costs: Sequence[float], estimates: Sequence[float], workers: int) -> float:
     """Return the makespan of LPT shards made by the costs told, and never corrected."""
     shards: list[list[int]] = [[] for _ in range(workers)]
     loads = [0.0] * workers
-    for index in sorted(range(len(told)), key=lambda i: -told[i]):
+    for index in sorted(range(len(estimates)), key=lambda i: -estimates[i]):
         least = loads.index(min(loads))
         shards[least].append(index)
-        loads[least] += told[index]
+        loads[least] += estimates[index]
     return static_makespan(costs, shards)
 
 
-def served(costs: Sequence[float], told: Sequence[float], workers: int) -> float:
+def served(costs: Sequence[float], estimates: Sequence[float], workers: int) -> float:
     """Return the makespan under the scheduler, which knows the costs told; loads take no time."""
     truth = {f"i{number}": cost for number, cost in enumerate(costs)}
-    guess = dict(zip(truth, told, strict=True))
+    guess = dict(zip(truth, estimates, strict=True))
     world = World(
         gpus=workers,
         start_s=0.0,

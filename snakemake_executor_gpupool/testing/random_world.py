@@ -77,13 +77,13 @@ def _add_jobs(world: World, rng: random.Random, keys: list[str], models: list[st
         return [FakeItem(key, costs[key], max(1, round(costs[key]))) for key in drawn]
 
     def submit(row: list[int], at_s: float, **options: Any) -> None:
-        made = {job_id: (items(), rng.choice(models)) for job_id in row}
+        jobs = {job_id: (items(), rng.choice(models)) for job_id in row}
 
         def act() -> None:
             for job_id in row:
-                world.declare(job_id, made[job_id][0], model=made[job_id][1])
+                world.declare(job_id, jobs[job_id][0], model=jobs[job_id][1])
             first, *follow = row
-            drawn, model = made[first]
+            drawn, model = jobs[first]
             world.submit(first, drawn, model=model, follow=follow, **options)
 
         world.at(at_s, act)

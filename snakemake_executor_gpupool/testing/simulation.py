@@ -215,8 +215,8 @@ class World:
         attempt: int = 1,
     ) -> None:
         """Make a job ready now; ``follow`` are jobs that were declared."""
-        made = [item if isinstance(item, FakeItem) else FakeItem(item) for item in items]
-        self.declare(job_id, made, model=model, tool=tool)
+        fakes = [item if isinstance(item, FakeItem) else FakeItem(item) for item in items]
+        self.declare(job_id, fakes, model=model, tool=tool)
         request = dataclasses.replace(
             self.requests[job_id],
             priority=priority,
@@ -505,9 +505,9 @@ class World:
                 return
             unfit = self.bad | self.huge
             whole = [n for n, each in items.items() if not unfit & {i.key for i in each}]
-            told = {number: items[number] for number in whole}
+            done = {number: items[number] for number in whole}
             meta = {"stage": stage, "last": not whole or stage + 1 == stages, "seconds": seconds}
-            self._later(worker, seconds, functools.partial(self._stage_done, effect, meta, told))
+            self._later(worker, seconds, functools.partial(self._stage_done, effect, meta, done))
             if not whole:
                 return
 
@@ -527,8 +527,8 @@ class World:
         names = {number: [item.key for item in each] for number, each in items.items()}
         files = {"digests": [], "outputs": [], "logs": [], "bytes": 1}
         chains = [{"chain": n, "keys": k, "items": len(k), **files} for n, k in names.items()]
-        told = {**meta, "batch": effect.batch_id, "chains": chains, "peak_mib": None}
-        self._answer(effect.worker_id, "stage", [f"result of {k}".encode() for k in keys], **told)
+        meta = {**meta, "batch": effect.batch_id, "chains": chains, "peak_mib": None}
+        self._answer(effect.worker_id, "stage", [f"result of {k}".encode() for k in keys], **meta)
 
     def _loaded(self, worker: str, model: str) -> None:
         if model in self.fatal_loads:
@@ -576,8 +576,8 @@ class World:
         blobs = [f"result of {key}".encode() for key in keys if key not in errors]
         self.computed += [key for key in keys if key not in too_large]
         self.finished_s.update(dict.fromkeys(keys, self.now_s))
-        told = {**outcomes, "batch": batch_id, "seconds": seconds, "peak_mib": None}
-        self._answer(worker, "done", blobs, **told)
+        meta = {**outcomes, "batch": batch_id, "seconds": seconds, "peak_mib": None}
+        self._answer(worker, "done", blobs, **meta)
 
     def _exhausts(self, worker: str, key: str) -> bool:
         workers = self.scheduler.dispatch.lifecycle.workers

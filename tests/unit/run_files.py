@@ -36,9 +36,9 @@ def events_of(world: World, ends: Sequence[tuple[int, float, str]] = ()) -> list
     for number, (time_s, effect) in enumerate(world.log):
         while waiting and waiting[0][0] <= number:
             events.append(_ended(*waiting.pop(0)))
-        told = _told(effect)
-        if told is not None:
-            events.append({"time_s": EPOCH_S + time_s, **told})
+        event_fields = _event_of(effect)
+        if event_fields is not None:
+            events.append({"time_s": EPOCH_S + time_s, **event_fields})
     events += [_ended(*each) for each in waiting]
     last = {"event": "run_ended", "wall_s": world.now_s}
     return [*events, {"time_s": EPOCH_S + world.now_s, **last}]
@@ -49,14 +49,14 @@ def _ended(number: int, time_s: float, worker: str) -> dict[str, Any]:
     return {"time_s": EPOCH_S + time_s, **ended}
 
 
-def _told(effect: fx.Effect) -> dict[str, Any] | None:  # noqa: PLR0911 - one case an effect
+def _event_of(effect: fx.Effect) -> dict[str, Any] | None:  # noqa: PLR0911 - one case an effect
     match effect:
         case fx.Note(event=event, fields=fields):
             return {"event": event, **fields}
         case fx.StartWorker(worker_id=worker, tool=tool, devices=devices):
             names = [device.name for device in devices]
-            told = {"event": "worker_started", "worker": worker, "tool": str(tool)}
-            return {**told, "devices": names, "node": "", "pid": 1}
+            event_fields = {"event": "worker_started", "worker": worker, "tool": str(tool)}
+            return {**event_fields, "devices": names, "node": "", "pid": 1}
         case fx.StopWorker(worker_id=worker, why=why):
             return {"event": "worker_stopping", "worker": worker, "why": why}
         case fx.LoadModel(worker_id=worker):

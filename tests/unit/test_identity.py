@@ -36,10 +36,10 @@ def test_workers_whose_names_differ_in_odd_letters_have_logs_of_their_own(tmp_pa
 
 
 def test_tools_of_one_name_have_names_of_their_own() -> None:
-    filing = FileScheduler(None, Outbox(), None, None)  # type: ignore[arg-type]
+    files = FileScheduler(None, Outbox(), None, None)  # type: ignore[arg-type]
     refs = [ToolRef(f"{directory}/t.py~2", "", "python") for directory in "ab"]
     refs += [ToolRef(f"{directory}/t.py", "", "python") for directory in "abc"]
-    names = [filing.tool(ref).name for ref in refs]
+    names = [files.tool(ref).name for ref in refs]
     assert len(set(names)) == len(names)
 
 

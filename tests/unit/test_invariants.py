@@ -65,7 +65,7 @@ def in_flight(scheduler: Scheduler) -> Any:
 
 
 def tool(scheduler: Scheduler) -> Any:
-    return next(iter(scheduler.filing._tools.values()))
+    return next(iter(scheduler.files._tools.values()))
 
 
 def file_worker(scheduler: Scheduler) -> Any:
@@ -153,8 +153,8 @@ BREAKS: list[tuple[Callable[[Scheduler], Any], str]] = [
     (lambda s: tool(s).writes.append(3, (0, 0)), "is reading, and in 2 queues"),
     (lambda s: tool(s).reads.append(1, (0, 0)), "is computing, and in a queue of files"),
     (set_to(lambda s: s.jobs[1], phase=JobPhase.WRITING), "is writing, and in 0 queues"),
-    (lambda s: s.filing._tool_of.clear(), "is not listed, or not on its node"),
-    (lambda s: s.filing._tool_of.update(ghost=tool(s)), "ghost is no process of tool"),
+    (lambda s: s.files._tool_of.clear(), "is not listed, or not on its node"),
+    (lambda s: s.files._tool_of.update(ghost=tool(s)), "ghost is no process of tool"),
     (lambda s: tool(s).reading.add(99), r"jobs \[99\] of tool are read by no process"),
     (lambda s: file_worker(s)._sizes.append(1), "jobs in flight and .* sizes"),
     (set_to(file_worker, ready=False), "is starting, and has a job in flight"),

@@ -321,64 +321,64 @@ def test_a_note_that_makes_no_sense_is_ignored(env, locks, note):  # D13
     other.close()
 
 
-# --- claims: the locks, and a look at the card
+# --- ownership: the locks, and a look at the card
 
 
 def test_claims_take_all_or_none(env, locks):  # D13
     locks.try_acquire(CARDS[1])
-    claims = DeviceOwnership(env)
-    refusal = claims.take(CARDS)
+    ownership = DeviceOwnership(env)
+    refusal = ownership.take(CARDS)
     assert refusal.device == CARDS[1]
     assert f"cuda:1 is held by process {os.getpid()}" in refusal.why
     assert not locks.is_held(CARDS[0])
     assert locks.is_wanted(CARDS[1])
-    assert claims.take([CARDS[0], CARDS[2]]) is None
+    assert ownership.take([CARDS[0], CARDS[2]]) is None
     assert locks.is_held(CARDS[0])
-    claims.close()
+    ownership.close()
     assert not locks.is_held(CARDS[0])
 
 
 def test_claims_notice_a_device_that_is_given_back(env, locks):  # D13
     locks.try_acquire(CARDS[0])
-    claims = DeviceOwnership(env)
-    claims.take(CARDS[:1])
-    assert claims.given_back() == []
-    claims.forget_refused()
+    ownership = DeviceOwnership(env)
+    ownership.take(CARDS[:1])
+    assert ownership.given_back() == []
+    ownership.forget_refused()
     assert not locks.is_wanted(CARDS[0])
-    assert claims.given_back() == []
+    assert ownership.given_back() == []
     assert locks.is_wanted(CARDS[0])
     locks.release(CARDS[0])
-    assert claims.given_back() == ["cuda:0"]
-    assert (claims.refused, locks.is_wanted(CARDS[0])) == ((), False)
-    claims.close()
+    assert ownership.given_back() == ["cuda:0"]
+    assert (ownership.refused, locks.is_wanted(CARDS[0])) == ((), False)
+    ownership.close()
 
 
 def test_claims_keep_only_what_is_used(env, locks):  # D13
-    claims = DeviceOwnership(env)
-    assert claims.wanted() == []
-    claims.take(CARDS)
+    ownership = DeviceOwnership(env)
+    assert ownership.wanted() == []
+    ownership.take(CARDS)
     locks.want(CARDS[1])
-    assert [device.name for device in claims.wanted()] == ["cuda:1"]
-    claims.keep_only(["cuda:0"])
+    assert [device.name for device in ownership.wanted()] == ["cuda:1"]
+    ownership.keep_only(["cuda:0"])
     assert [locks.is_held(card) for card in CARDS] == [True, False, False]
-    claims.close()
+    ownership.close()
 
 
 def test_a_card_that_others_fill_is_left_alone(env, locks):  # D12
     library = FakeNvml(FakeCard("GPU-a"))
     card = Device("cuda:0", "cuda", 0, uuid="GPU-a")
     library.cards[0].used_mib = 40_000
-    claims = DeviceOwnership(env, library)
-    refusal = claims.take([card])
+    ownership = DeviceOwnership(env, library)
+    refusal = ownership.take([card])
     assert refusal.why == "cuda:0 is left alone: something else uses 40000 MiB of its memory"
     assert not locks.is_held(card)
-    assert claims.given_back() == []
+    assert ownership.given_back() == []
     library.cards[0].used_mib = 500
-    assert claims.given_back() == ["cuda:0"]
-    assert claims.take([card]) is None
+    assert ownership.given_back() == ["cuda:0"]
+    assert ownership.take([card]) is None
     library.cards[0].used_mib = 40_000
-    assert claims.take([card]) is None  # held already: the memory is ours
-    claims.close()
+    assert ownership.take([card]) is None  # held already: the memory is ours
+    ownership.close()
 
 
 def test_a_lost_card_is_told_apart_from_one_in_use(env):  # D12
@@ -386,29 +386,29 @@ def test_a_lost_card_is_told_apart_from_one_in_use(env):  # D12
     card = Device("cuda:0", "cuda", 0, uuid="GPU-a")
     allocator = Allocator([card])
     (granted,) = allocator.request(DeviceRequest("a", parse_device("cuda"), "lease"), 0)
-    claims = DeviceOwnership(env, library)
-    refusal = claims.take(granted.devices)
+    ownership = DeviceOwnership(env, library)
+    refusal = ownership.take(granted.devices)
     assert refusal.lost
     assert refusal.tell(allocator, 0) == []
     (effect,) = allocator.retry("a", 0)
     assert "managed here: no cuda device" in effect.reason
-    claims.close()
+    ownership.close()
 
 
 def test_a_refusal_sends_a_grant_elsewhere(env, locks):  # D13
     locks.try_acquire(CARDS[0])
     allocator = Allocator(CARDS)
     (granted,) = allocator.request(DeviceRequest("a", parse_device("cuda"), "lease"), 0)
-    claims = DeviceOwnership(env)
-    refusal = claims.take(granted.devices)
+    ownership = DeviceOwnership(env)
+    refusal = ownership.take(granted.devices)
     assert refusal.tell(allocator, 0) == []
     assert allocator.retry("a", 0) == [Granted("a", (CARDS[1],))]
-    claims.close()
+    ownership.close()
 
 
 def test_cpu_claims_touch_no_file(env, tmp_path):  # D13
-    claims = DeviceOwnership(env)
-    assert claims.take([cpu_slot(0)]) is None
-    assert (claims.wanted(), claims.given_back()) == ([], [])
-    claims.close()
+    ownership = DeviceOwnership(env)
+    assert ownership.take([cpu_slot(0)]) is None
+    assert (ownership.wanted(), ownership.given_back()) == ([], [])
+    ownership.close()
     assert list(tmp_path.iterdir()) == []

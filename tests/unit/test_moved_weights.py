@@ -45,8 +45,8 @@ def passed_on(host: LocalHost, **meta: Any) -> dict[str, Any]:
     process = SimpleNamespace(pid=7, receive=lambda: [Frame(meta, [])])
     host._running["w"] = SimpleNamespace(process=process, devices=(), complaint="")  # type: ignore[assignment]
     host._service("w", selectors.EVENT_READ)
-    (event,) = host._found
-    host._found = []
+    (event,) = host._events
+    host._events = []
     assert isinstance(event, FrameArrived)
     return event.frame.meta
 

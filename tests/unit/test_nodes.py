@@ -72,7 +72,7 @@ def test_one_machine_names_no_node() -> None:
         world.submit(job_id, [f"i{job_id}"])
     world.run()
     assert [worker.node for worker in file_workers(world)] == [""]
-    assert not world.scheduler.filing.worker("tool.files1").node
+    assert not world.scheduler.files.worker("tool.files1").node
 
 
 def test_inputs_are_read_on_all_nodes() -> None:
@@ -160,7 +160,7 @@ def written_slowly() -> World:
     world.write_s = None
     assert len(world.computed) == 60
     assert set(written_on(world).values()) == set(NODES)
-    waiting = world.scheduler.filing.tool(world.requests[0].tool).homes
+    waiting = world.scheduler.files.tool(world.requests[0].tool).homes
     assert min(len(waiting[node]) for node in NODES) > 10
     return world
 
@@ -272,7 +272,7 @@ def test_nodes_that_come_and_go_cost_nobody_a_result(
     assert world.reports == dict.fromkeys(range(len(jobs)))
     for job_id, items in enumerate(jobs):
         assert world.results[job_id] == [f"result of {key}" for key in items]
-    assert not world.scheduler.filing.tool(world.requests[0].tool).homes
+    assert not world.scheduler.files.tool(world.requests[0].tool).homes
 
 
 def test_a_node_that_is_about_to_end_is_given_no_batch_that_it_cannot_finish() -> None:

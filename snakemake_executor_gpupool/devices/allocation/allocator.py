@@ -17,7 +17,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from snakemake_executor_gpupool.devices.allocation.effects import (
-    Effect,
+    AllocationEffect,
     Evict,
     Granted,
     Impossible,
@@ -53,9 +53,9 @@ from snakemake_executor_gpupool.devices.kinds import is_gpu
 __all__ = [
     "LEASE",
     "WORKER",
+    "AllocationEffect",
     "Allocator",
     "DeviceRequest",
-    "Effect",
     "Evict",
     "Granted",
     "Impossible",
@@ -105,7 +105,7 @@ class Allocator(DeviceInventory):
 
     # --- requests
 
-    def request(self, request: DeviceRequest, now_s: float) -> list[Effect]:
+    def request(self, request: DeviceRequest, now_s: float) -> list[AllocationEffect]:
         """Take in a request, and grant it devices as soon as there are some.
 
         A holder that has devices which satisfy the request keeps them: it is granted the same
@@ -122,7 +122,7 @@ class Allocator(DeviceInventory):
             return self._keep(request)
         return self._request(WaitingRequest(request, now_s, self._next_serial()), now_s)
 
-    def _request(self, waiting: WaitingRequest, now_s: float) -> list[Effect]:
+    def _request(self, waiting: WaitingRequest, now_s: float) -> list[AllocationEffect]:
         reason = why_impossible(waiting.request, (*self._usable, *self._expected))
         if reason:
             return [Impossible(waiting.request_id, reason)]
@@ -133,7 +133,7 @@ class Allocator(DeviceInventory):
             return []  # thousands of requests may come at once; each only joins the end
         return self._serve(now_s)
 
-    def _keep(self, request: DeviceRequest) -> list[Effect]:
+    def _keep(self, request: DeviceRequest) -> list[AllocationEffect]:
         holder = self._holders[request.request_id]
         there = self._devices_of(holder)
         satisfied = len(there) == request.spec.count and all(
@@ -152,7 +152,7 @@ class Allocator(DeviceInventory):
         assert placement is not None and not placement.in_the_way
         return self._grant(waiting, placement.devices)
 
-    def withdraw(self, request_id: str, now_s: float) -> list[Effect]:
+    def withdraw(self, request_id: str, now_s: float) -> list[AllocationEffect]:
         """Give up waiting, or return a grant that was not used.
 
         A worker that waits to :meth:`resume` stays offloaded. Unknown ids are ignored.
@@ -163,7 +163,7 @@ class Allocator(DeviceInventory):
         self._queue.leave(waiting)
         return self._serve(now_s)
 
-    def retry(self, request_id: str, now_s: float) -> list[Effect]:
+    def retry(self, request_id: str, now_s: float) -> list[AllocationEffect]:
         """Return a grant that could not be used, and wait again at the old place in the queue.
 
         For a device that another process turned out to hold, or that turned out to be broken:
@@ -179,7 +179,9 @@ class Allocator(DeviceInventory):
         self._queue.join(waiting)
         return self._refuse_impossible() + self._serve(now_s)
 
-    def resume(self, holder_id: str, now_s: float, *, same_devices: bool = False) -> list[Effect]:
+    def resume(
+        self, holder_id: str, now_s: float, *, same_devices: bool = False
+    ) -> list[AllocationEffect]:
         """Let an offloaded worker wait for devices again.
 
         With ``same_devices`` it waits for those that it had: its process may see no others.
@@ -199,7 +201,7 @@ class Allocator(DeviceInventory):
         holder = self._holders.expect(holder_id, Phase.BUSY, Phase.IDLE)
         self._holders.change(holder, phase=Phase.BUSY)
 
-    def idle(self, holder_id: str, now_s: float) -> list[Effect]:
+    def idle(self, holder_id: str, now_s: float) -> list[AllocationEffect]:
         """Note that nothing of a holder is in flight; it may be evicted for waiting requests."""
         holder = self._holders[holder_id]
         if holder.request.kind == LEASE:
@@ -247,42 +249,42 @@ class Allocator(DeviceInventory):
             for waiting in self._queue
         )
 
-    def gone(self, holder_id: str, now_s: float) -> list[Effect]:
+    def gone(self, holder_id: str, now_s: float) -> list[AllocationEffect]:
         """Note that a holder has ended, in whatever way, and its memory is free."""
         self._holders.forget(holder_id)
         if waiting := self._queue.get(holder_id):
             self._queue.leave(waiting)  # an offloaded worker that died waiting to return
         return self._serve(now_s)
 
-    def offloaded(self, holder_id: str, now_s: float) -> list[Effect]:
+    def offloaded(self, holder_id: str, now_s: float) -> list[AllocationEffect]:
         """Note that an evicted worker's weights are in host memory, and its devices are free."""
         holder = self._holders.expect(holder_id, Phase.LEAVING)
         self._holders.offload(holder)
         return self._serve(now_s)
 
-    def offload_failed(self, holder_id: str, now_s: float) -> list[Effect]:
+    def offload_failed(self, holder_id: str, now_s: float) -> list[AllocationEffect]:
         """Note that an offload failed; the devices stay taken until the worker is :meth:`gone`."""
         self._holders.expect(holder_id, Phase.LEAVING)
         return [Evict(holder_id, OffloadStrategy.RESTART)]
 
     # --- what happens to devices
 
-    def foreign(self, device_name: str, held: bool, now_s: float) -> list[Effect]:
+    def foreign(self, device_name: str, held: bool, now_s: float) -> list[AllocationEffect]:
         """Note that another process took or released a device."""
         (self._foreign.add if held else self._foreign.discard)(device_name)
         return self._serve(now_s)
 
-    def lost(self, device_name: str, now_s: float) -> list[Effect]:
+    def lost(self, device_name: str, now_s: float) -> list[AllocationEffect]:
         """Note that a device is gone for good: it is never granted again."""
         self._lose(device_name)
         return self._refuse_impossible() + self._serve(now_s)
 
-    def join(self, devices: Sequence[Device], now_s: float) -> list[Effect]:
+    def join(self, devices: Sequence[Device], now_s: float) -> list[AllocationEffect]:
         """Take in devices that were not there before, or are there again after they were lost."""
         self._take_in(devices)
         return self._serve(now_s)
 
-    def expect(self, devices: Sequence[Device], now_s: float) -> list[Effect]:
+    def expect(self, devices: Sequence[Device], now_s: float) -> list[AllocationEffect]:
         """Let requests wait for devices like these, which may :meth:`join` later, and no others.
 
         Requests that wait for what is no longer expected are refused.
@@ -297,7 +299,7 @@ class Allocator(DeviceInventory):
         *,
         allow_multiple_per_device: bool | None = None,
         offload_strategy: OffloadStrategy | None = None,
-    ) -> list[Effect]:
+    ) -> list[AllocationEffect]:
         """Change which devices are managed (None: all again), and what else is given.
 
         Idle workers on devices that are no longer managed are ended, busy ones
@@ -328,7 +330,7 @@ class Allocator(DeviceInventory):
 
     # --- rounds
 
-    def _serve(self, now_s: float) -> list[Effect]:
+    def _serve(self, now_s: float) -> list[AllocationEffect]:
         """Plan a round, apply it, and return its effects."""
         effects = self._evict_strays()
         if not self._queue:
@@ -340,7 +342,7 @@ class Allocator(DeviceInventory):
         self._all_claimed = not occupancy.has_open_gpus
         return effects + [self._apply(move) for move in moves]
 
-    def _apply(self, move: Grant | Removal) -> Effect:
+    def _apply(self, move: Grant | Removal) -> AllocationEffect:
         if isinstance(move, Removal):
             holder = self._holders[move.holder.holder_id]
             return self._evict(holder, wholly=move.waiting.request.alone)
@@ -361,7 +363,7 @@ class Allocator(DeviceInventory):
         may_offload = stays and can_offload(holder.request, self._devices_of(holder))
         return Evict(holder.holder_id, self._strategy if may_offload else OffloadStrategy.RESTART)
 
-    def _evict_strays(self) -> list[Effect]:
+    def _evict_strays(self) -> list[AllocationEffect]:
         """End idle workers on devices that are lost or no longer managed."""
         strays = [
             holder
@@ -373,9 +375,9 @@ class Allocator(DeviceInventory):
     def _is_stray(self, holder: Holder) -> bool:
         return not self._usable_names.issuperset(holder.device_names)
 
-    def _refuse_impossible(self) -> list[Effect]:
+    def _refuse_impossible(self) -> list[AllocationEffect]:
         """Refuse the waiting requests that a change of the devices has made impossible."""
-        refused: list[Effect] = []
+        refused: list[AllocationEffect] = []
         for waiting in list(self._queue):
             reason = why_impossible(waiting.request, (*self._usable, *self._expected))
             if reason:

@@ -34,7 +34,7 @@ class Impossible:
     reason: str
 
 
-Effect = Granted | Evict | Impossible
+AllocationEffect = Granted | Evict | Impossible
 
 
 @dataclass(frozen=True)

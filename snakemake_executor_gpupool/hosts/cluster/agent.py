@@ -169,7 +169,7 @@ class Session:
         self._host: LocalHost | None = None
         self._devices: dict[str, Device] = {}
         self._waiting: list[Device] = []  # devices that somebody else holds
-        self._claims = DeviceOwnership(os.environ)
+        self._ownership = DeviceOwnership(os.environ)
         self._claimed_s = 0.0
         self._silence_s = 60.0
         self._thread = threading.Thread(target=self._run, name="gpupool-agent", daemon=True)
@@ -197,14 +197,14 @@ class Session:
 
     def _lend(self, holder: str, text: str) -> None:
         """Let a command use the devices whose locks a lease names; called from any thread."""
-        self._post(lambda: self._claims.lend_named(holder, LentLocks.parse(text)))
+        self._post(lambda: self._ownership.lend_named(holder, LentLocks.parse(text)))
 
     def _take_back(self, holder: str) -> None:
-        self._post(lambda: self._claims.take_back(holder))
+        self._post(lambda: self._ownership.take_back(holder))
 
     def _lend_to_worker(self, worker_id: str, devices: Sequence[Device]) -> dict[str, str]:
         node = node_name(os.environ)
-        return self._claims.lend(worker_id, [device.on(node) for device in devices])
+        return self._ownership.lend(worker_id, [device.on(node) for device in devices])
 
     def _post(self, act: Callable[[], None]) -> None:
         self._inbox.post(act)
@@ -261,7 +261,7 @@ class Session:
         if self._host is not None:
             self._host.stop_all(force=True)
             self._host.close(on_end=self._on_host_event, patience_s=PATIENCE_S)
-        self._claims.close()
+        self._ownership.close()
 
     # -- what the coordinator wants ------------------------------------------------------
     def _begin(self, begin: Begin) -> None:
@@ -296,7 +296,7 @@ class Session:
         self._claimed_s = time.monotonic()
         taken, refused = [], []
         for device in self._waiting:
-            refusal = self._claims.take([device])
+            refusal = self._ownership.take([device])
             if refusal is None:
                 taken.append(self._devices[device.local_name])
             elif refusal.lost:
@@ -321,7 +321,7 @@ class Session:
     # -- what happens here -----------------------------------------------------------------
     def _on_host_event(self, event: HostEvent) -> None:
         if isinstance(event, WorkerGone):
-            self._claims.take_back(event.worker_id)
+            self._ownership.take_back(event.worker_id)
             self._tell(ProcessGone(event.worker_id, event.reason, event.expected))
             return
         assert isinstance(event, FrameArrived), "a machine's own processes are all there is"

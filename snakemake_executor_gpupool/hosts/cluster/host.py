@@ -52,12 +52,12 @@ class ClusterHost(Membership):
             case WorkerFrame(worker_id=worker_id, frame=frame):
                 if worker_id in node.workers:
                     self.carried.add(frame.blobs)
-                    self._found.append(FrameArrived(worker_id, frame))
+                    self._events.append(FrameArrived(worker_id, frame))
             case ProcessGone(worker_id=worker_id):
                 if node.workers.pop(worker_id, None) is not None:
                     del self._where[worker_id]
                     self._complaints.pop(worker_id, None)
-                    self._found.append(WorkerGone(worker_id, answer.reason, answer.is_expected))
+                    self._events.append(WorkerGone(worker_id, answer.reason, answer.is_expected))
             case Offer(devices=devices):
                 self._offered(node, devices)
             case Unfit(why=why):
@@ -115,7 +115,7 @@ class ClusterHost(Membership):
             place.tell(StartProcess(worker_id, tool, names))
         elif name:
             reason = f"node {name} was lost"
-            self._found.append(WorkerGone(worker_id, reason, expected=False, blameless=True))
+            self._events.append(WorkerGone(worker_id, reason, expected=False, blameless=True))
         else:
             return self._local.start(worker_id, tool, devices)
         return None
@@ -152,11 +152,11 @@ class ClusterHost(Membership):
 
     def poll(self, timeout_s: float) -> list[HostEvent]:
         """Wait until something happens, for ``timeout_s`` at most; return what happened."""
-        happened = self._local.poll(0.0 if self._found else timeout_s)
+        happened = self._local.poll(0.0 if self._events else timeout_s)
         for act in self._inbox.take():
             act()
         self._look(time.monotonic())
-        events, self._found = self._found, []
+        events, self._events = self._events, []
         return [*happened, *events]
 
     # -- the beginning --------------------------------------------------------------
@@ -174,7 +174,7 @@ class ClusterHost(Membership):
             kept += self.poll(0.2)
             if self._unfit:
                 raise ConfigError(self._unfit[0])
-        self._found = kept + self._found
+        self._events = kept + self._events
         if not self._joined_nodes:
             raise ConfigError(
                 f"no node of the cluster has joined within {patience_s:.0f} s; "

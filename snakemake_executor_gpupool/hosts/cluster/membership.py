@@ -92,7 +92,7 @@ class Membership:
         self._complaints: dict[str, str] = {}
         self._numbers = itertools.count(1)
         self._inbox: Mailbox[Callable[[], None]] = Mailbox(local.wake)
-        self._found: list[HostEvent] = []
+        self._events: list[HostEvent] = []
         self._unfit: list[str] = []
         self._said: set[str] = set()
         self._looked_s = 0.0
@@ -145,7 +145,7 @@ class Membership:
         for node in map(self._nodes.get, names):
             if node is not None and node.is_usable:
                 node.is_leaving = True
-                self._found.append(DevicesLeft(tuple(node.devices), why))
+                self._events.append(DevicesLeft(tuple(node.devices), why))
 
     def _free_name(self, wanted: str) -> str:
         names = itertools.chain([wanted], (f"{wanted}.{n}" for n in itertools.count(2)))
@@ -196,7 +196,7 @@ class Membership:
     def _offered(self, node: Node, offered: Iterable[Device]) -> None:
         devices = tuple(device.on(node.name) for device in offered)
         node.devices.update({device.name: device for device in devices})
-        self._found.append(DevicesJoined(devices, node.ends_s))
+        self._events.append(DevicesJoined(devices, node.ends_s))
 
     def _refused(self, node: Node, why: str) -> None:
         self._nodes.pop(node.name, None)
@@ -216,14 +216,14 @@ class Membership:
         node.is_given_up = True
         self._engine.loop.call_soon_threadsafe(node.endpoint.drop)
         self._launcher.gone(node.name)
-        self._found.append(DevicesLeft(tuple(node.devices), why))
+        self._events.append(DevicesLeft(tuple(node.devices), why))
         if not self._closed and not node.is_leaving:
             self._say_once(f"node {node.name} is lost: {why}; its work goes to others")
         for worker_id in node.workers:
             del self._where[worker_id]
             self._complaints.pop(worker_id, None)
             reason = f"node {node.name} was lost: {why}"
-            self._found.append(WorkerGone(worker_id, reason, expected=False, blameless=True))
+            self._events.append(WorkerGone(worker_id, reason, expected=False, blameless=True))
 
     def _say_once(self, line: str) -> None:
         if line not in self._said:
@@ -247,4 +247,4 @@ class Membership:
         self._launcher.look(now_s)
         if self._has_hope and not self._launcher.has_hope and not self._closed:
             self._has_hope = False
-            self._found.append(DevicesExpected(()))
+            self._events.append(DevicesExpected(()))

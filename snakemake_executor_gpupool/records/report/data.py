@@ -88,12 +88,12 @@ class _Writer:
     def data(self) -> dict[str, Any]:
         run = self._run
         over = over_time(run)
-        found = estimate(run)
+        estimated = estimate(run)
         batches, parts = self._batches()
         data = {
             "run": self._about(),
             "ticks": ticks(run.wall_s),
-            "estimate": None if found is None else _estimate_row(found),
+            "estimate": None if estimated is None else _estimate_row(estimated),
             "rules": rule_rows(run, over, self._waits_s),
             "models": model_rows(run),
             "devices": device_rows(run),
@@ -282,13 +282,13 @@ class _Writer:
 
     def _spans(self) -> Table:
         table = Table(("worker", "kind", "start", "ticks", "job"))
-        found = [
+        spans = [
             (self._at(span.from_s), number, span)
             for number, worker in enumerate(self._run.workers.values())
             for span in worker.all_spans()
             if span.activity in SPAN_KINDS
         ]
-        for start, number, span in sorted(found, key=lambda each: each[:2]):
+        for start, number, span in sorted(spans, key=lambda each: each[:2]):
             job = NONE if span.number is None else self._jobs.get(span.number, NONE)
             length = ticks(span.seconds(self._run.end_s))
             kind = SPAN_KINDS.index(span.activity)
@@ -352,9 +352,9 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
-def _estimate_row(found: Any) -> dict[str, Any]:
+def _estimate_row(measured: Any) -> dict[str, Any]:
     estimated = ("import_s", "load_s", "inference_s", "wall_s")
     own = ("own_import_s", "own_load_s", "own_inference_s", "own_s")
-    row = {name: getattr(found, name) for name in (*estimated, *own)}
-    shares = [asdict(share) for share in found.shares]
-    return {**row, "devices": found.devices, "gaps": found.gaps, "shares": shares}
+    row = {name: getattr(measured, name) for name in (*estimated, *own)}
+    shares = [asdict(share) for share in measured.shares]
+    return {**row, "devices": measured.devices, "gaps": measured.gaps, "shares": shares}

@@ -130,14 +130,14 @@ def estimate(run: RunView) -> Estimate | None:
     if not jobs or all(job.cost.device_s is None for each in jobs.values() for job in each):
         return None
     used = {name for batch in run.batches.values() for name in _devices_of(run, batch.worker_id)}
-    found = Estimate(max(len(used), 1))
+    total = Estimate(max(len(used), 1))
     own_s = _own_times(run, used)
-    found.own_import_s, found.own_load_s = own_s["import"], own_s["load"]
-    found.own_inference_s = own_s["inference"]
+    total.own_import_s, total.own_load_s = own_s["import"], own_s["load"]
+    total.own_inference_s = own_s["inference"]
     for (tool, model), group in jobs.items():
-        found.shares.append(_share(run, tool, model, group))
-    found.gaps = _gaps(run, found, [job for group in jobs.values() for job in group])
-    return found
+        total.shares.append(_share(run, tool, model, group))
+    total.gaps = _gaps(run, total, [job for group in jobs.values() for job in group])
+    return total
 
 
 def _own_times(run: RunView, devices: set[str]) -> dict[str, float]:
@@ -151,13 +151,13 @@ def _own_times(run: RunView, devices: set[str]) -> dict[str, float]:
     for name, part, from_s, to_s in _own_spans(run):
         parts[name][part] += to_s - from_s
         spans[name].append((from_s, to_s))
-    found = dict.fromkeys(("import", "load", "inference"), 0.0)
+    means_s = dict.fromkeys(("import", "load", "inference"), 0.0)
     for name in devices:
         together_s = sum(parts[name].values())
         for part, seconds in parts[name].items():
             if together_s:
-                found[part] += seconds * union_s(spans[name]) / together_s / len(devices)
-    return found
+                means_s[part] += seconds * union_s(spans[name]) / together_s / len(devices)
+    return means_s
 
 
 def _own_spans(run: RunView) -> Iterator[tuple[str, str, float, float]]:
@@ -229,11 +229,11 @@ def _measured(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _gaps(run: RunView, found: Estimate, jobs: list[JobView]) -> list[str]:
+def _gaps(run: RunView, total: Estimate, jobs: list[JobView]) -> list[str]:
     gaps = []
-    if any(share.import_s is None for share in found.shares):
+    if any(share.import_s is None for share in total.shares):
         gaps.append("No import was measured for some tools: it counts as nothing.")
-    if any(share.load_s is None for share in found.shares):
+    if any(share.load_s is None for share in total.shares):
         gaps.append("No load was measured for some models: it counts as nothing.")
     reused = sum(job.reused or 0 for job in jobs)
     if reused:

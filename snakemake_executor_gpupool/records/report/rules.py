@@ -26,12 +26,12 @@ OVER_S = 1.0
 
 def typical_item_s(jobs: Iterable[JobView]) -> float | None:
     """Return what the jobs of a rule take for an item, reading and writing included: the median."""
-    found = [
+    per_item_s = [
         job.worked_s / job.items
         for job in jobs
         if job.state is JobState.DONE and job.worked_s is not None and job.items
     ]
-    return statistics.median(found) if found else None
+    return statistics.median(per_item_s) if per_item_s else None
 
 
 def over_time(run: RunView) -> set[int]:

@@ -57,10 +57,10 @@ def find_run(name: str | Path | None = None, root: Path = ROOT) -> Path:
 def list_runs(root: Path = ROOT) -> list[Path]:
     """Return the directories of all runs, the oldest first; links are left out."""
     try:
-        found = [path for path in root.iterdir() if not path.is_symlink() and is_run(path)]
+        runs = [path for path in root.iterdir() if not path.is_symlink() and is_run(path)]
     except OSError:
         return []
-    return sorted(found, key=lambda path: (_started_s(path), path.name))
+    return sorted(runs, key=lambda path: (_started_s(path), path.name))
 
 
 def is_run(directory: Path) -> bool:

@@ -123,11 +123,11 @@ def named(event: Event, title: str) -> tuple[str, dict[str, str]]:
     """Return a job's rule and wildcards; of an older version's, what its title says."""
     if "rule" in event:
         return str(event["rule"]), texts(event.get("wildcards"))
-    found = _TITLE.fullmatch(title)
-    if found is None:
+    parsed = _TITLE.fullmatch(title)
+    if parsed is None:
         return title, {}
-    pairs = (part.partition("=") for part in (found[2] or "").split(", ") if "=" in part)
-    return found[1], {name: value for name, _, value in pairs}
+    pairs = (part.partition("=") for part in (parsed[2] or "").split(", ") if "=" in part)
+    return parsed[1], {name: value for name, _, value in pairs}
 
 
 def take_files(job: JobView | LeaseView, event: Event) -> None:

@@ -174,7 +174,7 @@ class _Trace:
         ]
         if len(batch.jobs) > MAX_NAMED:
             titles.append(f"and {len(batch.jobs) - MAX_NAMED} more")
-        told = {
+        figures = {
             "batch": batch.batch_id,
             "items": batch.items,
             "tokens": batch.tokens,
@@ -184,7 +184,7 @@ class _Trace:
             "energy_j": batch.energy_j,
             "lost": batch.is_lost or None,
         }
-        return {**{k: v for k, v in told.items() if v is not None}, "jobs": titles}
+        return {**{k: v for k, v in figures.items() if v is not None}, "jobs": titles}
 
     # -- flows -----------------------------------------------------------------------
     def _flows(self) -> Iterator[TraceEvent]:
@@ -231,8 +231,8 @@ class _Trace:
             if batch.peak_mib is not None and batch.ended_at_s is not None and worker is not None:
                 for name in worker.devices:
                     memory[name].append((batch.ended_at_s, batch.peak_mib))
-        for name, found in memory.items():
-            yield from self._counter(f"peak memory {name}", "MiB", sorted(found))
+        for name, peaks in memory.items():
+            yield from self._counter(f"peak memory {name}", "MiB", sorted(peaks))
 
     def _rates(self) -> list[tuple[float, float]]:
         """Return items a second in equal parts of the run, at least a second each."""

@@ -411,12 +411,12 @@ class RunView:
 
     def rules(self) -> dict[str, Counter[JobState]]:
         """Return, by rule, how many jobs and leases are in each state; rules by first job."""
-        found: dict[str, Counter[JobState]] = {}
+        counts: dict[str, Counter[JobState]] = {}
         for job in self.jobs.values():
-            found.setdefault(job.rule, Counter())[job.state] += 1
+            counts.setdefault(job.rule, Counter())[job.state] += 1
         for lease in self.leases.values():
-            found.setdefault(lease.rule, Counter())[lease.state] += 1
-        return found
+            counts.setdefault(lease.rule, Counter())[lease.state] += 1
+        return counts
 
 
 def _covered_s(spans: list[tuple[float, float]]) -> float:

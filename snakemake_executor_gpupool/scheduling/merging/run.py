@@ -52,14 +52,14 @@ class MergedRuns:
         self,
         selection: MergeSelection,
         dispatch: Dispatch,
-        filing: FileScheduler,
+        files: FileScheduler,
         jobs: JobTable,
         ledger: ResultLedger,
         outbox: Outbox,
     ) -> None:
         self._selection = selection
         self._dispatch = dispatch
-        self._filing = filing
+        self._files = files
         self._jobs = jobs
         self._ledger = ledger
         self._outbox = outbox
@@ -79,11 +79,11 @@ class MergedRuns:
             return
         staged = self._staged.take(identity)
         if staged is not None and staged.is_for(job.request):
-            self._filing.publish(job, staged, now_s)
+            self._files.publish(job, staged, now_s)
             return
         if staged is not None:
             self._outbox.put(Unstage(staged.paths))
-        self._filing.read(job, now_s)
+        self._files.read(job, now_s)
 
     def published(self, job: JobState) -> None:
         """A job's outputs are in place, without a dispatch of its own."""
@@ -180,9 +180,9 @@ class MergedRuns:
         for number, merged in enumerate(merged_of(batch)):
             staged = staged_of.get(number)
             if staged is not None:
-                found = {key: next(results) for key in staged.keys}
+                result_of = {key: next(results) for key in staged.keys}
                 share_s = message.seconds / len(staged_of)
-                self._answered(merged, staged, found, share_s, worker, now_s, shares[number])
+                self._answered(merged, staged, result_of, share_s, worker, now_s, shares[number])
             elif not merged.is_over:
                 self.dissolve(merged, now_s)
 
@@ -216,7 +216,7 @@ class MergedRuns:
         self,
         merged: MergedRequest,
         staged: StagedRequest,
-        found: dict[str, Blob],
+        result_of: dict[str, Blob],
         share_s: float,
         worker: ModelWorker,
         now_s: float,
@@ -232,10 +232,10 @@ class MergedRuns:
         named = {"job": stage.request.title, "job_id": first_id, "batch": batch_id}
         self._outbox.note("stage_done", **named, stage=number, worker=name)
         if number == 0:
-            self._first_done(merged, list(found.values()), share_s, worker)
+            self._first_done(merged, list(result_of.values()), share_s, worker)
             return
-        keys = [(*stage.key_head, key) for key in found]
-        for key, blob in zip(keys, found.values(), strict=True):
+        keys = [(*stage.key_head, key) for key in result_of]
+        for key, blob in zip(keys, result_of.values(), strict=True):
             self._ledger.offer(key, blob)
         files = staged.digests, staged.outputs, staged.logs
         figures = staged.items, staged.size_bytes, share_s

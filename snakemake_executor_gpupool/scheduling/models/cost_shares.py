@@ -88,16 +88,16 @@ class JobCost:
 
     def fields(self) -> dict[str, object]:
         """Return what an event says of it."""
-        told: dict[str, object] = {"device_s": round(self.device_s, 9)}
+        fields: dict[str, object] = {"device_s": round(self.device_s, 9)}
         if self.kind:
-            told["device_kind"] = self.kind
+            fields["device_kind"] = self.kind
         if self.peak_mib is not None:
-            told["peak_mib"] = self.peak_mib
+            fields["peak_mib"] = self.peak_mib
         if self.energy_j is not None:
-            told["energy_j"] = round(self.energy_j, 3)
+            fields["energy_j"] = round(self.energy_j, 3)
         if self.saved_s:
-            told["saved_s"] = round(self.saved_s, 9)
-        return told
+            fields["saved_s"] = round(self.saved_s, 9)
+        return fields
 
 
 @dataclass(slots=True)
@@ -126,17 +126,17 @@ class Work:
 
     def fields(self) -> dict[str, object]:
         """Return what the event of a batch's end says of it; ``jobs`` and ``device_s`` match."""
-        told: dict[str, object] = {
+        fields: dict[str, object] = {
             "jobs": list(self.charged),
             "device_s": [round(device_s, 9) for device_s in self.charged.values()],
         }
         if any(self.overhead.values()):
-            told["overhead_s"] = {name: round(s, 9) for name, s in self.overhead.items() if s}
+            fields["overhead_s"] = {name: round(s, 9) for name, s in self.overhead.items() if s}
         if self.peak_mib is not None:
-            told["peak_mib"] = self.peak_mib
+            fields["peak_mib"] = self.peak_mib
         if self.energy_j is not None:
-            told["energy_j"] = round(self.energy_j, 3)
-        return told
+            fields["energy_j"] = round(self.energy_j, 3)
+        return fields
 
     def rest_s(self) -> float:
         """Return the device seconds that have not been charged to anybody."""
@@ -213,6 +213,8 @@ class DeviceTime:
 
     def figures(self) -> dict[str, float]:
         """Return device seconds of jobs and of each cause of overhead, as the summary has them."""
-        told = {"jobs_s": self.jobs_s}
-        told |= {f"{cause}_s": self.overhead_s[cause] for cause in (OUT_OF_MEMORY, UNCLAIMED, LOST)}
-        return {name: round(seconds, 6) + 0.0 for name, seconds in told.items()}
+        totals = {"jobs_s": self.jobs_s}
+        totals |= {
+            f"{cause}_s": self.overhead_s[cause] for cause in (OUT_OF_MEMORY, UNCLAIMED, LOST)
+        }
+        return {name: round(seconds, 6) + 0.0 for name, seconds in totals.items()}

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from snakemake_executor_gpupool.devices.allocation.allocator import (
+    AllocationEffect,
     Allocator,
     DeviceRequest,
-    Effect,
     Evict,
     Granted,
 )
@@ -134,7 +134,7 @@ class WorkerLifecycle:
         del self.workers[worker.worker_id], worker.model.workers[worker.worker_id]
 
     # -- what the allocator decides ----------------------------------------------
-    def apply(self, effects: Iterable[Effect], now_s: float) -> None:
+    def apply(self, effects: Iterable[AllocationEffect], now_s: float) -> None:
         """Carry out what the allocator decided."""
         for effect in effects:
             if isinstance(effect, Granted):

@@ -29,11 +29,11 @@ class MemoryUse:
 
     def loaded(self, held_mib: int | None, full_tokens: int) -> MemoryUse:
         """A model is on its device."""
-        told = dataclasses.replace(self, full_tokens=full_tokens)
+        known = dataclasses.replace(self, full_tokens=full_tokens)
         if held_mib is None:
-            return told
+            return known
         peak_mib = max(held_mib, self.peak_mib or 0)
-        return dataclasses.replace(told, weights_mib=held_mib, peak_mib=peak_mib)
+        return dataclasses.replace(known, weights_mib=held_mib, peak_mib=peak_mib)
 
     def computed(self, held_mib: int | None, tokens: int) -> MemoryUse:
         """A micro-batch is done; ``held_mib`` is the process's peak until now."""
