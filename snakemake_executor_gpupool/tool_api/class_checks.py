@@ -13,25 +13,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from snakemake_executor_gpupool.errors import ContractError
-from snakemake_executor_gpupool.tool_api.known_params import class_nodes, own_classes
+from snakemake_executor_gpupool.tool_api.known_params import class_nodes
+from snakemake_executor_gpupool.tool_api.methods import METHODS, REQUIRED, missing_method, own_names
 from snakemake_executor_gpupool.tool_api.nearest import nearest
 from snakemake_executor_gpupool.tool_api.tool import Tool
 
-#: What each method is called with, beside the object.
-METHODS = {
-    "load": ("device",),
-    "to": ("device",),
-    "run": ("items",),
-    "read": ("job",),
-    "write": ("job", "results"),
-    "item": ("value",),
-    "key": ("item",),
-    "name": ("item",),
-    "cost": ("item",),
-    "tokens": ("item",),
-    "batch_tokens": ("device",),
-    "extra_model_files": (),
-}
 #: Attributes that are names in an order; a text would be taken letter by letter.
 NAMES = ("devices", "reload_on", "write_params")
 #: Attributes that are true or false; any text would be true.
@@ -50,7 +36,7 @@ def why_unusable(tool_class: type) -> str | None:
     return None
 
 
-def refuse_missing(tool_class: type, names: tuple[str, ...] = ("read", "run", "write")) -> None:
+def refuse_missing(tool_class: type, names: tuple[str, ...] = REQUIRED) -> None:
     """Refuse a class that lacks a method without which no job can be done.
 
     Raises
@@ -58,22 +44,9 @@ def refuse_missing(tool_class: type, names: tuple[str, ...] = ("read", "run", "w
     ContractError
         The message says which, and whether it may be misspelt.
     """
-    missing = missing_method(tool_class, names)
+    missing = missing_method(tool_class, Tool, names)
     if missing:
         raise ContractError(missing)
-
-
-@functools.lru_cache(maxsize=256)
-def missing_method(tool_class: type, names: tuple[str, ...] = ("read", "run", "write")) -> str:
-    """Return a sentence on the required method that a class lacks; empty: it lacks none."""
-    for name in names:
-        if getattr(tool_class, name) is getattr(Tool, name):
-            (arguments, own) = METHODS[name], _own_names(tool_class)
-            near = nearest(name, [each for each in own if callable(getattr(tool_class, each))])
-            meant = f"; is {near} it, misspelt?" if near else ""
-            signature = ", ".join(("self", *arguments))
-            return f"{tool_class.__name__} has no {name}(): add def {name}({signature}){meant}"
-    return ""
 
 
 @functools.lru_cache(maxsize=256)
@@ -83,7 +56,7 @@ def remarks_on(tool_class: type) -> tuple[str, ...]:
     Attributes that the class itself uses are its own.
     """
     ours = {name for name in dir(Tool) if not name.startswith("_")} | {"to"}
-    own = _own_names(tool_class)
+    own = own_names(tool_class)
     used = {node.attr for node in class_nodes(tool_class) if isinstance(node, ast.Attribute)}
     remarks = []
     for name in sorted(own - ours - used):
@@ -91,12 +64,6 @@ def remarks_on(tool_class: type) -> tuple[str, ...]:
         if meant is not None:
             remarks.append(f"{tool_class.__name__}.{name} means nothing; did you mean {meant!r}?")
     return tuple(remarks)
-
-
-def _own_names(tool_class: type) -> set[str]:
-    """Return the public names that a class and its bases define, beyond what all tools have."""
-    names = {name for klass in own_classes(tool_class) for name in vars(klass)}
-    return {name for name in names if not name.startswith("_")}
 
 
 def _attributes(tool_class: Any) -> Iterator[str]:

@@ -11,26 +11,12 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import json
 import os
 import sys
 import types
 from typing import Any
 
-VARIABLE = "GPUPOOL_TOOL_FILES"
-
-
-def remember(name: str, path: str) -> None:
-    """Record, for processes that this one starts, the file of a tool's module."""
-    os.environ[VARIABLE] = json.dumps({**_files(), name: path})
-
-
-def _files() -> dict[str, str]:
-    try:
-        files = json.loads(os.environ.get(VARIABLE, "{}"))
-    except ValueError:
-        return {}
-    return files if isinstance(files, dict) else {}
+from snakemake_executor_gpupool.tool_api.tool_file import VARIABLE, load_file, recorded_files
 
 
 class ToolFiles(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -40,7 +26,8 @@ class ToolFiles(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self, fullname: str, path: Any = None, target: Any = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Return the spec of a tool's module; None: it is not one."""
-        return importlib.util.spec_from_loader(fullname, self) if fullname in _files() else None
+        is_ours = fullname in recorded_files()
+        return importlib.util.spec_from_loader(fullname, self) if is_ours else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         """Return the module, already executed.
@@ -50,9 +37,7 @@ class ToolFiles(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         ImportError
             The file has changed meanwhile.
         """
-        from snakemake_executor_gpupool.tool_api.tool_spec import load_file
-
-        path = _files()[spec.name]
+        path = recorded_files()[spec.name]
         module = load_file(path, path)
         if module.__name__ != spec.name:
             raise ImportError(f"{path} has changed since it was loaded")

@@ -213,7 +213,7 @@ class Tool:
 
 
 def _lacking(tool: Tool, name: str) -> ContractError:
-    from snakemake_executor_gpupool.tool_api.class_checks import missing_method
+    from snakemake_executor_gpupool.tool_api.methods import missing_method
 
     kind: Any = type(tool)
-    return ContractError(missing_method(kind, (name,)))
+    return ContractError(missing_method(kind, Tool, (name,)))

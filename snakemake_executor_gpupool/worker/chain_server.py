@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import Any
+from typing import Any, Callable
 
 from snakemake_executor_gpupool.tool_api.contract import all_items
 from snakemake_executor_gpupool.tool_api.memory import release_memory
@@ -34,7 +34,6 @@ from snakemake_executor_gpupool.wire.payload import (
     pack,
 )
 from snakemake_executor_gpupool.wire.spool import Spool
-from snakemake_executor_gpupool.worker.baseline import Baseline, work_for
 from snakemake_executor_gpupool.worker.batch import run_batch
 from snakemake_executor_gpupool.worker.chain import (
     Chain,
@@ -44,15 +43,21 @@ from snakemake_executor_gpupool.worker.chain import (
     known_results,
     unpack_chains,
 )
-from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item, describe_model
+from snakemake_executor_gpupool.worker.channel import Channel, latency_of
+from snakemake_executor_gpupool.worker.describe import (
+    batch_budget,
+    describe_item,
+    describe_model,
+    versions,
+)
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
-from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import outermost, staged_outputs
 from snakemake_executor_gpupool.worker.result_file import KeptResults
-from snakemake_executor_gpupool.worker.server import Channel, Server, latency_of, versions
+from snakemake_executor_gpupool.worker.run_store import RunStore
 from snakemake_executor_gpupool.worker.staging import (
     NotStageable,
     Staging,
@@ -63,27 +68,30 @@ from snakemake_executor_gpupool.worker.staging import (
 from snakemake_executor_gpupool.worker.written import Expected
 
 
-class ChainServer(Server):
-    """Several tools in one process, each with its model; the first one's is its own."""
+class ChainServer:
+    """The tools of a chain in one process, each with its model, and the answers to frames."""
 
-    def __init__(
-        self,
-        channel: Channel,
-        tool_class: type[Tool],
-        spool: Spool,
-        base_dir: str,
-        more: list[type[Tool]],
-    ) -> None:
-        super().__init__(channel, tool_class, spool, base_dir)
-        self._classes = [tool_class, *more]
-        self._imported = {each: Baseline(each) for each in self._classes}
+    def __init__(self, channel: Channel, tool_classes: list[type[Tool]], spool: Spool) -> None:
+        self._channel = channel
+        self._classes = tool_classes
+        self._spool = spool
+        self._restored = RestoredTools(tool_classes)
+        self._store = RunStore(channel)
         self._tools: list[LoadedTool] = []
         #: The identity of each stage's model, as file processes describe it.
         self._idents: list[str] = []
         self._device = "cpu"
         self._remembered = Memory()
         self._staging = Staging("")
-        self._handlers = {"load": self._load, "move": self._move, "chain": self._run_chains}
+        self._handlers: dict[str, Callable[[Frame], None]] = {
+            "load": self._load,
+            "move": self._move,
+            "chain": self._run_chains,
+        }
+
+    def handle(self, frame: Frame) -> None:
+        """Answer one frame."""
+        self._handlers[frame.type](frame)
 
     # -- the models ------------------------------------------------------------
     def _load(self, frame: Frame) -> None:
@@ -115,7 +123,7 @@ class ChainServer(Server):
             reader = for_files(tool_class, params)
             model = describe_model(reader)["model"]
             if model not in by_model:
-                work_for(object(), self._imported[tool_class])
+                self._restored.restore(tool_class)
                 by_model[model] = LoadedTool(tool_class, params)
                 by_model[model].load(self._device)
             tools.append(by_model[model])
@@ -145,7 +153,7 @@ class ChainServer(Server):
         if self._staging.root != frame.meta["staged"]:
             self._staging = Staging(frame.meta["staged"])
         for stage in range(len(self._tools)):
-            if self._run_stage(stage, chains, frame.meta, self._store(frame)):
+            if self._run_stage(stage, chains, frame.meta, self._store.of(frame)):
                 return
 
     def _run_stage(
@@ -194,7 +202,7 @@ class ChainServer(Server):
         if chain.view is None:
             chain.view = self._staging.view(chain.meta["cwd"], chain.later_files())
         chain.stage = stage
-        tool = self._tool_for(self._classes[stage], chain.job)
+        tool = self._restored.for_job(self._classes[stage], chain.job)
         try:
             with chain.at_work() as job, job_log(job), explained_inputs(job):
                 chain.take_digests()
@@ -263,7 +271,7 @@ class ChainServer(Server):
     # -- files -------------------------------------------------------------------
     def _write_stage(self, chain: Chain) -> None:
         """Write a stage's outputs, those of a job that is ready under their own names."""
-        tool = self._tool_for(self._classes[chain.stage], chain.job)
+        tool = self._restored.for_job(self._classes[chain.stage], chain.job)
         updates = {chain.job.output[n]: source for n, source in chain.meta["updates"]}
         try:
             with chain.at_work() as job, job_log(job, chain.log_text()):

@@ -9,6 +9,7 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -207,3 +208,13 @@ def _is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of what tools compute with, as far as it is loaded."""
+    found = {"python": "{}.{}.{}".format(*sys.version_info)}
+    for name in ("torch", "transformers", "numpy"):
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version is not None:
+            found[name] = str(version)[:100]
+    return found

@@ -14,13 +14,14 @@ import functools
 import inspect
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tool_api.contract import results_of
 from snakemake_executor_gpupool.tool_api.declared import Declaration, DeclaredParams
 from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL
 from snakemake_executor_gpupool.worker.baseline import Baseline, work_for
 
@@ -63,6 +64,31 @@ def _takes_params(tool_class: Any) -> bool:
         f"{name}.__init__{signature} needs more than the params, but a {name} is created with them "
         "alone: def __init__(self, params)"
     )
+
+
+class RestoredTools:
+    """Creates the objects for jobs' files, each with its tool's code in its original state.
+
+    Parameters
+    ----------
+    tool_classes
+        Tools whose code may change before one of them is created here first.
+    """
+
+    def __init__(self, tool_classes: Iterable[type[Tool]] = ()) -> None:
+        #: By class: its code as it was imported.
+        self._imported = {each: Baseline(each) for each in tool_classes}
+
+    def restore(self, tool_class: type[Tool]) -> None:
+        """Put a tool's code back into its original state."""
+        if tool_class not in self._imported:
+            self._imported[tool_class] = Baseline(tool_class)
+        work_for(object(), self._imported[tool_class])
+
+    def for_job(self, tool_class: type[Tool], job: Job) -> Tool:
+        """Return an object for a job's files."""
+        self.restore(tool_class)
+        return for_files(tool_class, job.params)
 
 
 class LoadedTool:

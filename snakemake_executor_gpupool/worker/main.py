@@ -28,7 +28,7 @@ def main() -> None:
     # A script's own directory must not shadow the tool's imports.
     sys.path = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
     make_importable(package_dir)
-    from snakemake_executor_gpupool.worker.server import serve
+    from snakemake_executor_gpupool.worker.serve import serve
 
     serve(channel_fd)
     # The coordinator closed the channel: nothing is left to do, and a model library's own

@@ -4,7 +4,7 @@ One process serves one tool, one frame after the other. A process that is never
 sent ``load`` reads inputs and writes outputs; one that is, holds the model::
 
     coordinator → worker                       worker → coordinator
-    tool  {spec, base_dir, spool, shared}      tool {info} | tool_failed
+    tool  (see serve)
     read  {job, cwd, follow, store, environment} [job, later job...]
                                                items {job, model, model_label, group, short_tokens,
                                                       keys, costs, tokens, names, kept, last,
@@ -37,10 +37,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import sys
 import time
-from collections import deque
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.tool_api.class_checks import refuse_missing, remarks_on
@@ -50,32 +47,28 @@ from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job
-from snakemake_executor_gpupool.wire.bounds import printable, shortened
-from snakemake_executor_gpupool.wire.frames import (
-    Blob,
-    Decoder,
-    Frame,
-    encode,
-)
-from snakemake_executor_gpupool.wire.kept import StoreAddress, result_key
+from snakemake_executor_gpupool.wire.bounds import shortened
+from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.payload import load_payload, load_places
 from snakemake_executor_gpupool.wire.spool import Spool
-from snakemake_executor_gpupool.worker.baseline import Baseline, work_for
 from snakemake_executor_gpupool.worker.batch import outcome_fields, pack_outcomes, run_payloads
+from snakemake_executor_gpupool.worker.channel import Channel, latency_of
 from snakemake_executor_gpupool.worker.describe import (
     batch_budget,
     columns_of,
     describe_item,
     describe_model,
     tool_info,
+    versions,
 )
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
-from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
-from snakemake_executor_gpupool.worker.result_file import KeptResults
+from snakemake_executor_gpupool.worker.run_store import RunStore
 from snakemake_executor_gpupool.worker.travel import packed_item
 from snakemake_executor_gpupool.worker.written import Expected
 
@@ -83,63 +76,6 @@ from snakemake_executor_gpupool.worker.written import Expected
 ITEMS_PER_FRAME = 500
 #: The same bound in characters of names and keys.
 FRAME_TEXT = 200_000
-
-
-class Channel:
-    """The worker's end of the socket to the coordinator."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._socket = socket.socket(fileno=descriptor)
-        self._socket.setblocking(True)
-        self._decoder = Decoder()
-        self._frames: deque[Frame] = deque()
-        self._held: list[bytes] = []
-        self._pid = os.getpid()
-
-    def receive(self) -> Frame | None:
-        """Return the next frame; None at the end of the stream."""
-        self._leave_to_parent()
-        while not self._frames:
-            data = self._socket.recv(max(65536, min(self._decoder.wanted_bytes, 1 << 22)))
-            if not data:
-                return None
-            self._frames.extend(self._decoder.feed(data))
-        return self._frames.popleft()
-
-    def send(self, meta: dict[str, Any], blobs: list[Blob] | None = None) -> None:
-        """Send one frame; blocks until the coordinator takes it."""
-        self._leave_to_parent()
-        chunks = encode(meta, blobs or ())
-        if self._frames and self._frames[0].type == "publish":
-            # Publishing is quick; a frame for each answer would take as long.
-            self._held += chunks
-            return
-        if self._held:
-            chunks, self._held = [b"".join(self._held), *chunks], []
-        for chunk in chunks:
-            self._socket.sendall(chunk)
-
-    def _leave_to_parent(self) -> None:
-        """End a forked child that has returned from the tool's code, like its parent.
-
-        Both would answer as the same worker, and take each other's frames.
-        """
-        if os.getpid() != self._pid:
-            os._exit(1)
-
-
-def serve(descriptor: int) -> None:
-    """Answer frames until the coordinator closes the channel."""
-    channel = Channel(descriptor)
-    first = channel.receive()
-    if first is None:
-        return
-    server = Server.start(channel, first)
-    while server is not None:
-        frame = channel.receive()
-        if frame is None:
-            return
-        server.handle(frame)
 
 
 class Server:
@@ -157,10 +93,8 @@ class Server:
         self._may_keep = False
         self._remarked: set[str] = set()
         self._later: dict[str, type[Tool]] = {}
-        #: By class: its code as it was imported.
-        self._imported: dict[type[Tool], Baseline] = {}
-        self._kept: KeptResults | None = None
-        self._told_kinds: set[str] = set()
+        self._restored = RestoredTools()
+        self._store = RunStore(channel)
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
             "write": self._write,
@@ -170,50 +104,14 @@ class Server:
             "move": self._move,
         }
 
-    @classmethod
-    def start(cls, channel: Channel, frame: Frame) -> Server | None:
-        """Import the tool that the first frame names, and describe it to the coordinator."""
-        from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
-
-        started_s = time.perf_counter()
-        try:
-            specs = [frame.meta["spec"], *frame.meta["more"]]
-            tool_class, *more = [load_tool_class(spec, frame.meta["base_dir"]) for spec in specs]
-            info = tool_info(tool_class)
-        except BaseException as error:  # a tool's module may even call sys.exit
-            channel.send({"type": "tool_failed", "error": tell_error(error)})
-            return None
-        figures = {"seconds": time.perf_counter() - started_s, "versions": versions()}
-        channel.send({"type": "tool", "info": info, **figures})
-        base_dir = frame.meta["base_dir"]
-        spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
-        if not more:
-            return cls(channel, tool_class, spool, base_dir)
-        from snakemake_executor_gpupool.worker.chain_server import ChainServer
-
-        return ChainServer(channel, tool_class, spool, base_dir, more)
-
     def handle(self, frame: Frame) -> None:
         """Answer one frame."""
         self._handlers[frame.type](frame)
 
     # -- results kept across runs ----------------------------------------------
-    def _store(self, frame: Frame) -> KeptResults | None:
-        """Return the store that a frame names; it is the same for a whole run."""
-        address = frame.meta["store"]
-        if address is not None and self._kept is None:
-            self._kept = KeptResults(StoreAddress(*address), self._tell_trouble)
-        return None if address is None else self._kept
-
-    def _tell_trouble(self, kind: str, why: str) -> None:
-        """Report a problem with kept results to the user, once of each kind."""
-        if kind not in self._told_kinds:
-            self._told_kinds.add(kind)
-            self._channel.send({"type": "store_trouble", "kind": kind, "why": printable(why)})
-
     def _find(self, tool: Tool, head: dict[str, Any], key: str, frame: Frame) -> Any:
         """Return the kept result of an item, packed; None if there is none."""
-        kept = self._store(frame)
+        kept = self._store.of(frame)
         if kept is None or not tool.deterministic:
             return None
         environment = frame.meta["environment"]
@@ -253,13 +151,6 @@ class Server:
             self._later[spec] = load_tool_class(spec, self._base_dir)
         return self._later[spec]
 
-    def _tool_for(self, tool_class: type[Tool], job: Job) -> Tool:
-        """Return an object for a job's files, with the tool's code in its original state."""
-        if tool_class not in self._imported:
-            self._imported[tool_class] = Baseline(tool_class)
-        work_for(object(), self._imported[tool_class])
-        return for_files(tool_class, job.params)
-
     def _remark(self, ident: int, job: Job) -> None:
         """Warn of misspelt names in a rule or a class, once for each."""
         rule = f"rule {job.rule}" if job.rule else "a call"
@@ -273,7 +164,7 @@ class Server:
     def _announce_items(self, ident: int, job: Job, frame: Frame) -> None:
         refuse_missing(self._tool_class)
         self._remark(ident, job)
-        tool = self._tool_for(self._tool_class, job)
+        tool = self._restored.for_job(self._tool_class, job)
         described = describe_model(tool, job.output)
         head = {"type": "items", "job": ident, **described, "follow": []}
         items: list[dict[str, Any]] = []
@@ -321,7 +212,7 @@ class Server:
             for error in wait_for_blobs(frame.blobs, latency_of(frame)).values():
                 raise error
         results = load_places(frame.blobs[1:], frame.meta["order"])
-        tool = self._tool_for(self._tool_class, job)
+        tool = self._restored.for_job(self._tool_class, job)
         sources = {job.output[number]: source for number, source in frame.meta["updates"]}
         declared = frame.meta["directories"]
         directories = None if declared is None else frozenset(declared)
@@ -375,7 +266,7 @@ class Server:
         tool = self._model.show(load_payload(params))
         started_s = time.perf_counter()
         outcomes = run_payloads(tool, payloads, latency_of(frame))
-        keys, kept = frame.meta["keys"], self._store(frame) if self._may_keep else None
+        keys, kept = frame.meta["keys"], self._store.of(frame) if self._may_keep else None
         notes, blobs = pack_outcomes(tool, outcomes, keys, kept, self._spool)
         self._channel.send(
             {
@@ -398,18 +289,3 @@ class Server:
             self._channel.send({"type": "move_failed", "error": tell_error(error)})
             return
         self._channel.send({"type": "moved", "away": frame.meta["away"]})
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of what tools compute with, as far as it is loaded."""
-    found = {"python": "{}.{}.{}".format(*sys.version_info)}
-    for name in ("torch", "transformers", "numpy"):
-        version = getattr(sys.modules.get(name), "__version__", None)
-        if version is not None:
-            found[name] = str(version)[:100]
-    return found
-
-
-def latency_of(frame: Frame) -> float:
-    """Return how many seconds a frame's files may take to appear here; 0 on one machine."""
-    return float(frame.meta.get("latency_wait_s", 0.0))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.frontends.commandline.run import pairs, parsed
+from snakemake_executor_gpupool.frontends.commandline.arguments import pairs, parsed
 
 TOOL = '''
 import os, sys

@@ -8,9 +8,8 @@ import pytest
 
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.commandline import arguments
-from snakemake_executor_gpupool.frontends.commandline.arguments import parsed
+from snakemake_executor_gpupool.frontends.commandline.arguments import parsed, read_params
 from snakemake_executor_gpupool.frontends.commandline.main import build_parser
-from snakemake_executor_gpupool.frontends.commandline.run import read_params
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ import pytest
 
 from snakemake_executor_gpupool.errors import ContractError, UnknownTool
 from snakemake_executor_gpupool.tool_api.class_checks import (
-    missing_method,
     refuse_missing,
     remarks_on,
     why_unusable,
 )
+from snakemake_executor_gpupool.tool_api.methods import missing_method
+from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 
 HEAD = "from snakemake_executor_gpupool import Tool\nclass T(Tool):\n"
@@ -95,7 +96,7 @@ def test_what_works_is_not_refused(make: Callable[[str], str], body: str) -> Non
 
 def test_a_missing_method_is_named(make: Callable[[str], str]) -> None:
     kind: Any = load_tool_class(make("def rite(self, job, results): pass"))
-    assert missing_method(kind, ("write",)) == (
+    assert missing_method(kind, Tool, ("write",)) == (
         "T has no write(): add def write(self, job, results); is rite it, misspelt?"
     )
     with pytest.raises(ContractError, match=r"T has no read\(\): add def read\(self, job\)"):
@@ -129,7 +130,8 @@ def test_a_misspelt_attribute_is_a_remark(make: Callable[[str], str]) -> None:
 )
 def test_nothing_is_said_of_our_own(tool: str) -> None:
     kind: Any = load_tool_class(tool)
-    assert why_unusable(kind) is None and remarks_on(kind) == () and missing_method(kind) == ""
+    assert why_unusable(kind) is None and remarks_on(kind) == ()
+    assert missing_method(kind, Tool) == ""
 
 
 def test_looking_imports_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""How the values of params are written on the command line: one grammar for all commands.
+"""How names and values are written on the command line: one grammar for all commands.
 
 ::
 
@@ -31,6 +31,10 @@ BARE = re.compile(r"[^,\[\]{}()\"']+")
 BARE_KEY = re.compile(r"[^,:\[\]{}()\"']+")
 SPACE = re.compile(r"\s*")
 CLOSING = {"[": "]", "{": "}"}
+#: What names a value, before its ``=``.
+NAME = re.compile(r"[^\W\d]\w*\Z")
+
+Pair = tuple[str | None, Any]
 
 
 class _Malformed(ValueError):
@@ -60,6 +64,55 @@ def parsed(value: str | list[str]) -> Any:
     if len(texts) == 1 < len(value):
         return _read(texts[0])
     return [_read(text) for text in texts]
+
+
+def pairs(groups: Sequence[Sequence[str]]) -> list[Pair]:
+    """Turn the words of a repeated option into (name or None, value or list) pairs.
+
+    A name given again, or a bare word after a named one, makes its value a list:
+    a path itself may hold ``=``, so only ``identifier=`` names.
+    """
+    positional: list[Pair] = []
+    by_name: dict[str, list[str]] = {}
+    for group in groups:
+        name = None
+        for word in group:
+            head, equals, rest = word.partition("=")
+            if equals and NAME.match(head):
+                name = head
+                by_name.setdefault(name, []).append(rest)
+            elif name is not None:
+                by_name[name].append(word)
+            else:
+                positional.append((None, word))
+    return positional + [(k, v[0] if len(v) == 1 else v) for k, v in by_name.items()]
+
+
+def named(option: str, groups: Sequence[Sequence[str]]) -> list[tuple[str, Any]]:
+    """Return the pairs of an option whose every value must have a name."""
+    named_pairs = []
+    for key, value in pairs(groups):
+        if key is None:
+            raise ConfigError(f"{option} takes K=V; a name is missing before {value!r}")
+        named_pairs.append((key, value))
+    return named_pairs
+
+
+def read_params(option: str, groups: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return the params that an option gives by name, their values read.
+
+    Raises
+    ------
+    ConfigError
+        A name is missing, or a list is malformed.
+    """
+    params: dict[str, Any] = {}
+    for key, value in named(option, groups):
+        try:
+            params[key] = parsed(value)
+        except ConfigError as error:
+            raise ConfigError(f"{option} {key}: {error}") from error
+    return params
 
 
 def _joined(words: Sequence[str]) -> list[str]:

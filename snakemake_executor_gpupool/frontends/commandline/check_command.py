@@ -11,17 +11,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.frontends.commandline.arguments import read_params
 from snakemake_executor_gpupool.frontends.commandline.check.finding import Finding, Status
 from snakemake_executor_gpupool.frontends.commandline.check.jobs import Subject, subject_of
 from snakemake_executor_gpupool.frontends.commandline.check.plan import in_words, plan_of
 from snakemake_executor_gpupool.frontends.commandline.check.probes import ask_all
 from snakemake_executor_gpupool.frontends.commandline.check.scratch import scratch_directory
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
-from snakemake_executor_gpupool.frontends.commandline.main import EXIT_DONE, EXIT_FAILED
+from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED
 from snakemake_executor_gpupool.frontends.commandline.run import (
     captured,
     device_option,
-    read_params,
 )
 from snakemake_executor_gpupool.tool_api.known_params import likely_misspelt
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class

@@ -23,8 +23,12 @@ from typing import Any, NoReturn
 
 from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.errors import GpupoolError
-
-EXIT_DONE, EXIT_FAILED, EXIT_MISUSE, EXIT_INTERRUPTED = 0, 1, 2, 130
+from snakemake_executor_gpupool.frontends.commandline.output import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_MISUSE,
+    complain,
+)
 
 RUN_DESCRIPTION = """\
 Do one job with one tool in this process, as the body of a rule does it under any
@@ -90,11 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a listing (head, say) has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
-
-
-def complain(message: str) -> None:
-    """Print one line on standard error."""
-    print(f"gpupool: {' '.join(message.split())}", file=sys.stderr)
 
 
 def build_parser() -> argparse.ArgumentParser:

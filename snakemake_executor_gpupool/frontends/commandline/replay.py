@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool import __version__
-from snakemake_executor_gpupool.frontends.commandline.main import EXIT_DONE, EXIT_FAILED
+from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED
 from snakemake_executor_gpupool.records.runs.files import ROOT, is_run
 from snakemake_executor_gpupool.runtime.replay import Recording, Step
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from snakemake_executor_gpupool import __version__
+from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED, complain
 from snakemake_executor_gpupool.records.report.file import report_html, write_page
 from snakemake_executor_gpupool.records.runs.files import find_run, is_live
 from snakemake_executor_gpupool.records.runs.reader import read_run
@@ -25,12 +26,6 @@ def report(options: argparse.Namespace) -> int:
     NoRun
         There is no such run.
     """
-    from snakemake_executor_gpupool.frontends.commandline.main import (
-        EXIT_DONE,
-        EXIT_FAILED,
-        complain,
-    )
-
     directory = find_run(options.run)
     run = read_run(directory.resolve(), is_live=is_live(directory))
     what = "trace" if options.trace else "report"

@@ -10,22 +10,19 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import ConfigError, InputError
-from snakemake_executor_gpupool.frontends.commandline.arguments import parsed
-from snakemake_executor_gpupool.frontends.commandline.main import EXIT_DONE, EXIT_FAILED, complain
+from snakemake_executor_gpupool.frontends.commandline.arguments import named, pairs, read_params
+from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED, complain
 from snakemake_executor_gpupool.tool_api.known_params import refuse_unknown
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.worker.cold import run_cold
 
-Pair = tuple[str | None, Any]
-
-NAME = re.compile(r"[^\W\d]\w*\Z")
 #: Advice on a param that the tool does not declare.
 DECLARE = "A param for read() or write() alone is named in write_params of the class"
 DEVICES = re.compile(r"cpu|cuda|cuda:\d+(,cuda:\d+)*")
@@ -130,55 +127,6 @@ def build_job(options: argparse.Namespace) -> Job:
         log=[log] if log else [],
         threads=getattr(options, "threads", 1),
     )
-
-
-def pairs(groups: Sequence[Sequence[str]]) -> list[Pair]:
-    """Turn the words of a repeated option into (name or None, value or list) pairs.
-
-    A name given again, or a bare word after a named one, makes its value a list:
-    a path itself may hold ``=``, so only ``identifier=`` names.
-    """
-    positional: list[Pair] = []
-    by_name: dict[str, list[str]] = {}
-    for group in groups:
-        name = None
-        for word in group:
-            head, equals, rest = word.partition("=")
-            if equals and NAME.match(head):
-                name = head
-                by_name.setdefault(name, []).append(rest)
-            elif name is not None:
-                by_name[name].append(word)
-            else:
-                positional.append((None, word))
-    return positional + [(k, v[0] if len(v) == 1 else v) for k, v in by_name.items()]
-
-
-def named(option: str, groups: Sequence[Sequence[str]]) -> list[tuple[str, Any]]:
-    """Return the pairs of an option whose every value must have a name."""
-    named_pairs = []
-    for key, value in pairs(groups):
-        if key is None:
-            raise ConfigError(f"{option} takes K=V; a name is missing before {value!r}")
-        named_pairs.append((key, value))
-    return named_pairs
-
-
-def read_params(option: str, groups: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Return the params that an option gives by name, their values read.
-
-    Raises
-    ------
-    ConfigError
-        A name is missing, or a list is malformed.
-    """
-    params: dict[str, Any] = {}
-    for key, value in named(option, groups):
-        try:
-            params[key] = parsed(value)
-        except ConfigError as error:
-            raise ConfigError(f"{option} {key}: {error}") from error
-    return params
 
 
 def device_option(device: str | None) -> str | None:

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE
 from snakemake_executor_gpupool.records.progress import format_seconds
 from snakemake_executor_gpupool.records.runs.files import find_run, is_live
 from snakemake_executor_gpupool.records.runs.live import WINDOW_S, DeviceNow, Snapshot, snapshot
@@ -64,13 +65,13 @@ def top(options: argparse.Namespace) -> int:
     watch = Watch(options.run)
     if options.json:
         print(json.dumps(dataclasses.asdict(watch.look(time.time()))))
-        return 0
+        return EXIT_DONE
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     if options.once or not console.is_terminal:
         console.print(frame(watch.look(time.time())))
-        return 0
+        return EXIT_DONE
     from rich.live import Live
 
     shot = watch.look(time.time())
@@ -80,7 +81,7 @@ def top(options: argparse.Namespace) -> int:
             shot = watch.look(time.time())
             live.update(frame(shot), refresh=True)
     console.print(frame(shot))
-    return 0
+    return EXIT_DONE
 
 
 def _shown(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.frontends.commandline.run import named, pairs, read_params
+from snakemake_executor_gpupool.frontends.commandline.arguments import named, pairs, read_params
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec
 from snakemake_executor_gpupool.tool_api.values import Job, Named
 

@@ -15,12 +15,12 @@ from snakemake_executor_gpupool.frontends.commandline.check.finding import NotTe
 from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshFailure, packed
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial, content_of
 from snakemake_executor_gpupool.tool_api.class_checks import (
-    missing_method,
     remarks_on,
     why_unusable,
 )
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.contract import items_of
+from snakemake_executor_gpupool.tool_api.methods import missing_method
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import check_state
 from snakemake_executor_gpupool.wire.payload import load_bytes
@@ -34,7 +34,7 @@ HEAVY = ("torch", "tensorflow", "jax", "transformers", "esm", "onnxruntime", "sk
 def well_formed(trial: Trial) -> Iterator[str]:
     """Look at the class alone: its attributes, its methods and their arguments."""
     kind: Any = trial.tool_class
-    problem = why_unusable(kind) or missing_method(kind)
+    problem = why_unusable(kind) or missing_method(kind, Tool)
     if problem:
         yield problem
     for remark in remarks_on(kind):

@@ -1,0 +1,64 @@
+"""What a worker process does first: import the tool, describe it, and answer frames.
+
+::
+
+    coordinator → worker                                worker → coordinator
+    tool {spec, more, base_dir, spool, shared}          tool {info, seconds, versions}
+                                                        | tool_failed {error}
+
+``more`` names the tools of a chain's later stages: with it :mod:`.chain_server` answers what
+follows, else :mod:`.server` does.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Callable
+
+from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
+from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.spool import Spool
+from snakemake_executor_gpupool.worker.channel import Channel
+from snakemake_executor_gpupool.worker.describe import tool_info, versions
+from snakemake_executor_gpupool.worker.output_capture import tell_error
+from snakemake_executor_gpupool.worker.server import Server
+
+
+def serve(descriptor: int) -> None:
+    """Answer frames until the coordinator closes the channel."""
+    channel = Channel(descriptor)
+    first = channel.receive()
+    if first is None:
+        return
+    answer = start(channel, first)
+    while answer is not None:
+        frame = channel.receive()
+        if frame is None:
+            return
+        answer(frame)
+
+
+def start(channel: Channel, frame: Frame) -> Callable[[Frame], None] | None:
+    """Import the tools that the first frame names, and describe the first to the coordinator.
+
+    Return what answers the frames that follow; None where a tool cannot be imported.
+    """
+    if frame.meta["more"]:
+        # Before the tool's code runs, which may change what an import finds.
+        from snakemake_executor_gpupool.worker.chain_server import ChainServer
+    started_s = time.perf_counter()
+    try:
+        specs = [frame.meta["spec"], *frame.meta["more"]]
+        tool_class, *more = [load_tool_class(spec, frame.meta["base_dir"]) for spec in specs]
+        info = tool_info(tool_class)
+    except BaseException as error:  # a tool's module may even call sys.exit
+        channel.send({"type": "tool_failed", "error": tell_error(error)})
+        return None
+    figures = {"seconds": time.perf_counter() - started_s, "versions": versions()}
+    channel.send({"type": "tool", "info": info, **figures})
+    spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
+    if more:
+        return ChainServer(channel, [tool_class, *more], spool).handle
+    return Server(channel, tool_class, spool, frame.meta["base_dir"]).handle
