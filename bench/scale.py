@@ -67,7 +67,7 @@ class Simulation:
         self._now_s = 0.0
         self._numbers = itertools.count()
         self._coming: list[tuple[float, int, Any, tuple[Any, ...]]] = []
-        self._free_s: dict[str, float] = {}  # when each worker is through with what it has
+        self._free_s: dict[str, float] = {}  # when each worker has finished what it has
         self.done = 0
 
     def run(self) -> None:

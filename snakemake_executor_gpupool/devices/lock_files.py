@@ -228,7 +228,7 @@ def _why_unsafe(directory: Path, status: os.stat_result, is_site: bool) -> str:
     if is_site:
         if is_exposed and not is_sticky:
             return f"others may delete files in it (chmod 1777 {quoted})"
-        # One that is open to all is said to be everybody's; this one is a user's own.
+        # A directory that all may write gets its own message; this one is a user's own.
         if not is_exposed and status.st_uid not in (os.getuid(), 0):
             return (
                 f"it belongs to user {status.st_uid}, who may replace the files in it "

@@ -1,6 +1,6 @@
 """The devices that this process owns: held by locks, after a look at the card.
 
-The allocator decides within one process; whoever carries out its grants asks
+The allocator decides within one process; the code that carries out its grants asks
 :class:`DeviceOwnership` whether the devices can really be had::
 
     for effect in effects:                       # Granted(request_id, devices)
@@ -9,7 +9,7 @@ The allocator decides within one process; whoever carries out its grants asks
             more = refusal.tell(allocator, now_s)  # another process holds it, or it is broken
             more += allocator.retry(effect.request_id, now_s)
 
-    ownership.keep_only(names of the devices that somebody of ours is on)
+    ownership.keep_only(names of the devices that a worker of this process is on)
     for name in ownership.given_back(): allocator.foreign(name, False, now_s)
 """
 

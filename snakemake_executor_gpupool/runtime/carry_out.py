@@ -120,7 +120,7 @@ class Actions:
     store
         Where results are kept across runs; None: nowhere.
     staged
-        Where chains stage outputs.
+        Where merged runs stage outputs.
     log_of
         Returns the file that a worker prints to.
     callbacks, tell

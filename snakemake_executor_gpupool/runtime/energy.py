@@ -71,7 +71,7 @@ class EnergyMeter:
     def answered(self, worker_id: str, now_s: float, *, is_over: bool) -> float | None:
         """Return the joules since it was sent, or last answered; None: not known.
 
-        ``is_over``: it is through with a micro-batch, and not only with one of its stages.
+        ``is_over``: it has finished a micro-batch, and not only one of its stages.
         """
         names = self._on.get(worker_id, ())
         for name in names:

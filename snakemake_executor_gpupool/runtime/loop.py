@@ -78,7 +78,7 @@ class RunLoop:
     host
         Where workers run.
     core, recorder
-        Decides; and puts on record what it was told and decided, unless that is None.
+        Decides, and records inputs and decisions unless the recording is None.
     sharing
         What the run holds against others.
     inbox
@@ -173,7 +173,7 @@ class RunLoop:
                     self.lines.say(line)
 
     def look_around(self, now_s: float) -> None:
-        """Let go of devices that nobody of ours is on; see what others let go of."""
+        """Release devices that no worker of this run is on; see what other runs release."""
         for event in self.sharing.look_around():
             self.take(event, now_s)
 
@@ -219,7 +219,7 @@ class RunLoop:
     def take(self, event: ev.Event, now_s: float) -> None:
         """Have an event decided on. What follows is carried out at the end of the turn.
 
-        But for what later events depend on: whether devices are ours, and whose frames count.
+        But for what later events depend on: whether this run owns devices, and which frames count.
         """
         events = deque([event])
         while events:
@@ -299,7 +299,7 @@ class RunLoop:
 
     # -- the end, in this order --------------------------------------------------------
     def give_up(self, cause: BaseException, now_s: float) -> None:
-        """After a failure: report every job in flight, as far as there is still order."""
+        """After a failure: report every job in flight, as far as the state still allows."""
         fields = {"error": repr(cause), "traceback": story_of(cause)}
         self.events.write("pool_failed", fields)
         self.host.stop_all(force=True)
@@ -313,7 +313,7 @@ class RunLoop:
             )
 
     def report_rest(self) -> None:
-        """Carry out what has still to be told; there is nobody left to do anything else."""
+        """Carry out the reports and notes that are left; nothing else can be done any more."""
         self._effects += self.scheduler.outbox.take()  # of an event that failed, if one did
         while self._effects:
             effect = self._effects.popleft()

@@ -135,7 +135,7 @@ def _read_blob(hint: Any, value: Any) -> Any:
         return SpoolFile(path, *numbers)
     size_bytes, blob_digest = _dict(value)["bytes"], value["digest"]
     if type(size_bytes) is not int or size_bytes < 0 or not isinstance(blob_digest, str):
-        raise ValueError(f"{value!r:.80} says nothing of bytes")
+        raise ValueError(f"{value!r:.80} is not a byte count with a digest")
     return Opaque(size_bytes, blob_digest)
 
 

@@ -6,11 +6,11 @@
     host: frames, deaths ───┼─► scheduler (pure) ──┼─► event log, progress, summary
     the clock ──────────────┘                      └─► reports, on a thread of their own
 
-Reports have their own thread because whoever takes them may be slow: Snakemake holds its
+Reports have their own thread because their receiver may be slow: Snakemake holds its
 lock while it looks after finished jobs, and a device must not wait for that.
 
 Whatever fails, on whichever thread, goes through one door, :meth:`Pool.fail`: the first cause
-is kept, workers end, every job in flight is reported as failed, and ``broken`` is told why.
+is kept, workers end, every job in flight is reported as failed, and ``broken`` gets the cause.
 """
 
 from __future__ import annotations

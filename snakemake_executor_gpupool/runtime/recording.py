@@ -1,4 +1,4 @@
-"""A run on record: what its decisions were told, and what they were, for ``gpupool replay``.
+"""A run on record: the inputs of its decisions, and the decisions, for ``gpupool replay``.
 
 One JSON object a line, in a file that its owner alone may read::
 

@@ -25,7 +25,7 @@ class Setup:
     Attributes
     ----------
     devices, expected
-        Those that are there, and such as may yet be added.
+        The devices of the start, and devices that may be added later.
     figures
         What earlier runs measured, by model and kind of device.
     file_workers
@@ -50,7 +50,7 @@ class Core:
     Attributes
     ----------
     allocator, scheduler
-        For whoever reads figures off them; they change by :meth:`take` alone.
+        To read figures from; they change by :meth:`take` alone.
     """
 
     def __init__(self, setup: Setup) -> None:

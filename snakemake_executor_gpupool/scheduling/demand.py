@@ -1,4 +1,4 @@
-"""How many devices the pool could use, for whoever can get more of them. Pure."""
+"""How many devices the pool could use, for hosts that can add some. Pure."""
 
 from __future__ import annotations
 

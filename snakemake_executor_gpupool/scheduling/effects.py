@@ -43,7 +43,7 @@ class StartWorker:
 
 @dataclass(frozen=True)
 class StopWorker:
-    """End a process; ``died`` is to be told once it is gone and its memory is free."""
+    """End a process; ``WorkerEnded`` follows once it is gone and its memory is free."""
 
     worker_id: str
     why: str
@@ -65,7 +65,7 @@ class LoadModel:
     worker_id: str
     devices: tuple[Device, ...]
     params: bytes
-    #: For a chain: the params of its further models.
+    #: For a merged run: the params of its further models.
     more_params: tuple[bytes, ...] = ()
     #: What file processes called the model, as they saw its code and its weights.
     model: str = ""
@@ -139,7 +139,7 @@ class Unstage:
 
 @dataclass(frozen=True)
 class Report:
-    """Tell whoever submitted the job how it ended."""
+    """Report to the submitter how the job ended."""
 
     report: JobReport
 

@@ -1,4 +1,4 @@
-"""What the scheduler is told: everything that decisions depend on, as plain values.
+"""Events that the scheduler takes: all that decisions depend on, as plain values.
 
 The run loop makes one of these of each thing that has happened and hands it to
 :class:`~snakemake_executor_gpupool.scheduling.core.Core`, with the time. A run's decisions follow
@@ -37,7 +37,7 @@ class CallReady:
 
 @dataclass(frozen=True)
 class ResultsRead:
-    """Whoever made a call has read its results."""
+    """The caller has read its results."""
 
     job_id: int
 
@@ -75,7 +75,7 @@ class FrameReceived:
 
 @dataclass(frozen=True)
 class WorkerEnded:
-    """A process is gone. ``expected``: it was told to end; ``blameless``: its machine went."""
+    """A process is gone. ``expected``: it was asked to end; ``blameless``: its machine went."""
 
     worker_id: str
     reason: str
@@ -109,7 +109,7 @@ class DeviceGivenBack:
 
 @dataclass(frozen=True)
 class RoomWanted:
-    """Another run waits for a device of ours."""
+    """Another run waits for a device that this run holds."""
 
     device: str
 
@@ -131,7 +131,7 @@ class DevicesRemoved:
 
 @dataclass(frozen=True)
 class DevicesForeseen:
-    """Devices such as these may yet be added, and no others."""
+    """Devices such as these may be added later, and no others."""
 
     devices: tuple[Device, ...]
 

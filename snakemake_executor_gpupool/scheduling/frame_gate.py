@@ -162,7 +162,7 @@ def _oldest(worker: ModelWorker, batch_id: int) -> Batch | None:
 
 
 def is_next_stage(batch: Batch, message: StageDone) -> bool:
-    """Tell whether a message is about the stage that a dispatch of chains is at."""
+    """Tell whether a message is about the stage that a dispatch of merged runs is at."""
     chains = list(merged_of(batch))
     numbers = [request.number for request in message.requests]
     open_ones = [number for number, chain in enumerate(chains) if not chain.is_over]

@@ -28,9 +28,9 @@ class JobPhase(enum.Enum):
     READING = "reading"
     COMPUTING = "computing"
     WRITING = "writing"
-    #: Its outputs, which a chain has staged, are put in place.
+    #: Its outputs, which a merged run has staged, are put in place.
     PUBLISHING = "publishing"
-    #: A chain computes its items and writes its outputs.
+    #: A merged run computes its items and writes its outputs.
     MERGED = "merged"
 
 
@@ -68,9 +68,9 @@ class JobState:
     reused: int = 0
     #: It is a call, not a rule's job: its results go into the report.
     wants_results: bool = False
-    #: How many of its items' results a chain had computed beforehand.
+    #: How many of its items' results a merged run had computed beforehand.
     claimed: int = 0
-    #: What a chain has staged for it.
+    #: What a merged run has staged for it.
     staged: StagedOutputs | None = None
     #: The merged run that is to compute it and write its outputs; 0: none was.
     merge_id: int = 0
@@ -104,7 +104,7 @@ class JobState:
 
     def account(self) -> dict[str, object]:
         """Return what the event of its end says of its items and of what it took."""
-        # What a chain has made for it was not read again.
+        # What a merged run computed for it was not read again.
         items = len(self.units) if self.staged is None else self.staged.items
         fields: dict[str, object] = {"items": items, "worked_s": round(self.seconds, 6)}
         if self.duplicates:
@@ -117,8 +117,8 @@ class JobState:
     def home(self) -> str:
         """The node that its outputs are to be written on; empty: any.
 
-        Where a chain has staged them, else where the largest part was computed for it. What was
-        there before it asked may have been used by many: it says nothing.
+        Where a merged run has staged them, else where the largest part was computed for it.
+        Results that were there before it asked do not count: many jobs may have used them.
         """
         if self.staged is not None:
             return self.staged.node
@@ -320,12 +320,12 @@ class JobTable:
         self._end(job, None, details)
 
     def fail(self, job: JobState, message: str) -> None:
-        """The job has failed; whatever it still waits for is no longer its concern."""
+        """The job has failed: it no longer waits for the rest of its items."""
         self.failed += 1
         self._end(job, message)
 
     def withdraw(self, job: JobState) -> None:
-        """Nothing of the job has begun, and nothing is to."""
+        """Withdraw a job of which nothing has begun: it is reported as not started."""
         self.withdrawn += 1
         paid = job.account() if job.cost.batches else {}
         self._outbox.note("job_withdrawn", job=job.request.title, job_id=job.request.job_id, **paid)
@@ -334,7 +334,7 @@ class JobTable:
         self._outbox.put(Report(JobReport(job.request.job_id, message, withdrawn=True)))
 
     def take_back(self, job_id: int) -> None:
-        """Whoever called for results has read them."""
+        """The caller has read its results."""
         self._release(self._lent.pop(job_id, []))
 
     def _release(self, units: list[WorkItem]) -> None:

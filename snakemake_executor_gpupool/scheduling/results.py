@@ -87,7 +87,7 @@ class ResultLedger:
         self.computed = 0
         #: Distinct items whose result an earlier run had left.
         self.reused = 0
-        #: Results that chains computed beforehand, and how many of these a job has asked for.
+        #: Results that merged runs computed beforehand, and how many of these a job has asked for.
         self.guesses = self.claimed = 0
 
     def place(self, unit: WorkItem, job_id: int, position: int) -> tuple[WorkItem, bool]:

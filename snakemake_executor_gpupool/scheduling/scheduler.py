@@ -189,11 +189,11 @@ class Scheduler:
         self._files_done(worker_id, job_id, self.jobs.succeed, now_s, seconds)
 
     def published(self, worker_id: str, job_id: int, seconds: float, now_s: float) -> None:
-        """A job's outputs, which a chain had staged, are in place."""
+        """A job's outputs, which a merged run had staged, are in place."""
         self._files_done(worker_id, job_id, self.merges.published, now_s, seconds)
 
     def unpublished(self, worker_id: str, job_id: int, now_s: float) -> None:
-        """What a chain had staged for a job is not its own: it goes the ordinary way."""
+        """What a merged run had staged for a job is not its own: it goes the ordinary way."""
 
         def act(job: JobState) -> None:
             self.files.give_up_staged(job, now_s)
@@ -208,7 +208,7 @@ class Scheduler:
         now_s: float,
         seconds: float = 0.0,
     ) -> None:
-        """A process is through with a job's files: act on that, unless the job has ended."""
+        """A process has finished with a job's files: act on that, unless the job has ended."""
         tool = self.files.answered(worker_id, job_id, now_s)
         job = self.jobs.get(job_id)
         if job is not None:
@@ -226,7 +226,7 @@ class Scheduler:
     def stage_done(
         self, worker_id: str, message: StageDone, now_s: float, energy_j: float | None = None
     ) -> None:
-        """A worker has finished one stage of a dispatch of chains."""
+        """A worker has finished one stage of a dispatch of merged runs."""
         worker = self.dispatch.worker(worker_id)
         self.merges.stage_done(worker, message, now_s, energy_j)
         if message.is_last:
@@ -276,7 +276,7 @@ class Scheduler:
     ) -> None:
         """A process is gone; what it held of a device is free.
 
-        ``expected``: it was told to end; ``blameless``: its machine went.
+        ``expected``: it was asked to end; ``blameless``: its machine went.
         """
         if self.files.owns(worker_id):
             self.files.died(worker_id, reason, now_s, expected=expected or blameless)
@@ -296,7 +296,7 @@ class Scheduler:
 
     # -- devices -------------------------------------------------------------------
     def devices_claimed(self, holder_id: str, now_s: float) -> None:
-        """What ``ClaimDevices`` asked for is ours."""
+        """This run owns the devices that ``ClaimDevices`` asked for."""
         self.dispatch.lifecycle.devices_claimed(holder_id, now_s)
         self._settle(now_s)
 
@@ -310,7 +310,7 @@ class Scheduler:
     def devices_joined(
         self, devices: Sequence[Device], now_s: float, ends_at_s: float = math.inf
     ) -> None:
-        """Another machine takes part, or one is back; ``ends_at_s``: until when it is ours."""
+        """A machine joins or is back; ``ends_at_s``: until when this run may use it."""
         self.dispatch.lifecycle.devices_joined(devices, now_s, ends_at_s)
         self.dispatch.feed_all(now_s)
         self._settle(now_s)

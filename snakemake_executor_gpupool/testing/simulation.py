@@ -177,7 +177,7 @@ class World:
         #: Jobs whose params are others than those foreseen.
         self.other_params: set[int] = set()
         self.granted: dict[int, tuple[Device, ...]] = {}
-        #: Who was told that devices are his: (holder, devices).
+        #: Holders whose devices were confirmed as claimed: (holder, devices).
         self.claimed: set[tuple[str, tuple[Device, ...]]] = set()
         self.computed: list[str] = []
         self.batches: list[list[str]] = []

@@ -176,7 +176,7 @@ def test_writes_of_a_lost_node_go_to_others_and_nobody_is_blamed() -> None:  # W
 
 
 def test_writes_of_a_node_that_leaves_go_to_others() -> None:
-    """What its process has in hands it may finish."""
+    """What its process has in flight it may finish."""
     world = written_slowly()
     before = Counter(written_on(world).values())
     world.lose("n1", with_its_processes=False)

@@ -35,7 +35,7 @@ def test_no_job_starts_that_no_worker_had_anything_of() -> None:
     world.run()
     assert world.scheduler.is_quiet and len(world.reports) == 16
     done = {job_id for job_id, error in world.reports.items() if error is None}
-    assert 2 <= len(done) <= 5, "what a worker had in hands, and one batch beforehand"
+    assert 2 <= len(done) <= 5, "what a worker had in flight, and one batch beforehand"
     assert withdrawn(world) == set(range(16)) - done
     assert not sent_after(world, 25.0)
     assert (world.scheduler.jobs.served, world.scheduler.jobs.failed) == (len(done), 0)

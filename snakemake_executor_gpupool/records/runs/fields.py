@@ -16,11 +16,11 @@ def number(value: Any) -> float:
     Raises
     ------
     ValueError, TypeError
-        It is none.
+        It is not a number, or not a finite one below the limit.
     """
     read = float(value)
     if not abs(read) < LIMIT:  # nor is NaN
-        raise ValueError("no number that a run can have")
+        raise ValueError(f"expected a finite number, got {value!r:.80}")
     return read
 
 
@@ -30,11 +30,11 @@ def count(value: Any) -> int:
     Raises
     ------
     ValueError, TypeError
-        It is no such number.
+        It is not a whole number from 0 to the limit.
     """
     read = int(value)
     if not 0 <= read < LIMIT:
-        raise ValueError("no number of something")
+        raise ValueError(f"expected a whole number from 0 on, got {value!r:.80}")
     return read
 
 
@@ -50,15 +50,15 @@ def whole_or_none(value: Any) -> int | None:
 
 
 def names(value: Iterable[Any] | None) -> tuple[str, ...]:
-    """Return a list of names; of a text, its letters are none.
+    """Return a list of names; a text is refused, not taken for a list of letters.
 
     Raises
     ------
     TypeError
-        It is no list.
+        It is not a list.
     """
     if isinstance(value, (str, bytes)):
-        raise TypeError("a text is no list of names")
+        raise TypeError(f"expected a list of names, got the text {value!r:.80}")
     return tuple(map(str, value or ()))
 
 
@@ -68,6 +68,6 @@ def texts(value: Mapping[Any, Any] | None) -> dict[str, str]:
     Raises
     ------
     AttributeError
-        It is no mapping.
+        It is not a mapping.
     """
     return {str(key): str(each) for key, each in (value or {}).items()}

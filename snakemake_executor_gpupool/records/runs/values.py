@@ -245,7 +245,7 @@ class BatchView:
     stages: list[tuple[float, str]] = field(default_factory=list)
 
     def computed_until_s(self, end_s: float) -> float:
-        """When its device was through with it: the answer to it may have waited to be read."""
+        """When its device had finished it: the answer to it may have waited to be read."""
         ended_s = end_s if self.ended_at_s is None else self.ended_at_s
         if self.seconds is None or self.is_lost:
             return ended_s

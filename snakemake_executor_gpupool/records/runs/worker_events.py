@@ -229,7 +229,7 @@ class WorkerEvents:
         batch.failed_items = count(event.get("failed", 0))
 
     def _next_batch(self, worker: WorkerView, batch: BatchView, now_s: float) -> None:
-        """A worker is through with a batch: it has begun the one that it was sent meanwhile."""
+        """A worker has finished a batch: it has begun the one that it was sent meanwhile."""
         waiting = self._in_flight[worker.worker_id]
         if batch in waiting:
             waiting.remove(batch)

@@ -42,7 +42,7 @@ from snakemake_executor_gpupool.wire.requests import ToolRef
 #: A process that is at one file, or at importing its tool, for so long counts as hung; at a
 #: file sooner, if its job's runtime is less.
 FILE_LIMIT_S = 900.0
-#: Deaths of a process with the same job in its hands before the job is given up.
+#: Deaths of a process with the same job in flight before the job is given up.
 MAX_DEATHS = 2
 #: Deaths of a tool's process while it starts, one after the other, before the tool is given up.
 MAX_START_DEATHS = 3
@@ -122,7 +122,7 @@ class FileScheduler:
         self._send(tool, now_s)
 
     def publish(self, job: JobState, staged: StagedOutputs, now_s: float) -> None:
-        """Have outputs put in place that a chain has staged."""
+        """Have outputs put in place that a merged run has staged."""
         job.staged = staged
         job.phase = JobPhase.PUBLISHING
         tool = self.tool(staged.tool)
@@ -314,7 +314,7 @@ class FileScheduler:
         self._send(tool, now_s)
 
     def died(self, worker_id: str, reason: str, now_s: float, *, expected: bool) -> None:
-        """A process is gone: the job in its hands is suspect, those behind it are not."""
+        """A process is gone: its job in flight is suspect, those queued behind it are not."""
         tool = self._tool_of.pop(worker_id)
         worker = tool.remove(worker_id)
         expected = expected and not worker.hung

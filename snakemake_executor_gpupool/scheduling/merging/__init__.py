@@ -1,1 +1,1 @@
-"""Short requests through a chain of models."""
+"""Short requests merged into one run through several models."""

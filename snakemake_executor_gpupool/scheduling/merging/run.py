@@ -161,7 +161,7 @@ class MergedRuns:
         )
 
     def _job_of(self, merged: MergedRequest) -> JobState | None:
-        """Return the job of the first stage; None if it has ended, whoever has its number now."""
+        """Return the first stage's job; None if it has ended, even if its number is used again."""
         job = self._jobs.get(merged.request.job_id)
         return job if job is not None and job.merge_id == merged.merge_id else None
 
@@ -268,7 +268,7 @@ class MergedRuns:
             self.dissolve(unit, now_s)
 
     def dissolve(self, merged: MergedRequest, now_s: float) -> None:
-        """Send what is left of a merged run run the ordinary way."""
+        """Compute what is left of a merged run the ordinary way."""
         merged.is_over = True
         merged.waiters = []
         if merged.stages_done == 0:

@@ -180,7 +180,7 @@ def merged_ref(stages: tuple[MergedStage, ...]) -> ToolRef:
 
 
 def merged_info(stages: tuple[MergedStage, ...]) -> ToolInfo:
-    """Return what would be said of a tool that is the chain's tools in a row."""
+    """Return what would be said of a tool that is the merged run's tools in a row."""
     infos = [stage.info for stage in stages]
     return dataclasses.replace(
         infos[0],

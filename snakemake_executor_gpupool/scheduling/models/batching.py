@@ -48,7 +48,7 @@ class Batching:
     def hand_out(self, model: Model, workers: Iterable[ModelWorker], now_s: float) -> None:
         """Give a model's work to those of these workers that should have some.
 
-        Every free worker gets a micro-batch; then those that will soon be through with theirs
+        Every free worker gets a micro-batch; then those that will soon have finished theirs
         get a second one beforehand.
         """
         ready = [worker for worker in workers if worker.is_feedable]
@@ -57,12 +57,12 @@ class Batching:
                 self._send_batch(worker, now_s)
         if not model.info.persistent:
             return
-        most_in_hands = model.most_in_hands_for_another()
+        most_in_flight = model.most_in_flight_for_another()
         for worker in ready:
-            ahead = len(worker.in_flight) == 1 and worker.in_flight[0].cost < most_in_hands
+            ahead = len(worker.in_flight) == 1 and worker.in_flight[0].cost < most_in_flight
             if ahead and not self._is_turn_over(worker, now_s):
                 self._send_batch(worker, now_s)
-                most_in_hands = model.most_in_hands_for_another()
+                most_in_flight = model.most_in_flight_for_another()
 
     def _is_turn_over(self, worker: ModelWorker, now_s: float) -> bool:
         """Whether a worker should stop here, although there is work, for somebody else's."""
@@ -123,7 +123,7 @@ class Batching:
         return units
 
     def _comes_too_late(self, worker: ModelWorker, units: list[WorkItem], now_s: float) -> bool:
-        """Whether a worker's machine is given back before it would be through with a batch."""
+        """Whether a worker's machine is given back before it would have finished a batch."""
         left_s = self._lifecycle.ends_at_s(worker) - now_s
         if left_s == math.inf:
             return False

@@ -175,7 +175,7 @@ class Dispatch:
             self._feed_one(worker, now_s)
 
     def chains_done(self, worker_id: str, now_s: float, peak_mib: int | None = None) -> None:
-        """A worker has answered all stages of its oldest dispatch of chains."""
+        """A worker has answered all stages of its oldest dispatch of merged runs."""
         worker = self.worker(worker_id)
         batch = self.batching.batch_over(worker, worker.in_flight[0].seconds, now_s, peak_mib)
         worker.model.items_done += len(batch.units)
@@ -183,13 +183,13 @@ class Dispatch:
         self.feed(worker.model, now_s)
 
     def load_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
-        """A model cannot be loaded: whoever needs it fails, everything else goes on."""
+        """A model cannot be loaded: jobs that need it fail, all others go on."""
         worker = self.worker(worker_id)
         self.lifecycle.stop(worker, "loading failed")
         self.failures.give_up_model(worker.model, error, now_s)
 
     def refused(self, model_key: Hashable, now_s: float) -> None:
-        """No device will ever do for a model: whoever needs it fails."""
+        """No device will ever do for a model: jobs that need it fail."""
         model = self.models[model_key]
         if model.error is not None:
             self.failures.give_up_model(model, model.error, now_s)

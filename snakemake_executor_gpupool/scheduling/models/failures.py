@@ -20,7 +20,7 @@ from snakemake_executor_gpupool.wire.described import INPUT, WorkerError
 MAX_DEATHS_ALONE = 2
 #: A model whose workers die this often while loading, one after the other, is given up.
 MAX_LOAD_DEATHS = 3
-#: Workers of a chain that may die; its requests go the ordinary way from then on.
+#: Workers of a merged run that may die; its requests go the ordinary way from then on.
 MAX_CHAIN_DEATHS = 3
 
 
@@ -111,7 +111,7 @@ class Failures:
 
     # -- what is given up --------------------------------------------------------------
     def give_up_model(self, model: Model, error: WorkerError, now_s: float) -> None:
-        """Fail whoever needs a model that cannot be had, now and later."""
+        """Fail all jobs that need a model that cannot be had, now and later."""
         model.error = error
         self._blame_tracker.forget(model)
         self._outbox.note("model_failed", model=model.name, error=error.message)

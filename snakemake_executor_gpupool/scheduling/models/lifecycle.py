@@ -72,7 +72,7 @@ class WorkerLifecycle:
         self.counts: Counter[str] = Counter()
         #: What is granted, and being taken against other processes, by its holder.
         self._claiming: dict[str, tuple[Device, ...]] = {}
-        #: By their names: when devices are no longer ours; of those not in it, never.
+        #: By their names: when devices are taken back; those not in it: never.
         self._ends_at_s: dict[str, float] = {}
 
     # -- asking ------------------------------------------------------------------
@@ -167,9 +167,9 @@ class WorkerLifecycle:
             self._outbox.put(ClaimDevices(holder_id, devices))
 
     def devices_claimed(self, holder_id: str, now_s: float) -> None:
-        """Granted devices are ours: their holder may use them, if it still wants to.
+        """This run owns the granted devices: their holder may use them, if it still wants to.
 
-        Else whoever holds them against others lets go of what nobody is on.
+        If it does not, the run loop releases the locks of devices that no worker is on.
         """
         devices = self._claiming.pop(holder_id)
         worker = self.workers.get(holder_id)
@@ -199,7 +199,7 @@ class WorkerLifecycle:
         self.apply(self._allocator.retry(holder_id, now_s), now_s)
 
     def ends_at_s(self, worker: ModelWorker) -> float:
-        """Return when the first of a worker's devices is no longer ours; infinite: never."""
+        """Return when the first of a worker's devices is taken back; infinite: never."""
         ends_s = (self._ends_at_s.get(device.name, math.inf) for device in worker.devices)
         return min(ends_s, default=math.inf)
 
@@ -211,7 +211,7 @@ class WorkerLifecycle:
     def devices_joined(
         self, devices: Sequence[Device], now_s: float, ends_at_s: float = math.inf
     ) -> None:
-        """Another machine takes part, or one is back; ``ends_at_s``: until when it is ours."""
+        """A machine joins or is back; ``ends_at_s``: until when this run may use it."""
         self._ends_at_s.update((device.name, ends_at_s) for device in devices)
         self.apply(self._allocator.join(devices, now_s), now_s)
 

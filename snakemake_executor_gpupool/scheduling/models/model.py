@@ -59,12 +59,12 @@ class Stage(enum.Enum):
 
 @dataclass(eq=False)
 class Batch:
-    """One micro-batch in a worker's hands."""
+    """One micro-batch in flight at a worker."""
 
     batch_id: int
     units: list[WorkItem]
     sent_s: float
-    #: Of a chain: how many stages have been answered, what they took, and who pays for it.
+    #: Of a merged run: how many stages have been answered, what they took, and who pays for it.
     stages_done: int = 0
     seconds: float = 0.0
     work: Work = field(default_factory=Work)
@@ -130,9 +130,9 @@ class Model:
     speed
         What micro-batches were measured to take.
     budget_tokens
-        Of a micro-batch; None until a worker has loaded and told.
+        Of a micro-batch; None until a worker has loaded the model and reported it.
     suspects
-        Units to be computed alone, since a worker died with them and others in its hands.
+        Units to be computed alone, since a worker died with them and others in flight.
     resting
         Suspects that wait before they are tried again, and until when.
     """
@@ -142,7 +142,7 @@ class Model:
     tool: FileWorkerPool
     spec: DeviceSpec
     params: bytes
-    #: For a chain: the params of its further models.
+    #: For a merged run: the params of its further models.
     more_params: tuple[bytes, ...] = ()
     instance: str = ""
     vram_mib: int | None = None
@@ -158,14 +158,14 @@ class Model:
     speed: Speed = field(default_factory=Speed)
     budget_tokens: int | None = None
     memory: MemoryUse = field(default_factory=MemoryUse)
-    #: What file processes call it, as they see its code and its weights; of a chain: empty.
+    #: What file processes call it, as they see its code and its weights; of a merged run: empty.
     ident: str = ""
     #: Under which the profile keeps the figures.
     profile_key: str = ""
     error: WorkerError | None = None
     #: By group: why no item with its params can be computed, whichever it is.
     broken: dict[str, WorkerError] = field(default_factory=dict)
-    #: How many workers of a chain have died.
+    #: How many workers of a merged run have died.
     chain_deaths: int = 0
     #: Whether a worker has ever loaded it in this run.
     has_loaded: bool = False
@@ -202,7 +202,7 @@ class Model:
 
     @property
     def in_flight(self) -> int:
-        """How many units are in workers' hands."""
+        """How many units are in flight."""
         return sum(len(b.units) for w in self.workers.values() for b in w.in_flight)
 
     def remaining_s(self) -> float | None:
@@ -303,7 +303,7 @@ class Model:
     def _most_batch_cost(self) -> float:
         """Return how much cost the next micro-batch may have."""
         if not self.info.persistent or self.is_chain:
-            return math.inf  # a chain's requests are all short: it is dispatches that count
+            return math.inf  # merged requests are all short: only dispatches count
         share = fair_share(self.queue.load, len(self.workers))
         if not self.speed.s_per_cost:
             return share
@@ -316,7 +316,7 @@ class Model:
         same = len({unit.group for unit in units}) == 1
         return same and fits and batch.cost <= self._most_batch_cost()
 
-    def most_in_hands_for_another(self) -> float:
+    def most_in_flight_for_another(self) -> float:
         """Return the cost below which a busy worker should have its next batch beforehand.
 
         Near the end there is none: a batch that waits behind another could run elsewhere. Nor

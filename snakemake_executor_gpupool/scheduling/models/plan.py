@@ -1,7 +1,7 @@
 """Who computes what, in which order, in batches of which size, on how many devices. Pure.
 
 All workers of a model take from one queue, the costliest items first. That is LPT, longest
-processing time first: whoever is free first is the one with the least load so far. It needs
+processing time first: the worker that is free first has the least load so far. It needs
 no shards that would have to be corrected when a cost was wrong, a worker is slower, comes
 late or dies; and since the whole queue is in order of cost, neighbours are of like length,
 which keeps padding small.
@@ -209,9 +209,8 @@ class WorkQueue(Generic[ItemT]):
 def fair_share(waiting_cost: float, workers: int) -> float:
     """Return the most cost of a micro-batch, so that no worker is left with a long one at the end.
 
-    Each batch takes at most half of a worker's even share of what waits: large ones while
-    there is much, ever smaller ones towards the end, which even out what came otherwise than
-    the costs said.
+    Each batch takes at most half of a worker's even share of what waits: large batches while
+    much waits, ever smaller ones towards the end, which even out errors of the estimated costs.
 
     References
     ----------
