@@ -98,7 +98,7 @@ class Simulation:
     def _carry_out(self, effect: fx.Effect) -> None:
         match effect:
             case fx.RunBatch():
-                seconds = sum(unit.cost for unit in effect.units) / 1000.0
+                seconds = sum(item.cost for item in effect.items) / 1000.0
                 start_s = max(self._free_s.get(effect.worker_id, 0.0), self._now_s)
                 self._free_s[effect.worker_id] = start_s + seconds
                 self._later(start_s + seconds - self._now_s, self._computed, effect, seconds)
@@ -123,7 +123,7 @@ class Simulation:
         self.scheduler.loaded(worker, Loaded(ITEMS_PER_BATCH, 2.0), self._now_s)
 
     def _computed(self, effect: fx.RunBatch, seconds: float) -> None:
-        count = len(effect.units)
+        count = len(effect.items)
         message = BatchDone(effect.batch_id, count, (b"result",) * count, seconds)
         self.scheduler.batch_done(effect.worker_id, message, self._now_s)
 

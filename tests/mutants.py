@@ -136,14 +136,14 @@ MUTANTS = (
     Mutant(
         "an item that failed is computed again when it is asked for again",
         "scheduling/results.py",
-        "            self._units.pop(unit.key, None)\n            return\n",
+        "            self._work_items.pop(item.key, None)\n            return\n",
         "            return\n",
         ("test_ledger.py",),
     ),
     Mutant(
         "every item gets its own result, in the job's order",
         "scheduling/jobs.py",
-        "            order.append(places[id(unit)])\n",
+        "            order.append(places[id(item)])\n",
         "            order.append(len(order) % len(blobs))\n",
         ("test_jobs.py",),
     ),
@@ -157,8 +157,8 @@ MUTANTS = (
     Mutant(
         "nobody computes what only ended jobs have asked for",
         "scheduling/jobs.py",
-        "            if not unit.is_done:\n                unit.waiters = [place for place",
-        "            if unit.is_done:\n                unit.waiters = [place for place",
+        "            if not item.is_done:\n                item.waiters = [place for place",
+        "            if item.is_done:\n                item.waiters = [place for place",
         ("test_jobs.py",),
     ),
     Mutant(
@@ -171,7 +171,7 @@ MUTANTS = (
     Mutant(
         "no batch is sent to a node that is about to end",
         "scheduling/models/batching.py",
-        "        if self._comes_too_late(worker, units, now_s):\n",
+        "        if self._comes_too_late(worker, items, now_s):\n",
         "        if False:\n",
         ("test_demand.py",),
     ),

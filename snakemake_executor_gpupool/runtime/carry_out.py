@@ -221,8 +221,8 @@ class Actions:
         self._events.write("worker_started", {**fields, "pid": pid})
 
     def _send_batch(self, effect: RunBatch) -> None:
-        items = [unit.payload for unit in effect.units]
-        keys = [unit.key if self._store else None for unit in effect.units]
+        items = [item.payload for item in effect.items]
+        keys = [item.key if self._store else None for item in effect.items]
         frame = run_batch(effect.batch_id, effect.params, items, keys, self._store)
         self._send(effect.worker_id, frame)
 
@@ -286,8 +286,8 @@ def chain_request(merged: MergedRequest, by: str) -> ChainRequest:
     return ChainRequest(
         requests=[stage.request for stage in merged.stages],
         keys=merged.part_keys,
-        items=[unit.payload if unit.result is None else unit.result for unit in merged.parts],
-        is_known=[unit.result is not None for unit in merged.parts],
+        items=[item.payload if item.result is None else item.result for item in merged.parts],
+        is_known=[item.result is not None for item in merged.parts],
         order=merged.part_of_item,
         names=merged.item_names,
         by=by,

@@ -175,7 +175,7 @@ def _described(value: Any) -> Any:  # noqa: PLR0911 - one line a kind
     if isinstance(value, (Request, ToolRef, Device)):
         return _reference(value)
     if isinstance(value, WorkItem):
-        return _unit(value)
+        return _work_item(value)
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
     if isinstance(value, Mapping):
@@ -197,8 +197,8 @@ def _reference(value: Request | ToolRef | Device) -> str:
     return value.name if isinstance(value, Device) else str(value)
 
 
-def _unit(unit: WorkItem) -> dict[str, Any]:
-    described = {"name": unit.name, "tokens": unit.tokens, "payload": _blob(unit.payload)}
-    described["arrival"] = unit.order[2]
-    parts = getattr(unit, "parts", None)  # of a merged request: what it goes through with
+def _work_item(item: WorkItem) -> dict[str, Any]:
+    described = {"name": item.name, "tokens": item.tokens, "payload": _blob(item.payload)}
+    described["arrival"] = item.order[2]
+    parts = getattr(item, "parts", None)  # of a merged request: what it goes through with
     return described if parts is None else {**described, "parts": _described(parts)}

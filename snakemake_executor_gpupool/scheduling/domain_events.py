@@ -50,7 +50,7 @@ class ModelRefused:
 class MergeEnded:
     """A merged run is neither waiting nor in flight any more, and may be unfinished."""
 
-    unit: WorkItem
+    item: WorkItem
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class RunBatch:
     worker_id: str
     batch_id: int
     params: bytes
-    units: list[WorkItem]
+    items: list[WorkItem]
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _is_of_model(worker: ModelWorker, message: Message) -> bool:
     match message:
         case BatchDone():
             batch = _oldest(worker, message.batch_id)
-            is_whole = batch is not None and len(batch.units) == message.items
+            is_whole = batch is not None and len(batch.items) == message.items
             return is_whole and not worker.model.is_chain
         case StageDone():
             batch = _oldest(worker, message.batch_id)

@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.wire.messages import ItemsRead
 
 
 class Intake:
-    """Each item gets the unit that computes it, or has; what is new goes to its model."""
+    """Finds the work item of each item that was read; what is new goes to its model."""
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class Intake:
         job.is_brief = is_whole_and_short(job, message)
         claimed = self._ledger.claimed
         new = []
-        for new_item in self._units(job, tool, message):
-            unit = self._jobs.place(job, new_item)
-            if unit is not None:
-                new.append(unit)
+        for new_item in self._items_of(job, tool, message):
+            item = self._jobs.place(job, new_item)
+            if item is not None:
+                new.append(item)
         job.claimed += self._ledger.claimed - claimed
         if message.is_last:
             note_read(self._outbox, job, model.name)
@@ -65,8 +65,10 @@ class Intake:
                 self._merges.saved(job)
             self._jobs.read_complete(job)
 
-    def _units(self, job: JobState, tool: FileWorkerPool, message: ItemsRead) -> Iterator[WorkItem]:
-        """Return a unit for each item, with its result where an earlier run had left that."""
+    def _items_of(
+        self, job: JobState, tool: FileWorkerPool, message: ItemsRead
+    ) -> Iterator[WorkItem]:
+        """Return a work item for each item read, with the result that an earlier run left."""
         assert tool.info is not None
         is_deterministic, group = tool.info.deterministic, message.model.group
         head = (tool.ref.environment, message.model.model, group)
@@ -89,7 +91,7 @@ class Intake:
 
 def is_whole_and_short(job: JobState, message: ItemsRead) -> bool:
     """Tell whether a job is short, all of whose items have come at once."""
-    if not message.is_last or job.units:
+    if not message.is_last or job.items:
         return False
     tokens = dict(zip(message.keys, message.tokens, strict=True))
     return is_short(list(tokens.values()), message.model.short_tokens)

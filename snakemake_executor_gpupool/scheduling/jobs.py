@@ -40,8 +40,8 @@ class JobState:
 
     Attributes
     ----------
-    units
-        The unit of each item, in the job's order.
+    items
+        The work item of each item, in the job's order.
     missing
         How many items have no result yet.
     cost_on
@@ -56,7 +56,7 @@ class JobState:
 
     request: Request
     phase: JobPhase = JobPhase.WAITING
-    units: list[WorkItem] = field(default_factory=list)
+    items: list[WorkItem] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     missing: int = 0
     all_read: bool = False
@@ -94,18 +94,18 @@ class JobState:
         places: dict[int, int] = {}
         blobs: list[Blob] = []
         order = []
-        for unit in self.units:
-            if id(unit) not in places:
-                assert unit.result is not None
-                places[id(unit)] = len(blobs)
-                blobs.append(unit.result)
-            order.append(places[id(unit)])
+        for item in self.items:
+            if id(item) not in places:
+                assert item.result is not None
+                places[id(item)] = len(blobs)
+                blobs.append(item.result)
+            order.append(places[id(item)])
         return order, blobs
 
     def account(self) -> dict[str, object]:
         """Return what the event of its end says of its items and of what it took."""
         # What a merged run computed for it was not read again.
-        items = len(self.units) if self.staged is None else self.staged.items
+        items = len(self.items) if self.staged is None else self.staged.items
         fields: dict[str, object] = {"items": items, "worked_s": round(self.seconds, 6)}
         if self.duplicates:
             fields["duplicates"] = self.duplicates
@@ -177,16 +177,16 @@ class JobTable:
         Empty if there is no such job. Higher priority goes first.
         """
         best: tuple[int, float, int] | None = None
-        units: list[WorkItem] = []
+        items: list[WorkItem] = []
         for job_id, job in self._jobs.items():
-            undone = (unit for unit in job.units if not unit.is_done)
+            undone = (item for item in job.items if not item.is_done)
             lacking = list(dict.fromkeys(undone)) if job.all_read else []
-            if not lacking or not all(unit in waiting for unit in lacking):
+            if not lacking or not all(item in waiting for item in lacking):
                 continue
-            work = (-job.request.priority, sum(unit.cost for unit in lacking), job_id)
+            work = (-job.request.priority, sum(item.cost for item in lacking), job_id)
             if best is None or work < best:
-                best, units = work, sorted(lacking, key=lambda unit: unit.order)
-        return units
+                best, items = work, sorted(lacking, key=lambda item: item.order)
+        return items
 
     def add(self, request: Request) -> JobState:
         """Take a job in."""
@@ -195,33 +195,33 @@ class JobTable:
         return job
 
     # -- items -------------------------------------------------------------
-    def place(self, job: JobState, unit: WorkItem) -> WorkItem | None:
-        """Add the next item of a job; return its unit if it has to be computed."""
-        placed, is_new = self._ledger.place(unit, job.request.job_id, len(job.units))
-        if placed is not unit:
+    def place(self, job: JobState, item: WorkItem) -> WorkItem | None:
+        """Add the next item of a job; return its work item if it has to be computed."""
+        placed, is_new = self._ledger.place(item, job.request.job_id, len(job.items))
+        if placed is not item:
             job.duplicates += 1
             job.cost.saved_s += placed.device_s
         elif not is_new:
             job.reused += 1
-        job.units.append(placed)
-        job.names.append(unit.name)
+        job.items.append(placed)
+        job.names.append(item.name)
         if placed.result is None:
             job.missing += 1
         return placed if is_new else None
 
-    def handed_out(self, units: Iterable[WorkItem]) -> None:
-        """A worker is given units: the jobs that first asked for them have begun."""
-        for unit in units:
-            job = self._jobs.get(unit.waiters[0][0]) if unit.waiters else None
+    def handed_out(self, items: Iterable[WorkItem]) -> None:
+        """A worker is given items: the jobs that first asked for them have begun."""
+        for item in items:
+            job = self._jobs.get(item.waiters[0][0]) if item.waiters else None
             if job is not None:
                 job.is_handed_out = True
 
     def forget_items(self, job: JobState) -> None:
         """Undo what was read of a job, so that it can be read again."""
-        for unit in job.units:
-            unit.waiters = [place for place in unit.waiters if place[0] != job.request.job_id]
-            self._ledger.release(unit)
-        job.units, job.names, job.missing, job.all_read = [], [], 0, False
+        for item in job.items:
+            item.waiters = [place for place in item.waiters if place[0] != job.request.job_id]
+            self._ledger.release(item)
+        job.items, job.names, job.missing, job.all_read = [], [], 0, False
         job.duplicates = job.reused = 0
         job.cost.saved_s = 0.0
 
@@ -236,26 +236,26 @@ class JobTable:
         if job.is_computed:
             self._events.append(JobComputed(job.request.job_id))
 
-    def patience_s(self, units: Iterable[WorkItem]) -> float:
-        """Return how long the most patient of the jobs that wait for the units will wait."""
-        waiting = dict.fromkeys(job_id for unit in units for job_id, _ in unit.waiters)
+    def patience_s(self, items: Iterable[WorkItem]) -> float:
+        """Return how long the most patient of the jobs that wait for the items will wait."""
+        waiting = dict.fromkeys(job_id for item in items for job_id, _ in item.waiters)
         # A job may have failed for another of its items, while a merged run still has it.
         jobs = filter(None, map(self._jobs.get, waiting))
         limits_s = (job.request.timeout_s for job in jobs)
         return max((limit_s or float("inf") for limit_s in limits_s), default=float("inf"))
 
     # -- results -----------------------------------------------------------
-    def charge(self, units: Iterable[WorkItem], shares_s: Iterable[float], work: Work) -> None:
-        """Divide the device seconds of computed units among the places that wait for them.
+    def charge(self, items: Iterable[WorkItem], shares_s: Iterable[float], work: Work) -> None:
+        """Divide the device seconds of computed items among the places that wait for them.
 
         To be called before these are handed their results.
         """
-        for unit, device_s in zip(units, shares_s, strict=True):
-            unit.device_s = device_s
-            if len(unit.waiters) == 1 and unit.waiters[0][0] in self._jobs:
-                work.charged[unit.waiters[0][0]] += device_s
+        for item, device_s in zip(items, shares_s, strict=True):
+            item.device_s = device_s
+            if len(item.waiters) == 1 and item.waiters[0][0] in self._jobs:
+                work.charged[item.waiters[0][0]] += device_s
                 continue
-            waiting = [job_id for job_id, _ in unit.waiters if job_id in self._jobs]
+            waiting = [job_id for job_id, _ in item.waiters if job_id in self._jobs]
             if not waiting:
                 work.overhead[UNCLAIMED] += device_s
                 continue
@@ -274,15 +274,15 @@ class JobTable:
         for job_id, device_s in work.charged.items():
             self._jobs[job_id].seconds += device_s / devices
 
-    def unit_done(
-        self, unit: WorkItem, result: Blob, seconds: float, worker_id: str, node: str = ""
+    def item_done(
+        self, item: WorkItem, result: Blob, seconds: float, worker_id: str, node: str = ""
     ) -> None:
-        """Hand a unit's result to every place that waits for it.
+        """Hand an item's result to every place that waits for it.
 
         ``seconds`` are what it took, as far as nobody was charged for it; ``node``: of a cluster.
         """
-        waiters, unit.waiters = unit.waiters, []
-        self._ledger.finish(unit, result, None)
+        waiters, item.waiters = item.waiters, []
+        self._ledger.finish(item, result, None)
         for job_id, _ in waiters:
             job = self._jobs.get(job_id)
             if job is None:
@@ -292,21 +292,21 @@ class JobTable:
             job.workers.add(worker_id)
             if node:
                 job.cost_on = job.cost_on or {}
-                job.cost_on[node] = job.cost_on.get(node, 0.0) + unit.cost
+                job.cost_on[node] = job.cost_on.get(node, 0.0) + item.cost
             if not job.missing and job.is_computed and job.phase is JobPhase.COMPUTING:
                 self._events.append(JobComputed(job.request.job_id))
 
-    def unit_failed(self, unit: WorkItem, error: WorkerError, where: str = "") -> None:
-        """Fail every job that waits for the unit, and no other.
+    def item_failed(self, item: WorkItem, error: WorkerError, where: str = "") -> None:
+        """Fail every job that waits for the item, and no other.
 
         ``where`` says what failed, if it is not the item.
         """
-        waiters, unit.waiters = unit.waiters, []
-        self._ledger.finish(unit, None, error)
+        waiters, item.waiters = item.waiters, []
+        self._ledger.finish(item, None, error)
         for job_id, position in waiters:
             job = self._jobs.get(job_id)
             if job is not None:
-                name = job.names[position] if position < len(job.names) else unit.name
+                name = job.names[position] if position < len(job.names) else item.name
                 self.fail(job, explain(job, error, where or f"item {name}"))
 
     # -- ends --------------------------------------------------------------
@@ -337,9 +337,9 @@ class JobTable:
         """The caller has read its results."""
         self._release(self._lent.pop(job_id, []))
 
-    def _release(self, units: list[WorkItem]) -> None:
-        for unit in units:
-            self._ledger.release(unit)
+    def _release(self, items: list[WorkItem]) -> None:
+        for item in items:
+            self._ledger.release(item)
 
     def _end(
         self, job: JobState, error: str | None, details: dict[str, object] | None = None
@@ -355,13 +355,13 @@ class JobTable:
 
     def _forget(self, job: JobState, *, is_lent: bool = False) -> None:
         del self._jobs[job.request.job_id]
-        for unit in dict.fromkeys(job.units):
-            if not unit.is_done:
-                unit.waiters = [place for place in unit.waiters if place[0] != job.request.job_id]
+        for item in dict.fromkeys(job.items):
+            if not item.is_done:
+                item.waiters = [place for place in item.waiters if place[0] != job.request.job_id]
         if is_lent:
-            self._lent[job.request.job_id] = job.units
+            self._lent[job.request.job_id] = job.items
         else:
-            self._release(job.units)
+            self._release(job.items)
 
 
 def explain(job: JobState, error: WorkerError, where: str = "") -> str:

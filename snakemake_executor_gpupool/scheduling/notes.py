@@ -30,7 +30,7 @@ def note_read(outbox: Outbox, job: JobState, model_name: str) -> None:
     outbox.note(
         "job_read",
         job_id=job.request.job_id,
-        items=len(job.units),
+        items=len(job.items),
         missing=job.missing,
         model=model_name,
     )

@@ -65,7 +65,7 @@ def blob_size(blob: Blob | None) -> int:
 
 
 class ResultLedger:
-    """Finds the unit of each item, and keeps recent results.
+    """Finds the work item of each item, and keeps recent results.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class ResultLedger:
     def __init__(self, keep_bytes: int = 512 * 1024**2) -> None:
         self._keep_bytes = keep_bytes
         self._kept_bytes = 0
-        self._units: dict[Hashable, WorkItem] = {}
+        self._work_items: dict[Hashable, WorkItem] = {}
         self._kept: OrderedDict[Hashable, WorkItem] = OrderedDict()
         #: Blobs that nobody needs any longer; the run loop removes their files.
         self.discarded: list[Blob] = []
@@ -90,104 +90,104 @@ class ResultLedger:
         #: Results that merged runs computed beforehand, and how many of these a job has asked for.
         self.guesses = self.claimed = 0
 
-    def place(self, unit: WorkItem, job_id: int, position: int) -> tuple[WorkItem, bool]:
-        """Return the unit that answers an item, and whether it is a new computation.
+    def place(self, item: WorkItem, job_id: int, position: int) -> tuple[WorkItem, bool]:
+        """Return the work item that answers an item, and whether it is a new computation.
 
         Parameters
         ----------
-        unit
-            A unit made for this item, with its result if an earlier run had left that; dropped
+        item
+            A work item made for this item, with its result if an earlier run had left that; dropped
             if there is one with its key already.
         """
         self.items += 1
-        known = self._units.get(unit.key) if unit.key is not None else None
+        known = self._work_items.get(item.key) if item.key is not None else None
         if known is None:
-            known = unit
-            if unit.key is not None:
-                self._units[unit.key] = unit
-            if unit.result is None:
+            known = item
+            if item.key is not None:
+                self._work_items[item.key] = item
+            if item.result is None:
                 self.unique += 1
             else:
                 self.reused += 1
-        elif known is not unit:
-            self.discard(unit.payload, unit.result or b"")
+        elif known is not item:
+            self.discard(item.payload, item.result or b"")
         self._asked_for(known)
         if known.result is None:
             known.waiters.append((job_id, position))
-        if known is not unit:
-            known.order = min(known.order, unit.order)
+        if known is not item:
+            known.order = min(known.order, item.order)
         known.holders += 1
-        return known, known is unit and unit.result is None
+        return known, known is item and item.result is None
 
-    def finish(self, unit: WorkItem, result: Blob | None, error: WorkerError | None) -> None:
-        """Record how a unit ended. A failed one is forgotten: a retry computes it again."""
-        unit.result, unit.error = result, error
-        self._discard(unit.payload)
-        unit.payload = b""
+    def finish(self, item: WorkItem, result: Blob | None, error: WorkerError | None) -> None:
+        """Record how an item ended. A failed one is forgotten: a retry computes it again."""
+        item.result, item.error = result, error
+        self._discard(item.payload)
+        item.payload = b""
         if error is not None:
-            self._units.pop(unit.key, None)
+            self._work_items.pop(item.key, None)
             return
         self.computed += 1
-        if unit.holders == 0:
-            self._keep(unit)
+        if item.holders == 0:
+            self._keep(item)
 
     def offer(self, key: Hashable, result: Blob) -> None:
         """Keep the result of an item that no job has asked for yet, within the bound."""
-        if key in self._units:
+        if key in self._work_items:
             self._discard(result)
             return
         self.guesses += 1
-        unit = WorkItem(key, "", 0.0, 0, b"", "", (0, 0, 0), result=result, is_guess=True)
-        self._units[key] = unit
-        self._keep(unit)
+        item = WorkItem(key, "", 0.0, 0, b"", "", (0, 0, 0), result=result, is_guess=True)
+        self._work_items[key] = item
+        self._keep(item)
 
     def claim(self, keys: Iterable[Hashable], items: int) -> None:
         """Count the items of a job whose outputs were made beforehand, too."""
         self.items += items
-        for unit in filter(None, map(self._units.get, keys)):
-            self._asked_for(unit)
+        for item in filter(None, map(self._work_items.get, keys)):
+            self._asked_for(item)
 
-    def _asked_for(self, unit: WorkItem) -> None:
-        if unit.is_guess:
-            unit.is_guess = False
+    def _asked_for(self, item: WorkItem) -> None:
+        if item.is_guess:
+            item.is_guess = False
             self.claimed += 1
             self.unique += 1
             self.computed += 1
 
-    def release(self, unit: WorkItem) -> None:
-        """One place no longer needs the unit's result."""
-        unit.holders -= 1
-        if unit.holders == 0 and unit.result is not None:
-            self._keep(unit)
+    def release(self, item: WorkItem) -> None:
+        """One place no longer needs the item's result."""
+        item.holders -= 1
+        if item.holders == 0 and item.result is not None:
+            self._keep(item)
 
-    def abandon(self, unit: WorkItem) -> None:
-        """Forget a unit that will never be computed, since nobody waits for it."""
-        if not unit.is_done:
-            self._units.pop(unit.key, None)
-            self._discard(unit.payload)
+    def abandon(self, item: WorkItem) -> None:
+        """Forget an item that will never be computed, since nobody waits for it."""
+        if not item.is_done:
+            self._work_items.pop(item.key, None)
+            self._discard(item.payload)
 
     def discard(self, *blobs: Blob) -> None:
         """Let go of items or results that nobody needs."""
         for blob in blobs:
             self._discard(blob)
 
-    def _keep(self, unit: WorkItem) -> None:
-        if unit.key is None:
-            self._discard(unit.result)
+    def _keep(self, item: WorkItem) -> None:
+        if item.key is None:
+            self._discard(item.result)
             return
-        if unit.key not in self._kept:
-            self._kept_bytes += blob_size(unit.result)
-        self._kept[unit.key] = unit
-        self._kept.move_to_end(unit.key)
+        if item.key not in self._kept:
+            self._kept_bytes += blob_size(item.result)
+        self._kept[item.key] = item
+        self._kept.move_to_end(item.key)
         self._shrink()
 
     def _shrink(self) -> None:
         while self._kept_bytes > self._keep_bytes and self._kept:
-            key, unit = self._kept.popitem(last=False)
-            self._kept_bytes -= blob_size(unit.result)
-            if unit.holders == 0:
-                del self._units[key]
-                self._discard(unit.result)
+            key, item = self._kept.popitem(last=False)
+            self._kept_bytes -= blob_size(item.result)
+            if item.holders == 0:
+                del self._work_items[key]
+                self._discard(item.result)
 
     def _discard(self, blob: Blob | None) -> None:
         if isinstance(blob, SpoolFile):

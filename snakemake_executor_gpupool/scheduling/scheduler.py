@@ -105,8 +105,8 @@ class Scheduler:
                     self.files.foresee(tool, node, now_s)
                 case ModelRefused(model_key=key):
                     self.dispatch.refused(key, now_s)
-                case MergeEnded(unit=unit):
-                    self.merges.ended(unit, now_s)
+                case MergeEnded(item=item):
+                    self.merges.ended(item, now_s)
                 case LeaseDecided(decision=decision):
                     self.leases.decided(decision)
 

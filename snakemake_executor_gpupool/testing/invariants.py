@@ -52,7 +52,7 @@ def check(scheduler: Scheduler) -> None:
 
 def size(scheduler: Scheduler) -> int:
     """Return about how many entries a check looks at."""
-    return len(scheduler.ledger._units) + len(scheduler.jobs) + len(_workers(scheduler))
+    return len(scheduler.ledger._work_items) + len(scheduler.jobs) + len(_workers(scheduler))
 
 
 def _workers(scheduler: Scheduler) -> dict[str, ModelWorker]:
@@ -156,7 +156,7 @@ def _batches(scheduler: Scheduler) -> Iterator[str]:
         if rests and worker.in_flight:
             yield f"{worker_id} rests with a batch in flight"
         for batch in worker.in_flight:
-            groups = {unit.group for unit in batch.units}
+            groups = {item.group for item in batch.items}
             single = worker.model.is_chain or len(groups) == 1
             if not single:
                 yield f"batch {batch.batch_id} mixes groups {sorted(groups)}"
@@ -166,59 +166,59 @@ def _batches(scheduler: Scheduler) -> Iterator[str]:
 
 # -- items -------------------------------------------------------------------------
 def _standing(model: Model) -> Iterator[tuple[WorkItem, str]]:
-    """Yield every unit that a model has still to compute, and where it stands."""
-    for unit in model.queue:
-        yield unit, f"the queue of {model.name}"
-    for name, units in (("suspects", model.suspects), ("oversized", model.oversized)):
-        for unit in units:
-            yield unit, f"the {name} of {model.name}"
-    for _, unit in model.resting:
-        yield unit, f"what rests at {model.name}"
+    """Yield every item that a model has still to compute, and where it stands."""
+    for item in model.queue:
+        yield item, f"the queue of {model.name}"
+    for name, items in (("suspects", model.suspects), ("oversized", model.oversized)):
+        for item in items:
+            yield item, f"the {name} of {model.name}"
+    for _, item in model.resting:
+        yield item, f"what rests at {model.name}"
     for worker in model.workers.values():
         for batch in worker.in_flight:
-            for unit in batch.units:
-                yield unit, f"batch {batch.batch_id} of {worker.worker_id}"
+            for item in batch.items:
+                yield item, f"batch {batch.batch_id} of {worker.worker_id}"
 
 
-def _units_are_in_one_place(scheduler: Scheduler) -> Iterator[str]:
+def _items_are_in_one_place(scheduler: Scheduler) -> Iterator[str]:
     places: dict[int, str] = {}
     for model in _models(scheduler):
-        for unit, place in _standing(model):
-            other = places.setdefault(id(unit), place)
+        for item, place in _standing(model):
+            other = places.setdefault(id(item), place)
             if other is not place:
-                yield f"item {unit.name} is both in {other} and in {place}"
-            if unit.is_merged:
-                yield f"item {unit.name} is merged, and in {place}"
+                yield f"item {item.name} is both in {other} and in {place}"
+            if item.is_merged:
+                yield f"item {item.name} is merged, and in {place}"
     for job in _all_jobs(scheduler):
-        for unit in job.units:
-            is_somewhere = unit.is_done or unit.is_merged or id(unit) in places
+        for item in job.items:
+            is_somewhere = item.is_done or item.is_merged or id(item) in places
             if not is_somewhere:
-                yield f"{job.request.title} waits for {unit.name}, which is nowhere"
+                yield f"{job.request.title} waits for {item.name}, which is nowhere"
 
 
 def _waiters(scheduler: Scheduler) -> Iterator[str]:
     """Whoever waits for an item exists, and each job knows how many results it lacks."""
-    units = {id(u): u for model in _models(scheduler) for u, _ in _standing(model)}
-    units |= {id(unit): unit for job in _all_jobs(scheduler) for unit in job.units}
-    for unit in units.values():
-        if isinstance(unit, MergedRequest):
+    items = {id(u): u for model in _models(scheduler) for u, _ in _standing(model)}
+    items |= {id(item): item for job in _all_jobs(scheduler) for item in job.items}
+    for item in items.values():
+        if isinstance(item, MergedRequest):
             continue  # a merged run: its items are its job's
-        if unit.is_done and unit.waiters:
-            yield f"{unit.name} is done, and waited for"
-        for job_id, position in unit.waiters:
+        if item.is_done and item.waiters:
+            yield f"{item.name} is done, and waited for"
+        for job_id, position in item.waiters:
             job = scheduler.jobs.get(job_id)
             if job is None:
-                yield f"job {job_id} waits for {unit.name}, and has ended"
+                yield f"job {job_id} waits for {item.name}, and has ended"
                 continue
-            asked = position < len(job.units) and job.units[position] is unit
+            asked = position < len(job.items) and job.items[position] is item
             if not asked:
-                yield f"{unit.name} has item {position} of job {job_id}, which is another"
+                yield f"{item.name} has item {position} of job {job_id}, which is another"
     for job in _all_jobs(scheduler):
-        missing = sum(unit.result is None for unit in job.units)
+        missing = sum(item.result is None for item in job.items)
         if job.missing != missing:
             yield f"{job.request.title} lacks {missing} results, and counts {job.missing}"
         waiting = sum(
-            unit.waiters.count((job.request.job_id, n)) for n, unit in enumerate(job.units)
+            item.waiters.count((job.request.job_id, n)) for n, item in enumerate(job.items)
         )
         if waiting != missing:
             yield f"{job.request.title} lacks {missing}, {waiting} are awaited"
@@ -228,18 +228,18 @@ def _ledger(scheduler: Scheduler) -> Iterator[str]:
     ledger = scheduler.ledger
     held: Counter[int] = Counter()
     lent = scheduler.jobs._lent.values()
-    for units in (*(job.units for job in _all_jobs(scheduler)), *lent):
-        held.update(map(id, units))
-    for key, unit in ledger._units.items():
-        if unit.key != key:
-            yield f"the ledger has {unit.name} under the key of another item"
-        if unit.holders != held[id(unit)]:
-            yield f"{unit.name} has {held[id(unit)]} holders, and counts {unit.holders}"
-    for key, unit in ledger._kept.items():
-        kept = ledger._units.get(key) is unit and unit.result is not None
+    for items in (*(job.items for job in _all_jobs(scheduler)), *lent):
+        held.update(map(id, items))
+    for key, item in ledger._work_items.items():
+        if item.key != key:
+            yield f"the ledger has {item.name} under the key of another item"
+        if item.holders != held[id(item)]:
+            yield f"{item.name} has {held[id(item)]} holders, and counts {item.holders}"
+    for key, item in ledger._kept.items():
+        kept = ledger._work_items.get(key) is item and item.result is not None
         if not kept:
-            yield f"{unit.name} is kept without a result, or unknown"
-    size_bytes = sum(blob_size(unit.result) for unit in ledger._kept.values())
+            yield f"{item.name} is kept without a result, or unknown"
+    size_bytes = sum(blob_size(item.result) for item in ledger._kept.values())
     if size_bytes != ledger._kept_bytes:
         yield f"{size_bytes} B of results are kept, and {ledger._kept_bytes} counted"
 
@@ -323,10 +323,10 @@ def _leases(scheduler: Scheduler) -> Iterator[str]:
 def _merges(scheduler: Scheduler) -> Iterator[str]:
     merges = scheduler.merges
     standing = {
-        id(unit): place
+        id(item): place
         for model in _models(scheduler)
         if model.is_chain
-        for unit, place in _standing(model)
+        for item, place in _standing(model)
     }
     for identity, merged in merges._expected.items():
         awaited = not merged.is_over and id(merged) in standing
@@ -349,7 +349,7 @@ COMPARISONS = (
     _devices_of_workers,
     _holders,
     _batches,
-    _units_are_in_one_place,
+    _items_are_in_one_place,
     _waiters,
     _ledger,
     _jobs,

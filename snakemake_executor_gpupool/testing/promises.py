@@ -157,4 +157,4 @@ def served_batches(
         world.submit(number, items)
     world.run()
     assert set(world.reports.values()) == {None}
-    return [[unit.tokens for unit in batch.units] for batch in world.effects(RunBatch)]
+    return [[item.tokens for item in batch.items] for batch in world.effects(RunBatch)]

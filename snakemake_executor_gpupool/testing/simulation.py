@@ -541,12 +541,12 @@ class World:
             self._answer(worker, "loaded", **figures, peak_mib=None, versions={})
 
     def _run_batch(self, effect: fx.RunBatch) -> None:
-        keys = [self.text(unit.payload) for unit in effect.units]
+        keys = [self.text(item.payload) for item in effect.items]
         self.batches.append(keys)
         speed = self.seconds_per_cost
         seconds = sum(
-            unit.cost * (speed(key) if callable(speed) else speed)
-            for unit, key in zip(effect.units, keys, strict=True)
+            item.cost * (speed(key) if callable(speed) else speed)
+            for item, key in zip(effect.items, keys, strict=True)
         )
         seconds += self.dispatch_s
         worker = effect.worker_id

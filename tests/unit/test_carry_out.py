@@ -85,7 +85,7 @@ def acting(tmp_path: Path) -> Any:
     made.events.close()
 
 
-def unit(name: str, key: Any = None) -> WorkItem:
+def item(name: str, key: Any = None) -> WorkItem:
     return WorkItem(key, "g", 1.0, 1, f"{name}".encode(), name, (0, 1, 0))
 
 
@@ -106,15 +106,15 @@ def test_results_go_to_a_writer_with_the_place_of_each_item(acting: Acting) -> N
 
 
 def test_a_batch_has_its_params_and_its_items_in_order(acting: Acting) -> None:
-    frame = acting.sent(fx.RunBatch("w1", 3, b"params", [unit("x"), unit("y"), unit("x")]))
+    frame = acting.sent(fx.RunBatch("w1", 3, b"params", [item("x"), item("y"), item("x")]))
     assert frame.blobs == [b"params", b"x", b"y", b"x"]
     assert frame.meta == {"type": "run", "batch": 3, "keys": [None] * 3, "store": None}
 
 
 def test_only_items_with_a_key_are_kept_across_runs(tmp_path: Path) -> None:
     acting = Acting(tmp_path, StoreAddress("/store"))
-    units = [unit("x", ("env", "m", "g", "x")), unit("y")]  # y's tool is not deterministic
-    frame = acting.sent(fx.RunBatch("w1", 3, b"params", units))
+    items = [item("x", ("env", "m", "g", "x")), item("y")]  # y's tool is not deterministic
+    frame = acting.sent(fx.RunBatch("w1", 3, b"params", items))
     assert frame.meta["keys"] == [("env", "m", "g", "x"), None]
     assert frame.meta["store"] == StoreAddress("/store")
     acting.events.close()

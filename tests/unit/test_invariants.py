@@ -106,13 +106,13 @@ def end_job_of_waiter(s: Scheduler) -> None:
 
 
 def wrong_position(s: Scheduler) -> None:
-    one, other = in_flight(s).units[:2]
+    one, other = in_flight(s).items[:2]
     one.waiters, other.waiters = other.waiters, one.waiters
 
 
 def rename_key(s: Scheduler) -> None:
-    units = s.ledger._units
-    units["other"] = units.pop(next(iter(units)))
+    items = s.ledger._work_items
+    items["other"] = items.pop(next(iter(items)))
 
 
 def merged(s: Scheduler) -> Any:
@@ -136,17 +136,17 @@ BREAKS: list[tuple[Callable[[Scheduler], Any], str]] = [
     (set_to(worker, idle_since_s=1.0), "is idle, its devices BUSY"),
     (set_to(worker, stage=Stage.LOADING), "is loading, and has a batch in flight"),
     (set_to(in_flight, batch_id=lambda n: n + 1), "a batch is in flight twice"),
-    (lambda s: setattr(in_flight(s).units[0], "group", "other"), "mixes groups"),
-    (lambda s: worker(s).model.queue.push(in_flight(s).units[:1]), "is both in .* and in"),
+    (lambda s: setattr(in_flight(s).items[0], "group", "other"), "mixes groups"),
+    (lambda s: worker(s).model.queue.push(in_flight(s).items[:1]), "is both in .* and in"),
     (lambda s: worker(s).model.queue.drain(), "waits for .*, which is nowhere"),
     (lambda s: worker(s).in_flight.clear(), "waits for .*, which is nowhere"),
-    (lambda s: setattr(in_flight(s).units[0], "is_merged", True), "is merged, and in"),
+    (lambda s: setattr(in_flight(s).items[0], "is_merged", True), "is merged, and in"),
     (end_job_of_waiter, "job 1 waits for .*, and has ended"),
     (wrong_position, "which is another"),
-    (lambda s: in_flight(s).units[0].waiters.clear(), "are awaited"),
-    (lambda s: setattr(in_flight(s).units[0], "result", b""), "is done, and waited for"),
+    (lambda s: in_flight(s).items[0].waiters.clear(), "are awaited"),
+    (lambda s: setattr(in_flight(s).items[0], "result", b""), "is done, and waited for"),
     (set_to(lambda s: s.jobs[1], missing=lambda n: n - 1), "lacks .* results, and counts"),
-    (lambda s: setattr(in_flight(s).units[0], "holders", 9), "holders, and counts 9"),
+    (lambda s: setattr(in_flight(s).items[0], "holders", 9), "holders, and counts 9"),
     (rename_key, "under the key of another item"),
     (set_to(kept, result=None), "is kept without a result"),
     (set_to(lambda s: s.ledger, _kept_bytes=lambda n: n + 1), "B of results are kept, and"),

@@ -23,20 +23,20 @@ class Table:
     def __init__(self) -> None:
         self.ledger, self.outbox = ResultLedger(), Outbox()
         self.jobs = JobTable(self.ledger, self.outbox, DomainEvents())
-        self.units: dict[str, WorkItem] = {}
+        self.work_items: dict[str, WorkItem] = {}
 
     def read(self, job_id: int, *items: str) -> JobState:
         """Take a job in, and its items."""
         request = Request(job_id, f"rule r (n={job_id})", ToolRef("t", "", "p"), b"", b"", "/")
         job = self.jobs.add(request)
         for item in items:
-            unit = WorkItem(item, "g", 1.0, 1, item.encode(), f"{item} of {job_id}", (0, 1, 0))
-            self.units[item] = self.jobs.place(job, unit) or self.units[item]
+            work_item = WorkItem(item, "g", 1.0, 1, item.encode(), f"{item} of {job_id}", (0, 1, 0))
+            self.work_items[item] = self.jobs.place(job, work_item) or self.work_items[item]
         self.jobs.read_complete(job)
         return job
 
     def done(self, item: str) -> None:
-        self.jobs.unit_done(self.units[item], f"{item}!".encode(), 1.0, "w1")
+        self.jobs.item_done(self.work_items[item], f"{item}!".encode(), 1.0, "w1")
 
     def reports(self) -> dict[int, JobReport]:
         """What was reported since the last look."""
@@ -66,7 +66,7 @@ def test_a_failed_item_fails_every_job_that_has_it_and_no_other() -> None:  # W2
     table.read(1, "x", "bad")
     table.read(2, "y")
     table.read(3, "bad")
-    table.jobs.unit_failed(table.units["bad"], ERROR)
+    table.jobs.item_failed(table.work_items["bad"], ERROR)
     reports = table.reports()
     assert set(reports) == {1, 3} and table.jobs.ids() == [2]
     assert reports[1].error == "rule r (n=1): item bad of 1: ValueError: bad"
@@ -81,7 +81,7 @@ def test_nobody_waits_for_an_item_whose_jobs_have_ended() -> None:  # S10
     ended = table.read(1, "x", "shared")
     table.read(2, "shared")
     table.jobs.fail(ended, "cancelled")
-    assert table.units["x"].waiters == [] and table.units["shared"].waiters == [(2, 0)]
+    assert table.work_items["x"].waiters == [] and table.work_items["shared"].waiters == [(2, 0)]
     table.done("x")  # it was under way: its result is nobody's
     table.done("shared")
     assert table.reports().keys() == {1} and gathered(table.jobs[2]) == [b"shared!"]
@@ -91,10 +91,10 @@ def test_a_job_that_is_read_again_waits_for_each_item_once() -> None:  # W4
     table = Table()
     job = table.read(1, "a", "b")
     table.jobs.forget_items(job)
-    assert table.units["a"].waiters == [] and job.missing == 0 and not job.all_read
+    assert table.work_items["a"].waiters == [] and job.missing == 0 and not job.all_read
     for item in ("a", "c"):
-        unit = WorkItem(item, "g", 1.0, 1, b"", item, (0, 1, 0))
-        table.units[item] = table.jobs.place(job, unit) or table.units[item]
+        work_item = WorkItem(item, "g", 1.0, 1, b"", item, (0, 1, 0))
+        table.work_items[item] = table.jobs.place(job, work_item) or table.work_items[item]
     table.jobs.read_complete(job)
     table.done("a")
     assert not job.is_computed
@@ -110,10 +110,10 @@ def test_results_of_a_call_are_lent_until_it_has_read_them() -> None:
     table.jobs.succeed(job)
     report = table.reports()[1]
     assert report.error is None and report.details == {"order": [0, 0], "blobs": [b"a!"]}
-    assert table.units["a"].holders == 2
+    assert table.work_items["a"].holders == 2
     table.jobs.take_back(1)
     table.jobs.take_back(1)
-    assert table.units["a"].holders == 0
+    assert table.work_items["a"].holders == 0
 
 
 def test_a_withdrawn_job_is_neither_served_nor_failed() -> None:
@@ -121,7 +121,7 @@ def test_a_withdrawn_job_is_neither_served_nor_failed() -> None:
     table.jobs.withdraw(table.read(1, "a"))
     report = table.reports()[1]
     assert report.withdrawn and (table.jobs.served, table.jobs.failed) == (0, 0)
-    assert table.units["a"].waiters == []
+    assert table.work_items["a"].waiters == []
 
 
 def test_time_is_shared_among_the_places_of_an_item() -> None:

@@ -47,7 +47,7 @@ def test_the_queue_a_cold_job_and_check_cut_alike(tokens: list[int], pads: bool)
     )
     batches = []
     while batch := queue.take(30, pads):
-        batches.append([unit.order[2] for unit in batch])
+        batches.append([item.order[2] for item in batch])
     assert batches == list(cut(tokens, 30, pads)) == list(Sized().micro_batches(tokens, 30))
 
 

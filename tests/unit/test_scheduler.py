@@ -69,7 +69,7 @@ def test_items_with_other_run_params_share_a_worker_but_no_batch() -> None:  # T
     world.submit(2, [FakeItem("a", group="g2")])
     world.run()
     assert world.scheduler.dispatch.counts["model_loads"] == 1
-    groups = [{unit.group for unit in batch.units} for batch in world.effects(fx.RunBatch)]
+    groups = [{item.group for item in batch.items} for batch in world.effects(fx.RunBatch)]
     assert all(len(group) == 1 for group in groups)
     assert len(world.computed) == 3
 
@@ -99,7 +99,7 @@ def test_a_call_that_is_one_job_is_divided_all_the_same() -> None:  # P3
     world = World(gpus=4, budget_tokens=64)
     world.submit(1, [FakeItem(f"i{n}") for n in range(32)])
     world.run()
-    assert max(len(batch.units) for batch in world.effects(fx.RunBatch)) <= 4
+    assert max(len(batch.items) for batch in world.effects(fx.RunBatch)) <= 4
 
 
 def test_one_call_settles_it_where_no_item_is_to_blame() -> None:  # C3
@@ -111,8 +111,8 @@ def test_one_call_settles_it_where_no_item_is_to_blame() -> None:  # C3
     world.run()
     world.at(world.now_s + 5, lambda: world.submit(51, ["i3"]))
     world.run()
-    batches = [batch.units for batch in world.effects(fx.RunBatch)]
-    calls = sum(unit.key[-1] in world.broken for units in batches for unit in units[:1])
+    batches = [batch.items for batch in world.effects(fx.RunBatch)]
+    calls = sum(item.key[-1] in world.broken for items in batches for item in items[:1])
     assert calls <= 2 * 2, "what two workers had been sent by then"
     told = [world.reports[job_id] for job_id in [*range(50), 51]]
     assert all("tool " in text and text.endswith("returned a dict") for text in told)
@@ -249,7 +249,7 @@ def test_batches_hold_neighbours_in_length_within_the_budget() -> None:  # P7
     world.submit(1, [FakeItem(f"i{n}", cost=n, tokens=n) for n in lengths])
     world.run()
     for batch in world.effects(fx.RunBatch):
-        tokens = [unit.tokens for unit in batch.units]
+        tokens = [item.tokens for item in batch.items]
         assert len(tokens) == 1 or max(tokens) * len(tokens) <= 120
         assert max(tokens) - min(tokens) <= 3
 

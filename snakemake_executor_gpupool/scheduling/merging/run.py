@@ -119,21 +119,21 @@ class MergedRuns:
         bool
             Whether it is merged; else it goes the ordinary way.
         """
-        parts = list(dict.fromkeys(job.units))
+        parts = list(dict.fromkeys(job.items))
         fresh = set(new)
         # What waits in a queue, or is in flight, is left there and waited for.
-        is_free = all(unit in fresh or unit.is_done or unit.is_merged for unit in parts)
+        is_free = all(item in fresh or item.is_done or item.is_merged for item in parts)
         if home.error is not None or not fresh or not is_free:
             return False
         selected = self._selection.select(job.request, home, tool, message)
         if selected is None:
             return False
         stages, model = selected
-        for unit in new:
-            unit.is_merged = True
+        for item in new:
+            item.is_merged = True
         merged = self._merged_request(job, home, stages, parts)
         job.all_read, job.phase, job.merge_id = True, JobPhase.MERGED, merged.merge_id
-        model.places += len(job.units)
+        model.places += len(job.items)
         self._expected.update((stage.request.identity, merged) for stage in stages[1:])
         self._dispatch.add(model, [merged], now_s)
         return True
@@ -142,12 +142,12 @@ class MergedRuns:
         self, job: JobState, home: Model, stages: tuple[MergedStage, ...], parts: list[WorkItem]
     ) -> MergedRequest:
         self._merge_ids += 1
-        numbers = {id(unit): number for number, unit in enumerate(parts)}
+        numbers = {id(item): number for number, item in enumerate(parts)}
         return MergedRequest(
             key=None,
             group="|".join(stage.group for stage in stages),
-            cost=sum(unit.cost for unit in parts),
-            tokens=len(parts) * max(unit.tokens for unit in parts),
+            cost=sum(item.cost for item in parts),
+            tokens=len(parts) * max(item.tokens for item in parts),
             payload=b"",
             name=job.request.title,
             order=(-job.request.priority, 0, self._merge_ids),
@@ -156,7 +156,7 @@ class MergedRuns:
             stages=stages,
             home=home.key,
             parts=parts,
-            part_of_item=[numbers[id(unit)] for unit in job.units],
+            part_of_item=[numbers[id(item)] for item in job.items],
             item_names=job.names,
         )
 
@@ -203,11 +203,11 @@ class MergedRuns:
         shares: dict[int, JobCost] = {}
         for each, share_s in zip(requests, shares_s, strict=True):
             parts = chains[each.number].parts if batch.stages_done == 1 else []
-            undone = [unit for unit in parts if not unit.is_done]
-            paid += zip(undone, by_cost(share_s, [unit.cost for unit in undone]), strict=True)
+            undone = [item for item in parts if not item.is_done]
+            paid += zip(undone, by_cost(share_s, [item.cost for item in undone]), strict=True)
             shares[each.number] = JobCost()
             shares[each.number].add(work, share_s)
-        self._jobs.charge([unit for unit, _ in paid], [share_s for _, share_s in paid], work)
+        self._jobs.charge([item for item, _ in paid], [share_s for _, share_s in paid], work)
         self._dispatch.charging.book(worker, work)
         batch.work.add(work)
         return shares
@@ -250,22 +250,22 @@ class MergedRuns:
         self, merged: MergedRequest, results: list[Blob], share_s: float, worker: ModelWorker
     ) -> None:
         merged.waiters = []
-        for unit, blob in zip(merged.parts, results, strict=True):
-            if unit.is_done:
+        for item, blob in zip(merged.parts, results, strict=True):
+            if item.is_done:
                 self._ledger.discard(blob)
             else:
                 seconds = share_s / len(results)
-                self._jobs.unit_done(unit, blob, seconds, worker.worker_id, worker.node)
+                self._jobs.item_done(item, blob, seconds, worker.worker_id, worker.node)
         self.counts["merged"] += 1
         job = self._job_of(merged)
         if job is not None:
             self._jobs.succeed(job)
 
-    def ended(self, unit: WorkItem, now_s: float) -> None:
+    def ended(self, item: WorkItem, now_s: float) -> None:
         """A merged run is no longer waiting or in flight: its rest goes the ordinary way."""
-        assert isinstance(unit, MergedRequest)
-        if not unit.is_over:
-            self.dissolve(unit, now_s)
+        assert isinstance(item, MergedRequest)
+        if not item.is_over:
+            self.dissolve(item, now_s)
 
     def dissolve(self, merged: MergedRequest, now_s: float) -> None:
         """Compute what is left of a merged run the ordinary way."""
@@ -284,7 +284,7 @@ class MergedRuns:
     def wind_down(self, now_s: float) -> None:
         """End the merged runs whose first job is not to be started, and which no worker has."""
         chains = [model for model in self._dispatch.models.values() if model.is_chain]
-        waiting = [unit for model in chains for unit in model.queue]
+        waiting = [item for model in chains for item in model.queue]
         for merged in waiting:
             assert isinstance(merged, MergedRequest)
             if self._job_of(merged) is None and not merged.is_over:
@@ -292,9 +292,9 @@ class MergedRuns:
 
     def _dispatch_apart(self, merged: MergedRequest, now_s: float) -> None:
         """Have a request's first stage computed by its own model."""
-        apart = [unit for unit in merged.parts if unit.is_merged and not unit.is_done]
-        for unit in apart:
-            unit.is_merged = False
+        apart = [item for item in merged.parts if item.is_merged and not item.is_done]
+        for item in apart:
+            item.is_merged = False
         job = self._job_of(merged)
         if job is not None:
             self._jobs.go_on(job)
@@ -322,6 +322,6 @@ class MergedRuns:
 
 def merged_of(batch: Batch) -> Iterator[MergedRequest]:
     """Return the merged requests of a dispatch."""
-    for unit in batch.units:
-        assert isinstance(unit, MergedRequest)
-        yield unit
+    for item in batch.items:
+        assert isinstance(item, MergedRequest)
+        yield item

@@ -74,4 +74,4 @@ class MergedRequest(WorkItem):
     @property
     def part_keys(self) -> list[str]:
         """The items' own keys of the parts."""
-        return [unit.key[-1] for unit in self.parts]  # type: ignore[index]
+        return [item.key[-1] for item in self.parts]  # type: ignore[index]

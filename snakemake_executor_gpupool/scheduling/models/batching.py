@@ -23,7 +23,7 @@ from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
 
 class Batching:
-    """Which units go to which worker, and when; what their results say of the model."""
+    """Which items go to which worker, and when; what their results say of the model."""
 
     def __init__(
         self,
@@ -71,37 +71,37 @@ class Batching:
         )
 
     def _send_batch(self, worker: ModelWorker, now_s: float) -> None:
-        units = self._first_look(worker.model) or self._next_batch(worker)
-        if not units:
+        items = self._first_look(worker.model) or self._next_batch(worker)
+        if not items:
             return
-        if self._comes_too_late(worker, units, now_s):
-            self._failures.requeue(worker.model, units)
+        if self._comes_too_late(worker, items, now_s):
+            self._failures.requeue(worker.model, items)
             self._lifecycle.devices_left([device.name for device in worker.devices], now_s)
             return
         self._batches += 1
-        batch = Batch(self._batches, units, now_s)
+        batch = Batch(self._batches, items, now_s)
         worker.in_flight.append(batch)
         self._lifecycle.busy(worker, now_s)
-        self._jobs.handed_out(units)
+        self._jobs.handed_out(items)
         self._note_sent(worker, batch)
         if worker.model.is_chain:
-            requests = [unit for unit in units if isinstance(unit, MergedRequest)]
+            requests = [item for item in items if isinstance(item, MergedRequest)]
             self._outbox.put(RunMerged(worker.worker_id, batch.batch_id, requests))
             return
-        params = worker.model.params_of_group[units[0].group]
-        self._outbox.put(RunBatch(worker.worker_id, batch.batch_id, params, units))
+        params = worker.model.params_of_group[items[0].group]
+        self._outbox.put(RunBatch(worker.worker_id, batch.batch_id, params, items))
 
     def _note_sent(self, worker: ModelWorker, batch: Batch) -> None:
-        units = batch.units
+        items = batch.items
         self._outbox.note(
             "batch_sent",
             batch=batch.batch_id,
             worker=worker.worker_id,
-            items=len(units),
-            jobs=sorted({job_id for unit in units for job_id, _ in unit.waiters}),
-            tokens=sum(unit.tokens for unit in units),
+            items=len(items),
+            jobs=sorted({job_id for item in items for job_id, _ in item.waiters}),
+            tokens=sum(item.tokens for item in items),
             padded_tokens=worker.model.batch_tokens(batch),
-            longest_tokens=max(unit.tokens for unit in units),
+            longest_tokens=max(item.tokens for item in items),
         )
 
     def _first_look(self, model: Model) -> list[WorkItem]:
@@ -111,23 +111,23 @@ class Batching:
         """
         if model.items_done or model.in_flight or model.suspects or model.oversized:
             return []
-        units = self._jobs.soonest_done(set(model.queue))
-        if not units or not model.fits_one_batch(units):
+        items = self._jobs.soonest_done(set(model.queue))
+        if not items or not model.fits_one_batch(items):
             return []
-        model.queue.remove(set(units))
-        return units
+        model.queue.remove(set(items))
+        return items
 
     def _next_batch(self, worker: ModelWorker) -> list[WorkItem]:
-        units, unwanted = worker.model.next_batch(worker)
+        items, unwanted = worker.model.next_batch(worker)
         self._failures.abandon(unwanted)
-        return units
+        return items
 
-    def _comes_too_late(self, worker: ModelWorker, units: list[WorkItem], now_s: float) -> bool:
+    def _comes_too_late(self, worker: ModelWorker, items: list[WorkItem], now_s: float) -> bool:
         """Whether a worker's machine is given back before it would have finished a batch."""
         left_s = self._lifecycle.ends_at_s(worker) - now_s
         if left_s == math.inf:
             return False
-        cost = sum(b.cost for b in worker.in_flight) + sum(unit.cost for unit in units)
+        cost = sum(b.cost for b in worker.in_flight) + sum(item.cost for item in items)
         return (worker.model.speed.seconds(cost, len(worker.in_flight) + 1) or 0.0) > left_s
 
     # -- from workers --------------------------------------------------------------
@@ -148,7 +148,7 @@ class Batching:
         broken = [error for error in message.errors.values() if error.is_of_contract]
         if broken:
             # No item is to blame, and no other one with these params would do better.
-            self._failures.give_up_group(model, batch.units[0].group, broken[0])
+            self._failures.give_up_group(model, batch.items[0].group, broken[0])
         if not model.info.persistent:
             self._lifecycle.stop(worker, "one-shot tool")
 
@@ -159,7 +159,7 @@ class Batching:
         model, batch = worker.model, worker.in_flight.popleft()
         if worker.in_flight:
             worker.in_flight[0].sent_s = now_s
-        model.speed.learn(batch.cost, seconds, len(batch.units))
+        model.speed.learn(batch.cost, seconds, len(batch.items))
         model.memory = model.memory.computed(peak_mib, model.batch_tokens(batch))
         return batch
 
@@ -167,17 +167,17 @@ class Batching:
         self, worker: ModelWorker, batch: Batch, message: BatchDone, again: Collection[int]
     ) -> None:
         model, results, node = worker.model, iter(message.results), worker.node
-        for position, unit in enumerate(batch.units):
-            self._blame_tracker.exonerate(unit)
+        for position, item in enumerate(batch.items):
+            self._blame_tracker.exonerate(item)
             if position in again:
-                model.oversized.append(unit)
+                model.oversized.append(item)
                 continue
             error = message.errors.get(position)
             if error is not None and position in message.out_of_memory:
                 error = oversize_error(error, worker)
             model.items_done += 1
             if error is None:
-                self._jobs.unit_done(unit, next(results), 0.0, worker.worker_id, node)
+                self._jobs.item_done(item, next(results), 0.0, worker.worker_id, node)
             else:
                 where = blamed(model, error) if error.is_of_contract else ""
-                self._jobs.unit_failed(unit, error, where)
+                self._jobs.item_failed(item, error, where)

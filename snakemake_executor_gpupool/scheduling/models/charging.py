@@ -44,12 +44,12 @@ class Charging:
         ``again`` are the positions of items that are tried once more.
         """
         paid, paid_s = [], []
-        shares_s = by_cost(work.device_s, [unit.cost for unit in batch.units])
-        for position, (unit, share_s) in enumerate(zip(batch.units, shares_s, strict=True)):
+        shares_s = by_cost(work.device_s, [item.cost for item in batch.items])
+        for position, (item, share_s) in enumerate(zip(batch.items, shares_s, strict=True)):
             if position in again:
                 work.overhead[OUT_OF_MEMORY] += share_s
             else:
-                paid.append(unit)
+                paid.append(item)
                 paid_s.append(share_s)
         self._jobs.charge(paid, paid_s, work)
         self.book(worker, work)
@@ -69,7 +69,7 @@ class Charging:
             batch=batch.batch_id,
             worker=worker.worker_id,
             seconds=round(work.seconds, 6),
-            items=len(batch.units),
+            items=len(batch.items),
             **more,
             **work.fields(),
         )

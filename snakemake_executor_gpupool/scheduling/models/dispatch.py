@@ -102,15 +102,15 @@ class Dispatch:
         return self.lifecycle.counts
 
     # -- one turn ------------------------------------------------------------------
-    def add(self, model: Model, units: list[WorkItem], now_s: float) -> None:
-        """Queue new units of a model."""
+    def add(self, model: Model, items: list[WorkItem], now_s: float) -> None:
+        """Queue new items of a model."""
         if not model.waiting and not model.in_flight:
             model.window_opened_s = now_s
-        for unit in units:
-            if unit.group in model.broken:
-                error = model.broken[unit.group]
-                self._jobs.unit_failed(unit, error, blamed(model, error))
-        model.push([unit for unit in units if not unit.is_done])
+        for item in items:
+            if item.group in model.broken:
+                error = model.broken[item.group]
+                self._jobs.item_failed(item, error, blamed(model, error))
+        model.push([item for item in items if not item.is_done])
         self.feed(model, now_s)
 
     def feed(self, model: Model, now_s: float) -> None:
@@ -178,7 +178,7 @@ class Dispatch:
         """A worker has answered all stages of its oldest dispatch of merged runs."""
         worker = self.worker(worker_id)
         batch = self.batching.batch_over(worker, worker.in_flight[0].seconds, now_s, peak_mib)
-        worker.model.items_done += len(batch.units)
+        worker.model.items_done += len(batch.items)
         self.charging.note_batch(worker, batch, batch.work)
         self.feed(worker.model, now_s)
 
@@ -241,7 +241,7 @@ class Dispatch:
         expected_s = worker.model.speed.seconds(batch.cost) or 0.0
         least_s = worker.model.info.batch_limit_s
         limit_s = max(least_s, self._config.batch_limit_factor * expected_s)
-        return now_s - batch.sent_s > min(limit_s, self._jobs.patience_s(batch.units))
+        return now_s - batch.sent_s > min(limit_s, self._jobs.patience_s(batch.items))
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when time alone may next change something, at most a second away."""

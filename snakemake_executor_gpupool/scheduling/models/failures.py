@@ -15,7 +15,7 @@ from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorke
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import INPUT, WorkerError
 
-#: A unit that ends this many workers while it is alone with them is given up; more where
+#: An item that ends this many workers while it is alone with them is given up; more where
 #: something outside kills (:mod:`~.blame`), as for all such bounds.
 MAX_DEATHS_ALONE = 2
 #: A model whose workers die this often while loading, one after the other, is given up.
@@ -52,16 +52,16 @@ class Failures:
         if not worker.has_loaded:
             self._blame_loading(worker, reason, now_s)
             return
-        units = worker.in_flight.popleft().units if worker.in_flight else []
-        self._blame_tracker.died(units, now_s)
-        for unit in units:
-            if self._blame_tracker.is_guilty(unit, MAX_DEATHS_ALONE, now_s):
-                count = self._blame_tracker.deaths_alone(unit)
+        items = worker.in_flight.popleft().items if worker.in_flight else []
+        self._blame_tracker.died(items, now_s)
+        for item in items:
+            if self._blame_tracker.is_guilty(item, MAX_DEATHS_ALONE, now_s):
+                count = self._blame_tracker.deaths_alone(item)
                 message = f"{count} workers died while computing it alone: {reason}"
-                self._blame_tracker.forget(unit)
-                self._jobs.unit_failed(unit, crash_error(message))
+                self._blame_tracker.forget(item)
+                self._jobs.item_failed(item, crash_error(message))
             else:
-                worker.model.resting.append((self._blame_tracker.next_try_s(unit), unit))
+                worker.model.resting.append((self._blame_tracker.next_try_s(item), item))
 
     def _blame_chain(self, worker: ModelWorker, reason: str, now_s: float) -> None:
         """Look no further than whether to go on merging: what was in flight is tried apart."""
@@ -86,28 +86,28 @@ class Failures:
 
     def take_back(self, worker: ModelWorker) -> None:
         """Have what a dead worker had in flight computed by others."""
-        units = [unit for batch in worker.in_flight for unit in batch.units]
+        items = [item for batch in worker.in_flight for item in batch.items]
         worker.in_flight.clear()
         if worker.model.is_chain:
-            self._end_merges(units)
+            self._end_merges(items)
         else:
-            self.requeue(worker.model, units)
+            self.requeue(worker.model, items)
 
-    def requeue(self, model: Model, units: list[WorkItem]) -> None:
-        """Let units wait again, except those that nobody waits for any more."""
-        model.queue.push(unit for unit in units if unit.waiters)
-        self.abandon(unit for unit in units if not unit.waiters)
+    def requeue(self, model: Model, items: list[WorkItem]) -> None:
+        """Let items wait again, except those that nobody waits for any more."""
+        model.queue.push(item for item in items if item.waiters)
+        self.abandon(item for item in items if not item.waiters)
 
-    def abandon(self, units: Iterable[WorkItem]) -> None:
-        """Forget units that nobody waits for any more."""
-        for unit in units:
-            self._blame_tracker.forget(unit)
-            self._ledger.abandon(unit)
+    def abandon(self, items: Iterable[WorkItem]) -> None:
+        """Forget items that nobody waits for any more."""
+        for item in items:
+            self._blame_tracker.forget(item)
+            self._ledger.abandon(item)
 
-    def _end_merges(self, units: Iterable[WorkItem]) -> None:
-        for unit in units:
-            unit.waiters = []
-            self._events.append(MergeEnded(unit))
+    def _end_merges(self, items: Iterable[WorkItem]) -> None:
+        for item in items:
+            item.waiters = []
+            self._events.append(MergeEnded(item))
 
     # -- what is given up --------------------------------------------------------------
     def give_up_model(self, model: Model, error: WorkerError, now_s: float) -> None:
@@ -123,17 +123,17 @@ class Failures:
         """Fail what waits with the same params, and have what comes later fail, too."""
         model.broken[group] = error
         self._outbox.note("model_failed", model=model.name, error=error.message)
-        waiting = [*model.suspects, *(unit for _, unit in model.resting), *model.oversized]
-        gone = {unit for unit in (*waiting, *model.queue) if unit.group == group}
+        waiting = [*model.suspects, *(item for _, item in model.resting), *model.oversized]
+        gone = {item for item in (*waiting, *model.queue) if item.group == group}
         model.queue.remove(gone & set(model.queue))
-        for units in (model.suspects, model.oversized):
-            kept = [unit for unit in units if unit not in gone]
-            units.clear()
-            units.extend(kept)
-        model.resting[:] = [(until_s, unit) for until_s, unit in model.resting if unit not in gone]
-        for unit in sorted(gone, key=lambda unit: unit.order):
-            self._blame_tracker.forget(unit)
-            self._jobs.unit_failed(unit, error, blamed(model, error))
+        for items in (model.suspects, model.oversized):
+            kept = [item for item in items if item not in gone]
+            items.clear()
+            items.extend(kept)
+        model.resting[:] = [(until_s, item) for until_s, item in model.resting if item not in gone]
+        for item in sorted(gone, key=lambda item: item.order):
+            self._blame_tracker.forget(item)
+            self._jobs.item_failed(item, error, blamed(model, error))
 
     def fail_waiting(self, model: Model, error: WorkerError) -> None:
         """Fail what waits for a model, the first with the whole story; end its merged runs."""
@@ -141,10 +141,10 @@ class Failures:
             self._end_merges(model.queue.drain())
             return
         shown = error
-        resting = (unit for _, unit in model.resting)
-        for unit in [*model.suspects, *resting, *model.oversized, *model.queue.drain()]:
-            self._blame_tracker.forget(unit)
-            self._jobs.unit_failed(unit, shown, blamed(model, error))
+        resting = (item for _, item in model.resting)
+        for item in [*model.suspects, *resting, *model.oversized, *model.queue.drain()]:
+            self._blame_tracker.forget(item)
+            self._jobs.item_failed(item, shown, blamed(model, error))
             shown = error.brief()
         model.suspects.clear()
         model.resting.clear()

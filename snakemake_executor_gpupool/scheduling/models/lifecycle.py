@@ -82,7 +82,7 @@ class WorkerLifecycle:
         worker_id = f"{model.tool.name}.{self._numbers[model.tool.name]}"
         worker = ModelWorker(worker_id, model, since_s=now_s, is_alone=alone)
         self.workers[worker_id] = model.workers[worker_id] = worker
-        priority = max((-unit.order[0] for unit in model.suspects), default=0)
+        priority = max((-item.order[0] for item in model.suspects), default=0)
         ask = DeviceRequest(
             request_id=worker_id,
             spec=model.spec,

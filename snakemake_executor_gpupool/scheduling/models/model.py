@@ -62,7 +62,7 @@ class Batch:
     """One micro-batch in flight at a worker."""
 
     batch_id: int
-    units: list[WorkItem]
+    items: list[WorkItem]
     sent_s: float
     #: Of a merged run: how many stages have been answered, what they took, and who pays for it.
     stages_done: int = 0
@@ -72,7 +72,7 @@ class Batch:
     @functools.cached_property
     def cost(self) -> float:
         """Sum of the items' costs."""
-        return sum(unit.cost for unit in self.units)
+        return sum(item.cost for item in self.items)
 
 
 @dataclass(eq=False)
@@ -132,7 +132,7 @@ class Model:
     budget_tokens
         Of a micro-batch; None until a worker has loaded the model and reported it.
     suspects
-        Units to be computed alone, since a worker died with them and others in flight.
+        Items to be computed alone, since a worker died with them and others in flight.
     resting
         Suspects that wait before they are tried again, and until when.
     """
@@ -192,7 +192,7 @@ class Model:
 
     @property
     def waiting(self) -> int:
-        """How many units wait and can be sent now."""
+        """How many items wait and can be sent now."""
         return len(self.queue) + len(self.suspects)
 
     @property
@@ -202,8 +202,8 @@ class Model:
 
     @property
     def in_flight(self) -> int:
-        """How many units are in flight."""
-        return sum(len(b.units) for w in self.workers.values() for b in w.in_flight)
+        """How many items are in flight."""
+        return sum(len(b.items) for w in self.workers.values() for b in w.in_flight)
 
     def remaining_s(self) -> float | None:
         """Estimate the seconds until all is done; None if nothing was measured yet."""
@@ -215,7 +215,7 @@ class Model:
         return None if seconds is None or not working else seconds / working
 
     def _waiting_cost(self) -> float:
-        return self.queue.load + sum(unit.cost for unit in self.suspects)
+        return self.queue.load + sum(item.cost for item in self.suspects)
 
     def workers_wanted(self, free: int, most: int, now_s: float) -> int:
         """Return how many workers the model should have, what waits considered.
@@ -242,7 +242,7 @@ class Model:
         """Estimate the seconds of what waits, item by item if there are few."""
         assert self.speed.s_per_cost is not None
         if self.waiting <= JUDGED_ONE_BY_ONE:
-            costs = [unit.cost for unit in (*self.suspects, *self.queue)]
+            costs = [item.cost for item in (*self.suspects, *self.queue)]
         else:
             costs = [self._waiting_cost() / JUDGED_ONE_BY_ONE] * JUDGED_ONE_BY_ONE
         more_batches = self.speed.batches_of(self.waiting) - 1.0
@@ -258,47 +258,47 @@ class Model:
             end_s, since_s = self.load_s or 0.0, worker.since_s
         return max(since_s + end_s - now_s, 0.0)
 
-    def push(self, units: Iterable[WorkItem]) -> None:
-        """Queue units."""
-        units = list(units)
-        self.items_total += len(units)
-        self.queue.push(units)
+    def push(self, items: Iterable[WorkItem]) -> None:
+        """Queue items."""
+        items = list(items)
+        self.items_total += len(items)
+        self.queue.push(items)
         self.has_short = self.has_short or self.queue.has_levels
 
     def next_batch(self, worker: ModelWorker) -> tuple[list[WorkItem], list[WorkItem]]:
-        """Take the worker's next micro-batch; an oversized unit or a suspect travels alone.
+        """Take the worker's next micro-batch; an oversized item or a suspect travels alone.
 
         Returns
         -------
         tuple
-            The micro-batch, empty if the worker is to have none, and the units that were taken
+            The micro-batch, empty if the worker is to have none, and the items that were taken
             out and left out of it because nobody waits for them any more.
         """
         unwanted: list[WorkItem] = []
         while self.oversized and worker.is_alone and not worker.in_flight:
-            unit = self.oversized.popleft()
-            if unit.waiters:
-                return [unit], unwanted
-            unwanted.append(unit)
+            item = self.oversized.popleft()
+            if item.waiters:
+                return [item], unwanted
+            unwanted.append(item)
         while self.suspects:
             if worker.in_flight:
                 return [], unwanted
-            unit = self.suspects.popleft()
-            if unit.waiters:
-                return [unit], unwanted
-            unwanted.append(unit)
+            item = self.suspects.popleft()
+            if item.waiters:
+                return [item], unwanted
+            unwanted.append(item)
         budget = self.budget_tokens or 1
         while batch := self.queue.take(budget, self.info.pads, self._most_batch_cost()):
-            unwanted += [unit for unit in batch if not unit.waiters]
-            if wanted := [unit for unit in batch if unit.waiters]:
+            unwanted += [item for item in batch if not item.waiters]
+            if wanted := [item for item in batch if item.waiters]:
                 return wanted, unwanted
         return [], unwanted
 
     def wake_resting(self, now_s: float) -> None:
         """Let suspects that have waited long enough be tried again."""
         if self.resting:
-            self.suspects.extend(unit for until_s, unit in self.resting if until_s <= now_s)
-            self.resting = [(until_s, unit) for until_s, unit in self.resting if until_s > now_s]
+            self.suspects.extend(item for until_s, item in self.resting if until_s <= now_s)
+            self.resting = [(until_s, item) for until_s, item in self.resting if until_s > now_s]
 
     def _most_batch_cost(self) -> float:
         """Return how much cost the next micro-batch may have."""
@@ -309,11 +309,11 @@ class Model:
             return share
         return max(share, self.speed.fixed_s / self.speed.s_per_cost / MAX_OVERHEAD)
 
-    def fits_one_batch(self, units: list[WorkItem]) -> bool:
-        """Whether units may share a micro-batch, and it is no more than what one should have."""
-        batch = Batch(0, units, 0.0)
+    def fits_one_batch(self, items: list[WorkItem]) -> bool:
+        """Whether items may share a micro-batch, and it is no more than what one should have."""
+        batch = Batch(0, items, 0.0)
         fits = self.batch_tokens(batch) <= (self.budget_tokens or 1)
-        same = len({unit.group for unit in units}) == 1
+        same = len({item.group for item in items}) == 1
         return same and fits and batch.cost <= self._most_batch_cost()
 
     def most_in_flight_for_another(self) -> float:
@@ -356,11 +356,11 @@ class Model:
 
     def shrink_budget(self, batch: Batch) -> None:
         """A batch did not fit the device's memory: aim at half of it from now on."""
-        longest = max(unit.tokens for unit in batch.units)
+        longest = max(item.tokens for item in batch.items)
         fits = max(self.batch_tokens(batch) // 2, longest, 1)
         self.budget_tokens = min(self.budget_tokens or fits, fits)
         self.has_shrunk = True
 
     def batch_tokens(self, batch: Batch) -> int:
         """Return how many tokens a micro-batch has, padding included if the tool pads."""
-        return size_of([unit.tokens for unit in batch.units], self.info.pads)
+        return size_of([item.tokens for item in batch.items], self.info.pads)
