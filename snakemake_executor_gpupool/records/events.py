@@ -114,3 +114,12 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     with open(staged, "w", encoding="utf-8", opener=open_private) as file:
         file.write(json.dumps(summary, indent=2) + "\n")
     staged.replace(path)
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """Return a run's summary; None if there is none, or it is damaged."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return summary if isinstance(summary, dict) else None

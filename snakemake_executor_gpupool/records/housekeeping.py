@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from snakemake_executor_gpupool.records.events import read_summary
 from snakemake_executor_gpupool.records.owned import Holder, holder_of
 from snakemake_executor_gpupool.records.runs.files import EVENTS, list_runs
-from snakemake_executor_gpupool.records.runs.reader import read_summary
 
 #: What runs are called: when they started, and by which process.
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-\d+")
@@ -55,10 +55,9 @@ def remove_old_runs(root: Path, current: Path, bounds: Bounds) -> list[Path]:
     removed: list[Path] = []
     with contextlib.suppress(OSError):
         runs = [run for run in list_runs(root) if _RUN_NAME.fullmatch(run.name) and _is_ours(run)]
-        removable = [run for run in runs if run.name != current.name and _is_over(run)]
-        excess = _excess(runs, removable, bounds)
         # One that goes on has not failed yet: it stays, and must not take the other's place.
         over = [run for run in runs if run.name == current.name or _is_over(run)]
+        excess = _excess(runs, [run for run in over if run.name != current.name], bounds)
         kept_failure = _newest_failed(over) if excess else None
         _remove_unused(root, current)
         for run in excess:

@@ -12,6 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "snakemake_executor_gpupool"
 CHECKS = PACKAGE / "frontends" / "commandline" / "check"
+#: What reads a run that is over: needed when it ends, or by other commands.
+READERS = tuple(f"snakemake_executor_gpupool.records.{n}" for n in ("report", "runs.reader"))
 HEAVY = {"torch", "pandas", "numpy", "pynvml", "pyarrow", "esm", "transformers", "asyncio.events"}
 #: Modules that worker processes import before the tool's own code runs.
 WORKER_SIDE = [
@@ -56,6 +58,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
     loaded = set(done.stdout.split())
     assert not loaded & (HEAVY - {"asyncio.events"})
     assert not any(name.startswith("snakemake.") for name in loaded)
+    assert not any(name.startswith((*READERS, "rich")) for name in loaded)
 
 
 @pytest.mark.parametrize("name", WORKER_SIDE)

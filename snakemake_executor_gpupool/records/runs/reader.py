@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from snakemake_executor_gpupool.records.events import FORMAT
+from snakemake_executor_gpupool.records.events import FORMAT, read_summary
 from snakemake_executor_gpupool.records.runs.fields import Event, number
+from snakemake_executor_gpupool.records.runs.files import EVENTS
 from snakemake_executor_gpupool.records.runs.job_events import JobEvents
 from snakemake_executor_gpupool.records.runs.run_events import RunEvents
 from snakemake_executor_gpupool.records.runs.values import JobState, RunState, RunView
@@ -109,7 +109,7 @@ class RunReader:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._path = directory / "events.jsonl"
+        self._path = directory / EVENTS
         self._offset = 0
         self._start()
 
@@ -207,12 +207,3 @@ def read_run(directory: Path, *, is_live: bool = False) -> RunView:
         return reader.finish()
     reader.add_notes()
     return reader.run
-
-
-def read_summary(path: Path) -> dict[str, Any] | None:
-    """Return a run's summary; None if there is none, or it is damaged."""
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return summary if isinstance(summary, dict) else None
