@@ -190,10 +190,9 @@ class _Writer:
         }
 
     def _lease_row(self, lease: LeaseView) -> dict[str, Any]:
-        held_s = None
+        held = lease.held(self._run.end_s)
         waited_to_s = lease.granted_at_s or lease.released_at_s or self._run.end_s
-        if lease.granted_at_s is not None:
-            held_s = (lease.released_at_s or self._run.end_s) - lease.granted_at_s
+        device_s = None if held is None else (held[1] - held[0]) * len(lease.devices)
         return self._common(lease) | {
             "lease": 1,
             "submitted": self._at(lease.requested_at_s),
@@ -203,7 +202,7 @@ class _Writer:
             "items": NONE,
             "duplicates": NONE,
             "reused": NONE,
-            "device_us": microseconds(None if held_s is None else held_s * len(lease.devices)),
+            "device_us": microseconds(device_s),
             "saved_us": 0,
             "peak_mib": NONE,
             "energy_mj": NONE,
@@ -317,10 +316,10 @@ class _Writer:
         """Return which plain GPU job held which device, from when to when."""
         table = Table(("device", "start", "ticks", "job"))
         for lease in self._run.leases.values():
-            if lease.granted_at_s is None:
+            held = lease.held(self._run.end_s)
+            if held is None:
                 continue
-            end_s = lease.released_at_s or self._run.end_s
-            start, length = self._at(lease.granted_at_s), ticks(end_s - lease.granted_at_s)
+            start, length = self._at(held[0]), ticks(held[1] - held[0])
             for name in lease.devices:
                 if name in self._devices:
                     device, job = self._devices[name], self._leases[lease.job_id]

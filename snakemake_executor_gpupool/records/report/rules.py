@@ -31,7 +31,7 @@ def typical_item_s(jobs: Iterable[JobView]) -> float | None:
         for job in jobs
         if job.state is JobState.DONE and job.worked_s is not None and job.items
     ]
-    return statistics.median(per_item_s) if per_item_s else None
+    return _median(per_item_s)
 
 
 def over_time(run: RunView) -> set[int]:
@@ -118,9 +118,9 @@ def _served_figures(
         "reused": sum(job.reused or 0 for job in jobs),
         "saved_s": sum(job.cost.saved_s for job in jobs),
         "device_s": sum(costs) if costs else None,
-        "device_median_s": statistics.median(costs) if costs else None,
+        "device_median_s": _median(costs),
         "device_most_s": max(costs, default=None),
-        "wait_median_s": statistics.median(waits) if waits else None,
+        "wait_median_s": _median(waits),
         "worked_s": sum(job.worked_s or 0.0 for job in jobs),
         "over": sum(job.job_id in over for job in jobs),
         "retried": sum(job.attempt > 1 for job in jobs),
@@ -196,11 +196,10 @@ def device_rows(run: RunView) -> list[dict[str, Any]]:
         for name in worker.devices if worker is not None else ():
             busy[name].append((batch.started_at_s, batch.computed_until_s(run.end_s)))
     for lease in run.leases.values():
-        if lease.granted_at_s is not None:
-            released_s = lease.released_at_s
-            end_s = run.end_s if released_s is None else released_s
+        held = lease.held(run.end_s)
+        if held is not None:
             for name in lease.devices:
-                busy[name].append((lease.granted_at_s, end_s))
+                busy[name].append(held)
     wall_s = run.wall_s
     rows = []
     for device in run.devices.values():

@@ -31,7 +31,6 @@ from snakemake_executor_gpupool.records.runs.values import (
 
 JOBS, LOST, IDLE, LEASED = "jobs", "lost", "idle", "leased"
 BUSY = (JOBS, "out_of_memory", "unclaimed", LOST)
-LINES = (*BUSY, "start", "import", "load", "move", "stop", IDLE, LEASED)
 
 
 @dataclass
@@ -75,9 +74,9 @@ def account_of(run: RunView) -> Account:
         for line, seconds in _lines_of(run, worker):
             account.add(line, worker.devices, seconds)
     for lease in run.leases.values():
-        if lease.granted_at_s is not None:
-            until_s = run.end_s if lease.released_at_s is None else lease.released_at_s
-            account.add(LEASED, lease.devices, until_s - lease.granted_at_s)
+        held = lease.held(run.end_s)
+        if held is not None:
+            account.add(LEASED, lease.devices, held[1] - held[0])
     _settle_merged(run, account)
     energies = [batch.energy_j for batch in run.batches.values()]
     if energies and None not in energies:

@@ -250,8 +250,9 @@ def _busy_share(run: RunView, device: str, from_s: float, now_s: float) -> float
                 to_s = now_s if batch is None else batch.computed_until_s(now_s)
                 busy.append((span.from_s, to_s))
     for lease in run.leases.values():
-        if lease.granted_at_s is not None and device in lease.devices:
-            busy.append((lease.granted_at_s, lease.released_at_s or now_s))
+        held = lease.held(now_s)
+        if held is not None and device in lease.devices:
+            busy.append(held)
     inside = [(max(a_s, from_s), min(b_s, now_s)) for a_s, b_s in busy]
     busy_s = union_s(each for each in inside if each[0] < each[1])
     return min(busy_s / max(now_s - from_s, 1e-3), 1.0)

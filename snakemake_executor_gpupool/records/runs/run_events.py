@@ -11,7 +11,14 @@ from snakemake_executor_gpupool.records.runs.fields import (
     texts,
     whole_or_none,
 )
-from snakemake_executor_gpupool.records.runs.values import DeviceView, Mark, RunState, RunView
+from snakemake_executor_gpupool.records.runs.values import (
+    CPU,
+    CUDA,
+    DeviceView,
+    Mark,
+    RunState,
+    RunView,
+)
 
 
 class RunEvents:
@@ -28,8 +35,7 @@ class RunEvents:
         run.simulated = bool(event.get("simulated"))
         self.format = int(event.get("format", 1))
         for name in names(event["devices"]):
-            kind = "cpu" if str(name).rpartition("/")[2].startswith("cpu") else "cuda"
-            run.devices[name] = DeviceView(name, kind, simulated=run.simulated)
+            run.devices[name] = DeviceView(name, _kind_of(name), simulated=run.simulated)
         for each in event.get("device_info", ()):
             name = str(each["name"])
             run.devices[name] = DeviceView(
@@ -77,9 +83,8 @@ class RunEvents:
 
     def _on_devices_joined(self, event: Event, now_s: float) -> None:
         for name in names(event["devices"]):
-            kind = "cpu" if str(name).rpartition("/")[2].startswith("cpu") else "cuda"
-            node = str(name).rpartition("/")[0]
-            self.run.devices.setdefault(name, DeviceView(name, kind, node=node))
+            node = name.rpartition("/")[0]
+            self.run.devices.setdefault(name, DeviceView(name, _kind_of(name), node=node))
         text = f"joined: {', '.join(names(event['devices']))}"
         self._mark(now_s, "devices_joined", text, event["devices"])
 
@@ -89,3 +94,8 @@ class RunEvents:
 
     def _on_model_failed(self, event: Event, now_s: float) -> None:
         self._mark(now_s, "model_failed", f"{event['model']}: {event['error']}")
+
+
+def _kind_of(name: str) -> str:
+    """Return the kind of a device of which no more than its name is known."""
+    return CPU if name.rpartition("/")[2].startswith(CPU) else CUDA

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from snakemake_executor_gpupool.records.runs.spans import union_s
+
 #: Kinds of device, as ``Cost.kind`` and ``DeviceView.kind`` have them.
 CUDA, CPU = "cuda", "cpu"
 
@@ -201,6 +203,12 @@ class LeaseView:
     n_inputs: int = 0
     n_outputs: int = 0
     error: str = ""
+
+    def held(self, end_s: float) -> tuple[float, float] | None:
+        """From when to when it had its devices, up to ``end_s`` if it has them; None: never."""
+        if self.granted_at_s is None:
+            return None
+        return self.granted_at_s, end_s if self.released_at_s is None else self.released_at_s
 
 
 @dataclass(slots=True)
@@ -407,7 +415,7 @@ class RunView:
         spans = [(from_s, to_s) for _, from_s, to_s, _ in job.file_spans]
         for batch in filter(None, map(self.batches.get, job.batches)):
             spans.append((batch.started_at_s, batch.ended_at_s or end_s))
-        return max(end_s - job.submitted_at_s - _covered_s(spans), 0.0)
+        return max(end_s - job.submitted_at_s - union_s(spans), 0.0)
 
     def rules(self) -> dict[str, Counter[JobState]]:
         """Return, by rule, how many jobs and leases are in each state; rules by first job."""
@@ -417,13 +425,3 @@ class RunView:
         for lease in self.leases.values():
             counts.setdefault(lease.rule, Counter())[lease.state] += 1
         return counts
-
-
-def _covered_s(spans: list[tuple[float, float]]) -> float:
-    """Return the length of the union of spans of time."""
-    covered_s, reached_s = 0.0, float("-inf")
-    for from_s, to_s in sorted(spans):
-        if to_s > reached_s:
-            covered_s += to_s - max(from_s, reached_s)
-            reached_s = to_s
-    return covered_s
