@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.records.report.file import write_page
 from snakemake_executor_gpupool.records.runs import trace
 from snakemake_executor_gpupool.records.runs.reader import EventReader
 from snakemake_executor_gpupool.records.runs.values import RunView
@@ -28,7 +29,7 @@ def view_of(events: list[dict[str, Any]]) -> RunView:
 
 def written(run: RunView, directory: Path) -> Any:
     path = directory / "trace.json"
-    trace.write_trace(run, path)
+    write_page(path, "".join(trace.trace_text(run)), is_private=True)
     assert [each.name for each in directory.iterdir()] == ["trace.json"]
     return json.loads(path.read_text())
 

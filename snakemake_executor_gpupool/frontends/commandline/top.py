@@ -43,10 +43,9 @@ class Watch:
     def look(self, now_s: float) -> Snapshot:
         """Return what the run is at; ``now_s`` is since the epoch."""
         goes_on = is_live(self._directory)
+        # After the look at the lock: a run that has let it go has written its last line.
         self._reader.poll()
         if not goes_on:
-            # Its last lines may have come between the look at the file and the look at the lock.
-            self._reader.poll()
             self._reader.finish()
             now_s = self._reader.run.end_s
         else:

@@ -18,10 +18,8 @@ import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.records.paths import open_private
 from snakemake_executor_gpupool.records.runs.values import (
     Activity,
     BatchView,
@@ -44,20 +42,6 @@ MAX_STEPS = 100_000
 MAX_POINTS = 2_000
 #: Jobs that are named in what is said of a batch; of others, how many they are.
 MAX_NAMED = 50
-
-
-def write_trace(run: RunView, path: Path) -> None:
-    """Write a run's trace, whole or not at all.
-
-    Raises
-    ------
-    OSError
-        It cannot be written.
-    """
-    staged = path.with_name(f"{path.name}.tmp")
-    with open(staged, "w", encoding="utf-8", opener=open_private) as file:
-        file.writelines(trace_text(run))
-    staged.replace(path)
 
 
 def trace_text(run: RunView) -> Iterator[str]:

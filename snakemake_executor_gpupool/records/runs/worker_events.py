@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 from snakemake_executor_gpupool.records.runs.fields import (
     Event,
@@ -44,18 +43,17 @@ class WorkerEvents:
             self._files[worker_id] = deque()
         return worker
 
-    def _at(self, worker: WorkerView, activity: Activity, now_s: float, number: Any = None) -> None:
+    def _at(
+        self, worker: WorkerView, activity: Activity, now_s: float, of: int | None = None
+    ) -> None:
         """A worker is at something else from now on."""
-        if worker.open_span is not None:
-            if worker.open_span.activity is Activity.STOP:  # it only finishes what it had
+        span = worker.open_span
+        if span is not None:
+            if span.activity is Activity.STOP:  # it only finishes what it had
                 return
-            worker.spans.append(worker.open_span._replace(to_s=now_s))
-            if (
-                worker.open_span.activity is Activity.IDLE
-                and now_s < worker.open_span.from_s + 1e-4
-            ):
-                worker.spans.pop()
-        worker.open_span = Span(activity, (worker.open_span and now_s) or now_s, None, number)
+            if span.activity is not Activity.IDLE or now_s >= span.from_s + 1e-4:
+                worker.spans.append(span._replace(to_s=now_s))
+        worker.open_span = Span(activity, now_s, None, of)
 
     def _on_device_granted(self, event: Event, now_s: float) -> None:
         worker = self._worker(event)
