@@ -15,6 +15,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.errors import UnknownParam
 from snakemake_executor_gpupool.tool_api.nearest import did_you_mean, nearest
+from snakemake_executor_gpupool.tool_api.source import own_classes
 
 #: The param that may say which tool serves a rule.
 TOOL_PARAM = "gpupool_tool"
@@ -74,15 +75,6 @@ def likely_misspelt(tool_class: Any, names: Iterable[str]) -> list[str]:
 
 
 # -- source ---------------------------------------------------------------------
-def own_classes(tool_class: type) -> list[type]:
-    """Return a class and its bases, without what all tools have."""
-    return [
-        klass
-        for klass in tool_class.__mro__
-        if klass is not object and not klass.__module__.startswith(__name__.rpartition(".")[0])
-    ]
-
-
 def class_nodes(tool_class: type) -> Iterator[ast.AST]:
     """Yield all parts of the files that a class and its bases are written in, where they are."""
     for path in {_file_of(klass) for klass in own_classes(tool_class)} - {""}:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 
-from snakemake_executor_gpupool.tool_api.known_params import own_classes
 from snakemake_executor_gpupool.tool_api.nearest import nearest
+from snakemake_executor_gpupool.tool_api.source import own_classes
 
 #: What each method is called with, beside the object.
 METHODS = {
