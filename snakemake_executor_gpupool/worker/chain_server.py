@@ -218,7 +218,8 @@ class ChainServer:
             firsts.setdefault(each["key"], position)
         chain.keys = list(firsts)
         chain.items = [items[position] for position in firsts.values()]
-        chain.order = [chain.keys.index(each["key"]) for each in described]
+        places = {key: place for place, key in enumerate(firsts)}
+        chain.order = [places[each["key"]] for each in described]
         chain.names = [each["name"] for each in described]
         tokens = [described[position]["tokens"] for position in firsts.values()]
         is_brief = is_short(tokens, tool.short_tokens())
