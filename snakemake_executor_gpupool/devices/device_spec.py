@@ -66,11 +66,11 @@ class DeviceSpec:
 
     def is_served_by(self, kind: str) -> bool:
         """Tell whether devices of a kind, given by its word, are what is asked for."""
-        return kind == self.kind or KINDS[kind].serves(self.kind)
+        return KINDS[kind].serves(self.kind)
 
     def accepts(self, device: Device) -> bool:
         """Tell whether a device is one of those that are asked for."""
-        if device.kind != self.kind and not KINDS[device.kind].serves(self.kind):
+        if not self.is_served_by(device.kind):
             return False
         if self.host and device.host != self.host:
             return False
