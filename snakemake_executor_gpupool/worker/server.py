@@ -46,6 +46,7 @@ from snakemake_executor_gpupool.tool_api.known_params import likely_misspelt
 from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.frames import Frame
@@ -145,8 +146,6 @@ class Server:
 
     def _later_class(self, spec: str) -> type[Tool]:
         """Return the class of a following job's tool; its file is read once."""
-        from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
-
         if spec not in self._later:
             self._later[spec] = load_tool_class(spec, self._base_dir)
         return self._later[spec]
