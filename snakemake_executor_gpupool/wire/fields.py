@@ -40,11 +40,6 @@ def number_up_to(most: float) -> Check:
     return lambda value: type(value) in (int, float) and 0 <= value <= most
 
 
-def is_cost(value: Any) -> bool:
-    """Whether it may be added, multiplied and divided by: neither too large nor too close to 0."""
-    return type(value) in (int, float) and (value == 0 or MIN_COST <= value <= MAX_COST)
-
-
 def is_text(value: Any) -> bool:
     """Whether it is a string."""
     return type(value) is str
@@ -83,7 +78,10 @@ are_texts = list_of(is_text)
 
 
 def are_costs(value: Any) -> bool:
-    """Whether it is a list of costs. As ``list_of(is_cost)``, in one pass over a whole column."""
+    """Whether it is a list of costs, in one pass over a whole column.
+
+    A cost may be added, multiplied and divided by: it is neither too large nor too close to 0.
+    """
     if not isinstance(value, list) or not {*map(type, value)} <= {int, float}:
         return False
     return all(cost == 0 or MIN_COST <= cost <= MAX_COST for cost in value)
