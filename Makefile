@@ -1,5 +1,5 @@
 # make demo    set up .venv and run the example pipeline
-# make test    set up .venv and run all tests
+# make test    set up .venv and run the tests, but for those that have a command of their own
 # make coverage  compare what the unit tests of `make test` have run with pyproject's floors
 # make retest  run the few tests that failed last once more, one at a time
 # make fuzz    try tens of thousands of broken frames (some minutes)

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from snakemake_executor_gpupool.devices.probe import memory_used_mib, probe
 from snakemake_executor_gpupool.tools.esm2_checkpoints import write_seeded_checkpoint
 from tests.acceptance.running import GPUPOOL, Workflow
 from tests.gpu.test_real_gpu import PROTEINS, WHY_NOT
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is a GPU")
 
@@ -63,15 +62,6 @@ def start(run: Workflow, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def eventually(condition: Callable[[], bool], within_s: float) -> bool:
-    deadline_s = time.monotonic() + within_s
-    while time.monotonic() < deadline_s:
-        if condition():
-            return True
-        time.sleep(0.2)
-    return False
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.records.runs.costs import BUSY, account_of
 from snakemake_executor_gpupool.records.runs.reader import EventReader
 from snakemake_executor_gpupool.records.runs.values import Activity, RunView
-from snakemake_executor_gpupool.scheduling.models.cost_shares import Work, by_cost
+from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Work, by_cost
 from snakemake_executor_gpupool.testing.simulation import FakeItem, World
 from tests.unit.run_files import EPOCH_S, events_of, lines_of
 from tests.unit.test_chains import Pipeline
@@ -224,6 +224,24 @@ def test_energy_and_memory_follow_the_shares() -> None:
     work = Work(2.0, 4.0, "cuda", peak_mib=100, energy_j=8.0)
     assert work.energy_of(1.0) == 2.0
     assert Work(4.0, 4.0).energy_of(1.0) is None
+    cost = JobCost()
+    cost.add(work, 1.0)
+    cost.add(Work(2.0, 2.0, "cuda", peak_mib=60, energy_j=2.0), 2.0)
+    assert (cost.device_s, cost.peak_mib, cost.energy_j) == (3.0, 100, 4.0)
+    cost.add(Work(1.0, 1.0, "cuda"), 1.0)
+    cost.add(work, 1.0)
+    assert (cost.peak_mib, cost.energy_j) == (100, None), "of one batch the energy is unknown"
+
+
+def test_what_was_kept_of_a_job_is_added_to_what_it_took() -> None:  # R6
+    one = JobCost(1.0, "cuda", peak_mib=100, energy_j=2.0, batches=1)
+    one.take(JobCost(2.0, "cuda", peak_mib=60, energy_j=3.0, batches=2))
+    assert one == JobCost(3.0, "cuda", peak_mib=100, energy_j=5.0, batches=3)
+    one.take(JobCost(1.0, "cuda", batches=1))
+    assert (one.device_s, one.peak_mib, one.energy_j) == (4.0, 100, None)
+    unknown = JobCost(1.0, "cuda", batches=1)
+    unknown.take(JobCost(1.0, "cuda", energy_j=2.0, batches=1))
+    assert unknown.energy_j is None
 
 
 def test_what_workers_are_at_when_the_run_ends_is_lost() -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from snakemake_interface_common.exceptions import WorkflowError
 
+from snakemake_executor_gpupool.frontends.snakemake.executor import bounds_of
+from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 from snakemake_executor_gpupool.records.housekeeping import Bounds, has_failed, remove_old_runs
 from snakemake_executor_gpupool.records.owned import OwnedDirectory
 
@@ -44,6 +47,14 @@ def test_the_oldest_go_beyond_a_size(tmp_path: Path) -> None:
     assert names(tmp_path) == ["02", "03"]
     remove_old_runs(tmp_path, runs[-1], Bounds(0, 1))
     assert names(tmp_path) == ["03"], "the run at hand stays, however large"
+
+
+def test_the_options_are_the_bounds() -> None:
+    assert bounds_of(ExecutorSettings(keep_runs=3, keep_runs_mib=5)) == Bounds(3, 5)
+    assert bounds_of(ExecutorSettings()) == Bounds()
+    for name in ("keep_runs", "keep_runs_mib"):
+        with pytest.raises(WorkflowError, match=f"--gpupool-{name.replace('_', '-')} "):
+            bounds_of(ExecutorSettings(**{name: -1}))
 
 
 def test_the_newest_failed_one_stays(tmp_path: Path) -> None:
@@ -94,7 +105,8 @@ def test_what_is_no_run_stays(tmp_path: Path) -> None:
     (root / "20250101-000000-2").write_text("a file")
     odd = root / "results"
     odd.mkdir()
-    (odd / "events.jsonl").write_text("{}")
+    (odd / "events.jsonl").write_text('{"time_s": 1}')  # older than any run
+    (odd / "summary.json").write_text('{"jobs_failed": 0}')
     linked = root / "20250101-000000-3"
     linked.mkdir()
     (linked / "events.jsonl").symlink_to(precious / "events.jsonl")
@@ -112,6 +124,17 @@ def test_what_is_no_run_stays(tmp_path: Path) -> None:
             *(f"20250101-000000-{number}" for number in (1, 2, 3)),
         ]
     )
+
+
+def test_what_another_user_has_made_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [make(tmp_path, number) for number in range(3)]
+    unused = tmp_path / "20260101-000009-1"
+    unused.mkdir()
+    os.utime(unused, (1e9, 1e9))
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    assert remove_old_runs(tmp_path, runs[-1], Bounds(1, 0)) == []
+    assert names(tmp_path) == ["00", "01", "02", "09"]
 
 
 def test_what_cannot_be_removed_ends_no_run(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_a_run_leaves_its_report_and_one_where_it_was_asked_for(run: Path, tmp_p
     said.leave(run, tmp_path / "out" / "my.html")
     assert (run / "report.html").read_text() == (tmp_path / "out" / "my.html").read_text()
     assert data_of((run / "report.html").read_text())["run"]
+    assert stat.S_IMODE((run / "report.html").stat().st_mode) == 0o600
     assert said.warned == []
     assert len(said.told) == 1
     assert said.told[0].endswith("my.html")

@@ -104,6 +104,21 @@ def test_a_run_that_goes_on() -> None:  # R1
     assert "####......  40%" in text
 
 
+def test_rates_and_shares_are_those_of_the_last_half_minute() -> None:  # R1
+    released = {"event": "lease_released", "job": "rule alone", "job_id": 9}
+    done = {"event": "batch_done", "batch": 2, "worker": "t.1", "seconds": 27.0}
+    events = [
+        *TIMED,
+        {"time_s": EPOCH_S + 35, **released},
+        {"time_s": EPOCH_S + 40, **done},
+    ]
+    shot = snapshot(view(events), EPOCH_S + 60)
+    # The first batch was before; the second from 13 s to 40 s, the lease from 15 s to 35 s.
+    assert (shot.items_per_s, shot.tokens_per_s) == (pytest.approx(1 / 30), pytest.approx(5 / 30))
+    shares = [device.busy_share for device in shot.devices]
+    assert shares == pytest.approx([10 / 30, 5 / 30, 0.0])
+
+
 def test_what_is_shown_is_what_the_view_holds_at_any_moment() -> None:
     events = events_of(WORLD)
     for moment_s in [number * WORLD.now_s / 20 for number in range(21)]:
@@ -130,6 +145,14 @@ def test_the_estimate_holds_four_times_of_five() -> None:
         assert left.low_s <= left.likely_s <= left.high_s
         inside += left.low_s <= ends_s[-1] - now_s <= left.high_s
     assert inside >= 0.75 * trials
+
+
+def test_the_estimate_is_by_the_rate_of_late_and_holds_that_of_the_whole_run() -> None:
+    early_s, late_s = [float(n) for n in range(1, 41)], [75.0, 80.0, 85.0, 90.0, 95.0, 100.0]
+    left = remaining([*early_s, *late_s], 56, 0.0, 100.0)
+    assert left is not None
+    assert left.likely_s == pytest.approx(10 * 30 / 6)
+    assert left.low_s < 10 * 100 / 46 < left.likely_s < left.high_s
 
 
 def test_no_estimate_before_a_few_jobs_are_done_nor_after_all_are() -> None:
@@ -196,6 +219,32 @@ def test_workers_that_share_a_device_are_busy_together_once() -> None:
     ]
     first = snapshot(view(events), EPOCH_S + 20).devices[0]
     assert first.busy_share == pytest.approx(8 / 20), "from 9 s to 10 s, from 13 s on"
+
+
+def test_memory_is_that_of_all_workers_of_a_device_and_a_lost_batch_is_no_work() -> None:  # R1
+    other = {"worker": "t.2", "devices": ["cuda:0"]}
+    loaded = {"event": "model_loaded", "model": "m", "seconds": 1.0}
+    events = [
+        *TIMED,
+        {"time_s": EPOCH_S + 16, "event": "worker_started", "tool": "t", "pid": 8, **other},
+        {"time_s": EPOCH_S + 17, **loaded, "worker": "t.2", "peak_mib": 300},
+        {"time_s": EPOCH_S + 17, **loaded, "worker": "t.1", "peak_mib": 500},
+        {"time_s": EPOCH_S + 18, "event": "batch_lost", "batch": 2, "worker": "t.1", "lost_s": 1},
+    ]
+    shot = snapshot(view(events), EPOCH_S + 20)
+    assert shot.devices[0].memory_mib == 800
+    assert shot.items_per_s == pytest.approx(6 / 20), "those of the first batch alone"
+
+
+def test_what_happened_last_comes_first() -> None:  # R1
+    def event(kind: str, number: int, **more: str) -> dict[str, object]:
+        return {"time_s": EPOCH_S + number, "event": kind, "job": "j", "job_id": number, **more}
+
+    submitted = [event("job_submitted", number) for number in range(20, 30)]
+    failed = [event("job_failed", number, error=f"e{number}") for number in range(20, 30)]
+    shot = snapshot(view([*TIMED, *submitted, *failed]), EPOCH_S + 30)
+    assert [text for _, text in shot.events] == [f"failed: e{n}" for n in (29, 28, 27, 26, 25)]
+    assert [ago_s for ago_s, _ in shot.events] == pytest.approx([1, 2, 3, 4, 5])
 
 
 def test_a_run_that_was_killed_has_no_workers_any_more(tmp_path: Path) -> None:
