@@ -60,9 +60,9 @@ class LockFiles:
 
     def close(self) -> None:
         """Close the directory; files that are locked stay locked."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # a thread may fork between the two
+        if fd >= 0:
+            os.close(fd)
 
     def names(self) -> list[str]:
         """Return the names of all files in the directory."""

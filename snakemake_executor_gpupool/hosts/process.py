@@ -185,9 +185,9 @@ class WorkerProcess:
     def close(self) -> None:
         """Close the channel."""
         self.socket.close()
-        if self.handle >= 0:
-            os.close(self.handle)
-            self.handle = -1
+        handle, self.handle = self.handle, -1  # a thread may fork between the two
+        if handle >= 0:
+            os.close(handle)
 
     def in_child(self) -> None:
         """Close the channel in a forked child: the process is its parent's."""

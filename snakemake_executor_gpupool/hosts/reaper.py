@@ -75,7 +75,7 @@ class Reaper:
             self._flush()
             if len(self._unsent) == before:
                 break  # it is gone
-        os.close(self._pipe)
+        self._close_pipe()
         patience_s = 0.0 if self._unsent else FAREWELL_S
         try:
             self._process.wait(patience_s)
@@ -85,5 +85,11 @@ class Reaper:
 
     def in_child(self) -> None:
         """Close the pipe in a forked child: only this process may hold its end."""
-        os.close(self._pipe)
+        self._close_pipe()
         self._process.returncode = 0  # not the child's to wait for
+
+    def _close_pipe(self) -> None:
+        # Forgotten before it is closed, and closed once: its number is soon somebody else's.
+        pipe, self._pipe = self._pipe, -1
+        if pipe >= 0:
+            os.close(pipe)

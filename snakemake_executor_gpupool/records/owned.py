@@ -63,9 +63,9 @@ class OwnedDirectory:
 
     def let_go(self) -> None:
         """Close the lock."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1  # a thread may fork between the two
+        if descriptor >= 0:
+            os.close(descriptor)
 
     in_child = let_go
 

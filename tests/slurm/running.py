@@ -155,6 +155,14 @@ class OnSlurm(Workflow):
         jobs = (line.split(maxsplit=1) for line in told.stdout.splitlines())
         return [number for number, directory in jobs if directory == str(self.directory)]
 
+    def in_slurm(self) -> str:
+        """What a failed test shows: this run's output, and all jobs as Slurm sees them."""
+        told = subprocess.run(
+            ["squeue", "--format", "%i %T %M %r %N %Z"], capture_output=True, text=True, check=False
+        )
+        output = self.directory / "output.txt"
+        return f"{output.read_text() if output.exists() else ''}\n{told.stdout}{told.stderr}"
+
     # -- processes -------------------------------------------------------------------
     def processes(self, *words: str) -> list[psutil.Process]:
         """The processes of this run's directory whose command line has all of these words."""

@@ -15,6 +15,7 @@ import pytest
 from snakemake_executor_gpupool.devices.locks import DeviceLocks
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.simulate import simulated_devices
+from snakemake_executor_gpupool.hosts.reaper import Reaper
 
 #: A child that has said nothing by then says where it is, and ends.
 STUCK_S = 30.0
@@ -132,3 +133,16 @@ def test_a_pool_is_named_beside_leases(env: dict[str, str]) -> None:
     manager.include(None)
     assert manager.allocation_map() == {"cuda:0": [], "cuda:1": []}
     manager.close()
+
+
+def test_a_child_closes_no_descriptor_that_is_not_its_parent_s_any_more() -> None:
+    """A number that was closed is soon a stranger's, say a pipe of the next ``Popen``."""
+    reaper = Reaper()
+    number = reaper._pipe
+    reaper.close()
+    theirs = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(theirs, number)
+    reaper.in_child()
+    os.fstat(number)
+    for fd in {theirs, number}:
+        os.close(fd)
