@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Tool": "tool_api.tool",
     "Job": "tool_api.values",
+    "Tolerance": "tool_api.tolerance",
     "GpupoolError": "errors",
     "InputError": "errors",
     "JobFailed": "errors",
@@ -31,6 +32,7 @@ __all__ = [
     "JobFailed",
     "OffloadStrategy",
     "PoolEnded",
+    "Tolerance",
     "Tool",
     "ToolPool",
     "tool_function",

@@ -16,6 +16,7 @@ from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.tool_api.known_params import class_nodes
 from snakemake_executor_gpupool.tool_api.methods import METHODS, REQUIRED, missing_method, own_names
 from snakemake_executor_gpupool.tool_api.nearest import nearest
+from snakemake_executor_gpupool.tool_api.tolerance import why_no_tolerance
 from snakemake_executor_gpupool.tool_api.tool import Tool
 
 #: Attributes that are names in an order; a text would be taken letter by letter.
@@ -84,9 +85,16 @@ def _attributes(tool_class: Any) -> Iterator[str]:
     for name in FLAGS:
         if not isinstance(getattr(tool_class, name), (bool, int)):
             yield f"{name} is {getattr(tool_class, name)!r}; it must be True or False"
-    most = tool_class.max_batch_tokens
+    yield from _numbers(tool_class)
+
+
+def _numbers(tool_class: Any) -> Iterator[str]:
+    most, tolerance = tool_class.max_batch_tokens, tool_class.tolerance
     if most is not None and (not isinstance(most, int) or most < 1):
         yield f"max_batch_tokens is {most!r}; it must be a whole number from 1 on, or None"
+    problem = why_no_tolerance(tolerance)
+    if problem:
+        yield f"tolerance is {tolerance!r}; {problem}"
 
 
 def _unknown_devices(devices: Any) -> Iterator[str]:

@@ -26,6 +26,7 @@ METHODS = {
     "tokens": ("item",),
     "batch_tokens": ("device",),
     "extra_model_files": (),
+    "result_tolerance": (),
 }
 #: Those without which no job can be done.
 REQUIRED = ("read", "run", "write")

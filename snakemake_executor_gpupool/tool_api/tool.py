@@ -26,6 +26,7 @@ from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.declared import DeclaredParams, given_names
 from snakemake_executor_gpupool.tool_api.micro_batches import cut
 from snakemake_executor_gpupool.tool_api.short_requests import ShortTokens, short_tokens
+from snakemake_executor_gpupool.tool_api.tolerance import Tolerance, Tolerances, tolerance_of
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 
 
@@ -58,6 +59,10 @@ class Tool:
     #: ``sample=...``, for example) are for ``read`` and ``write`` alone: ``load`` and ``run``
     #: cannot read them.
     defaults: Mapping[str, Any] = {}
+    #: By how much an item's result may differ with the batch that it is computed in: one
+    #: ``Tolerance(absolute, relative)``, or one for each value of the param ``precision``.
+    #: ``Tolerance()``: not at all, to the bit. None: not known.
+    tolerance: Tolerances = None
     #: False: every duplicate is computed by itself.
     deterministic: bool = True
     #: False: every micro-batch gets a fresh process, which ends after it.
@@ -189,6 +194,13 @@ class Tool:
     def short_tokens(self) -> int:
         """Return up to how many tokens a job is short, at its precision."""
         return short_tokens(self.max_short_tokens, str(self.params.get("precision", "")).lower())
+
+    def result_tolerance(self) -> Tolerance | None:
+        """Return by how much results may differ, at the job's precision; None: not known.
+
+        Override it where other params matter: it may read all of them.
+        """
+        return tolerance_of(self.tolerance, str(self.params.get("precision", "")).lower())
 
     # -- cold ------------------------------------------------------------------
     @classmethod

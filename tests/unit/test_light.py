@@ -104,7 +104,7 @@ def test_the_public_names() -> None:
     import snakemake_executor_gpupool as package
 
     errors = {"GpupoolError", "InputError", "JobFailed", "PoolEnded"}
-    classes = {"DeviceManager", "Job", "OffloadStrategy", "Tool", "ToolPool"}
+    classes = {"DeviceManager", "Job", "OffloadStrategy", "Tolerance", "Tool", "ToolPool"}
     assert package.__all__ == [*sorted(errors | classes), "tool_function"]
     for name in package.__all__:
         assert getattr(package, name).__name__ == name
