@@ -15,6 +15,8 @@ from snakemake_executor_gpupool.wire.bounds import printable
 
 #: Of the events: 1 had no number, no costs, no files of jobs.
 FORMAT = 2
+#: Made once: ``json.dumps`` with a ``default`` would make one for each line.
+_ENCODER = json.JSONEncoder(default=str)
 
 
 class EventLog:
@@ -86,10 +88,10 @@ class EventLog:
 
 def _line(record: Any) -> str:
     """Return a record as JSON that every reader accepts: without lone surrogates."""
-    text = json.dumps(record, default=str)
+    text = _ENCODER.encode(record)
     if "\\ud" not in text:
         return text
-    return json.dumps(json.loads(text, object_hook=_printable_object), default=str)
+    return _ENCODER.encode(json.loads(text, object_hook=_printable_object))
 
 
 def _printable_object(fields: dict[str, Any]) -> dict[str, Any]:

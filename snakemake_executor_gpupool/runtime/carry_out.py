@@ -145,6 +145,7 @@ class Actions:
         self._callbacks = callbacks
         self._tell = tell
         self._troubles_told: set[str] = set()
+        self._shown_logs: dict[str, str] = {}
         self.lends(lambda holder, devices: {}, lambda holder, is_gone=True: None)
 
     def lends(
@@ -250,10 +251,14 @@ class Actions:
         self._send(effect.worker_id, publish_job(request, staged.digests, *places))
 
     def _by(self, workers: Sequence[str]) -> str:
-        logs = [self._log_of(worker) for worker in workers]
-        here = Path.cwd()
-        shown = [log.relative_to(here) if log.is_relative_to(here) else log for log in logs]
-        return computed_by(workers, [str(log) for log in shown])
+        return computed_by(workers, [self._shown_log(worker) for worker in workers])
+
+    def _shown_log(self, worker: str) -> str:
+        if worker not in self._shown_logs:
+            log, here = self._log_of(worker), Path.cwd()
+            shown = log.relative_to(here) if log.is_relative_to(here) else log
+            self._shown_logs[worker] = str(shown)
+        return self._shown_logs[worker]
 
     def _where(self, paths: Iterable[str]) -> list[str]:
         return [f"{self._staged}/{path}" for path in paths]

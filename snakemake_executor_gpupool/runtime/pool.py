@@ -228,6 +228,13 @@ class Pool:
         self._closing.set()
         self._host.wake()
 
+    def begin_close(self) -> None:
+        """Have every worker end, and wait for none; :meth:`close` does that."""
+        if os.getpid() == self._pid:
+            self._inbox.close("the pool is closed")
+            self._closing.set()
+            self._host.wake()
+
     def close(self) -> dict[str, object]:
         """End every worker, write the summary, say the closing line; return the summary.
 
@@ -237,9 +244,7 @@ class Pool:
             return {}
         if not self._closed:
             self._closed = True
-            self._inbox.close("the pool is closed")
-            self._closing.set()
-            self._host.wake()
+            self.begin_close()
             self._thread.join()
             # Not before: jobs that were leased devices may have gone on after the pool had failed.
             self._sharing.close()

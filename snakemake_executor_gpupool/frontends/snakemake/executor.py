@@ -38,7 +38,7 @@ from snakemake_executor_gpupool.frontends.snakemake.failures import (
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
 from snakemake_executor_gpupool.frontends.snakemake.needs import keep_words, needs_of
-from snakemake_executor_gpupool.frontends.snakemake.report import leave_report, report_path
+from snakemake_executor_gpupool.frontends.snakemake.report import RunReport, report_path
 from snakemake_executor_gpupool.frontends.snakemake.runtimes import tell_runtime
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
@@ -259,8 +259,11 @@ class Executor(RealExecutor):
         self._lane.shutdown()
         self._serving.shutdown()
         self._between_members.shutdown()
+        report = self._run_report()
+        self._pool.begin_close()
+        report.read_so_far()
         self._pool.close()
-        self._leave_report()
+        report.leave()
         self._shows_devices.close()
         self._signals.over()
 
@@ -279,12 +282,12 @@ class Executor(RealExecutor):
         self._pool.close()
         self._shows_devices.close()
         killer.cancel()
-        self._leave_report()
+        self._run_report().leave()
         self._signals.over()
 
-    def _leave_report(self) -> None:
+    def _run_report(self) -> RunReport:
         tell, warn = self.logger.info, self.logger.warning
-        leave_report(self._pool.paths.directory, self._report, tell, warn)
+        return RunReport(self._pool.paths.directory, self._report, tell, warn)
 
     def _terminate(self, reason: str) -> None:
         """End all jobs in flight and report them as failed; any thread may call."""
