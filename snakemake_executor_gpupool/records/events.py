@@ -15,6 +15,8 @@ from snakemake_executor_gpupool.wire.bounds import printable
 
 #: Of the events: 1 had no number, no costs, no files of jobs.
 FORMAT = 2
+#: A table's lines are written so many at a time, or when they are a second old.
+MANY = 32
 #: Made once: ``json.dumps`` with a ``default`` would make one for each line.
 _ENCODER = json.JSONEncoder(default=str)
 
@@ -62,7 +64,7 @@ class EventLog:
     def flush(self) -> None:
         """Write the queued events. Never raises: an error is kept in ``error``."""
         if self._table is not None:
-            self._table.flush()
+            self._table.flush(MANY)
         if not self._pending:
             return
         # End a line that was cut off before the next one starts.

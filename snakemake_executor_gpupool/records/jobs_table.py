@@ -8,6 +8,7 @@ that a run that is killed leaves those of the jobs that had.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import FileIO
@@ -46,6 +47,8 @@ OWN = {
     "error": "the first line of its message",
 }
 COLUMNS = (*NEXTFLOWS, *OWN)
+#: For how long a line may wait for others, in seconds.
+PATIENCE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -71,6 +74,7 @@ class JobsTable:
         self._path = path
         self._file: FileIO | None = None
         self._pending: list[str] = []
+        self._pending_since_s = 0.0
         self._open: dict[int, _Open] = {}
         self._last_s = 0.0
         self._handlers: dict[str, Callable[[float, Mapping[str, Any]], None]] = {
@@ -150,11 +154,21 @@ class JobsTable:
         row["device"] = fields.get("device_kind")
         row["peak_device_mib"] = fields.get("peak_mib")
         row["error"] = str(fields.get("error") or "").partition("\n")[0] or None
+        if not self._pending:
+            self._pending_since_s = time.time()
         self._pending.append("\t".join(_cell(row.get(name)) for name in COLUMNS) + "\n")
 
-    def flush(self) -> None:
-        """Hand what was written to the operating system."""
+    def flush(self, at_least: int = 1) -> None:
+        """Hand what was written to the operating system.
+
+        Parameters
+        ----------
+        at_least
+            Wait for so many lines, for up to a second.
+        """
         if not self._pending:
+            return
+        if len(self._pending) < at_least and time.time() < self._pending_since_s + PATIENCE_S:
             return
         lines, self._pending = self._pending, []
         try:
