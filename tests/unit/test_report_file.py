@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.frontends.snakemake.report import leave_report, report_path
+from snakemake_executor_gpupool.frontends.snakemake.report import RunReport, report_path
 from snakemake_executor_gpupool.records.report.file import (
     PAGE,
     SCRIPTS,
@@ -98,7 +98,7 @@ class Said:
         self.warned: list[str] = []
 
     def leave(self, directory: Path, asked: Path | None = None) -> None:
-        leave_report(directory, asked, self.told.append, self.warned.append)
+        RunReport(directory, asked, self.told.append, self.warned.append).leave()
 
 
 def test_a_run_leaves_its_report_and_one_where_it_was_asked_for(run: Path, tmp_path: Path) -> None:
