@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import WorkerStartError
+from snakemake_executor_gpupool.hosts.reaper import process_handle
 from snakemake_executor_gpupool.records.paths import open_private
 from snakemake_executor_gpupool.wire.bounds import MAX_WORKER_BODY_BYTES, MAX_WORKER_META_BYTES
 from snakemake_executor_gpupool.wire.frames import Blob, Decoder, Frame, encode
@@ -89,7 +90,7 @@ class WorkerProcess:
         self.socket = ours
         #: Readable once the process has ended, whoever else holds its channel; -1: the kernel
         #: cannot say.
-        self.handle = _process_handle(self._process.pid)
+        self.handle = process_handle(self._process.pid)
         self._decoder = Decoder(MAX_WORKER_META_BYTES, MAX_WORKER_BODY_BYTES)
         self._outgoing: deque[memoryview] = deque()
 
@@ -203,14 +204,6 @@ class WorkerProcess:
                 return log.read().decode(errors="replace").strip()
         except OSError:
             return ""
-
-
-def _process_handle(pid: int) -> int:
-    """Return a descriptor that is readable once a process has ended; -1 if there is none."""
-    try:
-        return os.pidfd_open(pid)
-    except (OSError, AttributeError):  # an old kernel, a sandbox, a descriptor too many
-        return -1
 
 
 def describe_exit(code: int | None) -> str:

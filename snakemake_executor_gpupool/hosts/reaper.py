@@ -70,18 +70,26 @@ class Reaper:
     def close(self) -> None:
         """End the helper; what is still on its list is killed."""
         self._tell(".")
-        while self._unsent and select.select([], [self._pipe], [], FAREWELL_S)[1]:
+        while self._unsent and is_ready(self._pipe, select.POLLOUT, FAREWELL_S):
             before = len(self._unsent)
             self._flush()
             if len(self._unsent) == before:
                 break  # it is gone
         self._close_pipe()
         patience_s = 0.0 if self._unsent else FAREWELL_S
-        try:
+        self._let_end(patience_s)
+        self._process.kill()
+        self._process.wait()
+
+    def _let_end(self, patience_s: float) -> None:
+        # ``Popen.wait`` with a time limit looks every 50 ms only, which each run would wait for.
+        handle = process_handle(self._process.pid)
+        if handle >= 0:
+            is_ready(handle, select.POLLIN, patience_s)
+            os.close(handle)
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
     def in_child(self) -> None:
         """Close the pipe in a forked child: only this process may hold its end."""
@@ -93,3 +101,21 @@ class Reaper:
         pipe, self._pipe = self._pipe, -1
         if pipe >= 0:
             os.close(pipe)
+
+
+def process_handle(pid: int) -> int:
+    """Return a descriptor that is readable once a process has ended; -1 if there is none."""
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, AttributeError):  # an old kernel, a sandbox, a descriptor too many
+        return -1
+
+
+def is_ready(descriptor: int, event: int, patience_s: float) -> bool:
+    """Wait until a descriptor is ready, or broken; return whether it is.
+
+    ``select`` refuses the numbers from 1024 on, which a process with many files open has.
+    """
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return bool(poll.poll(1000 * patience_s))

@@ -74,13 +74,12 @@ class Inbox:
             except BaseException as error:
                 answer.set_exception(error)
 
-        if not self._is_over.is_set():
-            self.post_if_open(act)
-        while True:
+        self.post_if_open(act)
+        while not self._is_over.is_set():
             try:
                 return answer.result(LOOK_S)
             except TimeoutError:
-                if self._is_over.is_set() or os.getpid() != self._pid:
+                if os.getpid() != self._pid:
                     break
         if os.getpid() != self._pid:
             self.post(act)  # says why not

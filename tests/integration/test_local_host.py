@@ -61,7 +61,7 @@ def test_an_end_is_noticed(
 ) -> None:  # W4
     """Also where the kernel gives no descriptor that tells of it."""
     if not has_handles:
-        monkeypatch.setattr(process_module, "_process_handle", lambda pid: -1)
+        monkeypatch.setattr(process_module, "process_handle", lambda pid: -1)
     paths = RunPaths(tmp_path)
     paths.create()
     host = LocalHost(paths, 1)
