@@ -16,6 +16,7 @@ from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.tool_api.known_params import class_nodes
 from snakemake_executor_gpupool.tool_api.methods import METHODS, REQUIRED, missing_method, own_names
 from snakemake_executor_gpupool.tool_api.nearest import nearest
+from snakemake_executor_gpupool.tool_api.reproducible import WAYS
 from snakemake_executor_gpupool.tool_api.tolerance import why_no_tolerance
 from snakemake_executor_gpupool.tool_api.tool import Tool
 
@@ -68,6 +69,11 @@ def remarks_on(tool_class: type) -> tuple[str, ...]:
 
 
 def _attributes(tool_class: Any) -> Iterator[str]:
+    yield from _names(tool_class)
+    yield from _values(tool_class)
+
+
+def _names(tool_class: Any) -> Iterator[str]:
     for name in NAMES:
         value = getattr(tool_class, name)
         if isinstance(value, str):
@@ -82,6 +88,9 @@ def _attributes(tool_class: Any) -> Iterator[str]:
         yield f"defaults is {tool_class.defaults!r}; it must be a dict of names and values"
     elif not all(isinstance(name, str) for name in tool_class.defaults):
         yield f"defaults is {dict(tool_class.defaults)!r}; each of its names must be a text"
+
+
+def _values(tool_class: Any) -> Iterator[str]:
     for name in FLAGS:
         if not isinstance(getattr(tool_class, name), (bool, int)):
             yield f"{name} is {getattr(tool_class, name)!r}; it must be True or False"
@@ -95,6 +104,10 @@ def _numbers(tool_class: Any) -> Iterator[str]:
     problem = why_no_tolerance(tolerance)
     if problem:
         yield f"tolerance is {tolerance!r}; {problem}"
+    way = tool_class.reproducible
+    if way not in (*WAYS, None):
+        ways = ", ".join(f'"{each}"' for each in WAYS)
+        yield f"reproducible is {way!r}; it must be one of {ways}, or None"
 
 
 def _unknown_devices(devices: Any) -> Iterator[str]:

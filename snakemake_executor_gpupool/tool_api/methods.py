@@ -25,6 +25,8 @@ METHODS = {
     "cost": ("item",),
     "tokens": ("item",),
     "batch_tokens": ("device",),
+    "rung": ("item",),
+    "shape_tokens": ("device",),
     "extra_model_files": (),
     "result_tolerance": (),
 }

@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.source import Code, reachable
 
-#: The methods that run on one object. ``cost`` and ``tokens`` only estimate, so they
-#: may run on any.
+#: The methods that run on one object. ``cost``, ``tokens`` and ``rung`` may run on any.
 STAGES = {
     "read()": ("read", "item", "key", "name"),
-    "load() and run()": ("load", "run", "to", "batch_tokens"),
+    "load() and run()": ("load", "run", "to", "batch_tokens", "shape_tokens"),
     "write()": ("write",),
 }
 #: Attributes that are set on every object.

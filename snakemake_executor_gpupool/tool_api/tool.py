@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.declared import DeclaredParams, given_names
 from snakemake_executor_gpupool.tool_api.micro_batches import cut
+from snakemake_executor_gpupool.tool_api.reproducible import BatchShape, Mode, next_rung, seed_from
 from snakemake_executor_gpupool.tool_api.short_requests import ShortTokens, short_tokens
 from snakemake_executor_gpupool.tool_api.tolerance import Tolerance, Tolerances, tolerance_of
 from snakemake_executor_gpupool.tool_api.values import Job, Params
@@ -48,6 +49,9 @@ class Tool:
         Where :meth:`load` or :meth:`to` last put the model: ``"cpu"`` or ``"cuda:0"``
         (logical index; a worker sees only its own devices). Several devices are
         separated by commas.
+    batch_shape : BatchShape or None
+        In a reproducible run of a tool with ``reproducible = "shape"``: how many items
+        :meth:`run` has got (``rows``), and what to pad each of them to (``tokens``). Else None.
     """
 
     #: Params that choose the model: another value is another worker.
@@ -85,11 +89,19 @@ class Tool:
     #: Seconds. A micro-batch that takes longer than this, and longer than 20 times the estimate
     #: from its cost, counts as hung: its worker is killed and its items are tried again.
     batch_limit_s: float = 600.0
+    #: How an item's result stays the same to the bit in a reproducible run, whatever shares its
+    #: batch. ``"shape"``: :meth:`run` pads to :attr:`batch_shape`; ``"alone"``: it is called with
+    #: one item at a time; ``"always"``: no result ever depends on the other items, in any bit;
+    #: ``"never"``: it cannot. None: not said. The last two are refused in such a run.
+    reproducible: str | None = None
     #: Version of the tool, for provenance and stores of results.
     version: str = "0"
 
     params: Params
     device: str
+    batch_shape: BatchShape | None = None
+    #: What finds an item's key where a pool, or a cold job, has created the object.
+    _key_of: Any = None
 
     def __new__(cls, params: Mapping[str, Any] | None = None, *_: Any, **__: Any) -> Tool:
         """Set ``params`` and ``device``: a subclass's ``__init__`` need not call this one's."""
@@ -167,6 +179,32 @@ class Tool:
     def batch_tokens(self, device: str) -> int:
         """Return the initial token budget of a micro-batch on that kind of device."""
         return self.max_batch_tokens or 64
+
+    # -- a reproducible run, and randomness --------------------------------------
+    def rung(self, item: Any) -> int:
+        """Return the length that an item is padded to in a reproducible run.
+
+        It may depend on the item, and on the params of model and run, and on nothing else. Called
+        with and without a loaded model; the two may differ, the one with a model counts.
+        """
+        return next_rung(self.tokens(item))
+
+    def shape_tokens(self, device: str) -> int:
+        """Return how many tokens a batch has in a reproducible run: the rows of each rung.
+
+        A batch of a rung has ``shape_tokens // rung`` rows, at least one. It may depend on params
+        and on the kind of device, and on nothing else: not on how much memory is free.
+        """
+        return self.batch_tokens(device)
+
+    def seed_of(self, item: Any) -> int:
+        """Return an item's seed, for :meth:`run` to draw random numbers from.
+
+        It is made from the item's key and the run's seed (``--gpupool-seed``): the same wherever
+        and whenever the item is computed. From 0 to 2**63 - 1.
+        """
+        key = self.key(item) if self._key_of is None else self._key_of(self, item)
+        return seed_from(Mode.here().seed, key)
 
     # -- what makes the model --------------------------------------------------
     def extra_model_files(self) -> Iterable[Any]:
