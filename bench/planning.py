@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.testing import promises
-from snakemake_executor_gpupool.testing.simulation import FakeItem
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 from snakemake_executor_gpupool.tools.esm2 import CPU_TOKENS, Esm2Embed
 from snakemake_executor_gpupool.tools.fasta import Record
 

@@ -12,7 +12,8 @@ from unittest import mock
 from snakemake_executor_gpupool.scheduling.effects import RunBatch
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import Model
-from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 
 #: One item costs this many times the median.
 OUTLIER = 50.0

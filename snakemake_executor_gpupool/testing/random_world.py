@@ -8,7 +8,8 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
-from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 
 #: Until when jobs arrive and workers are killed.
 BUSY_S = 40.0

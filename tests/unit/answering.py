@@ -7,7 +7,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.hosts.base import FrameArrived
 from snakemake_executor_gpupool.testing.fake_host import FakeHost
-from snakemake_executor_gpupool.testing.simulation import INFO
+from snakemake_executor_gpupool.testing.world_options import INFO
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 
 ERROR = {"kind": "tool", "type": "ValueError", "message": "bad item", "traceback": ""}

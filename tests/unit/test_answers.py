@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
-from snakemake_executor_gpupool.testing.simulation import INFO, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import INFO
 from snakemake_executor_gpupool.wire.frames import Decoder, Frame, SpoolFile, encode
 from snakemake_executor_gpupool.wire.messages import MESSAGES
 from tests.unit.fuzzing import cases

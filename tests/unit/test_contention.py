@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
-from snakemake_executor_gpupool.testing.simulation import INFO, FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import INFO, FakeItem
 
 STRATEGIES = pytest.mark.parametrize("strategy", OffloadStrategy)
 

@@ -17,7 +17,8 @@ from snakemake_executor_gpupool.records.runs.costs import BUSY, account_of
 from snakemake_executor_gpupool.records.runs.reader import EventReader
 from snakemake_executor_gpupool.records.runs.values import Activity, RunView
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Work, by_cost
-from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 from tests.unit.run_files import EPOCH_S, events_of, lines_of
 from tests.unit.test_chains import Pipeline
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
-from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 from tests.unit.test_chains import Pipeline
 from tests.unit.test_cost_shares import check, metered
 

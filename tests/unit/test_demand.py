@@ -6,7 +6,8 @@ from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.demand import demand_of
-from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 
 NODES = ("n1", "n2")
 

@@ -17,7 +17,8 @@ from snakemake_executor_gpupool.scheduling.models.model import ModelWorker, Stag
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.testing import invariants, simulation
 from snakemake_executor_gpupool.testing.random_world import random_world
-from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 from tests.unit.fuzzing import cases
 
 

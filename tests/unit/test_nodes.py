@@ -13,7 +13,8 @@ from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.models.model import Stage
-from snakemake_executor_gpupool.testing.simulation import INFO, FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import INFO, FakeItem
 from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
 from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.messages import ItemsRead

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
-from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 
 
 def test_an_item_that_fits_nowhere_fails_alone_and_says_what_to_do() -> None:

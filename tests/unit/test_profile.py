@@ -16,7 +16,8 @@ from snakemake_executor_gpupool.records import profile as profile_module
 from snakemake_executor_gpupool.records.profile import MAX_ENTRIES, Profile, profile_path
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
-from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.runtime.config import PoolConfig, build_config
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.runtime.replay import Recording, Step
 from snakemake_executor_gpupool.testing.fake_host import FakeHost
-from snakemake_executor_gpupool.testing.simulation import INFO
+from snakemake_executor_gpupool.testing.world_options import INFO
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 

@@ -25,7 +25,8 @@ from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.core import Core, Setup
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
-from snakemake_executor_gpupool.testing.simulation import INFO, FakeItem, World, gpu
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import INFO, FakeItem, gpu
 from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
 from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.messages import ItemsRead

@@ -22,7 +22,8 @@ from snakemake_executor_gpupool.records.runs.values import (
     RunState,
     RunView,
 )
-from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 from tests.unit.run_files import EPOCH_S, events_of, leave, lines_of
 from tests.unit.test_chains import Pipeline
 

@@ -17,7 +17,8 @@ from snakemake_executor_gpupool.scheduling.blame import (
     MAX_PATIENCE,
     BlameTracker,
 )
-from snakemake_executor_gpupool.testing.simulation import FakeItem, World
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 
 
 # -- the bookkeeping -----------------------------------------------------------------
