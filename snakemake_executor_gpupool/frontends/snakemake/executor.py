@@ -43,6 +43,7 @@ from snakemake_executor_gpupool.frontends.snakemake.runtimes import tell_runtime
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 from snakemake_executor_gpupool.frontends.snakemake.signals import Signals
+from snakemake_executor_gpupool.frontends.snakemake.timers import drop_timers
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     evaluate_here,
     is_served,
@@ -259,6 +260,7 @@ class Executor(RealExecutor):
         self._lane.shutdown()
         self._serving.shutdown()
         self._between_members.shutdown()
+        drop_timers(self.workflow.scheduler)
         report = self._run_report()
         self._pool.begin_close()
         report.read_so_far()
