@@ -106,16 +106,16 @@ MUTANTS = (
     Mutant(
         "one bad item of a batch costs the others nothing, and keeps their order",
         "worker/batch.py",
-        "outcomes = run_batch(tool, first) + run_batch(tool, second)",
-        "outcomes = run_batch(tool, second) + run_batch(tool, first)",
+        "outcomes = again(first) + again(second)",
+        "outcomes = again(second) + again(first)",
         ("test_batch.py",),
     ),
     # -- what crosses -----------------------------------------------------------------------
     Mutant(
         "items of other params, or of another group, are other items",
         "wire/kept.py",
-        "    return environment, model, group, item\n",
-        '    return environment, model, "", item\n',
+        "    return space, model, group, item\n",
+        '    return space, model, "", item\n',
         ("test_scheduler.py",),
     ),
     Mutant(

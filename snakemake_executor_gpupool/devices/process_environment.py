@@ -10,8 +10,10 @@ This costs a job nothing, and holds however the job is started. Any thread may c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator, Mapping
 
 from snakemake_executor_gpupool.devices.visibility import visible_env
 
@@ -40,6 +42,20 @@ def show_devices() -> None:
             for name, value in _before.items():
                 _put(name, value)
             _before.clear()
+
+
+@contextlib.contextmanager
+def shown_to_jobs(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have this process's environment, and so that of all jobs, say so meanwhile."""
+    with _lock:
+        before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
+    try:
+        yield
+    finally:
+        with _lock:
+            for name, value in before.items():
+                _put(name, value)
 
 
 def own_environment() -> dict[str, str]:

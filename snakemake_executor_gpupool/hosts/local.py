@@ -29,6 +29,7 @@ from snakemake_executor_gpupool.hosts.base import (
 from snakemake_executor_gpupool.hosts.process import WorkerProcess, describe_exit
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
 from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.tool_api.reproducible import NUMERIC_VARIABLES, THREADS_VARIABLES
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.messages_out import serve_tool
@@ -172,12 +173,13 @@ class LocalHost:
         is_on_cpu = all(map(computes_on_cpu, devices))
         environment = {**own_environment(), **visible_env(devices)}
         environment |= {"GPUPOOL_WORKER": worker_id, **self.lend(worker_id, devices)}
-        environment["GPUPOOL_ENVIRONMENT"] = tool.environment
+        environment |= {"GPUPOOL_ENVIRONMENT": tool.environment, **tool.mode.variables()}
         if is_on_cpu:
             threads = str(self._threads if devices else 1)
-            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-                environment[name] = threads
-            environment.update(CPU_MALLOC)
+            environment |= dict.fromkeys(THREADS_VARIABLES, threads)
+            environment |= CPU_MALLOC
+        if tool.mode.is_reproducible:
+            environment |= NUMERIC_VARIABLES
         return environment
 
     def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:

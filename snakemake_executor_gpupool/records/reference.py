@@ -31,7 +31,8 @@ RESOURCES = {
 EVENTS = {
     "run_started": "The pool is open: `format` of these lines, `devices` and `device_info` (model, "
     "memory, ... of each), `simulated`, `driver` (NVIDIA's), `frontend` (`snakemake` or `python`), "
-    "`options` that were given, `versions`, `host`, `pid`, `cwd`.",
+    "`options` that were given, `mode` (`default` or `reproducible`), `seed`, `versions`, `host`, "
+    "`pid`, `cwd`.",
     "run_ended": "The pool is closed: `wall_s`, `energy_j` (what each device has used, idle "
     "time included, where its driver counts it).",
     "pool_failed": "The pool itself failed, which is a bug: `error`, `traceback`.",
@@ -156,6 +157,8 @@ VARIABLES = {
     "GPUPOOL_REPRODUCIBLE": "As `--gpupool-reproducible`: `1` or `0`. A run sets it for all its "
     "processes, and a rule's own body, run cold, follows it, too.",
     "GPUPOOL_SEED": "As `--gpupool-seed`, likewise. Default: 0.",
+    "GPUPOOL_DEVICE_KIND": "Set for jobs and workers of a reproducible run: its GPUs' model and "
+    "driver, and the processor, under which results are kept.",
     "GPUPOOL_OFFLINE": "`1`: tools download nothing.",
     "GPUPOOL_DEVICE": "The device of a rule's own body, run cold: `cpu`, `cuda:0`. Default: a "
     "GPU where there is one.",

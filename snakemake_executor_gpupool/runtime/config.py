@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from snakemake_executor_gpupool.devices.cores import available_cores, choose_dev
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.kinds import gpus_among, is_gpu
 from snakemake_executor_gpupool.devices.manager import DeviceManager
-from snakemake_executor_gpupool.devices.probe import probe
+from snakemake_executor_gpupool.devices.probe import driver_of, probe
 from snakemake_executor_gpupool.devices.settings import DeviceSettings, Managed, resolve
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.records.housekeeping import Bounds
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
+from snakemake_executor_gpupool.tool_api.mode import Mode, parse_seed
+from snakemake_executor_gpupool.wire.machine import processor
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class PoolConfig:
     is_temporary: bool = False
     #: Whether events and decisions are put on record.
     is_recorded: bool = False
+    mode: Mode = field(default_factory=Mode)
     #: What is lent by a lease of this very program, as ``GPUPOOL_LEASE`` has it; empty: nothing.
     lease: str = ""
     origin: Origin = field(default_factory=Origin)
@@ -140,6 +143,8 @@ def build_config(
     allow_multiple_per_device: bool | None = None,
     dispatch: DispatchConfig | None = None,
     cache: str | None = None,
+    reproducible: bool | None = None,
+    seed: int | str | None = None,
     env: Mapping[str, str] | None = None,
     find: Callable[[DeviceSettings], Machines] | None = None,
 ) -> PoolConfig:
@@ -182,7 +187,38 @@ def build_config(
         nodes=machines.nodes,
         warnings=tuple(warnings),
         is_recorded=_is_recorded(env),
+        mode=chosen_mode(env, reproducible, seed, (*devices, *machines.expected)),
     )
+
+
+def chosen_mode(
+    env: Mapping[str, str],
+    reproducible: bool | None,
+    seed: int | str | None,
+    devices: Sequence[Device],
+) -> Mode:
+    """Return how a run computes, from options, else from the environment.
+
+    Raises
+    ------
+    ConfigError
+        A value is malformed, or a reproducible run has cards of several models: which of them
+        computes an item would be chance.
+    """
+    asked = Mode.of(env)
+    is_reproducible = asked.is_reproducible if reproducible is None else reproducible
+    chosen = asked.seed if seed is None else parse_seed(str(seed), "the seed")
+    if not is_reproducible:
+        return Mode(seed=chosen)
+    models = {f"{d.kind}: {d.model_name or 'of unknown model'}" for d in gpus_among(devices)}
+    if len(models) > 1:
+        raise ConfigError(
+            "a reproducible run needs GPUs of one model, for results depend on it; these are "
+            f"{', '.join(sorted(models))}. Choose those of one model with --gpupool-devices"
+        )
+    simulated = ["simulated" for device in devices if device.simulated][:1]
+    kind = [*models, *simulated, driver_of(devices), processor()]
+    return Mode(is_reproducible, chosen, "; ".join(filter(None, kind)))
 
 
 def _is_recorded(env: Mapping[str, str]) -> bool:

@@ -34,6 +34,8 @@ def start_of(config: PoolConfig) -> dict[str, object]:
         "driver": driver_of(devices),
         "frontend": origin.frontend,
         "options": dict(origin.options),
+        "mode": "reproducible" if config.mode.is_reproducible else "default",
+        "seed": config.mode.seed,
         "versions": {**own, **origin.versions},
         "host": socket.gethostname(),
         "pid": os.getpid(),

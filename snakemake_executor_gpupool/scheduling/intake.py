@@ -71,7 +71,7 @@ class Intake:
         """Return a work item for each item read, with the result that an earlier run left."""
         assert tool.info is not None
         is_deterministic, group = tool.info.deterministic, message.model.group
-        head = (tool.ref.environment, message.model.model, group)
+        head = (job.request.space, message.model.model, group)
         urgency, length = -job.request.priority, 0 if job.is_brief else 1
         columns = message.keys, message.costs, message.tokens, message.names, message.payloads
         for position, (key, cost, tokens, name, payload) in enumerate(zip(*columns, strict=True)):

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.errors import ContractError
+from snakemake_executor_gpupool.tool_api.declared import DeclaredParams
 
 
 class NoList(NamedTuple):
@@ -71,6 +72,23 @@ def copied(values: Iterable[Any]) -> Iterator[Any]:
             yield copy.deepcopy(value)
         except Exception:  # it cannot be copied: sending it reports that
             yield value
+
+
+def checked_run(tool: Any, items: list[Any]) -> list[Any]:
+    """Return what ``run`` returns, as one result per item.
+
+    Raises
+    ------
+    ContractError
+        It is not such a list, nor anything that can be taken for one.
+    UndeclaredParam
+        It has read a param that does not tell its items apart, even if it has caught the error.
+    """
+    shown = tool.params
+    results = results_of(tool, tool.run(items), len(items))
+    if isinstance(shown, DeclaredParams):
+        shown.raise_if_misread()
+    return results
 
 
 def results_of(tool: Any, returned: Any, expected: int) -> list[Any]:

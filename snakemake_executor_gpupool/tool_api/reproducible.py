@@ -11,22 +11,31 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from snakemake_executor_gpupool.errors import ConfigError, ContractError
+from snakemake_executor_gpupool.errors import ContractError
+from snakemake_executor_gpupool.tool_api.mode import SEED_BITS, Mode
 
 #: What a tool's ``reproducible`` may be, beside None.
 SHAPE, ALONE, ALWAYS, NEVER = "shape", "alone", "always", "never"
 WAYS = (SHAPE, ALONE, ALWAYS, NEVER)
-#: Where every process of a run finds its mode and its seed.
-MODE_VARIABLE, SEED_VARIABLE = "GPUPOOL_REPRODUCIBLE", "GPUPOOL_SEED"
+#: How many threads a worker computes with, however many cores there are: sums that are shared out
+#: among threads are grouped by their number.
+THREADS = 1
+THREADS_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+#: What libraries that compute are told by the environment: numbers of threads; one way through
+#: MKL, whatever the alignment of an array; where cuBLAS adds up (one of two settings that torch's
+#: deterministic algorithms accept); no TF32, whatever a library asks for.
+NUMERIC_VARIABLES = {
+    **dict.fromkeys(THREADS_VARIABLES, str(THREADS)),
+    "OMP_DYNAMIC": "FALSE",
+    "MKL_DYNAMIC": "FALSE",
+    "MKL_CBWR": "AUTO",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "NVIDIA_TF32_OVERRIDE": "0",
+}
 #: Up to here rungs are multiples of eight; above, there are four to an octave.
 FINE_RUNGS = 64
-#: Counts up when rungs or rows come out differently: results of two rules are not mixed.
-RULE = 1
-#: Seeds are below this: every generator takes them.
-SEED_BITS = 63
 
 
 class BatchShape(NamedTuple):
@@ -44,59 +53,9 @@ class BatchShape(NamedTuple):
     tokens: int
 
 
-class Mode(NamedTuple):
-    """How a run computes: what all of its processes must agree on.
-
-    Attributes
-    ----------
-    is_reproducible
-        An item's result is the same to the bit in any company.
-    seed
-        What the seeds of items are made from, beside the items.
-    """
-
-    is_reproducible: bool = False
-    seed: int = 0
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Mode:
-        """Return the mode that an environment asks for.
-
-        Raises
-        ------
-        ConfigError
-            A variable is malformed.
-        """
-        flag = environment.get(MODE_VARIABLE, "").strip()
-        if flag not in ("", "0", "1"):
-            raise ConfigError(f"{MODE_VARIABLE} is {flag!r}: 1 asks for a reproducible run, 0 not")
-        return cls(flag == "1", parse_seed(environment.get(SEED_VARIABLE, ""), SEED_VARIABLE))
-
-    @classmethod
-    def here(cls) -> Mode:
-        """Return the mode of this process; raises ConfigError."""
-        return cls.of(os.environ)
-
-    def variables(self) -> dict[str, str]:
-        """Return the variables that hand it to another process."""
-        return {MODE_VARIABLE: "1" if self.is_reproducible else "0", SEED_VARIABLE: str(self.seed)}
-
-
-def parse_seed(text: str, what: str) -> int:
-    """Return a run's seed; empty: 0.
-
-    Raises
-    ------
-    ConfigError
-        It is no whole number from 0 on, below 2**63.
-    """
-    try:
-        seed = int(text.strip() or 0)
-    except ValueError:
-        seed = -1
-    if not 0 <= seed < 1 << SEED_BITS:
-        raise ConfigError(f"{what} is {text!r}; it must be a whole number from 0 to 2**63 - 1")
-    return seed
+def mode_here() -> Mode:
+    """Return the mode of this process, from its environment; raises ConfigError."""
+    return Mode.of(os.environ)
 
 
 def seed_from(run_seed: int, key: str | bytes) -> int:

@@ -25,7 +25,12 @@ from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.declared import DeclaredParams, given_names
 from snakemake_executor_gpupool.tool_api.micro_batches import cut
-from snakemake_executor_gpupool.tool_api.reproducible import BatchShape, Mode, next_rung, seed_from
+from snakemake_executor_gpupool.tool_api.reproducible import (
+    BatchShape,
+    mode_here,
+    next_rung,
+    seed_from,
+)
 from snakemake_executor_gpupool.tool_api.short_requests import ShortTokens, short_tokens
 from snakemake_executor_gpupool.tool_api.tolerance import Tolerance, Tolerances, tolerance_of
 from snakemake_executor_gpupool.tool_api.values import Job, Params
@@ -204,7 +209,7 @@ class Tool:
         and whenever the item is computed. From 0 to 2**63 - 1.
         """
         key = self.key(item) if self._key_of is None else self._key_of(self, item)
-        return seed_from(Mode.here().seed, key)
+        return seed_from(mode_here().seed, key)
 
     # -- what makes the model --------------------------------------------------
     def extra_model_files(self) -> Iterable[Any]:

@@ -28,16 +28,17 @@ class StoreAddress(NamedTuple):
     group: int | None = None
 
 
-def result_key(environment: str, model: str, group: str, item: str) -> tuple[str, ...]:
+def result_key(space: str, model: str, group: str, item: str) -> tuple[str, ...]:
     """Return the key of an item's result, different from all others.
 
     Parameters
     ----------
-    environment
-        Of the rule's software; empty: Snakemake's own.
+    space
+        As a :class:`~snakemake_executor_gpupool.wire.requests.Request` has it: the software
+        environment, and the mode if that makes a difference.
     model, group
         As :func:`~snakemake_executor_gpupool.worker.describe.describe_model` has them.
     item
         The item's own key.
     """
-    return environment, model, group, item
+    return space, model, group, item

@@ -51,7 +51,7 @@ def read_job(request: Request, store: StoreAddress | None) -> Frame:
         "cwd": request.cwd,
         "follow": [later.tool.spec for later in request.follow],
         "store": store,
-        "environment": request.tool.environment,
+        "space": request.space,
     }
     return Frame(meta, [request.job, *(later.job for later in request.follow)])
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE, Mode
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class ToolRef:
     more: tuple[str, ...] = ()
     #: Shell commands that enter it and then run ``"$@"``.
     activation: str = dataclasses.field(default="", repr=False)
+    #: How the run computes.
+    mode: Mode = DEFAULT_MODE
     #: The tool as the user named it.
     name: str = dataclasses.field(default="", compare=False)
 
@@ -163,6 +166,14 @@ class Request:
     goes_on: bool = False
     follow: tuple[Request, ...] = ()
     facts: JobFacts = dataclasses.field(default=JobFacts(), compare=False)
+
+    @property
+    def space(self) -> str:
+        """What the keys of its items' results start with."""
+        wish = self.devices
+        return self.tool.mode.space(
+            self.tool.environment, f"{wish.kind}x{wish.count}" if wish is not None else ""
+        )
 
 
 @dataclass(frozen=True)

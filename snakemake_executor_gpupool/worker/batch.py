@@ -7,11 +7,13 @@ halving is then the cure, and the size that fitted is reported to the coordinato
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from snakemake_executor_gpupool.errors import CONTRACT, ContractError, UndeclaredParam
+from snakemake_executor_gpupool.tool_api.contract import checked_run
 from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.tool_api.micro_batches import halves
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -19,9 +21,9 @@ from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
-from snakemake_executor_gpupool.worker.loaded import checked_run
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.result_file import KeptResults
+from snakemake_executor_gpupool.worker.same_bits import SameBits
 from snakemake_executor_gpupool.worker.travel import Unreadable, packed_result, unpacked_items
 
 #: Bytes that the errors of one batch may take in its frame; further ones have no traceback.
@@ -39,11 +41,40 @@ class Outcome(NamedTuple):
     out_of_memory: bool = False
 
 
-def run_batch(tool: Tool, items: Sequence[Any]) -> list[Outcome]:
-    """Return one outcome per item, in order; never raises for a tool's error."""
+def run_batch(tool: Tool, items: Sequence[Any], same_bits: SameBits | None = None) -> list[Outcome]:
+    """Return one outcome per item, in order; never raises for a tool's error.
+
+    ``same_bits`` is that of a reproducible run, which chooses its own batches.
+    """
+    if same_bits is None:
+        return _outcomes(items, lambda some: checked_run(tool, list(some)))
+    try:
+        same_bits.test(tool, items)
+        groups, errors = same_bits.groups(tool, items)
+    except Exception as error:
+        return [Outcome(None, tell_error(error))] * len(items)
+    outcomes = {place: Outcome(None, tell_error(error)) for place, error in errors.items()}
+    for places, shape in groups:
+        run = functools.partial(same_bits.run, tool, shape=shape)
+        whole = [items[place] for place in places]
+        computed = _outcomes(whole, run, halves_memory=shape is None)
+        refused = [each for each in computed if each.error and each.error["kind"] == CONTRACT]
+        if refused:
+            return refused[:1] * len(items)  # no item is to blame, and no other does better
+        outcomes.update(zip(places, computed))
+    return [outcomes[place] for place in range(len(items))]
+
+
+def _outcomes(
+    items: Sequence[Any], run: Callable[[Sequence[Any]], list[Any]], *, halves_memory: bool = True
+) -> list[Outcome]:
+    """Return one outcome per item of a call of ``run``, halved until errors stand alone.
+
+    ``halves_memory``: a batch for which memory is not enough is halved, too.
+    """
     error = None
     try:
-        return [Outcome(result) for result in checked_run(tool, list(items))]
+        return [Outcome(result) for result in run(items)]
     except (ContractError, UndeclaredParam) as caught:  # no item's fault
         return [Outcome(None, tell_error(caught))] * len(items)
     except Exception as caught:
@@ -52,14 +83,17 @@ def run_batch(tool: Tool, items: Sequence[Any]) -> list[Outcome]:
         error = tell_error(caught)
     if exhausted:
         release_memory()
-    if len(items) == 1:
-        return [Outcome(None, error, exhausted)]
+    if len(items) == 1 or (exhausted and not halves_memory):
+        return [Outcome(None, error, exhausted)] * len(items)
     first, second = halves(items)
-    outcomes = run_batch(tool, first) + run_batch(tool, second)
+    again = functools.partial(_outcomes, run=run, halves_memory=halves_memory)
+    outcomes = again(first) + again(second)
     return [each._replace(out_of_memory=each.out_of_memory or exhausted) for each in outcomes]
 
 
-def run_payloads(tool: Tool, payloads: Sequence[Blob], wait_s: float) -> list[Outcome]:
+def run_payloads(
+    tool: Tool, payloads: Sequence[Blob], wait_s: float, same_bits: SameBits | None = None
+) -> list[Outcome]:
     """Return one outcome per item; one whose file does not appear here in time fails alone."""
     late = wait_for_blobs(payloads, wait_s) if wait_s else {}
     errors = [late.get(blob.path) if isinstance(blob, SpoolFile) else None for blob in payloads]
@@ -67,7 +101,7 @@ def run_payloads(tool: Tool, payloads: Sequence[Blob], wait_s: float) -> list[Ou
     read = iter(unpacked_items(tool, there))
     items = [next(read) if error is None else Unreadable(tell_error(error)) for error in errors]
     whole = [item for item in items if not isinstance(item, Unreadable)]
-    computed = iter(run_batch(tool, whole) if whole else [])
+    computed = iter(run_batch(tool, whole, same_bits) if whole else [])
     return [
         Outcome(None, item.error) if isinstance(item, Unreadable) else next(computed)
         for item in items

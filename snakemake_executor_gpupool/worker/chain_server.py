@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterable
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.tool_api.contract import all_items
@@ -54,6 +55,7 @@ from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
+from snakemake_executor_gpupool.worker.numerics import is_of_kind
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import outermost, staged_outputs
 from snakemake_executor_gpupool.worker.result_file import KeptResults
@@ -128,7 +130,8 @@ class ChainServer:
                 by_model[model].load(self._device)
             tools.append(by_model[model])
             # If the code or weights have changed meanwhile, results are not kept.
-            self._idents.append(model if describe_model(reader)["model"] == model else "")
+            is_same = describe_model(reader)["model"] == model
+            self._idents.append(model if is_same and is_of_kind() else "")
         return tools
 
     def _move(self, frame: Frame) -> None:
@@ -252,12 +255,17 @@ class ChainServer:
         self, stage: int, params: dict[str, Any], items: dict[str, Any]
     ) -> dict[str, Packed]:
         """Return the result of each item that has one."""
-        reader = for_files(self._classes[stage], params)
-        tool = self._tools[stage].show(params)
+        loaded = self._tools[stage]
+        tool = loaded.show(params)
         keys, values = list(items), list(items.values())
+        batches: Iterable[list[int]] = [list(range(len(values)))]
+        if loaded.same_bits is None:  # else it chooses its own batches
+            reader = for_files(self._classes[stage], params)
+            batches = reader.micro_batches(values, batch_budget(tool, self._device))
         computed = {}
-        for batch in reader.micro_batches(values, batch_budget(tool, self._device)):
-            for index, outcome in zip(batch, run_batch(tool, [values[i] for i in batch])):
+        for batch in batches:
+            outcomes = run_batch(tool, [values[i] for i in batch], loaded.same_bits)
+            for index, outcome in zip(batch, outcomes):
                 with contextlib.suppress(Exception):  # serving the job by itself reports the error
                     if outcome.error is None:
                         computed[keys[index]] = Packed(pack(outcome.result), outcome.result)

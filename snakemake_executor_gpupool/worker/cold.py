@@ -13,16 +13,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.class_checks import refuse_missing, remarks_on
-from snakemake_executor_gpupool.tool_api.contract import all_items
+from snakemake_executor_gpupool.tool_api.contract import all_items, checked_run
 from snakemake_executor_gpupool.tool_api.known_params import likely_misspelt
 from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
 from snakemake_executor_gpupool.tool_api.micro_batches import halves
+from snakemake_executor_gpupool.tool_api.reproducible import mode_here, refuse_unable
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import check_state
 from snakemake_executor_gpupool.tool_api.values import Job, Named, Params
+from snakemake_executor_gpupool.worker import numerics
 from snakemake_executor_gpupool.worker.describe import item_name
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
-from snakemake_executor_gpupool.worker.loaded import LoadedTool, checked_run, for_files
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
 from snakemake_executor_gpupool.worker.output_capture import job_log
 from snakemake_executor_gpupool.worker.outputs import (
     Content,
@@ -30,11 +32,14 @@ from snakemake_executor_gpupool.worker.outputs import (
     staged_outputs,
     what_is_there,
 )
+from snakemake_executor_gpupool.worker.same_bits import SameBits
 from snakemake_executor_gpupool.worker.written import Expected
 
 
 def run_script(tool_class: type[Tool], snakemake: Any) -> None:
     """Do the job of a Snakemake ``script:``, on the device that ``GPUPOOL_DEVICE`` names if any."""
+    if mode_here().is_reproducible and numerics.prepare():
+        numerics.start_again()
     device = os.environ.get("GPUPOOL_DEVICE")
     job = job_from_snakemake(snakemake)
     run_cold(tool_class, job, device, content=what_is_there, is_script=True)
@@ -105,6 +110,8 @@ def _run(
     tool_class: type[Tool], job: Job, device: str | None, content: Content, expected: Expected
 ) -> None:
     check_state(tool_class)
+    if mode_here().is_reproducible:
+        refuse_unable(tool_class)
     refuse_missing(tool_class, ("read", "write"))
     reader = for_files(tool_class, job.params)
     with explained_inputs(job, pipes=True):
@@ -136,10 +143,25 @@ def compute(
         loaded = LoadedTool(type(reader), params, serves_many=False)
         loaded.load(device)
         tool = loaded.show(params)
+        if loaded.same_bits is not None:
+            return reproducible_results(tool, loaded.same_bits, items)
         for batch in reader.micro_batches(items, tool.batch_tokens(device)):
             for index, result in zip(batch, run_halving(tool, [items[i] for i in batch])):
                 results[index] = result
     return results
+
+
+def reproducible_results(tool: Tool, same_bits: SameBits, items: Sequence[Any]) -> list[Any]:
+    """Compute one result per item, as workers of a reproducible run do; raises the first error."""
+    same_bits.test(tool, items)
+    groups, errors = same_bits.groups(tool, items)
+    for place in sorted(errors):
+        raise errors[place]
+    results: dict[int, Any] = {}
+    for places, shape in groups:
+        some = [items[place] for place in places]
+        results.update(zip(places, same_bits.run(tool, some, shape)))
+    return [results[place] for place in range(len(items))]
 
 
 def run_halving(tool: Tool, items: Sequence[Any]) -> list[Any]:

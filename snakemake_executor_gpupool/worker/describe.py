@@ -17,6 +17,7 @@ from snakemake_executor_gpupool.errors import ContractError, InputError
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.declared import Declaration
 from snakemake_executor_gpupool.tool_api.params_read import reads_all_params
+from snakemake_executor_gpupool.tool_api.reproducible import SHAPE, mode_here
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.bounds import (
     MAX_COST,
@@ -82,8 +83,38 @@ def batch_budget(tool: Tool, device: str) -> int:
     ValueError
         It is not a positive number.
     """
+    if has_shapes(tool):
+        return shape_budget(tool, device)
     what = f"{type(tool).__name__}.batch_tokens()"
     return tool_count(tool.batch_tokens(device), what, 1, clamp=True)
+
+
+def has_shapes(tool: Tool) -> bool:
+    """Tell whether the run is reproducible, and the tool's batches have shapes of their own."""
+    return tool.reproducible == SHAPE and mode_here().is_reproducible
+
+
+def shape_budget(tool: Tool, device: str) -> int:
+    """Return the tokens of a tool's batches in a reproducible run.
+
+    Raises
+    ------
+    ValueError
+        It is not a positive number.
+    """
+    what = f"{type(tool).__name__}.shape_tokens()"
+    return tool_count(tool.shape_tokens(device), what, 1, clamp=True)
+
+
+def rung_of(tool: Tool, item: Any) -> int:
+    """Return an item's rung, as the object that is asked knows it.
+
+    Raises
+    ------
+    ValueError
+        It is no whole number from 0 on.
+    """
+    return max(tool_count(tool.rung(item), f"{type(tool).__name__}.rung()", 0), 1)
 
 
 def describe_model(tool: Tool, outputs: Sequence[str] = ()) -> dict[str, Any]:
@@ -157,6 +188,8 @@ def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
             f"item {name} has {tokens} tokens; {what} takes at most "
             f"{tool.max_batch_tokens} in one batch"
         )
+    if has_shapes(tool):
+        tokens = rung_of(tool, item)  # what it takes of a batch; batches of a rung are cut full
     cost = tool_amount(tool.cost(item), f"{what}.cost() of item {name}", MAX_COST)
     return {
         "key": key_text(item_key(tool, item)),

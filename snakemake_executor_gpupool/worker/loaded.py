@@ -18,12 +18,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from snakemake_executor_gpupool.errors import InputError
-from snakemake_executor_gpupool.tool_api.contract import results_of
 from snakemake_executor_gpupool.tool_api.declared import Declaration, DeclaredParams
+from snakemake_executor_gpupool.tool_api.reproducible import mode_here
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL
+from snakemake_executor_gpupool.worker import numerics
 from snakemake_executor_gpupool.worker.baseline import Baseline, work_for
+from snakemake_executor_gpupool.worker.describe import item_key
+from snakemake_executor_gpupool.worker.same_bits import SameBits
 
 #: Why a reference to the params of an earlier run is refused.
 _STALE = "from params that it kept in an earlier run(): take self.params anew in each run()"
@@ -43,9 +46,11 @@ def for_files(tool_class: type[Tool], params: Mapping[str, Any] | None) -> Tool:
 def _made(tool_class: type[Tool], params: Mapping[str, Any] | None) -> Tool:
     plain: Any = tool_class
     if _takes_params(plain):
-        return tool_class(params)
-    tool: Tool = plain.__new__(tool_class, params)
-    plain.__init__(tool)
+        tool: Tool = tool_class(params)
+    else:
+        tool = plain.__new__(tool_class, params)
+        plain.__init__(tool)
+    tool._key_of = item_key
     return tool
 
 
@@ -102,6 +107,16 @@ class LoadedTool:
     serves_many
         Whether it runs under the params of several jobs. What one run leaves in the object and
         in the tool's code is then removed before the next params.
+
+    Attributes
+    ----------
+    same_bits
+        How the items of a reproducible run are computed; None: the run is none.
+
+    Raises
+    ------
+    ContractError
+        The run is reproducible, and the tool cannot be.
     """
 
     def __init__(
@@ -110,6 +125,7 @@ class LoadedTool:
         params: Mapping[str, Any] | None,
         serves_many: bool = True,
     ) -> None:
+        self.same_bits = SameBits(tool_class) if mode_here().is_reproducible else None
         given = DeclaredParams(params or {}, Declaration(tool_class, "__init__"))
         self.tool = _made(tool_class, given)
         given.raise_if_misread()
@@ -137,6 +153,7 @@ class LoadedTool:
             ``load`` has read a param that does not choose the model.
         """
         self.tool.device = device
+        self._settle()
         self.tool.load(device)
         self._of_model.raise_if_misread()
         self._keep_state()
@@ -160,8 +177,14 @@ class LoadedTool:
                 self._of_run.end(_STALE)
             self._of_run, self._run_ident = shown, ident
         work_for((self._mark, self._run_ident), self._kept)
+        self._settle()
         self.tool.params = self._of_run
         return self.tool
+
+    def _settle(self) -> None:
+        """Have libraries compute in one way only, if the run is reproducible."""
+        if self.same_bits is not None:
+            numerics.settle(self.tool.device)
 
     # -- what a run leaves behind ----------------------------------------------------
     def _keep_state(self) -> None:
@@ -177,20 +200,3 @@ def _ident(params: DeclaredParams) -> bytes:
         return pickle.dumps(what, PICKLE_PROTOCOL)
     except Exception:  # then it differs each time
         return os.urandom(16)
-
-
-def checked_run(tool: Tool, items: list[Any]) -> list[Any]:
-    """Return what ``run`` returns, as one result per item.
-
-    Raises
-    ------
-    ContractError
-        It is not such a list, nor anything that can be taken for one.
-    UndeclaredParam
-        It has read a param that does not tell its items apart, even if it has caught the error.
-    """
-    shown = tool.params
-    results = results_of(tool, tool.run(items), len(items))
-    if isinstance(shown, DeclaredParams):
-        shown.raise_if_misread()
-    return results

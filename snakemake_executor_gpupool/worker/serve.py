@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from typing import Callable
 
+from snakemake_executor_gpupool.tool_api.reproducible import mode_here, refuse_unable
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.spool import Spool
@@ -52,6 +53,8 @@ def start(channel: Channel, frame: Frame) -> Callable[[Frame], None] | None:
     try:
         specs = [frame.meta["spec"], *frame.meta["more"]]
         tool_class, *more = [load_tool_class(spec, frame.meta["base_dir"]) for spec in specs]
+        for each in (tool_class, *more) if mode_here().is_reproducible else ():
+            refuse_unable(each)
         info = tool_info(tool_class)
     except BaseException as error:  # a tool's module may even call sys.exit
         channel.send({"type": "tool_failed", "error": tell_error(error)})

@@ -5,7 +5,7 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
 
     coordinator → worker                       worker → coordinator
     tool  (see serve)
-    read  {job, cwd, follow, store, environment} [job, later job...]
+    read  {job, cwd, follow, store, space} [job, later job...]
                                                items {job, model, model_label, group, short_tokens,
                                                       keys, costs, tokens, names, kept, last,
                                                       follow} [payload...] | read_failed
@@ -67,6 +67,7 @@ from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
+from snakemake_executor_gpupool.worker.numerics import is_of_kind
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
 from snakemake_executor_gpupool.worker.run_store import RunStore
@@ -115,8 +116,7 @@ class Server:
         kept = self._store.of(frame)
         if kept is None or not tool.deterministic:
             return None
-        environment = frame.meta["environment"]
-        return kept.find(result_key(environment, head["model"], head["group"], key))
+        return kept.find(result_key(frame.meta["space"], head["model"], head["group"], key))
 
     # -- files ---------------------------------------------------------------
     def _read(self, frame: Frame) -> None:
@@ -248,7 +248,8 @@ class Server:
             self._model = LoadedTool(self._tool_class, params)
             self._model.load(device)
             # If code or weights have changed since the jobs were read, results are not kept.
-            self._may_keep = idents == {describe_model(reader)["model"]}
+            is_same = idents == {describe_model(reader)["model"]}
+            self._may_keep = is_same and is_of_kind()
             budget = batch_budget(self._model.show(params), device)
             answer = {"type": "loaded", "batch_tokens": budget}
         except Exception as error:
@@ -264,7 +265,7 @@ class Server:
         params, *payloads = frame.blobs
         tool = self._model.show(load_payload(params))
         started_s = time.perf_counter()
-        outcomes = run_payloads(tool, payloads, latency_of(frame))
+        outcomes = run_payloads(tool, payloads, latency_of(frame), self._model.same_bits)
         keys, kept = frame.meta["keys"], self._store.of(frame) if self._may_keep else None
         notes, blobs = pack_outcomes(tool, outcomes, keys, kept, self._spool)
         self._channel.send(

@@ -125,7 +125,7 @@ def test_a_read_says_where_kept_results_are_and_what_follows(tmp_path: Path) -> 
     later = Request(8, "later", ToolRef("next", "", "python"), b"job 8", b"", "/")
     frame = acting.sent(fx.ReadJob("w1", request(follow=(later,))))
     assert frame.meta["follow"] == ["next"] and frame.blobs == [b"job", b"job 8"]
-    assert frame.meta["environment"] == "env" and frame.meta["store"] == StoreAddress("/store")
+    assert frame.meta["space"] == "env" and frame.meta["store"] == StoreAddress("/store")
     acting.events.close()
 
 

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.errors import UndeclaredParam
+from snakemake_executor_gpupool.tool_api.contract import checked_run
 from snakemake_executor_gpupool.tool_api.declared import Declaration, DeclaredParams
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
@@ -23,7 +24,7 @@ from snakemake_executor_gpupool.worker import baseline
 from snakemake_executor_gpupool.worker.batch import run_batch
 from snakemake_executor_gpupool.worker.cold import compute
 from snakemake_executor_gpupool.worker.describe import describe_model
-from snakemake_executor_gpupool.worker.loaded import LoadedTool, checked_run, for_files
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
 
 
 class Scaled(Tool):

@@ -128,6 +128,12 @@ def _add_run(commands: Any) -> None:
     add("--rule", default="", help="name of the rule, for messages")
     add("--threads", type=int, default=1, help="threads of the job (default: 1)")
     add("--device", help="cpu, cuda or cuda:0 (default: the first the tool can use)")
+    add(
+        "--reproducible",
+        action="store_true",
+        help="compute as a run with --gpupool-reproducible does: the same bits in any company",
+    )
+    add("--seed", help="what the seeds of items are made from (default: 0)")
     add("--log", metavar="PATH", help="file that takes all that the tool prints")
     add("--json", action="store_true", help="print what was done as JSON")
     parser.set_defaults(command=_run)

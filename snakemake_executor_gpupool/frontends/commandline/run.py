@@ -18,9 +18,12 @@ from snakemake_executor_gpupool.errors import ConfigError, InputError
 from snakemake_executor_gpupool.frontends.commandline.arguments import named, pairs, read_params
 from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED, complain
 from snakemake_executor_gpupool.tool_api.known_params import refuse_unknown
+from snakemake_executor_gpupool.tool_api.mode import Mode, parse_seed
+from snakemake_executor_gpupool.tool_api.reproducible import mode_here
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import Job, Named
+from snakemake_executor_gpupool.worker import numerics
 from snakemake_executor_gpupool.worker.cold import run_cold
 
 #: Advice on a param that the tool does not declare.
@@ -30,6 +33,7 @@ DEVICES = re.compile(r"cpu|cuda|cuda:\d+(,cuda:\d+)*")
 
 def run(options: argparse.Namespace) -> int:
     """Do the job of the parsed command line and return the exit code."""
+    mode = choose_mode(options)
     job = build_job(options)
     device = device_option(options.device or os.environ.get("GPUPOOL_DEVICE"))
     started_s = time.perf_counter()
@@ -42,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
         "tool": options.tool,
         "version": str(tool_class.version),
         "device": device,
+        "reproducible": mode.is_reproducible,
+        "seed": mode.seed,
         "seconds": round(time.perf_counter() - started_s, 3),
         "output": list(job.output),
     }
@@ -50,6 +56,23 @@ def run(options: argparse.Namespace) -> int:
     if failure:
         complain(f"{options.tool}: {failure}" + (f" (log: {options.log})" if options.log else ""))
     return EXIT_FAILED if failure else EXIT_DONE
+
+
+def choose_mode(options: argparse.Namespace) -> Mode:
+    """Have this process compute as the options say, else the environment; return how.
+
+    Raises
+    ------
+    ConfigError
+        A seed or a variable is malformed.
+    """
+    asked = mode_here()
+    seed = asked.seed if options.seed is None else parse_seed(options.seed, "--seed")
+    mode = Mode(asked.is_reproducible or options.reproducible, seed, asked.kind)
+    os.environ.update(mode.variables())
+    if mode.is_reproducible:
+        numerics.prepare()  # before the tool, and all that it imports, is loaded
+    return mode
 
 
 def attempt(tool_class: type[Tool], job: Job, device: str | None) -> str:

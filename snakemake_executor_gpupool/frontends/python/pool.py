@@ -67,6 +67,11 @@ class ToolPool:
         Seconds without work after which a worker ends; None: at the end of the block.
     cache
         Directory of results kept across runs.
+    reproducible
+        Make an item's result the same to the bit whatever shares its batch (``docs/trust.md``);
+        None: as ``GPUPOOL_REPRODUCIBLE`` says.
+    seed
+        What the seeds of items are made from; None: as ``GPUPOOL_SEED`` says, else 0.
 
     Raises
     ------
@@ -92,6 +97,8 @@ class ToolPool:
         allow_multiple_per_device: bool | None = None,
         idle_timeout_s: float | None = None,
         cache: str | None = None,
+        reproducible: bool | None = None,
+        seed: int | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
             "managed_devices": devices,
@@ -99,6 +106,8 @@ class ToolPool:
             "allow_multiple_per_device": allow_multiple_per_device,
             "dispatch": DispatchConfig(batch_window_s=0.0, idle_timeout_s=idle_timeout_s),
             "cache": cache,
+            "reproducible": reproducible,
+            "seed": seed,
         }
         self._pid = os.getpid()
         self._calls = PendingCalls(self._discard)
@@ -290,7 +299,7 @@ class ToolPool:
         kept = self._kept if described_by.deterministic else None
         request = self._request(spec, tool, Job(params=params), device, instance)
         spool = Spool(pool.paths.spools)
-        message = items_read(described_by, items, request.job_id, spool, kept)
+        message = items_read(described_by, items, request, spool, kept)
         info = ToolInfo.from_fields(Fields(tool_info(tool_class), f"tool {tool}"))
         report = self._calls.wait(
             request.job_id, tool, lambda: pool.submit_items(request, info, message)
@@ -339,7 +348,8 @@ class ToolPool:
         self, spec: str, name: str, job: Job, device: str | None, instance: str
     ) -> Request:
         pool = self._at_work()
-        tool = ToolRef(spec, str(Path.cwd()), pool.config.python, name=name)
+        config = pool.config
+        tool = ToolRef(spec, str(Path.cwd()), config.python, mode=config.mode, name=name)
         return Request(
             job_id=self._calls.new_id(),
             title=f"call of {name}",

@@ -13,6 +13,7 @@ from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.messages import ItemsRead
+from snakemake_executor_gpupool.wire.requests import Request
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.describe import columns_of, describe_item, describe_model
 from snakemake_executor_gpupool.worker.result_file import KeptResults
@@ -23,7 +24,7 @@ Files = Sequence[str] | Mapping[str, Any]
 
 
 def items_read(
-    tool: Tool, items: Sequence[Any], job_id: int, spool: Spool, kept: KeptResults | None
+    tool: Tool, items: Sequence[Any], request: Request, spool: Spool, kept: KeptResults | None
 ) -> ItemsRead:
     """Do for a call's items what a file process does for a job's.
 
@@ -42,7 +43,7 @@ def items_read(
     for position, item in enumerate(items):
         parts = packed_item(tool, item, position)
         described.append(describe_item(tool, item, position))
-        key = result_key("", model.model, model.group, described[-1]["key"])
+        key = result_key(request.space, model.model, model.group, described[-1]["key"])
         result = kept.find(key) if kept is not None and key not in seen else None
         seen.add(key)
         if result is not None:
@@ -50,7 +51,7 @@ def items_read(
         payloads.append(spool.put(parts if result is None else [result]))
     columns = columns_of(described)
     return ItemsRead(
-        job_id,
+        request.job_id,
         model,
         tuple(columns["keys"]),
         tuple(columns["costs"]),

@@ -11,6 +11,8 @@ from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.runtime.config import Machines
+from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE
+from snakemake_executor_gpupool.tool_api.reproducible import mode_here
 
 
 class RunningCluster:
@@ -33,11 +35,14 @@ class RunningCluster:
     def place(self, lane_job: Any, node: str) -> None:
         """Choose where a job that is not served runs: at its devices, on any node, or here."""
         environment, threads = lane_job.environment, lane_job.threads
+        mode = mode_here()  # as all jobs see it on this machine
+        shown = {} if mode == DEFAULT_MODE else mode.variables()
         if node:
-            lane_job.elsewhere = lambda command: self._commands.run(command, environment, node)
+            there = {**shown, **environment}
+            lane_job.elsewhere = lambda command: self._commands.run(command, there, node)
         elif self._cpu_rules and not environment and not lane_job.job.is_local:
             lane_job.elsewhere = lambda command: self._commands.run(
-                command, visible_env(()), threads=threads
+                command, {**shown, **visible_env(())}, threads=threads
             )
         if lane_job.elsewhere is not None:
             lane_job.threads = 0  # of this machine's

@@ -25,7 +25,11 @@ from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMo
 
 from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.process_environment import hide_devices, show_devices
+from snakemake_executor_gpupool.devices.process_environment import (
+    hide_devices,
+    show_devices,
+    shown_to_jobs,
+)
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.snakemake.alone import Alone, Expected, Leased
@@ -122,6 +126,8 @@ class Executor(RealExecutor):
         hide_devices()
         self._shows_devices = contextlib.ExitStack()
         self._shows_devices.callback(show_devices)
+        # Jobs that run a tool by themselves, cold, follow the same mode.
+        self._shows_devices.enter_context(shown_to_jobs(config.mode.variables()))
 
     def _open_pool(self, config: PoolConfig) -> Pool:
         tell = self.logger.info, self.logger.warning
@@ -142,6 +148,8 @@ class Executor(RealExecutor):
                 allow_multiple_per_device=settings.allow_multiple_per_device or None,
                 dispatch=dispatch_config(settings),
                 cache=settings.cache,
+                reproducible=settings.reproducible or None,
+                seed=settings.seed,
                 find=self._bring_up_cluster if settings.cluster else None,
             )
         except ConfigError as error:

@@ -140,7 +140,8 @@ class Serving:
         """Return a rule's tool; looked up once per rule, since it means looking for files."""
         key = (job.rule.name, tool_spec(job), job.conda_env_spec)
         if key not in self._tools:
-            self._tools[key] = tool_ref(self._workflow, job, self._pool.config.python)
+            config = self._pool.config
+            self._tools[key] = tool_ref(self._workflow, job, config.python, config.mode)
         return self._tools[key]
 
     def _with_benchmark(self, job: Any, done: Done) -> Done:

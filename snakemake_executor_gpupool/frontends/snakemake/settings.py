@@ -73,6 +73,23 @@ class ExecutorSettings(ExecutorSettingsBase):
             "Safe for runs at the same time; bounded in size (GPUPOOL_CACHE_GIB, default 20).",
         },
     )
+    reproducible: bool = field(
+        default=False,
+        metadata={
+            "help": "Make an item's result depend on the item, the model, the params, the kind of "
+            "device and the versions alone, to the bit: not on what shares its batch, on the "
+            "order or number of workers. Tools that cannot do so are refused. GPUs must be of one "
+            "model.",
+        },
+    )
+    seed: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "What the seeds of items are made from, for tools that draw random numbers "
+            "with seed_of(): a whole number from 0 on. Without it 0.",
+            "type": int,
+        },
+    )
     report: Optional[str] = field(
         default=None,
         metadata={

@@ -15,6 +15,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.needs import needs_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable, software_of
+from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE, Mode
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 from snakemake_executor_gpupool.tool_api.values import Job, PortablePath
 from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef
@@ -216,7 +217,7 @@ def script_of(rule: Any) -> str:
     )
 
 
-def tool_ref(workflow: Any, job: Any, python: str) -> ToolRef:
+def tool_ref(workflow: Any, job: Any, python: str, mode: Mode = DEFAULT_MODE) -> ToolRef:
     """Return the tool that a rule names; a file's path is relative to its Snakefile."""
     spec = source_of_tool(workflow, job)
     name = tool_spec(job) or ""
@@ -233,6 +234,7 @@ def tool_ref(workflow: Any, job: Any, python: str) -> ToolRef:
         python=software.python,
         environment=software.environment,
         activation=software.activation,
+        mode=mode,
         name=name,
     )
 

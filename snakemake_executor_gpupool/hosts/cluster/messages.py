@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, fields
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.errors import FrameError
+from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.wire.frames import Decoder, Frame, encode
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
@@ -192,8 +193,8 @@ def unpack(data: bytes) -> Message:
         if "meta" in values:
             values["frame"] = Frame(values.pop("meta"), frame.blobs)
         if "tool" in values:
-            more = tuple(values["tool"]["more"])
-            values["tool"] = ToolRef(**{**values["tool"], "more": more})
+            more, mode = tuple(values["tool"]["more"]), Mode(**values["tool"]["mode"])
+            values["tool"] = ToolRef(**{**values["tool"], "more": more, "mode": mode})
         if "devices" in values:
             values["devices"] = tuple(Device(**each) for each in values["devices"])
         for name in ("device_names", "notes"):

@@ -161,22 +161,15 @@ def _joins(stage: MergedStage, before: list[MergedStage]) -> bool:
     )
 
 
-def _python(tool: ToolRef) -> tuple[str, ...]:
-    return tool.base_dir, tool.python, tool.environment, tool.activation
+def _python(tool: ToolRef) -> tuple[object, ...]:
+    return tool.base_dir, tool.python, tool.environment, tool.activation, tool.mode
 
 
 def merged_ref(stages: tuple[MergedStage, ...]) -> ToolRef:
     """Return the processes that a row's workers are."""
     first, *more = (stage.request.tool for stage in stages)
-    return ToolRef(
-        spec=first.spec,
-        base_dir=first.base_dir,
-        python=first.python,
-        environment=first.environment,
-        more=tuple(tool.spec for tool in more),
-        activation=first.activation,
-        name=" + ".join(str(tool) for tool in (first, *more)),
-    )
+    name = " + ".join(str(tool) for tool in (first, *more))
+    return dataclasses.replace(first, more=tuple(tool.spec for tool in more), name=name)
 
 
 def merged_info(stages: tuple[MergedStage, ...]) -> ToolInfo:

@@ -34,7 +34,7 @@ class MergedStage:
     @property
     def key_head(self) -> tuple[str, str, str]:
         """What the keys of its items start with, as ``result_key`` has them."""
-        return self.request.tool.environment, self.model, self.group
+        return self.request.space, self.model, self.group
 
 
 @dataclass(eq=False, kw_only=True)

@@ -19,13 +19,13 @@ from snakemake_executor_gpupool.frontends.commandline.check.explain import said
 from snakemake_executor_gpupool.frontends.commandline.check.scratch import scratch_directory
 from snakemake_executor_gpupool.hosts.process import describe_exit
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
-from snakemake_executor_gpupool.tool_api.contract import items_of, results_of
+from snakemake_executor_gpupool.tool_api.contract import checked_run, items_of, results_of
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.payload import load_bytes, pack
 from snakemake_executor_gpupool.worker.describe import describe_item
-from snakemake_executor_gpupool.worker.loaded import LoadedTool, checked_run, for_files
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
 
 CHILD = (
     f"import sys; sys.path[:] = sys.argv[2:]; from {__name__} import answer; answer(sys.argv[1])"

@@ -12,13 +12,13 @@ from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.frontends.commandline.check.compare import Comparison
 from snakemake_executor_gpupool.frontends.commandline.check.fresh import FreshProcess, packed
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
-from snakemake_executor_gpupool.tool_api.contract import items_of
+from snakemake_executor_gpupool.tool_api.contract import checked_run, items_of
 from snakemake_executor_gpupool.tool_api.micro_batches import cut
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.payload import load_bytes
 from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item, describe_model
-from snakemake_executor_gpupool.worker.loaded import LoadedTool, checked_run, for_files
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
 
 #: How many items are also computed alone, in other orders, with others, and in other processes.
 SAMPLE_ITEMS = 8
