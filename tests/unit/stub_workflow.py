@@ -111,6 +111,7 @@ class StubDag:
         self.depending: dict[Any, dict[Any, set[str]]] = defaultdict(dict)
         self.settled: list[str] = []
         self.unsettled: set[str] = set()
+        self.temporary: set[str] = set()
 
     def needrun_jobs(self) -> list[Any]:
         return []
@@ -123,6 +124,16 @@ class StubDag:
 
     def handle_touch(self, job: Any) -> None:
         self.settled.append(job.name)
+
+    async def handle_log(self, job: Any) -> None:
+        pass
+
+    def handle_protected(self, job: Any) -> None:
+        pass
+
+    def get_unneeded_temp_files(self, group: Any) -> Iterable[str]:
+        outputs = [path for job in group.jobs for path in job.output]
+        return [path for path in outputs if path in self.temporary]
 
     async def check_and_touch_output(self, job: Any, **how: object) -> None:
         if job.name in self.unsettled:
@@ -223,8 +234,8 @@ class StubJob:
     def reads(self, *others: StubJob) -> None:
         """Say that this job reads what others write."""
         for other in others:
-            self.dag.dependencies[self][other] = {"file"}
-            self.dag.depending[other][self] = {"file"}
+            self.dag.dependencies[self][other] = set(other.output)
+            self.dag.depending[other][self] = set(other.output)
 
 
 class StubGroup:
@@ -277,6 +288,7 @@ class StubWorkflow:
         self.execution_settings = SimpleNamespace(
             keep_going=False, keep_incomplete=False, latency_wait=0
         )
+        self.storage_settings = SimpleNamespace(notemp=False)
         self.workflow_settings = SimpleNamespace(cache=None)
         self.deployment_settings = SimpleNamespace(deployment_method=frozenset())
         self.scheduling_settings = SimpleNamespace(max_jobs_per_timespan=None)

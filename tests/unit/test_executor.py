@@ -6,7 +6,7 @@ No Snakemake is started; the pool is real, over a host in memory.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +252,29 @@ def test_members_of_a_group_go_their_own_ways_one_after_the_other(
     assert workflow.finished == ["group"] and workflow.ran == ["first", "last"]
     assert workflow.host.written and second.prepared == 1
     assert workflow.dag.settled == ["first", "second"], "before whoever reads them starts"
+
+
+@pytest.mark.parametrize("notemp", [False, True])
+def test_a_temporary_file_goes_with_the_last_member_that_reads_it(
+    workflow: StubWorkflow, notemp: bool
+) -> None:  # S7
+    workflow.storage_settings.notemp = notemp
+    seen: dict[str, bool] = {}
+
+    def look(name: str) -> Callable[[], None]:
+        return lambda: seen.update({name: Path("made.txt").exists()})
+
+    made = workflow.job("made", body=lambda: Path("made.txt").write_text("x"))
+    first, second = (workflow.job(name, body=look(name)) for name in ("first", "second"))
+    served, last = workflow.served("served"), workflow.job("last", body=look("last"))
+    workflow.dag.temporary = {"made.txt"}
+    first.reads(made)
+    second.reads(made, first)
+    served.reads(second)
+    last.reads(served)
+    workflow.run(StubGroup(made, first, second, served, last))
+    workflow.wait(lambda: workflow.finished)
+    assert seen == {"first": True, "second": True, "last": notemp}
 
 
 def test_a_group_does_not_go_on_after_a_member_has_failed(workflow: StubWorkflow) -> None:  # S7

@@ -75,8 +75,11 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     monkeypatch.setattr(groups, "evaluate_here", lambda job: None)
 
-    def settle(run: GroupRun, unit: Unit) -> dict[Any, JobReport]:
-        names.extend(job.name for job in unit)
+    def settle(
+        run: GroupRun, unit: Unit, over: frozenset[Any], *, is_awaited: bool
+    ) -> dict[Any, JobReport]:
+        assert over.issuperset(unit)
+        names.extend(job.name for job in unit if is_awaited)
         return {}
 
     monkeypatch.setattr(GroupRun, "_settled", settle)

@@ -14,6 +14,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from snakemake.logging import logger
+from snakemake.settings.types import Quietness
+
 from snakemake_executor_gpupool.frontends.snakemake.failures import MEMBERS, of_members
 from snakemake_executor_gpupool.frontends.snakemake.needs import NeedNotKnown, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.served import Done
@@ -86,6 +89,8 @@ class GroupRun:
         self._running = 0
         self._has_begun = False
         self._errors: dict[Any, JobReport] = {}
+        self._over: set[Any] = set()
+        self._group = group
         self._withdrawn: JobReport | None = None
         units = units_of(job for level in group.toposorted for job in level)
         self._unit_of = {job: unit for unit in units for job in unit}
@@ -134,9 +139,12 @@ class GroupRun:
     def _ended(self, unit: Unit, report: JobReport) -> None:
         with self._lock:
             is_awaited = any(unit in before for before in self._waits_for.values())
+            if report.error is None and not report.withdrawn:
+                self._over.update(unit)
+            over = frozenset(self._over)
         errors = of_members(unit, report) if report.error is not None else {}
-        if report.error is None and is_awaited:
-            errors = self._settled(unit)
+        if report.error is None and not report.withdrawn:
+            errors = self._settled(unit, over, is_awaited=is_awaited)
         with self._lock:
             self._running -= 1
             if report.withdrawn:
@@ -148,11 +156,18 @@ class GroupRun:
                 before.discard(unit)
         self._start_ready()
 
-    def _settled(self, unit: Unit) -> dict[Any, JobReport]:
-        """Put a unit's outputs in place for later members; return the reports of any problems."""
+    def _settled(
+        self, unit: Unit, over: frozenset[Any], *, is_awaited: bool
+    ) -> dict[Any, JobReport]:
+        """Put a unit's outputs in place for later members, and remove what it was the last to read.
+
+        Return the reports of any problems.
+        """
         for job in unit:
             try:
-                job.dag.workflow.async_run(settle(job))
+                if is_awaited:
+                    job.dag.workflow.async_run(settle(job))
+                job.dag.workflow.async_run(remove_read(self._group, job, over))
             except Exception as error:
                 return {job: JobReport(0, f"{title(job)}: {error}")}
         return {}
@@ -165,6 +180,7 @@ async def settle(job: Any) -> None:
     """
     dag = job.dag
     dag.handle_touch(job)
+    await dag.handle_log(job)
     await dag.check_and_touch_output(
         job,
         wait=dag.workflow.execution_settings.latency_wait,
@@ -173,3 +189,29 @@ async def settle(job: Any) -> None:
     if job.shadow_dir:
         dag.unshadow_output(job)
         job.shadow_dir = None
+    dag.handle_protected(job)
+
+
+async def remove_read(group: Any, job: Any, over: frozenset[Any]) -> None:
+    """Remove the temporary files that a member has read, if it was the last to do so.
+
+    Only those that nothing outside the group needs; see Snakemake's ``DAG.handle_temp``.
+
+    Parameters
+    ----------
+    over
+        The members that have finished, ``job`` among them.
+    """
+    dag, members = job.dag, frozenset(group.jobs)
+    producers = [each for each in dag.dependencies[job] if each in members]
+    if dag.workflow.storage_settings.notemp or not producers:
+        return
+    unneeded = set(dag.get_unneeded_temp_files(group))
+    for producer in producers:
+        read = dag.dependencies[job][producer]
+        for path in [path for path in producer.output if path in read and path in unneeded]:
+            readers = {each for each, paths in dag.depending[producer].items() if path in paths}
+            if readers & members <= over:
+                quietness = {"quietness": Quietness.RULES}
+                logger.info(f"Removing temporary output {path}.", extra=quietness)
+                await path.remove(remove_non_empty_dir=True)
