@@ -10,12 +10,10 @@ Any other group is one child Snakemake, as under a cluster's executor.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
-
-from snakemake.logging import logger
-from snakemake.settings.types import Quietness
 
 from snakemake_executor_gpupool.frontends.snakemake.failures import MEMBERS, of_members
 from snakemake_executor_gpupool.frontends.snakemake.needs import NeedNotKnown, needs_of
@@ -202,7 +200,7 @@ async def remove_read(group: Any, job: Any, over: frozenset[Any]) -> None:
     over
         The members that have finished, ``job`` among them.
     """
-    dag, members = job.dag, frozenset(group.jobs)
+    dag, members, logger = job.dag, frozenset(group.jobs), logging.getLogger("snakemake.logging")
     producers = [each for each in dag.dependencies[job] if each in members]
     if dag.workflow.storage_settings.notemp or not producers:
         return
@@ -212,6 +210,5 @@ async def remove_read(group: Any, job: Any, over: frozenset[Any]) -> None:
         for path in [path for path in producer.output if path in read and path in unneeded]:
             readers = {each for each, paths in dag.depending[producer].items() if path in paths}
             if readers & members <= over:
-                quietness = {"quietness": Quietness.RULES}
-                logger.info(f"Removing temporary output {path}.", extra=quietness)
+                logger.info(f"Removing temporary output {path}.")
                 await path.remove(remove_non_empty_dir=True)
