@@ -28,6 +28,7 @@ from snakemake_executor_gpupool.hosts.base import (
 )
 from snakemake_executor_gpupool.hosts.process import WorkerProcess, describe_exit
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
+from snakemake_executor_gpupool.hosts.surroundings import Surroundings
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.tool_api.reproducible import NUMERIC_VARIABLES, THREADS_VARIABLES
 from snakemake_executor_gpupool.wire.described import WorkerError
@@ -108,6 +109,8 @@ class LocalHost:
         self._events: list[HostEvent] = []
         #: Returns the variables by which gpupool inside a worker may use the worker's devices.
         self.lend: Callable[[str, Sequence[Device]], dict[str, str]] = lambda worker, devices: {}
+        #: Returns what a tool's processes start from; None: from what this one has.
+        self.surroundings: Callable[[ToolRef], Surroundings | None] = lambda tool: None
         self.carried = Carried()  # stays empty: there is no other machine
         self._unsent: set[str] = set()
 
@@ -146,7 +149,10 @@ class LocalHost:
         """
         self._memory_release.arrived(worker_id, devices)
         mark = secrets.token_hex(16)
-        environment = self._environment(worker_id, tool, devices)
+        there = self.surroundings(tool)
+        own = own_environment() if there is None else there.variables
+        environment = self._environment(own, worker_id, tool, devices)
+        place = {} if there is None else {"cwd": there.cwd, "umask": there.umask}
         try:
             process = self._launch(
                 worker_id,
@@ -154,6 +160,7 @@ class LocalHost:
                 {**environment, PROCESS_VARIABLE: mark},
                 self._paths.worker_log(worker_id),
                 tool.activation,
+                **place,
             )
         except WorkerStartError as error:
             self._events.append(WorkerGone(worker_id, str(error), expected=False))
@@ -168,10 +175,14 @@ class LocalHost:
         return process.pid
 
     def _environment(
-        self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]
+        self,
+        own: Mapping[str, str],
+        worker_id: str,
+        tool: ToolRef,
+        devices: tuple[Device, ...],
     ) -> dict[str, str]:
         is_on_cpu = all(map(computes_on_cpu, devices))
-        environment = {**own_environment(), **visible_env(devices)}
+        environment = {**own, **visible_env(devices)}
         environment |= {"GPUPOOL_WORKER": worker_id, **self.lend(worker_id, devices)}
         environment |= {"GPUPOOL_ENVIRONMENT": tool.environment, **tool.mode.variables()}
         if is_on_cpu:

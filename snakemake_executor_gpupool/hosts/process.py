@@ -48,6 +48,8 @@ class WorkerProcess:
     activation
         Shell commands that enter the software environment of a rule and then run ``"$@"``;
         empty: none.
+    cwd, umask
+        Where it starts, and which permissions its files lack; None and -1: as this process.
 
     Raises
     ------
@@ -62,6 +64,8 @@ class WorkerProcess:
         environment: Mapping[str, str],
         log_path: Path,
         activation: str = "",
+        cwd: str | None = None,
+        umask: int = -1,
     ) -> None:
         self.worker_id = worker_id
         self.log_path = log_path
@@ -82,6 +86,8 @@ class WorkerProcess:
                     stderr=log,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
+                    cwd=cwd,
+                    umask=umask,
                 )
         except (OSError, ValueError) as error:  # ValueError: what no process may be given
             ours.close()

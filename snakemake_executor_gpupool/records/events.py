@@ -32,6 +32,9 @@ class EventLog:
         Hears of every event, too; None: nothing does.
     begun
         Called when the file is there.
+    most_bytes
+        A file that has grown so large is set aside, in the place of the last one that was; 0:
+        none is.
 
     Attributes
     ----------
@@ -44,10 +47,12 @@ class EventLog:
         path: Path,
         table: JobsTable | None = None,
         begun: Callable[[], None] = lambda: None,
+        most_bytes: int = 0,
     ) -> None:
         self._path = path
         self._table = table
         self._begun = begun
+        self._most_bytes = most_bytes
         self._file: FileIO | None = None
         self._pending: list[str] = []
         self._is_torn = False
@@ -76,8 +81,18 @@ class EventLog:
                 self._begun()
             written = self._file.write(data)
             self._is_torn = written < len(data)
+            if self._most_bytes and self._file.tell() > self._most_bytes:
+                self._set_aside()
         except OSError as error:
             self.error = error
+
+    def _set_aside(self) -> None:
+        assert self._file is not None
+        self._file.close()
+        self._file = None
+        self._path.replace(self._path.with_name(f"earlier-{self._path.name}"))
+        if self._table is not None:
+            self._table.set_aside()
 
     def close(self) -> None:
         """Close the file, and what hears of the events."""

@@ -179,6 +179,14 @@ class JobsTable:
         except OSError:
             pass  # whoever writes the events says that the disk is full, or gone
 
+    def set_aside(self) -> None:
+        """Begin a new file, in the place of the last one that was set aside."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._path.replace(self._path.with_name(f"earlier-{self._path.name}"))
+
     def close(self) -> None:
         """Write down the jobs that have not ended, and close the file."""
         for job in self._open.values():

@@ -15,10 +15,12 @@ from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.probe import driver_of, probe
 from snakemake_executor_gpupool.devices.settings import DeviceSettings, Managed, resolve
 from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.hosts.surroundings import Surroundings
 from snakemake_executor_gpupool.records.housekeeping import Bounds
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.tool_api.mode import Mode, parse_seed
 from snakemake_executor_gpupool.wire.machine import processor
+from snakemake_executor_gpupool.wire.requests import ToolRef
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class PoolConfig:
     #: What is lent by a lease of this very program, as ``GPUPOOL_LEASE`` has it; empty: nothing.
     lease: str = ""
     origin: Origin = field(default_factory=Origin)
+    #: Of the file of events, before another one is begun and the one before is dropped; 0: any.
+    max_events_bytes: int = 0
+    #: Returns what a tool's processes start from; None: from what this process has.
+    surroundings: Callable[[ToolRef], Surroundings | None] = lambda tool: None
     #: Which runs are kept when this one has ended.
     keep: Bounds = field(default_factory=Bounds)
 

@@ -125,7 +125,8 @@ class RunLoop:
             remove = lambda path: put(lambda: remove_file(path))  # noqa: E731
         self._discards = Discards(remove)
         # Not before something happens: Snakemake opens a pool, and ends, if nothing is to be done.
-        self.events = EventLog(paths.events, JobsTable(paths.jobs_table), paths.point_latest)
+        table = JobsTable(paths.jobs_table)
+        self.events = EventLog(paths.events, table, paths.point_latest, config.max_events_bytes)
         self._has_lost_events = False
         self._actions = Actions(
             host,
@@ -329,11 +330,14 @@ class RunLoop:
         energy = {"energy_j": energy_j} if energy_j else {}
         self.events.write("run_ended", {"wall_s": summary["wall_s"], **energy})
         try:
-            write_summary(self.paths.summary, summary)
+            if not self._is_temporary:
+                write_summary(self.paths.summary, summary)
         except OSError as error:
             self.lines.say(f"gpupool: {self.paths.summary} cannot be written: {error.strerror}")
-        for model in self.scheduler.dispatch.models.values():
-            self._profile.note(model.profile_key, model.figures())
+        models = self.scheduler.dispatch.models
+        current = {model.profile_key: model.figures() for model in models.values()}
+        for profile_key, figures in {**models.measured, **current}.items():
+            self._profile.note(profile_key, figures)
         self._profile.save()
         if summary["jobs_served"] or summary["jobs_failed"]:
             self.lines.say(closing_line(summary))

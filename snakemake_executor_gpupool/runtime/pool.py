@@ -45,7 +45,7 @@ from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.kept import StoreAddress
 from snakemake_executor_gpupool.wire.messages import ItemsRead
-from snakemake_executor_gpupool.wire.requests import Request
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: How long the last reports may take once everything has ended.
 FAREWELL_S = 10.0
@@ -155,6 +155,7 @@ class Pool:
     def _this_machine(self) -> LocalHost:
         host = LocalHost(self.paths, self.config.worker_threads)
         host.lend = self._sharing.lend
+        host.surroundings = self.config.surroundings
         return host
 
     # -- called from any thread ----------------------------------------------------
@@ -192,6 +193,15 @@ class Pool:
     def take_back(self, job_id: int) -> None:
         """Say that a call's results have been read."""
         self._inbox.post_if_open(lambda now_s: self._loop.take(ev.ResultsRead(job_id), now_s))
+
+    def unwanted(self, job_id: int, reason: str) -> None:
+        """Fail a job that nobody wants any longer; its report follows, if it has not ended."""
+        event = ev.JobUnwanted(job_id, reason)
+        self._inbox.post_if_open(lambda now_s: self._loop.take(event, now_s))
+
+    def retire(self, tool: ToolRef) -> None:
+        """Say that no more jobs of a tool will come: its processes end, and it is forgotten."""
+        self._inbox.post_if_open(lambda now_s: self._loop.take(ev.ToolRetired(tool), now_s))
 
     def lease(self, request: LeaseRequest) -> None:
         """Ask for devices for a job that runs by itself. Returns at once."""

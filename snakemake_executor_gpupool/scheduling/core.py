@@ -94,6 +94,10 @@ class Core:
                 sched.submit_items(request, info, items, now_s)
             case ev.ResultsRead(job_id=job_id):
                 sched.jobs.take_back(job_id)
+            case ev.JobUnwanted(job_id, reason):
+                sched.unwanted(job_id, reason, now_s)
+            case ev.ToolRetired(tool=tool):
+                sched.retire(tool, now_s)
             case ev.LeaseWanted(request=wanted):
                 sched.lease(wanted, now_s)
             case ev.LeaseEnded(job_id, error):

@@ -16,7 +16,7 @@ from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.messages import ItemsRead
-from snakemake_executor_gpupool.wire.requests import Request
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,21 @@ class ResultsRead:
     """The caller has read its results."""
 
     job_id: int
+
+
+@dataclass(frozen=True)
+class JobUnwanted:
+    """Nobody wants a served job any longer; ``reason`` is what its report says."""
+
+    job_id: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ToolRetired:
+    """No more jobs of a tool will come."""
+
+    tool: ToolRef
 
 
 @dataclass(frozen=True)
@@ -165,6 +180,8 @@ Event = (
     JobReady
     | CallReady
     | ResultsRead
+    | JobUnwanted
+    | ToolRetired
     | LeaseWanted
     | LeaseEnded
     | FrameReceived

@@ -15,7 +15,7 @@ from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob
-from snakemake_executor_gpupool.wire.requests import JobReport, Request
+from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 #: What is said of a job that nobody was given anything of, after another one has failed.
 NOT_STARTED = "not started, since another job has failed and --keep-going is not set"
@@ -76,6 +76,8 @@ class JobState:
     merge_id: int = 0
     #: A worker was given an item that this job was the first to ask for.
     is_handed_out: bool = False
+    #: Why nobody wants it any longer, while a process may still write its outputs; empty: it is.
+    unwanted: str = ""
     #: Whether it is short, as :func:`~.merging.is_short` has it.
     is_brief: bool = False
 
@@ -170,6 +172,11 @@ class JobTable:
     def ids(self) -> list[int]:
         """Return the numbers of all jobs in flight."""
         return list(self._jobs)
+
+    def tools(self) -> set[ToolRef]:
+        """Return the tools that jobs in flight need."""
+        staged = {job.staged.tool for job in self._jobs.values() if job.staged is not None}
+        return {job.request.tool for job in self._jobs.values()} | staged
 
     def soonest_done(self, waiting: Collection[WorkItem]) -> list[WorkItem]:
         """Return what the job lacks that is completed with the least work; all of it waits.
@@ -307,7 +314,7 @@ class JobTable:
             job = self._jobs.get(job_id)
             if job is not None:
                 name = job.names[position] if position < len(job.names) else item.name
-                self.fail(job, explain(job, error, where or f"item {name}"))
+                self.fail(job, explain(job, error, where or f"item {name}"), error)
 
     # -- ends --------------------------------------------------------------
     def succeed(self, job: JobState) -> None:
@@ -319,10 +326,10 @@ class JobTable:
             details = {"order": order, "blobs": blobs}
         self._end(job, None, details)
 
-    def fail(self, job: JobState, message: str) -> None:
+    def fail(self, job: JobState, message: str, cause: WorkerError | None = None) -> None:
         """The job has failed: it no longer waits for the rest of its items."""
         self.failed += 1
-        self._end(job, message)
+        self._end(job, message, cause=cause)
 
     def withdraw(self, job: JobState) -> None:
         """Withdraw a job of which nothing has begun: it is reported as not started."""
@@ -342,7 +349,11 @@ class JobTable:
             self._ledger.release(item)
 
     def _end(
-        self, job: JobState, error: str | None, details: dict[str, object] | None = None
+        self,
+        job: JobState,
+        error: str | None,
+        details: dict[str, object] | None = None,
+        cause: WorkerError | None = None,
     ) -> None:
         self._forget(job, is_lent=bool(details))
         error = None if error is None else printable(error)
@@ -350,8 +361,8 @@ class JobTable:
         fields = job.account() if error is None else {**job.account(), "error": error}
         self._outbox.note(event, job=job.request.title, job_id=job.request.job_id, **fields)
         cost = job.cost.fields()
-        report = JobReport(job.request.job_id, error, job.seconds, details or {}, cost=cost)
-        self._outbox.put(Report(report))
+        ended = job.request.job_id, error, job.seconds, details or {}
+        self._outbox.put(Report(JobReport(*ended, cause=cause, cost=cost)))
 
     def _forget(self, job: JobState, *, is_lent: bool = False) -> None:
         del self._jobs[job.request.job_id]

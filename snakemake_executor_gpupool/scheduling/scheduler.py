@@ -35,11 +35,12 @@ from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.notes import note_imported, note_submitted
 from snakemake_executor_gpupool.scheduling.results import ResultLedger
+from snakemake_executor_gpupool.scheduling.retirement import Retirement
 from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 from snakemake_executor_gpupool.wire.messages import ItemsRead, ToolImported
 from snakemake_executor_gpupool.wire.model_messages import BatchDone, Loaded, StageDone
-from snakemake_executor_gpupool.wire.requests import Request
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: No run has more to say beside its errors.
 MAX_REMARKS = 100
@@ -90,6 +91,7 @@ class Scheduler:
         )
         self.intake = Intake(self.jobs, self.ledger, self.dispatch, self.merges, self.outbox)
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
+        self.retirement = Retirement(self.jobs, self.files, self.dispatch, self.outbox)
         self._allocator = allocator
         self._remarks: set[str] = set()
 
@@ -114,6 +116,7 @@ class Scheduler:
     def submit(self, request: Request, now_s: float) -> None:
         """A served job is ready."""
         job = self.jobs.add(request)
+        self.retirement.wanted(request.tool)
         note_submitted(self.outbox, request)
         self.merges.arrived(job, now_s)
         self._settle(now_s)
@@ -182,7 +185,7 @@ class Scheduler:
         self._files_done(worker_id, job_id, lambda job: self._file_failed(job, error), now_s)
 
     def _file_failed(self, job: JobState, error: WorkerError) -> None:
-        self.jobs.fail(job, explain(job, error))
+        self.jobs.fail(job, explain(job, error), error)
 
     def written(self, worker_id: str, job_id: int, seconds: float, now_s: float) -> None:
         """A job's outputs are in place."""
@@ -264,6 +267,18 @@ class Scheduler:
         """A worker has met something in the store of results that is not as it should be."""
         self.outbox.put(StoreTrouble(worker_id, kind, shortened(why)))
 
+    def unwanted(self, job_id: int, reason: str, now_s: float) -> None:
+        """Nobody wants a job any longer: it fails, unless it has ended."""
+        job = self.jobs.get(job_id)
+        if job is not None:
+            self.retirement.unwanted(job, reason, now_s)
+        self._settle(now_s)
+
+    def retire(self, tool: ToolRef, now_s: float) -> None:
+        """No more jobs of a tool will come."""
+        self.retirement.retire(tool, now_s)
+        self._settle(now_s)
+
     # -- workers -------------------------------------------------------------------
     def died(
         self,
@@ -288,6 +303,7 @@ class Scheduler:
         """Time has passed."""
         self.files.tick(now_s)
         self.dispatch.tick(now_s)
+        self.retirement.tick(now_s)
         self._settle(now_s)
 
     def next_wake_s(self, now_s: float) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE, Mode
+from snakemake_executor_gpupool.wire.described import WorkerError
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,17 @@ class ToolRef:
     mode: Mode = DEFAULT_MODE
     #: The tool as the user named it.
     name: str = dataclasses.field(default="", compare=False)
+    #: Identifies the state of code and software that its processes must start from; empty: that
+    #: of the moment. Processes of two stamps have nothing in common.
+    stamp: str = ""
 
     def __str__(self) -> str:
         return self.name or self.spec
+
+    @property
+    def surroundings(self) -> str:
+        """What the keys of results must say of it beside the model: under which software it ran."""
+        return f"{self.environment}#{self.stamp}" if self.stamp else self.environment
 
 
 #: So many paths of a job are named in the run's events; of the others, how many they are.
@@ -172,7 +181,7 @@ class Request:
         """What the keys of its items' results start with."""
         wish = self.devices
         return self.tool.mode.space(
-            self.tool.environment, f"{wish.kind}x{wish.count}" if wish is not None else ""
+            self.tool.surroundings, f"{wish.kind}x{wish.count}" if wish is not None else ""
         )
 
 
@@ -197,4 +206,6 @@ class JobReport:
     seconds: float = 0.0
     details: dict[str, object] = dataclasses.field(default_factory=dict)
     withdrawn: bool = False
+    #: The tool's error, or what stands for one, where that made it fail.
+    cause: WorkerError | None = None
     cost: Mapping[str, object] = dataclasses.field(default_factory=dict)

@@ -30,6 +30,7 @@ from snakemake_executor_gpupool.testing.world_options import INFO, FakeItem, gpu
 from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
 from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.messages import ItemsRead
+from snakemake_executor_gpupool.wire.requests import ToolRef
 
 CUDA = parse_device("cuda")
 
@@ -113,10 +114,27 @@ def merged(seed: int) -> World:
     return world
 
 
+def dropped(seed: int) -> World:
+    """Jobs that nobody wants any longer, and a tool that goes out of use in between."""
+    world = World(gpus=2, budget_tokens=2, write_s=0.2)
+    chance = random.Random(seed)
+    for job_id in range(40):
+        items = [FakeItem(f"i{chance.randrange(30)}") for _ in range(3)]
+        start_s = chance.uniform(0.0, 20.0)
+        world.at(start_s, lambda j=job_id, i=items: world.submit(j, i))  # type: ignore[misc]
+        unwanted = ev.JobUnwanted(job_id, "its client has ended")
+        if chance.random() < 0.3:
+            world.at(start_s + 1.0, lambda event=unwanted: world.take(event))  # type: ignore[misc]
+    for time_s in (8.0, 30.0):
+        world.at(time_s, lambda: world.take(ev.ToolRetired(ToolRef("tool", "", "python"))))
+    return world
+
+
 WORLDS: dict[str, Callable[[int], World]] = {
     "one machine": one_machine,
     "nodes": nodes,
     "merged": merged,
+    "dropped": dropped,
 }
 
 

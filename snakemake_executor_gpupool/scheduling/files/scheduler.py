@@ -89,6 +89,24 @@ class FileScheduler:
         others = (f"{name}~{number}" for number in itertools.count(2))
         return next(each for each in itertools.chain([name], others) if each not in taken)
 
+    def known(self, ref: ToolRef) -> FileWorkerPool | None:
+        """Return a tool's state; None if it was never asked for, or is forgotten."""
+        return self._tools.get(ref)
+
+    def forget(self, ref: ToolRef) -> None:
+        """Forget a tool that has no process and no job."""
+        tool = self._tools.pop(ref, None)
+        if tool is not None:
+            self._blame_tracker.forget(tool)
+
+    def writer_of(self, job: JobState) -> FileWorker | None:
+        """Return the process that was sent what a job has to write; None: none was."""
+        if job.phase not in (JobPhase.WRITING, JobPhase.PUBLISHING):
+            return None
+        tool = self._tools[job.request.tool if job.staged is None else job.staged.tool]
+        job_id = job.request.job_id
+        return next((w for w in tool.workers.values() if job_id in w.in_flight), None)
+
     def owns(self, worker_id: str) -> bool:
         """Tell whether a process is one for files."""
         return worker_id in self._tool_of
@@ -109,7 +127,7 @@ class FileScheduler:
             return
         tool = self.tool(job.request.tool)
         if tool.error is not None:
-            self._jobs.fail(job, explain(job, tool.error, f"tool {tool.ref}"))
+            self._jobs.fail(job, explain(job, tool.error, f"tool {tool.ref}"), tool.error)
             return
         tool.reads.append(job.request.job_id, job.read_level)
         self._send(tool, now_s)
@@ -267,7 +285,7 @@ class FileScheduler:
                 self.give_up_staged(job, now_s)
             elif job is not None:
                 shown = error if number == 0 else error.brief()
-                self._jobs.fail(job, explain(job, shown, f"tool {tool.ref}"))
+                self._jobs.fail(job, explain(job, shown, f"tool {tool.ref}"), error)
 
     def answered(self, worker_id: str, job_id: int, now_s: float) -> FileWorkerPool:
         """A process has finished with a job: it gets the next one."""
@@ -317,7 +335,7 @@ class FileScheduler:
         """A process is gone: its job in flight is suspect, those queued behind it are not."""
         tool = self._tool_of.pop(worker_id)
         worker = tool.remove(worker_id)
-        expected = expected and not worker.hung
+        expected = (expected and not worker.hung) or worker.is_ending
         if not expected and tool.error is None:
             self._blame(tool, worker, reason, now_s)
         # In reverse, so that they wait in the order in which they were sent.
@@ -343,6 +361,9 @@ class FileScheduler:
         self._blame_tracker.died([first] if first is not None else [], now_s)
 
     def _take_back(self, tool: FileWorkerPool, job: JobState, reason: str, now_s: float) -> None:
+        if job.unwanted:
+            self._jobs.fail(job, f"{job.request.title}: {job.unwanted}")
+            return
         if job.phase is JobPhase.PUBLISHING:
             self.give_up_staged(job, now_s)
             return

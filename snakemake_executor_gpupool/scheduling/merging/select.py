@@ -162,7 +162,7 @@ def _joins(stage: MergedStage, before: list[MergedStage]) -> bool:
 
 
 def _python(tool: ToolRef) -> tuple[object, ...]:
-    return tool.base_dir, tool.python, tool.environment, tool.activation, tool.mode
+    return tool.base_dir, tool.python, tool.environment, tool.activation, tool.mode, tool.stamp
 
 
 def merged_ref(stages: tuple[MergedStage, ...]) -> ToolRef:

@@ -113,6 +113,14 @@ class Dispatch:
         model.push([item for item in items if not item.is_done])
         self.feed(model, now_s)
 
+    def drop(self, model: Model, items: set[WorkItem], now_s: float) -> None:
+        """Forget those of the items that wait for a model: nobody waits for them."""
+        waiting = items.intersection(model.queue)
+        if waiting:
+            model.queue.remove(waiting)
+            self.failures.abandon(sorted(waiting, key=lambda item: item.order))
+            self.feed(model, now_s)
+
     def feed(self, model: Model, now_s: float) -> None:
         """Do for one model what can be done now."""
         if model.error is not None:

@@ -25,6 +25,8 @@ class ModelTable(Mapping[Hashable, Model]):
         self._devices = devices
         self._figures = dict(figures)
         self._models: dict[Hashable, Model] = {}
+        #: Of models that are forgotten.
+        self.measured: dict[str, Figures] = {}
 
     def __getitem__(self, key: Hashable) -> Model:
         return self._models[key]
@@ -40,6 +42,12 @@ class ModelTable(Mapping[Hashable, Model]):
         self._models[model.key] = model
         model.recall(self._figures.get(model.profile_key, Figures()))
         return model
+
+    def remove(self, model: Model) -> None:
+        """Forget a model that has no worker and no work; what was measured of it is kept."""
+        del self._models[model.key]
+        self._figures[model.profile_key] = model.figures()
+        self.measured[model.profile_key] = model.figures()
 
     def of_request(self, request: Request, tool: FileWorkerPool, described: ModelInfo) -> Model:
         """Return the model that a job's items are computed by, new if it was never asked for.

@@ -1,0 +1,94 @@
+"""Jobs that nobody wants any longer, and tools of which no more jobs will come. Pure decisions."""
+
+from __future__ import annotations
+
+from snakemake_executor_gpupool.scheduling.effects import Outbox, StopWorker
+from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
+from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
+from snakemake_executor_gpupool.scheduling.jobs import JobPhase, JobState, JobTable
+from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
+from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
+from snakemake_executor_gpupool.wire.requests import ToolRef
+
+#: Why a process of a tool that was retired is ended.
+RETIRED = "no more jobs of its tool will come"
+#: Why a process is ended that was to write what nobody wants.
+UNWANTED = "its job is not wanted any longer"
+
+
+class Retirement:
+    """Ends single jobs before their time, and forgets tools that are out of use."""
+
+    def __init__(
+        self, jobs: JobTable, files: FileScheduler, dispatch: Dispatch, outbox: Outbox
+    ) -> None:
+        self._jobs = jobs
+        self._files = files
+        self._dispatch = dispatch
+        self._outbox = outbox
+        #: Values mean nothing; a dict has an order.
+        self._retired: dict[ToolRef, None] = {}
+
+    # -- one job ---------------------------------------------------------------------
+    def unwanted(self, job: JobState, reason: str, now_s: float) -> None:
+        """Fail a job. None of its outputs appears once that is reported.
+
+        What is computed for it goes on if another job waits for it, too, or a worker has it.
+        """
+        writer = self._files.writer_of(job)
+        if writer is not None:
+            job.unwanted = reason
+            if not writer.is_ending:
+                writer.is_ending = True
+                self._outbox.put(StopWorker(writer.worker_id, UNWANTED, force=True))
+            return
+        items = [item for item in job.items if not item.is_done]
+        self._jobs.fail(job, f"{job.request.title}: {reason}")
+        gone = {item for item in items if not item.waiters}
+        if gone and job.phase is JobPhase.COMPUTING:
+            for model in self._dispatch.models.values():
+                self._dispatch.drop(model, gone, now_s)
+
+    # -- a tool ------------------------------------------------------------------------
+    def retire(self, ref: ToolRef, now_s: float) -> None:
+        """End a tool's processes once they have nothing to do, and then forget it."""
+        self._retired[ref] = None
+        self.tick(now_s)
+
+    def wanted(self, ref: ToolRef) -> None:
+        """A job of a tool has come: it is not out of use."""
+        self._retired.pop(ref, None)
+
+    def tick(self, now_s: float) -> None:
+        """End and forget what has nothing to do any longer."""
+        if not self._retired:
+            return
+        in_use = self._jobs.tools()
+        for ref in [ref for ref in self._retired if ref not in in_use]:
+            models = [m for m in self._dispatch.models.values() if m.tool.ref == ref]
+            for model in models:
+                self._end_model(model, now_s)
+            tool = self._files.known(ref)
+            if tool is not None:
+                self._end_files(tool)
+            is_over = not any(model.workers for model in models)
+            if is_over and (tool is None or not tool.workers):
+                for model in models:
+                    self._dispatch.models.remove(model)
+                self._files.forget(ref)
+                self._retired.pop(ref, None)
+
+    def _end_model(self, model: Model, now_s: float) -> None:
+        self._dispatch.drop(model, {item for item in model.queue if not item.waiters}, now_s)
+        self._dispatch.lifecycle.withdraw_asking(model, now_s)
+        for worker in model.alive:
+            if worker.stage is Stage.ASKING:
+                self._dispatch.lifecycle.step_back(worker, now_s)
+            if not worker.in_flight and worker.stage is not Stage.CLAIMING:
+                self._dispatch.lifecycle.stop(worker, RETIRED)
+
+    def _end_files(self, tool: FileWorkerPool) -> None:
+        for worker in tool.workers.values():
+            if not worker.in_flight and not worker.is_ending:
+                worker.is_ending = True
+                self._outbox.put(StopWorker(worker.worker_id, RETIRED))
