@@ -11,6 +11,8 @@
     ├── DeviceLost           a GPU has failed; nothing can run on it
     ├── JobFailed            a job, or an item of a call, failed in a worker
     ├── PoolEnded            the pool takes no more work: it is closed, or has failed
+    ├── CodeChanged          a tool's code is not the one that its process was to start from
+    ├── UnlistedCode         a tool has imported code that nobody could look after
     ├── RecordingError       a recorded run cannot be read, or is damaged
     ├── WorkerStartError     a worker process could not be started
     ├── ProtocolError        a worker sent what was not asked for, or what makes no sense
@@ -82,6 +84,14 @@ class JobFailed(GpupoolError):
 
 class PoolEnded(GpupoolError):
     """The pool takes no more work: it is closed, has failed, or belongs to another process."""
+
+
+class CodeChanged(GpupoolError):
+    """A tool's code, software or weights are not those that its process was to start from."""
+
+
+class UnlistedCode(GpupoolError):
+    """A tool has imported code that nobody could know of beforehand, and so not look after."""
 
 
 class RecordingError(GpupoolError):

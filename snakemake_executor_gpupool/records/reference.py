@@ -159,6 +159,11 @@ VARIABLES = {
     "GPUPOOL_SEED": "As `--gpupool-seed`, likewise. Default: 0.",
     "GPUPOOL_DEVICE_KIND": "Set for jobs and workers of a reproducible run: its GPUs' model and "
     "driver, and the processor, under which results are kept.",
+    "GPUPOOL_SERVER": "Whether `gpupool run` has its job done by a server: as its `--server`. "
+    "Default: `off`.",
+    "GPUPOOL_SERVER_IGNORE": "Names of variables, separated by commas, that differ from task to "
+    "task and that workers of a server are not shown; `NAME*` for all that start like that.",
+    "GPUPOOL_EXPECTED": "Set in worker processes of a server: what their tool's code must be.",
     "GPUPOOL_OFFLINE": "`1`: tools download nothing.",
     "GPUPOOL_DEVICE": "The device of a rule's own body, run cold: `cpu`, `cuda:0`. Default: a "
     "GPU where there is one.",

@@ -19,6 +19,8 @@ from snakemake_executor_gpupool.tool_api.source import own_classes
 
 #: The param that may say which tool serves a rule.
 TOOL_PARAM = "gpupool_tool"
+#: Advice on a param that the tool does not declare.
+DECLARE = "A param for read() or write() alone is named in write_params of the class"
 
 
 @functools.lru_cache(maxsize=256)

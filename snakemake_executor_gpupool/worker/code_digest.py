@@ -51,6 +51,19 @@ class _Module(NamedTuple):
 @functools.lru_cache(maxsize=256)
 def code_digest(tool_class: type) -> str:
     """Return a digest of a tool's code as it is on the first call in this process."""
+    contents, installed = _walk(tool_class)
+    version = "{}.{}".format(*sys.version_info)
+    lines = [version, *sorted(contents.values()), *describe_distributions(installed)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def code_files(tool_class: type) -> list[str]:
+    """Return the files that a tool's code is made of, as they are now."""
+    return list(_walk(tool_class)[0])
+
+
+def _walk(tool_class: type) -> tuple[dict[str, str], set[str]]:
+    """Return a line for each file of a tool's code, and the installed packages it imports."""
     modules = list(_modules_of(tool_class))
     # Its own package counts by content wherever it lies: a reinstall may keep the version.
     own = {module.name.partition(".")[0] for module in modules} - {OWN_PACKAGE}
@@ -73,9 +86,7 @@ def code_digest(tool_class: type) -> str:
             waiting += imported
             if top:
                 installed.add(top)
-    version = "{}.{}".format(*sys.version_info)
-    lines = [version, *sorted(contents.values()), *describe_distributions(installed)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return contents, installed
 
 
 def _modules_of(tool_class: type) -> Iterator[_Module]:

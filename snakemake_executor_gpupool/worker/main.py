@@ -1,5 +1,7 @@
 """Entry of a worker process: ``python worker/main.py CHANNEL_FD PACKAGE_DIR``.
 
+With ``code`` in the place of a channel it says what a tool's code is made of, and ends.
+
 It may run under the Python of a rule's own environment, where gpupool is not
 installed: the package is made importable from its directory, but nothing else of
 the coordinator's environment. Standard library only until the tool's own code runs.
@@ -18,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Serve the coordinator until it closes the channel."""
     refuse_old_python()
-    channel_fd, package_dir = int(sys.argv[1]), sys.argv[2]
+    channel, package_dir = sys.argv[1:3]
     # Ctrl-C reaches the whole foreground group; the coordinator decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
@@ -28,9 +30,14 @@ def main() -> None:
     # A script's own directory must not shadow the tool's imports.
     sys.path = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
     make_importable(package_dir)
-    from snakemake_executor_gpupool.worker.serve import serve
+    if channel == "code":
+        from snakemake_executor_gpupool.worker.code_report import report
 
-    serve(channel_fd)
+        report()
+    else:
+        from snakemake_executor_gpupool.worker.serve import serve
+
+        serve(int(channel))
     # The coordinator closed the channel: nothing is left to do, and a model library's own
     # teardown can take seconds that the next holder of the device would wait for.
     sys.stdout.flush()

@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.worker.channel import Channel
 from snakemake_executor_gpupool.worker.describe import tool_info, versions
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.server import Server
+from snakemake_executor_gpupool.worker.unchanged import Unchanged
 
 
 def serve(descriptor: int) -> None:
@@ -49,6 +50,7 @@ def start(channel: Channel, frame: Frame) -> Callable[[Frame], None] | None:
     if frame.meta["more"]:
         # Before the tool's code runs, which may change what an import finds.
         from snakemake_executor_gpupool.worker.chain_server import ChainServer
+    unchanged = Unchanged.of_this_process()
     started_s = time.perf_counter()
     try:
         specs = [frame.meta["spec"], *frame.meta["more"]]
@@ -56,6 +58,7 @@ def start(channel: Channel, frame: Frame) -> Callable[[Frame], None] | None:
         for each in (tool_class, *more) if mode_here().is_reproducible else ():
             refuse_unable(each)
         info = tool_info(tool_class)
+        unchanged.require()
     except BaseException as error:  # a tool's module may even call sys.exit
         channel.send({"type": "tool_failed", "error": tell_error(error)})
         return None
@@ -64,4 +67,4 @@ def start(channel: Channel, frame: Frame) -> Callable[[Frame], None] | None:
     spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
     if more:
         return ChainServer(channel, [tool_class, *more], spool).handle
-    return Server(channel, tool_class, spool, frame.meta["base_dir"]).handle
+    return Server(channel, tool_class, spool, frame.meta["base_dir"], unchanged).handle

@@ -40,9 +40,14 @@ import os
 import time
 from typing import Any, Callable
 
+from snakemake_executor_gpupool.errors import CodeChanged, GpupoolError
 from snakemake_executor_gpupool.tool_api.class_checks import refuse_missing, remarks_on
 from snakemake_executor_gpupool.tool_api.contract import items_of
-from snakemake_executor_gpupool.tool_api.known_params import likely_misspelt
+from snakemake_executor_gpupool.tool_api.known_params import (
+    DECLARE,
+    likely_misspelt,
+    refuse_unknown,
+)
 from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -53,7 +58,12 @@ from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.payload import load_payload, load_places
 from snakemake_executor_gpupool.wire.spool import Spool
-from snakemake_executor_gpupool.worker.batch import outcome_fields, pack_outcomes, run_payloads
+from snakemake_executor_gpupool.worker.batch import (
+    Outcome,
+    outcome_fields,
+    pack_outcomes,
+    run_payloads,
+)
 from snakemake_executor_gpupool.worker.channel import Channel, latency_of
 from snakemake_executor_gpupool.worker.describe import (
     batch_budget,
@@ -72,6 +82,7 @@ from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
 from snakemake_executor_gpupool.worker.run_store import RunStore
 from snakemake_executor_gpupool.worker.travel import packed_item
+from snakemake_executor_gpupool.worker.unchanged import Unchanged
 from snakemake_executor_gpupool.worker.written import Expected
 
 #: Items of one job are announced in frames of at most this many, so that a large job starts early.
@@ -84,8 +95,14 @@ class Server:
     """One tool's class, its loaded instance if any, and the answers to frames."""
 
     def __init__(
-        self, channel: Channel, tool_class: type[Tool], spool: Spool, base_dir: str
+        self,
+        channel: Channel,
+        tool_class: type[Tool],
+        spool: Spool,
+        base_dir: str,
+        unchanged: Unchanged | None = None,
     ) -> None:
+        self._unchanged = unchanged or Unchanged("")
         self._channel = channel
         self._tool_class = tool_class
         self._spool = spool
@@ -164,6 +181,9 @@ class Server:
         refuse_missing(self._tool_class)
         self._remark(ident, job)
         tool = self._restored.for_job(self._tool_class, job)
+        if self._unchanged.tool:
+            kind: Any = self._tool_class
+            refuse_unknown(kind, self._unchanged.tool, job.params, DECLARE)
         described = describe_model(tool, job.output)
         head = {"type": "items", "job": ident, **described, "follow": []}
         items: list[dict[str, Any]] = []
@@ -186,6 +206,7 @@ class Server:
                     columns = {**columns_of(items), "kept": found, "last": False}
                     self._channel.send({**head, **columns}, payloads.take())
                     items, found, characters = [], [], 0
+            self._unchanged.require()
             tokens = {item["key"]: item["tokens"] for item in items}
             if is_short(list(tokens.values()), head["short_tokens"]):
                 head["follow"] = self._describe_later(frame)
@@ -219,6 +240,7 @@ class Server:
         with staged_outputs(job.output, sources.get, expected) as staged:
             names = frame.meta["names"]
             tool.write(job.replace(output=staged, params=tool.params, item_names=names), results)
+            self._unchanged.require()
 
     def _publish(self, frame: Frame) -> None:
         """Move outputs that a chain has staged into place, if they are this job's."""
@@ -250,6 +272,9 @@ class Server:
             # If code or weights have changed since the jobs were read, results are not kept.
             is_same = idents == {describe_model(reader)["model"]}
             self._may_keep = is_same and is_of_kind()
+            self._unchanged.require()
+            if self._unchanged.tool and not is_same:
+                raise CodeChanged("its weights have changed since its jobs were read")
             budget = batch_budget(self._model.show(params), device)
             answer = {"type": "loaded", "batch_tokens": budget}
         except Exception as error:
@@ -266,6 +291,10 @@ class Server:
         tool = self._model.show(load_payload(params))
         started_s = time.perf_counter()
         outcomes = run_payloads(tool, payloads, latency_of(frame), self._model.same_bits)
+        try:
+            self._unchanged.require()
+        except GpupoolError as error:
+            outcomes = [Outcome(None, tell_error(error))] * len(payloads)
         keys, kept = frame.meta["keys"], self._store.of(frame) if self._may_keep else None
         notes, blobs = pack_outcomes(tool, outcomes, keys, kept, self._spool)
         self._channel.send(

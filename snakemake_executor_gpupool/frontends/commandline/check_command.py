@@ -18,11 +18,9 @@ from snakemake_executor_gpupool.frontends.commandline.check.plan import in_words
 from snakemake_executor_gpupool.frontends.commandline.check.probes import ask_all
 from snakemake_executor_gpupool.frontends.commandline.check.scratch import scratch_directory
 from snakemake_executor_gpupool.frontends.commandline.check.trial import Trial
+from snakemake_executor_gpupool.frontends.commandline.job_words import device_option
 from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED
-from snakemake_executor_gpupool.frontends.commandline.run import (
-    captured,
-    device_option,
-)
+from snakemake_executor_gpupool.frontends.commandline.run import captured
 from snakemake_executor_gpupool.tool_api.known_params import likely_misspelt
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import Job

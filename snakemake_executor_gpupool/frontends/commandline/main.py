@@ -2,6 +2,7 @@
 
     gpupool run TOOL --input K=PATH --output K=PATH   one job, cold: a rule's shell: body
     gpupool check --rule NAME                         does a tool keep its contract
+    gpupool serve                                     warm workers beyond one run
     gpupool report [RUN] --output PATH                a run as one HTML file, or a trace
     gpupool top [RUN]                                 a run as it goes on
     gpupool devices                                   the devices of this machine
@@ -39,6 +40,13 @@ A value after K=V continues it as a list, which is how Snakemake expands one:
 --param layers=6 12 and --input fasta=a.fa b.fa. Bare paths before any K=PATH are
 positional. Values of --param are numbers, true, false, null, [a, list], {a: mapping},
 or text; 'text' or "text" in quotes of its own is text whatever it looks like.
+"""
+
+
+SERVE_DESCRIPTION = """\
+Serve jobs of gpupool run from warm workers that outlive any run, until nobody has had a job for
+long. One server serves one user's processes on this machine that have the same gpupool, Python
+and devices. GPUPOOL_SERVER=auto, or gpupool run --server, starts one by itself.
 """
 
 
@@ -102,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gpupool {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands)
+    _add_serve(commands)
     _add_check(commands)
     _add_report(commands)
     _add_top(commands)
@@ -135,8 +144,49 @@ def _add_run(commands: Any) -> None:
     )
     add("--seed", help="what the seeds of items are made from (default: 0)")
     add("--log", metavar="PATH", help="file that takes all that the tool prints")
+    add(
+        "--server",
+        nargs="?",
+        const="auto",
+        metavar="auto|on|off|PATH",
+        help="have the job done by warm workers of a server: auto starts one if there is none, on "
+        "uses the one that there is, PATH that of a directory (default: GPUPOOL_SERVER, else off)",
+    )
     add("--json", action="store_true", help="print what was done as JSON")
     parser.set_defaults(command=_run)
+
+
+def _add_serve(commands: Any) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="serve the jobs of other processes from warm workers",
+        description=SERVE_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--status", action="store_true", help="say how the server is, and end; 1: there is none")
+    add("--stop", action="store_true", help="have it end once the jobs in flight have")
+    add("--json", action="store_true", help="with --status and --stop: as JSON")
+    add(
+        "--idle-timeout",
+        type=_timeout,
+        default=300.0,
+        metavar="S",
+        help="seconds without a job after which the processes of a tool end (default: 300)",
+    )
+    add(
+        "--server-idle-timeout",
+        type=_timeout,
+        default=1800.0,
+        metavar="S",
+        help="seconds without a job after which the server ends (default: 1800)",
+    )
+    add("--devices", metavar="DEVICES", help="as --gpupool-devices of the executor")
+    add("--offload-strategy", metavar="HOW", help="as --gpupool-offload-strategy")
+    add("--allow-multiple-per-device", action="store_true", help="as the executor's option")
+    add("--cache", metavar="DIR", help="directory of results kept across runs")
+    add("--directory", metavar="DIR", help="the server's own directory (default: one in /tmp)")
+    parser.set_defaults(command=_serve)
 
 
 def _add_check(commands: Any) -> None:
@@ -226,6 +276,13 @@ def _add_top(commands: Any) -> None:
     parser.set_defaults(command=_top)
 
 
+def _timeout(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 1e7:
+        raise argparse.ArgumentTypeError("takes seconds from 0.1 to 1e7")
+    return value
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0.1 <= value <= 3600:
@@ -240,9 +297,21 @@ def _add_listing(commands: Any, name: str, text: str, command: Callable[..., int
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.server is not None or os.environ.get("GPUPOOL_SERVER"):
+        from snakemake_executor_gpupool.frontends.commandline.served_run import run_served
+
+        code = run_served(options)
+        if code is not None:
+            return code
     from snakemake_executor_gpupool.frontends.commandline.run import run
 
     return run(options)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from snakemake_executor_gpupool.frontends.commandline.serve import serve_command
+
+    return serve_command(options)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -6,29 +6,28 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import sys
 import time
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.errors import ConfigError, InputError
-from snakemake_executor_gpupool.frontends.commandline.arguments import named, pairs, read_params
+from snakemake_executor_gpupool.errors import InputError
+from snakemake_executor_gpupool.frontends.commandline.job_words import (
+    build_job,
+    check_inputs,
+    device_option,
+    mode_asked,
+    open_log,
+)
 from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED, complain
-from snakemake_executor_gpupool.tool_api.known_params import refuse_unknown
-from snakemake_executor_gpupool.tool_api.mode import Mode, parse_seed
-from snakemake_executor_gpupool.tool_api.reproducible import mode_here
+from snakemake_executor_gpupool.tool_api.known_params import DECLARE, refuse_unknown
+from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
-from snakemake_executor_gpupool.tool_api.values import Job, Named
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.worker import numerics
 from snakemake_executor_gpupool.worker.cold import run_cold
-
-#: Advice on a param that the tool does not declare.
-DECLARE = "A param for read() or write() alone is named in write_params of the class"
-DEVICES = re.compile(r"cpu|cuda|cuda:\d+(,cuda:\d+)*")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -66,9 +65,7 @@ def choose_mode(options: argparse.Namespace) -> Mode:
     ConfigError
         A seed or a variable is malformed.
     """
-    asked = mode_here()
-    seed = asked.seed if options.seed is None else parse_seed(options.seed, "--seed")
-    mode = Mode(asked.is_reproducible or options.reproducible, seed, asked.kind)
+    mode = mode_asked(options)
     os.environ.update(mode.variables())
     if mode.is_reproducible:
         numerics.prepare()  # before the tool, and all that it imports, is loaded
@@ -97,13 +94,6 @@ def attempt(tool_class: type[Tool], job: Job, device: str | None) -> str:
     return ""
 
 
-def check_inputs(job: Job) -> None:
-    """Refuse missing inputs, as Snakemake does before it starts a job."""
-    missing = [path for path in job.input if not os.path.lexists(path)]
-    if missing:
-        raise InputError(f"missing input: {', '.join(missing)}")
-
-
 @contextlib.contextmanager
 def captured(log: str | None) -> Iterator[None]:
     """Redirect standard output and error to a file, also what libraries write below Python.
@@ -126,40 +116,3 @@ def captured(log: str | None) -> Iterator[None]:
             os.dup2(saved, descriptor)
             os.close(saved)
         os.close(target)
-
-
-def open_log(path: str) -> int:
-    """Create a log file, and its directory; return its descriptor."""
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
-    except OSError as error:
-        raise ConfigError(f"--log {path}: {error.strerror}") from error
-
-
-# -- the command line's words ----------------------------------------------------
-def build_job(options: argparse.Namespace) -> Job:
-    """Build the job that the options describe."""
-    log = getattr(options, "log", None)
-    return Job(
-        rule=getattr(options, "rule", ""),
-        wildcards=dict(named("--wildcard", options.wildcard)),
-        input=Named.from_pairs(pairs(options.input)),
-        output=Named.from_pairs(pairs(options.output)),
-        params=read_params("--param", options.param),
-        log=[log] if log else [],
-        threads=getattr(options, "threads", 1),
-    )
-
-
-def device_option(device: str | None) -> str | None:
-    """Check a device for a single process: it is what the tool's ``load`` gets."""
-    if device is None:
-        return None
-    device = device.replace(" ", "")
-    if not DEVICES.fullmatch(device):
-        raise ConfigError(
-            f"--device {device!r} is not a device of one process: cpu, cuda, cuda:0 or "
-            "cuda:0,cuda:1"
-        )
-    return "cuda:0" if device == "cuda" else device

@@ -1,0 +1,89 @@
+"""``gpupool run --server``: the job is handed over to a server, and ends as if done here.
+
+Light: what a cold job needs is not imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from snakemake_executor_gpupool.errors import ConfigError, InputError
+from snakemake_executor_gpupool.frontends.commandline.job_words import (
+    build_job,
+    check_inputs,
+    device_option,
+    mode_asked,
+    open_log,
+)
+from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED, complain
+from snakemake_executor_gpupool.frontends.server.address import OFF, wish_of
+from snakemake_executor_gpupool.frontends.server.client import Client
+from snakemake_executor_gpupool.tool_api.mode import Mode
+
+
+def run_served(options: argparse.Namespace) -> int | None:
+    """Have the job of the parsed command line done; None: it is to be done here.
+
+    Raises
+    ------
+    ConfigError
+        The command line's words are wrong, or there is no server and one was to be there.
+    """
+    wish = wish_of(options.server, os.environ)
+    if wish.word == OFF:
+        return None
+    mode = mode_asked(options)
+    for name, value in mode.variables().items():
+        os.environ.pop(name, None)
+        if mode != Mode(kind=mode.kind):
+            os.environ[name] = value  # another mode is another server
+    job = build_job(options)
+    device = device_option(options.device or os.environ.get("GPUPOOL_DEVICE"))
+    try:
+        check_inputs(job)
+    except InputError:
+        return None  # a cold run says what is wrong, without loading anything
+    if options.log:
+        os.close(open_log(options.log))
+    started_s = time.perf_counter()
+    names = ("tool", "rule", "input", "output", "param", "wildcard", "threads", "log")
+    words = {name: getattr(options, name) for name in names}
+    files = [*job.input, *job.output, *job.log]
+    answer = Client(wish).run({**words, "device": device}, files)
+    if answer is None:
+        return None
+    is_done = answer["type"] == "done"
+    if not is_done:
+        _tell(options, answer)
+    if options.json:
+        done: dict[str, Any] = {
+            "status": "done" if is_done else "failed",
+            "tool": options.tool,
+            "version": answer.get("version", ""),
+            "device": device,
+            "reproducible": mode.is_reproducible,
+            "seed": mode.seed,
+            "seconds": round(time.perf_counter() - started_s, 3),
+            "output": list(job.output),
+        }
+        print(json.dumps(done if is_done else {**done, "error": answer["message"]}))
+    return EXIT_DONE if is_done else EXIT_FAILED
+
+
+def _tell(options: argparse.Namespace, answer: dict[str, Any]) -> None:
+    """Say why a job has failed, on standard error and in its log."""
+    message, traceback = str(answer.get("message")), str(answer.get("traceback") or "")
+    if answer.get("is_misuse"):
+        raise ConfigError(message)
+    more = f"{traceback.rstrip()}\n" if traceback else ""
+    if options.log:
+        with os.fdopen(os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "w") as log:
+            log.write(more or f"error: {message}\n")
+    elif more:
+        sys.stderr.write(more)
+    complain(f"{options.tool}: {message}" + (f" (log: {options.log})" if options.log else ""))

@@ -1,0 +1,1 @@
+"""A pool that outlives a run, for other processes of its user: ``gpupool serve``."""

@@ -1,0 +1,146 @@
+"""What a tool's code is made of, looked at again for each job.
+
+A process in the client's environment says which files that are (:mod:`worker.code_report`); from
+then on a look at these files tells whether it still holds. Workers compare once more, after they
+have imported the tool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.errors import GpupoolError, ProtocolError
+from snakemake_executor_gpupool.hosts.process import CHILD_ENTRY, PACKAGE_DIR
+from snakemake_executor_gpupool.wire.described import WorkerError
+from snakemake_executor_gpupool.wire.fields import Fields
+from snakemake_executor_gpupool.worker.unchanged import FILE, NAMES, PACKAGE, PLACE, signature
+
+#: How many tools are remembered, each with its environment.
+MAX_TOOLS = 200
+#: How long a tool may take to import.
+LIMIT_S = 900.0
+MAX_ANSWER_BYTES = 64 * 1024**2
+_KINDS = (FILE, PLACE, NAMES, PACKAGE)
+
+
+@dataclass(frozen=True)
+class ToolCode:
+    """What a tool's code is made of.
+
+    Attributes
+    ----------
+    watched
+        Paths, how they are looked at, and what they were like before they were read.
+    words
+        Texts in the code, any of which may name a file in a working directory.
+    """
+
+    watched: tuple[tuple[str, str, str], ...]
+    words: tuple[str, ...]
+    version: str
+
+    def holds(self) -> bool:
+        """Return whether all is as it was."""
+        return all(signature(kind, path) == sign for path, kind, sign in self.watched)
+
+
+class ToolError(GpupoolError):
+    """A tool cannot be had; ``error`` is what its import said."""
+
+    def __init__(self, error: WorkerError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class CodeWatch:
+    """Knows the code of tools; used by one event loop."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str], ToolCode] = OrderedDict()
+        self._asking: dict[tuple[str, str], asyncio.Lock] = {}
+
+    async def code_of(
+        self, spec: str, variables: Mapping[str, str], software: str, cwd: str
+    ) -> ToolCode:
+        """Return what a tool's code is made of now.
+
+        Parameters
+        ----------
+        variables
+            The environment to import it in; ``software`` identifies it.
+        cwd
+            Where to import it.
+
+        Raises
+        ------
+        ToolError
+            It cannot be imported.
+        """
+        ident = (spec, software)
+        lock = self._asking.setdefault(ident, asyncio.Lock())
+        async with lock:
+            code = self._known.get(ident)
+            if code is None or not await asyncio.to_thread(code.holds):
+                code = await self._ask(spec, variables, cwd)
+                self._known[ident] = code
+            self._known.move_to_end(ident)
+        while len(self._known) > MAX_TOOLS:
+            oldest, _ = self._known.popitem(last=False)
+            if not self._asking[oldest].locked():
+                del self._asking[oldest]
+        return code
+
+    def forget(self, spec: str, software: str) -> None:
+        """Ask again for the next job."""
+        self._known.pop((spec, software), None)
+
+    async def _ask(self, spec: str, variables: Mapping[str, str], cwd: str) -> ToolCode:
+        command = [sys.executable, str(CHILD_ENTRY), "code", str(PACKAGE_DIR)]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(variables),
+            cwd=cwd,
+            start_new_session=True,
+        )
+        question = json.dumps({"spec": spec, "base_dir": cwd}).encode()
+        try:
+            out, err = await asyncio.wait_for(process.communicate(question), LIMIT_S)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            raise
+        if process.returncode or len(out) > MAX_ANSWER_BYTES:
+            words = err[-2000:].decode(errors="replace").strip()
+            message = f"importing it ended its process ({process.returncode}): {words}"
+            raise ToolError(WorkerError(message, type="WorkerDied"))
+        return read_answer(out)
+
+
+def read_answer(data: bytes) -> ToolCode:
+    """Return what a process has said of a tool.
+
+    Raises
+    ------
+    ToolError
+        It said that the tool cannot be imported, or made no sense.
+    """
+    try:
+        answer = json.loads(data)
+        if "error" in answer:
+            error = WorkerError.from_fields(Fields(answer["error"], "an error"))
+            raise ToolError(error)
+        watched = tuple((str(p), str(kind), str(sign)) for p, kind, sign in answer["watched"])
+        if not all(kind in _KINDS for _, kind, _ in watched):
+            raise ValueError("an unknown kind")
+        return ToolCode(watched, tuple(map(str, answer["words"])), str(answer["version"]))
+    except (ValueError, KeyError, TypeError, RecursionError, ProtocolError) as error:
+        raise ToolError(WorkerError(f"what it says of its code makes no sense: {error}")) from error

@@ -1,0 +1,158 @@
+"""From a client's message to a request for the pool, and from the pool's report to an answer."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, parse_device
+from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.frontends.commandline.job_words import build_job
+from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
+from snakemake_executor_gpupool.tool_api.values import Job
+from snakemake_executor_gpupool.wire.described import WorkerError
+from snakemake_executor_gpupool.wire.requests import JobFacts, JobReport, Request, ToolRef
+
+#: Highest protocol that Python 3.9 reads.
+PICKLE_PROTOCOL = 5
+#: Errors of the command line's words, as the cold command has them.
+MISUSE = ("UnknownTool", "UnknownParam", "ConfigError")
+_TEXTS = ("tool", "cwd", "rule")
+_GROUPS = ("input", "output", "param", "wildcard")
+
+
+class BadMessage(GpupoolError):
+    """A client has sent what makes no sense."""
+
+
+@dataclass(frozen=True)
+class ClientJob:
+    """What a client wants done.
+
+    Attributes
+    ----------
+    spec
+        The tool; a file by its real path.
+    name
+        The tool as the user named it.
+    """
+
+    spec: str
+    name: str
+    job: Job
+    device: DeviceSpec | None
+    cwd: str
+    umask: int
+    variables: Mapping[str, str]
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"rule {self.job.rule}" if self.job.rule else f"run of {self.name}"
+
+    def outputs(self) -> list[str]:
+        """Return its outputs by their absolute paths."""
+        return [os.path.join(self.cwd, path) for path in self.job.output]
+
+    def request(self, job_id: int, ref: ToolRef) -> Request:
+        """Return the request for the pool."""
+        job = self.job
+        data = pickle.dumps(job, PICKLE_PROTOCOL)
+        files = list(job.input), list(job.output), list(job.log)
+        return Request(
+            job_id=job_id,
+            title=self.title,
+            tool=ref,
+            job=data,
+            bare=data,
+            params=pickle.dumps(dict(job.params), PICKLE_PROTOCOL),
+            cwd=self.cwd,
+            devices=self.device,
+            # Each run is meant to be tried, whatever became of the model in an earlier one.
+            attempt=2,
+            facts=JobFacts.of(job.rule, job.wildcards, *files, job.threads),
+        )
+
+
+def read_job(message: Mapping[str, Any]) -> ClientJob:
+    """Return what a client's message asks for.
+
+    Raises
+    ------
+    BadMessage
+        It is malformed.
+    GpupoolError
+        There is no such tool or device, or a param cannot be read.
+    """
+    texts = {name: message.get(name) for name in _TEXTS}
+    groups = {name: message.get(name) for name in _GROUPS}
+    variables, umask = message.get("variables"), message.get("umask")
+    is_sound = (
+        all(isinstance(text, str) for text in texts.values())
+        and all(map(_are_groups, groups.values()))
+        and isinstance(variables, dict)
+        and all(isinstance(value, str) for value in variables.values())
+        and type(umask) is int
+        and 0 <= umask <= 0o777
+        and type(message.get("threads")) is int
+        and isinstance(message.get("device"), (str, type(None)))
+        and isinstance(message.get("log"), (str, type(None)))
+        and os.path.isabs(str(texts["cwd"]))
+    )
+    if not is_sound:
+        raise BadMessage("a job's message is malformed")
+    more = {"log": message["log"], "threads": message["threads"]}
+    options = argparse.Namespace(**texts, **groups, **more)
+    device = message["device"]
+    return ClientJob(
+        spec=_spec_of(options.tool, options.cwd),
+        name=options.tool,
+        job=build_job(options),
+        device=parse_device(device) if device else None,
+        cwd=options.cwd,
+        umask=message["umask"],
+        variables=message["variables"],
+    )
+
+
+def _are_groups(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(group, list) and all(isinstance(word, str) for word in group) for group in value
+    )
+
+
+def _spec_of(tool: str, cwd: str) -> str:
+    """Return a tool's name with the real path of its file, if it is one.
+
+    Which tools are installed is left to a process of the client's environment: this one may have
+    been there before the last was installed.
+    """
+    place, _ = split_spec(tool)
+    return resolve_spec(tool, cwd) if place.endswith(".py") or os.sep in place else tool
+
+
+def answer_of(report: JobReport, job: ClientJob, version: str) -> dict[str, Any]:
+    """Return what a client is told of its job's end."""
+    if report.error is None:
+        return {"type": "done", "version": version, "seconds": report.seconds}
+    first, _, rest = report.error.partition("\n")
+    message = first.removeprefix(f"{job.title}: ")
+    return failure(message, report.cause, rest)
+
+
+def failure(message: str, cause: WorkerError | None, traceback: str = "") -> dict[str, Any]:
+    """Return what a client is told of a job that has failed."""
+    is_misuse = cause is not None and cause.type in MISUSE
+    if is_misuse and cause is not None:
+        message, traceback = cause.message, ""
+    return {
+        "type": "failed",
+        "message": message,
+        "traceback": traceback,
+        "is_input": cause is not None and cause.is_plain,
+        "is_misuse": is_misuse,
+    }

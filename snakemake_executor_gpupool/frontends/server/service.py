@@ -1,0 +1,324 @@
+"""The server's side: takes jobs in from clients, hands them to the pool, tells how they ended.
+
+One thread with an event loop talks to clients; the pool has its own. A connection carries one
+job: when the client ends, so does the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import socket
+import struct
+import sys
+import time
+from typing import Any
+
+from snakemake_executor_gpupool import __version__
+from snakemake_executor_gpupool.errors import (
+    CodeChanged,
+    FrameError,
+    GpupoolError,
+    PoolEnded,
+    UnlistedCode,
+)
+from snakemake_executor_gpupool.frontends.server.address import namespace, root_directory
+from snakemake_executor_gpupool.frontends.server.code_watch import CodeWatch, ToolError
+from snakemake_executor_gpupool.frontends.server.job_requests import (
+    BadMessage,
+    ClientJob,
+    answer_of,
+    failure,
+    read_job,
+)
+from snakemake_executor_gpupool.frontends.server.leftovers import remove_staged
+from snakemake_executor_gpupool.frontends.server.talk import LENGTH, decode, encode, length_of
+from snakemake_executor_gpupool.frontends.server.variables import digest_of, shown
+from snakemake_executor_gpupool.frontends.server.workplaces import Workplace, Workplaces
+from snakemake_executor_gpupool.runtime.pool import Pool
+from snakemake_executor_gpupool.wire.described import WorkerError
+from snakemake_executor_gpupool.wire.requests import JobReport
+
+LOG = logging.getLogger("snakemake_executor_gpupool.serve")
+#: How often a job is begun again because its tool's code has changed meanwhile.
+MAX_CHANGES = 5
+#: How long after its last job a workplace's files stay, for processes that are about to start.
+FORGET_S = 60.0
+
+Message = dict[str, Any]
+
+
+class Service:
+    """Answers clients.
+
+    Parameters
+    ----------
+    key
+        What clients must have in common with the server.
+    workplaces
+        Those of the pool's workers.
+    idle_s
+        After how long without a job a tool's processes end.
+    """
+
+    def __init__(self, key: str, workplaces: Workplaces, idle_s: float) -> None:
+        self.key = key
+        self.workplaces = workplaces
+        self._idle_s = idle_s
+        self._watch = CodeWatch()
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[JobReport]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool: Pool | None = None
+        self._started_s = self.used_s = time.monotonic()
+        self._here = namespace(), list(root_directory())
+        self._groups = [os.getegid(), *sorted(os.getgroups())]
+        #: Connections that have a job.
+        self.clients = 0
+        self.done = self.failed = 0
+        #: Set when the server is to end: no job is taken any longer.
+        self.ending = asyncio.Event()
+        self.why_ended = ""
+
+    def opened(self, pool: Pool) -> None:
+        """Say which pool does the work; called from the event loop."""
+        self._pool, self._loop = pool, asyncio.get_running_loop()
+
+    # -- from the pool's reporting thread ------------------------------------------------
+    def report(self, report: JobReport) -> None:
+        """A job has ended."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._reported, report)
+
+    def broken(self, error: BaseException) -> None:
+        """The pool has failed: clients go elsewhere, and the server ends."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.end, f"its pool has failed: {error!r}")
+
+    def _reported(self, report: JobReport) -> None:
+        future = self._waiting.pop(report.job_id, None)
+        if future is not None and not future.done():
+            future.set_result(report)
+
+    def end(self, why: str) -> None:
+        """Take no more jobs."""
+        self.why_ended = self.why_ended or why
+        self.ending.set()
+
+    # -- a connection ----------------------------------------------------------------------
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer a client."""
+        with contextlib.suppress(ConnectionError, FrameError, asyncio.IncompleteReadError):
+            try:
+                if _uid_of_peer(writer) == os.getuid():
+                    await self._talk(reader, writer)
+            finally:
+                writer.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(encode({"type": "hello", "key": self.key, "version": __version__}))
+        message = await _receive(reader)
+        if message is None:
+            return
+        kind = message["type"]
+        if kind == "run":
+            answer = await self._run(message, reader)
+        elif kind == "status":
+            answer = await self._status()
+        elif kind == "stop":
+            answer = {"type": "stopping", "jobs": self.clients, "pid": os.getpid()}
+            self.end("it was asked to")
+        else:
+            answer = {"type": "refused", "why": f"it does not know {kind!r:.40}"}
+        writer.write(encode(answer))
+        await writer.drain()
+
+    async def _status(self) -> Message:
+        pool = self._at_work()
+        models = await asyncio.to_thread(pool.allocation_map)
+        summary = await asyncio.to_thread(pool.summary)
+        now_s = time.monotonic()
+        return {
+            "type": "status",
+            "pid": os.getpid(),
+            "version": __version__,
+            "up_s": round(now_s - self._started_s, 1),
+            "idle_s": 0.0 if self.clients else round(now_s - self.used_s, 1),
+            "jobs": {"running": self.clients, "done": self.done, "failed": self.failed},
+            "tools": sorted({str(place.ref) for place in self.workplaces if not place.is_retired}),
+            "devices": models,
+            "loads": summary["model_loads"],
+            "files": str(pool.paths.directory),
+        }
+
+    def _at_work(self) -> Pool:
+        assert self._pool is not None
+        return self._pool
+
+    # -- a job -----------------------------------------------------------------------------
+    async def _run(self, message: Message, reader: asyncio.StreamReader) -> Message:
+        refusal = self._why_not(message)
+        if refusal:
+            return {"type": "refused", "why": refusal}
+        if self.ending.is_set():
+            return {"type": "ending"}
+        self.clients += 1
+        # A client says nothing more, unless it does not want the job any longer, or ends.
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            answer = await self._answer(message, gone)
+        finally:
+            gone.cancel()
+            self.clients -= 1
+            self.used_s = time.monotonic()
+        self.done += answer["type"] == "done"
+        self.failed += answer["type"] == "failed"
+        return answer
+
+    def _why_not(self, message: Message) -> str:
+        if message.get("key") != self.key:
+            return "the server is for another version of gpupool, or other devices"
+        if [message.get("namespace"), message.get("root")] != list(self._here):
+            return "the server sees other files, as where one of both is in a container"
+        if message.get("groups") != self._groups:
+            return "the server belongs to other groups, and so its files would"
+        return ""
+
+    async def _answer(self, message: Message, gone: asyncio.Future[bytes]) -> Message:
+        try:
+            job = read_job(message)
+            lacking = self._device_lacking(job)
+            if lacking:
+                return _here(f"the server does not manage {lacking}")
+            return await self._done(job, gone)
+        except BadMessage as error:
+            return {"type": "refused", "why": str(error)}
+        except PoolEnded as error:
+            return _here(f"the server is ending ({error})")
+        except GpupoolError as error:
+            plain = WorkerError(str(error), "input", type(error).__name__)
+            cause = error.error if isinstance(error, ToolError) else plain
+            return failure(cause.message, cause, cause.traceback)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            LOG.exception("a job could not be begun")
+            return _here(f"the server cannot take it: {error}")
+
+    async def _done(self, job: ClientJob, gone: asyncio.Future[bytes]) -> Message:
+        """Have a job done, as often as its tool's code changes meanwhile.
+
+        Raises
+        ------
+        GpupoolError, OSError
+            It cannot be begun.
+        """
+        variables = shown(job.variables, job.cwd)
+        software = digest_of(variables)
+        neutral, is_here = self.workplaces.neutral, False
+        for _ in range(MAX_CHANGES):
+            code = await self._watch.code_of(job.spec, variables, software, neutral)
+            place = self.workplaces.of_job(
+                sys.executable,
+                self._at_work().config.mode,
+                code,
+                variables,
+                software,
+                job,
+                is_here=is_here,
+            )
+            self._retire_earlier(place)
+            report = await self._once(job, place, gone)
+            kind = report.cause.type if report.cause is not None else ""
+            if kind == UnlistedCode.__name__:
+                return _here(f"the server cannot serve {job.name}: {report.error}")
+            if kind == CodeChanged.__name__:
+                LOG.info("%s: %s", job.title, report.error)
+                self._watch.forget(job.spec, software)
+            elif _lacks_a_file(report) and place.ref.base_dir != job.cwd:
+                is_here = True  # it may be one that the tool looks for where its job runs
+            else:
+                return answer_of(report, job, code.version)
+        return _here(f"the code of {job.name} changes again and again")
+
+    def _device_lacking(self, job: ClientJob) -> str:
+        names = job.device.names if job.device is not None else ()
+        there = {device.name for device in self._at_work().config.devices}
+        return ", ".join(name for name in names or () if name not in there)
+
+    async def _once(
+        self, job: ClientJob, place: Workplace, gone: asyncio.Future[bytes]
+    ) -> JobReport:
+        """Have a job done once, by workers of its workplace."""
+        if gone.done():
+            raise ConnectionError("the client has ended")
+        pool, job_id = self._at_work(), next(self._ids)
+        report: asyncio.Future[JobReport] = asyncio.get_running_loop().create_future()
+        self._waiting[job_id] = report
+        place.jobs += 1
+        try:
+            pool.submit([job.request(job_id, place.ref)])
+            await asyncio.wait((report, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not report.done():
+                pool.unwanted(job_id, "its client has ended")
+                await report
+                await asyncio.to_thread(remove_staged, job.outputs())
+            return report.result()
+        finally:
+            self._waiting.pop(job_id, None)
+            place.jobs -= 1
+            place.used_s = time.monotonic()
+
+    # -- what is out of use ------------------------------------------------------------------
+    def _retire_earlier(self, place: Workplace) -> None:
+        """End the processes of a tool's earlier code: no job will come for them."""
+        for other in self.workplaces:
+            is_same_tool = (other.ref.spec, other.software) == (place.ref.spec, place.software)
+            if is_same_tool and other.code != place.code and not other.jobs:
+                self._retire(other)
+
+    def look_after(self) -> None:
+        """End what has had no job for long; called again and again."""
+        now_s = time.monotonic()
+        for place in self.workplaces:
+            unused_s = now_s - place.used_s
+            if place.jobs:
+                continue
+            if not place.is_retired and unused_s >= self._idle_s:
+                self._retire(place)
+            elif place.is_retired and unused_s >= self._idle_s + FORGET_S:
+                self.workplaces.forget(place)
+
+    def _retire(self, place: Workplace) -> None:
+        if not place.is_retired:
+            place.is_retired = True
+            self._at_work().retire(place.ref)
+
+
+def _here(why: str) -> Message:
+    """Have a client compute its job itself."""
+    return {"type": "here", "why": why}
+
+
+def _lacks_a_file(report: JobReport) -> bool:
+    cause = report.cause
+    words = ("FileNotFoundError", "No such file or directory")
+    return cause is not None and any(word in f"{cause.type}: {cause.message}" for word in words)
+
+
+async def _receive(reader: asyncio.StreamReader) -> Message | None:
+    try:
+        head = await reader.readexactly(LENGTH.size)
+    except asyncio.IncompleteReadError:
+        return None
+    return decode(await reader.readexactly(length_of(head)))
+
+
+def _uid_of_peer(writer: asyncio.StreamWriter) -> int:
+    connection = writer.get_extra_info("socket")
+    size = struct.calcsize("3i")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    return int(struct.unpack("3i", credentials)[1])

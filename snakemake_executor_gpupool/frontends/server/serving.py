@@ -1,0 +1,246 @@
+"""The life of a server: its directory, its lock, its socket, its pool, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_gpupool import __version__
+from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.frontends.server.address import (
+    LOCK,
+    LOG,
+    directory_of,
+    key_of,
+    make_directory,
+    socket_of,
+)
+from snakemake_executor_gpupool.frontends.server.service import Service
+from snakemake_executor_gpupool.frontends.server.workplaces import Workplaces
+from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
+from snakemake_executor_gpupool.runtime.carry_out import Callbacks
+from snakemake_executor_gpupool.runtime.config import Origin, build_config
+from snakemake_executor_gpupool.runtime.pool import Pool
+from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
+
+LOGGER = logging.getLogger("snakemake_executor_gpupool")
+#: Without a job: after how many seconds a tool's processes end, and the server.
+IDLE_S, SERVER_IDLE_S = 300.0, 1800.0
+LOG_BYTES, LOG_FILES = 1024**2, 3
+#: How often the server looks after its socket, its code and what is out of use.
+LOOK_S = 1.0
+#: How many clients may wait to be greeted.
+BACKLOG = 1024
+#: Of the files of the server's run, which goes on for long.
+MAX_EVENTS_BYTES = 64 * 1024**2
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What a server is started with.
+
+    Attributes
+    ----------
+    directory
+        Empty: that of the key.
+    idle_s, server_idle_s
+        After how long without a job a tool's processes end, and the server.
+    pool
+        Arguments of :func:`~snakemake_executor_gpupool.runtime.config.build_config`.
+    is_quiet
+        Whether it says nothing on standard error.
+    patience_s
+        How long to wait for the end of another server of the directory.
+    """
+
+    directory: str = ""
+    idle_s: float = IDLE_S
+    server_idle_s: float = SERVER_IDLE_S
+    pool: dict[str, Any] = field(default_factory=dict)
+    is_quiet: bool = False
+    patience_s: float = 0.0
+
+
+def serve(options: ServerOptions) -> None:
+    """Serve until asked to end, or out of use for long.
+
+    Raises
+    ------
+    ConfigError
+        There is a server already, an option is malformed, or the directory cannot be used.
+    """
+    key = key_of(os.environ)
+    directory = options.directory or directory_of(key)
+    path = socket_of(directory)
+    make_directory(directory)
+    with _locked(directory, options.patience_s), _logging(directory, options.is_quiet):
+        try:
+            asyncio.run(_serve(key, Path(directory), path, options))
+        except Exception as error:
+            LOGGER.error("the server has failed: %s", error)
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+@contextlib.contextmanager
+def _locked(directory: str, patience_s: float) -> Iterator[None]:
+    """Be the only server of a directory."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    try:
+        lock = os.open(os.path.join(directory, LOCK), flags, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{directory}/{LOCK} cannot be made: {error.strerror}") from error
+    deadline_s = time.monotonic() + patience_s
+    try:
+        while not _is_got(lock):
+            if time.monotonic() >= deadline_s:
+                raise BlockingIOError
+            time.sleep(0.05)
+    except BlockingIOError as error:
+        pid = os.pread(lock, 20, 0).decode(errors="replace").strip()
+        os.close(lock)
+        raise ConfigError(f"a server is there already, process {pid}, in {directory}") from error
+    except OSError as error:
+        os.close(lock)
+        raise ConfigError(
+            f"{directory} is on a file system without locks ({error.strerror}): choose another "
+            "one with --directory"
+        ) from error
+    try:
+        with contextlib.suppress(OSError):  # the disk is full: only messages lack the number
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _is_got(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _logging(directory: str, is_quiet: bool) -> Iterator[None]:
+    logging.raiseExceptions = False  # a full disk costs lines of the log, and nothing else
+    path = os.path.join(directory, LOG)
+    handlers: list[logging.Handler] = [
+        logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
+    ]
+    if not is_quiet:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            LOGGER.removeHandler(handler)
+            handler.close()
+
+
+async def _serve(key: str, directory: Path, path: str, options: ServerOptions) -> None:
+    service = Service(key, Workplaces(directory), options.idle_s)
+    callbacks = Callbacks(service.report, _no_leases, service.broken, LOGGER.info, LOGGER.warning)
+    run_root = Path(tempfile.mkdtemp(prefix=SPOOL_PREFIX, dir=directory))
+    idle = DispatchConfig(idle_timeout_s=options.idle_s)
+    config = build_config(run_root=run_root, dispatch=idle, **options.pool)
+    given = {name: value for name, value in options.pool.items() if value is not None}
+    pool = Pool(
+        replace(
+            config,
+            is_temporary=True,
+            origin=Origin("server", given, {"gpupool": __version__}),
+            surroundings=service.workplaces.surroundings,
+            max_events_bytes=MAX_EVENTS_BYTES,
+        ),
+        callbacks,
+    )
+    try:
+        service.opened(pool)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _stop_now, service, pool, number)
+        for warning in config.warnings:
+            LOGGER.warning("gpupool: %s", warning)
+        names = ", ".join(device.name for device in config.devices)
+        what = f"gpupool {__version__} serves on {names}, process {os.getpid()}, {path}"
+        LOGGER.info(what)
+        await _answer(service, key, path, options.server_idle_s)
+    finally:
+        LOGGER.info("the server ends: %s", service.why_ended or "it has failed")
+        await asyncio.to_thread(pool.close)
+
+
+def _stop_now(service: Service, pool: Pool, number: int) -> None:
+    name = signal.Signals(number).name
+    service.end(f"it got {name}")
+    pool.cancel(f"ended by {name}")
+
+
+async def _answer(service: Service, key: str, path: str, idle_s: float) -> None:
+    """Answer clients until the server is to end, and those that it has jobs of to their end."""
+    listener = await _listening(service, path)
+    own = os.stat(path).st_ino
+    while not service.ending.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(service.ending.wait(), LOOK_S)
+        service.look_after()
+        if not service.clients and time.monotonic() - service.used_s >= idle_s:
+            service.end(f"it was out of use for {idle_s:g} s")
+        elif key_of(os.environ) != key:
+            service.end("gpupool was installed anew")
+        elif _inode(path) != own:
+            if not os.path.isdir(os.path.dirname(path)):
+                service.end("its directory was removed")
+                break
+            LOGGER.warning("%s was removed, and is made again", path)
+            listener.close()
+            listener = await _listening(service, path)
+            own = os.stat(path).st_ino
+    with contextlib.suppress(OSError):
+        if _inode(path) == own:
+            os.unlink(path)  # a client that comes now starts another server, or finds none
+    listener.close()
+    while service.clients:
+        await asyncio.sleep(0.02)
+
+
+async def _listening(service: Service, path: str) -> asyncio.Server:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # of a server that was killed: its lock is ours now
+    umask = os.umask(0o177)
+    try:
+        return await asyncio.start_unix_server(service.connected, path, backlog=BACKLOG)
+    finally:
+        os.umask(umask)
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return -1
+
+
+def _no_leases(*wanted: object) -> None:
+    raise AssertionError("a server asks for no leases")

@@ -1,0 +1,150 @@
+"""What workers of a client's job start from, under a name that says all of it: the stamp."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_gpupool.frontends.server.code_watch import ToolCode
+from snakemake_executor_gpupool.frontends.server.job_requests import ClientJob
+from snakemake_executor_gpupool.frontends.server.variables import depends_on_place
+from snakemake_executor_gpupool.hosts.surroundings import Surroundings
+from snakemake_executor_gpupool.tool_api.mode import Mode
+from snakemake_executor_gpupool.wire.requests import ToolRef
+from snakemake_executor_gpupool.worker.unchanged import VARIABLE
+
+#: What a process starts from whose workplace is gone: nothing, so that it does not start.
+NOWHERE = Surroundings({}, "/nonexistent/gpupool", 0o077)
+
+
+@dataclass(eq=False)
+class Workplace:
+    """What workers start from, and who uses it.
+
+    Attributes
+    ----------
+    jobs
+        How many jobs are in flight.
+    used_s
+        When the last one ended.
+    software
+        Identifies the environment that its code was imported in.
+    """
+
+    ref: ToolRef
+    surroundings: Surroundings
+    expected: Path
+    code: ToolCode
+    software: str
+    jobs: int = 0
+    used_s: float = 0.0
+    is_retired: bool = field(default=False)
+
+
+class Workplaces:
+    """All that are in use; ``surroundings`` may be called by another thread.
+
+    Parameters
+    ----------
+    directory
+        The server's: workers of most jobs start in an empty directory there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._expected = directory / "expected"
+        self._empty = directory / "empty"
+        for each in (self._expected, self._empty):
+            each.mkdir(mode=0o700, exist_ok=True)
+        for left in self._expected.iterdir():  # by a server that was killed
+            left.unlink()
+        self._known: dict[str, Workplace] = {}
+
+    def __iter__(self) -> Iterator[Workplace]:
+        return iter(list(self._known.values()))
+
+    @property
+    def neutral(self) -> str:
+        """The directory of workers that may start anywhere."""
+        return str(self._empty)
+
+    def surroundings(self, tool: ToolRef) -> Surroundings | None:
+        """Return what a tool's processes start from; called by the run loop's thread."""
+        if not tool.stamp:
+            return None
+        workplace = self._known.get(tool.stamp)
+        return NOWHERE if workplace is None else workplace.surroundings
+
+    def of_job(
+        self,
+        python: str,
+        mode: Mode,
+        code: ToolCode,
+        variables: Mapping[str, str],
+        software: str,
+        job: ClientJob,
+        *,
+        is_here: bool,
+    ) -> Workplace:
+        """Return the workplace of a job, new if no other job had the same.
+
+        ``is_here``: it is to start in the client's directory in any case.
+
+        Raises
+        ------
+        OSError
+            The disk is full.
+        """
+        depends = is_here or self._depends_on(job.cwd, code, variables, job.job.params)
+        start = job.cwd if depends else self.neutral
+        what = [job.spec, python, sorted(variables.items()), job.umask, start, code.watched]
+        stamp = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+        known = self._known.get(stamp)
+        if known is None:
+            expected = self._expected / f"{stamp}.json"
+            content = json.dumps({"tool": job.name, "watched": code.watched})
+            expected.write_text(content, encoding="utf-8")
+            surroundings = Surroundings({**variables, VARIABLE: str(expected)}, start, job.umask)
+            ref = ToolRef(job.spec, start, python, mode=mode, name=job.name, stamp=stamp)
+            known = Workplace(ref, surroundings, expected, code, software)
+            self._known[stamp] = known
+        known.is_retired = False
+        return known
+
+    @staticmethod
+    def _depends_on(
+        cwd: str, code: ToolCode, variables: Mapping[str, str], params: Mapping[str, Any]
+    ) -> bool:
+        """Whether the model's process may find something in the client's directory.
+
+        It may if anything there has a name that the code or a param mentions.
+        """
+        if depends_on_place(variables):
+            return True
+        words = {*code.words, *_texts(params)}
+        return any(os.path.lexists(os.path.join(cwd, word)) for word in words if word)
+
+    def forget(self, workplace: Workplace) -> None:
+        """Forget a workplace whose processes have ended."""
+        self._known.pop(workplace.ref.stamp, None)
+        with contextlib.suppress(OSError):
+            workplace.expected.unlink()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a param that may be paths relative to a directory."""
+    if isinstance(value, str):
+        if "\0" not in value and not os.path.isabs(value):
+            yield value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _texts(key)
+            yield from _texts(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _texts(each)

@@ -1,0 +1,137 @@
+"""Says of a tool which files its code is made of: asked by a server, before it starts workers.
+
+``python worker/main.py code PACKAGE_DIR`` reads ``{spec, base_dir}`` as JSON from standard input
+and prints one JSON object: ``watched`` (a path, how it is looked at, what it is like), ``words``
+(texts in the code that may name files), ``version``, or ``error``.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+import warnings
+from typing import Any
+
+from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
+from snakemake_executor_gpupool.wire.fingerprint import PACKAGE_DIR
+from snakemake_executor_gpupool.worker.code_digest import (
+    code_files,
+    is_below_installed,
+    is_of_python,
+)
+from snakemake_executor_gpupool.worker.output_capture import tell_error
+from snakemake_executor_gpupool.worker.unchanged import (
+    FILE,
+    NAMES,
+    PACKAGE,
+    PLACE,
+    is_local,
+    local_files,
+    signature,
+)
+
+#: Longer texts, and more of them, are no names of files.
+LONGEST_WORD = 255
+MAX_WORDS = 20_000
+#: Stands among the words for the working directory itself.
+HERE = "."
+#: Names by which code asks for it, and those that mean it where they are given no other place.
+_OF_HERE = ("getcwd", "getcwdb", "cwd", "glob", "iglob", "rglob")
+_OF_A_PLACE = ("listdir", "scandir", "walk", "Path", "PosixPath", "fwalk")
+
+
+def report() -> None:
+    """Answer the one question of this process."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the tool prints is no answer
+    question = json.load(sys.stdin)
+    try:
+        answer = describe(load_tool_class(question["spec"], question["base_dir"]))
+    except BaseException as error:  # a tool's module may even call sys.exit
+        answer = {"error": tell_error(error)}
+    with answers:
+        json.dump(answer, answers)
+
+
+def describe(tool_class: Any) -> dict[str, Any]:
+    """Return what a tool's code is made of, and what the files are like before they are read."""
+    # A change between the two looks is found: the second one reads what the first had not seen.
+    before = {path: signature(FILE, path) for path in code_files(tool_class)}
+    files = {*code_files(tool_class), *local_files()}
+    local = sorted(path for path in files if is_local(path))
+    watched = {path: (FILE, before.get(path, signature(FILE, path))) for path in local}
+    for path in _places(local):
+        kind = PLACE if is_below_installed(f"{path}{os.sep}") else NAMES
+        watched[path] = (kind, signature(kind, path))
+        if kind == PLACE:
+            for name in sorted(os.listdir(path)):
+                if name.endswith((".pth", "_finder.py")):
+                    inner = os.path.join(path, name)
+                    watched[inner] = (FILE, signature(FILE, inner))
+    for path in _of_python():
+        watched[path] = (FILE, signature(FILE, path))
+    watched[PACKAGE_DIR] = (PACKAGE, signature(PACKAGE, PACKAGE_DIR))
+    return {
+        "watched": [[path, kind, sign] for path, (kind, sign) in watched.items()],
+        "words": sorted(_words(local))[:MAX_WORDS],
+        "version": str(tool_class.version),
+    }
+
+
+def _places(files: list[str]) -> list[str]:
+    """Return the directories that an import may look into."""
+    places = [os.path.dirname(path) for path in files]
+    places += [os.path.abspath(place) for place in sys.path]
+    # The package itself counts as a whole.
+    there = [p for p in dict.fromkeys(places) if os.path.isdir(p) and not p.startswith(PACKAGE_DIR)]
+    return [place for place in there if not is_of_python(f"{place}{os.sep}")]
+
+
+def _of_python() -> list[str]:
+    """Return the files by which an environment that was made anew differs."""
+    names = (
+        os.path.realpath(sys.executable),
+        os.path.join(sys.prefix, "pyvenv.cfg"),
+        os.path.join(sys.prefix, "conda-meta", "history"),
+    )
+    return [name for name in names if os.path.exists(name)]
+
+
+def _words(files: list[str]) -> set[str]:
+    """Return the texts in the code that a working directory may have a file of that name for."""
+    words: set[str] = set()
+    for path in files:
+        try:
+            with open(path, "rb") as file, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tree = ast.parse(file.read())
+        except (OSError, SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            if _looks_around(node):
+                words.add(HERE)
+            if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)):
+                word = os.fsdecode(node.value)
+                if 0 < len(word) <= LONGEST_WORD and "\n" not in word and "\0" not in word:
+                    words.add(word)
+    return {
+        word for word in words if word == HERE or (word.strip("./ ") and not word.startswith("/"))
+    }
+
+
+def _looks_around(node: ast.AST) -> bool:
+    """Return whether code asks for the working directory, or for what is there."""
+    if isinstance(node, (ast.Attribute, ast.Name, ast.alias)):
+        return _name_of(node) in _OF_HERE
+    if not isinstance(node, ast.Call) or _name_of(node.func) not in _OF_A_PLACE:
+        return False
+    first = node.args[0] if node.args else None
+    return first is None or (isinstance(first, ast.Constant) and first.value in ("", ".", "./"))
+
+
+def _name_of(node: ast.AST) -> str:
+    return str(getattr(node, "attr", getattr(node, "id", getattr(node, "name", ""))))

@@ -1,0 +1,130 @@
+"""Whether the code that a process has imported is the one that it was to start from.
+
+Whoever starts a process for more than one run says in a file which files its tool's code is made
+of, and what each of them was like beforehand. After everything that may have imported something
+the process compares: then all that it has imported was read from those files.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+
+from snakemake_executor_gpupool.errors import CodeChanged, UnlistedCode
+from snakemake_executor_gpupool.wire.fingerprint import PACKAGE_DIR, fingerprint
+from snakemake_executor_gpupool.worker.code_digest import is_below_installed, is_of_python
+
+#: Names the file for a process; it is taken out of the environment at once.
+VARIABLE = "GPUPOOL_EXPECTED"
+#: How a path is looked at: as a file, as a place of installed packages, as a directory that
+#: imports look into, and as gpupool's own package.
+FILE, PLACE, NAMES, PACKAGE = "file", "place", "names", "package"
+#: Directories of code that libraries generate, each file under the digest of its content.
+GENERATED = ("torchinductor_", ".triton", "transformers_modules", "triton_")
+_IMPORTABLE = (".py", ".so", ".pth")
+
+
+def signature(kind: str, path: str) -> str:
+    """Return what a path is like now; another after any change; empty: it is not there."""
+    try:
+        if kind == FILE:
+            return _of_file(path)
+        if kind == PLACE:
+            status = os.stat(path)
+            return f"{status.st_mtime_ns}:{status.st_ino}:{status.st_dev}"
+        return fingerprint(path) if kind == PACKAGE else "/".join(sorted(_names_in(path)))
+    except OSError:
+        return ""
+
+
+def _of_file(path: str) -> str:
+    # Opened, since a network file system then asks its server.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+    return ":".join(map(str, numbers))
+
+
+def _names_in(directory: str) -> Iterator[str]:
+    """Yield what an import may find in a directory."""
+    for entry in os.scandir(directory):
+        if entry.name.endswith(_IMPORTABLE) or (
+            entry.name.isidentifier() and os.path.exists(f"{entry.path}/__init__.py")
+        ):
+            yield entry.name
+
+
+class Unchanged:
+    """Compares what was expected with what is there.
+
+    Parameters
+    ----------
+    path
+        The file that says what is expected; empty: nothing is, and all is well.
+
+    Attributes
+    ----------
+    tool
+        What the user calls the tool; empty: nothing is expected.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.tool = ""
+        self._expected: dict[str, tuple[str, str]] = {}
+        self._modules = 0
+        if path:
+            with open(path, encoding="utf-8") as file:
+                content = json.load(file)
+            self.tool = content["tool"]
+            self._expected = {name: (kind, sign) for name, kind, sign in content["watched"]}
+
+    @classmethod
+    def of_this_process(cls) -> Unchanged:
+        """Return what is expected of this process."""
+        return cls(os.environ.pop(VARIABLE, ""))
+
+    def require(self) -> None:
+        """Compare, if anything was imported since the last time.
+
+        Raises
+        ------
+        CodeChanged
+            A file is not what it was: who wants the tool must ask another process.
+        UnlistedCode
+            The tool has imported a file that its source does not name.
+        """
+        if not self._expected or len(sys.modules) == self._modules:
+            return
+        for path, (kind, sign) in self._expected.items():
+            if signature(kind, path) != sign:
+                raise CodeChanged(f"{path} has changed since this process was started")
+        for path in sorted(local_files()):
+            if path not in self._expected:
+                raise UnlistedCode(
+                    f"{path} is imported under a name that the tool's source does not have"
+                )
+        self._modules = len(sys.modules)
+
+
+def local_files() -> set[str]:
+    """Return the files of imported modules that are a user's own."""
+    files = set()
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if isinstance(path, str) and is_local(os.path.abspath(path)):
+            files.add(os.path.abspath(path))
+    return files
+
+
+def is_local(path: str) -> bool:
+    """Return whether a file of code is a user's own."""
+    if path.startswith(PACKAGE_DIR + os.sep) or is_of_python(path) or is_below_installed(path):
+        return False
+    return not any(part.startswith(GENERATED) for part in path.split(os.sep))
