@@ -2,11 +2,15 @@
 
 ``Attending`` pads to the longest of its batch, or to ``self.batch_shape``; ``Careless`` to the
 longest always, though its class says otherwise. Inputs are lines of letters, outputs the numbers of
-each as hexadecimal floats, so that files show every bit.
+each as hexadecimal floats, so that files show every bit; those of ``Spelled`` are letters again,
+quite other ones where a single bit differs.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ WIDTH, HEADS, LAYERS = 48, 4, 2
 class Attending(Tool):
     """Two layers of attention and products over letters, from seeded weights."""
 
-    defaults = {"model": 1, "scale": 1.0}
+    defaults = {"model": 1, "scale": 1.0, "die": ""}
     reproducible = "shape"
     max_short_tokens = 64
     net: Any
@@ -60,6 +64,9 @@ class Attending(Tool):
         import torch
         from torch.nn import functional
 
+        if self.params.die and Path(self.params.die).exists():
+            Path(self.params.die).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
         letters = torch.zeros(len(items), self.padded(items), dtype=torch.long)
         for row, item in zip(letters, items, strict=False):
             row[: len(item)] = torch.tensor([ord(letter) - 96 for letter in item])
@@ -78,6 +85,17 @@ class Attending(Tool):
     def write(self, job: Job, results: list[Any]) -> None:
         lines = [" ".join(float(number).hex() for number in row) for row in results]
         Path(job.output[0]).write_text("\n".join(lines) + "\n")
+
+
+class Spelled(Attending):
+    """Writes a word for each item, which tells every bit of its numbers."""
+
+    def write(self, job: Job, results: list[Any]) -> None:
+        words = []
+        for row in results:
+            digits = hashlib.sha256(row.tobytes()).digest()
+            words.append("".join(chr(97 + digit % 26) for digit in digits[: 4 + digits[0] % 24]))
+        Path(job.output[0]).write_text("\n".join(words) + "\n")
 
 
 class Careless(Attending):

@@ -40,6 +40,7 @@ from snakemake_executor_gpupool.hosts.cluster.messages import (
 )
 from snakemake_executor_gpupool.hosts.cluster.nodes import Node
 from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.wire.frames import Frame, SpoolFile, encode
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
@@ -231,7 +232,8 @@ def test_frames_are_of_workers_that_are_there_and_an_end_is_told_once(host: Clus
 
 
 FRAME = Frame({"type": "done", "batch": 1}, [b"result", SpoolFile("/spool/x", 5)])
-CHAIN_TOOL = ToolRef("a.py:A", "/flow", "python", "/env", more=("b.py:B",), activation="enter")
+SEEDED = Mode(is_reproducible=True, seed=3, kind="A100")
+CHAIN_TOOL = ToolRef("a.py:A", "/flow", "python", "/env", ("b.py:B",), "enter", mode=SEEDED)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ import pytest
 
 from snakemake_executor_gpupool import DeviceManager, OffloadStrategy
 from snakemake_executor_gpupool.devices.cores import default_cpu_workers
+from snakemake_executor_gpupool.devices.device import Device, cpu_slot
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.runtime.config import build_config
+from snakemake_executor_gpupool.runtime.config import Machines, build_config
+from snakemake_executor_gpupool.tool_api.mode import Mode
+from snakemake_executor_gpupool.wire.machine import processor
 
 FOUR = {"GPUPOOL_SIMULATE": "4x16GiB"}
 
@@ -63,3 +66,28 @@ def test_strategy_and_packing_come_from_the_environment(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:  # D3
     with pytest.raises(ConfigError, match="cuda:7"):
         names(tmp_path, FOUR, managed_devices="cuda:7")
+
+
+def mode(tmp_path: Path, env: dict[str, str], *models: str, **options: object) -> Mode:
+    cards = tuple(Device(f"cuda:{n}", "cuda", n, model_name=m) for n, m in enumerate(models))
+    machines = Machines((*cards, cpu_slot(0)))
+    return build_config(run_root=tmp_path, env=env, find=lambda _: machines, **options).mode  # type: ignore[arg-type]
+
+
+def test_options_go_before_the_environment_in_how_a_run_computes(tmp_path: Path) -> None:  # R5
+    env = {"GPUPOOL_REPRODUCIBLE": "1", "GPUPOOL_SEED": "5"}
+    assert mode(tmp_path, {}) == Mode()
+    assert mode(tmp_path, env).is_reproducible and mode(tmp_path, env).seed == 5
+    assert mode(tmp_path, env, reproducible=False, seed=7) == Mode(seed=7)
+    assert mode(tmp_path, {}, reproducible=True).is_reproducible
+    with pytest.raises(ConfigError, match="GPUPOOL_REPRODUCIBLE"):
+        mode(tmp_path, {"GPUPOOL_REPRODUCIBLE": "yes"})
+
+
+def test_a_reproducible_run_has_cards_of_one_model(tmp_path: Path) -> None:  # R5
+    same = mode(tmp_path, {}, "A100", "A100", reproducible=True)
+    assert "A100" in same.kind and same.kind.endswith(processor())
+    assert mode(tmp_path, {}, "H100", reproducible=True).kind != same.kind
+    with pytest.raises(ConfigError, match=r"cuda: A100, cuda: H100.*--gpupool-devices"):
+        mode(tmp_path, {}, "A100", "H100", reproducible=True)
+    assert mode(tmp_path, {}, "A100", "H100") == Mode()

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.devices.device import Device, cpu_slot
 from snakemake_executor_gpupool.hosts import local
 from snakemake_executor_gpupool.hosts.base import GRACE_S, FrameArrived, HostEvent, WorkerGone
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
@@ -275,6 +276,19 @@ def test_a_process_sees_its_devices_and_is_told_its_tool_first(machine: Machine)
     machine.host.start("w2", ToolRef("tool", "", "python"), ())
     files = FakeProcess.made[-1].environment
     assert files["CUDA_VISIBLE_DEVICES"] == "" and files["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_reproducible_run_fixes_what_libraries_are_told(machine: Machine) -> None:  # R5
+    usual = machine.start().environment
+    assert "CUBLAS_WORKSPACE_CONFIG" not in usual and usual["GPUPOOL_REPRODUCIBLE"] == "0"
+    mode = Mode(is_reproducible=True, seed=4, kind="A100")
+    machine.host._threads = 16
+    for number, devices in enumerate([(CARD,), (cpu_slot(0),), ()]):
+        machine.host.start(f"r{number}", ToolRef("tool", "", "python", mode=mode), devices)
+        environment = FakeProcess.made[-1].environment
+        assert Mode.of(environment) == mode
+        assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "1"
+        assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_closing_takes_so_long_and_says_who_is_left(machine: Machine) -> None:  # S10
