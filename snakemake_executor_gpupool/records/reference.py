@@ -92,7 +92,8 @@ EVENTS = {
     "it: `job`, `job_id`, `batch` (which wrote its outputs).",
     "store_trouble": "Something is wrong with results kept across runs: `worker`, `kind` "
     "(`damaged`: removed and computed again; `unsafe`: others could have written it; `unreadable`; "
-    "`unwritten`: a result could not be kept), `why`.",
+    "`unwritten`: a result could not be kept; `uncovered`: a tool does what kept results "
+    "cannot cover; `refused`: its results are not kept), `why`.",
     "out_of_memory": "A micro-batch did not fit and was halved: `worker`, `budget` (tokens, from "
     "now on).",
 }

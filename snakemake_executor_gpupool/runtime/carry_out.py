@@ -37,6 +37,8 @@ from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.job_log import computed_by, log_line
 from snakemake_executor_gpupool.wire.kept import (
     DAMAGED,
+    REFUSED,
+    UNCOVERED,
     UNREADABLE,
     UNSAFE,
     UNWRITTEN,
@@ -61,6 +63,9 @@ _TROUBLES = {
     "where the owner is you",
     UNREADABLE: "kept results cannot be read, and are computed again",
     UNWRITTEN: "results are not kept for later runs",
+    UNCOVERED: "a tool does what kept results cannot cover: change its version, or remove the "
+    "cache, when what it depends on has changed",
+    REFUSED: "results of a tool are not kept for later runs",
 }
 
 

@@ -10,7 +10,9 @@ from typing import NamedTuple
 #: Kinds of problems with kept results; a run reports the first of each.
 DAMAGED, UNSAFE = "damaged", "unsafe"
 UNREADABLE, UNWRITTEN = "unreadable", "unwritten"
-TROUBLES = (DAMAGED, UNSAFE, UNREADABLE, UNWRITTEN)
+#: Results depend on what cannot be covered; or so much so that they are not kept.
+UNCOVERED, REFUSED = "uncovered", "refused"
+TROUBLES = (DAMAGED, UNSAFE, UNREADABLE, UNWRITTEN, UNCOVERED, REFUSED)
 
 
 class StoreAddress(NamedTuple):

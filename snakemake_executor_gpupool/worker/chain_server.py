@@ -56,6 +56,7 @@ from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.numerics import is_of_kind
+from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import outermost, staged_outputs
 from snakemake_executor_gpupool.worker.result_file import KeptResults
@@ -126,8 +127,9 @@ class ChainServer:
             model = describe_model(reader)["model"]
             if model not in by_model:
                 self._restored.restore(tool_class)
-                by_model[model] = LoadedTool(tool_class, params)
-                by_model[model].load(self._device)
+                with OBSERVER.watching():
+                    by_model[model] = LoadedTool(tool_class, params)
+                    by_model[model].load(self._device)
             tools.append(by_model[model])
             # If the code or weights have changed meanwhile, results are not kept.
             is_same = describe_model(reader)["model"] == model
@@ -242,9 +244,17 @@ class ChainServer:
             if key not in results and remembered is not None:
                 results[key] = Packed(remembered)
         missing = {key: item for key, item in items.items() if key not in results}
-        computed = self._compute_missing(stage, chains[0].jobs[stage].params, missing)
+        params = chains[0].jobs[stage].params
+        with OBSERVER.watching():
+            computed = self._compute_missing(stage, params, missing)
+        if kept is not None and computed and head[1] == self._idents[stage]:
+            reader = for_files(self._classes[stage], params)
+            keys = [(*head, key) for key in computed]
+            kept = self._store.to_write(kept, reader, keys, lambda: list(missing.values()))
+        else:
+            kept = None
         for key, packed in computed.items():
-            if kept is not None and head[1] == self._idents[stage]:
+            if kept is not None:
                 kept.keep((*head, key), packed.parts)
             self._remembered.keep((*head, key), packed.parts)
         results.update(computed)

@@ -2,9 +2,9 @@
 
 It covers, by content, the files of the tool's class and of its bases, and every local module
 that these import, directly or not, at the top or inside functions; by name and version, the
-installed distributions that they import, with what those require; and Python's own version.
-It does not cover what the source does not import by name: data files, programs, and modules whose
-names are computed while the tool runs.
+installed distributions that they import, with what those require; Python's own version, and
+gpupool's. It does not cover what the source does not import by name: data files, programs, and
+modules whose names are computed while the tool runs. These are :mod:`.dependencies`.
 
 Nothing is imported or run for this. Standard library only, Python >= 3.9.
 """
@@ -22,7 +22,7 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.tool_api.source import own_classes
 from snakemake_executor_gpupool.worker.distributions import describe_distributions
@@ -35,6 +35,8 @@ _INSTALLED = ("site-packages", "dist-packages")
 #: So many modules are read and followed; beyond them whole packages count, by size and time of
 #: their files.
 MAX_MODULES = 200
+#: How many tools' digests are cached.
+MAX_KNOWN = 256
 _DYNAMIC = ("import_module", "__import__")
 
 
@@ -48,45 +50,98 @@ class _Module(NamedTuple):
     package: str = ""
 
 
-@functools.lru_cache(maxsize=256)
+class Code(NamedTuple):
+    """A tool's code, and what else its source names.
+
+    Attributes
+    ----------
+    digest
+        Of all of it.
+    files
+        The local files that it covers, with their versions when they were read.
+    distributions
+        The installed distributions that it covers, as ``name==version``, some with a digest.
+    trees
+        Directories of local packages that it covers as a whole.
+    variables
+        Names of environment variables that the local code reads.
+    """
+
+    digest: str
+    files: dict[str, Any]
+    trees: tuple[str, ...]
+    distributions: tuple[str, ...]
+    variables: frozenset[str]
+
+
+_KNOWN: dict[type, Code] = {}
+
+
 def code_digest(tool_class: type) -> str:
     """Return a digest of a tool's code as it is on the first call in this process."""
-    contents, installed = _walk(tool_class)
-    version = "{}.{}".format(*sys.version_info)
-    lines = [version, *sorted(contents.values()), *describe_distributions(installed)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return code_of(tool_class).digest
+
+
+def code_of(tool_class: type) -> Code:
+    """Return a tool's code as it is on the first call in this process."""
+    if tool_class not in _KNOWN:
+        if len(_KNOWN) >= MAX_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[tool_class] = _code_of(tool_class)
+    return _KNOWN[tool_class]
 
 
 def code_files(tool_class: type) -> list[str]:
     """Return the files that a tool's code is made of, as they are now."""
-    return list(_walk(tool_class)[0])
+    return list(_code_of(tool_class).files)
 
 
-def _walk(tool_class: type) -> tuple[dict[str, str], set[str]]:
-    """Return a line for each file of a tool's code, and the installed packages it imports."""
-    modules = list(_modules_of(tool_class))
+def forget_changed_code() -> None:
+    """Forget the digests of code whose files have changed since; they are computed anew."""
+    for tool_class, code in list(_KNOWN.items()):
+        if any(version_of(path) != version for path, version in code.files.items()):
+            del _KNOWN[tool_class]
+
+
+def _code_of(tool_class: type) -> Code:
+    modules = [*_modules_of(tool_class), *_packages_of(tool_class)]
     # Its own package counts by content wherever it lies: a reinstall may keep the version.
     own = {module.name.partition(".")[0] for module in modules} - {OWN_PACKAGE}
     beside = tuple(dict.fromkeys(os.path.dirname(m.path) for m in modules if not m.package))
     contents: dict[str, str] = {}
+    files: dict[str, Any] = {}
+    trees: set[str] = set()
     installed: set[str] = set()
+    variables: set[str] = set()
     waiting = modules
     while waiting:
         module = waiting.pop()
         if module.path in contents:
             continue
         if len(contents) >= MAX_MODULES:
-            contents[module.path] = _tree_of(module)
+            root = _root_of(module)
+            files[module.path] = version_of(module.path)
+            trees.add(root)
+            stands = _stats_below(root) if os.path.isdir(root) else _stat_of(root)
+            contents[module.path] = f"{module.name.partition('.')[0]}:{stands}"
             installed.add("")  # its imports are not known: everything installed counts
             continue
+        files[module.path] = version_of(module.path)  # before it is read
         data = _read(module.path)
         contents[module.path] = f"{module.name}:{hashlib.sha256(data).hexdigest()}"
-        for name in _imports(data, module) if module.path.endswith(".py") else ():
+        tree = _parsed(data) if module.path.endswith(".py") else None
+        if tree is not None:
+            variables.update(_variables(tree))
+        for name in _imports(tree, module) if tree is not None else ():
             imported, top = _found(name, beside, own)
             waiting += imported
             if top:
                 installed.add(top)
-    return contents, installed
+    versions = "{}.{}.{}".format(*sys.version_info), f"gpupool {_version()}"
+    distributions = describe_distributions(installed)
+    lines = [*versions, *sorted(contents.values()), *distributions]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return Code(digest, files, tuple(trees), tuple(distributions), frozenset(variables))
 
 
 def _modules_of(tool_class: type) -> Iterator[_Module]:
@@ -100,15 +155,60 @@ def _modules_of(tool_class: type) -> Iterator[_Module]:
             yield _Module(klass.__module__, os.path.abspath(path), places, package)
 
 
-# -- imports ----------------------------------------------------------------------
-def _imports(data: bytes, module: _Module) -> list[str]:
-    """Return the full names of what a file imports, at any depth."""
+def _version() -> str:
+    return str(getattr(sys.modules.get(OWN_PACKAGE), "__version__", ""))
+
+
+def _packages_of(tool_class: type) -> Iterator[_Module]:
+    """Yield the packages that the modules of a class and of its bases are in."""
+    for klass in own_classes(tool_class):
+        name = klass.__module__.rpartition(".")[0]
+        while name:
+            package: Any = sys.modules.get(name)
+            path = getattr(package, "__file__", None)
+            if path and name != OWN_PACKAGE and not is_of_python(path):
+                yield _Module(name, os.path.abspath(path), tuple(package.__path__), name)
+            name = name.rpartition(".")[0]
+
+
+# -- what a file names --------------------------------------------------------------
+def _parsed(data: bytes) -> ast.AST | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a worker's log is no place for a linter
-            tree = ast.parse(data)
+            return ast.parse(data)
     except (SyntaxError, ValueError):
-        return []
+        return None
+
+
+def _variables(tree: ast.AST) -> Iterator[str]:
+    """Yield the names of environment variables that a file reads by a fixed name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and _last_name(node.value) == "environ":
+            key: Any = node.slice
+        elif isinstance(node, ast.Call) and node.args and _reads_variable(node.func):
+            key = node.args[0]
+        elif isinstance(node, ast.Compare) and _last_name(node.comparators[0]) == "environ":
+            key = node.left
+        else:
+            continue
+        key = getattr(key, "value", None)  # of a constant
+        if isinstance(key, str):
+            yield key
+
+
+def _reads_variable(function: ast.AST) -> bool:
+    if isinstance(function, ast.Attribute) and function.attr in ("get", "pop", "setdefault"):
+        return _last_name(function.value) == "environ"
+    return _last_name(function) == "getenv"
+
+
+def _last_name(node: ast.AST) -> str:
+    return str(getattr(node, "attr", getattr(node, "id", "")))
+
+
+def _imports(tree: ast.AST, module: _Module) -> list[str]:
+    """Return the full names of what a file imports, at any depth."""
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -140,7 +240,10 @@ def _absolute(name: str, module: _Module) -> str:
 
 
 def _found(name: str, beside: tuple[str, ...], own: set[str]) -> tuple[list[_Module], str]:
-    """Return the local modules that a name imports, and the installed package or empty."""
+    """Return the local modules that a name imports, and the installed package or empty.
+
+    A package in several distributions (``google.protobuf``) has its full name.
+    """
     top, *rest = name.split(".")
     is_own_tool = f"{name}.".startswith(f"{_OWN_TOOLS}.")
     if top == OWN_PACKAGE and not is_own_tool:
@@ -151,7 +254,8 @@ def _found(name: str, beside: tuple[str, ...], own: set[str]) -> tuple[list[_Mod
         if is_of_python(first.path):
             continue
         if _is_installed(first) and top not in own and not is_own_tool:
-            installed = top
+            inside = _path_to(first, rest)
+            installed = inside[0].name if inside else installed
             continue
         modules += _path_to(first, rest)
     return modules, installed
@@ -173,12 +277,23 @@ def _path_to(module: _Module, rest: list[str]) -> list[_Module]:
     for part in rest:
         name = f"{modules[-1].name}.{part}"
         places = list(modules[-1].places)
-        spec = importlib.machinery.PathFinder.find_spec(name, places) if places else None
-        inner = _module(name, spec)
+        inner = _module_in(name, places)
         if inner is None:
             break  # a name in a module, not a module
         modules.append(inner)
     return [each for each in modules if each.path]
+
+
+def _module_in(name: str, places: list[str]) -> _Module | None:
+    """Return a submodule of a package that lies in those directories."""
+    if not places:
+        return None
+    try:
+        return _module(name, importlib.machinery.PathFinder.find_spec(name, places))
+    except KeyError:  # a directory without __init__.py in a package that is not imported
+        part = name.rpartition(".")[2]
+        inner = [os.path.join(place, part) for place in places]
+        return _Module(name, "", tuple(path for path in inner if os.path.isdir(path)), name)
 
 
 def _module(name: str, spec: importlib.machinery.ModuleSpec | None) -> _Module | None:
@@ -219,13 +334,12 @@ def is_of_python(path: str) -> bool:
     )
 
 
-def _tree_of(module: _Module) -> str:
-    """Return what stands for all files of the package that a module is in."""
-    depth = module.name.count(".") + bool(module.places)
+def _root_of(module: _Module) -> str:
+    """Return the directory of the package that a module is in; else its file."""
     root = module.path
-    for _ in range(depth):
+    for _ in range(module.name.count(".") + bool(module.places)):
         root = os.path.dirname(root)
-    return f"{module.name.partition('.')[0]}:{_stats_below(root) if depth else _stat_of(root)}"
+    return root
 
 
 @functools.lru_cache(maxsize=256)
@@ -241,8 +355,17 @@ def _stats_below(root: str) -> str:
 
 
 def _stat_of(path: str) -> str:
-    status = os.stat(path)
-    return f"{status.st_size}:{status.st_mtime_ns}"
+    return repr((version_of(path) or ())[2:])  # a device and an inode differ between machines
+
+
+def version_of(path: str) -> Any:
+    """Return what changes whenever a file does; None: it does not exist."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, *times
 
 
 def _read(path: str) -> bytes:

@@ -61,6 +61,12 @@ def describe_distributions(packages: Iterable[str]) -> list[str]:
     return sorted(idents.values())
 
 
+def distribution_of(package: str) -> str:
+    """Return a package's distribution as ``name==version``; empty: it is not found."""
+    distribution = _of_package(package)
+    return "" if distribution is None else distribution.ident
+
+
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -87,12 +93,13 @@ def _of_package(package: str) -> _Distribution | None:
     there = _installed()
     if not package:
         return None
-    same = there.get(_normal(package))
+    same = there.get(_normal(package)) if "." not in package else None
     if same is not None:
         return same
+    place = re.escape(package.replace(".", "/"))
     for file, pattern in (
-        ("top_level.txt", rf"^{re.escape(package)}\s*$"),
-        ("RECORD", rf"^{re.escape(package)}(/|\.[\w.-]*(py|so|pyd),)"),
+        ("top_level.txt", rf"^{place}\s*$"),
+        ("RECORD", rf"^{place}(/|\.[\w.-]*(py|so|pyd),)"),
     ):
         sought = re.compile(pattern, re.MULTILINE)
         for each in there.values():

@@ -8,6 +8,7 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 import time
@@ -15,13 +16,14 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from snakemake_executor_gpupool.worker.file_digests import sha256_of, sha256_of_large
 from snakemake_executor_gpupool.worker.staging import digest
 
-#: Files up to this size count by all their bytes; of larger ones, weights mostly, by size, time
-#: of change and some bytes.
-WHOLE_BYTES = 64 * 1024**2
-#: How much is read at the start, in the middle and at the end of a larger one. The end of a torch
-#: file has checksums of its whole content.
+#: Digests of larger files, weights mostly, are noted on disk.
+NOTED_BYTES = 64 * 1024**2
+#: Larger ones, databases mostly, count by size, times of change and some bytes.
+WHOLE_BYTES = 64 * 1024**3
+#: How much is read at the start, in the middle and at the end of such a file.
 SAMPLE_BYTES = 64 * 1024
 #: Longer texts are not paths.
 LONGEST_PATH = 4096
@@ -31,7 +33,9 @@ SETTLED_S = 2.0
 #: How many digests are cached.
 MAX_DIGESTS = 10_000
 #: Directories below a model's that hold no weights.
-PASSED_OVER = ("__pycache__",)
+PASSED_OVER = ("__pycache__", ".git", ".cache", ".snakemake", ".ipynb_checkpoints")
+#: A file that names the parts of a model, which lie beside it.
+INDEX_SUFFIX = ".index.json"
 
 _DIGESTS: OrderedDict[tuple[Any, ...], str] = OrderedDict()
 _LISTINGS: dict[tuple[Any, ...], frozenset[str]] = {}
@@ -57,8 +61,8 @@ class Bounds(NamedTuple):
 #: A model's directory counts as a whole.
 MODEL = Bounds(float("inf"), float("inf"))
 #: A word among a run's params may happen to be the name of a directory of results.
-RUN_PARAM = Bounds(1000, WHOLE_BYTES)
-ITEM = Bounds(1000, WHOLE_BYTES, beyond=None)
+RUN_PARAM = Bounds(1000, NOTED_BYTES)
+ITEM = Bounds(1000, NOTED_BYTES, beyond=None)
 
 
 def contents_of(value: Any, bounds: Bounds, outputs: Iterable[str] = ()) -> list[tuple[str, str]]:
@@ -84,6 +88,17 @@ def contents_of(value: Any, bounds: Bounds, outputs: Iterable[str] = ()) -> list
         if content:
             contents.append((path, content))
     return contents
+
+
+def content_of(path: str) -> str:
+    """Return a digest of a file's content; empty: it does not exist."""
+    return _content(path, MODEL)
+
+
+def roots_of(value: Any, bounds: Bounds, outputs: Iterable[str] = ()) -> list[str]:
+    """Return the files and directories whose content :func:`contents_of` covers, in full."""
+    files = [(path, _content(path, bounds)) for path in _paths_in(value, set())]
+    return [path for path, content in files if content and not _is_above(path, outputs)]
 
 
 def _is_above(path: str, files: Iterable[str]) -> bool:
@@ -147,7 +162,7 @@ def _may_exist(path: str) -> bool:
 def _is_here(name: str) -> bool:
     """Return whether the working directory has an entry of that name."""
     status = os.stat(".")
-    if not _is_settled(status):
+    if not is_settled(status):
         return os.path.lexists(name)
     ident = (status.st_dev, status.st_ino, status.st_mtime_ns)
     if ident not in _LISTINGS:
@@ -156,8 +171,11 @@ def _is_here(name: str) -> bool:
     return name in _LISTINGS[ident]
 
 
-def _is_settled(status: os.stat_result) -> bool:
-    return abs(time.time() - status.st_mtime) > SETTLED_S
+def is_settled(status: os.stat_result) -> bool:
+    """Return whether a file has not been changed just now."""
+    # The first of these can be set back by who has changed the file, the second cannot.
+    times = status.st_mtime, status.st_ctime
+    return all(abs(time.time() - changed_s) > SETTLED_S for changed_s in times)
 
 
 def _content(path: str, bounds: Bounds) -> str:
@@ -165,12 +183,25 @@ def _content(path: str, bounds: Bounds) -> str:
     try:
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode):
-            return _content_of_file(path, status)
+            parts = _parts_of_index(path) if path.endswith(INDEX_SUFFIX) else []
+            contents = [_content(part, bounds) for part in parts]
+            return " ".join([_content_of_file(path, status), *contents])
         if stat.S_ISDIR(status.st_mode):
             return _content_of_directory(path, bounds)
     except (OSError, ValueError):
         pass  # missing or unreadable: then no tool reads it either
     return ""
+
+
+def _parts_of_index(path: str) -> list[str]:
+    """Return the files that the index of a model in several parts names."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            names = json.load(file)["weight_map"].values()
+        parts = {os.path.join(os.path.dirname(path), name) for name in names}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # an index of something else
+    return sorted(part for part in parts if not part.endswith(INDEX_SUFFIX))
 
 
 def _content_of_directory(path: str, bounds: Bounds) -> str:
@@ -182,7 +213,10 @@ def _content_of_directory(path: str, bounds: Bounds) -> str:
         if len(files) > bounds.files or size_bytes > bounds.size_bytes:
             return os.urandom(16).hex() if bounds.beyond is None else bounds.beyond
     for name, status in sorted(files, key=lambda file: file[0]):
-        content = _content_of_file(os.path.join(path, name), status)
+        try:
+            content = _content_of_file(os.path.join(path, name), status)
+        except OSError:
+            content = ""  # nobody can read it; the others still count
         total.update(f"{name}\0{content}\0".encode("utf-8", "surrogateescape"))
     return f"dir:{total.hexdigest()}"
 
@@ -204,7 +238,7 @@ def _files_below(top: str) -> Iterator[str]:
 
 
 def _is_passed_over(name: str) -> bool:
-    return name.startswith(".") or name in PASSED_OVER
+    return name in PASSED_OVER
 
 
 def _content_of_file(path: str, status: os.stat_result) -> str:
@@ -212,12 +246,22 @@ def _content_of_file(path: str, status: os.stat_result) -> str:
     ident = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     known = _DIGESTS.get(ident)
     if known is None:
-        known = digest(path) if status.st_size <= WHOLE_BYTES else _sampled(path, status)
-        if _is_settled(status):
+        known = _digest_of(path, status)
+        if is_settled(status):
             _DIGESTS[ident] = known
             if len(_DIGESTS) > MAX_DIGESTS:
                 _DIGESTS.popitem(last=False)
     return known
+
+
+def _digest_of(path: str, status: os.stat_result) -> str:
+    if status.st_size <= NOTED_BYTES:
+        return digest(path)
+    if status.st_size > WHOLE_BYTES:
+        return _sampled(path, status)
+    # A version that is not settled yet may be one of several with the same times.
+    whole = sha256_of_large(path, status) if is_settled(status) else sha256_of(path)
+    return f"{status.st_size}:{whole}"
 
 
 def _sampled(path: str, status: os.stat_result) -> str:
@@ -226,4 +270,5 @@ def _sampled(path: str, status: os.stat_result) -> str:
         for start in (0, status.st_size // 2, status.st_size - SAMPLE_BYTES):
             file.seek(start)
             total.update(file.read(SAMPLE_BYTES))
-    return f"{status.st_size}:{status.st_mtime_ns}:{total.hexdigest()}"
+    times = f"{status.st_mtime_ns}:{status.st_ctime_ns}"
+    return f"{status.st_size}:{times}:{total.hexdigest()}"

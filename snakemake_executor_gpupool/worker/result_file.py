@@ -4,8 +4,12 @@
 
     <store>/ab/ab12cd...   named by the SHA-256 of its key
 
-    entry  = header | key | payload
-    header = magic(8) key_bytes(u32) payload_bytes(u64) sha256(32)
+    entry   = header | key | payload
+    header  = magic(8) key_bytes(u32) payload_bytes(u64) sha256(32)
+    payload = digest(32) | result
+
+``digest`` is zero, or names another entry, with what the result depends on: see
+:mod:`.dependencies`. Where that is not as it was, the result does not count.
 
 The checksum covers the two lengths, the key and the payload. An entry that does not match
 the request is removed, and the result is computed again. The bytes that were checked are the bytes
@@ -55,6 +59,10 @@ SYNCED_BYTES = 1024**2
 #: do not.
 _NO_FILE = (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EACCES, errno.EPERM)
 
+#: Of what a result depends on: nothing but its key.
+DIGEST_BYTES = 32
+NOTHING = bytes(DIGEST_BYTES)
+
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -66,6 +74,10 @@ def written_key(key: Sequence[str]) -> bytes:
 def entry_name(key: Sequence[str]) -> str:
     """Return the file name of the entry of a key."""
     return hashlib.sha256(written_key(key)).hexdigest()
+
+
+def _depends_key(digest: bytes) -> tuple[str, ...]:
+    return "", "depends", digest.hex()
 
 
 class KeptResults:
@@ -83,6 +95,25 @@ class KeptResults:
         self._directory, self._group = address
         self._tell = tell
         self._store = -1
+        self._holds: Callable[[bytes], bool] = lambda packed: False
+        self._checked_ones: dict[bytes, bool] = {}
+        self._depends = b""
+        self._put_ones: set[bytes] = set()
+
+    def depend_on(self, packed: bytes) -> None:
+        """Keep results from now on with what they depend on beyond their key."""
+        self._depends = packed
+
+    def check_with(self, holds: Callable[[bytes], bool]) -> None:
+        """Check from now on, and anew, what results depend on.
+
+        Parameters
+        ----------
+        holds
+            Returns whether all of it is as it was.
+        """
+        self._holds = holds
+        self._checked_ones = {}
 
     def close(self) -> None:
         """Close the store's directory."""
@@ -91,7 +122,26 @@ class KeptResults:
             self._store = -1
 
     def find(self, key: Sequence[str]) -> bytearray | None:
-        """Return a copy of a result's payload, checked; None: there is none."""
+        """Return a copy of a result, checked; None: there is none."""
+        payload = self._payload(key)
+        if payload is None:
+            return None
+        depends = bytes(payload[:DIGEST_BYTES])
+        del payload[:DIGEST_BYTES]
+        return payload if depends == NOTHING or self._is_current(depends) else None
+
+    def _is_current(self, depends: bytes) -> bool:
+        """Return whether what a result depends on is as it was."""
+        if depends not in self._checked_ones:
+            packed = self._payload(_depends_key(depends))
+            try:
+                holds = packed is not None and self._holds(bytes(packed))
+            except (ValueError, TypeError):
+                holds = False
+            self._checked_ones[depends] = holds
+        return self._checked_ones[depends]
+
+    def _payload(self, key: Sequence[str]) -> bytearray | None:
         name = entry_name(key)
         try:
             with self._folder(name[:2]) as folder:
@@ -105,11 +155,20 @@ class KeptResults:
         return None
 
     def keep(self, key: Sequence[str], parts: Sequence[Any]) -> None:
-        """Write a result, given as bytes and views of bytes, unless it exists."""
+        """Write a result, given as bytes and views of bytes."""
+        depends = self._depends
+        digest = hashlib.sha256(depends).digest() if depends else NOTHING
+        if depends and digest not in self._put_ones:
+            self._put(_depends_key(digest), [depends], may_exist=True)
+            self._put_ones.add(digest)
+        # Another run may have written it just now, but one with other dependencies is replaced.
+        self._put(key, [digest, *parts], may_exist=not depends)
+
+    def _put(self, key: Sequence[str], parts: Sequence[Any], may_exist: bool) -> None:
         name = entry_name(key)
         try:
             with self._folder(name[:2], make=True) as folder:
-                self._write(folder, name, written_key(key), parts)
+                self._write(folder, name, written_key(key), parts, may_exist)
         except BadEntry as error:
             self._tell(error.kind, f"{self._directory}/{name[:2]}: {error}")
         except OSError as error:
@@ -166,13 +225,16 @@ class KeptResults:
             os.close(descriptor)
 
     # -- writing ---------------------------------------------------------------
-    def _write(self, folder: int, name: str, key: bytes, parts: Sequence[Any]) -> None:
+    def _write(
+        self, folder: int, name: str, key: bytes, parts: Sequence[Any], may_exist: bool
+    ) -> None:
         head = entry_head(key, parts)
         size_bytes = len(head) + sum(map(len, parts))
         with contextlib.suppress(OSError):
             there = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if stat.S_ISREG(there.st_mode) and there.st_size == size_bytes:
-                return  # written by another run just now; readers check it
+            is_same = stat.S_ISREG(there.st_mode) and there.st_size == size_bytes
+            if is_same and may_exist:
+                return  # readers check it
         staged = f".staged-{secrets.token_hex(8)}"
         descriptor = os.open(staged, _CREATE, 0o600, dir_fd=folder)
         try:

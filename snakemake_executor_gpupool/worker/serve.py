@@ -14,6 +14,7 @@ Standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Callable
 
@@ -23,9 +24,12 @@ from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.channel import Channel
 from snakemake_executor_gpupool.worker.describe import tool_info, versions
+from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.server import Server
 from snakemake_executor_gpupool.worker.unchanged import Unchanged
+
+_PACKAGE_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def serve(descriptor: int) -> None:
@@ -51,10 +55,12 @@ def start(channel: Channel, frame: Frame) -> Callable[[Frame], None] | None:
         # Before the tool's code runs, which may change what an import finds.
         from snakemake_executor_gpupool.worker.chain_server import ChainServer
     unchanged = Unchanged.of_this_process()
+    OBSERVER.pass_over([*frame.meta["spool"], _PACKAGE_DIRECTORY])
     started_s = time.perf_counter()
     try:
         specs = [frame.meta["spec"], *frame.meta["more"]]
-        tool_class, *more = [load_tool_class(spec, frame.meta["base_dir"]) for spec in specs]
+        with OBSERVER.watching():
+            tool_class, *more = [load_tool_class(spec, frame.meta["base_dir"]) for spec in specs]
         for each in (tool_class, *more) if mode_here().is_reproducible else ():
             refuse_unable(each)
         info = tool_info(tool_class)

@@ -54,7 +54,7 @@ from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.bounds import shortened
-from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.payload import load_payload, load_places
 from snakemake_executor_gpupool.wire.spool import Spool
@@ -78,10 +78,12 @@ from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_fo
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.numerics import is_of_kind
+from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
+from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.run_store import RunStore
-from snakemake_executor_gpupool.worker.travel import packed_item
+from snakemake_executor_gpupool.worker.travel import packed_item, unpacked_items
 from snakemake_executor_gpupool.worker.unchanged import Unchanged
 from snakemake_executor_gpupool.worker.written import Expected
 
@@ -181,6 +183,7 @@ class Server:
         refuse_missing(self._tool_class)
         self._remark(ident, job)
         tool = self._restored.for_job(self._tool_class, job)
+        self._store.to_read(frame, self._tool_class)
         if self._unchanged.tool:
             kind: Any = self._tool_class
             refuse_unknown(kind, self._unchanged.tool, job.params, DECLARE)
@@ -267,8 +270,9 @@ class Server:
             params = load_payload(frame.blobs[0])
             reader = for_files(self._tool_class, params)
             idents = {frame.meta["model"], describe_model(reader)["model"]}
-            self._model = LoadedTool(self._tool_class, params)
-            self._model.load(device)
+            with OBSERVER.watching():
+                self._model = LoadedTool(self._tool_class, params)
+                self._model.load(device)
             # If code or weights have changed since the jobs were read, results are not kept.
             is_same = idents == {describe_model(reader)["model"]}
             self._may_keep = is_same and is_of_kind()
@@ -288,15 +292,17 @@ class Server:
     def _run(self, frame: Frame) -> None:
         assert self._model is not None, "run before load"
         params, *payloads = frame.blobs
-        tool = self._model.show(load_payload(params))
+        values = load_payload(params)
+        tool = self._model.show(values)
         started_s = time.perf_counter()
-        outcomes = run_payloads(tool, payloads, latency_of(frame), self._model.same_bits)
+        with OBSERVER.watching():
+            outcomes = run_payloads(tool, payloads, latency_of(frame), self._model.same_bits)
         try:
             self._unchanged.require()
         except GpupoolError as error:
             outcomes = [Outcome(None, tell_error(error))] * len(payloads)
-        keys, kept = frame.meta["keys"], self._store.of(frame) if self._may_keep else None
-        notes, blobs = pack_outcomes(tool, outcomes, keys, kept, self._spool)
+        kept = self._to_keep(frame, values, payloads)
+        notes, blobs = pack_outcomes(tool, outcomes, frame.meta["keys"], kept, self._spool)
         self._channel.send(
             {
                 "type": "done",
@@ -307,6 +313,15 @@ class Server:
             },
             blobs,
         )
+
+    def _to_keep(self, frame: Frame, params: Any, payloads: list[Blob]) -> KeptResults | None:
+        """Return the store for a batch's results; None: they are not kept."""
+        keys = [key for key in frame.meta["keys"] if key is not None]
+        kept = self._store.of(frame)
+        if not self._may_keep or not keys or kept is None:
+            return None
+        reader = for_files(self._tool_class, params)
+        return self._store.to_write(kept, reader, keys, lambda: unpacked_items(reader, payloads))
 
     def _move(self, frame: Frame) -> None:
         try:

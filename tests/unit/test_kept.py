@@ -12,8 +12,10 @@ from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.payload import pack
 from snakemake_executor_gpupool.wire.spool import Spool
+from snakemake_executor_gpupool.worker import run_store
 from snakemake_executor_gpupool.worker.describe import describe_model
 from snakemake_executor_gpupool.worker.loaded import for_files
+from snakemake_executor_gpupool.worker.observed import Observer
 from snakemake_executor_gpupool.worker.server import Server
 
 
@@ -35,8 +37,11 @@ class Heard:
 
 @pytest.mark.parametrize("changes", [False, True])
 def test_weights_that_change_before_they_are_loaded_are_not_kept(
-    tmp_path: Path, changes: bool
+    tmp_path: Path, changes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # C2
+    # This process has read much else.
+    monkeypatch.setattr(Observer, "look_around", lambda self: None)
+    monkeypatch.setattr(run_store, "OBSERVER", Observer())
     weights, store = tmp_path / "m.pt", tmp_path / "kept"
     weights.write_text("old")
     (tmp_path / "spool").mkdir()

@@ -19,7 +19,7 @@ from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tools.esm2 import Esm2Embed
 from snakemake_executor_gpupool.worker import code_digest as module
-from snakemake_executor_gpupool.worker import named_files
+from snakemake_executor_gpupool.worker import distributions, file_digests, named_files
 from snakemake_executor_gpupool.worker.code_digest import code_digest
 from snakemake_executor_gpupool.worker.describe import describe_item, describe_model
 from snakemake_executor_gpupool.worker.distributions import describe_distributions
@@ -115,6 +115,29 @@ LAYOUTS: dict[str, tuple[dict[str, str], str, list[str], list[str]]] = {
         ["pkg/__init__.py", "pkg/t.py", "pkg/inner/__init__.py", "pkg/side.py"],
         ["pkg/unused.py"],
     ),
+    "namespaces, of which nothing is loaded": (
+        {
+            "t.py": TOOL.format(
+                imports="", body="def run(self, items):\n        import space.sub.deep.one"
+            ),
+            "space/sub/__init__.py": "",
+            "space/sub/deep/one.py": "from . import two",
+            "space/sub/deep/two.py": "",
+        },
+        "t.py:T",
+        ["space/sub/__init__.py", "space/sub/deep/one.py", "space/sub/deep/two.py"],
+        [],
+    ),
+    "the package alone": (
+        {
+            "outer/__init__.py": "",
+            "outer/inner/__init__.py": "",
+            "outer/inner/t.py": TOOL.format(imports="", body="pass"),
+        },
+        "outer.inner.t:T",
+        ["outer/__init__.py", "outer/inner/__init__.py", "outer/inner/t.py"],
+        [],
+    ),
     "star, try and a circle": (
         {
             "t.py": TOOL.format(imports="from a import *", body="pass"),
@@ -169,6 +192,44 @@ def test_installed_packages_count_by_version() -> None:
     assert len(describe_distributions({"no_such_package"})) > len(packages)
 
 
+def test_a_package_in_a_namespace_counts_by_its_own_distribution(tmp_path: Path) -> None:
+    place = tmp_path / "lib" / "site-packages"
+    for name in ("one", "two"):
+        record = f"space/{name}/__init__.py,,\n"
+        write({f"{place}/space_{name}-1.0.dist-info/RECORD": record})
+        write({f"{place}/space/{name}/__init__.py": ""})
+    sys.path.insert(0, str(place))
+    distributions._installed.cache_clear()
+    write({"t.py": TOOL.format(imports="import space.two", body="pass")})
+    kind: Any = load_tool_class("t.py:T")
+    names = [line.split()[0] for line in module.code_of(kind).distributions]
+    assert names == ["space-two==1.0"]
+    distributions._installed.cache_clear()
+
+
+def test_versions_of_python_and_gpupool_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    write({"t.py": TOOL.format(imports="", body="pass")})
+    digests = {digest_in_a_new_process("t.py:T")}
+    monkeypatch.setattr(sys.modules[module.OWN_PACKAGE], "__version__", "9")
+    digests.add(digest_in_a_new_process("t.py:T"))
+    monkeypatch.setattr(sys, "version_info", (3, 11, 99))
+    digests.add(digest_in_a_new_process("t.py:T"))
+    assert len(digests) == 3
+
+
+def test_environment_variables_that_the_source_names_are_known() -> None:
+    code = """
+import os
+from os import environ, getenv
+def f():
+    return os.environ["A"], environ.get("B"), getenv("C"), os.getenv("D", "1"), "E" in os.environ
+NOT = {}.get("F"), os.environ.get(str(1))
+"""
+    write({"t.py": TOOL.format(imports="import v", body="pass"), "v.py": code})
+    kind: Any = load_tool_class("t.py:T")
+    assert module.code_of(kind).variables == {"A", "B", "C", "D", "E"}
+
+
 def test_a_package_of_the_tools_own_counts_by_content_where_it_is_installed(
     tmp_path: Path,
 ) -> None:  # C2
@@ -194,7 +255,7 @@ def test_built_in_tools_count_by_content(monkeypatch: pytest.MonkeyPatch) -> Non
         return Path(path).read_bytes()
 
     monkeypatch.setattr(module, "_read", noted)
-    code_digest.__wrapped__(kind)
+    module._code_of(kind)
     assert {"esm2.py", "esm2_forward.py", "esm2_huggingface.py", "fasta.py"} <= set(read)
     assert "server.py" not in read and "tool.py" not in read
 
@@ -278,13 +339,63 @@ def test_weights_in_linked_directories_count(tmp_path: Path) -> None:
     assert model_of(model="model") != first
 
 
-def test_large_weights_count_by_size_time_and_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_weights_are_read_once_for_each_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change anywhere counts, even if size and time of modification are set back (C2)."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("noted").absolute()))
+    monkeypatch.setattr(named_files, "NOTED_BYTES", 10)
+    read: list[str] = []
+    real = file_digests.sha256_of
+    monkeypatch.setattr(file_digests, "sha256_of", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(named_files, "is_settled", lambda status: True)
+    write({"m.pt": "a" * 300_000})
+    first = model_of(model="m.pt")
+    named_files._DIGESTS.clear()  # as in another process
+    assert model_of(model="m.pt") == first and len(read) == 1
+    replace("m.pt", "a" * 100_000 + "b" + "a" * 199_999)
+    assert model_of(model="m.pt") != first and len(read) == 2
+
+
+def test_a_note_that_others_could_have_written_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("noted").absolute()))
+    write({"m.pt": "weights"})
+    right = file_digests.sha256_of_large("m.pt", Path("m.pt").stat())
+    (note,) = Path("noted/gpupool/file-digests").iterdir()
+    for text, mode in (("0" * 64, 0o666), ("0" * 63, 0o600), ("", 0o600)):
+        note.write_text(text)
+        note.chmod(mode)
+        assert file_digests.sha256_of_large("m.pt", Path("m.pt").stat()) == right
+
+
+def test_huge_files_count_by_size_times_and_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named_files, "NOTED_BYTES", 5)
     monkeypatch.setattr(named_files, "WHOLE_BYTES", 10)
     monkeypatch.setattr(named_files, "SAMPLE_BYTES", 4)
     write({"m.pt": "a" * 100})
     first = model_of(model="m.pt")
-    replace("m.pt", "a" * 99 + "b")
+    replace("m.pt", "a" * 30 + "b" + "a" * 69)  # where there is no sample
     assert model_of(model="m.pt") != first
+
+
+def test_the_parts_that_an_index_names_belong_to_the_model() -> None:  # C2
+    index = '{"weight_map": {"a": "part-1.bin", "b": "part-2.bin", "c": "part-2.bin"}}'
+    write({"m/model.index.json": index, "m/part-1.bin": "1", "m/part-2.bin": "2", "m/other": "3"})
+    first = model_of(model="m/model.index.json")
+    replace("m/other", "4")
+    assert model_of(model="m/model.index.json") == first
+    replace("m/part-2.bin", "4")
+    assert model_of(model="m/model.index.json") != first
+
+
+@pytest.mark.parametrize("name", ["dir/.hidden/w", "dir/.w"])
+def test_hidden_files_of_a_model_count(name: str) -> None:  # C2
+    write({name: "1", "dir/.git/index": "1", "dir/__pycache__/x.pyc": "1"})
+    first = model_of(model="dir")
+    replace("dir/.git/index", "2")
+    assert model_of(model="dir") == first
+    replace(name, "2")
+    assert model_of(model="dir") != first
 
 
 # -- files of items ------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import Request
 from snakemake_executor_gpupool.wire.spool import Spool
+from snakemake_executor_gpupool.worker.code_digest import forget_changed_code
+from snakemake_executor_gpupool.worker.dependencies import holds
 from snakemake_executor_gpupool.worker.describe import columns_of, describe_item, describe_model
 from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.travel import packed_item
@@ -35,6 +38,9 @@ def items_read(
     OSError
         The spool has no room, or is gone.
     """
+    forget_changed_code()  # a notebook lives longer than the code that it imports
+    if kept is not None:
+        kept.check_with(functools.partial(holds, tool_class=type(tool)))
     model = ModelInfo.from_fields(Fields(describe_model(tool), "a model"))
     described: list[dict[str, Any]] = []
     payloads: list[Blob] = []
