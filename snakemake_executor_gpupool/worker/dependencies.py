@@ -90,7 +90,7 @@ def found(observer: Observer, reader: Tool, items: Callable[[], Sequence[Any]]) 
     kind: Any = type(reader)
     code = code_of(kind)
     observer.look_around()
-    lines = [*_variables(code), *_packages(code.distributions, len(sys.modules))]
+    lines = [*_variables(code), *_packages(observer, code.distributions, len(sys.modules))]
     has_read_items = False
     for read, is_of_item in _covered(observer, reader, code, items) if observer.reads else ():
         del observer.reads[read]
@@ -203,13 +203,16 @@ def _variables(code: Code) -> Iterator[list[str]]:
 
 
 @functools.lru_cache(maxsize=8)
-def _packages(distributions: tuple[str, ...], _count_of_modules: int) -> list[list[str]]:
+def _packages(
+    observer: Observer, distributions: tuple[str, ...], _count_of_modules: int
+) -> list[list[str]]:
     """Return installed packages that are loaded, though no source names them."""
     named = {line.partition("==")[0] for line in distributions}
     lines = []
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__dict__", {}).get("__file__")
-        if "." in name or name == OWN_PACKAGE or not isinstance(path, str):
+        is_older = name in observer.modules_before or name == OWN_PACKAGE
+        if "." in name or is_older or not isinstance(path, str):
             continue
         ident = distribution_of(name) if is_below_installed(path) else ""
         if ident and ident.partition("==")[0] not in named:

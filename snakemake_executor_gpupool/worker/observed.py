@@ -54,6 +54,8 @@ class Observer:
         self.reads: dict[Read, Any] = {}
         #: By kind: what cannot be covered.
         self.remarks: dict[str, str] = {}
+        #: Names of the modules that were loaded before the tool's code.
+        self.modules_before: frozenset[str] = frozenset()
         self._is_watching = False
         self._is_hooked = False
         self._own: set[str] = set()
@@ -70,6 +72,7 @@ class Observer:
         """Observe this process meanwhile."""
         if not self._is_hooked:
             self._is_hooked = True
+            self.modules_before = frozenset(sys.modules)
             sys.addaudithook(self._hook)
         before, self._is_watching = self._is_watching, True
         self._known.clear()
