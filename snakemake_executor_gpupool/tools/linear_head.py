@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.tolerance import Tolerance
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.tools.finite import is_finite, not_finite
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 ACTIVATIONS = ("softmax", "sigmoid", "linear")
 DEFAULTS: dict[str, Any] = {"model": None, "activation": "softmax", "array": None}
 NAME = "linear-head"
+#: Products that are held at a time, so that they stay in a core's cache.
+PRODUCTS = 1 << 17
 
 
 class Embedding(NamedTuple):
@@ -97,7 +100,8 @@ class LinearHead(Tool):
     defaults = DEFAULTS
     devices = ("cpu",)
     pads = False
-    version = "2"
+    tolerance = Tolerance()
+    version = "3"
 
     _head: Head
 
@@ -118,8 +122,8 @@ class LinearHead(Tool):
     def run(self, items: list[Embedding]) -> list[Score]:
         """Score embeddings.
 
-        Sums are done in float64: what an embedding shares its batch with shows in no digit
-        of a float32.
+        Each embedding's sums are done by themselves: what it shares its batch with changes no
+        bit of its scores.
 
         Raises
         ------
@@ -140,7 +144,7 @@ class LinearHead(Tool):
                     "it was trained on"
                 )
         vectors = np.stack([item.vector for item in items]).astype(np.float64)
-        logits = vectors @ head.weight.T + head.bias
+        logits = _products(vectors, head.weight) + head.bias
         if head.is_binary:
             # What a first row of zeros would give.
             logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
@@ -235,6 +239,26 @@ def _check_activation(head: Head, options: Options) -> None:
             "everybody. Set activation to sigmoid, or give the file the names of two classes, "
             "the second being the one that high outputs mean"
         )
+
+
+def _products(vectors: Array, weight: Array) -> Array:
+    """Return the scalar products of vectors and rows, float64 of shape (B, C).
+
+    A matrix product would group each sum by how many vectors there are. These are sums over the
+    last axis, which numpy does one by one.
+    """
+    import numpy as np
+
+    (count, width), classes = vectors.shape, len(weight)
+    sums: Array = np.empty((count, classes))
+    some = max(min(PRODUCTS // width, classes), 1)
+    many = max(PRODUCTS // (width * some), 1)
+    for first in range(0, classes, some):
+        part = weight[first : first + some]
+        for start in range(0, count, many):
+            products = vectors[start : start + many, None, :] * part
+            sums[start : start + many, first : first + some] = products.sum(axis=2)
+    return sums
 
 
 def _activated(logits: Array, activation: str) -> Array:
