@@ -56,6 +56,33 @@ def read_job(request: Request, store: StoreAddress | None) -> Frame:
     return Frame(meta, [request.job, *(later.job for later in request.follow)])
 
 
+def foresee_job(
+    request: Request, device: str, store: StoreAddress | None, *, reads: bool, most: int
+) -> Frame:
+    """Have it said what a job will ask of its model; nothing is computed or written.
+
+    Parameters
+    ----------
+    device
+        The kind of device that the model is to be on, for the budget of micro-batches.
+    reads
+        Whether its inputs are there, to be read.
+    most
+        How many of its items are described.
+    """
+    meta = {
+        "type": "foresee",
+        "job": request.job_id,
+        "cwd": request.cwd,
+        "device": device,
+        "reads": reads,
+        "most": most,
+        "store": store,
+        "space": request.space,
+    }
+    return Frame(meta, [request.job])
+
+
 def write_job(
     request: Request,
     order: Sequence[int],

@@ -10,6 +10,7 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
                                                       keys, costs, tokens, names, kept, last,
                                                       follow} [payload...] | read_failed
                                                (before these: remark {job, text})
+    foresee (see foresee)
     write {job, cwd, order, names, updates, touched, directories} [job, result...]
                                                written | write_failed
     publish {job, cwd, digests, outputs, logs, touched} [job]  published | unpublished
@@ -118,6 +119,7 @@ class Server:
         self._store = RunStore(channel)
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
+            "foresee": self._foresee,
             "write": self._write,
             "publish": self._publish,
             "load": self._load,
@@ -148,6 +150,18 @@ class Server:
                 self._announce_items(ident, job, frame)
         except Exception as error:
             self._channel.send({"type": "read_failed", "job": ident, "error": tell_error(error)})
+
+    def _foresee(self, frame: Frame) -> None:
+        """Say what a job will ask of its model, for a plan."""
+        from snakemake_executor_gpupool.worker.foresee import foresee
+
+        def tool_of(job: Job) -> Tool:
+            return self._restored.for_job(self._tool_class, job)
+
+        def is_kept(tool: Tool, head: dict[str, Any], key: str) -> bool:
+            return self._find(tool, head, key, frame) is not None
+
+        self._channel.send(foresee(frame, tool_of, is_kept))
 
     def _describe_later(self, frame: Frame) -> list[dict[str, Any]]:
         """Return which models the following jobs need, as far as that is known.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_gpupool.frontends.snakemake.executor import bounds_of
+from snakemake_executor_gpupool.frontends.snakemake.pool_options import bounds_of
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 from snakemake_executor_gpupool.records.housekeeping import Bounds, has_failed, remove_old_runs
 from snakemake_executor_gpupool.records.owned import OwnedDirectory

@@ -10,6 +10,7 @@ from snakemake_executor_gpupool.wire.frames import Decoder, Frame, encode
 from snakemake_executor_gpupool.wire.kept import StoreAddress
 from snakemake_executor_gpupool.wire.messages_out import (
     ChainRequest,
+    foresee_job,
     load_model,
     move_model,
     publish_job,
@@ -46,6 +47,7 @@ CHAIN = ChainRequest(
 FRAMES = {
     "tool": serve_tool(TOOL, ["/spool"], is_shared=True),
     "read": read_job(REQUEST, STORE),
+    "foresee": foresee_job(REQUEST, "cpu", STORE, reads=True, most=10),
     "write": write_job(REQUEST, [0, 0], ["x", "y"], [b"result"], "computed by w1"),
     "publish": publish_job(REQUEST, ["digest"], ["/staged/out"], ["/staged/log"]),
     "load": load_model("cuda:0", "m", [b"p1", b"p2"]),
@@ -91,7 +93,8 @@ def names_sent() -> set[str]:
 
 def test_workers_read_what_they_are_sent_and_nothing_else() -> None:
     read = names_read(
-        *("serve.py", "channel.py", "run_store.py", "server.py", "chain_server.py", "chain.py")
+        *("serve.py", "channel.py", "run_store.py", "server.py", "chain_server.py", "chain.py"),
+        "foresee.py",
     )
     assert read - names_sent() == set(), "read, but never sent"
     assert names_sent() - read - {"chains"} <= set(), "sent, but never read"

@@ -3,6 +3,7 @@
     gpupool run TOOL --input K=PATH --output K=PATH   one job, cold: a rule's shell: body
     gpupool check --rule NAME                         does a tool keep its contract
     gpupool serve                                     warm workers beyond one run
+    gpupool plan [SNAKEMAKE ARGUMENTS]                what a run would do, and how long
     gpupool report [RUN] --output PATH                a run as one HTML file, or a trace
     gpupool top [RUN]                                 a run as it goes on
     gpupool devices                                   the devices of this machine
@@ -16,6 +17,7 @@ on standard error; nothing heavy is imported before a subcommand needs it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -69,6 +71,21 @@ Exit codes: 0 nothing is wrong, 1 something is, 2 misuse.
 """
 
 
+PLAN_DESCRIPTION = """\
+Say what `snakemake --executor gpupool ARGUMENTS` would do, without doing any of it: which rules
+would be served by which tool, in how many models, loads and batches, on which devices, how long
+it should take, and what cannot run and why. The graph is the one of `snakemake -n ARGUMENTS`. Times
+are what earlier runs have measured; of what was never run it is said that there is no figure.
+
+  gpupool plan --cores 4 --configfile config.yaml
+  gpupool plan --devices 2 --devices 4 --cores 4    and what other devices would bring
+
+Nothing is started in the workflow's directory, locked or left there. The options below are
+gpupool's; all others, and all after --, are snakemake's.
+Exit codes: 0 all jobs can be done, 1 some cannot, 2 misuse, or no graph.
+"""
+
+
 REPLAY_DESCRIPTION = """\
 Decide again on the events of a run that was recorded with GPUPOOL_RECORD=1, and compare with
 what was decided then: the same events must lead to the same effects. The first difference is
@@ -88,7 +105,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    options = build_parser().parse_args(arguments)
+    options = parsed(sys.argv[1:] if arguments is None else arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -104,6 +121,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_DONE
 
 
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of the command line; those of Snakemake, for a plan, as they are."""
+    parser = build_parser()
+    words = list(arguments)
+    snakemakes: list[str] = []
+    if words[:1] == ["plan"]:
+        words, snakemakes = split_plan(words)
+    options = parser.parse_args(words)
+    options.snakemake = snakemakes
+    return options
+
+
+def split_plan(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words of ``gpupool plan`` that are gpupool's, and those that are Snakemake's."""
+    own, others = list(words[:1]), list[str]()
+    rest = iter(words[1:])
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if word == "--":
+            others += rest
+        elif word in ("--json", "-h", "--help"):
+            own.append(word)
+        elif name in ("--devices", "--sample"):
+            own += [word] if equals else [word, *itertools.islice(rest, 1)]
+        else:
+            others.append(word)
+    return own, others
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = OneLineParser(prog="gpupool", description="Warm model workers for Snakemake.")
@@ -112,6 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_serve(commands)
     _add_check(commands)
+    _add_plan(commands)
     _add_report(commands)
     _add_top(commands)
     _add_listing(commands, "devices", "list the devices of this machine", _devices)
@@ -222,6 +269,41 @@ def _add_check(commands: Any) -> None:
     parser.set_defaults(command=_check)
 
 
+def _add_plan(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="what a run would do, and how long it would take",
+        usage="gpupool plan [--json] [--devices SPEC] [--sample N] [SNAKEMAKE ARGUMENTS]",
+        description=PLAN_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--devices",
+        metavar="SPEC",
+        action="append",
+        default=[],
+        help="also say how it would be on other devices, which need not be there: a number, of "
+        "the kind that the pool has; cpu:N; or as in 4x80GiB (may be repeated)",
+    )
+    add(
+        "--sample",
+        metavar="N",
+        type=_count,
+        default=200,
+        help="of each rule, read the inputs of at most so many jobs (default: 200; 0: none)",
+    )
+    add("--json", action="store_true", help="as one JSON object")
+    parser.set_defaults(command=_plan)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("takes a number from 0 on")
+    return value
+
+
 def _add_report(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
@@ -318,6 +400,12 @@ def _check(options: argparse.Namespace) -> int:
     from snakemake_executor_gpupool.frontends.commandline.check_command import check
 
     return check(options)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from snakemake_executor_gpupool.frontends.commandline.plan.command import plan
+
+    return plan(options)
 
 
 def _top(options: argparse.Namespace) -> int:

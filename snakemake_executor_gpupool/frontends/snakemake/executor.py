@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
@@ -23,7 +22,6 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMode
 
-from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.process_environment import (
     hide_devices,
@@ -42,6 +40,11 @@ from snakemake_executor_gpupool.frontends.snakemake.failures import (
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
 from snakemake_executor_gpupool.frontends.snakemake.needs import keep_words, needs_of
+from snakemake_executor_gpupool.frontends.snakemake.pool_options import (
+    bounds_of,
+    origin_of,
+    pool_config,
+)
 from snakemake_executor_gpupool.frontends.snakemake.report import RunReport, report_path
 from snakemake_executor_gpupool.frontends.snakemake.runtimes import tell_runtime
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
@@ -54,17 +57,13 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     title,
 )
 from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs, keep_untouched
-from snakemake_executor_gpupool.records.housekeeping import Bounds
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import (
     Machines,
-    Origin,
     PoolConfig,
-    build_config,
 )
 from snakemake_executor_gpupool.runtime.loop import what_broke
 from snakemake_executor_gpupool.runtime.pool import Pool
-from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.wire.requests import JobReport
 
 common_settings = CommonSettings(
@@ -139,19 +138,8 @@ class Executor(RealExecutor):
         settings = self.executor_settings
         try:
             self._report = report_path(settings.report)
-            config = build_config(
-                run_root=Path(self.workflow.persistence.path) / "gpupool",
-                cores=self._cores,
-                managed_devices=settings.devices,
-                offload_strategy=settings.offload_strategy,
-                # A flag can only be set; without it the environment variable counts.
-                allow_multiple_per_device=settings.allow_multiple_per_device or None,
-                dispatch=dispatch_config(settings),
-                cache=settings.cache,
-                reproducible=settings.reproducible or None,
-                seed=settings.seed,
-                find=self._bring_up_cluster if settings.cluster else None,
-            )
+            find = self._bring_up_cluster if settings.cluster else None
+            config = pool_config(self.workflow, settings, self._cores, find)
         except ConfigError as error:
             raise WorkflowError(f"gpupool: {error}") from error
         for warning in config.warnings:
@@ -370,42 +358,3 @@ def is_prepared_here(job: Any) -> bool:
         return any(is_served(member) for member in (job.jobs if job.is_group() else (job,)))
     except Exception:  # its resources are malformed: it is refused elsewhere
         return False
-
-
-def origin_of(workflow: Any, settings: ExecutorSettings) -> Origin:
-    """Return what the run's files say of how it was started: the options that were given."""
-    from snakemake import __version__ as snakemakes_version
-
-    given = {
-        f"--gpupool-{each.name.replace('_', '-')}": getattr(settings, each.name)
-        for each in dataclasses.fields(settings)
-        if getattr(settings, each.name) != each.default
-    }
-    limits = workflow.resource_settings
-    snakemakes = {"--jobs": limits.nodes, "--cores": limits.cores}
-    given |= {name: value for name, value in snakemakes.items() if value is not None}
-    versions = {"gpupool": __version__, "snakemake": snakemakes_version}
-    return Origin("snakemake", given, versions)
-
-
-def bounds_of(settings: ExecutorSettings) -> Bounds:
-    """Return which runs are kept.
-
-    Raises
-    ------
-    WorkflowError
-        A number is negative.
-    """
-    for name in ("keep_runs", "keep_runs_mib"):
-        if getattr(settings, name) < 0:
-            option = f"--gpupool-{name.replace('_', '-')}"
-            raise WorkflowError(f"gpupool: {option} is a number from 0 on, where 0 is no bound")
-    return Bounds(settings.keep_runs, settings.keep_runs_mib)
-
-
-def dispatch_config(settings: ExecutorSettings) -> DispatchConfig:
-    """Return the dispatch options out of the executor's settings."""
-    config = DispatchConfig(idle_timeout_s=settings.idle_timeout)
-    if settings.batch_window is None:
-        return config
-    return dataclasses.replace(config, batch_window_s=settings.batch_window)

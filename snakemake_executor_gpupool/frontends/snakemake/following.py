@@ -75,7 +75,7 @@ class Following:
 
         The chain ends at a job whose params are functions of files that do not exist yet.
         """
-        if not is_plain(job) or job.attempt > 1 or not all(map(self._is_near, job.output)):
+        if not is_plain(job) or job.attempt > 1 or not all(map(self.is_near, job.output)):
             return ()
         requests = []
         with contextlib.suppress(Exception):
@@ -84,13 +84,13 @@ class Following:
                     evaluate_here(later)
                     if not is_known(later):
                         break
-                    if not all(map(self._is_near, later.output)):
+                    if not all(map(self.is_near, later.output)):
                         break
                     request = build_request(self._workflow, later, 0, self._tool_of(later))
                     requests.append(dataclasses.replace(request, job=request.bare))
         return tuple(requests)
 
-    def _is_near(self, path: str) -> bool:
+    def is_near(self, path: str) -> bool:
         """Return whether an output can be renamed into place from the run's own directory."""
         parent = Path(path).parent
         if parent not in self._near:
