@@ -83,6 +83,8 @@ class Callbacks:
         The pool itself failed; every job that is still in flight is lost.
     log, warn
         A line for the user; one that says that something is not as it should be (None: as any).
+    started
+        Items of these jobs are being computed; a job may be told of many times. None: untold.
     """
 
     report: Callable[[JobReport], None]
@@ -90,6 +92,7 @@ class Callbacks:
     broken: Callable[[BaseException], None]
     log: Callable[[str], None]
     warn: Callable[[str], None] | None = None
+    started: Callable[[list[int]], None] | None = None
 
     def tell_warning(self, line: str) -> None:
         """Tell the user what is not as it should be."""
@@ -178,12 +181,18 @@ class Actions:
                 self._tell_user(effect)
             case GrantLease():
                 self._grant(effect)
-            case Note(event=event, fields=fields):
-                self._events.write(event, fields)
+            case Note():
+                self._note(effect)
             case StoreTrouble():
                 self._tell_trouble(effect)
             case _:
                 self._see_to_worker(effect)
+
+    def _note(self, note: Note) -> None:
+        self._events.write(note.event, note.fields)
+        started, jobs = self._callbacks.started, note.fields.get("jobs")
+        if note.event == "batch_sent" and started is not None and isinstance(jobs, list):
+            self._tell(lambda: started(jobs))
 
     def _tell_user(self, effect: Report | Remark) -> None:
         if isinstance(effect, Report):

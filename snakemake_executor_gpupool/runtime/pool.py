@@ -241,6 +241,8 @@ class Pool:
     def begin_close(self) -> None:
         """Have every worker end, and wait for none; :meth:`close` does that."""
         if os.getpid() == self._pid:
+            # What was posted before, such as the end of a lease, is still noted.
+            self._inbox.ask(lambda: None)
             self._inbox.close("the pool is closed")
             self._closing.set()
             self._host.wake()

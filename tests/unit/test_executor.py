@@ -5,16 +5,20 @@ No Snakemake is started; the pool is real, over a host in memory.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
+from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from snakemake_executor_gpupool.errors import PoolEnded
 from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LocalLane
+from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_error
 from snakemake_executor_gpupool.wire.requests import JobReport
 from tests.unit.stub_workflow import StubGroup, StubWorkflow
 from tests.waiting import PATIENCE_S
@@ -361,3 +365,57 @@ def test_the_summary_counts_what_was_served(workflow: StubWorkflow) -> None:
     workflow.wait(lambda: len(workflow.finished) == 3)
     summary = workflow.executor._pool.summary()
     assert summary["jobs_served"] == 3 and summary["simulated"] is True
+
+
+def test_the_end_of_a_lease_is_noted_though_the_pool_is_closed_at_once(
+    workflow: StubWorkflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Ctrl-C: the job's process ends, and the pool is closed right after."""
+    gate, pool = threading.Event(), workflow.executor._pool
+    held, goes_on, act = threading.Event(), threading.Event(), pool._loop._act
+
+    def slow_act() -> None:
+        act()
+        if gate.is_set():
+            held.set()
+            goes_on.wait(PATIENCE_S)
+
+    monkeypatch.setattr(pool._loop, "_act", slow_act)
+    runs = threading.Event()
+    workflow.run(workflow.job("a", gpu=1, body=lambda: (runs.set(), wait_for(goes_on))))
+    wait_for(runs)
+    gate.set()
+    pool._inbox.post(lambda now_s: None)
+    wait_for(held)  # the loop is past what was posted, and not yet at the question whether it ends
+    pool.lease_done(1, "cancelled")
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    closing.join(0.2)
+    goes_on.set()
+    closing.join(PATIENCE_S)
+    assert '"lease_released"' in pool.paths.events.read_text()
+
+
+class Queue(QueueHandler):
+    """Takes what a logger plugin would be given."""
+
+    def __init__(self) -> None:
+        self.records: list[logging.LogRecord] = []
+        super().__init__(self)  # type: ignore[arg-type]
+
+    def put_nowait(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def test_only_plugins_are_told_what_the_terminal_shows_otherwise(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger, queue = logging.Logger("snakemake"), Queue()
+    logger.addHandler(caplog.handler)
+    tell_error(logger, "JobFailed", "nobody listens")
+    logger.addHandler(queue)
+    tell_error(logger, "JobFailed", "why", "a rule")
+    (record,) = queue.records
+    told = record.event, record.exception, record.rule  # type: ignore[attr-defined]
+    assert told == (LogEvent.ERROR, "JobFailed", "a rule") and record.getMessage() == "why"
+    assert not caplog.records

@@ -274,3 +274,16 @@ def test_a_device_is_busy_while_it_computes_not_while_its_answer_waits() -> None
     run = view(events)
     assert snapshot(run, EPOCH_S + 20).devices[0].busy_share == pytest.approx(7.25 / 20)
     assert device_rows(run)[0]["busy_s"] == pytest.approx(0.25 + 2.0)
+
+
+def test_an_eviction_is_listed_once() -> None:
+    world = [
+        {"event": "worker_started", "worker": "w.1", "tool": "t", "devices": ["cuda:0"], "pid": 1},
+        {"event": "evicted", "worker": "w.1", "devices": ["cuda:0"], "how": "restart"},
+        {"event": "worker_stopping", "worker": "w.1", "why": "evicted"},
+        {"event": "worker_started", "worker": "w.2", "tool": "t", "devices": ["cuda:0"], "pid": 2},
+        {"event": "worker_stopping", "worker": "w.2", "why": "idle"},
+    ]
+    run = view([{"time_s": EPOCH_S + n, **event} for n, event in enumerate(world)])
+    texts = [text for _, text in snapshot(run, EPOCH_S + 9).events]
+    assert sorted(texts) == ["w.1: evicted (restart)", "w.2: idle"]

@@ -19,6 +19,7 @@ from snakemake_executor_gpupool.frontends.snakemake.failures import (
     is_of_command,
     words_of,
 )
+from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_error, tell_started
 from snakemake_executor_gpupool.frontends.snakemake.needs import Needs
 from snakemake_executor_gpupool.frontends.snakemake.served import Done
 from snakemake_executor_gpupool.frontends.snakemake.translate import facts_of, title
@@ -194,8 +195,9 @@ class Alone:
                 lost()
                 return
             ran = is_of_command(failure)
-            if ran:
-                self._lane.explain(failure)
+            if ran and not self._lane.explain(failure):
+                rule = None if job.is_group() else job.rule.name
+                tell_error(self._logger, type(failure).__name__, words_of(failure), rule)
             done(JobReport(0, words_of(failure), details={COMMAND_FAILED: ran}))
 
         def withdrawn() -> None:
@@ -207,15 +209,16 @@ class Alone:
             ended,
             environment or {},
             priority=job.priority,
-            starts=partial(self._register, job),
+            starts=partial(self._starts, job),
             withdrawn=None if goes_on else withdrawn,
         )
         if self._cluster is not None:
             self._cluster.place(lane_job, node)
         self._lane.submit(lane_job)
 
-    def _register(self, job: Any) -> None:
-        """Mark a job's outputs as incomplete in Snakemake's records."""
+    def _starts(self, job: Any) -> None:
+        """Mark a job's outputs as incomplete in Snakemake's records, and tell that it runs."""
+        tell_started(self._logger, job.jobs if job.is_group() else [job])
         try:
             job.register()
         except OSError as error:

@@ -34,11 +34,10 @@ from snakemake_executor_gpupool.frontends.snakemake.alone import Alone, Expected
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle, part_of_group
 from snakemake_executor_gpupool.frontends.snakemake.checks import check_start
 from snakemake_executor_gpupool.frontends.snakemake.cores import bound_threads, cpu_budget
-from snakemake_executor_gpupool.frontends.snakemake.failures import (
-    tell_failure,
-)
+from snakemake_executor_gpupool.frontends.snakemake.failures import tell_failure
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
+from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_started
 from snakemake_executor_gpupool.frontends.snakemake.needs import keep_words, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.pool_options import (
     bounds_of,
@@ -117,7 +116,12 @@ class Executor(RealExecutor):
         self._halt = Halt(self.workflow, self._wind_down)
         merges = self.executor_settings.merge != "off"
         self._serving = Serving(
-            self.workflow, self._pool, self._expected.add, self._expected.report, merges=merges
+            self.workflow,
+            self._pool,
+            self._expected.add,
+            self._expected.report,
+            merges=merges,
+            tell_started=partial(tell_started, self.logger),
         )
         self._managed = (*config.devices, *config.expected)
         self._between_members = ThreadPoolExecutor(4, thread_name_prefix="gpupool-group")
@@ -130,7 +134,8 @@ class Executor(RealExecutor):
 
     def _open_pool(self, config: PoolConfig) -> Pool:
         tell = self.logger.info, self.logger.warning
-        callbacks = Callbacks(self._expected.report, self._grant, self._broken, *tell)
+        ends = self._expected.report, self._grant, self._broken
+        callbacks = Callbacks(*ends, *tell, started=self._started)
         machines = (self._cluster.paths, self._cluster.host) if self._cluster else None
         return Pool(config, callbacks, machines)
 
@@ -307,6 +312,9 @@ class Executor(RealExecutor):
             len(self._expected),
             self._lane.running,
         )
+
+    def _started(self, job_ids: list[int]) -> None:
+        self._serving.started(job_ids)
 
     def _grant(self, job_id: int, devices: tuple[Device, ...], environment: dict[str, str]) -> None:
         self._alone.granted(job_id, devices, environment)

@@ -13,6 +13,10 @@ from typing import Any
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from snakemake_executor_gpupool.frontends.snakemake.log_plugins import (
+    tell_ended_with_group,
+    tell_error,
+)
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.requests import JobReport
 
@@ -59,7 +63,9 @@ def tell_failure(job: Any, report: JobReport, logger: Any) -> None:
         if member in errors:
             note_in_log(member, printable(errors[member].error))
         else:
-            note_in_log(member, f"its group has failed, and its outputs with it: {message}")
+            with_group = f"its group has failed, and its outputs with it: {message}"
+            note_in_log(member, with_group)
+            tell_ended_with_group(logger, member, with_group)
 
 
 def tell_of_job(
@@ -69,6 +75,8 @@ def tell_of_job(
     record = job.get_log_error_info(message, indent)
     if not ran:
         record["shellcmd"] = None
+        if message:
+            tell_error(logger, "JobFailed", message, job.rule.name)
     logger.error(f"Error in rule {job.rule.name}, jobid: {job.jobid}", extra=record)
 
 

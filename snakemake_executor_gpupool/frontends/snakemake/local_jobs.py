@@ -224,10 +224,12 @@ class LocalLane(LocalExecutor):
         return True
 
     # -- ends ------------------------------------------------------------------------
-    def explain(self, failure: BaseException) -> None:
-        """Print an error, unless the child has printed it."""
-        if not isinstance(failure, SpawnedJobError):
+    def explain(self, failure: BaseException) -> bool:
+        """Print an error, unless the child has printed it; return whether it was printed here."""
+        is_ours = not isinstance(failure, SpawnedJobError)
+        if is_ours:
             print_exception(failure, self.workflow.linemaps)
+        return is_ours
 
     def shutdown(self) -> None:
         """Wait for running jobs, then end."""

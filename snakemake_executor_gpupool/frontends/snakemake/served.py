@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,6 +39,8 @@ class Serving:
         Called with the report of a job that has a number, but was never submitted.
     merges
         Whether to look for the jobs that follow, for merging.
+    tell_started
+        Called once for each job: when its first batch is sent, or it needed none. Any thread.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Serving:
         report: Done,
         *,
         merges: bool = True,
+        tell_started: Callable[[list[Any]], None] = lambda jobs: None,
     ) -> None:
         self._workflow = workflow
         self._pool = pool
@@ -58,6 +61,8 @@ class Serving:
         self._gathered: list[tuple[Any, Done]] = []
         self._following = Following(workflow, self._tool, lambda job: uses_cache(workflow, job))
         self._merges = merges
+        self._tell_started = tell_started
+        self._unstarted: dict[int, Any] = {}
         # Snakemake's between-workflow cache may copy large files, which takes time.
         self._helpers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="gpupool-helper")
 
@@ -118,7 +123,8 @@ class Serving:
     def _submit(self, jobs: list[tuple[Any, Done]], *, goes_on: bool = False) -> None:
         requests = []
         for job, done in jobs:
-            job_id = self._expect(self._with_benchmark(job, done))
+            job_id = self._expect(self._noting_start(job, self._with_benchmark(job, done)))
+            self._unstarted[job_id] = job
             try:
                 request = self._request(job, job_id)
                 requests.append(dataclasses.replace(request, goes_on=True) if goes_on else request)
@@ -129,6 +135,20 @@ class Serving:
         except PoolEnded as error:
             for request in requests:
                 self._report(JobReport(request.job_id, f"{request.title}: {error}"))
+
+    def started(self, job_ids: Iterable[int]) -> None:
+        """Note that items of these jobs, among others', are being computed."""
+        started = [self._unstarted.pop(job_id, None) for job_id in job_ids]
+        self._tell_started([job for job in started if job is not None])
+
+    def _noting_start(self, job: Any, done: Done) -> Done:
+        def ended(report: JobReport) -> None:
+            if report.error is None:
+                self.started([report.job_id])
+            self._unstarted.pop(report.job_id, None)
+            done(report)
+
+        return ended
 
     def _request(self, job: Any, job_id: int) -> Request:
         request = build_request(self._workflow, job, job_id, self._tool(job))

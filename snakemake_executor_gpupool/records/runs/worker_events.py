@@ -116,7 +116,9 @@ class WorkerEvents:
 
     def _on_worker_stopping(self, event: Event, now_s: float) -> None:
         worker = self._worker(event)
-        self._mark_worker(event, now_s, "worker_stopping", str(event["why"]))
+        was_evicted = bool(worker.marks) and worker.marks[-1].kind == "evicted"
+        if not (was_evicted and event["why"] == "evicted"):  # else it has been said
+            self._mark_worker(event, now_s, "worker_stopping", str(event["why"]))
         if worker.started_at_s is not None:
             self._at(worker, Activity.STOP, now_s)
 
