@@ -52,6 +52,13 @@ STEPS = (
         "--device cuda --requests 500 --brief",
         "--requests 6 --brief",
     ),
+    _script(
+        "reproducible",
+        120,
+        "reproducible.py",
+        "--device cuda --shape 650M --precision bf16 --files 120 --repeats 2",
+        "--files 6 --repeats 1",
+    ),
     _script("esm2-3B-bf16", 150, "gpu/esm2.py", "--shape 3B --precision bf16 --brief", _SMALL),
     _script(
         "pipeline-2000",

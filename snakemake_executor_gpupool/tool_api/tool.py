@@ -198,9 +198,10 @@ class Tool:
         """Return how many tokens a batch has in a reproducible run: the rows of each rung.
 
         A batch of a rung has ``shape_tokens // rung`` rows, at least one. It may depend on params
-        and on the kind of device, and on nothing else: not on how much memory is free.
+        and on the kind of device, and on nothing else: not on how much memory is free. By default
+        half of :meth:`batch_tokens`: fewer rows are filled up where items do not fill them.
         """
-        return self.batch_tokens(device)
+        return max(self.batch_tokens(device) // 2, 1)
 
     def seed_of(self, item: Any) -> int:
         """Return an item's seed, for :meth:`run` to draw random numbers from.

@@ -52,7 +52,7 @@ class Attending(Tool):
         return len(item)
 
     def batch_tokens(self, device: str) -> int:
-        return 160
+        return 320
 
     def padded(self, items: list[str]) -> int:
         if self.batch_shape is None:

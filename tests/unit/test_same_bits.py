@@ -49,6 +49,9 @@ class Shaped(Tool):
     def tokens(self, item: str) -> int:
         return len(item)
 
+    def shape_tokens(self, device: str) -> int:
+        return 64
+
     def run(self, items: list[str]) -> list[Any]:
         shape = self.batch_shape
         self.calls.append((shape, list(items)))
