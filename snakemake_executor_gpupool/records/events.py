@@ -11,6 +11,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.records.jobs_table import JobsTable
 from snakemake_executor_gpupool.records.paths import open_private
+from snakemake_executor_gpupool.records.provenance.recorder import ProvenanceRecorder
 from snakemake_executor_gpupool.wire.bounds import printable
 
 #: Of the events: 1 had no number, no costs, no files of jobs.
@@ -35,6 +36,8 @@ class EventLog:
     most_bytes
         A file that has grown so large is set aside, in the place of the last one that was; 0:
         none is.
+    provenance
+        Hears of every event, as the table does.
 
     Attributes
     ----------
@@ -48,9 +51,11 @@ class EventLog:
         table: JobsTable | None = None,
         begun: Callable[[], None] = lambda: None,
         most_bytes: int = 0,
+        provenance: ProvenanceRecorder | None = None,
     ) -> None:
         self._path = path
         self._table = table
+        self._provenance = provenance
         self._begun = begun
         self._most_bytes = most_bytes
         self._file: FileIO | None = None
@@ -63,13 +68,16 @@ class EventLog:
         now_s = round(time.time(), 6)
         record = {"time_s": now_s, "event": event, **fields}
         self._pending.append(_line(record) + "\n")
-        if self._table is not None:
-            self._table.take(now_s, event, fields)
+        for hearer in (self._table, self._provenance):
+            if hearer is not None:
+                hearer.take(now_s, event, fields)
 
     def flush(self) -> None:
         """Write the queued events. Never raises: an error is kept in ``error``."""
         if self._table is not None:
             self._table.flush(MANY)
+        if self._provenance is not None:
+            self._provenance.flush()
         if not self._pending:
             return
         # End a line that was cut off before the next one starts.
@@ -96,8 +104,9 @@ class EventLog:
 
     def close(self) -> None:
         """Close the file, and what hears of the events."""
-        if self._table is not None:
-            self._table.close()
+        for hearer in (self._table, self._provenance):
+            if hearer is not None:
+                hearer.close()
         self.flush()
         if self._file is not None:
             self._file.close()

@@ -15,6 +15,8 @@ from snakemake_executor_gpupool.records.owned import OwnedDirectory, sweep_parts
 
 MEMORY_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
 SPOOL_PREFIX = "gpupool-"
+#: Beside the runs, since it outlives them.
+PROVENANCE = "provenance.jsonl"
 
 
 def open_private(path: str, flags: int) -> int:
@@ -46,6 +48,7 @@ class RunPaths:
                         staged-*/      outputs of jobs that are not ready yet
                         .lock          held while the run lives
         <root>/latest                  points at the newest run
+        <root>/provenance.jsonl        where the outputs of all runs came from
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class RunPaths:
         self.recording = self.directory / "recording.jsonl"
         self.summary = self.directory / "summary.json"
         self.jobs_table = self.directory / "jobs.tsv"
+        self.provenance = root / PROVENANCE
         self._disk_spool = self.directory / "spool"
         self._memory_spool: OwnedDirectory | None = None
         self._run: OwnedDirectory | None = None

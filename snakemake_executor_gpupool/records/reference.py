@@ -165,6 +165,8 @@ VARIABLES = {
     "GPUPOOL_SERVER_IGNORE": "Names of variables, separated by commas, that differ from task to "
     "task and that workers of a server are not shown; `NAME*` for all that start like that.",
     "GPUPOOL_EXPECTED": "Set in worker processes of a server: what their tool's code must be.",
+    "GPUPOOL_PROVENANCE": "`off`: [where outputs came from](../provenance.md) is not put down, and "
+    "files are not read for it. Default: `on`.",
     "GPUPOOL_OFFLINE": "`1`: tools download nothing.",
     "GPUPOOL_DEVICE": "The device of a rule's own body, run cold: `cpu`, `cuda:0`. Default: a "
     "GPU where there is one.",

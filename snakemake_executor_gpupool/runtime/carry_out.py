@@ -12,8 +12,10 @@ from snakemake_executor_gpupool.devices.lent_locks import lent_by, new_token
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, visible_env
 from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.records.events import EventLog
+from snakemake_executor_gpupool.records.provenance.recorder import ProvenanceRecorder
 from snakemake_executor_gpupool.scheduling.effects import (
     Effect,
+    Fact,
     GrantLease,
     LoadModel,
     MoveModel,
@@ -133,6 +135,8 @@ class Actions:
         Returns the file that a worker prints to.
     callbacks, tell
         Whom to tell, and what has the reporting thread do so.
+    provenance
+        Gets every fact; None: none is wanted, and no file is looked at for it.
     """
 
     def __init__(
@@ -144,7 +148,10 @@ class Actions:
         log_of: Callable[[str], Path],
         callbacks: Callbacks,
         tell: Callable[[Callable[[], None]], None],
+        provenance: ProvenanceRecorder | None = None,
     ) -> None:
+        self._provenance = provenance
+        self._hashes = provenance is not None
         self._host = host
         self._events = events
         self._store = store
@@ -181,8 +188,8 @@ class Actions:
                 self._tell_user(effect)
             case GrantLease():
                 self._grant(effect)
-            case Note():
-                self._note(effect)
+            case Note() | Fact():
+                self._write_down(effect)
             case StoreTrouble():
                 self._tell_trouble(effect)
             case _:
@@ -193,6 +200,12 @@ class Actions:
         started, jobs = self._callbacks.started, note.fields.get("jobs")
         if note.event == "batch_sent" and started is not None and isinstance(jobs, list):
             self._tell(lambda: started(jobs))
+
+    def _write_down(self, effect: Note | Fact) -> None:
+        if isinstance(effect, Note):
+            self._note(effect)
+        elif self._provenance is not None:
+            self._provenance.fact(effect.kind, effect.fields)
 
     def _tell_user(self, effect: Report | Remark) -> None:
         if isinstance(effect, Report):
@@ -244,17 +257,20 @@ class Actions:
     def _send_chains(self, effect: RunMerged) -> None:
         by = self._by([effect.worker_id])
         chains = [chain_request(merged, by) for merged in effect.requests]
-        self._send(effect.worker_id, run_chains(effect.batch_id, chains, self._store, self._staged))
+        places = self._store, self._staged
+        frame = run_chains(effect.batch_id, chains, *places, hashes=self._hashes)
+        self._send(effect.worker_id, frame)
 
     def _send_files(self, effect: ReadJob | WriteJob) -> None:
         request = effect.request
         event = "read_sent" if isinstance(effect, ReadJob) else "write_sent"
         self._events.write(event, {"worker": effect.worker_id, "job_id": request.job_id})
         if isinstance(effect, ReadJob):
-            self._send(effect.worker_id, read_job(request, self._store))
+            self._send(effect.worker_id, read_job(request, self._store, hashes=self._hashes))
             return
         text = log_line(len(effect.order), len(effect.blobs), self._by(effect.workers))
-        frame = write_job(request, effect.order, effect.names, effect.blobs, text)
+        hashes = self._hashes
+        frame = write_job(request, effect.order, effect.names, effect.blobs, text, hashes=hashes)
         self._send(effect.worker_id, frame)
 
     def _send_publish(self, effect: PublishJob) -> None:
@@ -262,7 +278,8 @@ class Actions:
         fields = {"worker": effect.worker_id, "job_id": request.job_id}
         self._events.write("publish_sent", fields)
         places = self._where(staged.outputs), self._where(staged.logs)
-        self._send(effect.worker_id, publish_job(request, staged.digests, *places))
+        frame = publish_job(request, staged.digests, *places, hashes=self._hashes)
+        self._send(effect.worker_id, frame)
 
     def _by(self, workers: Sequence[str]) -> str:
         return computed_by(workers, [self._shown_log(worker) for worker in workers])

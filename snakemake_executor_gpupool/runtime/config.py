@@ -76,6 +76,8 @@ class PoolConfig:
     #: Whether events and decisions are put on record.
     is_recorded: bool = False
     mode: Mode = field(default_factory=Mode)
+    #: Whether where outputs came from is put down.
+    has_provenance: bool = True
     #: What is lent by a lease of this very program, as ``GPUPOOL_LEASE`` has it; empty: nothing.
     lease: str = ""
     origin: Origin = field(default_factory=Origin)
@@ -194,6 +196,7 @@ def build_config(
         warnings=tuple(warnings),
         is_recorded=_is_recorded(env),
         mode=chosen_mode(env, reproducible, seed, (*devices, *machines.expected)),
+        has_provenance=_has_provenance(env),
     )
 
 
@@ -232,6 +235,13 @@ def _is_recorded(env: Mapping[str, str]) -> bool:
     if text not in ("", "0", "1"):
         raise ConfigError(f"GPUPOOL_RECORD is {text!r}: 1 records the run, 0 does not")
     return text == "1"
+
+
+def _has_provenance(env: Mapping[str, str]) -> bool:
+    text = env.get("GPUPOOL_PROVENANCE", "").strip().lower()
+    if text not in ("", "on", "off"):
+        raise ConfigError(f"GPUPOOL_PROVENANCE is {text!r}: it is on or off; default: on")
+    return text != "off"
 
 
 def _cache_path(text: str) -> Path:

@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 
+from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.devices.probe import energy_j as read_energy_j
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import (
@@ -29,6 +30,8 @@ from snakemake_executor_gpupool.records.jobs_table import JobsTable
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.records.profile import Profile
 from snakemake_executor_gpupool.records.progress import Progress, closing_line
+from snakemake_executor_gpupool.records.provenance.recorder import ProvenanceRecorder
+from snakemake_executor_gpupool.records.provenance.store import ProvenanceStore
 from snakemake_executor_gpupool.records.result_store import ResultStore
 from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, UserLines, holder_of
 from snakemake_executor_gpupool.runtime.config import PoolConfig
@@ -45,6 +48,7 @@ from snakemake_executor_gpupool.scheduling.effects import (
     ClaimDevices,
     DiscardBlobs,
     Effect,
+    Fact,
     Note,
     RejectWorker,
     Report,
@@ -124,10 +128,16 @@ class RunLoop:
         if paths.is_shared:
             remove = lambda path: put(lambda: remove_file(path))  # noqa: E731
         self._discards = Discards(remove)
+        self._provenance = None
+        if config.has_provenance and not config.is_temporary:
+            kept = ProvenanceStore(paths.provenance)
+            self._provenance = ProvenanceRecorder(kept, paths.run_id, __version__)
         # Not before something happens: Snakemake opens a pool, and ends, if nothing is to be done.
         table = JobsTable(paths.jobs_table)
-        self.events = EventLog(paths.events, table, paths.point_latest, config.max_events_bytes)
-        self._has_lost_events = False
+        self.events = EventLog(
+            paths.events, table, paths.point_latest, config.max_events_bytes, self._provenance
+        )
+        self._has_lost_events = self._has_lost_provenance = False
         self._actions = Actions(
             host,
             self.events,
@@ -136,6 +146,7 @@ class RunLoop:
             paths.worker_log,
             callbacks,
             put,
+            self._provenance,
         )
         self._actions.lends(sharing.lend, sharing.take_back)
         self._energy = EnergyMeter(config.devices, read_energy_j)
@@ -186,6 +197,8 @@ class RunLoop:
             case DevicesJoined():
                 names = [device.name for device in event.devices]
                 self.events.write("devices_joined", {"devices": names})
+                if self._provenance is not None:
+                    self._provenance.joined(event.devices)
                 ends_at_s = None if event.ends_at_s == math.inf else event.ends_at_s
                 self.take(ev.DevicesAdded(event.devices, ends_at_s), now_s)
             case DevicesLeft():
@@ -274,6 +287,11 @@ class RunLoop:
             self._has_lost_events = True
             why = self.events.error.strerror
             self.lines.say(f"gpupool: {self.paths.events} is incomplete, the run goes on: {why}")
+        kept = self._provenance.store if self._provenance is not None else None
+        if kept is not None and kept.error is not None and not self._has_lost_provenance:
+            self._has_lost_provenance = True
+            why = kept.error.strerror
+            self.lines.warn(f"gpupool: {kept.path} is incomplete, the run goes on: {why}")
         if self._recorder is not None:
             self._recorder.flush()
             if self._recorder.error is not None:
@@ -318,7 +336,7 @@ class RunLoop:
         self._effects += self.scheduler.outbox.take()  # of an event that failed, if one did
         while self._effects:
             effect = self._effects.popleft()
-            if isinstance(effect, (Report, Note)):
+            if isinstance(effect, (Report, Note, Fact)):
                 self._actions.carry_out(effect)
         self._flush_events()
 

@@ -72,12 +72,12 @@ class Deliverer:
                 scheduler.batch_done(worker_id, message, now_s, energy_j)
             case ItemsRead():
                 scheduler.items_read(worker_id, message, now_s)
-            case Written(job_id=job_id, seconds=seconds):
-                scheduler.written(worker_id, job_id, seconds, now_s)
+            case Written():
+                scheduler.written(worker_id, message, now_s)
             case StageDone():
                 scheduler.stage_done(worker_id, message, now_s, energy_j)
-            case Published(job_id=job_id, seconds=seconds):
-                scheduler.published(worker_id, job_id, seconds, now_s)
+            case Published():
+                scheduler.published(worker_id, message, now_s)
             case Unpublished(job_id=job_id):
                 scheduler.unpublished(worker_id, job_id, now_s)
             case ReadFailed(job_id=job_id, error=error):

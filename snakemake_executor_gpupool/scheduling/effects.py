@@ -183,6 +183,21 @@ class Note:
     fields: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Fact:
+    """What the provenance of outputs is made of; nothing is decided by it.
+
+    Attributes
+    ----------
+    kind
+        ``job`` (its outputs are in place), ``batch`` (it was computed), or ``model`` (what it was
+        made of).
+    """
+
+    kind: str
+    fields: Mapping[str, object]
+
+
 Effect = (
     ClaimDevices
     | StartWorker
@@ -202,6 +217,7 @@ Effect = (
     | StoreTrouble
     | DiscardBlobs
     | Note
+    | Fact
 )
 
 

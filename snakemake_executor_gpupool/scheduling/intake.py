@@ -10,7 +10,7 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPo
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable
 from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
-from snakemake_executor_gpupool.scheduling.notes import note_read
+from snakemake_executor_gpupool.scheduling.notes import note_models, note_read
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.wire.kept import result_key
@@ -37,6 +37,7 @@ class Intake:
 
     def take(self, job: JobState, tool: FileWorkerPool, message: ItemsRead, now_s: float) -> None:
         """Take in some items of a job, or all: what must be computed waits for its model."""
+        note_models(self._outbox, message)
         try:
             model = self._dispatch.models.of_request(job.request, tool, message.model)
         except ImpossibleRequest as error:
@@ -45,6 +46,9 @@ class Intake:
             return
         model.params_of_group.setdefault(message.model.group, job.request.params)
         model.places += len(message.payloads)
+        job.model = message.model.model
+        if message.is_last:
+            job.input_hashes = message.inputs
         job.is_brief = is_whole_and_short(job, message)
         claimed = self._ledger.claimed
         new = []

@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents, JobComputed
-from snakemake_executor_gpupool.scheduling.effects import Outbox, Report
+from snakemake_executor_gpupool.scheduling.effects import Fact, Outbox, Report
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.models.cost_shares import UNCLAIMED, JobCost, Work
+from snakemake_executor_gpupool.scheduling.provenance import came, came_merged
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.described import WorkerError
@@ -66,6 +67,11 @@ class JobState:
     cost: JobCost = field(default_factory=JobCost)
     duplicates: int = 0
     reused: int = 0
+    #: What its model is called in keys; empty: not known yet.
+    model: str = ""
+    #: Of its files, as far as known.
+    input_hashes: tuple[str, ...] = ()
+    output_hashes: tuple[str, ...] = ()
     #: It is a call, not a rule's job: its results go into the report.
     wants_results: bool = False
     #: How many of its items' results a merged run had computed beforehand.
@@ -114,6 +120,23 @@ class JobState:
         if self.reused:
             fields["reused"] = self.reused
         return {**fields, **self.cost.fields()}
+
+    def origin(self) -> dict[str, object]:
+        """Return how its outputs came about."""
+        staged = self.staged
+        fields: dict[str, object] = {
+            "request": self.request,
+            "model": self.model,
+            "inputs": self.input_hashes,
+            "outputs": self.output_hashes,
+            "items": len(self.items) if staged is None else staged.items,
+            "worked_s": round(self.seconds, 6),
+            "cost": self.cost.fields(),
+        }
+        if staged is None:
+            return {**fields, **came(self.items, self.request.job_id)}
+        model = str(staged.keys[0][1]) if staged.keys else ""  # type: ignore[index]
+        return {**fields, "model": model, **came_merged(staged.items, staged.batch_id)}
 
     @property
     def home(self) -> str:
@@ -205,6 +228,8 @@ class JobTable:
     def place(self, job: JobState, item: WorkItem) -> WorkItem | None:
         """Add the next item of a job; return its work item if it has to be computed."""
         placed, is_new = self._ledger.place(item, job.request.job_id, len(job.items))
+        if placed is item:
+            item.job_id = job.request.job_id
         if placed is not item:
             job.duplicates += 1
             job.cost.saved_s += placed.device_s
@@ -324,6 +349,8 @@ class JobTable:
         if job.wants_results:
             order, blobs = job.gather()
             details = {"order": order, "blobs": blobs}
+        else:
+            self._outbox.put(Fact("job", job.origin()))
         self._end(job, None, details)
 
     def fail(self, job: JobState, message: str, cause: WorkerError | None = None) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from snakemake_executor_gpupool.scheduling.effects import Outbox
+from snakemake_executor_gpupool.scheduling.effects import Fact, Outbox
 from snakemake_executor_gpupool.scheduling.jobs import JobState
+from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import Request
 
 
@@ -43,3 +44,10 @@ def note_imported(
     outbox.note(
         "tool_imported", worker=worker_id, seconds=round(seconds, 3), versions=dict(versions)
     )
+
+
+def note_models(outbox: Outbox, message: ItemsRead) -> None:
+    """A process has said what models were made of."""
+    for model in (message.model, *(following.model for following in message.following)):
+        if model.origin:
+            outbox.put(Fact("model", {"model": model.model, "label": model.label, **model.origin}))

@@ -50,6 +50,11 @@ class WorkItem:
     holders: int = 0
     #: Device seconds that it took; 0 if it was not computed, or not yet.
     device_s: float = 0.0
+    #: The job that asked for it first, and the batch that computed it; 0: none.
+    job_id: int = 0
+    batch_id: int = 0
+    #: How often it went to a worker.
+    tries: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -131,13 +136,14 @@ class ResultLedger:
         if item.holders == 0:
             self._keep(item)
 
-    def offer(self, key: Hashable, result: Blob) -> None:
+    def offer(self, key: Hashable, result: Blob, batch_id: int = 0) -> None:
         """Keep the result of an item that no job has asked for yet, within the bound."""
         if key in self._work_items:
             self._discard(result)
             return
         self.guesses += 1
         item = WorkItem(key, "", 0.0, 0, b"", "", (0, 0, 0), result=result, is_guess=True)
+        item.batch_id = batch_id
         self._work_items[key] = item
         self._keep(item)
 

@@ -38,7 +38,7 @@ from snakemake_executor_gpupool.scheduling.results import ResultLedger
 from snakemake_executor_gpupool.scheduling.retirement import Retirement
 from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
-from snakemake_executor_gpupool.wire.messages import ItemsRead, ToolImported
+from snakemake_executor_gpupool.wire.messages import ItemsRead, Published, ToolImported, Written
 from snakemake_executor_gpupool.wire.model_messages import BatchDone, Loaded, StageDone
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
@@ -187,13 +187,23 @@ class Scheduler:
     def _file_failed(self, job: JobState, error: WorkerError) -> None:
         self.jobs.fail(job, explain(job, error), error)
 
-    def written(self, worker_id: str, job_id: int, seconds: float, now_s: float) -> None:
+    def written(self, worker_id: str, message: Written, now_s: float) -> None:
         """A job's outputs are in place."""
-        self._files_done(worker_id, job_id, self.jobs.succeed, now_s, seconds)
 
-    def published(self, worker_id: str, job_id: int, seconds: float, now_s: float) -> None:
+        def act(job: JobState) -> None:
+            job.output_hashes = message.outputs
+            self.jobs.succeed(job)
+
+        self._files_done(worker_id, message.job_id, act, now_s, message.seconds)
+
+    def published(self, worker_id: str, message: Published, now_s: float) -> None:
         """A job's outputs, which a merged run had staged, are in place."""
-        self._files_done(worker_id, job_id, self.merges.published, now_s, seconds)
+
+        def act(job: JobState) -> None:
+            job.input_hashes, job.output_hashes = message.inputs, message.outputs
+            self.merges.published(job)
+
+        self._files_done(worker_id, message.job_id, act, now_s, message.seconds)
 
     def unpublished(self, worker_id: str, job_id: int, now_s: float) -> None:
         """What a merged run had staged for a job is not its own: it goes the ordinary way."""

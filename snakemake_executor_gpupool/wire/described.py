@@ -5,7 +5,8 @@ Plain values; they may be handed between threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from snakemake_executor_gpupool.errors import CONTRACT
@@ -15,6 +16,7 @@ from snakemake_executor_gpupool.wire.fields import (
     are_texts,
     is_flag,
     is_mib,
+    is_origin,
     is_seconds,
     is_text,
     is_tokens,
@@ -143,12 +145,16 @@ class ModelInfo:
         Equal for items that may share a micro-batch of that model.
     short_tokens
         Up to how many tokens a job is short; 0: none is.
+    origin
+        Of what it was made: the tool's version and code, weights, environment, as far as they are
+        known; said once by each process, else empty. Nothing is decided by it.
     """
 
     model: str
     label: str
     group: str
     short_tokens: int
+    origin: Mapping[str, str | list[str]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_fields(cls, fields: Fields) -> ModelInfo:
@@ -158,6 +164,7 @@ class ModelInfo:
             label=fields.take("model_label", is_text),
             group=fields.take("group", is_text),
             short_tokens=fields.take("short_tokens", is_tokens),
+            origin=fields.maybe("origin", is_origin, {}),
         )
 
 

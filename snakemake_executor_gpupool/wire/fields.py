@@ -6,6 +6,7 @@ No predicate raises, whatever the value: it has been read from JSON that anybody
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -23,6 +24,10 @@ from snakemake_executor_gpupool.wire.bounds import (
 Check = Callable[[Any], bool]
 #: How many libraries a worker may name with their versions, and of how many characters each.
 MAX_VERSIONS, MAX_VERSION_TEXT = 20, 100
+#: What a worker says of a file's content: SHA-256 and size; of a directory, of all its files.
+_HASH = re.compile(r"(dir:)?\d{1,19}:[0-9a-f]{64}")
+#: How long what a worker says of a model's origin may be, as JSON.
+MAX_ORIGIN_TEXT = 20_000
 
 
 def is_id(value: Any) -> bool:
@@ -112,6 +117,26 @@ def are_versions(value: Any) -> bool:
     )
 
 
+def are_hashes(value: Any) -> bool:
+    """Whether it is a list of SHA-256 hashes with sizes; an unknown one is empty."""
+    return isinstance(value, list) and all(
+        type(each) is str and (not each or _HASH.fullmatch(each) is not None) for each in value
+    )
+
+
+def is_origin(value: Any) -> bool:
+    """Whether it is an object of texts and of lists of texts, and not too long."""
+    if not isinstance(value, dict):
+        return False
+    size = 0
+    for name, each in value.items():
+        texts = each if isinstance(each, list) else [each]
+        if not all(map(is_text, texts)):
+            return False
+        size += len(name) + sum(map(len, texts))
+    return size <= MAX_ORIGIN_TEXT
+
+
 class Fields:
     """The JSON object of a frame, or one inside it, taken apart field by field.
 
@@ -145,6 +170,16 @@ class Fields:
             raise ProtocolError(f"{name!r} of {self._where} is {found}")
         self._left -= 1
         return self._values[name]
+
+    def maybe(self, name: str, is_sound: Check, default: Any) -> Any:
+        """Return a field that may be missing.
+
+        Raises
+        ------
+        ProtocolError
+            It is there, and not sound.
+        """
+        return self.take(name, is_sound) if name in self._values else default
 
     def inner(self, name: str) -> Fields:
         """Return a field that is an object.

@@ -22,6 +22,7 @@ from snakemake_executor_gpupool.wire.described import Failure, ModelInfo, ToolIn
 from snakemake_executor_gpupool.wire.fields import (
     Fields,
     are_costs,
+    are_hashes,
     are_positions,
     are_texts,
     are_tokens,
@@ -132,6 +133,8 @@ class ItemsRead:
         No more of the job's items follow.
     following
         The models of jobs that are to follow, as far as known; only if the job is short.
+    inputs
+        With the last items: hashes of the job's inputs as they were read; empty if not asked for.
     """
 
     job_id: int
@@ -144,6 +147,7 @@ class ItemsRead:
     kept: frozenset[int] = frozenset()
     is_last: bool = True
     following: tuple[FollowingModel, ...] = ()
+    inputs: tuple[str, ...] = ()
 
     @classmethod
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
@@ -159,6 +163,7 @@ class ItemsRead:
             kept=frozenset(fields.take("kept", are_positions)),
             is_last=fields.take("last", is_flag),
             following=tuple(map(FollowingModel.from_fields, fields.all_inner("follow"))),
+            inputs=tuple(fields.maybe("inputs", are_hashes, ())),
         )
         count = len(message.keys)
         lengths = [count, len(message.costs), len(message.tokens), len(message.names)]
@@ -189,15 +194,28 @@ class RemarkMade:
 
 @dataclass(frozen=True, slots=True)
 class _FilesDone:
-    """A process has done with a job's files what it was asked to, in so many seconds."""
+    """A process has done with a job's files what it was asked to, in so many seconds.
+
+    Attributes
+    ----------
+    outputs, inputs
+        Hashes of the job's files, in its order; empty if not asked for, or not looked at here.
+    """
 
     job_id: int
     seconds: float
+    outputs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
 
     @classmethod
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
         """Read a frame that says so."""
-        return cls(fields.take("job", is_id), fields.take("seconds", is_seconds))
+        return cls(
+            fields.take("job", is_id),
+            fields.take("seconds", is_seconds),
+            tuple(fields.maybe("outputs", are_hashes, ())),
+            tuple(fields.maybe("inputs", are_hashes, ())),
+        )
 
 
 class Written(_FilesDone):

@@ -43,8 +43,11 @@ def serve_tool(tool: ToolRef, spools: Sequence[str], *, is_shared: bool) -> Fram
 
 
 # -- to processes that read and write --------------------------------------------------------
-def read_job(request: Request, store: StoreAddress | None) -> Frame:
-    """Have a job's inputs read, and results looked up in the store, if there is one."""
+def read_job(request: Request, store: StoreAddress | None, *, hashes: bool = True) -> Frame:
+    """Have a job's inputs read, and results looked up in the store, if there is one.
+
+    ``hashes``: say what the content of files is; so below.
+    """
     meta = {
         "type": "read",
         "job": request.job_id,
@@ -52,6 +55,7 @@ def read_job(request: Request, store: StoreAddress | None) -> Frame:
         "follow": [later.tool.spec for later in request.follow],
         "store": store,
         "space": request.space,
+        "hashes": hashes,
     }
     return Frame(meta, [request.job, *(later.job for later in request.follow)])
 
@@ -89,6 +93,8 @@ def write_job(
     names: Sequence[str],
     results: Iterable[Blob],
     log_text: str,
+    *,
+    hashes: bool = True,
 ) -> Frame:
     """Have a job's outputs written.
 
@@ -111,12 +117,18 @@ def write_job(
         "updates": request.updates,
         "touched": request.touched,
         "directories": request.directories,
+        "hashes": hashes,
     }
     return Frame(meta, [request.job, *results])
 
 
 def publish_job(
-    request: Request, digests: Sequence[str], outputs: Sequence[str], logs: Sequence[str]
+    request: Request,
+    digests: Sequence[str],
+    outputs: Sequence[str],
+    logs: Sequence[str],
+    *,
+    hashes: bool = True,
 ) -> Frame:
     """Have outputs put in place that lie at ``outputs`` and ``logs``.
 
@@ -133,6 +145,7 @@ def publish_job(
         "outputs": outputs,
         "logs": logs,
         "touched": request.touched,
+        "hashes": hashes,
     }
     return Frame(meta, [request.job])
 
@@ -221,7 +234,12 @@ class ChainRequest:
 
 
 def run_chains(
-    batch_id: int, chains: Sequence[ChainRequest], store: StoreAddress | None, staged: str
+    batch_id: int,
+    chains: Sequence[ChainRequest],
+    store: StoreAddress | None,
+    staged: str,
+    *,
+    hashes: bool = True,
 ) -> Frame:
     """Have short requests taken through all models; ``staged`` is where outputs are staged."""
     blobs: list[Blob] = []
@@ -229,4 +247,4 @@ def run_chains(
         blobs += [request.job for request in chain.requests]
         blobs += chain.items
     meta = {"type": "chain", "batch": batch_id, "chains": [chain.fields() for chain in chains]}
-    return Frame({**meta, "store": store, "staged": staged}, blobs)
+    return Frame({**meta, "store": store, "staged": staged, "hashes": hashes}, blobs)

@@ -11,6 +11,7 @@ from snakemake_executor_gpupool.wire.bounds import MAX_BYTES, MAX_TOKENS, shown
 from snakemake_executor_gpupool.wire.described import Failure, WorkerError
 from snakemake_executor_gpupool.wire.fields import (
     Fields,
+    are_hashes,
     are_positions,
     are_texts,
     are_versions,
@@ -156,6 +157,8 @@ class StagedRequest:
         Where they were staged, below the root; of the first stage none are.
     size_bytes
         Of the staged outputs.
+    written
+        Of the first stage: hashes of its outputs; empty if not asked for.
     """
 
     number: int
@@ -165,6 +168,7 @@ class StagedRequest:
     outputs: tuple[str, ...]
     logs: tuple[str, ...]
     size_bytes: int
+    written: tuple[str, ...] = ()
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
@@ -177,6 +181,7 @@ class StagedRequest:
             outputs=tuple(fields.take("outputs", list_of(is_inner_path))),
             logs=tuple(fields.take("logs", list_of(is_inner_path))),
             size_bytes=fields.take("bytes", whole_up_to(MAX_BYTES)),
+            written=tuple(fields.maybe("written", are_hashes, ())),
         )
         fields.end()
         return staged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,10 @@ class ToolRef:
 
 #: So many paths of a job are named in the run's events; of the others, how many they are.
 MAX_PATHS = 20
+#: So many inputs of a job are named in the provenance of its outputs.
+MAX_INPUTS = 100
+#: Characters of its params as JSON; longer ones are left out there.
+MAX_PARAMS = 4000
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,10 @@ class JobFacts:
     n_inputs: int = 0
     n_outputs: int = 0
     threads: int = 1
+    #: For the provenance of outputs: all of them, the first inputs, and the params as JSON.
+    all_outputs: tuple[str, ...] = ()
+    first_inputs: tuple[str, ...] = ()
+    params: str = ""
 
     @classmethod
     def of(
@@ -80,6 +89,7 @@ class JobFacts:
         outputs: Sequence[str],
         logs: Sequence[str],
         threads: int = 1,
+        params: Mapping[str, object] | None = None,
     ) -> JobFacts:
         """Take what is needed of a job's names and files."""
 
@@ -95,6 +105,9 @@ class JobFacts:
             n_inputs=len(inputs),
             n_outputs=len(outputs),
             threads=threads,
+            all_outputs=tuple(map(str, outputs)),
+            first_inputs=tuple(str(path) for path in inputs[:MAX_INPUTS]),
+            params=params_text(params),
         )
 
     def fields(self) -> dict[str, object]:
@@ -110,6 +123,17 @@ class JobFacts:
             "threads": self.threads,
         }
         return {name: value for name, value in fields.items() if value}
+
+
+def params_text(params: Mapping[str, object] | None) -> str:
+    """Return params as JSON; empty: there are none, or they are too long, or cannot be shown."""
+    if not params:
+        return ""
+    try:
+        text = json.dumps(params, default=repr)
+    except (TypeError, ValueError, RecursionError):  # a key that is no text; a circle
+        return ""
+    return text if len(text) <= MAX_PARAMS else ""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class Chain:
         Of the inputs of the current stage.
     view
         Holds the files of jobs that are not ready; None: all are ready.
+    hashes
+        Of the outputs of the first stage, if they are wanted.
     written
         The outputs of jobs that are not ready, as far as they were written.
     """
@@ -50,6 +52,7 @@ class Chain:
         self.results: list[Any] = []
         self.parts: list[list[Any]] = []
         self.digests: list[str] = []
+        self.hashes: list[str] = []
         self.stage = 0
         self.view: View | None = None
         self.written: set[str] = set()

@@ -2,7 +2,7 @@
 
 ::
 
-    coordinator → worker     chain {batch, store, staged, chains}
+    coordinator → worker     chain {batch, store, staged, chains, hashes}
                                                        [job of each stage..., payload... of each]
     worker → coordinator     stage {batch, stage, chains, last} [result...]     one for each stage
 
@@ -51,6 +51,7 @@ from snakemake_executor_gpupool.worker.describe import (
     describe_model,
     versions,
 )
+from snakemake_executor_gpupool.worker.file_hashes import hashes_of
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
@@ -86,6 +87,8 @@ class ChainServer:
         self._device = "cpu"
         self._remembered = Memory()
         self._staging = Staging("")
+        #: Whether to say what the content of the outputs of the first jobs is.
+        self._hashes = False
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "load": self._load,
             "move": self._move,
@@ -155,6 +158,7 @@ class ChainServer:
             chains = []  # served job by job, a missing file is reported
         else:
             chains = unpack_chains(frame, len(self._tools))
+        self._hashes = frame.meta["hashes"]
         if self._staging.root != frame.meta["staged"]:
             self._staging = Staging(frame.meta["staged"])
         for stage in range(len(self._tools)):
@@ -300,6 +304,9 @@ class ChainServer:
                 with staged_outputs(job.output, content, expected) as staged:
                     changes = {"params": tool.params, "item_names": chain.names}
                     tool.write(job.replace(output=staged, **changes), chain.results)
+                    # Those of later stages are looked at when they are published.
+                    is_ready = self._hashes and chain.stage == 0
+                    chain.hashes = hashes_of(staged) if is_ready else []
             self._check_written(chain)
         except BaseException:
             if chain.view is not None and chain.stage:
@@ -324,6 +331,7 @@ class ChainServer:
         """Return the report on a chain that has finished a stage."""
         fields = {"chain": number, "keys": chain.keys, "items": len(chain.order)}
         if chain.stage == 0:
+            fields["written"] = chain.hashes
             return {**fields, "digests": [], "outputs": [], "logs": [], "bytes": 0}
         assert chain.view is not None
         outputs = self._staging.inner(chain.view, chain.job.output)

@@ -250,4 +250,7 @@ def versions() -> dict[str, str]:
         version = getattr(sys.modules.get(name), "__version__", None)
         if version is not None:
             found[name] = str(version)[:100]
+    cuda = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None)
+    if cuda is not None:
+        found["cuda"] = str(cuda)[:100]
     return found

@@ -5,15 +5,17 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
 
     coordinator → worker                       worker → coordinator
     tool  (see serve)
-    read  {job, cwd, follow, store, space} [job, later job...]
+    read  {job, cwd, follow, store, space, hashes} [job, later job...]
                                                items {job, model, model_label, group, short_tokens,
                                                       keys, costs, tokens, names, kept, last,
-                                                      follow} [payload...] | read_failed
+                                                      follow, inputs, origin} [payload...]
+                                               | read_failed
                                                (before these: remark {job, text})
     foresee (see foresee)
-    write {job, cwd, order, names, updates, touched, directories} [job, result...]
-                                               written | write_failed
-    publish {job, cwd, digests, outputs, logs, touched} [job]  published | unpublished
+    write {job, cwd, order, names, updates, touched, directories, hashes} [job, result...]
+                                               written {outputs} | write_failed
+    publish {job, cwd, digests, outputs, logs, touched, hashes} [job]
+                                               published {outputs, inputs} | unpublished
     load  {device, model} [params]             loaded {batch_tokens, seconds, peak_mib}
                                                | load_failed
     run   {batch, store, keys} [params, payload...]
@@ -25,7 +27,9 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
 
 What is read of items are columns, one entry an item; ``kept`` are positions of items whose blobs
 are their results, found in the ``store`` of results kept across runs. ``failed`` are positions of
-items without a result, ``errors`` the error of each of them.
+items without a result, ``errors`` the error of each of them. With ``hashes``, ``inputs`` and
+``outputs`` are hashes of the job's files, and ``origin`` says what a model was made of: both with
+a job's last items alone, ``origin`` once for each model.
 Before any answer there may be a message for the user::
 
                                                store_trouble {kind, why}
@@ -74,12 +78,14 @@ from snakemake_executor_gpupool.worker.describe import (
     tool_info,
     versions,
 )
+from snakemake_executor_gpupool.worker.file_hashes import Watched, hashes_of
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.numerics import is_of_kind
 from snakemake_executor_gpupool.worker.observed import OBSERVER
+from snakemake_executor_gpupool.worker.origin import origin_of
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
 from snakemake_executor_gpupool.worker.result_file import KeptResults
@@ -114,6 +120,8 @@ class Server:
         #: Whether its results may be kept for other runs.
         self._may_keep = False
         self._remarked: set[str] = set()
+        #: The models whose origin was said.
+        self._known_origins: set[str] = set()
         self._later: dict[str, type[Tool]] = {}
         self._restored = RestoredTools()
         self._store = RunStore(channel)
@@ -146,8 +154,9 @@ class Server:
         try:
             os.chdir(frame.meta["cwd"])
             wait_for_files(job.input, latency_of(frame))
+            watched = Watched(job.input if frame.meta["hashes"] else ())
             with job_log(job), explained_inputs(job):
-                self._announce_items(ident, job, frame)
+                self._announce_items(ident, job, frame, watched)
         except Exception as error:
             self._channel.send({"type": "read_failed", "job": ident, "error": tell_error(error)})
 
@@ -173,9 +182,18 @@ class Server:
             for spec, blob in zip(frame.meta["follow"], frame.blobs[1:]):
                 tool_class = self._later_class(spec)
                 later: Job = load_payload(blob)
-                model = describe_model(for_files(tool_class, later.params), later.output)
+                tool = for_files(tool_class, later.params)
+                model = describe_model(tool, later.output)
+                model |= self._origin_of(tool, later, model["model"], frame)
                 models.append({**model, "info": tool_info(tool_class)})
         return models
+
+    def _origin_of(self, tool: Tool, job: Job, model: str, frame: Frame) -> dict[str, Any]:
+        """Return what a model was made of, unless that was said before, or nobody wants it."""
+        if not frame.meta["hashes"] or model in self._known_origins:
+            return {}
+        self._known_origins.add(model)
+        return {"origin": origin_of(tool, job.output)}
 
     def _later_class(self, spec: str) -> type[Tool]:
         """Return the class of a following job's tool; its file is read once."""
@@ -193,7 +211,7 @@ class Server:
                 self._remarked.add(text)
                 self._channel.send({"type": "remark", "job": ident, "text": shortened(text, 2000)})
 
-    def _announce_items(self, ident: int, job: Job, frame: Frame) -> None:
+    def _announce_items(self, ident: int, job: Job, frame: Frame, watched: Watched) -> None:
         refuse_missing(self._tool_class)
         self._remark(ident, job)
         tool = self._restored.for_job(self._tool_class, job)
@@ -227,7 +245,9 @@ class Server:
             tokens = {item["key"]: item["tokens"] for item in items}
             if is_short(list(tokens.values()), head["short_tokens"]):
                 head["follow"] = self._describe_later(frame)
+            head |= self._origin_of(tool, job, head["model"], frame)
             columns = {**columns_of(items), "kept": found, "last": True}
+            columns["inputs"] = watched.hashes()
             self._channel.send({**head, **columns}, payloads.take())
 
     def _write(self, frame: Frame) -> None:
@@ -237,14 +257,16 @@ class Server:
         try:
             os.chdir(frame.meta["cwd"])
             with job_log(job, frame.meta.get("log_text", "")):
-                self._write_outputs(job, frame)
+                hashes = self._write_outputs(job, frame)
         except Exception as error:
             self._channel.send({"type": "write_failed", "job": ident, "error": tell_error(error)})
             return
         seconds = time.perf_counter() - started_s
-        self._channel.send({"type": "written", "job": ident, "seconds": seconds})
+        answer = {"type": "written", "job": ident, "seconds": seconds, "outputs": hashes}
+        self._channel.send(answer)
 
-    def _write_outputs(self, job: Job, frame: Frame) -> None:
+    def _write_outputs(self, job: Job, frame: Frame) -> list[str]:
+        """Have the tool write a job's outputs; return their hashes, if they are wanted."""
         if latency_of(frame):
             for error in wait_for_blobs(frame.blobs, latency_of(frame)).values():
                 raise error
@@ -258,6 +280,7 @@ class Server:
             names = frame.meta["names"]
             tool.write(job.replace(output=staged, params=tool.params, item_names=names), results)
             self._unchanged.require()
+            return hashes_of(staged) if frame.meta["hashes"] else []
 
     def _publish(self, frame: Frame) -> None:
         """Move outputs that a chain has staged into place, if they are this job's."""
@@ -265,16 +288,20 @@ class Server:
 
         started_s = time.perf_counter()
         is_done = False
+        hashes: dict[str, Any] = {}
         with contextlib.suppress(Exception):  # serving the job by itself reports the error
             os.chdir(frame.meta["cwd"])
             job = load_payload(frame.blobs[0])
             outputs, touched = frame.meta["outputs"], frame.meta["touched"]
             awaited = [path for number, path in enumerate(outputs) if number not in touched]
             wait_for_files([*awaited, *job.input], latency_of(frame))
+            hashed = (outputs, job.input) if frame.meta["hashes"] else ((), ())
+            watched, found = Watched(hashed[1]), hashes_of(hashed[0])
             is_done = publish(job, frame.meta["digests"], outputs, frame.meta["logs"], touched)
+            hashes = {"outputs": found, "inputs": watched.hashes()} if is_done else {}
         answer = {"type": "published" if is_done else "unpublished", "job": frame.meta["job"]}
         seconds = {"seconds": time.perf_counter() - started_s} if is_done else {}
-        self._channel.send({**answer, **seconds})
+        self._channel.send({**answer, **seconds, **hashes})
 
     # -- the model -------------------------------------------------------------
     def _load(self, frame: Frame) -> None:

@@ -361,7 +361,9 @@ class ToolPool:
             instance=instance,
             # Each call is meant to be tried, whatever became of the model in an earlier one.
             attempt=2,
-            facts=JobFacts.of("", {}, list(job.input), list(job.output), list(job.log)),
+            facts=JobFacts.of(
+                "", {}, list(job.input), list(job.output), list(job.log), params=job.params
+            ),
         )
 
     # -- reports, on the pool's reporting thread -----------------------------------------

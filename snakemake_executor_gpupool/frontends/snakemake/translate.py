@@ -117,11 +117,11 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         touched=flagged(job, "touch"),
         directories=flagged(job, "directory"),
         identity=identity(job),
-        facts=facts_of(job),
+        facts=facts_of(job, plain.params),
     )
 
 
-def facts_of(job: Any) -> JobFacts:
+def facts_of(job: Any, params: Mapping[str, Any] | None = None) -> JobFacts:
     """Return what the run's files say of a job; of a group, what its members have together."""
     if job.is_group():
         members = list(job.jobs)
@@ -131,9 +131,8 @@ def facts_of(job: Any) -> JobFacts:
         }
         title_of_group = f"group {job.groupid}"
         return JobFacts.of(title_of_group, {}, files["input"], files["output"], files["log"])
-    return JobFacts.of(
-        job.rule.name, job.wildcards_dict, job.input, job.output, job.log, int(job.threads)
-    )
+    named = job.rule.name, job.wildcards_dict, job.input, job.output, job.log
+    return JobFacts.of(*named, int(job.threads), params)
 
 
 def flagged(job: Any, flag: str) -> tuple[int, ...]:

@@ -232,11 +232,11 @@ class MergedRuns:
         named = {"job": stage.request.title, "job_id": first_id, "batch": batch_id}
         self._outbox.note("stage_done", **named, stage=number, worker=name)
         if number == 0:
-            self._first_done(merged, list(result_of.values()), share_s, worker)
+            self._first_done(merged, list(result_of.values()), share_s, worker, staged.written)
             return
         keys = [(*stage.key_head, key) for key in result_of]
         for key, blob in zip(keys, result_of.values(), strict=True):
-            self._ledger.offer(key, blob)
+            self._ledger.offer(key, blob, batch_id)
         files = staged.digests, staged.outputs, staged.logs
         figures = staged.items, staged.size_bytes, share_s
         tool = merged.request.tool
@@ -247,7 +247,12 @@ class MergedRuns:
         self._let_go(merged, number, now_s)
 
     def _first_done(
-        self, merged: MergedRequest, results: list[Blob], share_s: float, worker: ModelWorker
+        self,
+        merged: MergedRequest,
+        results: list[Blob],
+        share_s: float,
+        worker: ModelWorker,
+        hashes: tuple[str, ...],
     ) -> None:
         merged.waiters = []
         for item, blob in zip(merged.parts, results, strict=True):
@@ -255,10 +260,12 @@ class MergedRuns:
                 self._ledger.discard(blob)
             else:
                 seconds = share_s / len(results)
+                item.batch_id = worker.in_flight[0].batch_id
                 self._jobs.item_done(item, blob, seconds, worker.worker_id, worker.node)
         self.counts["merged"] += 1
         job = self._job_of(merged)
         if job is not None:
+            job.output_hashes = hashes
             self._jobs.succeed(job)
 
     def ended(self, item: WorkItem, now_s: float) -> None:

@@ -83,6 +83,8 @@ class Batching:
         worker.in_flight.append(batch)
         self._lifecycle.busy(worker, now_s)
         self._jobs.handed_out(items)
+        for item in items:
+            item.tries += 1
         self._note_sent(worker, batch)
         if worker.model.is_chain:
             requests = [item for item in items if isinstance(item, MergedRequest)]
@@ -177,6 +179,7 @@ class Batching:
                 error = oversize_error(error, worker)
             model.items_done += 1
             if error is None:
+                item.batch_id = batch.batch_id
                 self._jobs.item_done(item, next(results), 0.0, worker.worker_id, node)
             else:
                 where = blamed(model, error) if error.is_of_contract else ""

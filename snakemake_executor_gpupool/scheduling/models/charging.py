@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from snakemake_executor_gpupool.scheduling.effects import Outbox
+from snakemake_executor_gpupool.scheduling.effects import Fact, Outbox
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.cost_shares import (
     OUT_OF_MEMORY,
@@ -64,6 +64,7 @@ class Charging:
 
     def note_batch(self, worker: ModelWorker, batch: Batch, work: Work, **more: int) -> None:
         """Write down what a batch took, and who was charged for it."""
+        self._outbox.put(Fact("batch", {**members_of(worker, batch), "seconds": work.seconds}))
         self._outbox.note(
             "batch_done",
             batch=batch.batch_id,
@@ -88,6 +89,26 @@ class Charging:
                 lost_s=round(lost_s * len(worker.devices), 6),
                 **(done if batch.seconds else {}),
             )
+
+
+def members_of(worker: ModelWorker, batch: Batch) -> dict[str, object]:
+    """Return where a micro-batch ran, its shape and its members' own keys."""
+    members = [part for item in batch.items for part in getattr(item, "parts", (item,))]
+    keys = [item.key for item in members if isinstance(item.key, tuple)]
+    head = keys[0] if keys and not worker.model.is_chain else (None,) * 4
+    return {
+        "batch": batch.batch_id,
+        "worker": worker.worker_id,
+        "devices": [device.name for device in worker.devices],
+        "merged": worker.model.is_chain,
+        "items": len(members),
+        "model": head[-3],
+        "group": head[-2],
+        "keys": [str(key[-1]) for key in keys],
+        "tokens": sum(item.tokens for item in batch.items),
+        "padded_tokens": worker.model.batch_tokens(batch),
+        "longest_tokens": max((item.tokens for item in batch.items), default=0),
+    }
 
 
 def work_of(
