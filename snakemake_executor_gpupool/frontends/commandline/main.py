@@ -6,6 +6,7 @@
     gpupool plan [SNAKEMAKE ARGUMENTS]                what a run would do, and how long
     gpupool report [RUN] --output PATH                a run as one HTML file, or a trace
     gpupool top [RUN]                                 a run as it goes on
+    gpupool why FILE                                  where an output came from
     gpupool devices                                   the devices of this machine
     gpupool tools                                     the installed tools
     gpupool replay FILE                               decide on a recorded run's events again
@@ -161,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_report(commands)
     _add_top(commands)
+    _add_why(commands)
     _add_listing(commands, "devices", "list the devices of this machine", _devices)
     _add_listing(commands, "tools", "list the installed tools", _tools)
     _add_replay(commands)
@@ -329,6 +331,25 @@ def _add_report(commands: Any) -> None:
     parser.set_defaults(command=_report)
 
 
+def _add_why(commands: Any) -> None:
+    parser = commands.add_parser(
+        "why",
+        help="where an output came from",
+        description="Say where a file came from: which job wrote it, from what, with which code, "
+        "weights, software and devices, and whether it has changed since. A file that was moved is "
+        "found by its content. Exit codes: 0 it is as it was written, or its content was not put "
+        "down; 1 it has changed or is gone, or nothing is known of it; 2 misuse.",
+    )
+    parser.add_argument("file", metavar="FILE", help="an output of a run, wherever it is now")
+    parser.add_argument(
+        "--store",
+        metavar="PATH",
+        help="the provenance of a workflow, or its directory (default: above FILE, else here)",
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(command=_why)
+
+
 def _add_replay(commands: Any) -> None:
     parser = commands.add_parser(
         "replay",
@@ -418,6 +439,12 @@ def _report(options: argparse.Namespace) -> int:
     from snakemake_executor_gpupool.frontends.commandline.report import report
 
     return report(options)
+
+
+def _why(options: argparse.Namespace) -> int:
+    from snakemake_executor_gpupool.frontends.commandline.why import why
+
+    return why(options)
 
 
 def _replay(options: argparse.Namespace) -> int:
