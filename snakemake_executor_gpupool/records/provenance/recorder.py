@@ -150,7 +150,8 @@ class ProvenanceRecorder:
                 **{name: fields.get(name) for name in names},
                 "code_sha256": fields.get("code"),
                 "environment_sha256": fields.get("environment"),
-                "weights": [_weights(text) for text in fields.get("weights", ())],
+                "code_files": [_named(text) for text in fields.get("code_files", ())],
+                "weights": [_named(text) for text in fields.get("weights", ())],
             },
         )
 
@@ -262,7 +263,7 @@ def content_of(text: str) -> dict[str, Any]:
     return {"size_bytes": int(size), "sha256": digest, **kind}
 
 
-def _weights(text: str) -> dict[str, Any]:
+def _named(text: str) -> dict[str, Any]:
     found, _, path = text.partition(" ")
     try:
         return {"path": path, **content_of(found)}
