@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.waiting import eventually
 
-#: Writes what it computed, and in which process the model was; loads are counted in a file.
+#: Says what it computed, under which variable; each load leaves a file.
 TOOL = """
 import os
 import time
@@ -34,8 +34,8 @@ class Shout(Tool):
             yield from lines.read().split()
 
     def load(self, device):
-        with open(os.environ["LOADS"], "a") as loads:
-            loads.write(f"{os.getpid()}\\n")
+        with open(os.path.join(os.environ["LOADS"], str(os.getpid())), "w"):
+            pass
         self.mode = os.environ.get("MODE", "")
 
     def run(self, items):
@@ -57,7 +57,8 @@ class Workplace:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.loads = directory / "loads.txt"
+        self.loads = directory / "loads"
+        self.loads.mkdir()
         self.tool = directory / "shout.py"
         self.tool.write_text(TOOL)
         # Part of the key, so that no other server is found.
@@ -123,7 +124,7 @@ class Workplace:
         return (self.directory / f"{name}.out").read_text()
 
     def n_loads(self) -> int:
-        return len(self.loads.read_text().split()) if self.loads.exists() else 0
+        return len(list(self.loads.iterdir()))
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = json.loads(self.gpupool("serve", "--status", "--json").stdout)

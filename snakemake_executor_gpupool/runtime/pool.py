@@ -228,6 +228,11 @@ class Pool:
         """A watched process group has ended."""
         self._inbox.post_if_open(lambda now_s: self._host.forget(group))
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether jobs fail because the pool was cancelled, or has failed; from any thread."""
+        return bool(self._refusal) or self._cause is not None
+
     def fail(self, error: BaseException) -> None:
         """End the run: something that it cannot do without has failed. Returns at once."""
         with self._guard:

@@ -69,6 +69,10 @@ def blob_size(blob: Blob | None) -> int:
     return blob.size_bytes if isinstance(blob, SpoolFile) else len(blob)
 
 
+#: So many results are kept at most, however small they are.
+MAX_KEPT = 1_000_000
+
+
 class ResultLedger:
     """Finds the work item of each item, and keeps recent results.
 
@@ -188,7 +192,7 @@ class ResultLedger:
         self._shrink()
 
     def _shrink(self) -> None:
-        while self._kept_bytes > self._keep_bytes and self._kept:
+        while self._kept and (self._kept_bytes > self._keep_bytes or len(self._kept) > MAX_KEPT):
             key, item = self._kept.popitem(last=False)
             self._kept_bytes -= blob_size(item.result)
             if item.holders == 0:

@@ -72,12 +72,13 @@ def describe(tool_class: Any) -> dict[str, Any]:
                 if name.endswith((".pth", "_finder.py")):
                     inner = os.path.join(path, name)
                     watched[inner] = (FILE, signature(FILE, inner))
-    for path in _of_python():
+    words = _words(local)
+    for path in [*_named_files(words, local), *_of_python()]:
         watched[path] = (FILE, signature(FILE, path))
     watched[PACKAGE_DIR] = (PACKAGE, signature(PACKAGE, PACKAGE_DIR))
     return {
         "watched": [[path, kind, sign] for path, (kind, sign) in watched.items()],
-        "words": sorted(_words(local))[:MAX_WORDS],
+        "words": sorted(words)[:MAX_WORDS],
         "version": str(tool_class.version),
     }
 
@@ -118,9 +119,17 @@ def _words(files: list[str]) -> set[str]:
                 word = os.fsdecode(node.value)
                 if 0 < len(word) <= LONGEST_WORD and "\n" not in word and "\0" not in word:
                     words.add(word)
-    return {
-        word for word in words if word == HERE or (word.strip("./ ") and not word.startswith("/"))
-    }
+    return {word for word in words if word == HERE or word.strip("./ ")}
+
+
+def _named_files(words: set[str], files: list[str]) -> list[str]:
+    """Return files that the code names: beside itself, in full, or by a variable that it names."""
+    places = sorted({os.path.dirname(path) for path in files})
+    named = [os.path.join(place, word) for place in places for word in words]
+    named += [os.environ[word] for word in words if "=" not in word and word in os.environ]
+    found = [path for path in named if os.path.isabs(path) and os.path.isfile(path)]
+    # What the kernel makes up differs each time.
+    return sorted({path for path in found if not path.startswith(("/dev/", "/proc/", "/sys/"))})
 
 
 def _looks_around(node: ast.AST) -> bool:

@@ -78,7 +78,7 @@ class Unchanged:
     def __init__(self, path: str) -> None:
         self.tool = ""
         self._expected: dict[str, tuple[str, str]] = {}
-        self._modules = 0
+        self._modules: tuple[str, ...] = ()
         if path:
             with open(path, encoding="utf-8") as file:
                 content = json.load(file)
@@ -100,7 +100,10 @@ class Unchanged:
         UnlistedCode
             The tool has imported a file that its source does not name.
         """
-        if not self._expected or len(sys.modules) == self._modules:
+        if not self._expected:
+            return
+        modules = tuple(sys.modules)
+        if modules == self._modules:
             return
         for path, (kind, sign) in self._expected.items():
             if signature(kind, path) != sign:
@@ -110,7 +113,7 @@ class Unchanged:
                 raise UnlistedCode(
                     f"{path} is imported under a name that the tool's source does not have"
                 )
-        self._modules = len(sys.modules)
+        self._modules = modules
 
 
 def local_files() -> set[str]:

@@ -108,7 +108,10 @@ class Client:
 
     def _handed_over(self, job: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
         _refuse_what_stays_here(files)
-        message = {**job, **_surroundings(), "type": "run", "key": self._key}
+        try:
+            message = {**job, **_surroundings(), "type": "run", "key": self._key}
+        except FileNotFoundError as error:
+            raise ComputeHere("the working directory was removed") from error
         for attempt in range(TRIES):
             try:
                 with self._connected() as connection:

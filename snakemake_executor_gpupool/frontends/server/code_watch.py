@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.errors import GpupoolError, ProtocolError
-from snakemake_executor_gpupool.hosts.process import CHILD_ENTRY, PACKAGE_DIR
+from snakemake_executor_gpupool.hosts.process import CHILD_ENTRY, PACKAGE_DIR, describe_exit
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.worker.unchanged import FILE, NAMES, PACKAGE, PLACE, signature
@@ -25,6 +25,8 @@ from snakemake_executor_gpupool.worker.unchanged import FILE, NAMES, PACKAGE, PL
 MAX_TOOLS = 200
 #: How long a tool may take to import.
 LIMIT_S = 900.0
+#: After how long the same is tried again when a signal has ended the process.
+WAITS_S = (0.1, 0.5, 1.0)
 MAX_ANSWER_BYTES = 64 * 1024**2
 _KINDS = (FILE, PLACE, NAMES, PACKAGE)
 
@@ -101,28 +103,37 @@ class CodeWatch:
         self._known.pop((spec, software), None)
 
     async def _ask(self, spec: str, variables: Mapping[str, str], cwd: str) -> ToolCode:
-        command = [sys.executable, str(CHILD_ENTRY), "code", str(PACKAGE_DIR)]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=dict(variables),
-            cwd=cwd,
-            start_new_session=True,
-        )
-        question = json.dumps({"spec": spec, "base_dir": cwd}).encode()
-        try:
-            out, err = await asyncio.wait_for(process.communicate(question), LIMIT_S)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            raise
-        if process.returncode or len(out) > MAX_ANSWER_BYTES:
-            words = err[-2000:].decode(errors="replace").strip()
-            message = f"importing it ended its process ({process.returncode}): {words}"
-            raise ToolError(WorkerError(message, type="WorkerDied"))
-        return read_answer(out)
+        for wait_s in WAITS_S:
+            code, out, words = await _asked(spec, variables, cwd)
+            if code == 0 and len(out) <= MAX_ANSWER_BYTES:
+                return read_answer(out)
+            if code >= 0:
+                break
+            await asyncio.sleep(wait_s)  # it was killed, perhaps by no fault of the tool's
+        message = f"importing it ended its process, {describe_exit(code)}: {words}"
+        raise ToolError(WorkerError(message, type="WorkerDied"))
+
+
+async def _asked(spec: str, variables: Mapping[str, str], cwd: str) -> tuple[int, bytes, str]:
+    """Have a process import a tool; return its exit code, its answer and its last words."""
+    command = [sys.executable, str(CHILD_ENTRY), "code", str(PACKAGE_DIR)]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=dict(variables),
+        cwd=cwd,
+        start_new_session=True,
+    )
+    question = json.dumps({"spec": spec, "base_dir": cwd}).encode()
+    try:
+        out, err = await asyncio.wait_for(process.communicate(question), LIMIT_S)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        raise
+    return process.returncode or 0, out, err[-2000:].decode(errors="replace").strip()
 
 
 def read_answer(data: bytes) -> ToolCode:

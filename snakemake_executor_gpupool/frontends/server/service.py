@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from snakemake_executor_gpupool import __version__
@@ -36,7 +37,7 @@ from snakemake_executor_gpupool.frontends.server.job_requests import (
 )
 from snakemake_executor_gpupool.frontends.server.leftovers import remove_staged
 from snakemake_executor_gpupool.frontends.server.talk import LENGTH, decode, encode, length_of
-from snakemake_executor_gpupool.frontends.server.variables import digest_of, shown
+from snakemake_executor_gpupool.frontends.server.variables import depends_on_place, digest_of, shown
 from snakemake_executor_gpupool.frontends.server.workplaces import Workplace, Workplaces
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.wire.described import WorkerError
@@ -47,6 +48,9 @@ LOG = logging.getLogger("snakemake_executor_gpupool.serve")
 MAX_CHANGES = 5
 #: How long after its last job a workplace's files stay, for processes that are about to start.
 FORGET_S = 60.0
+
+#: Errors after which a tool's processes are not to be asked again: the next ones may do better.
+SPOILING = ("CodeChanged", "UnlistedCode", "UnknownTool", "WorkerDied", "ImportError")
 
 Message = dict[str, Any]
 
@@ -217,32 +221,42 @@ class Service:
             It cannot be begun.
         """
         variables = shown(job.variables, job.cwd)
-        software = digest_of(variables)
-        neutral, is_here = self.workplaces.neutral, False
+        is_here = depends_on_place(variables)
         for _ in range(MAX_CHANGES):
-            code = await self._watch.code_of(job.spec, variables, software, neutral)
-            place = self.workplaces.of_job(
-                sys.executable,
-                self._at_work().config.mode,
-                code,
-                variables,
-                software,
-                job,
-                is_here=is_here,
-            )
-            self._retire_earlier(place)
+            try:
+                place, version = await self._workplace(job, variables, is_here=is_here)
+            except ToolError as error:
+                if is_here or not _lacks_a_file(error.error):
+                    raise
+                is_here = True
+                continue
             report = await self._once(job, place, gone)
             kind = report.cause.type if report.cause is not None else ""
+            if kind in SPOILING:
+                self.workplaces.spoil(place)
+            if report.error is not None and self._at_work().is_cut_short:
+                return _here("the server was ended")
             if kind == UnlistedCode.__name__:
                 return _here(f"the server cannot serve {job.name}: {report.error}")
             if kind == CodeChanged.__name__:
                 LOG.info("%s: %s", job.title, report.error)
-                self._watch.forget(job.spec, software)
-            elif _lacks_a_file(report) and place.ref.base_dir != job.cwd:
+            elif _lacks_a_file(report.cause) and place.ref.base_dir != job.cwd:
                 is_here = True  # it may be one that the tool looks for where its job runs
             else:
-                return answer_of(report, job, code.version)
+                return answer_of(report, job, version)
         return _here(f"the code of {job.name} changes again and again")
+
+    async def _workplace(
+        self, job: ClientJob, variables: Mapping[str, str], *, is_here: bool
+    ) -> tuple[Workplace, str]:
+        """Return what workers of a job start from now, and the version of its tool."""
+        start = job.cwd if is_here else self.workplaces.neutral
+        software = digest_of({**variables, "": start})
+        code = await self._watch.code_of(job.spec, variables, software, start)
+        what = sys.executable, self._at_work().config.mode, code, variables, software, job
+        place = self.workplaces.of_job(*what, is_here=is_here)
+        self._retire_earlier(place)
+        return place, code.version
 
     def _device_lacking(self, job: ClientJob) -> str:
         names = job.device.names if job.device is not None else ()
@@ -277,7 +291,8 @@ class Service:
         """End the processes of a tool's earlier code: no job will come for them."""
         for other in self.workplaces:
             is_same_tool = (other.ref.spec, other.software) == (place.ref.spec, place.software)
-            if is_same_tool and other.code != place.code and not other.jobs:
+            is_over = other.code != place.code or not self.workplaces.is_current(other)
+            if is_same_tool and is_over and other is not place and not other.jobs:
                 self._retire(other)
 
     def look_after(self) -> None:
@@ -303,10 +318,9 @@ def _here(why: str) -> Message:
     return {"type": "here", "why": why}
 
 
-def _lacks_a_file(report: JobReport) -> bool:
-    cause = report.cause
+def _lacks_a_file(error: WorkerError | None) -> bool:
     words = ("FileNotFoundError", "No such file or directory")
-    return cause is not None and any(word in f"{cause.type}: {cause.message}" for word in words)
+    return error is not None and any(word in f"{error.type}: {error.message}" for word in words)
 
 
 async def _receive(reader: asyncio.StreamReader) -> Message | None:

@@ -14,6 +14,7 @@ from snakemake_executor_gpupool.frontends.server.address import IGNORED_VARIABLE
 #: computed. Workers serve many tasks, so they are not shown them.
 OF_A_TASK = (
     *("PWD", "OLDPWD", "SHLVL", "_", "TMPDIR", "TMP", "TEMP", "COLUMNS", "LINES", "WINDOWID"),
+    *("TERM", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "COLORTERM", "LS_COLORS", "PS1"),
     *("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKE_TERMOUT", "MAKE_TERMERR", "MAKEOVERRIDES"),
     *("SSH_CLIENT", "SSH_CONNECTION", "SSH_TTY", "GPG_TTY", "DISPLAY", "XAUTHORITY"),
     *("XDG_SESSION_ID", "TMUX", "TMUX_PANE", "STY", "NXF_*", "nxf_*", "SLURM_STEP*"),

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,8 @@ class Workplaces:
         for left in self._expected.iterdir():  # by a server that was killed
             left.unlink()
         self._known: dict[str, Workplace] = {}
+        #: How many workplaces were given up, by the stamp without its number.
+        self._spoiled: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Workplace]:
         return iter(list(self._known.values()))
@@ -103,7 +106,8 @@ class Workplaces:
         depends = is_here or self._depends_on(job.cwd, code, variables, job.job.params)
         start = job.cwd if depends else self.neutral
         what = [job.spec, python, sorted(variables.items()), job.umask, start, code.watched]
-        stamp = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+        base = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+        stamp = f"{base}-{self._spoiled[base]}"
         known = self._known.get(stamp)
         if known is None:
             expected = self._expected / f"{stamp}.json"
@@ -126,8 +130,18 @@ class Workplaces:
         """
         if depends_on_place(variables):
             return True
-        words = {*code.words, *_texts(params)}
+        words = {*(word for word in code.words if not word.startswith("/")), *_texts(params)}
         return any(os.path.lexists(os.path.join(cwd, word)) for word in words if word)
+
+    def is_current(self, workplace: Workplace) -> bool:
+        """Return whether later jobs may have it: it was not given up."""
+        base, _, number = workplace.ref.stamp.rpartition("-")
+        return int(number) == self._spoiled[base]
+
+    def spoil(self, workplace: Workplace) -> None:
+        """Have later jobs start from the same, but in processes of their own."""
+        base, _, number = workplace.ref.stamp.rpartition("-")
+        self._spoiled[base] = max(self._spoiled[base], int(number) + 1)
 
     def forget(self, workplace: Workplace) -> None:
         """Forget a workplace whose processes have ended."""
