@@ -83,6 +83,8 @@ def test_a_client_has_its_own_directory_variables_and_umask(work: Workplace) -> 
         os.umask(umask)
     there = work.run("a", "word", cwd=other, env={"MODE": " two"})
     assert here.returncode == there.returncode == 0, here.stderr + there.stderr
+    assert work.run("b", "word", env={"MODE": " three"}).returncode == 0
+    assert work.out("b") == "WORD loud three!\n", "nothing differs but a variable"
     assert work.out("a") == "WORD loud one!\n"
     assert (other / "a.out").read_text() == "WORD loud two!\n"
     assert stat.S_IMODE((work.directory / "a.out").stat().st_mode) == 0o640
@@ -129,6 +131,88 @@ def test_weights_that_change_are_loaded_anew(work: Workplace) -> None:
             done = work.run(f"out{step}", "word", "--param", f"model={model}")
             assert done.returncode == 0, done.stderr
             assert work.out(f"out{step}") == f"WORD loud{mark}!\n"
+
+
+def test_weights_that_change_while_they_are_loaded_are_no_one_else_s(  # G4
+    work: Workplace,
+) -> None:
+    """A worker that has loaded other weights than its jobs were read for must not serve."""
+    text = work.tool.read_text().replace(
+        'self.mode = os.environ.get("MODE", "")',
+        """open(os.path.join(os.environ["LOADS"], "loading"), "w").close()
+        while not os.path.exists(os.path.join(os.environ["LOADS"], "go")):
+            time.sleep(0.01)
+        self.mode = open(self.params["model"]).read()""",
+    )
+    work.tool.write_text(text)
+    weights = work.directory / "weights.bin"
+    weights.write_text("a")
+    model = "--param", f"model={weights}"
+    client = work.start("first", "word", *model)
+    assert eventually((work.loads / "loading").exists)
+    weights.write_text("b")
+    (work.loads / "go").touch()
+    assert client.communicate(timeout=60)[1] == ""
+    assert work.out("first") == "WORD loudb!\n"
+    weights.write_text("a")
+    work.run("second", "word", *model)
+    assert work.out("second") == "WORD louda!\n"
+
+
+def test_a_worker_that_imports_an_edit_gives_no_result(work: Workplace) -> None:  # G4
+    """The tool was described, and is edited before its worker imports it; then edited back."""
+    helper = work.directory / "helper.py"
+    gate = "import pathlib\nGO = pathlib.Path(os.environ['LOADS'])\n"
+    gate += "(GO / f'here{os.getpid()}').touch()\n"
+    gate += "while len(list(GO.glob('here*'))) > 1 and not (GO / 'go').exists():\n"
+    gate += "    time.sleep(0.01)\nfrom helper import MARK\n"
+    text = work.tool.read_text().replace("import time\n", f"import time\n\n{gate}", 1)
+    work.tool.write_text(text.replace("{WORD}", "{WORD}{MARK}"))
+    helper.write_text("MARK = 'a'\n")
+    before = helper.stat()
+    client = work.start("first", "word")
+    assert eventually(lambda: len(list(work.loads.glob("here*"))) > 1)
+    helper.write_text("MARK = 'b'\n")
+    (work.loads / "go").touch()
+    assert client.communicate(timeout=60)[1] == ""
+    assert work.out("first") == "WORD loudb!\n"
+    helper.write_text("MARK = 'a'\n")
+    os.utime(helper, ns=(before.st_atime_ns, before.st_mtime_ns))
+    work.run("second", "word")
+    assert work.out("second") == "WORD louda!\n"
+
+
+def test_a_data_file_beside_the_tool_is_part_of_it(work: Workplace) -> None:  # G4
+    text = work.tool.read_text().replace(
+        'self.mode = os.environ.get("MODE", "")',
+        'self.mode = open(os.path.join(os.path.dirname(__file__), "vocabulary.txt")).read()',
+    )
+    work.tool.write_text(text)
+    for step, mark in enumerate("aba"):
+        (work.directory / "vocabulary.txt").write_text(mark)
+        work.run(f"out{step}", "word")
+        assert work.out(f"out{step}") == f"WORD loud{mark}!\n"
+
+
+def test_a_tool_that_could_not_be_imported_is_asked_again(work: Workplace) -> None:
+    whole = work.tool.read_text()
+    work.tool.write_text(whole + "\nraise RuntimeError('not yet')\n")
+    failed = work.run("a", "word")
+    assert failed.returncode == 2 and "not yet" in failed.stderr
+    work.tool.write_text(whole)
+    assert work.run("a", "word").returncode == 0
+
+
+def test_modules_are_found_where_the_client_is(work: Workplace) -> None:
+    package = work.directory / "mine"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "shout.py").write_text(work.tool.read_text())
+    (work.directory / "a.txt").write_text("word")
+    files = "--input", "a.txt", "--output", "a.out"
+    done = work.gpupool("run", "mine.shout:Shout", *files, "--server", env={"PYTHONPATH": "."})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert work.out("a") == "WORD loud!\n"
 
 
 def test_a_relative_name_means_the_client_s_directory(work: Workplace) -> None:

@@ -58,11 +58,14 @@ def test_the_same_item_asked_for_again_is_computed_then() -> None:
 
 
 def test_no_model_is_loaded_for_a_job_that_was_dropped_before() -> None:
-    world = World(gpus=1, start_s=5.0)
-    world.submit(1, ["mine"])
-    world.at(5.02, lambda: drop(world, 1))
-    world.run(until_s=60.0)
-    assert world.reports[1] and not world.computed
+    world = World(gpus=1, cpus=0, seconds_per_cost=10.0)
+    world.submit(1, ["long"])
+    world.at(3.0, lambda: world.submit(2, ["mine"], model="other"))
+    world.at(5.0, lambda: drop(world, 2))
+    world.at(15.0, lambda: world.submit(3, ["more"]))
+    world.run()
+    assert "its client has ended" in str(world.reports[2]) and world.reports[3] is None
+    assert world.scheduler.dispatch.counts["model_loads"] == 1
 
 
 def test_whoever_writes_a_dropped_job_is_ended_before_that_is_reported() -> None:

@@ -33,6 +33,8 @@ VARIABLE = "GPUPOOL_SERVER"
 #: Names of variables, separated by commas, that do not tell workers apart; ``*`` at an end.
 IGNORED_VARIABLE = "GPUPOOL_SERVER_IGNORE"
 OFF, ON, AUTO = "off", "on", "auto"
+#: How gpupool's own variables start.
+PREFIXES = ("GPUPOOL_", "BIO_TOOLS_")
 #: Variables of gpupool's own that say nothing of which server is meant.
 OF_A_CLIENT = (
     *(VARIABLE, IGNORED_VARIABLE, "GPUPOOL_DEVICE", "GPUPOOL_DEVICE_KIND", "GPUPOOL_TOOL_FILES"),
@@ -40,7 +42,7 @@ OF_A_CLIENT = (
 #: What else says which devices, and which share of the machine, a process may use.
 OF_THE_MACHINE = (
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
-    *("GPU_DEVICE_ORDINAL", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"),
+    *("NVIDIA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"),
 )
 #: Set where gpupool works for somebody already.
 INSIDE = ("GPUPOOL_LEASE", "GPUPOOL_WORKER", "GPUPOOL_MEMBERS")
@@ -92,7 +94,7 @@ def key_of(env: Mapping[str, str]) -> str:
     own = [
         f"{name}={value}"
         for name, value in env.items()
-        if name in OF_THE_MACHINE or (name.startswith("GPUPOOL_") and name not in OF_A_CLIENT)
+        if name in OF_THE_MACHINE or (name.startswith(PREFIXES) and name not in OF_A_CLIENT)
     ]
     places = [__version__, PACKAGE_DIR, fingerprint(), sys.executable, sys.prefix]
     text = "\0".join([*places, *sorted(own)])
