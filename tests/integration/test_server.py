@@ -201,6 +201,14 @@ def test_a_tool_that_could_not_be_imported_is_asked_again(work: Workplace) -> No
     assert failed.returncode == 2 and "not yet" in failed.stderr
     work.tool.write_text(whole)
     assert work.run("a", "word").returncode == 0
+    # The second import is the one of the process that reads and writes.
+    gate = "import pathlib\nHERE = pathlib.Path(os.environ['LOADS'])\n"
+    gate += "(HERE / f'here{os.getpid()}').touch()\n"
+    gate += "if len(list(HERE.glob('here*'))) == 2:\n    raise RuntimeError('out of luck')\n"
+    work.tool.write_text(whole.replace("import time\n", f"import time\n\n{gate}", 1))
+    failed = work.run("b", "word")
+    assert failed.returncode == 2 and "out of luck" in failed.stderr
+    assert work.run("b", "word").returncode == 0
 
 
 def test_modules_are_found_where_the_client_is(work: Workplace) -> None:
