@@ -219,7 +219,7 @@ def chosen_mode(
     chosen = asked.seed if seed is None else parse_seed(str(seed), "the seed")
     if not is_reproducible:
         return Mode(seed=chosen)
-    models = {f"{d.kind}: {d.model_name or 'of unknown model'}" for d in gpus_among(devices)}
+    models = {_model_of(device) for device in gpus_among(devices)}
     if len(models) > 1:
         raise ConfigError(
             "a reproducible run needs GPUs of one model, for results depend on it; these are "
@@ -228,6 +228,12 @@ def chosen_mode(
     simulated = ["simulated" for device in devices if device.simulated][:1]
     kind = [*models, *simulated, driver_of(devices), processor()]
     return Mode(is_reproducible, chosen, "; ".join(filter(None, kind)))
+
+
+def _model_of(gpu: Device) -> str:
+    """Return what of a GPU decides the bits of a result; of a slice, its size, too."""
+    size = f" of {gpu.memory_mib} MiB" if gpu.is_mig else ""
+    return f"{gpu.kind}: {gpu.model_name or 'of unknown model'}{size}"
 
 
 def _is_recorded(env: Mapping[str, str]) -> bool:

@@ -48,6 +48,11 @@ class Spool:
         # Another machine, or a later process, may have the same process id.
         self._own = f"{os.getpid()}-{os.urandom(6).hex()}"
 
+    @property
+    def shared_directories(self) -> list[str]:
+        """The directories, if other machines use them, too."""
+        return self.directories if self._shared else []
+
     def put(self, parts: Sequence[Any], inline_bytes: int = SPOOL_BYTES) -> Blob:
         """Return parts (bytes, or views of bytes) as one blob, in memory if small, else a file."""
         size_bytes = sum(len(part) for part in parts)

@@ -56,7 +56,7 @@ from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
-from snakemake_executor_gpupool.worker.numerics import is_of_kind
+from snakemake_executor_gpupool.worker.numerics import claim_kind, is_of_kind
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import outermost, staged_outputs
@@ -133,6 +133,7 @@ class ChainServer:
                 with OBSERVER.watching():
                     by_model[model] = LoadedTool(tool_class, params)
                     by_model[model].load(self._device)
+                claim_kind(self._spool.shared_directories, self._device)
             tools.append(by_model[model])
             # If the code or weights have changed meanwhile, results are not kept.
             is_same = describe_model(reader)["model"] == model

@@ -10,8 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, Callable
 
+from snakemake_executor_gpupool.errors import ContractError
+from snakemake_executor_gpupool.tool_api.memory import torch_cuda
 from snakemake_executor_gpupool.tool_api.reproducible import NUMERIC_VARIABLES, THREADS, mode_here
 from snakemake_executor_gpupool.wire.machine import processor
 
@@ -41,6 +44,49 @@ def is_of_kind() -> bool:
     """Tell whether this machine's processor is the one that the run's results are kept under."""
     mode = mode_here()
     return not mode.is_reproducible or mode.kind.endswith(processor())
+
+
+def claim_kind(directories: Sequence[str], device: str) -> None:
+    """Make sure that all workers of a reproducible run compute on one kind of device.
+
+    The first worker that has loaded a model says on which, in the run's directory for all
+    machines; for the others it has to be the same.
+
+    Parameters
+    ----------
+    directories
+        Those that the run's machines share, the last for all of them; none: there is one machine.
+    device
+        What the model was loaded on.
+
+    Raises
+    ------
+    ContractError
+        It is another one.
+    """
+    if not directories or not mode_here().is_reproducible:
+        return
+    word = device.partition(":")[0]
+    cuda = torch_cuda()
+    card = cuda.get_device_name(0) if cuda is not None and word == "cuda" else ""
+    own = "; ".join(filter(None, [card, processor()]))
+    path = os.path.join(directories[-1], f"kind-{word}")
+    mine = f"{path}-{os.uname().nodename}-{os.getpid()}"
+    with open(mine, "w", encoding="utf-8") as file:
+        file.write(own)
+    try:
+        os.link(mine, path)  # with its content, or not at all
+    except FileExistsError:
+        with open(path, encoding="utf-8") as file:
+            first = file.read()
+        if first != own:
+            raise ContractError(
+                "the machines of a reproducible run have to be alike, for results depend on them: "
+                f"a worker computes on {first}, this one on {own}. Choose nodes of one kind, or "
+                "run without --gpupool-reproducible"
+            ) from None
+    finally:
+        os.unlink(mine)
 
 
 def settle(device: str) -> None:

@@ -83,7 +83,7 @@ from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
-from snakemake_executor_gpupool.worker.numerics import is_of_kind
+from snakemake_executor_gpupool.worker.numerics import claim_kind, is_of_kind
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.origin import origin_of
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
@@ -314,6 +314,7 @@ class Server:
             with OBSERVER.watching():
                 self._model = LoadedTool(self._tool_class, params)
                 self._model.load(device)
+            claim_kind(self._spool.shared_directories, device)
             # If code or weights have changed since the jobs were read, results are not kept.
             is_same = idents == {describe_model(reader)["model"]}
             self._may_keep = is_same and is_of_kind()

@@ -83,10 +83,13 @@ def test_pools_of_any_size_agree_also_after_deaths_and_from_what_was_kept(tmp_pa
     assert usual != expected  # without the option bits do depend on it
 
 
-def test_a_tool_that_does_not_say_how_it_follows_is_refused() -> None:
+def test_tools_that_do_not_follow_are_refused_and_others_go_on() -> None:
     with ToolPool(devices="cpu:1", reproducible=True) as pool:
         with pytest.raises(JobFailed, match='Add reproducible = "alone"'):
             pool.run(f"{TOOLS / 'attending.py'}:Unsaid", ["abc"], PARAMS)
+        with pytest.raises(JobFailed, match="failed the self-test") as error:
+            pool.run(TOOL.replace("Attending", "Careless"), words(20, random.Random(2)), PARAMS)
+        assert error.value.message.count("self-test") == 1  # for all items once
         assert len(pool.run(TOOL, ["abc"], PARAMS)) == 1
 
 

@@ -12,7 +12,7 @@ from snakemake_executor_gpupool import Tool
 from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.tool_api.class_checks import why_unusable
 from snakemake_executor_gpupool.tool_api.micro_batches import cut
-from snakemake_executor_gpupool.tool_api.mode import MODE_VARIABLE, Mode
+from snakemake_executor_gpupool.tool_api.mode import KIND_VARIABLE, MODE_VARIABLE, Mode
 from snakemake_executor_gpupool.tool_api.reproducible import (
     BatchShape,
     batch_shape,
@@ -20,6 +20,8 @@ from snakemake_executor_gpupool.tool_api.reproducible import (
     refuse_unable,
 )
 from snakemake_executor_gpupool.tool_api.values import Job
+from snakemake_executor_gpupool.wire.machine import processor
+from snakemake_executor_gpupool.worker import numerics
 from snakemake_executor_gpupool.worker.batch import run_batch
 from snakemake_executor_gpupool.worker.cold import compute
 from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item
@@ -264,6 +266,25 @@ def test_equal_results_have_equal_bits() -> None:
     assert not same_bits(0.0, -0.0) and not same_bits(1, 1.0)
     assert same_bits({"a": [1.5, float("nan")]}, {"a": [1.5, float("nan")]})
     assert not same_bits(Path("a"), Path("b"))
+
+
+def test_workers_of_several_machines_have_to_be_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KIND_VARIABLE, processor())
+    shared = [str(tmp_path)]
+    numerics.claim_kind(shared, "cpu")
+    numerics.claim_kind(shared, "cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["kind-cpu"]
+    assert numerics.is_of_kind()
+    monkeypatch.setattr(numerics, "processor", lambda: "another one")
+    with pytest.raises(ContractError, match=r"this one on another one.*without --gpupool-repro"):
+        numerics.claim_kind(shared, "cpu")
+    numerics.claim_kind([], "cpu")  # one machine is like itself
+    assert not numerics.is_of_kind()  # what it computes is not kept under the run's kind
+    monkeypatch.setenv(MODE_VARIABLE, "0")
+    numerics.claim_kind(shared, "cpu")
+    assert numerics.is_of_kind()
 
 
 def test_modes_and_seeds_keep_results_apart() -> None:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from snakemake_executor_gpupool.errors import InputError
+from snakemake_executor_gpupool.errors import ConfigError, InputError
 from snakemake_executor_gpupool.frontends.commandline.job_words import (
     build_job,
     check_inputs,
@@ -63,12 +63,17 @@ def choose_mode(options: argparse.Namespace) -> Mode:
     Raises
     ------
     ConfigError
-        A seed or a variable is malformed.
+        A seed or a variable is malformed, or it is too late for a reproducible job.
     """
     mode = mode_asked(options)
     os.environ.update(mode.variables())
-    if mode.is_reproducible:
-        numerics.prepare()  # before the tool, and all that it imports, is loaded
+    # Before the tool, and all that it imports, is loaded.
+    library = numerics.prepare() if mode.is_reproducible else ""
+    if library:
+        raise ConfigError(
+            f"a reproducible job needs a process that has not loaded {library} yet: run gpupool as "
+            "a command of its own"
+        )
     return mode
 
 
