@@ -31,8 +31,8 @@ RESOURCES = {
 EVENTS = {
     "run_started": "The pool is open: `format` of these lines, `devices` and `device_info` (model, "
     "memory, ... of each), `simulated`, `driver` (NVIDIA's), `frontend` (`snakemake` or `python`), "
-    "`options` that were given, `mode` (`default` or `reproducible`), `seed`, `versions`, `host`, "
-    "`pid`, `cwd`.",
+    "`options` that were given, `snakefile` and its `snakefile_sha256`, `mode` (`default` or "
+    "`reproducible`), `seed`, `versions`, `host`, `pid`, `cwd`.",
     "run_ended": "The pool is closed: `wall_s`, `energy_j` (what each device has used, idle "
     "time included, where its driver counts it).",
     "pool_failed": "The pool itself failed, which is a bug: `error`, `traceback`.",

@@ -35,11 +35,14 @@ class Origin:
         The options that were given, by name; values that JSON cannot hold become text.
     versions
         Of the program that opened the pool.
+    snakefile
+        The workflow, if there is one.
     """
 
     frontend: str = "python"
     options: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    snakefile: str = ""
 
 
 @dataclass(frozen=True)

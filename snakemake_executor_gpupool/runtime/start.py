@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import sys
+from pathlib import Path
 
 from snakemake_executor_gpupool.devices.probe import driver_of
 from snakemake_executor_gpupool.records.events import FORMAT
@@ -34,6 +36,7 @@ def start_of(config: PoolConfig) -> dict[str, object]:
         "driver": driver_of(devices),
         "frontend": origin.frontend,
         "options": dict(origin.options),
+        **_workflow(origin.snakefile),
         "mode": "reproducible" if config.mode.is_reproducible else "default",
         "seed": config.mode.seed,
         "versions": {**own, **origin.versions},
@@ -41,6 +44,17 @@ def start_of(config: PoolConfig) -> dict[str, object]:
         "pid": os.getpid(),
         "cwd": _here(),
     }
+
+
+def _workflow(snakefile: str) -> dict[str, str]:
+    """Return the workflow's main file and its SHA-256, as far as they are known."""
+    if not snakefile:
+        return {}
+    try:
+        content = Path(snakefile).read_bytes()
+    except OSError:  # it is on another machine, or nobody may read it
+        return {"snakefile": snakefile}
+    return {"snakefile": snakefile, "snakefile_sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _here() -> str:

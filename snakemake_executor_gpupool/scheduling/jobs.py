@@ -136,7 +136,7 @@ class JobState:
         if staged is None:
             return {**fields, **came(self.items, self.request.job_id)}
         model = str(staged.keys[0][1]) if staged.keys else ""  # type: ignore[index]
-        return {**fields, "model": model, **came_merged(staged.items, staged.batch_id)}
+        return {**fields, "model": model, **came_merged(staged.items, staged.batch_id, staged.keys)}
 
     @property
     def home(self) -> str:

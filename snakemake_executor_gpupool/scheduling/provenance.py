@@ -5,6 +5,7 @@ Each value is bounded, however many items a job or a batch has; what is left out
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 
@@ -13,6 +14,8 @@ from snakemake_executor_gpupool.scheduling.results import WorkItem
 #: So many batches of a job are named, so many jobs that it shares items with, and so many keys of
 #: results that an earlier run had left.
 MAX_BATCHES, MAX_JOBS, MAX_KEPT = 100, 20, 20
+#: So many items of a later stage of a merged dispatch are named.
+MAX_KEYS = 100
 #: How a job has come by an item's result: it was computed for it; another place had asked for it
 #: before; an earlier run had left it; a merged dispatch had computed it beforehand.
 COMPUTED, DUPLICATE, KEPT, MERGED = "computed", "duplicate", "kept", "merged"
@@ -59,10 +62,14 @@ def came(items: Iterable[WorkItem], job_id: int) -> dict[str, object]:
     }
 
 
-def came_merged(items: int, batch_id: int) -> dict[str, object]:
-    """Return the same of a job whose outputs a merged dispatch had staged."""
+def came_merged(items: int, batch_id: int, keys: Iterable[object]) -> dict[str, object]:
+    """Return the same of a job whose outputs a merged dispatch had staged.
+
+    ``keys`` are those of its items in the ledger: a batch names its members in the first stage.
+    """
     nowhere: dict[str, object] = {"duplicate_of": [], "kept": [], "tries": 1}
     return {
+        "keys": list(itertools.islice(keys, MAX_KEYS)),
         "came": {MERGED: items},
         "batches": [(batch_id, items)],
         "n_batches": 1,

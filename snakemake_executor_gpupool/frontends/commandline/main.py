@@ -7,6 +7,7 @@
     gpupool report [RUN] --output PATH                a run as one HTML file, or a trace
     gpupool top [RUN]                                 a run as it goes on
     gpupool why FILE                                  where an output came from
+    gpupool crate RUN OUT                             a run as an RO-Crate
     gpupool devices                                   the devices of this machine
     gpupool tools                                     the installed tools
     gpupool replay FILE                               decide on a recorded run's events again
@@ -163,6 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_top(commands)
     _add_why(commands)
+    _add_crate(commands)
     _add_listing(commands, "devices", "list the devices of this machine", _devices)
     _add_listing(commands, "tools", "list the installed tools", _tools)
     _add_replay(commands)
@@ -439,6 +441,30 @@ def _report(options: argparse.Namespace) -> int:
     from snakemake_executor_gpupool.frontends.commandline.report import report
 
     return report(options)
+
+
+def _add_crate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "crate",
+        help="a run as an RO-Crate",
+        description="Write a run as a Workflow Run RO-Crate (Provenance Run Crate profile), from "
+        "its provenance alone: the run's directory may be gone. Needs the package rocrate.",
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="a run's name; latest: the newest")
+    add("out", metavar="OUT", help="the crate's directory, which must be empty or not there")
+    add("--store", metavar="PATH", help="the provenance of a workflow, or its directory")
+    add("--snakefile", "-s", metavar="PATH", help="the workflow (default: as the run had it)")
+    add("--license", metavar="TEXT", help="URL or name of the licence of the crate")
+    add("--files", action="store_true", help="copy the files that are still what the run saw")
+    add("--json", action="store_true", help="print what was written as JSON")
+    parser.set_defaults(command=_crate)
+
+
+def _crate(options: argparse.Namespace) -> int:
+    from snakemake_executor_gpupool.frontends.commandline.crate import crate
+
+    return crate(options)
 
 
 def _why(options: argparse.Namespace) -> int:

@@ -30,7 +30,9 @@ def origin_of(workflow: Any, settings: ExecutorSettings) -> Origin:
     snakemakes = {"--jobs": limits.nodes, "--cores": limits.cores}
     given |= {name: value for name, value in snakemakes.items() if value is not None}
     versions = {"gpupool": __version__, "snakemake": snakemakes_version}
-    return Origin("snakemake", given, versions)
+    return Origin(
+        "snakemake", given, versions, str(getattr(workflow, "main_snakefile", None) or "")
+    )
 
 
 def bounds_of(settings: ExecutorSettings) -> Bounds:

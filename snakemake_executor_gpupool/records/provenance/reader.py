@@ -150,9 +150,12 @@ class ProvenanceReader:
     def computed(self, model: str, group: str, key: str) -> Record | None:
         """Return the newest batch that computed an item whose result was kept; None: unknown."""
         for record in self.lines_with(json.dumps(key).encode()):
-            is_batch = record.get("record") == "batch" and key in record.get("keys", ())
-            if is_batch and (record.get("model"), record.get("group")) == (model, group):
-                return record
+            keys = record.get("keys", [])
+            if record.get("record") == "batch" and key in keys:
+                if (record.get("model"), record.get("group")) == (model, group):
+                    return record
+            elif record.get("record") == "job" and [model, group, key] in keys:
+                return self.by_id(record["batches"][0][0])
         return None
 
     def run_named(self, name: str | None) -> Record | None:

@@ -27,7 +27,7 @@ MAX_OUTPUTS = 200
 #: What :func:`~snakemake_executor_gpupool.runtime.start.start_of` says that is kept.
 _OF_RUN = (
     *("gpupool", "host", "frontend", "options", "mode", "seed", "simulated", "driver"),
-    *("versions",),
+    *("versions", "snakefile", "snakefile_sha256"),
 )
 
 
@@ -205,6 +205,7 @@ class ProvenanceRecorder:
             "n_batches": fields["n_batches"],
             "duplicate_of": shared,
             "kept": [_kept_key(key) for key in fields["kept"]],
+            "keys": [_kept_key(key) for key in fields.get("keys", ())],
             "tries": fields["tries"],
             "worked_s": fields["worked_s"],
             "cost": fields["cost"],

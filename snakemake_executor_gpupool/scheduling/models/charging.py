@@ -95,7 +95,8 @@ def members_of(worker: ModelWorker, batch: Batch) -> dict[str, object]:
     """Return where a micro-batch ran, its shape and its members' own keys."""
     members = [part for item in batch.items for part in getattr(item, "parts", (item,))]
     keys = [item.key for item in members if isinstance(item.key, tuple)]
-    head = keys[0] if keys and not worker.model.is_chain else (None,) * 4
+    # Of merged requests, members are the items of their first stage.
+    head = keys[0] if keys else (None,) * 4
     return {
         "batch": batch.batch_id,
         "worker": worker.worker_id,
