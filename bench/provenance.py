@@ -1,8 +1,8 @@
 """What it costs to put down where outputs came from: jobs of a tool that does nothing.
 
-Runs with and without take turns (with, without, without, with, ...), each in a fresh directory; what
-counts is the median over pairs of neighbours, and processor time beside it, which a busy machine moves
-less::
+Runs with and without take turns (with, without, without, with, ...), each in a fresh directory.
+What counts is the median over pairs of neighbours; processor time, which a busy machine moves
+less, is shown beside it::
 
     python bench/provenance.py                         5,000 jobs
     python bench/provenance.py --jobs 1000 --repeats 2       a quick look
