@@ -12,18 +12,23 @@ import itertools
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.runtime.expected import (
+    ExpectedJob,
+    ModelTally,
+    Pace,
+    info_fields,
+    model_fields,
+)
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.core import Core, Setup
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.batch_time import Speed
-from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import Model
-from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
+from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 #: What weights take to host memory or back, where nothing was measured.
@@ -34,114 +39,6 @@ GUESSED_LOAD_S, GUESSED_BATCH_S = 5.0, 0.5
 TICK_S = 0.001
 #: What a stage of a merged dispatch takes beside its models, and what publishing outputs does.
 STAGING_S, PUBLISHING_S = 0.003, 0.002
-
-
-@dataclass(frozen=True)
-class ExpectedItems:
-    """The items of a job, in columns.
-
-    Attributes
-    ----------
-    keys
-        Equal for items that are computed once.
-    kept
-        So many of the first ones have results of earlier runs.
-    """
-
-    keys: tuple[str, ...]
-    costs: tuple[float, ...]
-    tokens: tuple[int, ...]
-    kept: int = 0
-
-
-@dataclass(frozen=True)
-class ExpectedJob:
-    """What a served job will ask for.
-
-    Attributes
-    ----------
-    batch_tokens
-        The budget of its model's micro-batches.
-    read_s, write_s
-        What a process for files takes for it.
-    """
-
-    model: ModelInfo
-    info: ToolInfo
-    items: ExpectedItems
-    batch_tokens: int = 1
-    read_s: float = 0.001
-    write_s: float = 0.001
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long things take.
-
-    Attributes
-    ----------
-    start_s
-        By a tool's name, from starting a process until it has imported the tool.
-    usual_start_s
-        The same for any other tool.
-    figures
-        By profile key, what earlier runs measured of models.
-    batch_s
-        By model, as messages call it, what its micro-batches took: for those whose costs say
-        nothing.
-    factor
-        By which all of it is multiplied.
-    """
-
-    start_s: Mapping[str, float] = field(default_factory=dict)
-    usual_start_s: float = 0.3
-    figures: Mapping[str, Figures] = field(default_factory=dict)
-    batch_s: Mapping[str, float] = field(default_factory=dict)
-    factor: float = 1.0
-
-    def starting_s(self, tool: ToolRef) -> float:
-        """Return how long a process of a tool takes to start; of a merged run's, of all of them."""
-        names = str(tool).split(" + ")
-        return self.factor * max(self.start_s.get(name, self.usual_start_s) for name in names)
-
-    def of(self, model: Model) -> Figures:
-        """Return what was measured of a model; empty: nothing."""
-        return self.figures.get(model.profile_key, Figures())
-
-
-@dataclass
-class ModelTally:
-    """What one model would do.
-
-    Attributes
-    ----------
-    figures
-        What was measured of it; without a load or a speed its times are guesses.
-    devices
-        On which it was loaded.
-    busy_s
-        Of micro-batches, over all its workers.
-    batch_s
-        What its micro-batches took, whatever they held; None: not known.
-    """
-
-    name: str
-    tool: str
-    figures: Figures
-    is_chain: bool = False
-    batch_s: float | None = None
-    loads: int = 0
-    batches: int = 0
-    items: int = 0
-    busy_s: float = 0.0
-    load_s: float = 0.0
-    devices: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether an earlier run has seen it load and compute."""
-        has_speed = self.figures.s_per_cost is not None or self.batch_s is not None
-        return self.figures.load_s is not None and has_speed
 
 
 class Forecast:
@@ -303,7 +200,7 @@ class Forecast:
         self._alive.add(worker_id)
         self._on[worker_id] = effect.devices
         seconds = self._starting_s(worker_id, tool)
-        info = _info_fields(self._tools[tool.spec])
+        info = info_fields(self._tools[tool.spec])
         fields = {"type": "tool", "info": info, "seconds": seconds, "versions": {}}
         self._later(worker_id, seconds, lambda: self._answer(worker_id, fields))
 
@@ -341,7 +238,7 @@ class Forecast:
         fields: dict[str, object] = {
             "type": "items",
             "job": request.job_id,
-            **_model_fields(job.model),
+            **model_fields(job.model),
             "keys": list(items.keys),
             "costs": list(items.costs),
             "tokens": list(items.tokens),
@@ -349,7 +246,7 @@ class Forecast:
             "kept": list(range(items.kept)),
             "last": True,
             "follow": [
-                {**_model_fields(later.model), "info": _info_fields(later.info)}
+                {**model_fields(later.model), "info": info_fields(later.info)}
                 for later in following
             ],
         }
@@ -437,25 +334,3 @@ class Forecast:
         if number == 0:
             return request.part_keys
         return self._jobs[request.stages[number].request.job_id].items.keys
-
-
-def _model_fields(model: ModelInfo) -> dict[str, object]:
-    return {
-        "model": model.model,
-        "model_label": model.label,
-        "group": model.group,
-        "short_tokens": model.short_tokens,
-    }
-
-
-def _info_fields(info: ToolInfo) -> dict[str, object]:
-    return {
-        "deterministic": info.deterministic,
-        "persistent": info.persistent,
-        "devices": list(info.devices),
-        "gpus_per_instance": info.gpus_per_instance,
-        "pads": info.pads,
-        "vram_mib": info.vram_mib,
-        "batch_limit_s": info.batch_limit_s,
-        "can_move": info.can_move,
-    }

@@ -6,14 +6,8 @@ import pytest
 
 from snakemake_executor_gpupool.devices.device import cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import gpus
-from snakemake_executor_gpupool.runtime.forecast import (
-    PUBLISHING_S,
-    STAGING_S,
-    ExpectedItems,
-    ExpectedJob,
-    Forecast,
-    Pace,
-)
+from snakemake_executor_gpupool.runtime.expected import ExpectedItems, ExpectedJob, Pace
+from snakemake_executor_gpupool.runtime.forecast import PUBLISHING_S, STAGING_S, Forecast
 from snakemake_executor_gpupool.scheduling.core import Setup
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig

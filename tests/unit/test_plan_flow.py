@@ -11,7 +11,7 @@ from snakemake_executor_gpupool.devices.device import cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import gpus
 from snakemake_executor_gpupool.frontends.commandline.plan.flow import Flow, Limits, SnakemakesPace
 from snakemake_executor_gpupool.frontends.snakemake.planned import PlannedJob, Way
-from snakemake_executor_gpupool.runtime.forecast import Pace
+from snakemake_executor_gpupool.runtime.expected import Pace
 from snakemake_executor_gpupool.scheduling.core import Setup
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.testing.simulation import gpu

@@ -161,14 +161,17 @@ def _unchanged_directory() -> Iterator[None]:
     def nothing(self: Any) -> None:
         """Neither save nor drop the inventory of files."""
 
+    kept = [Path(".snakemake", name).is_dir() for name in ("metadata", "incomplete")]
     with tempfile.TemporaryDirectory(prefix="gpupool-plan-") as directory:
-        elsewhere = None if Path(".snakemake").is_dir() else Path(directory)
+        elsewhere = None if all(kept) else Path(directory)
 
         class Persistence(snakemakes.FilePersistence):
             """Snakemake's records, read only."""
 
             def __init__(self, **options: Any) -> None:
-                super().__init__(**{**options, "nolock": True, "path": elsewhere})
+                makes = contextlib.nullcontext() if elsewhere else mock.patch("os.makedirs")
+                with makes:  # those of its directories that are not there are empty
+                    super().__init__(**{**options, "nolock": True, "path": elsewhere})
 
         with (
             mock.patch.object(snakemakes, "FilePersistence", Persistence),

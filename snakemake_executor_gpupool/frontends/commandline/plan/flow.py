@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from snakemake_executor_gpupool.frontends.snakemake.admission import Admission, LaneJob
 from snakemake_executor_gpupool.frontends.snakemake.lookahead import Lookahead
 from snakemake_executor_gpupool.frontends.snakemake.planned import PlannedJob, Way
-from snakemake_executor_gpupool.runtime.forecast import ExpectedJob, Forecast, Pace
+from snakemake_executor_gpupool.runtime.expected import ExpectedJob, Pace
+from snakemake_executor_gpupool.runtime.forecast import Forecast
 from snakemake_executor_gpupool.scheduling.core import Setup
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.requests import JobReport, Request

@@ -7,6 +7,7 @@ device. Nothing is loaded, computed or written.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import time
@@ -55,6 +56,8 @@ class Foresight:
     ----------
     answers
         By job number.
+    read
+        The jobs whose inputs were read.
     infos, start_s
         By tool: what its class says of itself, and how long its process took to say so.
     errors
@@ -64,6 +67,7 @@ class Foresight:
     """
 
     answers: dict[int, Foreseen | Unforeseen] = field(default_factory=dict)
+    read: set[int] = field(default_factory=set)
     infos: dict[ToolRef, ToolInfo] = field(default_factory=dict)
     start_s: dict[ToolRef, float] = field(default_factory=dict)
     errors: dict[ToolRef, str] = field(default_factory=dict)
@@ -160,7 +164,10 @@ class _Asking:
         self._specs = DeviceRequests(Allocator(self._devices))
         self._store = _store(graph)
         self._tool_of = {f"plan.{number}": tool for number, tool in enumerate(by_tool, 1)}
-        self._waiting = {name: iter(by_tool[tool]) for name, tool in self._tool_of.items()}
+        self._waiting: dict[str, Iterator[PlannedJob]] = {
+            name: iter(by_tool[tool]) for name, tool in self._tool_of.items()
+        }
+        self._asked: dict[int, PlannedJob] = {}
         self._in_flight = dict.fromkeys(self._tool_of, 0)
         self._open = set(self._tool_of)
         self._started_s: dict[str, float] = {}
@@ -187,12 +194,21 @@ class _Asking:
             if frame.type in ("tool", "tool_failed"):
                 self._imported(name, tool, frame)
             elif frame.type in ("foreseen", "unforeseen"):
-                answer = foreseen_of(frame)
-                self._foresight.answers[answer.job_id] = answer
-                self._in_flight[name] -= 1
-                self._ask(name)
+                self._answered(name, foreseen_of(frame))
         except GpupoolError as error:
             self._host.reject(name, str(error))
+
+    def _answered(self, name: str, answer: Foreseen | Unforeseen) -> None:
+        job = self._asked.pop(answer.job_id)
+        self._in_flight[name] -= 1
+        if isinstance(answer, Unforeseen) and job.has_inputs and job.after:
+            # The files that are there will be made again: what is wrong with them does not count.
+            again = dataclasses.replace(job, has_inputs=False)
+            self._waiting[name] = itertools.chain([again], self._waiting[name])
+        else:
+            self._foresight.answers[answer.job_id] = answer
+            self._foresight.read |= {answer.job_id} if job.has_inputs else set()
+        self._ask(name)
 
     def _imported(self, name: str, tool: ToolRef, frame: Frame) -> None:
         message = message_of(frame)
@@ -214,6 +230,7 @@ class _Asking:
                 job.request, device, self._store, reads=job.has_inputs, most=MAX_ITEMS
             )
             self._host.send(name, frame.meta, frame.blobs)
+            self._asked[job.number] = job
             self._in_flight[name] += 1
         if not self._in_flight[name]:
             self._open.discard(name)

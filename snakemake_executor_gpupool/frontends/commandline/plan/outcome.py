@@ -17,12 +17,12 @@ from snakemake_executor_gpupool.frontends.commandline.plan.workload import (
 )
 from snakemake_executor_gpupool.frontends.snakemake.planned import Graph, PlannedJob, Way
 from snakemake_executor_gpupool.records.runs.history import History
-from snakemake_executor_gpupool.runtime.forecast import ModelTally, Pace
+from snakemake_executor_gpupool.runtime.expected import ModelTally, Pace
 from snakemake_executor_gpupool.scheduling.core import Setup
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 
 #: From the pool's end to the end of Snakemake's process.
-EXIT_S = 0.8
+EXIT_S = 0.6
 #: How far times have been off where all was measured or read, and where some of it is from how
 #: earlier jobs were; see docs/planning.md.
 MEASURED_SPREAD, ESTIMATED_SPREAD = (0.8, 1.25), (0.65, 1.6)
@@ -149,6 +149,9 @@ def _durations(graph: Graph, history: History) -> tuple[dict[int, float], set[st
         recorded = graph.records_s.get(job.rule)
         if job.way is Way.LEASED and seen is not None and seen.held_s:
             durations_s[job.number] = statistics.median(seen.held_s)
+        elif job.group is not None and recorded:
+            # Records of a group's members begin with the group.
+            durations_s[job.number] = min(recorded)
         elif job.ran_s is not None:
             durations_s[job.number] = job.ran_s
         elif recorded:

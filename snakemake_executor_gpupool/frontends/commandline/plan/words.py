@@ -11,7 +11,7 @@ from snakemake_executor_gpupool.frontends.commandline.plan.outcome import Outcom
 from snakemake_executor_gpupool.frontends.commandline.plan.workload import Source
 from snakemake_executor_gpupool.frontends.snakemake.planned import Way
 from snakemake_executor_gpupool.records.progress import format_seconds
-from snakemake_executor_gpupool.runtime.forecast import ModelTally
+from snakemake_executor_gpupool.runtime.expected import ModelTally
 from snakemake_executor_gpupool.wire.bounds import printable
 
 if TYPE_CHECKING:

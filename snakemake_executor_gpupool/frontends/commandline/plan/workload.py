@@ -15,7 +15,7 @@ from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.frontends.commandline.plan.foresight import Foresight
 from snakemake_executor_gpupool.frontends.snakemake.planned import Graph, PlannedJob, Way
 from snakemake_executor_gpupool.records.runs.history import History, RuleHistory
-from snakemake_executor_gpupool.runtime.forecast import ExpectedItems, ExpectedJob
+from snakemake_executor_gpupool.runtime.expected import ExpectedItems, ExpectedJob
 from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
@@ -135,7 +135,7 @@ class _Maker:
         rule = self._rules[job.rule]
         if isinstance(answer, Foreseen):
             rule.asked.append(answer)
-            if job.has_inputs:
+            if job.number in self._foresight.read:
                 assert job.request is not None
                 rule.read.append(answer)
                 rule.read_bytes += job.request.input_bytes
@@ -144,7 +144,7 @@ class _Maker:
         """Return how many items a job has, and where that comes from."""
         assert job.request is not None
         answer, rule = self._foresight.answers.get(job.number), self._rules[job.rule]
-        if isinstance(answer, Foreseen) and job.has_inputs:
+        if isinstance(answer, Foreseen) and job.number in self._foresight.read:
             return answer.count, Source.READ if answer.is_whole else Source.SAMPLED
         if rule.read:
             counted = sum(each.count for each in rule.read)
