@@ -171,6 +171,7 @@ def test_what_cannot_be_and_what_is_not_known_is_said(tmp_path: Path) -> None:  
     assert rule(said, "bad")["waits_in_vain"] == 1
     assert said["checkpoints"] == {"split": 1}
     assert any("checkpoint split will change the graph" in why for why in said["unknown"])
+    assert any("SIMULATED" in remark for remark in said["remarks"])
     # 1, 2, ... 6 lines of equal length; the first and the fourth are read.
     assert (rule(said, "up")["items"], rule(said, "up")["items_from"]) == (21, "from a sample")
 

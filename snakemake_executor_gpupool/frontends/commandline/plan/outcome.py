@@ -28,6 +28,9 @@ EXIT_S = 0.6
 MEASURED_SPREAD, ESTIMATED_SPREAD = (0.8, 1.25), (0.65, 1.6)
 
 
+UNKNOWN_TIME = Source.UNKNOWN.value
+
+
 @dataclass
 class RulePlan:
     """What is planned for the jobs of one rule.
@@ -36,8 +39,10 @@ class RulePlan:
     ----------
     items, computed
         Of all its jobs, and those of them that nobody else has asked for before.
-    source, time_source
-        Where items come from, and what its jobs take if they are not served.
+    source
+        Where items come from.
+    seconds, time_source
+        What one of its jobs takes if they are not served, and where that comes from.
     refused
         Why jobs of it cannot be done, with how many they are.
     waiting
@@ -53,6 +58,7 @@ class RulePlan:
     computed: int = 0
     source: Source | None = None
     seconds: float | None = None
+    time_source: str = ""
     refused: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
 
@@ -67,8 +73,12 @@ class Outcome:
         How long the whole command takes, from its start to its end; None: not known.
     run_s
         Of it, with the pool open.
+    known_s
+        How long it takes as far as the graph is known, where checkpoints are all that is not.
     unknown
         Why it is not known.
+    turnaround_s
+        What Snakemake is taken to need between a job and those that wait for it; None: a guess.
     """
 
     devices: Sequence[Device]
@@ -80,6 +90,8 @@ class Outcome:
     low_s: float | None = None
     high_s: float | None = None
     run_s: float = 0.0
+    known_s: float | None = None
+    turnaround_s: float | None = None
     unknown: list[str] = field(default_factory=list)
     bundle: int = 1
 
@@ -94,7 +106,8 @@ def foretell(
     """Return what a run would do on these devices; None: those that it would have."""
     devices = graph.config.devices if devices is None else tuple(devices)
     load = workload_of(graph, foresight, history, figures, devices)
-    durations_s, unknown_rules = _durations(graph, history)
+    durations_s, time_sources = _durations(graph, history)
+    unknown_rules = {rule for rule, source in time_sources.items() if source == UNKNOWN_TIME}
     hopeless, waiting = _hopeless(graph.jobs, load)
     jobs = [job for job in graph.jobs if job.number not in hopeless | waiting]
     flow = _flow(graph, jobs, load, history, figures, devices, durations_s, foresight)
@@ -104,9 +117,19 @@ def foretell(
     outcome.busy_s, outcome.counts = flow.forecast.busy_s, flow.forecast.counts
     load.errors.update(flow.errors)
     outcome.rules = _rules(graph, load, hopeless, waiting, durations_s, flow.errors)
-    outcome.unknown = _unknown(graph, jobs, load, outcome, unknown_rules)
+    for rule in outcome.rules:
+        rule.time_source = time_sources.get(rule.rule, "")
+    outcome.turnaround_s = history.turnaround_s
+    outcome.unknown = _unknown(jobs, load, outcome, unknown_rules)
     if not outcome.unknown:
         _time(graph, load, outcome)
+    if graph.checkpoints:
+        outcome.known_s, outcome.wall_s = outcome.wall_s, None
+        outcome.unknown += [
+            f"checkpoint {rule} will change the graph: what follows it is not known before it "
+            "has run"
+            for rule in graph.checkpoints
+        ]
     return outcome
 
 
@@ -138,27 +161,31 @@ def _flow(
     return Flow(jobs, load.jobs, load.tools, setup, pace, durations_s, limits, own)
 
 
-def _durations(graph: Graph, history: History) -> tuple[dict[int, float], set[str]]:
-    """Return what jobs take that are not served, and the rules of which that is not known."""
+def _durations(graph: Graph, history: History) -> tuple[dict[int, float], dict[str, str]]:
+    """Return what jobs take that are not served, and by rule where that comes from."""
     durations_s: dict[int, float] = {}
-    unknown: set[str] = set()
+    sources: dict[str, str] = {}
     for job in graph.jobs:
-        if job.way in (Way.SERVED, Way.NOTHING):
-            continue
-        seen = history.rules.get(job.rule)
-        recorded = graph.records_s.get(job.rule)
-        if job.way is Way.LEASED and seen is not None and seen.held_s:
-            durations_s[job.number] = statistics.median(seen.held_s)
-        elif job.group is not None and recorded:
-            # Records of a group's members begin with the group.
-            durations_s[job.number] = min(recorded)
-        elif job.ran_s is not None:
-            durations_s[job.number] = job.ran_s
-        elif recorded:
-            durations_s[job.number] = statistics.median(recorded)
-        else:
-            unknown.add(job.rule)
-    return durations_s, unknown
+        if job.way not in (Way.SERVED, Way.NOTHING):
+            seconds, sources[job.rule] = _duration(job, graph, history)
+            if seconds is not None:
+                durations_s[job.number] = seconds
+    return durations_s, sources
+
+
+def _duration(job: PlannedJob, graph: Graph, history: History) -> tuple[float | None, str]:
+    seen = history.rules.get(job.rule)
+    recorded = graph.records_s.get(job.rule)
+    if job.way is Way.LEASED and seen is not None and seen.held_s:
+        return statistics.median(seen.held_s), Source.HISTORY.value
+    if job.group is not None and recorded:
+        # Records of a group's members begin with the group.
+        return min(recorded), "Snakemake's records"
+    if job.ran_s is not None:
+        return job.ran_s, "Snakemake's records"
+    if recorded:
+        return statistics.median(recorded), "Snakemake's records"
+    return None, UNKNOWN_TIME
 
 
 def _hopeless(jobs: Sequence[PlannedJob], load: Workload) -> tuple[set[int], set[int]]:
@@ -219,7 +246,6 @@ def _rules(
 
 
 def _unknown(
-    graph: Graph,
     jobs: Sequence[PlannedJob],
     load: Workload,
     outcome: Outcome,
@@ -239,10 +265,6 @@ def _unknown(
     ]
     plain = unknown_rules & {job.rule for job in jobs}
     lines += [f"no figure yet for rule {rule}: it has never been run" for rule in sorted(plain)]
-    lines += [
-        f"checkpoint {rule} will change the graph: what follows it is not known before it has run"
-        for rule in graph.checkpoints
-    ]
     return lines
 
 

@@ -29,17 +29,31 @@ def as_json(plan: Plan) -> str:
             "jobs": len(graph.jobs),
             "ways": {way.value: count for way, count in _ways(plan).items()},
             **_outcome_json(plan.outcome),
-            "snakemake_s": round(graph.built_s, 3),
+            "simulated": any(device.simulated for device in plan.outcome.devices),
+            "snakemake": {
+                "graph_s": round(graph.built_s, 3),
+                "turnaround_s": plan.outcome.turnaround_s,
+                "turnaround_from": _turnaround_source(plan),
+            },
             "checkpoints": dict(graph.checkpoints),
             "with_devices": {text: _outcome_json(each) for text, each in plan.variants.items()},
             "earlier_runs": plan.history.runs,
-            "remarks": [*graph.remarks, *plan.remarks],
+            "remarks": _remarks(plan),
         }
     )
 
 
+def _turnaround_source(plan: Plan) -> str:
+    return "guessed" if plan.outcome.turnaround_s is None else Source.HISTORY.value
+
+
+def _remarks(plan: Plan) -> list[str]:
+    return [*plan.graph.config.warnings, *plan.graph.remarks, *plan.remarks]
+
+
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     times = {"wall_s": outcome.wall_s, "low_s": outcome.low_s, "high_s": outcome.high_s}
+    times["until_checkpoint_s"] = outcome.known_s
     known = {name: value if value is None else round(value, 3) for name, value in times.items()}
     return {
         **known,
@@ -65,6 +79,7 @@ def _rule_json(rule: RulePlan) -> dict[str, Any]:
         "items_computed": rule.computed if rule.source is not Source.UNKNOWN else None,
         "items_from": rule.source.value if rule.source else None,
         "job_s": rule.seconds,
+        "job_s_from": rule.time_source or None,
         "cannot_run": dict(rule.refused),
         "waits_in_vain": rule.waiting,
     }
@@ -121,7 +136,7 @@ def as_text(plan: Plan) -> str:
         lines += ["", "cannot run:", *(f"  {_line(problem)}" for problem in problems)]
     if waiting:
         lines.append(f"  {_jobs(waiting)} would wait for these in vain, and are not in the plan")
-    lines += [f"note: {remark}" for remark in (*graph.remarks, *plan.remarks)]
+    lines += [f"note: {_line(remark)}" for remark in _remarks(plan)]
     return "\n".join(map(str.rstrip, lines))
 
 
@@ -130,13 +145,17 @@ def _jobs(count: int) -> str:
 
 
 def _line(text: str) -> str:
-    return printable(" ".join(text.split()))
+    """Return somebody else's text as one line that no terminal obeys."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in printable(" ".join(text.split()))
+    )
 
 
 def _rule_row(rule: RulePlan) -> tuple[str, ...]:
     if rule.way is not Way.SERVED:
         took = "" if rule.seconds is None else f"{format_short(rule.seconds)} a job"
-        return rule.rule, str(rule.jobs), rule.way.value, took, "", "", ""
+        return rule.rule, str(rule.jobs), rule.way.value, took, "", "", rule.time_source
     if rule.source in (None, Source.UNKNOWN):
         why = Source.UNKNOWN.value if rule.source else ""
         return rule.rule, str(rule.jobs), rule.way.value, rule.tool, "?", "?", why
@@ -172,6 +191,8 @@ def _time_lines(plan: Plan) -> list[str]:
     outcome = plan.outcome
     if outcome.wall_s is None:
         lines = ["how long: not known"]
+        if outcome.known_s is not None:
+            lines = [f"how long: {_range(outcome)}, as far as the graph is known"]
         lines += [f"  {_line(why)}" for why in outcome.unknown]
         if any("no figure" in why for why in outcome.unknown):
             lines.append("  run it once: the figures are kept for the next plan")
@@ -188,16 +209,23 @@ def _time_lines(plan: Plan) -> list[str]:
     if busy:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in sorted(busy.items()))
         lines.append(f"  busy: {shares}")
+    names = {"evictions": "evictions", "offloads": "moves to host memory", "merged": "jobs merged"}
+    happens = [f"{outcome.counts[n]} {name}" for n, name in names.items() if outcome.counts.get(n)]
+    if happens:
+        lines.append(f"  {', '.join(happens)}")
     return lines
 
 
 def _range(outcome: Outcome) -> str:
-    assert outcome.wall_s is not None and outcome.low_s is not None and outcome.high_s is not None
+    wall_s = outcome.known_s if outcome.wall_s is None else outcome.wall_s
+    assert wall_s is not None and outcome.low_s is not None and outcome.high_s is not None
     low, high = format_short(outcome.low_s), format_short(outcome.high_s)
-    return f"{format_short(outcome.wall_s)} (from {low} to {high})"
+    return f"{format_short(wall_s)} (from {low} to {high})"
 
 
 def _variant(text: str, outcome: Outcome, base: Outcome) -> str:
+    if any(device.simulated for device in outcome.devices):
+        text = f"{text} (SIMULATED)"
     if outcome.wall_s is None:
         return f"with --devices {text}: not known: {'; '.join(map(_line, outcome.unknown))}"
     loads = sum(model.loads for model in outcome.models)
