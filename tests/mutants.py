@@ -330,7 +330,7 @@ MUTANTS = (
     Mutant(
         "jobs of the lane keep to the budget of threads",
         "frontends/snakemake/admission.py",
-        "            if job.threads <= self.free:\n",
+        "            if self._fits(job):\n",
         "            if True:\n",
         ("test_lane.py",),
     ),

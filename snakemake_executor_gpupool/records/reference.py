@@ -24,7 +24,10 @@ RESOURCES = {
     'number, or with its unit (`"8GB"`, `"8GiB"`). '
     "Used to choose cards that are large enough, and to pack several on one.",
     "runtime": "Minutes that a job may take. For a served rule: the most that one of its "
-    "micro-batches may take before its worker counts as hung.",
+    "micro-batches may take before its worker counts as hung. For a plain rule that holds a "
+    "device: its processes are ended then.",
+    "mem_mb": "Memory of a job that is not served, in MB. Jobs start when what they ask for fits "
+    "into this machine's memory together (`--gpupool-memory`).",
 }
 
 #: The events in ``events.jsonl``, with their fields beside ``time_s`` and ``event``.

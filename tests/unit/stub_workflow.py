@@ -248,6 +248,7 @@ class StubGroup:
         self.priority, self.attempt, self.restart_times = 0, 1, 0
         self.threads, self.is_local, self.log = 1, False, ()
         self.registered = 0
+        self.resources: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self.jobs)

@@ -59,3 +59,37 @@ def test_what_goes_on_with_something_waits_on_when_nothing_new_is_to_start() -> 
     assert [job.job for job in admission.take_new()] == ["a", "b"]
     admission.release(lane_job("running"))
     assert admitted(admission) == ["rest"]
+
+
+def test_memory_is_never_promised_twice() -> None:  # K3
+    admission = Admission(budget=8, memory_mb=100)
+    jobs = {name: lane_job(name) for name in "abcd"}
+    for job, memory_mb in zip(jobs.values(), (60, 60, 40, 0), strict=True):
+        job.memory_mb = memory_mb
+        admission.add(job)
+    assert admitted(admission) == ["a", "c", "d"]
+    admission.release(jobs["c"])
+    assert admitted(admission) == []
+    admission.release(jobs["a"])
+    assert admitted(admission) == ["b"]
+
+
+def test_one_that_asks_for_much_memory_is_not_passed_for_ever() -> None:
+    admission = Admission(budget=8, memory_mb=100)
+    running, large = lane_job("running"), lane_job("large")
+    running.memory_mb, large.memory_mb = 50, 100
+    for job in (running, large):
+        admission.add(job)
+    assert admitted(admission) == ["running"]
+    passed = 0
+    for _ in range(2 * MAX_OVERTAKES):
+        small = lane_job("small")
+        small.memory_mb = 1
+        admission.add(small)
+        started = admission.admit()
+        passed += len(started)
+        for job in started:
+            admission.release(job)
+    assert passed == MAX_OVERTAKES
+    admission.release(running)
+    assert admitted(admission)[0] == "large"

@@ -19,9 +19,14 @@ from snakemake_executor_gpupool.devices.simulate import simulated_devices
 from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.frontends.snakemake.bundles import MEMBERS_VARIABLE, Bundle
 from snakemake_executor_gpupool.frontends.snakemake.cluster import RunningCluster
-from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LaneJob
+from snakemake_executor_gpupool.frontends.snakemake.local_jobs import (
+    LaneJob,
+    TimeLimitReached,
+    check_exit,
+)
 from snakemake_executor_gpupool.frontends.snakemake.needs import Needs
 from snakemake_executor_gpupool.hosts.cluster.commands import NodeProcesses
+from snakemake_executor_gpupool.hosts.time_limit import LIMIT_CODE
 
 CARDS = [card.on("n1") for card in simulated_devices({"GPUPOOL_SIMULATE": "3x16GiB"})]
 TOKEN = "0123456789abcdef"
@@ -35,7 +40,12 @@ class StubCommands:
         self.ran: list[tuple[dict[str, str], str, int]] = []
 
     def run(
-        self, command: str, environment: dict[str, str], node: str = "", threads: int = 0
+        self,
+        command: str,
+        environment: dict[str, str],
+        node: str = "",
+        threads: int = 0,
+        limit_s: float | None = None,
     ) -> int:
         self.ran.append((environment, node, threads))
         return 0
@@ -76,6 +86,16 @@ def test_a_nodes_own_environment_does_not_come_through(
     assert processes.run(SEES, str(tmp_path), visible_env(()), str(log)) == 0
     assert processes.run(SEES, str(tmp_path), visible_env(CARDS[1:2]), str(log)) == 0
     assert log.read_text().splitlines() == ["/-1/", "1/1/"]
+
+
+def test_a_node_ends_a_command_that_takes_too_long(tmp_path: Path) -> None:  # K3
+    processes = NodeProcesses(lambda group: None, lambda group: None)
+    log, body = tmp_path / "log", "bash -c \"trap 'echo ended; exit 4' TERM; sleep 600\"; exit $?"
+    code = processes.run(body, str(tmp_path), visible_env(CARDS[:1]), str(log), 0.2)
+    assert code == LIMIT_CODE and "ended" in log.read_text()
+    with pytest.raises(TimeLimitReached, match="runtime=2 "):
+        check_exit(code, limit_s=120)
+    assert processes.run("exit 3", str(tmp_path), visible_env(()), str(log), 600.0) == 3
 
 
 def test_a_node_lends_its_lock_for_as_long_as_the_command_runs(tmp_path: Path) -> None:

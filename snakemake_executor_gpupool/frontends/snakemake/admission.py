@@ -1,4 +1,4 @@
-"""Which jobs of the lane start, and when: within a budget of threads, without starvation."""
+"""Which jobs of the lane start, and when: within threads and memory, without starvation."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ class LaneJob:
     withdrawn
         Called instead of ``done`` if the job is not started because nothing new may start. None:
         the job continues something that has begun, and starts all the same.
+    memory_mb
+        How much of the memory it takes; at most all of it.
+    limit_s
+        Seconds after which its process is ended, which makes it fail; None: it may take any time.
     """
 
     job: Any
@@ -42,15 +46,26 @@ class LaneJob:
     priority: float = 0
     starts: Callable[[], None] = lambda: None
     withdrawn: Callable[[], None] | None = None
+    memory_mb: int = 0
+    limit_s: float | None = None
     overtaken: int = 0
 
 
 class Admission:
-    """Starts jobs in order as threads become free; small ones may overtake a large one at first."""
+    """Starts jobs in order as room becomes free; small ones may overtake a large one at first.
 
-    def __init__(self, budget: int) -> None:
+    Parameters
+    ----------
+    budget
+        How many threads there are.
+    memory_mb
+        How much memory; None: it is not counted.
+    """
+
+    def __init__(self, budget: int, memory_mb: int | None = None) -> None:
         self.budget = budget
         self.free = budget
+        self.free_mb = memory_mb
         self._waiting: deque[LaneJob] = deque()
 
     def add(self, job: LaneJob) -> None:
@@ -61,8 +76,14 @@ class Admission:
             bisect.insort(self._waiting, job, key=lambda waiting: -waiting.priority)
 
     def release(self, job: LaneJob) -> None:
-        """Give a finished job's threads back."""
+        """Give back what a finished job took."""
         self.free += job.threads
+        if self.free_mb is not None:
+            self.free_mb += job.memory_mb
+
+    def _fits(self, job: LaneJob) -> bool:
+        has_memory = self.free_mb is None or job.memory_mb <= self.free_mb
+        return job.threads <= self.free and has_memory
 
     def admit(self) -> list[LaneJob]:
         """Return the jobs that start now."""
@@ -70,8 +91,10 @@ class Admission:
         kept: deque[LaneJob] = deque()
         while self._waiting:
             job = self._waiting.popleft()
-            if job.threads <= self.free:
+            if self._fits(job):
                 self.free -= job.threads
+                if self.free_mb is not None:
+                    self.free_mb -= job.memory_mb
                 started.append(job)
                 for passed in kept:
                     passed.overtaken += 1

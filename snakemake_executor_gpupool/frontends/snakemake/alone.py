@@ -20,9 +20,10 @@ from snakemake_executor_gpupool.frontends.snakemake.failures import (
     words_of,
 )
 from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_error, tell_started
+from snakemake_executor_gpupool.frontends.snakemake.memory import asked_mb, too_much
 from snakemake_executor_gpupool.frontends.snakemake.needs import Needs
 from snakemake_executor_gpupool.frontends.snakemake.served import Done
-from snakemake_executor_gpupool.frontends.snakemake.translate import facts_of, title
+from snakemake_executor_gpupool.frontends.snakemake.translate import facts_of, limit_s_of, title
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.jobs import NOT_STARTED
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
@@ -103,11 +104,21 @@ class Alone:
         Callbacks of the jobs that wait for a lease.
     cluster
         Chooses where jobs run; None: here.
+    limits_time
+        Whether ``runtime`` is a limit for jobs that have devices.
     """
 
     def __init__(
-        self, pool: Pool, lane: Any, expected: Expected, cluster: Any, logger: Any
+        self,
+        pool: Pool,
+        lane: Any,
+        expected: Expected,
+        cluster: Any,
+        logger: Any,
+        *,
+        limits_time: bool = True,
     ) -> None:
+        self._limits_time = limits_time
         self._pool = pool
         self._lane = lane
         self._expected = expected
@@ -208,12 +219,19 @@ class Alone:
             int(job.threads),
             ended,
             environment or {},
+            memory_mb=asked_mb(job),
+            limit_s=limit_s_of(job) if environment and self._limits_time else None,
             priority=job.priority,
             starts=partial(self._starts, job),
             withdrawn=None if goes_on else withdrawn,
         )
         if self._cluster is not None:
             self._cluster.place(lane_job, node)
+        budget_mb = self._lane.memory_mb
+        if budget_mb is not None and lane_job.memory_mb > budget_mb:
+            why = f"{title(job)}: {too_much(lane_job.memory_mb, budget_mb)}"
+            done(JobReport(0, why))
+            return
         self._lane.submit(lane_job)
 
     def _starts(self, job: Any) -> None:

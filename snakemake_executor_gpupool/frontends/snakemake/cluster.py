@@ -39,13 +39,16 @@ class RunningCluster:
         shown = {} if mode == DEFAULT_MODE else mode.variables()
         if node:
             there = {**shown, **environment}
-            lane_job.elsewhere = lambda command: self._commands.run(command, there, node)
+            limit_s = lane_job.limit_s
+            lane_job.elsewhere = lambda command: self._commands.run(
+                command, there, node, limit_s=limit_s
+            )
         elif self._cpu_rules and not environment and not lane_job.job.is_local:
             lane_job.elsewhere = lambda command: self._commands.run(
                 command, {**shown, **visible_env(())}, threads=threads
             )
         if lane_job.elsewhere is not None:
-            lane_job.threads = 0  # of this machine's
+            lane_job.threads = lane_job.memory_mb = 0  # of this machine's
 
     def cancel(self) -> None:
         """Stop waiting for commands on nodes, and start no more; any thread may call."""

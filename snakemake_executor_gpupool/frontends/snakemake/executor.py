@@ -38,6 +38,7 @@ from snakemake_executor_gpupool.frontends.snakemake.failures import tell_failure
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
 from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_started
+from snakemake_executor_gpupool.frontends.snakemake.memory import memory_budget
 from snakemake_executor_gpupool.frontends.snakemake.needs import keep_words, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.pool_options import (
     bounds_of,
@@ -110,8 +111,12 @@ class Executor(RealExecutor):
             self._pool.watch_process,
             self._pool.forget_process,
             self._pool.fail,
+            self._memory_mb,
         )
-        self._alone = Alone(self._pool, self._lane, self._expected, self._cluster, self.logger)
+        limits = self.executor_settings.runtime_limits != "off"
+        self._alone = Alone(
+            self._pool, self._lane, self._expected, self._cluster, self.logger, limits_time=limits
+        )
         self._signals = Signals(self._terminate, self._lane.kill, self._progress)
         self._halt = Halt(self.workflow, self._wind_down)
         merges = self.executor_settings.merge != "off"
@@ -143,6 +148,7 @@ class Executor(RealExecutor):
         settings = self.executor_settings
         try:
             self._report = report_path(settings.report)
+            self._memory_mb = memory_budget(settings.memory)
             find = self._bring_up_cluster if settings.cluster else None
             config = pool_config(self.workflow, settings, self._cores, find)
         except ConfigError as error:

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 
 #: How long killed processes may take to disappear; only one that hangs in the kernel takes longer.
 GONE_WITHIN_S = 5.0
@@ -20,15 +21,26 @@ POLL_S = 0.01
 FIRST_SIGNAL_CODE = 128
 
 
-def wait_for(child: subprocess.Popen[bytes], *, holds_devices: bool) -> int:
+def wait_for(
+    child: subprocess.Popen[bytes],
+    *,
+    holds_devices: bool,
+    ended: Callable[[], None] = lambda: None,
+) -> int:
     """Wait for a child that leads a process group, and return its exit code.
 
     If it was ended by a signal, or if it has held devices, what is left of its group is killed
     and waited for before the devices are released. Called on a thread of the lane.
+
+    Parameters
+    ----------
+    ended
+        Called when the child has ended, while its number is still its own.
     """
     # Not reaped yet: until then no other process can get its number, which is the group's.
     end = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert end is not None
+    ended()
     is_killed = end.si_code != os.CLD_EXITED or end.si_status > FIRST_SIGNAL_CODE
     is_cleared = is_killed or holds_devices
     if is_cleared:

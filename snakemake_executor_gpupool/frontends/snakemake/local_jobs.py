@@ -33,6 +33,7 @@ from snakemake_executor_gpupool.frontends.snakemake.bundles import MEMBERS_VARIA
 from snakemake_executor_gpupool.frontends.snakemake.last_words import Words
 from snakemake_executor_gpupool.frontends.snakemake.leftovers import wait_for
 from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs
+from snakemake_executor_gpupool.hosts.time_limit import LIMIT_CODE, TimeLimit
 
 #: Runs a Snakemake whose jobs each see devices of their own.
 MEMBERS_MODULE = "snakemake_executor_gpupool.frontends.snakemake.members"
@@ -46,6 +47,17 @@ class NodeLost(SpawnedJobError):
     """The machine that a job ran on was lost, and the job with it."""
 
 
+class TimeLimitReached(Exception):
+    """A job took longer than its ``runtime``, and its processes were ended."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"it took longer than its limit, runtime={limit_s / 60:g} (minutes), and was ended. "
+            "Give it more time (--set-resources RULE:runtime=...; runtime may be a function of "
+            "attempt), or switch these limits off with --gpupool-runtime-limits off"
+        )
+
+
 class LocalLane(LocalExecutor):
     """Snakemake's local executor behind gpupool's own admission.
 
@@ -57,6 +69,8 @@ class LocalLane(LocalExecutor):
         Called with every process group that the lane starts, and at its end.
     failed
         Called with an error on the lane's threads that is no job's: a job may be lost by it.
+    memory_mb
+        How much memory all its jobs may ask for; None: any.
     """
 
     def __init__(
@@ -67,7 +81,9 @@ class LocalLane(LocalExecutor):
         watch: Callable[[int], None],
         forget: Callable[[int], None],
         failed: Callable[[BaseException], None],
+        memory_mb: int | None = None,
     ) -> None:
+        self.memory_mb = memory_mb
         self._failed = failed
         self._budget = budget
         self._watch = watch
@@ -76,7 +92,7 @@ class LocalLane(LocalExecutor):
 
     def __post_init__(self) -> None:
         self.keepincomplete = self.workflow.execution_settings.keep_incomplete
-        self._admission = Admission(self._budget)
+        self._admission = Admission(self._budget, self.memory_mb)
         self._lock = threading.Lock()
         self._running: dict[int, LaneJob] = {}
         self._children: dict[int, subprocess.Popen[bytes]] = {}
@@ -178,7 +194,7 @@ class LocalLane(LocalExecutor):
         if MEMBERS_VARIABLE in lane_job.environment:
             command = with_members(command)
         if lane_job.elsewhere is not None:
-            check_exit(lane_job.elsewhere(command))
+            check_exit(lane_job.elsewhere(command), limit_s=lane_job.limit_s)
             return
         # A failure in a group is reported with its reason, which only the child knows.
         is_grouped = lane_job.job.is_group() or lane_job.job.group is not None
@@ -190,6 +206,7 @@ class LocalLane(LocalExecutor):
             start_new_session=True,
             stderr=subprocess.PIPE if is_grouped else None,
         )
+        limit = TimeLimit(child.pid, lane_job.limit_s)
         words = Words(child.stderr) if child.stderr is not None else None
         self._watch(child.pid)
         with self._lock:
@@ -197,12 +214,13 @@ class LocalLane(LocalExecutor):
         if self._cancelled:
             self._signal_children(signal.SIGTERM)
         try:
-            code = wait_for(child, holds_devices=bool(lane_job.environment))
+            code = wait_for(child, holds_devices=bool(lane_job.environment), ended=limit.over)
         finally:
             with self._lock:
                 del self._children[child.pid]
             self._forget(child.pid)
-        check_exit(code, words.last() if words is not None else "")
+        code = LIMIT_CODE if limit.is_reached else code
+        check_exit(code, words.last() if words is not None else "", lane_job.limit_s)
 
     def envvars(self) -> dict[str, str]:
         """Return the variables that children inherit, without those that choose devices."""
@@ -280,7 +298,7 @@ def with_members(command: str) -> str:
     return command.replace(plain, f"{own}-m snakemake ", 1)
 
 
-def check_exit(code: int | None, words: str = "") -> None:
+def check_exit(code: int | None, words: str = "", limit_s: float | None = None) -> None:
     """Raise for a child that failed.
 
     Raises
@@ -289,9 +307,13 @@ def check_exit(code: int | None, words: str = "") -> None:
         There is no exit code: its machine was lost.
     ChildFailed
         The exit code is not 0.
+    TimeLimitReached
+        It was ended after so many seconds.
     """
     if code is None:
         raise NodeLost
+    if code == LIMIT_CODE and limit_s is not None:
+        raise TimeLimitReached(limit_s)
     if code != 0:
         said = f", and printed last:\n{words}" if words else ""
         raise ChildFailed(f"its own Snakemake process ended with exit code {code}{said}")

@@ -31,8 +31,9 @@ def tell_error(logger: Any, kind: str, message: str, rule: str | None = None) ->
 def tell_ended_with_group(logger: Any, member: Any, message: str) -> None:
     """Tell that a member of a failed group has failed with it."""
     record = {**member.get_log_error_info(message, True), "shellcmd": None}
-    event, text = record.pop("event"), f"Error in rule {member.rule.name}, jobid: {member.jobid}"
-    _tell(logger, logging.ERROR, event, text, **record)
+    record.pop("event", None)
+    text = f"Error in rule {member.rule.name}, jobid: {member.jobid}"
+    _tell(logger, logging.ERROR, LogEvent.JOB_ERROR, text, **record)
 
 
 def _tell(logger: Any, level: int, event: LogEvent, message: str, **fields: Any) -> None:

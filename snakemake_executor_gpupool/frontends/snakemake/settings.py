@@ -180,3 +180,20 @@ class ExecutorSettings(ExecutorSettingsBase):
             "choices": ["local", "cluster"],
         },
     )
+    runtime_limits: str = field(
+        default="gpu",
+        metadata={
+            "help": "Which plain rules' runtime is a limit: 'gpu' (the default), that of jobs that "
+            "hold a device, whose processes get SIGTERM, and SIGKILL 10 seconds "
+            "later; 'off': none.",
+            "choices": ["gpu", "off"],
+        },
+    )
+    memory: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "How much memory jobs that are not served may ask for together by their "
+            "mem_mb, on the machine that Snakemake runs on: a size such as 64GB, or 'off' for no "
+            "limit. By default what the machine has.",
+        },
+    )

@@ -21,6 +21,8 @@ from snakemake_executor_gpupool.tool_api.values import Job, PortablePath
 from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef
 from snakemake_executor_gpupool.worker.cold import named_from_namedlist
 
+#: ``runtime`` is in minutes.
+MINUTE_S = 60.0
 #: The resource, or param, that makes a rule a served one.
 TOOL = "gpupool_tool"
 #: The resource that Snakemake evaluates only where a job runs.
@@ -110,7 +112,7 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         instance=str(job.resources.get("gpupool_instance") or ""),
         vram_mib=needs.vram_mib,
         priority=job.priority,
-        timeout_s=_minutes(job.resources.get("runtime")),
+        timeout_s=limit_s_of(job),
         attempt=job.attempt,
         input_bytes=input_bytes(plain.input),
         updates=updated_outputs(workflow, job),
@@ -173,8 +175,10 @@ def _size_bytes(path: str) -> int:
     return MANY_BYTES if stat.S_ISDIR(status.st_mode) else status.st_size
 
 
-def _minutes(value: Any) -> float | None:
-    return 60.0 * value if isinstance(value, (int, float)) and value > 0 else None
+def limit_s_of(job: Any) -> float | None:
+    """Return a job's ``runtime`` in seconds; None: it does not say."""
+    value = job.resources.get("runtime")
+    return MINUTE_S * value if isinstance(value, (int, float)) and value > 0 else None
 
 
 def source_of_tool(workflow: Any, job: Any) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Future, get_worker
 
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
+from snakemake_executor_gpupool.hosts.time_limit import LIMIT_CODE, TimeLimit
 
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.hosts.cluster.engine import Engine
@@ -58,8 +59,21 @@ class NodeProcesses:
         self._groups: set[int] = set()
         self._ended = False
 
-    def run(self, command: str, cwd: str, environment: dict[str, str], log: str) -> int:
-        """Run a shell command to its end; return its exit code. Called on a Dask task's thread."""
+    def run(
+        self,
+        command: str,
+        cwd: str,
+        environment: dict[str, str],
+        log: str,
+        limit_s: float | None = None,
+    ) -> int:
+        """Run a shell command to its end, or its limit. Called on a Dask task's thread.
+
+        Returns
+        -------
+        int
+            The exit code; ``LIMIT_CODE`` if it took longer than its limit and was ended.
+        """
         # The lease's text is unique in this run, so it also names the holder.
         lease = environment.get(LEASE_VARIABLE, "")
         if lease:
@@ -81,8 +95,16 @@ class NodeProcesses:
                 )
             self._groups.add(process.pid)
         self._watch(process.pid)
+        limit = TimeLimit(process.pid, limit_s)
         try:
-            return process.wait()
+            # Not reaped yet: until then its number is its own.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            limit.over()
+            if limit.is_reached:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            code = process.wait()
+            return LIMIT_CODE if limit.is_reached else code
         finally:
             with self._lock:
                 self._groups.discard(process.pid)
@@ -100,13 +122,18 @@ class NodeProcesses:
 
 
 def run_here(
-    plugin: str, command: str, cwd: str, environment: dict[str, str], log: str
+    plugin: str,
+    command: str,
+    cwd: str,
+    environment: dict[str, str],
+    log: str,
+    limit_s: float | None = None,
 ) -> int | None:
     """Run a command on the node that this Dask task was sent to; None: no session is open there."""
     processes: NodeProcesses | None = get_worker().plugins[plugin].processes
     if processes is None:
         return None
-    return processes.run(command, cwd, environment, log)
+    return processes.run(command, cwd, environment, log, limit_s)
 
 
 class NodeCommands:
@@ -132,14 +159,19 @@ class NodeCommands:
         logs.mkdir(mode=0o700, exist_ok=True)
 
     def run(
-        self, command: str, environment: dict[str, str], node: str = "", threads: int = 0
+        self,
+        command: str,
+        environment: dict[str, str],
+        node: str = "",
+        threads: int = 0,
+        limit_s: float | None = None,
     ) -> int | None:
         """Run a command on a node, or on any with enough free threads; wait for its end.
 
         Returns
         -------
         int or None
-            The exit code; None: the node was lost.
+            The exit code, or ``LIMIT_CODE``; None: the node was lost.
         """
         number = next(self._numbers)
         log = self._logs / f"{number}.log"
@@ -156,6 +188,7 @@ class NodeCommands:
             str(Path.cwd()),
             environment,
             str(log),
+            limit_s,
             key=f"{self._engine.plugin_name}-{number}",
             pure=False,
             **where,

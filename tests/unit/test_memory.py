@@ -1,0 +1,68 @@
+"""How much memory jobs may ask for together (K3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.frontends.snakemake.memory import (
+    asked_mb,
+    cgroup_limits,
+    machine_mb,
+    memory_budget,
+)
+from tests.unit.stub_workflow import StubWorkflow
+from tests.unit.test_executor import workflow as workflow  # noqa: PLC0414 - a fixture
+
+
+def test_what_the_option_may_say() -> None:  # K3
+    assert memory_budget("off") is None
+    assert memory_budget("64GB") == 64_000 and memory_budget("1500") == 1_500
+    assert memory_budget("1GiB") == 1_073
+    assert memory_budget(None) == machine_mb() <= psutil.virtual_memory().total // 1_000_000
+    for text in ("much", "0", "-5", ""):
+        with pytest.raises(ConfigError, match="--gpupool-memory"):
+            memory_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "limits"),
+    [
+        ("0::/user/job\n", {"user/job/memory.max": "max", "user/memory.max": "4000"}, [4000]),
+        (
+            "5:cpu:/x\n4:memory:/slurm/step\n",
+            {
+                "memory/slurm/step/memory.limit_in_bytes": "3000",
+                "memory/memory.limit_in_bytes": "9000",
+            },
+            [3000, 9000],
+        ),
+        ("0::/\n", {"memory.max": "7000"}, [7000]),
+        ("0::/gone\n", {}, []),
+    ],
+)
+def test_a_control_group_may_allow_less(
+    tmp_path: Path, own: str, files: dict[str, str], limits: list[int]
+) -> None:
+    (tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert cgroup_limits(tmp_path, tmp_path / "own") == limits
+    assert cgroup_limits(tmp_path, tmp_path / "none") == []
+
+
+def test_a_job_that_asks_for_more_than_there_is_fails_by_itself(workflow: StubWorkflow) -> None:
+    workflow.executor.workflow.execution_settings.keep_going = True
+    workflow.executor._lane.memory_mb = 1000
+    large, small = workflow.job("a", mem_mb=1001), workflow.job("b", mem_mb=1000)
+    assert asked_mb(large) == 1001 and asked_mb(workflow.job("c")) == 0
+    assert asked_mb(workflow.job("d", mem_mb="<TBD>")) == 0
+    workflow.run(large, small)
+    workflow.wait(lambda: workflow.finished and workflow.failed)
+    assert workflow.failed == ["a"] and workflow.finished == ["b"]
+    told = workflow.told("a")
+    assert "mem_mb=1001" in told and "1000 MB" in told and "--gpupool-memory off" in told
