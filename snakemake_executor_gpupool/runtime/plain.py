@@ -64,7 +64,8 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_plain(each) for each in value]
     if dataclasses.is_dataclass(value):
-        fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+        recorded = (f for f in dataclasses.fields(value) if f.metadata.get("recorded", True))
+        fields = ((field, getattr(value, field.name)) for field in recorded)
         return {field.name: to_plain(each) for field, each in fields if each != _default(field)}
     raise TypeError(f"a {type(value).__name__} cannot be recorded")
 

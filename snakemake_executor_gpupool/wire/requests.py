@@ -51,6 +51,8 @@ class ToolRef:
 
 #: So many paths of a job are named in the run's events; of the others, how many they are.
 MAX_PATHS = 20
+#: Of fields that a recorded run leaves out: it names files, and has no contents.
+NOT_RECORDED = {"recorded": False}
 #: So many inputs of a job are named in the provenance of its outputs.
 MAX_INPUTS = 100
 #: Characters of its params as JSON; longer ones are left out there.
@@ -76,9 +78,9 @@ class JobFacts:
     n_outputs: int = 0
     threads: int = 1
     #: For the provenance of outputs: all of them, the first inputs, and the params as JSON.
-    all_outputs: tuple[str, ...] = ()
-    first_inputs: tuple[str, ...] = ()
-    params: str = ""
+    all_outputs: tuple[str, ...] = dataclasses.field(default=(), metadata=NOT_RECORDED)
+    first_inputs: tuple[str, ...] = dataclasses.field(default=(), metadata=NOT_RECORDED)
+    params: str = dataclasses.field(default="", metadata=NOT_RECORDED)
 
     @classmethod
     def of(

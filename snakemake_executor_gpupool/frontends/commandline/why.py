@@ -33,6 +33,7 @@ from snakemake_executor_gpupool.worker.file_hashes import hash_of
 SAME, MOVED, CHANGED, MISSING, UNVERIFIED, UNKNOWN = (
     *("same", "moved", "changed", "missing", "unverified", "unknown"),
 )
+UNCHANGED = "it has not changed since"
 #: How many records of one path are compared with the file, how many origins of kept results and
 #: other jobs are looked up, how many batches and inputs are shown.
 MAX_LOOKED_AT, MAX_KEPT, MAX_OTHERS, MAX_SHOWN = 50, 5, 5, 10
@@ -52,6 +53,8 @@ class Answer:
         The records that tell of it; None: there are none.
     written_as
         Paths under which the present content was written, if not under this one.
+    later
+        The job that has written another content under that name since; None: there is none.
     """
 
     status: str
@@ -60,23 +63,30 @@ class Answer:
     output: Record | None = None
     job: Record | None = None
     written_as: list[str] = field(default_factory=list)
+    later: Record | None = None
 
 
 def why(options: argparse.Namespace) -> int:
     """Print where a file came from; return the exit code: 0 if it is as a record has it."""
     path = Path(os.path.abspath(options.file))  # noqa: PTH100 - links are part of its name
-    place = Path(options.store) if options.store else find_file(path.parent)
-    place = place or find_file(Path.cwd())
-    if place is None:
+    if options.store:
+        given = Path(options.store)
+        places = [given / PLACE if given.is_dir() else given]
+    else:
+        found = (find_file(path.parent), find_file(Path.cwd()))
+        places = list(dict.fromkeys(place for place in found if place is not None))
+    if not places:
         complain(
             f"nothing is known of {options.file}: neither its directory nor one above it, nor "
             f"this one, has {PLACE}; --store names such a file, or the directory of a workflow"
         )
         return EXIT_MISUSE
-    place = place / PLACE if place.is_dir() else place
-    with ProvenanceReader(place) as reader:
-        answer = look_up(reader, path)
-        whole = everything(reader, answer)
+    for place in places:
+        with ProvenanceReader(place) as reader:
+            answer = look_up(reader, path)
+            whole = everything(reader, answer)
+        if answer.status != UNKNOWN:
+            break
     print(json.dumps(whole, indent=2) if options.json else "\n".join(lines_of(whole)))
     return EXIT_DONE if answer.status in (SAME, MOVED, UNVERIFIED) else EXIT_FAILED
 
@@ -93,7 +103,9 @@ def look_up(reader: ProvenanceReader, path: Path) -> Answer:
     by_name = list(itertools.islice(_named(reader, path), MAX_LOOKED_AT))
     for output, job in by_name:
         if content and _is_same(output, content):
-            return Answer(SAME, str(path), content, output, job)
+            newest = by_name[0][1]
+            later = None if newest["id"] == job["id"] else newest
+            return Answer(SAME, str(path), content, output, job, later=later)
     others = reader.outputs_with(content["sha256"]) if content else iter(())
     same = [pair for pair in itertools.islice(others, MAX_LOOKED_AT) if _is_same(pair[0], content)]
     written_as = list(dict.fromkeys(str(output["output"]) for output, _ in same))
@@ -110,9 +122,11 @@ def look_up(reader: ProvenanceReader, path: Path) -> Answer:
 
 def _named(reader: ProvenanceReader, path: Path) -> Iterator[tuple[Record, Record]]:
     # Paths are relative to the workflow's directory as a rule, wherever that is by now.
-    directory = Path(os.path.abspath(reader.path)).parents[2]  # noqa: PTH100
-    names = [os.path.relpath(path, directory), str(path)]
-    for name in names:
+    directories = [str(Path(os.path.abspath(reader.path)).parents[2])]  # noqa: PTH100
+    run = reader.run_named(None)
+    directories += [run["directory"]] if run is not None and "directory" in run else []
+    names = [*(os.path.relpath(path, directory) for directory in directories), str(path)]
+    for name in dict.fromkeys(names):
         yield from reader.outputs_at(name)
 
 
@@ -132,6 +146,8 @@ def everything(reader: ProvenanceReader, answer: Answer) -> dict[str, Any]:
     job = answer.job
     if job is None:
         return whole
+    if answer.later is not None:
+        whole["later"] = _brief(answer.later)
     run = reader.run_of(job)
     batches = reader.batches_of({**job, "batches": job.get("batches", [])[:MAX_SHOWN]})
     for batch in batches:
@@ -190,7 +206,9 @@ def _said(whole: Mapping[str, Any]) -> str:
     others = ", ".join(whole.get("written_as", ()))
     match whole["status"]:
         case "same":
-            return f"{wrote}, and it has not changed since"
+            later = whole.get("later")
+            since = f"; {later['title']} has written another content since" if later else ""
+            return f"{wrote}, and {'this is still that content' if later else UNCHANGED}{since}"
         case "moved":
             by = f"by {job.get('title')} on {_when(job)}"
             return f"it was moved or copied: its content was written as {others}, {by}"

@@ -180,8 +180,8 @@ class ProvenanceRecorder:
         request: Request = fields["request"]
         facts, name = request.facts, f"job/{request.job_id}"
         is_call = not request.identity
-        outputs = _files("output", facts.all_outputs, fields["outputs"])
-        inputs = fields["inputs"]
+        outputs = _files("output", facts.all_outputs, facts.n_outputs, fields["outputs"])
+        inputs = fields["inputs"] if len(fields["inputs"]) == facts.n_inputs else ()
         shared = [self._id(f"job/{number}") for number in fields["duplicate_of"]]
         record = {
             "time_s": time_s,
@@ -196,9 +196,9 @@ class ProvenanceRecorder:
             "model": self._id(f"model/{fields['model']}") if fields["model"] else None,
             "outputs": outputs[:MAX_OUTPUTS],
             "n_outputs": facts.n_outputs,
-            "inputs": _files("input", facts.first_inputs, inputs[:MAX_INPUTS]),
+            "inputs": _files("input", facts.first_inputs, facts.n_inputs, inputs),
             "n_inputs": facts.n_inputs,
-            "inputs_sha256": _digest_of(inputs) if facts.n_inputs > MAX_INPUTS else None,
+            "inputs_sha256": _digest_of(inputs) if len(inputs) > MAX_INPUTS else None,
             "items": fields["items"],
             "came": fields["came"],
             "batches": [[self._id(f"batch/{number}"), n] for number, n in fields["batches"]],
@@ -206,7 +206,7 @@ class ProvenanceRecorder:
             "duplicate_of": shared,
             "kept": [_kept_key(key) for key in fields["kept"]],
             "keys": [_kept_key(key) for key in fields.get("keys", ())],
-            "tries": fields["tries"],
+            "tries": fields["tries"] or None,
             "worked_s": fields["worked_s"],
             "cost": fields["cost"],
         }
@@ -238,8 +238,8 @@ class ProvenanceRecorder:
             "kind": "leased",
             "title": job["job"],
             **{name: job.get(name) for name in names},
-            "outputs": _files("output", job.get("outputs", ()), ()),
-            "inputs": _files("input", job.get("inputs", ()), ()),
+            "outputs": [{"output": path} for path in job.get("outputs", ())],
+            "inputs": [{"input": path} for path in job.get("inputs", ())],
             "seconds": None if started_s is None else round(time_s - started_s, 6),
         }
         self._add("job", f"job/{fields['job_id']}", record)
@@ -250,9 +250,12 @@ def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in (None, "", [], {}, ())}
 
 
-def _files(name: str, paths: Sequence[str], hashes: Sequence[str]) -> list[dict[str, Any]]:
-    padded = [*hashes, *[""] * (len(paths) - len(hashes))]
-    return [{name: path, **content_of(text)} for path, text in zip(paths, padded, strict=False)]
+def _files(
+    name: str, paths: Sequence[str], count: int, hashes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return paths with their contents; hashes that are not as many as there are files are not."""
+    known = hashes if len(hashes) == count else [""] * len(paths)
+    return [{name: path, **content_of(text)} for path, text in zip(paths, known, strict=False)]
 
 
 def content_of(text: str) -> dict[str, Any]:

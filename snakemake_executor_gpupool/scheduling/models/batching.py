@@ -84,7 +84,8 @@ class Batching:
         self._lifecycle.busy(worker, now_s)
         self._jobs.handed_out(items)
         for item in items:
-            item.tries += 1
+            for part in getattr(item, "parts", (item,)):
+                part.tries += 1
         self._note_sent(worker, batch)
         if worker.model.is_chain:
             requests = [item for item in items if isinstance(item, MergedRequest)]
