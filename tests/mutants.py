@@ -110,6 +110,27 @@ MUTANTS = (
         "outcomes = again(second) + again(first)",
         ("test_batch.py",),
     ),
+    Mutant(
+        "every batch of a reproducible run has all rows of its shape",
+        "worker/same_bits.py",
+        "rows = len(items) if shape is None else shape.rows",
+        "rows = len(items)",
+        ("test_same_bits.py",),
+    ),
+    Mutant(
+        "items of a reproducible run are grouped by what they are padded to",
+        "worker/same_bits.py",
+        "by_rung.setdefault(rung_of(tool, item), []).append(place)",
+        "by_rung.setdefault(rung_of(tool, items[0]), []).append(place)",
+        ("test_same_bits.py",),
+    ),
+    Mutant(
+        "results of a reproducible run, or of another seed, are other results",
+        "tool_api/mode.py",
+        'return "\\n".join(parts)',
+        "return environment",
+        ("test_same_bits.py",),
+    ),
     # -- what crosses -----------------------------------------------------------------------
     Mutant(
         "items of other params, or of another group, are other items",

@@ -19,7 +19,7 @@ MUST = (
 )
 ROOMS = {
     *("runtime", "hosts", "scheduling", "worker", "records", "devices", "wire"),
-    "frontends",
+    *("frontends", "tool_api"),
 }
 
 

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from snakemake_executor_gpupool import Tool
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.errors import ContractError
+from snakemake_executor_gpupool.scheduling.merging.select import merged_ref
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedStage
 from snakemake_executor_gpupool.tool_api.class_checks import why_unusable
 from snakemake_executor_gpupool.tool_api.micro_batches import cut
 from snakemake_executor_gpupool.tool_api.mode import KIND_VARIABLE, MODE_VARIABLE, Mode
@@ -20,7 +23,9 @@ from snakemake_executor_gpupool.tool_api.reproducible import (
     refuse_unable,
 )
 from snakemake_executor_gpupool.tool_api.values import Job
+from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.machine import processor
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from snakemake_executor_gpupool.worker import numerics
 from snakemake_executor_gpupool.worker.batch import run_batch
 from snakemake_executor_gpupool.worker.cold import compute
@@ -298,3 +303,16 @@ def test_modes_and_seeds_keep_results_apart() -> None:
     }
     assert len(spaces) == 6
     assert Mode().space("/env", "cpux1") == "/env"  # as before there were modes
+
+
+def test_the_mode_is_the_same_for_all_that_a_chain_s_processes_serve() -> None:
+    mode = Mode(is_reproducible=True, seed=2)
+    tools = [ToolRef(f"{name}.py:T", "/flow", "python", mode=mode) for name in "ab"]
+    info = ToolInfo(True, True, ("cpu",), 1, True, None, 600.0, False)
+    spec = DeviceSpec("cpu", 1)
+    stages = tuple(
+        MergedStage(Request(n, "r", tool, b"", b"", "/"), "m", "", "g", 9, info, spec)
+        for n, tool in enumerate(tools)
+    )
+    assert merged_ref(stages).mode == mode
+    assert stages[0].key_head[0] == mode.space("", "")
