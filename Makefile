@@ -58,6 +58,9 @@ demo: $(READY)
 	$(BIN)/python example_pipeline/get_model.py
 	cd example_pipeline && $(IN_VENV) snakemake
 	@echo
+	@echo "Two jobs, computed again, cold and alone (gpupool verify):"
+	-cd example_pipeline && $(IN_VENV) gpupool verify --sample 2
+	@echo
 	@echo "Results are in example_pipeline/results:"
 	@echo "  similarity.png       the samples compared, a figure"
 	@echo "  similarity.parquet   the same as a table"

@@ -81,6 +81,8 @@ class JobFacts:
     all_outputs: tuple[str, ...] = dataclasses.field(default=(), metadata=NOT_RECORDED)
     first_inputs: tuple[str, ...] = dataclasses.field(default=(), metadata=NOT_RECORDED)
     params: str = dataclasses.field(default="", metadata=NOT_RECORDED)
+    #: What else doing the job again needs, as JSON; empty: nothing.
+    recipe: str = dataclasses.field(default="", metadata=NOT_RECORDED)
 
     @classmethod
     def of(

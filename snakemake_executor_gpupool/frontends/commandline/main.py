@@ -8,6 +8,7 @@
     gpupool top [RUN]                                 a run as it goes on
     gpupool why FILE                                  where an output came from
     gpupool crate RUN OUT                             a run as an RO-Crate
+    gpupool verify [FILE...]                          outputs computed again, and compared
     gpupool devices                                   the devices of this machine
     gpupool tools                                     the installed tools
     gpupool replay FILE                               decide on a recorded run's events again
@@ -88,6 +89,16 @@ Exit codes: 0 all jobs can be done, 1 some cannot, 2 misuse, or no graph.
 """
 
 
+VERIFY_DESCRIPTION = """\
+Do jobs again, each cold and alone in a fresh process, in a temporary directory, and compare what
+comes out with the outputs that lie there: to the bit for reproducible runs, else within the
+tool's tolerance. Say which agree, by how much others differ, and what has changed meanwhile:
+the tool's code, weights, software. Jobs whose inputs are gone or have changed are not compared.
+
+Exit codes: 0 all agree, 1 some do not, or could not be verified, 2 nothing could be verified.
+"""
+
+
 REPLAY_DESCRIPTION = """\
 Decide again on the events of a run that was recorded with GPUPOOL_RECORD=1, and compare with
 what was decided then: the same events must lead to the same effects. The first difference is
@@ -165,6 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_top(commands)
     _add_why(commands)
     _add_crate(commands)
+    _add_verify(commands)
     _add_listing(commands, "devices", "list the devices of this machine", _devices)
     _add_listing(commands, "tools", "list the installed tools", _tools)
     _add_replay(commands)
@@ -333,6 +345,33 @@ def _add_report(commands: Any) -> None:
     parser.set_defaults(command=_report)
 
 
+def _add_verify(commands: Any) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="compute outputs again, cold and alone, and compare",
+        description=VERIFY_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("files", metavar="FILE", nargs="*", help="outputs of runs (default: a sample of all)")
+    add("--sample", metavar="N", type=_count, help="so many jobs, at random (default: 10)")
+    add("--seed", metavar="S", type=int, default=0, help="another seed, another sample")
+    add("--device", help="cpu, cuda or cuda:0 (default: of the kind that each job had)")
+    add(
+        "--tolerance",
+        metavar="ABS[,REL]",
+        help="by how much numbers may differ: ABS, and REL of the largest number beside them "
+        "(default: the tool's; nothing, if the run was reproducible)",
+    )
+    add(
+        "--store",
+        metavar="PATH",
+        help="the provenance of a workflow, or its directory (default: above FILE, else here)",
+    )
+    add("--json", action="store_true", help="as JSON")
+    parser.set_defaults(command=_verify)
+
+
 def _add_why(commands: Any) -> None:
     parser = commands.add_parser(
         "why",
@@ -465,6 +504,12 @@ def _crate(options: argparse.Namespace) -> int:
     from snakemake_executor_gpupool.frontends.commandline.crate import crate
 
     return crate(options)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from snakemake_executor_gpupool.frontends.commandline.verify.command import verify
+
+    return verify(options)
 
 
 def _why(options: argparse.Namespace) -> int:

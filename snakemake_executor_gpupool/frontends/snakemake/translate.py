@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pickle
 import stat
@@ -14,6 +15,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.needs import needs_of
+from snakemake_executor_gpupool.frontends.snakemake.recipe import recipe_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable, software_of
 from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE, Mode
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
@@ -100,6 +102,9 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
     needs = needs_of(job)
     plain = plain_job(job)
     bare = pickle.dumps(plain.replace(resources={}), PICKLE_PROTOCOL)
+    facts = facts_of(job, plain.params)
+    touched, updates = flagged(job, "touch"), updated_outputs(workflow, job)
+    recipe = recipe_of(plain, facts, tool, job, touched=touched, updates=updates)
     return Request(
         job_id=job_id,
         title=title(job),
@@ -115,11 +120,11 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         timeout_s=limit_s_of(job),
         attempt=job.attempt,
         input_bytes=input_bytes(plain.input),
-        updates=updated_outputs(workflow, job),
-        touched=flagged(job, "touch"),
+        updates=updates,
+        touched=touched,
         directories=flagged(job, "directory"),
         identity=identity(job),
-        facts=facts_of(job, plain.params),
+        facts=dataclasses.replace(facts, recipe=recipe),
     )
 
 

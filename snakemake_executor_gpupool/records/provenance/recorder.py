@@ -190,6 +190,7 @@ class ProvenanceRecorder:
             "rule": facts.rule,
             "wildcards": dict(facts.wildcards),
             "params": _read(facts.params),
+            "recipe": _read(facts.recipe),
             "tool": str(request.tool),
             "threads": facts.threads,
             "attempt": None if is_call else request.attempt,

@@ -1,0 +1,59 @@
+"""What it takes to do a served job again, beside what is recorded of it anyway."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from snakemake_executor_gpupool.tool_api.values import Job
+from snakemake_executor_gpupool.wire.requests import JobFacts, ToolRef
+
+#: Resources that say where a job runs, not what it computes.
+_OF_PLACE = ("tmpdir", "gpu", "device", "vram_mb", "runtime")
+MAX_RECIPE = 4000
+
+
+def recipe_of(job: Job, facts: JobFacts, tool: ToolRef, snakemake_job: Any, **flags: Any) -> str:
+    """Return the recipe of a job as JSON; it says so if the job cannot be done again.
+
+    Parameters
+    ----------
+    job
+        As its tool gets it.
+    facts
+        What is recorded of it.
+    flags
+        ``touched``, the numbers of outputs that nobody writes; ``updates``, outputs whose old
+        content counts.
+    """
+    recipe: dict[str, Any] = {
+        "input_names": job.input._names,
+        "output_names": job.output._names,
+        "touched": flags["touched"],
+        "resources": {
+            name: value
+            for name, value in job.resources.items()
+            if isinstance(value, (str, int, float)) and not _is_of_place(name)
+        },
+        "python": tool.python if tool.environment else "",
+        "why_not": _why_not(job, facts, snakemake_job, flags["updates"]),
+    }
+    text = json.dumps({name: value for name, value in recipe.items() if value})
+    if len(text) > MAX_RECIPE:
+        text = json.dumps({"why_not": "its names of files are too many to be recorded"})
+    return text
+
+
+def _is_of_place(name: str) -> bool:
+    return name.startswith(("_", "gpupool")) or name in _OF_PLACE
+
+
+def _why_not(job: Job, facts: JobFacts, snakemake_job: Any, updates: Any) -> str:
+    if updates:
+        return "it updates outputs, and what they held before is gone"
+    if snakemake_job.shadow_dir:
+        return "it ran in a shadow directory, which is gone"
+    recorded = json.loads(facts.params) if facts.params else {}
+    if recorded != dict(job.params):
+        return "it has params that JSON cannot hold, or very long ones, which were not recorded"
+    return ""
