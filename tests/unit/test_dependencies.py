@@ -23,6 +23,7 @@ HOST_PROGRAM = "snakemake"
 WHERE_USED = {
     "frontends/commandline/check/compare.py": {"numpy"},
     "worker/cold.py": {"torch"},
+    "worker/differences.py": {"numpy", "pyarrow"},
 }
 #: Functions whose first argument is the name of a module to import.
 IMPORTER = re.compile(r"\b(import_module|library)$")
