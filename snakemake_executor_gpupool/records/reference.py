@@ -167,6 +167,8 @@ VARIABLES = {
     "Default: `off`.",
     "GPUPOOL_SERVER_IGNORE": "Names of variables, separated by commas, that differ from task to "
     "task and that workers of a server are not shown; `NAME*` for all that start like that.",
+    "GPUPOOL_SERVER_RENEWED": "Set by a client of a server that has begun anew, since gpupool was "
+    "installed anew meanwhile.",
     "GPUPOOL_EXPECTED": "Set in worker processes of a server: what their tool's code must be.",
     "GPUPOOL_PROVENANCE": "`off`: [where outputs came from](../provenance.md) is not put down, and "
     "files are not read for it. Default: `on`.",

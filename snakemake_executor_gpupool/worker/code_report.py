@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.worker.code_digest import (
 )
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.unchanged import (
+    CONTENT,
     FILE,
     NAMES,
     PACKAGE,
@@ -71,10 +72,12 @@ def describe(tool_class: Any) -> dict[str, Any]:
             for name in sorted(os.listdir(path)):
                 if name.endswith((".pth", "_finder.py")):
                     inner = os.path.join(path, name)
-                    watched[inner] = (FILE, signature(FILE, inner))
+                    watched[inner] = (CONTENT, signature(CONTENT, inner))
     words = _words(local)
-    for path in [*_named_files(words, local), *_of_python()]:
+    for path in _named_files(words, local):
         watched[path] = (FILE, signature(FILE, path))
+    for path in _of_python():
+        watched[path] = (CONTENT, signature(CONTENT, path))
     watched[PACKAGE_DIR] = (PACKAGE, signature(PACKAGE, PACKAGE_DIR))
     return {
         "watched": [[path, kind, sign] for path, (kind, sign) in watched.items()],

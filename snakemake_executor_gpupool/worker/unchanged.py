@@ -9,6 +9,7 @@ Standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -20,9 +21,11 @@ from snakemake_executor_gpupool.worker.code_digest import is_below_installed, is
 
 #: Names the file for a process; it is taken out of the environment at once.
 VARIABLE = "GPUPOOL_EXPECTED"
-#: How a path is looked at: as a file, as a place of installed packages, as a directory that
-#: imports look into, and as gpupool's own package.
-FILE, PLACE, NAMES, PACKAGE = "file", "place", "names", "package"
+#: How a path is looked at: as a file of code, as one of Python's own by its content, as a place of
+#: installed packages, as a directory that imports look into, and as gpupool's own package.
+FILE, CONTENT, PLACE, NAMES, PACKAGE = "file", "content", "place", "names", "package"
+#: Larger ones count by size, time and number: nobody writes into an interpreter.
+MAX_CONTENT_BYTES = 1024**2
 #: Directories of code that libraries generate, each file under the digest of its content.
 GENERATED = ("torchinductor_", ".triton", "transformers_modules", "triton_")
 _IMPORTABLE = (".py", ".so", ".pth")
@@ -33,6 +36,8 @@ def signature(kind: str, path: str) -> str:
     try:
         if kind == FILE:
             return _of_file(path)
+        if kind == CONTENT:
+            return _of_content(path)
         if kind == PLACE:
             status = os.stat(path)
             return f"{status.st_mtime_ns}:{status.st_ino}:{status.st_dev}"
@@ -50,6 +55,15 @@ def _of_file(path: str) -> str:
         os.close(descriptor)
     numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
     return ":".join(map(str, numbers))
+
+
+def _of_content(path: str) -> str:
+    # Not by the time of its last change: a further link to it, of a copied environment, is one.
+    status = os.stat(path)
+    if status.st_size > MAX_CONTENT_BYTES:
+        return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _names_in(directory: str) -> Iterator[str]:

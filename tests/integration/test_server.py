@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import snakemake_executor_gpupool
 from tests.serving import Workplace, processes_of
 from tests.waiting import eventually
 
@@ -346,6 +347,38 @@ def test_nobody_lives_past_its_idle_time(work: Workplace) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+def test_the_directory_of_a_server_that_ended_long_ago_is_removed(work: Workplace) -> None:
+    old = work.server_directory().parent / "0123456789abcdef"
+    old.parent.mkdir(mode=0o700, exist_ok=True)
+    (old / "expected").mkdir(parents=True, exist_ok=True)
+    (old / "server.lock").touch()
+    os.utime(old / "server.lock", (1.0, 1.0))
+    work.run("a", "word")
+    assert not old.exists() and work.server_directory().is_dir()
+
+
+def test_after_an_upgrade_clients_go_to_a_new_server(work: Workplace) -> None:
+    """A copy of the package is upgraded while the old one's server lives, and has a job."""
+    source = Path(snakemake_executor_gpupool.__file__).parent
+    package = work.directory / "lib" / source.name
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
+    work.env["PYTHONPATH"] = str(package.parent)
+    work.run("a", "word")
+    before = work.server_directory()
+    client = work.start("b", "sleep2 word")
+    assert eventually(lambda: work.status()["jobs"]["running"] == 1)
+    with (package / "worker" / "batch.py").open("a") as file:
+        file.write("# upgraded\n")
+    done = work.run("c", "word")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert work.server_directory() != before
+    _, words = client.communicate(timeout=60)
+    assert client.returncode == 0 and "cold" not in words
+    assert work.out("b").endswith("WORD loud!\n")
+    assert eventually(lambda: not (before / "socket").exists())
+    shutil.rmtree(before)
 
 
 def test_a_second_server_of_a_directory_is_refused(work: Workplace) -> None:

@@ -21,6 +21,7 @@ from snakemake_executor_gpupool.frontends.server.variables import (
     shown,
 )
 from snakemake_executor_gpupool.worker.unchanged import (
+    CONTENT,
     FILE,
     NAMES,
     PLACE,
@@ -156,6 +157,16 @@ def test_every_change_of_a_file_is_another_signature(tmp_path: Path) -> None:
     other.replace(file)
     seen.add(signature(FILE, str(file)))
     assert len(seen) == 4
+
+
+def test_a_further_link_changes_no_content(tmp_path: Path) -> None:
+    file = tmp_path / "pyvenv.cfg"
+    file.write_text("home = /a\n")
+    before = signature(CONTENT, str(file)), signature(FILE, str(file))
+    os.link(file, tmp_path / "copy")
+    assert signature(CONTENT, str(file)) == before[0]
+    file.write_text("home = /b\n")
+    assert signature(CONTENT, str(file)) != before[0]
 
 
 def test_what_an_import_may_find_in_a_directory(tmp_path: Path) -> None:

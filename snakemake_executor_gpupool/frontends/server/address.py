@@ -38,6 +38,7 @@ PREFIXES = ("GPUPOOL_", "BIO_TOOLS_")
 #: Variables of gpupool's own that say nothing of which server is meant.
 OF_A_CLIENT = (
     *(VARIABLE, IGNORED_VARIABLE, "GPUPOOL_DEVICE", "GPUPOOL_DEVICE_KIND", "GPUPOOL_TOOL_FILES"),
+    "GPUPOOL_SERVER_RENEWED",
 )
 #: What else says which devices, and which share of the machine, a process may use.
 OF_THE_MACHINE = (

@@ -41,6 +41,8 @@ START_S = 120.0
 #: How long an interrupted client waits for its job's end, so that nothing appears after its own.
 FAREWELL_S = 5.0
 LOOK_S = 0.02
+#: Set in a client that has begun anew: once is enough.
+RENEWED = "GPUPOOL_SERVER_RENEWED"
 #: How often a job is handed over before it is computed here.
 TRIES = 2
 
@@ -126,11 +128,7 @@ class Client:
                 continue
             if answer["type"] in ("done", "failed"):
                 return answer
-            if answer["type"] == "here":
-                raise ComputeHere(str(answer.get("why")))
-            if answer["type"] != "ending":
-                raise NoServer(str(answer.get("why")))
-            time.sleep(LOOK_S)
+            _act_on(answer)
         raise ComputeHere("the server has ended a second time")
 
     # -- the server ----------------------------------------------------------------------
@@ -255,6 +253,34 @@ def _refuse_what_stays_here(files: Sequence[str]) -> None:
     special = next(filter(_is_special, files), None)
     if special is not None:
         raise ComputeHere(f"{special} is no file or directory that a server can open")
+
+
+def _act_on(answer: dict[str, Any]) -> None:
+    """Do what a server says that has not done the job; return if it is to be asked again."""
+    match answer["type"]:
+        case "ending":
+            time.sleep(LOOK_S)
+        case "renewed":
+            _begin_anew()
+        case "here":
+            raise ComputeHere(str(answer.get("why")))
+        case _:
+            raise NoServer(str(answer.get("why")))
+
+
+def _begin_anew() -> NoReturn:
+    """Start this process again: gpupool was installed anew since it did.
+
+    Raises
+    ------
+    ComputeHere
+        It has begun anew already, or was not started as a command.
+    """
+    if os.environ.get(RENEWED) or not sys.orig_argv:
+        raise ComputeHere("gpupool was installed anew while the server had the job")
+    os.environ[RENEWED] = "1"
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
 def environment_of_server() -> dict[str, str]:

@@ -19,7 +19,14 @@ from snakemake_executor_gpupool.errors import GpupoolError, ProtocolError
 from snakemake_executor_gpupool.hosts.process import CHILD_ENTRY, PACKAGE_DIR, describe_exit
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.fields import Fields
-from snakemake_executor_gpupool.worker.unchanged import FILE, NAMES, PACKAGE, PLACE, signature
+from snakemake_executor_gpupool.worker.unchanged import (
+    CONTENT,
+    FILE,
+    NAMES,
+    PACKAGE,
+    PLACE,
+    signature,
+)
 
 #: How many tools are remembered, each with its environment.
 MAX_TOOLS = 200
@@ -28,7 +35,7 @@ LIMIT_S = 900.0
 #: After how long the same is tried again when a signal has ended the process.
 WAITS_S = (0.1, 0.5, 1.0)
 MAX_ANSWER_BYTES = 64 * 1024**2
-_KINDS = (FILE, PLACE, NAMES, PACKAGE)
+_KINDS = (FILE, CONTENT, PLACE, NAMES, PACKAGE)
 
 
 @dataclass(frozen=True)

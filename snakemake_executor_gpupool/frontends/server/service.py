@@ -26,7 +26,7 @@ from snakemake_executor_gpupool.errors import (
     PoolEnded,
     UnlistedCode,
 )
-from snakemake_executor_gpupool.frontends.server.address import namespace, root_directory
+from snakemake_executor_gpupool.frontends.server.address import key_of, namespace, root_directory
 from snakemake_executor_gpupool.frontends.server.code_watch import CodeWatch, ToolError
 from snakemake_executor_gpupool.frontends.server.job_requests import (
     BadMessage,
@@ -168,7 +168,7 @@ class Service:
         if refusal:
             return {"type": "refused", "why": refusal}
         if self.ending.is_set():
-            return {"type": "ending"}
+            return {"type": "ending" if key_of(os.environ) == self.key else "renewed"}
         self.clients += 1
         # A client says nothing more, unless it does not want the job any longer, or ends.
         gone = asyncio.ensure_future(reader.read(1))
@@ -234,6 +234,8 @@ class Service:
             kind = report.cause.type if report.cause is not None else ""
             if kind in SPOILING:
                 self.workplaces.spoil(place)
+                if key_of(os.environ) != self.key:
+                    return {"type": "renewed"}
             if report.error is not None and self._at_work().is_cut_short:
                 return _here("the server was ended")
             if kind == UnlistedCode.__name__:

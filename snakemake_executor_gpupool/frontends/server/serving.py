@@ -8,6 +8,7 @@ import fcntl
 import logging
 import logging.handlers
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -43,6 +44,8 @@ LOG_BYTES, LOG_FILES = 1024**2, 3
 LOOK_S = 1.0
 #: How many clients may wait to be greeted.
 BACKLOG = 1024
+#: After so long the directory of a server that has ended is removed.
+OLD_S = 7 * 86400.0
 #: Of the files of the server's run, which goes on for long.
 MAX_EVENTS_BYTES = 64 * 1024**2
 
@@ -86,6 +89,7 @@ def serve(options: ServerOptions) -> None:
     path = socket_of(directory)
     make_directory(directory)
     with _locked(directory, options.patience_s), _logging(directory, options.is_quiet):
+        _sweep(directory)
         try:
             asyncio.run(_serve(key, Path(directory), path, options))
         except Exception as error:
@@ -156,6 +160,23 @@ def _logging(directory: str, is_quiet: bool) -> Iterator[None]:
         for handler in handlers:
             LOGGER.removeHandler(handler)
             handler.close()
+
+
+def _sweep(directory: str) -> None:
+    """Remove the directories of servers that ended long ago, beside this one."""
+    root = os.path.dirname(directory)
+    if os.path.dirname(directory_of("x")) != root:
+        return
+    for name in os.listdir(root):
+        place = os.path.join(root, name)
+        with contextlib.suppress(OSError):
+            lock = os.open(os.path.join(place, LOCK), os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                is_old = time.time() - os.fstat(lock).st_mtime > OLD_S
+                if place != directory and is_old and _is_got(lock):
+                    shutil.rmtree(place, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 async def _serve(key: str, directory: Path, path: str, options: ServerOptions) -> None:
