@@ -135,7 +135,8 @@ def local_files() -> set[str]:
     files = set()
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
-        if isinstance(path, str) and is_local(os.path.abspath(path)):
+        # What torch makes up (torch.ops, torch.classes) says a name, and no path.
+        if isinstance(path, str) and os.path.isabs(path) and is_local(path):
             files.add(os.path.abspath(path))
     return files
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from snakemake_executor_gpupool.worker.unchanged import (
     NAMES,
     PLACE,
     Unchanged,
+    local_files,
     signature,
 )
 
@@ -218,6 +220,14 @@ def test_a_module_that_nobody_knew_of(tmp_path: Path, monkeypatch: pytest.Monkey
     expected(tmp_path, file, other).require()
     with pytest.raises(UnlistedCode, match=r"other\.py"):
         expected(tmp_path, file).require()
+
+
+def test_modules_that_libraries_make_up_are_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up = types.ModuleType("torch._classes")
+    made_up.__file__ = "_classes.py"
+    monkeypatch.setitem(sys.modules, "torch._classes", made_up)
+    assert not [path for path in local_files() if path.endswith("_classes.py")]
+    assert __file__ in local_files()
 
 
 def test_where_nothing_is_expected_all_is_well() -> None:
