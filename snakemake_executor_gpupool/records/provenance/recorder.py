@@ -248,7 +248,11 @@ class ProvenanceRecorder:
 
 def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields without those that are unknown, or empty."""
-    return {name: value for name, value in fields.items() if value not in (None, "", [], {}, ())}
+    return {
+        name: value
+        for name, value in fields.items()
+        if value or (value is not None and isinstance(value, (int, float)))
+    }
 
 
 def _files(

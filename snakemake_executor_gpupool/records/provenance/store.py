@@ -20,6 +20,8 @@ from snakemake_executor_gpupool.wire.bounds import printable
 FORMAT = 1
 #: Longer records are not written; their parts are bounded so that they stay far below.
 MAX_RECORD_BYTES = 4 * 1024**2
+#: Made once: ``json.dumps`` with a ``default`` would make one for each record.
+_ENCODER = json.JSONEncoder(default=printable)
 
 
 class ProvenanceStore:
@@ -72,4 +74,4 @@ class ProvenanceStore:
 
 def line_of(record: Mapping[str, Any]) -> bytes:
     """Return a record as a line; readers look for its texts as they stand here."""
-    return json.dumps(record, default=printable).encode("ascii") + b"\n"
+    return _ENCODER.encode(record).encode("ascii") + b"\n"
