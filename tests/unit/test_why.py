@@ -56,7 +56,8 @@ def workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     served: dict[str, Any] = {"model": "one/model/m", "items": 2, "came": {"computed": 2}}
     served |= {"batches": [["one/batch/1", 2]], "n_batches": 1, "attempt": 2, "tries": 3}
     served |= {"inputs": [{"input": "in.txt", **content("in")}], "n_inputs": 1}
-    kept = {"came": {"kept": 1}, "items": 1, "kept": [["m", "g", KEYS[1]], ["m", "h", KEYS[0]]]}
+    kept = {"came": {"kept": 1}, "items": 1, "kept": [["m", "g", KEYS[1]]]}
+    other = {"came": {"kept": 1}, "items": 1, "kept": [["m", "h", KEYS[1]], ["n", "g", KEYS[1]]]}
     copied = {"came": {"duplicate": 2}, "items": 2, "duplicate_of": ["one/job/1"]}
     put(
         root,
@@ -68,6 +69,7 @@ def workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         job("one", 2, "out/b", "B", **copied),
         run("two", root),
         job("two", 3, "out/a", "A2", **kept),
+        job("two", 5, "out/c", "C", **other),
         job("two", 4, "out/plain", None, kind="leased", devices=["cuda:0"]),
     )
     return root
@@ -124,8 +126,10 @@ def test_a_kept_result_names_the_batch_that_computed_it(
     _, whole = asked(capsys, "out/a")
     assert whole["job"]["id"] == "two/job/3"
     assert "later" not in whole
-    # The key of the other params is no batch's.
     assert [each["id"] for each in whole["kept_from"]] == ["one/batch/1"]
+    (workflow / "out/c").write_text("C")
+    # The same item with other params, or of another model, was not computed there.
+    assert "kept_from" not in asked(capsys, "out/c")[1]
 
 
 def test_changed_missing_and_unknown(workflow: Path, capsys: pytest.CaptureFixture[str]) -> None:
