@@ -111,7 +111,7 @@ def taken_away(blob: SpoolFile) -> tuple[Path, bytes]:
     return path, data
 
 
-READ = {"job": 1, "cwd": "/", "follow": [], "store": None, "environment": ""}
+READ = {"job": 1, "cwd": "/", "follow": [], "store": None, "space": "", "hashes": True}
 
 
 def test_a_late_input_is_waited_for(worker: Worker) -> None:
@@ -142,7 +142,7 @@ def test_items_of_a_job_lie_in_one_file(worker: Worker) -> None:
 
 
 WRITE = {"job": 1, "cwd": "/", "order": [1, 0, 1], "names": ["a", "b", "c"], "updates": []}
-WRITE |= {"touched": [], "directories": []}
+WRITE |= {"touched": [], "directories": [], "hashes": True}
 
 
 def test_late_results_are_waited_for(worker: Worker) -> None:
@@ -214,6 +214,7 @@ def test_a_chain_waits_too_and_what_never_appears_goes_another_way(
     chain |= {"models": [["", "m", "g"], ["", "n", "g"]], "by": "worker"}
     chain |= {"updates": [], "touched": [[], []]}
     meta = {"batch": 1, "store": None, "staged": str(tmp_path / "staged"), "chains": [chain]}
+    meta["hashes"] = True
     answer = worker.ask("chain", [worker.job(), worker.job(), *items], **meta, **wait)
     assert (answer.type, answer.meta["stage"]) == ("stage", 0)
     told = [each["chain"] for each in answer.meta["chains"]]
