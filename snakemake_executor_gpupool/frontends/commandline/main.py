@@ -314,10 +314,9 @@ def _add_plan(commands: Any) -> None:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError("takes a number from 0 on")
-    return value
+    return int(text)
 
 
 def _add_report(commands: Any) -> None:
