@@ -60,14 +60,18 @@ class Scale(Tool):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("verified")
+    return run_in(tmp_path_factory.mktemp("verified"), TOOL)
+
+
+def run_in(directory: Path, tool: str, *words: str) -> Path:
+    """Run the workflow in a directory."""
     workflow = Workflow(directory, SNAKEFILE)
     files = {f"in/{i}.txt": f"{i}.5 {i}.25\n" for i in range(6)}
-    files |= {"w.txt": "3", "in/common.txt": "x", "scale.py": TOOL, "factors.py": "FACTOR = 2.0\n"}
+    files |= {"w.txt": "3", "in/common.txt": "x", "scale.py": tool, "factors.py": "FACTOR = 2.0\n"}
     for name, text in files.items():
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(text)
-    done = workflow.run(*GPUPOOL, "--gpupool-devices", "cpu:1")
+    done = workflow.run(*GPUPOOL, "--gpupool-devices", "cpu:1", *words)
     assert done.code == 0, done.text
     return directory
 
@@ -147,3 +151,21 @@ def test_what_has_changed_meanwhile_is_said(ran: Path) -> None:
     code, found, _ = verified(ran, "out/0.npz")
     assert code == 2 and "scale.py, is gone" in found["out/0.npz"]["why"]
     os.rename(ran / "gone.py", ran / "scale.py")  # noqa: PTH104
+
+
+def test_outputs_of_a_reproducible_run_have_to_be_the_same_to_the_bit(tmp_path: Path) -> None:
+    tool = TOOL.replace("tolerance =", 'reproducible = "always"\n    tolerance =')
+    run_in(tmp_path, tool, "--gpupool-reproducible", "--gpupool-seed", "5")
+    resave(tmp_path / "out/1.npz", 1e-15)
+    code, found, _ = verified(tmp_path, "out/0.npz", "out/1.npz")
+    assert code == 1
+    assert found["out/0.npz"]["kind"] == "bits" and found["out/0.npz"]["tolerance"] == [0, 0]
+    assert found["out/1.npz"]["status"] == "differs" and found["out/1.npz"]["largest"] < 1e-13
+
+
+def test_a_tool_that_gives_other_results_each_time_is_not_said_to_differ(tmp_path: Path) -> None:
+    tool = TOOL.replace("tolerance =", "deterministic = False\n    tolerance =")
+    tool = tool.replace("item * self.weight", "np.random.default_rng().random() * self.weight")
+    run_in(tmp_path, tool)
+    code, found, _ = verified(tmp_path, "out/0.npz")
+    assert code == 2 and "deterministic = False" in found["out/0.npz"]["why"]
