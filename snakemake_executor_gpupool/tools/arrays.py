@@ -12,8 +12,9 @@ suffix      one array per sequence         several
 .parquet    columns ``id``, ``embedding``  columns ``id`` and one for each label
 =========== ============================== =========================================
 
-Files are the same to the byte for the same arrays. The top level imports the
-standard library only; numpy, torch and pyarrow are imported where a format needs them.
+Files are the same to the byte for the same arrays, whatever they are called and whenever they are
+written, by the same versions of the libraries (which .pt and .parquet name inside). The top level
+imports the standard library only; numpy, torch and pyarrow are imported where a format needs them.
 """
 
 from __future__ import annotations
@@ -156,7 +157,10 @@ def _write_pt(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None:
     import torch
 
     # A copy: an array that came from another process may be read-only, which tensors are not.
-    torch.save({name: torch.tensor(array) for name, _, array in _named(ids, results)}, path)
+    tensors = {name: torch.tensor(array) for name, _, array in _named(ids, results)}
+    # Given a path, it would write the file's name into the file.
+    with Path(path).open("wb") as file:
+        torch.save(tensors, file)
 
 
 def _write_parquet(path: str, ids: Sequence[str], results: Sequence[Arrays]) -> None:

@@ -26,7 +26,7 @@ from snakemake_executor_gpupool.tools.fasta import (
     check_letters,
     read_fasta,
 )
-from snakemake_executor_gpupool.tools.finite import damaged_parts, is_finite, not_finite
+from snakemake_executor_gpupool.tools.finite import damaged_parts, is_finite, names_of, not_finite
 from snakemake_executor_gpupool.tools.params import named, one_file, seen_by_load, seen_by_run
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ TOLERANCE = {
 #: Token budgets of a micro-batch. On a CPU a larger one is no faster, for its arrays no longer
 #: fit the caches; attention maps of a larger one may not fit a GPU.
 CPU_TOKENS, CUDA_TOKENS, CONTACT_TOKENS = 1024, 16384, 2048
+#: Those of a reproducible run, whose batches are filled up: enough to occupy the device.
+CPU_SHAPE_TOKENS, CUDA_SHAPE_TOKENS = 256, 4096
 
 
 class Esm2Embed(Tool):
@@ -82,6 +84,7 @@ class Esm2Embed(Tool):
     devices = ("cuda", "cpu")
     pads = True
     tolerance = TOLERANCE
+    reproducible = "shape"
     version = "2"
 
     _encoder: Any = None
@@ -132,7 +135,7 @@ class Esm2Embed(Tool):
         """
         options = Options.from_params(seen_by_run(self))
         results = self._computed(items, options)
-        bad = [i.id for i, result in zip(items, results) if not is_finite(*result.values())]
+        bad = names_of(i.id for i, result in zip(items, results) if not is_finite(*result.values()))
         if bad:
             parts = damaged_parts(self._encoder.model)
             if self._contact_head is not None:
@@ -148,24 +151,33 @@ class Esm2Embed(Tool):
             tokens = self._tokens(items)
             lengths = [len(item.sequence) for item in items]
             if not options.contacts:
-                states = self._encoder.hidden_states(tokens, layers)
+                is_fixed = self.batch_shape is not None
+                states = self._encoder.hidden_states(tokens, layers, always_mask=is_fixed)
                 return _results(states, layers, lengths, options.pool)
             head = self._loaded_contact_head(options.model)
             states, attentions = self._encoder.states_and_attentions(tokens, layers)
             results = _results(states, layers, lengths, options.pool)
-            maps = head(tokens, attentions).float().cpu().numpy()
-        for result, contacts, length in zip(results, maps, lengths):
-            result["contacts"] = contacts[:length, :length].copy()
+            for place, (result, length) in enumerate(zip(results, lengths)):
+                # One by one: a regression of many pairs treats the last ones in another way.
+                end, only = length + ADDED_TOKENS, slice(place, place + 1)
+                weights = attentions[only, :, :, :end, :end].contiguous()
+                contacts = head(tokens[only, :end], weights)[0]
+                result["contacts"] = contacts.float().cpu().numpy().copy()
         return results
 
     def _tokens(self, items: Sequence[Record]) -> Tensor:
-        """Return int64 tokens of shape (B, longest + 2), padded at the end."""
+        """Return int64 tokens of shape (B, T), padded at the end.
+
+        T is that of the longest, or of a reproducible run's rung.
+        """
         import numpy as np
         import torch
 
         alphabet = self._encoder.model.alphabet
-        longest = max(len(item.sequence) for item in items)
-        tokens: Any = np.full((len(items), longest + ADDED_TOKENS), alphabet.padding_idx, np.int64)
+        length = max(len(item.sequence) for item in items) + ADDED_TOKENS
+        if self.batch_shape is not None:
+            length = self.batch_shape.tokens
+        tokens: Any = np.full((len(items), length), alphabet.padding_idx, np.int64)
         tokens[:, 0] = alphabet.cls_idx
         for row, item in zip(tokens, items):
             length = len(item.sequence)
@@ -255,6 +267,11 @@ class Esm2Embed(Tool):
     def batch_tokens(self, device: str) -> int:
         """Return the padded tokens of a micro-batch to start with."""
         budget = CUDA_TOKENS if device.startswith("cuda") else CPU_TOKENS
+        return min(budget, CONTACT_TOKENS) if self.params.contacts else budget
+
+    def shape_tokens(self, device: str) -> int:
+        """Return the padded tokens of a batch in a reproducible run."""
+        budget = CUDA_SHAPE_TOKENS if device.startswith("cuda") else CPU_SHAPE_TOKENS
         return min(budget, CONTACT_TOKENS) if self.params.contacts else budget
 
 

@@ -28,6 +28,8 @@ PRECISIONS = {
     "fp16": torch.float16,
     "nf4": torch.float32,
 }
+#: Positions whose rotary angles are computed at a time.
+ROTARY_BLOCK = 1024
 #: What fair-esm's ``token_dropout`` makes of an embedding when no token is masked: training
 #: masked 15% of the tokens, 80% of these by zeros (``esm/model/esm2.py``).
 UNMASKED_SCALE = 1 - 0.15 * 0.8
@@ -70,7 +72,9 @@ class Encoder:
         self.model.to(device)
         self._rotary = None
 
-    def hidden_states(self, tokens: Tensor, layers: Iterable[int]) -> dict[int, Tensor]:
+    def hidden_states(
+        self, tokens: Tensor, layers: Iterable[int], *, always_mask: bool = False
+    ) -> dict[int, Tensor]:
         """Compute hidden states of the layers asked for.
 
         Parameters
@@ -81,6 +85,9 @@ class Encoder:
         layers
             0 for the embedding, i for the output of the i-th layer; the last
             one's is normalised, as in fair-esm.
+        always_mask
+            Whether attention has a mask even where nothing is padded: with one, another kernel
+            may compute it, so that a batch without padding would differ.
 
         Returns
         -------
@@ -91,7 +98,8 @@ class Encoder:
         present = tokens.ne(self.model.padding_idx)
         x = self._embed(tokens, present)
         states = {0: x} if 0 in wanted else {}
-        mask = None if bool(present.all()) else present[:, None, None, :]
+        needs_mask = always_mask or not bool(present.all())
+        mask = present[:, None, None, :] if needs_mask else None
         cos_sin = self._cos_sin(tokens.shape[1])
         for number, layer in enumerate(self.model.layers[: max(wanted)], start=1):
             x = self._layer(layer, x, cos_sin, mask)
@@ -147,13 +155,17 @@ class Encoder:
     def _cos_sin(self, length: int) -> tuple[Tensor, Tensor]:
         """Return the rotary tables for that many positions; they are computed once.
 
-        All layers have the same frequencies (the loader checks it).
+        All layers have the same frequencies (the loader checks it). Each block of positions is
+        computed by itself, so that no bit depends on which lengths came before.
         """
         if self._rotary is None or len(self._rotary[0]) < length:
             frequencies = self.model.layers[0].self_attn.rot_emb.inv_freq
-            positions = torch.arange(length, device=frequencies.device, dtype=torch.float32)
-            angles = torch.outer(positions, frequencies).repeat(1, 2)
-            self._rotary = angles.cos().to(self._dtype), angles.sin().to(self._dtype)
+            end = -(-length // ROTARY_BLOCK) * ROTARY_BLOCK
+            positions = torch.arange(end, device=frequencies.device, dtype=torch.float32)
+            parts = positions.split(ROTARY_BLOCK)
+            angles = [torch.outer(part, frequencies).repeat(1, 2) for part in parts]
+            cos, sin = (torch.cat([turn(a) for a in angles]) for turn in (torch.cos, torch.sin))
+            self._rotary = cos.to(self._dtype), sin.to(self._dtype)
         return self._rotary[0][:length], self._rotary[1][:length]
 
 

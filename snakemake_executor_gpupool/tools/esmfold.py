@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
 from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release_memory
+from snakemake_executor_gpupool.tool_api.reproducible import mode_here
 from snakemake_executor_gpupool.tool_api.tolerance import Tolerance
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job
@@ -148,6 +149,7 @@ class EsmFold(Tool):
     pads = True
     batch_limit_s = 3600.0
     tolerance = TOLERANCE
+    reproducible = "alone"
     version = "3"
 
     _model: Any = None
@@ -183,7 +185,8 @@ class EsmFold(Tool):
     def run(self, items: list[Record]) -> list[Structure]:
         """Fold proteins that share a batch.
 
-        One that does not fit into memory alone is tried again with smaller chunks.
+        One that does not fit into memory alone is tried again with smaller chunks, unless the
+        run is reproducible: how much memory is free must not tell on a structure.
 
         Raises
         ------
@@ -198,7 +201,8 @@ class EsmFold(Tool):
                 return self._fold(items, options, chunk or None)
             except Exception as error:
                 chunk = min(chunk or max(lengths), max(lengths)) // 2
-                if len(items) > 1 or chunk < SMALLEST_CHUNK or not is_out_of_memory(error):
+                is_final = len(items) > 1 or chunk < SMALLEST_CHUNK or mode_here().is_reproducible
+                if is_final or not is_out_of_memory(error):
                     raise
             # Outside the handler: the traceback would keep the failed call's tensors alive.
             release_memory()

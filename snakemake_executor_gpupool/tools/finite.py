@@ -56,6 +56,11 @@ def not_finite(
     return InputError(f"{what}, of {listed(names)}: {advice}")
 
 
+def names_of(items: Iterable[str]) -> list[str]:
+    """Return the names of items, each once: copies fill up the batches of a reproducible run."""
+    return list(dict.fromkeys(items))
+
+
 def damaged_parts(module: Any) -> list[str]:
     """Return the names of a torch module's parameters that hold NaN or infinite numbers."""
     return [

@@ -101,6 +101,7 @@ class LinearHead(Tool):
     devices = ("cpu",)
     pads = False
     tolerance = Tolerance()
+    reproducible = "always"
     version = "3"
 
     _head: Head

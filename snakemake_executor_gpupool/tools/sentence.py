@@ -6,6 +6,7 @@ process that never loads torch.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from snakemake_executor_gpupool.tools.finite import (
     damaged_parts,
     is_finite,
     listed,
+    names_of,
     not_finite,
 )
 from snakemake_executor_gpupool.tools.params import (
@@ -36,6 +38,7 @@ from snakemake_executor_gpupool.tools.params import (
     text,
 )
 from snakemake_executor_gpupool.tools.sentence_limits import are_cut, set_limit
+from snakemake_executor_gpupool.tools.sentence_shape import padded_to, rung_of
 from snakemake_executor_gpupool.tools.texts import Text, read_texts
 
 if TYPE_CHECKING:
@@ -72,6 +75,8 @@ TOLERANCE = {
 }
 #: Token budgets of a micro-batch; sentence-transformers' own default of 32 texts is of this order.
 CPU_TOKENS, CUDA_TOKENS = 2048, 32768
+#: Those of a reproducible run, whose batches are filled up: enough to occupy the device.
+CPU_SHAPE_TOKENS, CUDA_SHAPE_TOKENS = 256, 4096
 
 
 class Embedded(NamedTuple):
@@ -153,6 +158,7 @@ class SentenceEmbed(Tool):
     devices = ("cuda", "cpu")
     pads = True
     tolerance = TOLERANCE
+    reproducible = "shape"
     version = "2"
 
     _model: Any = None
@@ -183,6 +189,9 @@ class SentenceEmbed(Tool):
 
         self._model = hub.found(options.model, "a sentence-transformers model", load)
         set_limit(self._model, options.model, options.max_tokens)
+        # Texts are never packed into one row, which some kernels for attention would allow.
+        if hasattr(self._model[0], "unpad_inputs"):
+            self._model[0].unpad_inputs = False
         self._model.eval()
         self.device = device
 
@@ -205,16 +214,18 @@ class SentenceEmbed(Tool):
         """
         options = Options.from_params(seen_by_run(self))
         texts, prompt = [item.text for item in items], options.prompt or None
-        vectors = self._model.encode(
-            texts,
-            prompt=prompt,
-            batch_size=len(items),
-            normalize_embeddings=options.normalize,
-            convert_to_numpy=True,
-            show_progress_bar=False,
-        )
+        shape = self.batch_shape
+        with padded_to(self._model, shape.tokens) if shape else contextlib.nullcontext():
+            vectors = self._model.encode(
+                texts,
+                prompt=prompt,
+                batch_size=len(items),
+                normalize_embeddings=options.normalize,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
         rows = [row.astype("float32") for row in vectors]
-        bad = [item.id for item, row in zip(items, rows) if not _is_usable(row, options)]
+        bad = names_of(item.id for item, row in zip(items, rows) if not _is_usable(row, options))
         if bad:
             raise not_finite(bad, options.model, options.precision, damaged_parts(self._model))
         limits = [
@@ -291,6 +302,20 @@ class SentenceEmbed(Tool):
     def batch_tokens(self, device: str) -> int:
         """Return the token budget of a micro-batch."""
         return CPU_TOKENS if device == "cpu" else CUDA_TOKENS
+
+    def shape_tokens(self, device: str) -> int:
+        """Return the tokens of a batch in a reproducible run."""
+        return CPU_SHAPE_TOKENS if device == "cpu" else CUDA_SHAPE_TOKENS
+
+    def rung(self, item: Text) -> int:
+        """Return the length that a text is padded to in a reproducible run.
+
+        A guess, until there is the model's own tokenizer.
+        """
+        if self._model is None:
+            return super().rung(item)
+        options = Options.from_params(seen_by_run(self))
+        return rung_of(self._model, item.text, options.prompt or None)
 
 
 def _is_usable(vector: Vector, options: Options) -> bool:

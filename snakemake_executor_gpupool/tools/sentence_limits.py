@@ -76,14 +76,19 @@ def are_cut(model: Any, texts: Sequence[str], prompt: str | None) -> list[bool]:
     cut = [False] * len(texts)
     if not limit or limit >= NO_LIMIT:
         return cut
-    if prompt is None:
-        prompt = model.prompts.get(model.default_prompt_name) if model.default_prompt_name else None
-    whole = [f"{prompt or ''}{text}" for text in texts]
+    whole = [f"{prompt_of(model, prompt)}{text}" for text in texts]
     long = [place for place, text in enumerate(whole) if _most_tokens(text) > limit]
     if long:
         for place, length in zip(long, _lengths(model, [whole[place] for place in long], limit)):
             cut[place] = length > limit
     return cut
+
+
+def prompt_of(model: Any, prompt: str | None) -> str:
+    """Return what a model's ``encode`` puts before each text, given its ``prompt``."""
+    if prompt is None and model.default_prompt_name:
+        prompt = model.prompts.get(model.default_prompt_name)
+    return prompt or ""
 
 
 def _most_tokens(text: str) -> int:

@@ -26,11 +26,19 @@ def farthest(tool, items, exact, tries=12, seed=1) -> Farthest:
     tolerance, worst = tool.result_tolerance(), Farthest(0.0, "")
     for places in companies(len(items), tries, seed):
         for place, result in zip(places, tool.run([items[i] for i in places]), strict=True):
-            for name, (one, other) in pairs(result, exact[place]).items():
-                difference = np.abs(one - other).max()
-                bound = tolerance.bound(max(np.abs(one).max(), np.abs(other).max()))
-                share = float(difference / bound) if bound else float(difference > 0) * np.inf
-                worst = max(worst, Farthest(share, f"{name} of {items[place].id} in {places}"))
+            share, name = share_of(tolerance, result, exact[place])
+            worst = max(worst, Farthest(share, f"{name} of {items[place].id} in {places}"))
+    return worst
+
+
+def share_of(tolerance, one, other) -> tuple[float, str]:
+    """Return the largest difference of two results, as a part of the tolerance, and where it is."""
+    worst = (0.0, "")
+    for name, (first, second) in pairs(one, other).items():
+        difference = np.abs(first - second).max()
+        bound = tolerance.bound(max(np.abs(first).max(), np.abs(second).max()))
+        share = float(difference / bound) if bound else (np.inf if difference else 0.0)
+        worst = max(worst, (share, name))
     return worst
 
 

@@ -54,6 +54,14 @@ class TestNpz:
             write_arrays(str(tmp_path / name), IDS, vectors(len(IDS)))
         assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
+    @pytest.mark.parametrize("suffix", ["npz", "pt", "parquet"])
+    def test_whatever_the_file_is_called(self, tmp_path, suffix):
+        arrays = [{"layer1": np.arange(4, dtype=np.float32)}]
+        for name in ("one", "another name"):
+            write_arrays(str(tmp_path / f"{name}.{suffix}"), ["a"], arrays)
+        one, other = (tmp_path / f"{name}.{suffix}" for name in ("one", "another name"))
+        assert one.read_bytes() == other.read_bytes()
+
     def test_none_at_all(self, tmp_path):
         write_arrays(str(tmp_path / "o.npz"), [], [])
         with np.load(tmp_path / "o.npz") as file:
