@@ -22,6 +22,9 @@ from snakemake_executor_gpupool.tool_api.mode import Mode, parse_seed
 from snakemake_executor_gpupool.wire.machine import processor
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
+#: How the warning that everything computes on the CPU begins.
+NO_GPU = "no GPU is visible"
+
 
 @dataclass(frozen=True)
 class Origin:

@@ -33,7 +33,8 @@ class DeviceRequests:
                 f"{', '.join(accepted)}"
             )
         is_there = wish is not None and any(map(wish.is_served_by, kinds))
-        if wish is not None and (is_there or wish.names or KINDS[CPU].tool_word not in accepted):
+        is_firm = wish is not None and (wish.names or wish.count > 1)
+        if wish is not None and (is_there or is_firm or KINDS[CPU].tool_word not in accepted):
             return wish
         count = info.gpus_per_instance
         for word in accepted:

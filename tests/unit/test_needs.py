@@ -18,6 +18,7 @@ from snakemake_executor_gpupool.frontends.snakemake.needs import (
     GRAMMAR,
     NeedNotKnown,
     Needs,
+    go_without_gpus,
     keep_words,
     needs_of,
 )
@@ -188,3 +189,18 @@ def test_snakemake_adds_up_what_the_rule_says_in_words() -> None:
     assert f"{resources['vram_mb']} {resources['gpu']}" == "8GB 0.5"
     plain = pickle.loads(pickle.dumps([resources["vram_mb"], resources["gpu"]]))
     assert plain == ["8GB", 0.5] and [type(value) for value in plain] == [str, float]
+
+
+def test_a_workflow_may_go_on_without_the_gpus_that_it_asks_for() -> None:  # D12
+    workflow = SimpleNamespace()
+
+    def needs(**resources: Any) -> Needs:
+        rule = SimpleNamespace(resources={}, workflow=workflow)
+        return needs_of(SimpleNamespace(resources=resources, rule=rule))
+
+    assert needs(gpu=2).gpus == 2
+    go_without_gpus(workflow)
+    assert needs(gpu=2, vram_mb=100) == Needs(None, 100) and needs(device="cuda:1") == Needs()
+    assert needs(device="cpu:0").names == ("cpu:0",)
+    with pytest.raises(Unservable, match="gpu='many'"):
+        needs(gpu="many")

@@ -40,6 +40,14 @@ BODILESS = (
 )
 
 
+#: How to go on where there is no GPU at all.
+WITHOUT_GPU = (
+    "There is no GPU here. To go on without: --set-resources RULE:gpu=0 for a rule that works "
+    "without one (for one with device=..., RULE:device=cpu), or --gpupool-without-gpu run for all "
+    "of them, as under the local executor. To try the workflow with simulated GPUs: "
+    "GPUPOOL_SIMULATE=1. Or start it on a node that has one"
+)
+
 #: With at least this many jobs at a time, batches are full for most models.
 FEW_JOBS = 100
 
@@ -80,11 +88,34 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> dict[str, str
     text = "gpupool cannot run what this workflow asks for:\n" + "\n".join(
         f"  - {problem}" for problem in problems
     )
+    if not has_gpus(config) and any(map(asks_safely, jobs.values())):
+        text += f"\n{WITHOUT_GPU}"
     # A rule without a body has no job that could fail: Snakemake would take old outputs for new.
     if bodiless or not workflow.execution_settings.keep_going:
         raise WorkflowError(text)
     logger.error(text)
     return misspelt
+
+
+def has_gpus(config: PoolConfig) -> bool:
+    """Return whether the pool has a GPU, or may get one later."""
+    return bool(config.gpus or gpus_among(config.expected))
+
+
+def asks_safely(job: Any) -> bool:
+    """Return whether a job asks for GPUs; False while that is not known, or is malformed."""
+    try:
+        return needs_of(job).gpus > 0
+    except Exception:
+        return False
+
+
+def rules_without_gpu(jobs: Iterable[Any]) -> str:
+    """Return what the warning that there is no GPU adds: the rules that ask for one."""
+    rules = sorted({job.rule.name for job in jobs if not job.is_local and asks_safely(job)})
+    if not rules:
+        return ""
+    return f". Rules that ask for one: {', '.join(rules)}"
 
 
 def is_bodiless(job: Any) -> bool:
@@ -115,7 +146,9 @@ def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
     if needs.spec is None or not is_gpu(needs.spec):
         return problems
     problem = device_problem(needs, config)
-    if problem and not (served and not config.gpus and not needs.spec.names):
+    # Many tools run on the CPU as well; which ones is known once they are imported.
+    may_run_on_cpu = served and not config.gpus and not needs.spec.names and needs.gpus == 1
+    if problem and not may_run_on_cpu:
         problems.append(problem)
     return problems
 

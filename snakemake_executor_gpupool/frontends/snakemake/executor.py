@@ -32,14 +32,22 @@ from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.snakemake.alone import Alone, Expected, Leased
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle, part_of_group
-from snakemake_executor_gpupool.frontends.snakemake.checks import check_start
+from snakemake_executor_gpupool.frontends.snakemake.checks import (
+    check_start,
+    has_gpus,
+    rules_without_gpu,
+)
 from snakemake_executor_gpupool.frontends.snakemake.cores import bound_threads, cpu_budget
 from snakemake_executor_gpupool.frontends.snakemake.failures import tell_failure
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
 from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_started
 from snakemake_executor_gpupool.frontends.snakemake.memory import memory_budget
-from snakemake_executor_gpupool.frontends.snakemake.needs import keep_words, needs_of
+from snakemake_executor_gpupool.frontends.snakemake.needs import (
+    go_without_gpus,
+    keep_words,
+    needs_of,
+)
 from snakemake_executor_gpupool.frontends.snakemake.pool_options import (
     bounds_of,
     origin_of,
@@ -59,6 +67,7 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
 from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs, keep_untouched
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import (
+    NO_GPU,
     Machines,
     PoolConfig,
 )
@@ -153,8 +162,13 @@ class Executor(RealExecutor):
             config = pool_config(self.workflow, settings, self._cores, find)
         except ConfigError as error:
             raise WorkflowError(f"gpupool: {error}") from error
+        no_gpus = not has_gpus(config)
         for warning in config.warnings:
-            self.logger.warning(f"gpupool: {warning}")
+            asking = no_gpus and warning.startswith(NO_GPU)
+            more = rules_without_gpu(self.workflow.dag.needrun_jobs()) if asking else ""
+            self.logger.warning(f"gpupool: {warning}{more}")
+        if no_gpus and settings.without_gpu == "run":
+            go_without_gpus(self.workflow)
         origin, keep = origin_of(self.workflow, settings), bounds_of(settings)
         return dataclasses.replace(config, origin=origin, keep=keep)
 

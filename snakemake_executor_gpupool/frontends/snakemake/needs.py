@@ -38,6 +38,8 @@ DEVICE_RESOURCES = ("device", "gpu", "vram_mb")
 #: Snakemake's placeholder for a resource that is not known yet.
 UNKNOWN = "<TBD>"
 _MIB = 1024**2
+#: Attribute of a workflow whose rules run without the GPUs that they ask for.
+GOES_WITHOUT = "gpupool_goes_without_gpus"
 
 
 class NeedNotKnown(Unservable):
@@ -88,7 +90,15 @@ def needs_of(job: Any) -> Needs:
     device = parse_named(_as_said(job, "device", resources.get("device")))
     count = parse_count(_as_said(job, "gpu", resources.get("gpu")))
     vram_mib = parse_vram(_as_said(job, "vram_mb", resources.get("vram_mb")))
-    return Needs(device or count, vram_mib)
+    needs = Needs(device or count, vram_mib)
+    if needs.gpus and getattr(getattr(job.rule, "workflow", None), GOES_WITHOUT, False):
+        return Needs(None, vram_mib)
+    return needs
+
+
+def go_without_gpus(workflow: Any) -> None:
+    """Have rules that ask for GPUs run as if they did not: there is none, and the user knows."""
+    setattr(workflow, GOES_WITHOUT, True)
 
 
 def parse_named(value: Any) -> DeviceSpec | None:

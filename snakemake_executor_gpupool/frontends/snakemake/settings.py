@@ -197,3 +197,12 @@ class ExecutorSettings(ExecutorSettingsBase):
             "limit. By default what the machine has.",
         },
     )
+    without_gpu: str = field(
+        default="refuse",
+        metadata={
+            "help": "What happens to rules that ask for GPUs where there is none: 'refuse' (the "
+            "default), the run does not start, but a served rule that asks for one GPU runs on the "
+            "CPU if its tool does; 'run', all of them run without, as under the local executor.",
+            "choices": ["refuse", "run"],
+        },
+    )
