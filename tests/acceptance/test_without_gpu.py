@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.acceptance.running import Workflow
+from tests.acceptance.test_plan import planned
 
 SNAKEFILE = """
 rule all:
@@ -53,3 +54,10 @@ def test_what_asks_for_gpus_where_there_is_none(tmp_path: Path) -> None:  # D12
     assert without.code == 0 and named in without.text, without.text
     assert without.read("plain.txt") == "1 []\n"
     assert without.read("wide.txt") == without.read("served.txt") == "ONE.plain\n"
+
+    # The plan knows the option, too.
+    before = {each["rule"]: each["cannot_run"] for each in planned(workflow, "-F")["rules"]}
+    way_out = "-F", "--gpupool-without-gpu", "run"
+    after = {each["rule"]: each["cannot_run"] for each in planned(workflow, *way_out)["rules"]}
+    assert {name for name, why in before.items() if why} == {"plain", "named", "wide"}
+    assert set(after) == set(before) and not any(after.values())

@@ -23,7 +23,12 @@ from snakemake_executor_gpupool.frontends.snakemake.name_checks import (
     near_resources,
     near_variables,
 )
-from snakemake_executor_gpupool.frontends.snakemake.needs import NeedNotKnown, Needs, needs_of
+from snakemake_executor_gpupool.frontends.snakemake.needs import (
+    NeedNotKnown,
+    Needs,
+    go_without_gpus,
+    needs_of,
+)
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 from snakemake_executor_gpupool.frontends.snakemake.tool_checks import check_tool
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
@@ -100,6 +105,12 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> dict[str, str
 def has_gpus(config: PoolConfig) -> bool:
     """Return whether the pool has a GPU, or may get one later."""
     return bool(config.gpus or gpus_among(config.expected))
+
+
+def heed_missing_gpus(workflow: Any, config: PoolConfig, settings: Any) -> None:
+    """Have rules that ask for GPUs run without, where there is none and the user chose that."""
+    if settings.without_gpu == "run" and not has_gpus(config):
+        go_without_gpus(workflow)
 
 
 def asks_safely(job: Any) -> bool:

@@ -35,6 +35,7 @@ from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle, part_
 from snakemake_executor_gpupool.frontends.snakemake.checks import (
     check_start,
     has_gpus,
+    heed_missing_gpus,
     rules_without_gpu,
 )
 from snakemake_executor_gpupool.frontends.snakemake.cores import bound_threads, cpu_budget
@@ -43,11 +44,7 @@ from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
 from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_started
 from snakemake_executor_gpupool.frontends.snakemake.memory import memory_budget
-from snakemake_executor_gpupool.frontends.snakemake.needs import (
-    go_without_gpus,
-    keep_words,
-    needs_of,
-)
+from snakemake_executor_gpupool.frontends.snakemake.needs import keep_words, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.pool_options import (
     bounds_of,
     origin_of,
@@ -167,8 +164,7 @@ class Executor(RealExecutor):
             asking = no_gpus and warning.startswith(NO_GPU)
             more = rules_without_gpu(self.workflow.dag.needrun_jobs()) if asking else ""
             self.logger.warning(f"gpupool: {warning}{more}")
-        if no_gpus and settings.without_gpu == "run":
-            go_without_gpus(self.workflow)
+        heed_missing_gpus(self.workflow, config, settings)
         origin, keep = origin_of(self.workflow, settings), bounds_of(settings)
         return dataclasses.replace(config, origin=origin, keep=keep)
 

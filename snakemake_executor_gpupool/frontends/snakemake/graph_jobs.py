@@ -20,6 +20,7 @@ from snakemake_executor_gpupool.frontends.snakemake.checks import (
     device_problem,
     find_bundle_problems,
     find_problems,
+    heed_missing_gpus,
     is_bodiless,
     local_rules,
 )
@@ -85,7 +86,9 @@ def _config(workflow: Any, settings: Any) -> PoolConfig:
             "--gpupool-cluster: the nodes of a cluster are not known before they join. Plan "
             "without it, and say with --devices what the nodes will have"
         )
-    return pool_config(workflow, settings, cpu_budget(workflow))
+    config = pool_config(workflow, settings, cpu_budget(workflow))
+    heed_missing_gpus(workflow, config, settings)
+    return config
 
 
 def seconds_since_start() -> float:
