@@ -81,6 +81,8 @@ class PoolConfig:
     is_temporary: bool = False
     #: Whether events and decisions are put on record.
     is_recorded: bool = False
+    #: Whether the jobs still to come are looked at.
+    looks_ahead: bool = True
     mode: Mode = field(default_factory=Mode)
     #: Whether where outputs came from is put down.
     has_provenance: bool = True
@@ -201,6 +203,7 @@ def build_config(
         nodes=machines.nodes,
         warnings=tuple(warnings),
         is_recorded=_is_recorded(env),
+        looks_ahead=_looks_ahead(env),
         mode=chosen_mode(env, reproducible, seed, (*devices, *machines.expected)),
         has_provenance=_has_provenance(env),
     )
@@ -240,6 +243,13 @@ def _model_of(gpu: Device) -> str:
     """Return what of a GPU decides the bits of a result; of a slice, its size, too."""
     size = f" of {gpu.memory_mib} MiB" if gpu.is_mig else ""
     return f"{gpu.kind}: {gpu.model_name or 'of unknown model'}{size}"
+
+
+def _looks_ahead(env: Mapping[str, str]) -> bool:
+    text = env.get("GPUPOOL_LOOKAHEAD", "").strip()
+    if text not in ("", "0", "1"):
+        raise ConfigError(f"GPUPOOL_LOOKAHEAD is {text!r}: 0 plans with ready jobs alone")
+    return text != "0"
 
 
 def _is_recorded(env: Mapping[str, str]) -> bool:

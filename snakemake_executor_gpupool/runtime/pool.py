@@ -40,6 +40,7 @@ from snakemake_executor_gpupool.runtime.reporter import Reporter
 from snakemake_executor_gpupool.runtime.sharing import Sharing
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.core import Core, Setup
+from snakemake_executor_gpupool.scheduling.forecast import Forecast
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.described import ToolInfo
@@ -174,6 +175,10 @@ class Pool:
                 self._loop.take(ev.JobReady(request), now_s)
 
         self._post_work(act)
+
+    def foresee(self, forecast: Forecast) -> None:
+        """Say which jobs are still to come. Returns at once."""
+        self._inbox.post_if_open(lambda now_s: self._loop.take(ev.JobsForeseen(forecast), now_s))
 
     def submit_items(self, request: Request, info: ToolInfo, items: ItemsRead) -> None:
         """Serve items that are in memory; the report's details have the results."""

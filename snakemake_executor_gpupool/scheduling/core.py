@@ -88,6 +88,8 @@ class Core:
         match event:
             case ev.TimePassed():
                 sched.tick(now_s)
+            case ev.JobsForeseen(forecast=forecast):
+                sched.foresee(forecast, now_s)
             case ev.JobReady(request=request):
                 sched.submit(request, now_s)
             case ev.CallReady(request, info, items):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.scheduling.forecast import Forecast
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.frames import Blob
@@ -24,6 +25,13 @@ class JobReady:
     """A served job may run."""
 
     request: Request
+
+
+@dataclass(frozen=True)
+class JobsForeseen:
+    """The frontend's graph of jobs has changed; what was foreseen before no longer counts."""
+
+    forecast: Forecast
 
 
 @dataclass(frozen=True)
@@ -178,6 +186,7 @@ class Cancelled:
 
 Event = (
     JobReady
+    | JobsForeseen
     | CallReady
     | ResultsRead
     | JobUnwanted

@@ -11,6 +11,7 @@ from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable
 from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.notes import note_models, note_read
+from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.wire.kept import result_key
@@ -27,12 +28,14 @@ class Intake:
         dispatch: Dispatch,
         merges: MergedRuns,
         outbox: Outbox,
+        outlook: Outlook,
     ) -> None:
         self._jobs = jobs
         self._ledger = ledger
         self._dispatch = dispatch
         self._merges = merges
         self._outbox = outbox
+        self._outlook = outlook
         self._arrivals = 0
 
     def take(self, job: JobState, tool: FileWorkerPool, message: ItemsRead, now_s: float) -> None:
@@ -59,6 +62,8 @@ class Intake:
         job.claimed += self._ledger.claimed - claimed
         if message.is_last:
             note_read(self._outbox, job, model.name)
+            cost = sum(item.cost for item in job.items if not item.is_done)
+            self._outlook.job_read(job.request, model, cost)
         may_merge = job.is_brief and job.request.follow
         if may_merge and self._merges.take(job, model, tool, message, new, now_s):
             return

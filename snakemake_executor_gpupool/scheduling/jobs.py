@@ -11,6 +11,7 @@ from snakemake_executor_gpupool.scheduling.effects import Fact, Outbox, Report
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.models.cost_shares import UNCLAIMED, JobCost, Work
+from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.provenance import came, came_merged
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.bounds import printable
@@ -168,12 +169,21 @@ class JobTable:
     ----------
     events
         Gets ``JobComputed`` when a job's last result is there.
+    outlook
+        Counts the jobs that come and end; None: nobody does.
     """
 
-    def __init__(self, ledger: ResultLedger, outbox: Outbox, events: DomainEvents) -> None:
+    def __init__(
+        self,
+        ledger: ResultLedger,
+        outbox: Outbox,
+        events: DomainEvents,
+        outlook: Outlook | None = None,
+    ) -> None:
         self._ledger = ledger
         self._outbox = outbox
         self._events = events
+        self._outlook = outlook or Outlook({})
         self._jobs: dict[int, JobState] = {}
         self._lent: dict[int, list[WorkItem]] = {}
         self.served = 0
@@ -222,6 +232,7 @@ class JobTable:
         """Take a job in."""
         job = JobState(request)
         self._jobs[request.job_id] = job
+        self._outlook.job_ready(request)
         return job
 
     # -- items -------------------------------------------------------------
@@ -393,6 +404,7 @@ class JobTable:
 
     def _forget(self, job: JobState, *, is_lent: bool = False) -> None:
         del self._jobs[job.request.job_id]
+        self._outlook.job_over(job.request)
         for item in dict.fromkeys(job.items):
             if not item.is_done:
                 item.waiters = [place for place in item.waiters if place[0] != job.request.job_id]

@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.scheduling.domain_events import (
 )
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Remark, StoreTrouble
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
+from snakemake_executor_gpupool.scheduling.forecast import Forecast
 from snakemake_executor_gpupool.scheduling.intake import Intake
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest, Leases
@@ -34,6 +35,7 @@ from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, Disp
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.notes import note_imported, note_submitted
+from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.results import ResultLedger
 from snakemake_executor_gpupool.scheduling.retirement import Retirement
 from snakemake_executor_gpupool.wire.bounds import shortened
@@ -71,29 +73,36 @@ class Scheduler:
         self.outbox = Outbox()
         self.ledger = ResultLedger()
         self._events = DomainEvents()
-        self.jobs = JobTable(self.ledger, self.outbox, self._events)
+        devices = DeviceRequests(allocator)
+        models = ModelTable(devices, figures or {})
+        self.outlook = Outlook(models)
+        allocator.foresight = self.outlook
+        self.jobs = JobTable(self.ledger, self.outbox, self._events, self.outlook)
         blame_tracker = BlameTracker()
         self.files = FileScheduler(self.jobs, self.outbox, blame_tracker, allocator, file_workers)
-        devices = DeviceRequests(allocator)
         self.dispatch = Dispatch(
             allocator,
-            ModelTable(devices, figures or {}),
+            models,
             self.jobs,
             self.ledger,
             self.outbox,
             self._events,
             blame_tracker,
             config or DispatchConfig(),
+            self.outlook,
         )
         selection = MergeSelection(allocator, devices, self.dispatch.models, self.dispatch.scaling)
         self.merges = MergedRuns(
             selection, self.dispatch, self.files, self.jobs, self.ledger, self.outbox
         )
-        self.intake = Intake(self.jobs, self.ledger, self.dispatch, self.merges, self.outbox)
+        self.intake = Intake(
+            self.jobs, self.ledger, self.dispatch, self.merges, self.outbox, self.outlook
+        )
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
         self.retirement = Retirement(self.jobs, self.files, self.dispatch, self.outbox)
         self._allocator = allocator
         self._remarks: set[str] = set()
+        self._is_looking = False
 
     def _settle(self, now_s: float) -> None:
         """React to what the parts have appended, the last step of each external event."""
@@ -111,8 +120,20 @@ class Scheduler:
                     self.merges.ended(item, now_s)
                 case LeaseDecided(decision=decision):
                     self.leases.decided(decision)
+        if not self._is_looking and self.outlook.is_known:
+            self._is_looking = True
+            self.dispatch.ahead.look(now_s)
+            self._settle(now_s)
+            self._is_looking = False
+            self.outlook.time_passes()
 
     # -- served jobs -----------------------------------------------------------
+    def foresee(self, forecast: Forecast, now_s: float) -> None:
+        """The frontend knows more, or other things, of the jobs to come."""
+        self.outlook.replace(forecast)
+        self.dispatch.feed_all(now_s)
+        self._settle(now_s)
+
     def submit(self, request: Request, now_s: float) -> None:
         """A served job is ready."""
         job = self.jobs.add(request)

@@ -111,6 +111,8 @@ def _grant(
     scheduler: Scheduler, worker: ModelWorker, phase: HolderPhase, names: tuple[str, ...]
 ) -> Iterator[str]:
     expected = PHASES.get(worker.stage, set(HolderPhase))
+    if worker.is_ahead and worker.stage in (Stage.STARTING, Stage.LOADING):
+        expected = {HolderPhase.IDLE}
     if phase not in expected:
         yield f"{worker.worker_id} is {worker.stage.value}, its devices {phase.name}"
     if worker.stage is Stage.CLAIMING:

@@ -8,6 +8,8 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling.forecast import Forecast, Need, Wave, kind_of
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
 
@@ -24,6 +26,8 @@ def random_world(seed: int) -> World:
     _add_faults(world, rng, keys, models)
     _add_jobs(world, rng, keys, models)
     _add_events(world, rng)
+    if seed % 3:
+        _add_forecasts(world, random.Random(f"forecasts of {seed}"))
     return world
 
 
@@ -108,6 +112,26 @@ def _add_jobs(world: World, rng: random.Random, keys: list[str], models: list[st
             )
 
 
+def _add_forecasts(world: World, rng: random.Random) -> None:
+    """Have jobs foreseen, rightly and wrongly, once or again and again."""
+    kinds = [f"k{number}" for number in range(rng.randint(1, 4))]
+    names = [f"{kind}@{depth}" for depth in range(4) for kind in kinds]
+    world.wave_of = lambda job_id: rng.choice(["", *names])
+
+    def forecast() -> Forecast:
+        waves: list[Wave] = []
+        for name in names:
+            before = rng.sample(waves, rng.randint(0, min(len(waves), 2)))
+            after = tuple(Need(wave.name, rng.randint(0, 5)) for wave in before)
+            waves.append(Wave(name, kind_of(name), "tool", rng.randint(0, 6), after))
+        return Forecast(tuple(waves), is_complete=rng.random() < 0.7)
+
+    for _ in range(rng.choice([1, 1, 5])):
+        event = ev.JobsForeseen(forecast())
+        at_s = rng.choice([0.0, rng.uniform(0.0, BUSY_S)])
+        world.at(at_s, functools.partial(world.take, event))
+
+
 def _add_events(world: World, rng: random.Random) -> None:
     for job_id in range(1000, 1000 + rng.choice([0, 0, 1, 3])):
         spec, hold_s = DeviceSpec("cuda", rng.choice([1, 1, 2]), ()), rng.uniform(1.0, 20.0)
@@ -120,4 +144,4 @@ def _add_events(world: World, rng: random.Random) -> None:
         world.at(lost_s, lambda: world.lose("n1", with_its_processes=together))
         world.at(lost_s + rng.uniform(1.0, 30.0), lambda: world.join("n1"))
     if rng.random() < 0.1:
-        world.at(rng.uniform(1.0, BUSY_S), lambda: world.scheduler.wind_down(world.now_s))
+        world.at(rng.uniform(1.0, BUSY_S), lambda: world.take(ev.WindDownWanted()))

@@ -56,6 +56,10 @@ class World(SimulatedProcesses):
         self.deliverer = Deliverer(self.scheduler, self.setup.spools)
         #: Sees each event and what was decided on it, but for what a test does to the scheduler.
         self.on_decided: Callable[[ev.Event, float, list[fx.Effect]], None] = lambda *seen: None
+        #: In which wave a job was foreseen that does not say so itself.
+        self.wave_of: Callable[[int], str] = lambda job_id: ""
+        #: What a graph does once a job has ended.
+        self.on_report: Callable[[int], object] = lambda job_id: None
         self._decided: deque[fx.Effect] = deque()
         self.log: list[tuple[float, fx.Effect]] = []
         self.reports: dict[int, str | None] = {}
@@ -85,6 +89,7 @@ class World(SimulatedProcesses):
         follow: Sequence[int] = (),
         input_bytes: int = 0,
         attempt: int = 1,
+        wave: str = "",
     ) -> None:
         """Make a job ready now; ``follow`` are jobs that were declared."""
         fakes = [item if isinstance(item, FakeItem) else FakeItem(item) for item in items]
@@ -97,6 +102,7 @@ class World(SimulatedProcesses):
             timeout_s=timeout_s,
             input_bytes=input_bytes,
             attempt=attempt,
+            wave=wave or self.wave_of(job_id),
             follow=tuple(self.requests[later] for later in follow),
         )
         self.requests[job_id] = request
@@ -251,6 +257,7 @@ class World(SimulatedProcesses):
                 assert report.job_id not in self.reports, "a job is reported once"
                 self.reports[report.job_id] = report.error
                 self.report_times[report.job_id] = self.now_s
+                self.on_report(report.job_id)
             case fx.GrantLease(job_id=job_id, devices=devices):
                 self.granted[job_id] = devices
                 hold_s = self._hold_s[job_id]

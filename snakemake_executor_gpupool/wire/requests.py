@@ -180,6 +180,8 @@ class Request:
         are guesses: the requests of these jobs, once they are ready, are what counts.
     facts
         What the run's files say of it.
+    wave
+        The wave of the run's forecast that foresaw it; empty: none did.
     """
 
     job_id: int
@@ -203,6 +205,7 @@ class Request:
     goes_on: bool = False
     follow: tuple[Request, ...] = ()
     facts: JobFacts = dataclasses.field(default=JobFacts(), compare=False)
+    wave: str = ""
 
     @property
     def space(self) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+from snakemake_executor_gpupool.frontends.commandline.main import main
 from tests.acceptance.running import Finished, Workflow
 from tests.waiting import eventually
 
@@ -39,11 +40,11 @@ def steps(
     return "\n".join(rules)
 
 
-def run(tmp_path: Path, snakefile: str, gpus: int, *arguments: str) -> Finished:
+def run(tmp_path: Path, snakefile: str, gpus: int, *arguments: str, **variables: str) -> Finished:
     workflow = Workflow(tmp_path, snakefile, {"start.txt": "word\n"})
     # The steps follow each other; merged, they would need no second worker.
     apart = ("--gpupool-merge", "off")
-    done = workflow.run(*apart, *arguments, GPUPOOL_SIMULATE=f"{gpus}x16GiB")
+    done = workflow.run(*apart, *arguments, GPUPOOL_SIMULATE=f"{gpus}x16GiB", **variables)
     assert done.code == 0, done.text
     return done
 
@@ -83,6 +84,18 @@ def test_the_least_recently_used_goes_wherever_it_is(tmp_path: Path) -> None:  #
     granted = {event["worker"]: event["devices"][0] for event in done.events("device_granted")}
     assert done.summary["evictions"] == 1
     assert evicted(done) == [granted["Textual.2"]], "B was used longer ago than A"
+
+
+def test_a_model_that_is_used_again_stays_and_another_goes(tmp_path: Path) -> None:  # D5
+    """m1 was used longest ago, and its next job is in the graph; m2 has none left."""
+    snakefile = steps("m1", "m2", "m3", "m1")
+    ahead = run(tmp_path / "ahead", snakefile, 2, GPUPOOL_RECORD="1")
+    ready = run(tmp_path / "ready", snakefile, 2, GPUPOOL_LOOKAHEAD="0")
+    assert (ahead.summary["model_loads"], ready.summary["model_loads"]) == (3, 4)
+    assert ahead.read("3.up") == ready.read("3.up")
+    recording = ahead.directory / ".snakemake/gpupool/latest/recording.jsonl"
+    assert main(["replay", str(recording)]) == 0
+    assert "JobsForeseen" in recording.read_text()
 
 
 def test_packing_goes_round_and_evicts_nobody(tmp_path: Path) -> None:  # D9

@@ -113,6 +113,17 @@ class StubDag:
         self.unsettled: set[str] = set()
         self.temporary: set[str] = set()
 
+    @property
+    def jobs(self) -> list[Any]:
+        return self.workflow.jobs
+
+    @property
+    def checkpoint_jobs(self) -> set[Any]:
+        return {job for job in self.workflow.jobs if job.is_checkpoint}
+
+    def __len__(self) -> int:
+        return len(self.workflow.jobs)
+
     def needrun_jobs(self) -> list[Any]:
         return []
 

@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.core import Core, Setup
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
+from snakemake_executor_gpupool.testing.random_world import random_world
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import INFO, FakeItem, gpu
 from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
@@ -135,6 +136,7 @@ WORLDS: dict[str, Callable[[int], World]] = {
     "nodes": nodes,
     "merged": merged,
     "dropped": dropped,
+    "foreseen": lambda seed: random_world(3 * seed + 1),
 }
 
 

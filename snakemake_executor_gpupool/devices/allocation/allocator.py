@@ -24,6 +24,7 @@ from snakemake_executor_gpupool.devices.allocation.effects import (
     Snapshot,
     who_is_where,
 )
+from snakemake_executor_gpupool.devices.allocation.foresight import Foresight, with_next_use
 from snakemake_executor_gpupool.devices.allocation.holders import HolderTable
 from snakemake_executor_gpupool.devices.allocation.inventory import DeviceInventory
 from snakemake_executor_gpupool.devices.allocation.occupancy import Occupancy
@@ -102,6 +103,8 @@ class Allocator(DeviceInventory):
         self._all_claimed = False  # waiting requests have claimed every GPU
         self._given_at: dict[str, int] = {}
         self._serial = 0
+        #: Knows what is still to come; to be replaced by who does.
+        self.foresight = Foresight()
 
     # --- requests
 
@@ -236,7 +239,7 @@ class Allocator(DeviceInventory):
             return False
         return should_yield(
             holder,
-            self._queue,
+            self._queue.in_order(self.foresight),
             self._occupancy,
             Patience(now_s, self._yield_after_s),
             has_paid=now_s - since_s >= max(self._yield_after_s, load_s),
@@ -338,7 +341,8 @@ class Allocator(DeviceInventory):
             return effects  # most workers become idle when nothing waits
         occupancy = self._occupancy()
         patience = Patience(now_s, self._yield_after_s)
-        moves = plan_round(occupancy, self._queue, patience, self._serial + 1)
+        queue = self._queue.in_order(self.foresight)
+        moves = plan_round(occupancy, queue, patience, self._serial + 1)
         self._all_claimed = not occupancy.has_open_gpus
         return effects + [self._apply(move) for move in moves]
 
@@ -365,12 +369,8 @@ class Allocator(DeviceInventory):
 
     def _evict_strays(self) -> list[AllocationEffect]:
         """End idle workers on devices that are lost or no longer managed."""
-        strays = [
-            holder
-            for holder in self._holders
-            if holder.phase is Phase.IDLE and self._is_stray(holder)
-        ]
-        return [self._evict(holder) for holder in strays]
+        idle = [holder for holder in self._holders if holder.phase is Phase.IDLE]
+        return [self._evict(holder) for holder in idle if self._is_stray(holder)]
 
     def _is_stray(self, holder: Holder) -> bool:
         return not self._usable_names.issuperset(holder.device_names)
@@ -388,7 +388,8 @@ class Allocator(DeviceInventory):
     # --- small helpers
 
     def _occupancy(self) -> Occupancy:
-        on_devices = [holder for holder in self._holders if holder.phase is not Phase.OFFLOADED]
+        there = [holder for holder in self._holders if holder.phase is not Phase.OFFLOADED]
+        on_devices = [with_next_use(holder, self.foresight) for holder in there]
         return Occupancy(self._usable, on_devices, self._foreign, self._packing, self._given_at)
 
     def _devices_of(self, holder: Holder) -> tuple[Device, ...]:

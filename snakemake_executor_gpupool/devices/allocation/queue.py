@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from snakemake_executor_gpupool.devices.allocation.foresight import Foresight
 from snakemake_executor_gpupool.devices.allocation.requests import DeviceRequest
 
 
@@ -61,3 +62,25 @@ class RequestQueue:
         """Remove a request."""
         del self._by_id[waiting.request_id]
         del self._sorted[bisect.bisect_left(self._sorted, waiting.place, key=lambda w: w.place)]
+
+    def in_order(self, foresight: Foresight) -> Sequence[WaitingRequest]:
+        """Return all in the order in which they are served.
+
+        Where it is known what is still to come, requests with a group change places with others of
+        their priority that have one: those of lower rank go first. Leases keep their places.
+        """
+        served = list(self._sorted)
+        if not foresight.is_known:
+            return served
+        places = [n for n, waiting in enumerate(served) if waiting.request.group is not None]
+        ranked = sorted(
+            (served[place] for place in places),
+            key=lambda waiting: (
+                -waiting.request.priority,
+                foresight.rank(waiting.request.group),
+                waiting.serial,
+            ),
+        )
+        for place, waiting in zip(places, ranked, strict=True):
+            served[place] = waiting
+        return served

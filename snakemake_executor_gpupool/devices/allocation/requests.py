@@ -84,6 +84,7 @@ class Holder:
     phase: Phase = Phase.BUSY
     last_used_s: float = 0.0
     serial: int = 0
+    next_use_s: float = 0.0
 
     @property
     def holder_id(self) -> str:
@@ -91,9 +92,13 @@ class Holder:
         return self.request.request_id
 
     @property
-    def cost_of_loss(self) -> tuple[bool, Phase, float, int]:
-        """Sort key of eviction: idle before busy, then least recently used; leases last."""
-        return self.request.kind == LEASE, self.phase, self.last_used_s, self.serial
+    def cost_of_loss(self) -> tuple[bool, Phase, float, float, int]:
+        """Sort key of eviction: idle before busy, then used last, then least recently used.
+
+        Leases come last of all.
+        """
+        is_lease = self.request.kind == LEASE
+        return is_lease, self.phase, -self.next_use_s, self.last_used_s, self.serial
 
 
 def suits(request: DeviceRequest, device: Device) -> bool:

@@ -40,6 +40,7 @@ from snakemake_executor_gpupool.frontends.snakemake.checks import (
 )
 from snakemake_executor_gpupool.frontends.snakemake.cores import bound_threads, cpu_budget
 from snakemake_executor_gpupool.frontends.snakemake.failures import tell_failure
+from snakemake_executor_gpupool.frontends.snakemake.foreseeing import Foreseeing
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
 from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_started
@@ -125,6 +126,7 @@ class Executor(RealExecutor):
         )
         self._signals = Signals(self._terminate, self._lane.kill, self._progress)
         self._halt = Halt(self.workflow, self._wind_down)
+        self._foreseeing = Foreseeing(self.workflow)
         merges = self.executor_settings.merge != "off"
         self._serving = Serving(
             self.workflow,
@@ -132,6 +134,7 @@ class Executor(RealExecutor):
             self._expected.add,
             self._expected.report,
             merges=merges,
+            wave_of=self._foreseeing.wave_of,
             tell_started=partial(tell_started, self.logger),
         )
         self._managed = (*config.devices, *config.expected)
@@ -191,6 +194,8 @@ class Executor(RealExecutor):
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take all jobs that are ready. Returns without waiting for any of them."""
         self._signals.catch()
+        if self._pool.config.looks_ahead and (forecast := self._foreseeing.look()) is not None:
+            self._pool.foresee(forecast)
         # Snakemake passes them in no particular order.
         jobs = sorted(jobs, key=lambda job: -job.priority)
         for start in range(0, len(jobs), JOBS_AT_ONCE):

@@ -39,6 +39,8 @@ class Serving:
         Called with the report of a job that has a number, but was never submitted.
     merges
         Whether to look for the jobs that follow, for merging.
+    wave_of
+        Returns in which wave of the forecast a job was; called once for each job.
     tell_started
         Called once for each job: when its first batch is sent, or it needed none. Any thread.
     """
@@ -51,6 +53,7 @@ class Serving:
         report: Done,
         *,
         merges: bool = True,
+        wave_of: Callable[[Any], str] = lambda job: "",
         tell_started: Callable[[list[Any]], None] = lambda jobs: None,
     ) -> None:
         self._workflow = workflow
@@ -61,6 +64,7 @@ class Serving:
         self._gathered: list[tuple[Any, Done]] = []
         self._following = Following(workflow, self._tool, lambda job: uses_cache(workflow, job))
         self._merges = merges
+        self._wave_of = wave_of
         self._tell_started = tell_started
         self._unstarted: dict[int, Any] = {}
         # Snakemake's between-workflow cache may copy large files, which takes time.
@@ -152,6 +156,8 @@ class Serving:
 
     def _request(self, job: Any, job_id: int) -> Request:
         request = build_request(self._workflow, job, job_id, self._tool(job))
+        if wave := self._wave_of(job):
+            request = dataclasses.replace(request, wave=wave)
         if not self._merges or uses_cache(self._workflow, job):
             return request
         return dataclasses.replace(request, follow=self._following.requests(job))

@@ -59,6 +59,12 @@ def tool_spec(job: Any) -> str | None:
     return str(spec) if spec else None
 
 
+def tool_name(job: Any) -> str:
+    """Return a served job's tool as messages name it."""
+    spec = tool_spec(job) or ""
+    return script_of(job.rule) if spec == "script" else spec
+
+
 def is_served(job: Any) -> bool:
     """Return whether a job goes to the pool: it names a tool, and no pipe or service joins it."""
     if tool_spec(job) is None:
@@ -227,10 +233,7 @@ def script_of(rule: Any) -> str:
 
 def tool_ref(workflow: Any, job: Any, python: str, mode: Mode = DEFAULT_MODE) -> ToolRef:
     """Return the tool that a rule names; a file's path is relative to its Snakefile."""
-    spec = source_of_tool(workflow, job)
-    name = tool_spec(job) or ""
-    if name == "script":
-        name = script_of(job.rule)
+    spec, name = source_of_tool(workflow, job), tool_name(job)
     try:
         spec = resolved(spec)
     except UnknownTool as error:

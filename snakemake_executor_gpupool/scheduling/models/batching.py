@@ -18,6 +18,7 @@ from snakemake_executor_gpupool.scheduling.models.charging import (
 from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed, oversize_error
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker
+from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
@@ -34,6 +35,7 @@ class Batching:
         charging: Charging,
         outbox: Outbox,
         blame_tracker: BlameTracker,
+        outlook: Outlook,
     ) -> None:
         self._allocator = allocator
         self._lifecycle = lifecycle
@@ -42,6 +44,7 @@ class Batching:
         self._charging = charging
         self._outbox = outbox
         self._blame_tracker = blame_tracker
+        self._outlook = outlook
         self._batches = 0
 
     # -- to workers ----------------------------------------------------------------
@@ -66,8 +69,9 @@ class Batching:
 
     def _is_turn_over(self, worker: ModelWorker, now_s: float) -> bool:
         """Whether a worker should stop here, although there is work, for somebody else's."""
+        load_s = (worker.model.load_s or 0.0) * self._outlook.paid_loads
         return self._allocator.wants_yield(
-            worker.worker_id, now_s, since_s=worker.ready_s, load_s=worker.model.load_s or 0.0
+            worker.worker_id, now_s, since_s=worker.ready_s, load_s=load_s
         )
 
     def _send_batch(self, worker: ModelWorker, now_s: float) -> None:

@@ -19,6 +19,7 @@ from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents
 from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.models.ahead import LoadAhead
 from snakemake_executor_gpupool.scheduling.models.batching import Batching
 from snakemake_executor_gpupool.scheduling.models.charging import Charging
 from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed
@@ -26,9 +27,13 @@ from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecyc
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
+from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
+
+#: So long without work a worker is kept whose model has no job left: one may be tried again.
+GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,17 +80,29 @@ class Dispatch:
         events: DomainEvents,
         blame_tracker: BlameTracker,
         config: DispatchConfig,
+        outlook: Outlook,
     ) -> None:
         self._jobs = jobs
+        self._outlook = outlook
         self._blame_tracker = blame_tracker
         self._config = config
         self.models = models
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
         self.scaling = WorkerScaling(allocator, self.lifecycle, blame_tracker)
         self.failures = Failures(self.lifecycle, jobs, ledger, outbox, events, blame_tracker)
+        self.ahead = LoadAhead(
+            allocator, models, self.lifecycle, self.scaling, outlook, blame_tracker
+        )
         self.charging = Charging(jobs, outbox)
         self.batching = Batching(
-            allocator, self.lifecycle, self.failures, jobs, self.charging, outbox, blame_tracker
+            allocator,
+            self.lifecycle,
+            self.failures,
+            jobs,
+            self.charging,
+            outbox,
+            blame_tracker,
+            outlook,
         )
 
     def owns(self, worker_id: str) -> bool:
@@ -128,6 +145,8 @@ class Dispatch:
             self.failures.stop_unused(model, now_s)
             return
         model.wake_resting(now_s)
+        if model.waiting:
+            self.lifecycle.promote(model, now_s)
         self.scaling.adjust(model, now_s)
         if model.error is not None:
             return  # refused just now
@@ -232,6 +251,8 @@ class Dispatch:
                 self.lifecycle.stop(worker, "hung", force=True)
             elif self._is_idle_too_long(worker, now_s):
                 self.lifecycle.stop(worker, "idle")
+            elif self._is_done_with(worker, now_s):
+                self.lifecycle.stop(worker, "no job of its model is left")
         self.feed_all(now_s)
 
     def _is_idle_too_long(self, worker: ModelWorker, now_s: float) -> bool:
@@ -239,6 +260,13 @@ class Dispatch:
         if timeout_s is None or worker.idle_since_s is None or not worker.is_feedable:
             return False
         return now_s - worker.idle_since_s >= timeout_s and not worker.model.waiting
+
+    def _is_done_with(self, worker: ModelWorker, now_s: float) -> bool:
+        """Whether no job of its model will come, and none has for a while."""
+        if worker.idle_since_s is None or now_s - worker.idle_since_s < GRACE_S:
+            return False
+        idle = worker.is_feedable and not worker.model.waiting
+        return idle and self._outlook.is_over(worker.model)
 
     def _is_hung(self, worker: ModelWorker, now_s: float) -> bool:
         if worker.stage in (Stage.STARTING, Stage.LOADING, Stage.MOVING):

@@ -76,11 +76,21 @@ class WorkerLifecycle:
         self._ends_at_s: dict[str, float] = {}
 
     # -- asking ------------------------------------------------------------------
-    def ask(self, model: Model, now_s: float, *, alone: bool = False) -> None:
-        """Let one more worker of a model wait for devices; ``alone``: with nobody else on them."""
+    def ask(
+        self, model: Model, now_s: float, *, alone: bool = False, ahead: bool = False
+    ) -> ModelWorker:
+        """Let one more worker of a model wait for devices, and return it.
+
+        Parameters
+        ----------
+        alone
+            With nobody else on them.
+        ahead
+            Before there is work for it: on devices that are free, or not at all.
+        """
         self._numbers[model.tool.name] += 1
         worker_id = f"{model.tool.name}.{self._numbers[model.tool.name]}"
-        worker = ModelWorker(worker_id, model, since_s=now_s, is_alone=alone)
+        worker = ModelWorker(worker_id, model, since_s=now_s, is_alone=alone, is_ahead=ahead)
         self.workers[worker_id] = model.workers[worker_id] = worker
         priority = max((-item.order[0] for item in model.suspects), default=0)
         ask = DeviceRequest(
@@ -95,6 +105,17 @@ class WorkerLifecycle:
             alone=alone,
         )
         self.apply(self._allocator.request(ask, now_s), now_s)
+        if ahead and worker.stage is Stage.ASKING:
+            self.step_back(worker, now_s)
+        return worker
+
+    def promote(self, model: Model, now_s: float) -> None:
+        """There is work for what was loaded ahead: nobody else may take its devices."""
+        for worker in model.workers.values():
+            if worker.is_ahead and worker.stage is not Stage.STOPPING:
+                worker.is_ahead = False
+                if worker.stage in (Stage.STARTING, Stage.LOADING):
+                    self._allocator.busy(worker.worker_id, now_s)
 
     def _need_mib(self, model: Model) -> int | None:
         """Return a model's memory need: as declared, else as measured.
@@ -192,6 +213,9 @@ class WorkerLifecycle:
         else:
             self.apply(self._allocator.foreign(device_name, True, now_s), now_s)
         worker = self.workers.get(holder_id)
+        if worker is not None and worker.stage is Stage.CLAIMING and worker.is_ahead:
+            self.withdraw_asking(worker.model, now_s)
+            return
         if worker is not None and worker.stage is Stage.CLAIMING:
             worker.stage = Stage.ASKING
         elif worker is not None or not self._allocator.has_devices(holder_id):
@@ -249,6 +273,8 @@ class WorkerLifecycle:
             tool = worker.model.tool.ref
             self._outbox.put(StartWorker(worker.worker_id, tool, devices))
             self._events.append(WorkerStarted(tool, worker.node))
+            if worker.is_ahead:
+                self.apply(self._allocator.idle(worker.worker_id, now_s), now_s)
 
     def _empty(self, worker: ModelWorker) -> None:
         """End the processes whose weights have left a worker's devices: they still hold some."""
@@ -262,7 +288,7 @@ class WorkerLifecycle:
         self.counts["evictions"] += 1
         names = [device.name for device in worker.devices]
         self._outbox.note("evicted", worker=worker.worker_id, devices=names, how=how.value)
-        if how is OffloadStrategy.CPU:
+        if how is OffloadStrategy.CPU and worker.is_feedable:
             worker.stage, worker.is_leaving = Stage.MOVING, True
             self._outbox.put(MoveModel(worker.worker_id, ()))
         else:

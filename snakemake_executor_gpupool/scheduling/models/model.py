@@ -93,6 +93,8 @@ class ModelWorker:
     has_loaded: bool = False
     #: When it last got its model onto its devices.
     ready_s: float = 0.0
+    #: It loads its model before there is work for it; whoever has some may take its devices.
+    is_ahead: bool = False
     #: It was ended because it did not answer.
     hung: bool = False
 

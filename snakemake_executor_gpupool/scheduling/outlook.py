@@ -1,0 +1,255 @@
+"""What the forecast means for the models: which will be used again, how soon, how often. Pure.
+
+The forecast counts jobs; what they take is measured here, as they come. All that is answered is an
+estimate, and decides only where and when something is computed, never what. Without a forecast
+every answer is that nothing is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.devices.allocation.foresight import Foresight
+from snakemake_executor_gpupool.scheduling.forecast import Forecast, Need, Wave, kind_of, rows_after
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.wire.requests import Request
+
+#: Nobody knows when a model without a device gets one.
+NO_DEVICE_S = 1e5
+#: For so many times its load a worker computes before others with work that is not urgent get its
+#: devices: its own work is known, and does not go away.
+PAID_LOADS = 10.0
+#: What a job is taken to need while nothing was measured, in seconds.
+UNMEASURED_S = 1.0
+
+
+@dataclass
+class _Count:
+    """How the jobs of a wave stand."""
+
+    coming: int = 0
+    in_flight: int = 0
+    done: int = 0
+    #: Of those in flight: how many have not been read.
+    unread: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.coming + self.in_flight + self.done
+
+
+class Outlook(Foresight):
+    """Follows the forecast through the run.
+
+    Parameters
+    ----------
+    models
+        All models by their keys.
+    """
+
+    def __init__(self, models: Mapping[Hashable, Model]) -> None:
+        self._models = models
+        self._waves: dict[str, Wave] = {}
+        self._counts: dict[str, _Count] = {}
+        self._wave_of: dict[int, str] = {}
+        self._unread: dict[int, _Count] = {}
+        self._is_complete = False
+        self._rows: dict[str, int] = {}
+        self._kinds: dict[str, dict[Hashable, None]] = {}
+        self._jobs_read: Counter[Hashable] = Counter()
+        self._cost_read: defaultdict[Hashable, float] = defaultdict(float)
+        self._ready_in_s: dict[str, float] = {}
+        self._is_stale = True
+
+    # -- what happens ----------------------------------------------------------------
+    def replace(self, forecast: Forecast) -> None:
+        """Take in a new forecast; jobs in flight keep the waves that they came with."""
+        self._waves = {wave.name: wave for wave in forecast.waves}
+        self._is_complete = forecast.is_complete
+        self._rows = rows_after(forecast)
+        in_flight = Counter(self._wave_of.values())
+        self._counts = {name: _Count(in_flight=count) for name, count in in_flight.items()}
+        for job_id in self._unread:
+            count = self._counts[self._wave_of[job_id]]
+            count.unread += 1
+            self._unread[job_id] = count
+        for wave in forecast.waves:
+            self._counts.setdefault(wave.name, _Count()).coming = wave.jobs
+        self._is_stale = True
+
+    def job_ready(self, request: Request) -> None:
+        """A job has come."""
+        count = self._counts.get(request.wave)
+        if count is not None:
+            self._wave_of[request.job_id] = request.wave
+            count.coming, count.in_flight = max(count.coming - 1, 0), count.in_flight + 1
+            count.unread += 1
+            self._unread[request.job_id] = count
+            self._is_stale = True
+
+    def job_read(self, request: Request, model: Model, cost: float) -> None:
+        """All items of a job are known: which model computes them, and what they cost."""
+        self._was_read(request.job_id)
+        if request.wave:
+            self._kinds.setdefault(kind_of(request.wave), {})[model.key] = None
+        self._jobs_read[model.key] += 1
+        self._cost_read[model.key] += cost
+        self._is_stale = True
+
+    def job_over(self, request: Request) -> None:
+        """A job has ended, in whatever way."""
+        self._was_read(request.job_id)
+        count = self._counts.get(self._wave_of.pop(request.job_id, ""))
+        if count is not None:
+            count.in_flight, count.done = max(count.in_flight - 1, 0), count.done + 1
+            self._is_stale = True
+
+    def _was_read(self, job_id: int) -> None:
+        count = self._unread.pop(job_id, None)
+        if count is not None:
+            count.unread -= 1
+
+    def time_passes(self) -> None:
+        """What was estimated of times no longer holds."""
+        self._is_stale = True
+
+    # -- what is known -----------------------------------------------------------------
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a forecast."""
+        return bool(self._waves) or self._is_complete
+
+    @property
+    def paid_loads(self) -> float:
+        """For how many times its load a worker computes before it makes room for others."""
+        return PAID_LOADS if self.is_known else 1.0
+
+    def is_over(self, model: Model) -> bool:
+        """Whether no job of a model will come any more, as far as can be told for certain."""
+        return self._is_complete and not model.is_chain and not any(self._waves_of(model))
+
+    def model_next_use_s(self, model: Model) -> float:
+        """Estimate in how many seconds a model gets work; infinite: never, as far as is known."""
+        if not self.is_known:
+            return 0.0
+        if model.waiting:
+            return 0.0
+        return min((self.ready_in_s(wave) for wave in self._waves_of(model)), default=math.inf)
+
+    def next_use_s(self, group: Hashable) -> float:
+        """The same, by the model's key."""
+        model = self._models.get(group) if self.is_known else None
+        return 0.0 if model is None else self.model_next_use_s(model)
+
+    def rank(self, group: Hashable) -> tuple[float, ...]:
+        """Those first that need not be loaded again; then those on which most depends."""
+        model = self._models.get(group)
+        if model is None:
+            return (0.0, 0.0)
+        return (float(self._is_blocked(model)), -float(self._rows_after(model)))
+
+    def _is_blocked(self, model: Model) -> bool:
+        """Whether some jobs of a model wait for models that are not loaded."""
+        loaded = {m.key for m in self._models.values() if any(w.is_feedable for w in m.alive)}
+        loaded.add(model.key)
+        memo: dict[str, bool] = {}
+
+        def is_free(name: str) -> bool:
+            if name not in memo:
+                memo[name] = True
+                wave = self._waves.get(name)
+                if wave is not None and self._counts[name].total > self._counts[name].done:
+                    kinds = self._kinds.get(wave.kind, {})
+                    memo[name] = bool(kinds) and all(key in loaded for key in kinds)
+                    memo[name] = memo[name] and all(is_free(need.wave) for need in wave.after)
+            return memo[name]
+
+        return not all(is_free(wave.name) for wave in self._waves_of(model))
+
+    def _rows_after(self, model: Model) -> int:
+        """Return how many waves follow one after the other on a model's jobs in flight."""
+        kinds = [kind for kind, keys in self._kinds.items() if model.key in keys]
+        return max(
+            (
+                self._rows.get(name, 0)
+                for name, count in self._counts.items()
+                if count.in_flight and kind_of(name) in kinds
+            ),
+            default=0,
+        )
+
+    def jobs_to_come(self, model: Model) -> int:
+        """Return how many jobs of a model are still to come, as far as is known."""
+        return sum(self._counts[wave.name].coming for wave in self._waves_of(model))
+
+    def job_s(self, model: Model) -> float | None:
+        """Return what a job of a model takes a worker; None if nothing was measured."""
+        jobs = self._jobs_read[model.key]
+        return model.speed.seconds(self._cost_read[model.key] / jobs) if jobs else None
+
+    def _waves_of(self, model: Model) -> Iterator[Wave]:
+        for wave in self._waves.values():
+            count = self._counts[wave.name]
+            if count.coming or count.unread:
+                known = self._kinds.get(wave.kind)
+                # A kind that has never come, or as several models, may be any model of its tool.
+                is_sure = known is not None and len(known) == 1
+                if model.key in (known or ()) if is_sure else wave.tool == str(model.tool.ref):
+                    yield wave
+
+    # -- times ---------------------------------------------------------------------------
+    def ready_in_s(self, wave: Wave) -> float:
+        """Estimate in how many seconds the next job of a wave is ready."""
+        if self._is_stale:
+            self._ready_in_s, self._is_stale = {}, False
+        known_s = self._ready_in_s.get(wave.name)
+        if self._counts[wave.name].unread:
+            return 0.0
+        if known_s is None:
+            self._ready_in_s[wave.name] = 0.0  # whatever a forecast says, this ends
+            known_s = max((self._needed_s(wave, need) for need in wave.after), default=0.0)
+            self._ready_in_s[wave.name] = known_s
+        return known_s
+
+    def _needed_s(self, wave: Wave, need: Need) -> float:
+        """The first job waits for ``need.jobs``, the last one for all, those between for some."""
+        count, theirs = self._counts[wave.name], self._counts.get(need.wave, _Count())
+        arrived = count.in_flight + count.done
+        least = min(need.jobs, theirs.total)
+        share = arrived / max(count.total - 1, 1)
+        return self._done_in_s(need.wave, math.ceil(least + (theirs.total - least) * share))
+
+    def _done_in_s(self, name: str, jobs: int) -> float:
+        """Estimate in how many seconds so many jobs of a wave are done."""
+        count = self._counts.get(name, _Count())
+        lacking = jobs - count.done
+        if lacking <= 0:
+            return 0.0
+        wave = self._waves.get(name)
+        models = self._models_of(wave.kind) if wave else []
+        job_s, start_s = self._pace(models)
+        open_s = min(lacking, count.in_flight) * job_s
+        if lacking <= count.in_flight or wave is None:
+            return start_s + open_s
+        return max(start_s, self.ready_in_s(wave)) + open_s + (lacking - count.in_flight) * job_s
+
+    def _models_of(self, kind: str) -> list[Model]:
+        return [self._models[key] for key in self._kinds.get(kind, ())]
+
+    def _pace(self, models: Iterable[Model]) -> tuple[float, float]:
+        """Return what a job takes all workers together, and in how long they can begin."""
+        paces = [self._pace_of(model) for model in models]
+        if not paces:
+            return UNMEASURED_S, NO_DEVICE_S
+        return sum(pace[0] for pace in paces) / len(paces), min(pace[1] for pace in paces)
+
+    def _pace_of(self, model: Model) -> tuple[float, float]:
+        working = sum(worker.is_feedable for worker in model.workers.values())
+        job_s = self.job_s(model)
+        start_s = 0.0 if working else model.load_s or UNMEASURED_S
+        if not any(worker.is_coming for worker in model.workers.values()):
+            start_s += NO_DEVICE_S
+        return (UNMEASURED_S if job_s is None else job_s) / max(working, 1), start_s

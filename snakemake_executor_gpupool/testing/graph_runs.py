@@ -1,0 +1,91 @@
+"""A graph of jobs, run by the scheduler in simulated time."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling.forecast import Node, forecast_of
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
+from snakemake_executor_gpupool.testing.graphs import Graph
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of a graph took."""
+
+    makespan_s: float
+    loads: int
+
+
+class GraphRun:
+    """One run of a graph.
+
+    Parameters
+    ----------
+    looks_ahead
+        Whether the scheduler gets a forecast.
+    """
+
+    def __init__(self, graph: Graph, *, looks_ahead: bool) -> None:
+        self.graph = graph
+        truth: dict[str, float] = {}
+        guess: dict[str, float] = {}
+        self._items: list[list[FakeItem]] = []
+        for number, (job, mistake) in enumerate(zip(graph.jobs, graph.mistakes, strict=True)):
+            items = []
+            for place, cost in enumerate(job.costs):
+                key = f"j{number}.{place}"
+                truth[key], guess[key] = cost, cost * mistake
+                items.append(FakeItem(key, guess[key]))
+            self._items.append(items)
+        known = Figures(load_s=graph.load_s, s_per_cost=1.0)
+        self.world = World(
+            gpus=graph.devices,
+            start_s=0.0,
+            load_s=graph.load_s,
+            read_s=1e-6,
+            budget_tokens=4,
+            dispatch_s=0.05,
+            seconds_per_cost=lambda key: truth.get(key, 1.0) / guess.get(key, 1.0),
+            figures=dict.fromkeys(graph.models, known) if graph.knows_figures else {},
+        )
+        self.world.on_report = self._ended
+        self._wave_of: dict[Hashable, str] = {}
+        self._lacks = [len(job.after) for job in graph.jobs]
+        self._readers: list[list[int]] = [[] for _ in graph.jobs]
+        for number, job in enumerate(graph.jobs):
+            for before in job.after:
+                self._readers[before].append(number)
+        if looks_ahead:
+            nodes: dict[Hashable, Node] = {
+                number: Node(job.model, "tool", job.after) for number, job in enumerate(graph.jobs)
+            }
+            forecast, self._wave_of = forecast_of(nodes)
+            self.world.take(ev.JobsForeseen(forecast))
+
+    def run(self) -> Outcome:
+        """Run all jobs."""
+        for number, lacks in enumerate(self._lacks):
+            if not lacks:
+                self._submit(number)
+        self.world.run()
+        reports = self.world.reports
+        assert reports.keys() >= set(range(len(self.graph.jobs)))
+        assert set(reports.values()) == {None}
+        loads = self.world.scheduler.dispatch.counts["model_loads"]
+        return Outcome(max(self.world.report_times.values()), loads)
+
+    def _submit(self, number: int) -> None:
+        model, wave = self.graph.jobs[number].model, self._wave_of.get(number, "")
+        self.world.submit(number, self._items[number], model=model, wave=wave)
+
+    def _ended(self, number: int) -> None:
+        for reader in self._readers[number] if number < len(self._readers) else ():
+            self._lacks[reader] -= 1
+            if not self._lacks[reader]:
+                self.world.at(self.world.now_s, functools.partial(self._submit, reader))

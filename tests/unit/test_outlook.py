@@ -1,0 +1,186 @@
+"""What is decided with a forecast, rule by rule, each beside what is decided without."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable
+
+import pytest
+
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
+from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling.forecast import Forecast, Node, forecast_of
+from snakemake_executor_gpupool.scheduling.models.dispatch import GRACE_S
+from snakemake_executor_gpupool.testing.graph_runs import GraphRun
+from snakemake_executor_gpupool.testing.graphs import Graph, GraphJob, random_graph
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
+
+ONE_GPU = DeviceSpec("cuda", 1, ())
+
+
+def graph_of(*jobs: tuple[str, float, list[int]], devices: int, load_s: float = 10.0) -> Graph:
+    """Jobs of one item: model, seconds, what they read."""
+    made = tuple(GraphJob(model, (seconds,), tuple(after)) for model, seconds, after in jobs)
+    return Graph("test", made, devices, load_s, (1.0,) * len(made), knows_figures=True)
+
+
+def loaded_models(run: GraphRun) -> list[str]:
+    return [effect.params.decode() for effect in run.world.effects(fx.LoadModel)]
+
+
+def both(graph: Graph) -> tuple[GraphRun, GraphRun]:
+    """Run a graph without a forecast, and with one."""
+    runs = GraphRun(graph, looks_ahead=False), GraphRun(graph, looks_ahead=True)
+    for run in runs:
+        run.run()
+    return runs
+
+
+def test_the_model_is_evicted_whose_next_use_is_farthest() -> None:
+    """Of two idle models the one used least recently is needed again, the other is not."""
+    jobs = ("a", 1.0, []), ("b", 3.0, []), ("c", 1.0, [0, 1]), ("a", 1.0, [2])
+    lru, belady = both(graph_of(*jobs, devices=2))
+    assert loaded_models(lru) == ["a", "b", "c", "a"]
+    assert loaded_models(belady) == ["a", "b", "c"]
+
+
+def test_a_model_that_need_not_be_loaded_again_goes_first() -> None:
+    """More jobs of b come once c's is done: c before b, though b asked first."""
+    jobs = ("a", 5.0, []), ("b", 1.0, []), ("c", 1.0, []), ("b", 1.0, [2]), ("b", 1.0, [2])
+    fifo, ranked = both(graph_of(*jobs, devices=1))
+    assert loaded_models(fifo) == ["a", "b", "c", "b"]
+    assert loaded_models(ranked) == ["a", "c", "b"]
+
+
+def test_a_worker_computes_many_times_its_load_before_it_makes_room() -> None:
+    """Jobs of b follow on those of a, of which many wait."""
+    jobs: list[tuple[str, float, list[int]]] = []
+    for number in range(20):
+        jobs += [("a", 5.0, []), ("b", 1.0, [2 * number])]
+    short, long = both(graph_of(*jobs, devices=1, load_s=20.0))
+    assert loaded_models(short) == ["a", "b", "a", "b"]
+    assert loaded_models(long) == ["a", "b"]
+
+
+def test_a_free_device_loads_what_is_used_next() -> None:
+    """b was evicted; c has no job left, so that its device gets free, long before b is needed."""
+    jobs = ("a", 60.0, []), ("b", 1.0, []), ("c", 1.0, [1]), ("b", 1.0, [0, 2])
+    without, ahead = both(graph_of(*jobs, devices=2))
+    assert loaded_models(without) == loaded_models(ahead) == ["a", "b", "c", "b"]
+    end_s, early_s = (max(run.world.report_times.values()) for run in (without, ahead))
+    assert early_s == pytest.approx(end_s - 10.0, abs=0.2)
+
+
+def ahead_world(act: Callable[[World], object], at_s: float) -> World:
+    """Let something happen while b, for which there is no work yet, is loading."""
+    jobs = ("a", 60.0, []), ("b", 1.0, []), ("c", 1.0, [1]), ("b", 1.0, [0, 2])
+    run = GraphRun(graph_of(*jobs, devices=2, load_s=10.0), looks_ahead=True)
+    run.world.at(at_s, functools.partial(act, run.world))
+    run.run()
+    return run.world
+
+
+def loads_of_b(world: World) -> list[float]:
+    return [
+        time_s
+        for time_s, effect in world.log
+        if isinstance(effect, fx.LoadModel) and effect.params == b"b"
+    ]
+
+
+def test_what_is_loaded_ahead_is_given_up_when_somebody_is_ready() -> None:
+    undisturbed = ahead_world(lambda world: None, 1.0)
+    begins_s = loads_of_b(undisturbed)[1]
+    moment_s = begins_s + 3.0
+
+    world = ahead_world(lambda world: world.lease(99, ONE_GPU, 5.0), moment_s)
+
+    granted_s = next(t for t, effect in world.log if isinstance(effect, fx.GrantLease))
+    assert granted_s == pytest.approx(moment_s + world.stop_s, abs=0.05)
+    assert set(world.reports.values()) == {None}
+
+
+def test_work_for_what_is_loaded_ahead_keeps_its_device() -> None:
+    """A job of b that nobody had foreseen comes while b loads: then a lease has to wait for it."""
+    begins_s = loads_of_b(ahead_world(lambda world: None, 1.0))[1]
+
+    def act(world: World) -> None:
+        world.submit(50, [FakeItem("x")], model="b")
+        world.at(world.now_s + 1.0, lambda: world.lease(99, ONE_GPU, 5.0))
+
+    world = ahead_world(act, begins_s + 3.0)
+    granted_s = next(t for t, effect in world.log if isinstance(effect, fx.GrantLease))
+    assert world.report_times[50] < granted_s
+    assert world.report_times[50] == pytest.approx(begins_s + 11.0, abs=0.2)
+
+
+def test_nothing_is_loaded_ahead_where_somebody_waits_for_a_device() -> None:
+    begins_s = loads_of_b(ahead_world(lambda world: None, 1.0))[1]
+    world = ahead_world(lambda world: world.lease(99, ONE_GPU, 100.0), begins_s - 1.0)
+    # The lease has the device: b waits for the one that a has.
+    assert len(loads_of_b(world)) == 2
+    assert loads_of_b(world)[1] > 60.0
+
+
+def foreseen(
+    world: World, nodes: dict[Hashable, Node], *, is_complete: bool = True
+) -> dict[Hashable, str]:
+    forecast, wave_of = forecast_of(nodes, is_complete=is_complete)
+    world.take(ev.JobsForeseen(forecast))
+    return wave_of
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_worker_without_a_job_left_ends_after_a_while(is_complete: bool) -> None:
+    world = World(gpus=2)
+    nodes: dict[Hashable, Node] = {1: Node("a", "tool"), 2: Node("b", "tool")}
+    wave_of = foreseen(world, nodes, is_complete=is_complete)
+    world.submit(1, ["x"], model="a", wave=wave_of[1])
+    world.submit(2, [FakeItem("y", 30.0)], model="b", wave=wave_of[2])
+    world.run()
+    ends = [(t, e) for t, e in world.log if isinstance(e, fx.StopWorker)]
+    if not is_complete:  # a checkpoint may still bring one
+        assert not ends
+        return
+    ((end_s, end),) = ends
+    assert end.why == "no job of its model is left"
+    assert GRACE_S <= end_s - world.report_times[1] <= GRACE_S + 1.1
+
+
+def test_a_worker_stays_whose_model_has_jobs_to_come_or_being_read() -> None:
+    world = World(gpus=2)
+    nodes: dict[Hashable, Node] = {
+        1: Node("a", "tool"),
+        2: Node("b", "tool"),
+        3: Node("a", "tool", [2]),
+    }
+    wave_of = foreseen(world, nodes)
+    world.submit(1, ["x"], model="a", wave=wave_of[1])
+    world.submit(2, [FakeItem("y", 30.0)], model="b", wave=wave_of[2])
+    world.on_report = lambda job_id: (
+        job_id == 2
+        and world.at(world.now_s, lambda: world.submit(3, ["z"], model="a", wave=wave_of[3]))
+    )
+    world.run()
+    assert world.scheduler.dispatch.counts["model_loads"] == 2
+    assert not [end for end in world.effects(fx.StopWorker) if end.worker_id.endswith(".1")]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_empty_forecast_changes_nothing(seed: int) -> None:
+    runs = [GraphRun(random_graph(seed), looks_ahead=False) for _ in range(2)]
+    runs[1].world.take(ev.JobsForeseen(Forecast()))
+    for run in runs:
+        run.run()
+    first, second = ([(t, str(e)) for t, e in run.world.log] for run in runs)
+    assert first == second
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_forecast_costs_no_graph_more_than_three_hundredths(seed: int) -> None:
+    graph = random_graph(seed)
+    today = GraphRun(graph, looks_ahead=False).run()
+    ahead = GraphRun(graph, looks_ahead=True).run()
+    assert ahead.makespan_s <= 1.03 * today.makespan_s
