@@ -113,7 +113,7 @@ class Core:
             case ev.DeviceGivenBack(device=device):
                 sched.given_back(device, now_s)
             case ev.RoomWanted(device=device):
-                sched.make_room(device)
+                sched.make_room(device, now_s)
             case ev.DevicesAdded(devices, ends_at_s):
                 sched.devices_joined(devices, now_s, math.inf if ends_at_s is None else ends_at_s)
             case ev.DevicesRemoved(names=names):

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-#: Of a graph with more, nothing is foretold: looking at all of them would take too long.
+#: Of a graph with more, only the nearest are foretold: looking at all would take too long.
 MAX_WAVES = 256
 
 
@@ -79,10 +79,13 @@ class Forecast:
     is_complete
         No other served job will come, unless one is tried again. False where a checkpoint may
         still add some.
+    is_cut
+        There are more waves, which come later than these.
     """
 
     waves: tuple[Wave, ...] = ()
     is_complete: bool = False
+    is_cut: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.waves) or self.is_complete
@@ -160,8 +163,8 @@ def forecast_of(
     Returns
     -------
     tuple
-        The forecast, and the wave of each served job that is still to come. Both are empty where
-        there would be more than :data:`MAX_WAVES`.
+        The forecast, and the wave of each served job that is still to come. Of more than
+        :data:`MAX_WAVES` the nearest count.
     """
     waves: dict[str, _Gathered] = {}
     wave_of: dict[Hashable, str] = {}
@@ -183,9 +186,11 @@ def forecast_of(
         Wave(name, wave.kind, wave.tool, wave.jobs, wave.needs(), wave.elsewhere == wave.jobs)
         for name, wave in waves.items()
     ]
-    if len(made) > MAX_WAVES:
-        return Forecast(), {}
     made.sort(key=lambda wave: (_depth(wave.name), wave.name))
+    if len(made) > MAX_WAVES:
+        near = {wave.name for wave in made[:MAX_WAVES]}
+        wave_of = {key: name for key, name in wave_of.items() if name in near}
+        return Forecast(tuple(made[:MAX_WAVES]), is_cut=True), wave_of
     return Forecast(tuple(made), is_complete), wave_of
 
 

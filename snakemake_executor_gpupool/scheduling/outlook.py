@@ -24,6 +24,8 @@ NO_DEVICE_S = 1e5
 PAID_LOADS = 10.0
 #: What a job is taken to need while nothing was measured, in seconds.
 UNMEASURED_S = 1.0
+#: So long an estimate of a time counts: it costs more than most events.
+RENEWED_AFTER_S = 0.1
 
 
 @dataclass
@@ -62,7 +64,9 @@ class Outlook(Foresight):
         self._jobs_read: Counter[Hashable] = Counter()
         self._cost_read: defaultdict[Hashable, float] = defaultdict(float)
         self._ready_in_s: dict[str, float] = {}
-        self._is_stale = True
+        self._ranks: dict[Hashable, tuple[float, ...]] = {}
+        self._on_model: dict[Hashable, list[Wave]] = {}
+        self._estimated_s = -math.inf
 
     # -- what happens ----------------------------------------------------------------
     def replace(self, forecast: Forecast) -> None:
@@ -78,26 +82,32 @@ class Outlook(Foresight):
             self._unread[job_id] = count
         for wave in forecast.waves:
             self._counts.setdefault(wave.name, _Count()).coming = wave.jobs
-        self._is_stale = True
+        self._on_model = {}
+        self._forget_estimates()
 
     def job_ready(self, request: Request) -> None:
         """A job has come."""
         count = self._counts.get(request.wave)
         if count is not None:
             self._wave_of[request.job_id] = request.wave
-            count.coming, count.in_flight = max(count.coming - 1, 0), count.in_flight + 1
+            if request.attempt > 1:  # it was counted before
+                count.done = max(count.done - 1, 0)
+            else:
+                count.coming = max(count.coming - 1, 0)
+            count.in_flight += 1
             count.unread += 1
             self._unread[request.job_id] = count
-            self._is_stale = True
 
     def job_read(self, request: Request, model: Model, cost: float) -> None:
         """All items of a job are known: which model computes them, and what they cost."""
         self._was_read(request.job_id)
         if request.wave:
-            self._kinds.setdefault(kind_of(request.wave), {})[model.key] = None
+            known = self._kinds.setdefault(kind_of(request.wave), {})
+            if model.key not in known:
+                known[model.key] = None
+                self._on_model = {}
         self._jobs_read[model.key] += 1
         self._cost_read[model.key] += cost
-        self._is_stale = True
 
     def job_over(self, request: Request) -> None:
         """A job has ended, in whatever way."""
@@ -105,16 +115,20 @@ class Outlook(Foresight):
         count = self._counts.get(self._wave_of.pop(request.job_id, ""))
         if count is not None:
             count.in_flight, count.done = max(count.in_flight - 1, 0), count.done + 1
-            self._is_stale = True
 
     def _was_read(self, job_id: int) -> None:
         count = self._unread.pop(job_id, None)
         if count is not None:
             count.unread -= 1
 
-    def time_passes(self) -> None:
-        """What was estimated of times no longer holds."""
-        self._is_stale = True
+    def time_is(self, now_s: float) -> None:
+        """Estimate anew what was estimated a while ago."""
+        if now_s - self._estimated_s >= RENEWED_AFTER_S:
+            self._estimated_s = now_s
+            self._forget_estimates()
+
+    def _forget_estimates(self) -> None:
+        self._ready_in_s, self._ranks = {}, {}
 
     # -- what is known -----------------------------------------------------------------
     @property
@@ -146,10 +160,12 @@ class Outlook(Foresight):
 
     def rank(self, group: Hashable) -> tuple[float, ...]:
         """Those first that need not be loaded again; then those on which most depends."""
-        model = self._models.get(group)
-        if model is None:
-            return (0.0, 0.0)
-        return (float(self._is_blocked(model)), -float(self._rows_after(model)))
+        if group not in self._ranks:
+            model = self._models.get(group)
+            first = 0.0 if model is None else float(self._is_blocked(model))
+            then = 0.0 if model is None else -float(self._rows_after(model))
+            self._ranks[group] = (first, then)
+        return self._ranks[group]
 
     def _is_blocked(self, model: Model) -> bool:
         """Whether some jobs of a model wait for models that are not loaded."""
@@ -191,23 +207,29 @@ class Outlook(Foresight):
         return model.speed.seconds(self._cost_read[model.key] / jobs) if jobs else None
 
     def _waves_of(self, model: Model) -> Iterator[Wave]:
-        for wave in self._waves.values():
+        """Yield the waves of which a model may still get jobs."""
+        if model.key not in self._on_model:
+            self._on_model[model.key] = [
+                wave for wave in self._waves.values() if self._may_be(wave, model)
+            ]
+        for wave in self._on_model[model.key]:
             count = self._counts[wave.name]
             if count.coming or count.unread:
-                known = self._kinds.get(wave.kind)
-                # A kind that has never come, or as several models, may be any model of its tool.
-                is_sure = known is not None and len(known) == 1
-                if model.key in (known or ()) if is_sure else wave.tool == str(model.tool.ref):
-                    yield wave
+                yield wave
+
+    def _may_be(self, wave: Wave, model: Model) -> bool:
+        known = self._kinds.get(wave.kind, {})
+        if len(known) == 1:
+            return model.key in known
+        # A kind that has never come, or as several models, may be any model of its tool.
+        return wave.tool == str(model.tool.ref)
 
     # -- times ---------------------------------------------------------------------------
     def ready_in_s(self, wave: Wave) -> float:
         """Estimate in how many seconds the next job of a wave is ready."""
-        if self._is_stale:
-            self._ready_in_s, self._is_stale = {}, False
-        known_s = self._ready_in_s.get(wave.name)
         if self._counts[wave.name].unread:
             return 0.0
+        known_s = self._ready_in_s.get(wave.name)
         if known_s is None:
             self._ready_in_s[wave.name] = 0.0  # whatever a forecast says, this ends
             known_s = max((self._needed_s(wave, need) for need in wave.after), default=0.0)

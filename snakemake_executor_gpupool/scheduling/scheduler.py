@@ -120,12 +120,12 @@ class Scheduler:
                     self.merges.ended(item, now_s)
                 case LeaseDecided(decision=decision):
                     self.leases.decided(decision)
-        if not self._is_looking and self.outlook.is_known:
+        if not self._is_looking and self.outlook.is_known and not self.jobs.is_winding_down:
             self._is_looking = True
+            self.outlook.time_is(now_s)
             self.dispatch.ahead.look(now_s)
             self._settle(now_s)
             self._is_looking = False
-            self.outlook.time_passes()
 
     # -- served jobs -----------------------------------------------------------
     def foresee(self, forecast: Forecast, now_s: float) -> None:
@@ -377,8 +377,9 @@ class Scheduler:
         self.dispatch.lifecycle.given_back(device_name, now_s)
         self._settle(now_s)
 
-    def make_room(self, device_name: str) -> None:
+    def make_room(self, device_name: str, now_s: float) -> None:
         """Another run waits for a device: end the workers that only idle on it."""
+        self.dispatch.ahead.hold_off(now_s)
         self.dispatch.lifecycle.make_room(device_name)
 
     # -- leases --------------------------------------------------------------------

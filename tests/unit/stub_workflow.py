@@ -112,6 +112,7 @@ class StubDag:
         self.settled: list[str] = []
         self.unsettled: set[str] = set()
         self.temporary: set[str] = set()
+        self.done: set[Any] = set()
 
     @property
     def jobs(self) -> list[Any]:
@@ -125,13 +126,13 @@ class StubDag:
         return len(self.workflow.jobs)
 
     def needrun_jobs(self) -> list[Any]:
-        return []
+        return [job for job in self.workflow.jobs if job not in self.done]
 
     def needrun(self, job: Any) -> bool:
         return True
 
     def finished(self, job: Any) -> bool:
-        return False
+        return job in self.done
 
     def handle_touch(self, job: Any) -> None:
         self.settled.append(job.name)

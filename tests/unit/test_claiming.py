@@ -126,7 +126,7 @@ def late(world: World, act: str, job_id: int) -> Callable[[], None]:
     return {
         "kill": lambda: world.kill_one(lambda alive: alive[job_id % len(alive)]),
         "end lease": lambda: sched.lease_done(job_id, world.now_s),
-        "make room": lambda: sched.make_room(f"cuda:{job_id % 2}"),
+        "make room": lambda: sched.make_room(f"cuda:{job_id % 2}", world.now_s),
         "given back": lambda: sched.given_back(f"cuda:{job_id % 2}", world.now_s),
     }[act]
 

@@ -102,14 +102,18 @@ def _served_before(nodes: Nodes, key: Hashable) -> int:
     return depths[key]
 
 
-def test_nothing_is_foretold_of_a_graph_with_very_many_waves(
+def test_of_a_graph_with_very_many_waves_the_nearest_are_foretold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MAX_WAVES", 5)
     nodes: Nodes = {n: Node("k", "t", [n - 1] if n else []) for n in range(6)}
-    assert forecast_of(nodes) == (Forecast(), {})
+    made, wave_of = forecast_of(nodes)
+    assert [wave.name for wave in made.waves] == [f"k@{depth}" for depth in range(5)]
+    assert made.is_cut and not made.is_complete
+    assert wave_of == {n: f"k@{n}" for n in range(5)}
     del nodes[0]
-    assert len(forecast_of(nodes)[0].waves) == 5
+    made, _ = forecast_of(nodes)
+    assert len(made.waves) == 5 and made.is_complete and not made.is_cut
 
 
 def test_the_empty_forecast_is_false_and_one_without_jobs_to_come_is_not() -> None:

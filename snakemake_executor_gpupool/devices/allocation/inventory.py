@@ -53,6 +53,10 @@ class DeviceInventory:
         """Return how many managed devices serve a request for a word."""
         return len(self.of_kind(word))
 
+    def is_foreign(self, device: Device) -> bool:
+        """Tell whether another process holds a device, as far as is known."""
+        return device.name in self._foreign
+
     @functools.cached_property
     def _of_kind(self) -> dict[str, tuple[Device, ...]]:
         return {}

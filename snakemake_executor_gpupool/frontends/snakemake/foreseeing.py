@@ -26,6 +26,9 @@ MAX_EVALUATION_S = 5e-3
 EVALUATION_S_PER_JOB = 4e-5
 #: A graph is looked at again when so many times what that took has passed.
 PAUSE = 200.0
+#: If the jobs of a rule differ in more ways, they are taken for one kind: most params do not choose
+#: a model.
+MAX_KINDS_PER_RULE = 16
 #: What functions of a rule may take for their values to be known before its inputs are there.
 KNOWN_ARGUMENTS = {"wildcards"}
 
@@ -58,6 +61,7 @@ class Foreseeing:
         self._workflow = workflow
         self._rules: dict[str, _Rule | None] = {}
         self._kinds: dict[Any, str] = {}
+        self._kinds_of: dict[str, set[str]] = {}
         self._wave_of: dict[Hashable, str] = {}
         self._begun: dict[Any, str] = {}
         self._seen: Hashable = None
@@ -65,11 +69,11 @@ class Foreseeing:
         self.spent_s = 0.0
 
     def wave_of(self, job: Any) -> str:
-        """Return the wave of a job that becomes ready for the first time; empty: it has none."""
+        """Return the wave of a job that becomes ready; empty: it has none."""
         wave = self._wave_of.pop(job, "")
         if wave:
             self._begun[job] = wave
-        return wave
+        return self._begun.get(job, "")  # one that is tried again is of the same wave
 
     def look(self) -> Forecast | None:
         """Return a forecast if the graph has changed since the last one; None: it has not."""
@@ -81,10 +85,11 @@ class Foreseeing:
             seen = len(dag.jobs), len(dag), len(dag.checkpoint_jobs), len(failed)
             if seen == self._seen:
                 return None
-            self._seen = seen
             forecast, self._wave_of = self._forecast(dag, failed)
+            # Of a large graph only the beginning is known: what follows, once that is done.
+            self._seen = None if forecast.is_cut else seen
         except Exception:  # nothing but time depends on it
-            forecast, self._wave_of = Forecast(), {}
+            self._seen, forecast, self._wave_of = None, Forecast(), {}
         took_s = time.monotonic() - now_s
         self.spent_s += took_s
         self._next_s = now_s + PAUSE * took_s
@@ -136,7 +141,10 @@ class Foreseeing:
     def _evaluated(self, job: Any, rule: _Rule) -> str:
         began_s = time.perf_counter()
         kind = kind_of(job)
-        if time.perf_counter() - began_s > MAX_EVALUATION_S:
+        took_s = time.perf_counter() - began_s
+        kinds = self._kinds_of.setdefault(job.rule.name, set())
+        kinds.add(kind)
+        if took_s > MAX_EVALUATION_S or len(kinds) > MAX_KINDS_PER_RULE:
             self._rules[job.rule.name] = _Rule(rule.tool, f"{job.rule.name}*", is_evaluable=False)
         return kind
 

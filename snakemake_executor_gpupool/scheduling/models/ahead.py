@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
+from snakemake_executor_gpupool.devices.allocation.requests import suits
+from snakemake_executor_gpupool.devices.device import Device, fit_one_process
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model
-from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
+
+#: How often free devices are looked at.
+LOOK_AGAIN_S = 0.2
+#: So long after another run has asked for a device nothing is loaded ahead.
+HOLD_OFF_S = 30.0
 
 
 class LoadAhead:
@@ -25,20 +31,26 @@ class LoadAhead:
         allocator: Allocator,
         models: ModelTable,
         lifecycle: WorkerLifecycle,
-        scaling: WorkerScaling,
         outlook: Outlook,
         blame_tracker: BlameTracker,
     ) -> None:
         self._allocator = allocator
         self._models = models
         self._lifecycle = lifecycle
-        self._scaling = scaling
         self._outlook = outlook
         self._blame_tracker = blame_tracker
+        self._next_s = -math.inf
+
+    def hold_off(self, now_s: float) -> None:
+        """Leave free devices to other runs for a while: one waits for some."""
+        self._next_s = now_s + HOLD_OFF_S
 
     def look(self, now_s: float) -> None:
         """Load what is used next, as far as devices are free and nobody waits for one."""
-        if self._allocator.is_wanted_by_others(None):
+        if now_s < self._next_s or self._allocator.is_wanted_by_others(None):
+            return
+        self._next_s = now_s + LOOK_AGAIN_S
+        if not self._free_gpus():
             return
         uses = [
             (self._outlook.model_next_use_s(model), number, model)
@@ -46,8 +58,24 @@ class LoadAhead:
             if self._is_worth_it(model)
         ]
         for next_use_s, _, model in sorted(uses, key=lambda use: use[:2]):
-            if next_use_s < math.inf and self._scaling.free_places(model) > 0:
+            if next_use_s < math.inf and self._has_place(model):
                 self._lifecycle.ask(model, now_s, ahead=True)
+
+    def _free_gpus(self) -> list[Device]:
+        """Return the GPUs that nobody is on, other runs included."""
+        users = self._allocator.allocation_map()
+        return [
+            device
+            for device in self._allocator.devices
+            if is_gpu(device)
+            and not users.get(device.name)
+            and not self._allocator.is_foreign(device)
+        ]
+
+    def _has_place(self, model: Model) -> bool:
+        request = self._lifecycle.request_of(model, "ahead")
+        suited = (device for device in self._free_gpus() if suits(request, device))
+        return fit_one_process(suited, model.spec.count)
 
     def _is_worth_it(self, model: Model) -> bool:
         if model.alive or model.waiting or model.error is not None or model.is_chain:

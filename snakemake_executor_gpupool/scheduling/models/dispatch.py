@@ -90,9 +90,7 @@ class Dispatch:
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
         self.scaling = WorkerScaling(allocator, self.lifecycle, blame_tracker)
         self.failures = Failures(self.lifecycle, jobs, ledger, outbox, events, blame_tracker)
-        self.ahead = LoadAhead(
-            allocator, models, self.lifecycle, self.scaling, outlook, blame_tracker
-        )
+        self.ahead = LoadAhead(allocator, models, self.lifecycle, outlook, blame_tracker)
         self.charging = Charging(jobs, outbox)
         self.batching = Batching(
             allocator,

@@ -92,8 +92,16 @@ class WorkerLifecycle:
         worker_id = f"{model.tool.name}.{self._numbers[model.tool.name]}"
         worker = ModelWorker(worker_id, model, since_s=now_s, is_alone=alone, is_ahead=ahead)
         self.workers[worker_id] = model.workers[worker_id] = worker
+        request = self.request_of(model, worker_id, alone=alone)
+        self.apply(self._allocator.request(request, now_s), now_s)
+        if ahead and worker.stage is Stage.ASKING:
+            self.step_back(worker, now_s)
+        return worker
+
+    def request_of(self, model: Model, worker_id: str, *, alone: bool = False) -> DeviceRequest:
+        """Return what a worker of a model asks the allocator for."""
         priority = max((-item.order[0] for item in model.suspects), default=0)
-        ask = DeviceRequest(
+        return DeviceRequest(
             request_id=worker_id,
             spec=model.spec,
             kind="worker",
@@ -104,10 +112,6 @@ class WorkerLifecycle:
             can_offload=model.info.can_move and model.info.persistent,
             alone=alone,
         )
-        self.apply(self._allocator.request(ask, now_s), now_s)
-        if ahead and worker.stage is Stage.ASKING:
-            self.step_back(worker, now_s)
-        return worker
 
     def promote(self, model: Model, now_s: float) -> None:
         """There is work for what was loaded ahead: nobody else may take its devices."""
@@ -253,7 +257,8 @@ class WorkerLifecycle:
         """Another run waits for a device: end the workers that only idle on it."""
         for worker in self.workers.values():
             idle = worker.is_feedable and worker.idle_since_s is not None
-            if idle and any(device.name == device_name for device in worker.devices):
+            early = worker.is_ahead and worker.stage in (Stage.STARTING, Stage.LOADING)
+            if (idle or early) and any(device.name == device_name for device in worker.devices):
                 self.stop(worker, "another run waits for its device")
 
     def _granted(self, worker: ModelWorker, devices: tuple[Device, ...], now_s: float) -> None:

@@ -1,0 +1,154 @@
+"""What knowing the graph of jobs is worth, in simulated time: the same rules with and without.
+
+Random graphs (layers, diamonds, chains, waves) of 2 to 8 models on 1 to 8 devices, with loads of 0
+to 100 times an item and costs that are wrong by 0.5 to 2. Their jobs are run by the real scheduler
+twice: with ready jobs alone (the least recently used model is evicted), and with a forecast. Loads
+stand beside the fewest that anybody who knows all could do with. The figures do not depend on the
+machine::
+
+    python bench/lookahead.py                 200 graphs, some minutes
+    python bench/lookahead.py --seeds 20      a quick look
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import report
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from snakemake_executor_gpupool.testing.fewest_loads import fewest_loads
+from snakemake_executor_gpupool.testing.graph_runs import GraphRun, Outcome
+from snakemake_executor_gpupool.testing.graphs import SHAPES, Graph, random_graph
+
+LOADS_OF_OPTIMUM = 1.1
+NEVER_LATER = 1.03
+SOONER_WHERE_SCARCE = 0.9
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One graph: what it took without and with a forecast, and what would have done."""
+
+    graph: Graph
+    today: Outcome
+    ahead: Outcome
+    fewest: int
+    is_exact: bool
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether there are more models than devices."""
+        return len(self.graph.models) > self.graph.devices
+
+    @property
+    def time_ratio(self) -> float:
+        """The makespan with a forecast over that without."""
+        return self.ahead.makespan_s / self.today.makespan_s
+
+
+def compare(seed: int) -> Compared:
+    """Run one graph."""
+    graph = random_graph(seed)
+    today = GraphRun(graph, looks_ahead=False).run()
+    ahead = GraphRun(graph, looks_ahead=True).run()
+    return Compared(graph, today, ahead, *fewest_loads(graph))
+
+
+def table(rows: Sequence[tuple[str, Sequence[Compared]]]) -> list[str]:
+    """Return a line for each group of graphs."""
+    lines = [
+        "| graphs | number | loads over the fewest: LRU | with a forecast | at most | makespan, "
+        "forecast over LRU: median | best | worst |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for label, group in rows:
+        if group:
+            lru = statistics.median(each.today.loads / each.fewest for each in group)
+            ahead = [each.ahead.loads / each.fewest for each in group]
+            times = [each.time_ratio for each in group]
+            lines.append(
+                f"| {label} | {len(group)} | {lru:.2f} | {statistics.median(ahead):.2f} | "
+                f"{max(ahead):.2f} | {statistics.median(times):.3f} | {min(times):.3f} | "
+                f"{max(times):.3f} |"
+            )
+    return lines
+
+
+def groups(compared: Sequence[Compared]) -> list[tuple[str, list[Compared]]]:
+    """Return the graphs by what makes them alike."""
+
+    def those(keeps: Callable[[Compared], bool]) -> list[Compared]:
+        return [each for each in compared if keeps(each)]
+
+    rows = [("all", list(compared))]
+    rows += [(shape, those(lambda c, s=shape: c.graph.shape == s)) for shape in SHAPES]  # type: ignore[misc]
+    rows.append(("more models than devices", those(lambda c: c.is_scarce)))
+    rows.append(("... and loads of 10 items and more", those(_is_heavy)))
+    rows.append(("devices for all models", those(lambda c: not c.is_scarce)))
+    return rows
+
+
+def _is_heavy(each: Compared) -> bool:
+    return each.is_scarce and each.graph.load_s >= 10.0
+
+
+def targets(compared: Sequence[Compared]) -> list[report.Target]:
+    """Return what is to be reached."""
+    scarce = [each.time_ratio for each in compared if each.is_scarce]
+    loads = statistics.median(each.ahead.loads / each.fewest for each in compared)
+    scarce_loads = [c.ahead.loads / c.fewest for c in compared if c.is_scarce]
+    return [
+        report.Target("loads over the fewest, median", loads, LOADS_OF_OPTIMUM),
+        report.Target(
+            "the same, more models than devices", statistics.median(scarce_loads), LOADS_OF_OPTIMUM
+        ),
+        report.Target("makespan, worst", max(each.time_ratio for each in compared), NEVER_LATER),
+        report.Target(
+            "makespan, more models than devices, median",
+            statistics.median(scarce),
+            SOONER_WHERE_SCARCE,
+        ),
+    ]
+
+
+def main() -> int:
+    """Run all; return 0 if every target is reached."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=200, help="(default: 200)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument("--each", action="store_true", help="print a line for each graph")
+    options = parser.parse_args()
+    if options.seeds < len(SHAPES):
+        parser.error(f"--seeds must be at least {len(SHAPES)}")
+    compared = []
+    for seed in range(options.first, options.first + options.seeds):
+        each = compare(seed)
+        compared.append(each)
+        if options.each:
+            graph = each.graph
+            print(
+                f"{seed} {graph.shape} jobs={len(graph.jobs)} models={len(graph.models)} "
+                f"devices={graph.devices} load={graph.load_s:g} known={graph.knows_figures} "
+                f"loads {each.today.loads} -> {each.ahead.loads} (fewest {each.fewest}"
+                f"{'' if each.is_exact else ' or more'}) time {each.time_ratio:.3f}",
+                flush=True,
+            )
+    print("\n".join(table(groups(compared))))
+    unproven = sum(not each.is_exact for each in compared)
+    print(
+        f"\nThe fewest loads are exact but for {unproven} graphs, where they are a lower bound.\n"
+    )
+    reached = targets(compared)
+    print("\n".join(map(str, reached)), flush=True)
+    return 0 if all(target.reached for target in reached) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
