@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from tests.unit.stub_workflow import StubJob, StubWorkflow
 
 @pytest.fixture
 def workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubWorkflow]:
-    """One simulated GPU; a graph is looked at whenever that is asked for."""
+    """One simulated GPU; a graph is looked at whenever asked, and for any time."""
     monkeypatch.setenv("GPUPOOL_SIMULATE", "1x8GiB")
     monkeypatch.setenv("GPUPOOL_PROFILE", "off")
     monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(module, "MAX_EVALUATION_S", math.inf)
+    monkeypatch.setattr(module, "EVALUATION_S_PER_JOB", math.inf)
     made = StubWorkflow(tmp_path, monkeypatch)
     yield made
     made.executor.shutdown()

@@ -22,7 +22,7 @@ from snakemake_executor_gpupool.scheduling.forecast import Forecast, Node, forec
 
 #: So long may a rule's params take for a job, and all of them for each job of the graph; what takes
 #: longer is not known before its jobs are ready.
-MAX_EVALUATION_S = 5e-3
+MAX_EVALUATION_S = 2e-2
 EVALUATION_S_PER_JOB = 4e-5
 #: A graph is looked at again when so many times what that took has passed.
 PAUSE = 200.0
