@@ -24,6 +24,9 @@ def content_hash(value: Any) -> str:
     a mapping counts with its order, which a tool may see; attributes of derived classes count, too.
     A value of any other kind counts by its pickle.
     """
+    if type(value) is str:  # what most items are; as below
+        data = value.encode("utf-8", "surrogatepass")
+        return hashlib.sha256(b"str:%d:0:%b" % (len(data), data)).hexdigest()
     digest = hashlib.sha256()
     _feed(digest.update, value)
     return digest.hexdigest()

@@ -34,6 +34,8 @@ from snakemake_executor_gpupool.wire.spool import ALIGNMENT
 PICKLE_PROTOCOL = 5
 #: No pickle starts with these bytes.
 MAGIC = b"gpupoolB"
+#: Kinds that hold no arrays.
+_PLAIN = frozenset((str, bytes, int, float, bool, type(None)))
 COUNT = struct.Struct("<Q")
 
 
@@ -90,6 +92,8 @@ def pack(value: Any) -> list[Any]:
     Exception
         The value cannot be pickled for another reason.
     """
+    if type(value) in _PLAIN:
+        return [pickle.dumps(value, PICKLE_PROTOCOL)]
     buffers: list[memoryview] = []
 
     def keep_out(buffer: pickle.PickleBuffer) -> bool:

@@ -55,9 +55,9 @@ class Spool:
 
     def put(self, parts: Sequence[Any], inline_bytes: int = SPOOL_BYTES) -> Blob:
         """Return parts (bytes, or views of bytes) as one blob, in memory if small, else a file."""
-        size_bytes = sum(len(part) for part in parts)
+        size_bytes = sum(map(len, parts))
         if size_bytes <= min(SPOOL_BYTES, inline_bytes) or not self.directories:
-            return b"".join(parts)
+            return parts[0] if len(parts) == 1 and type(parts[0]) is bytes else b"".join(parts)
         *preferred, last = self._choose(size_bytes)
         for directory in preferred:
             with contextlib.suppress(OSError):

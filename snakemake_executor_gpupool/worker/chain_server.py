@@ -225,13 +225,13 @@ class ChainServer:
             raise
         firsts: dict[str, int] = {}
         for position, each in enumerate(described):
-            firsts.setdefault(each["key"], position)
+            firsts.setdefault(each.key, position)
         chain.keys = list(firsts)
         chain.items = [items[position] for position in firsts.values()]
         places = {key: place for place, key in enumerate(firsts)}
-        chain.order = [places[each["key"]] for each in described]
-        chain.names = [each["name"] for each in described]
-        tokens = [described[position]["tokens"] for position in firsts.values()]
+        chain.order = [places[each.key] for each in described]
+        chain.names = [each.name for each in described]
+        tokens = [described[position].tokens for position in firsts.values()]
         is_brief = is_short(tokens, tool.short_tokens())
         chain.is_whole = is_brief and not self._is_misplaced(chain)
         if not chain.is_whole:

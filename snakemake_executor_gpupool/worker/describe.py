@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.errors import ContractError, InputError
 from snakemake_executor_gpupool.tool_api.content_hash import content_hash
@@ -26,6 +26,7 @@ from snakemake_executor_gpupool.wire.bounds import (
     MAX_NAME,
     MAX_SECONDS,
     MAX_TEXT,
+    MAX_TOKENS,
     MIN_COST,
     printable,
     shortened,
@@ -165,7 +166,16 @@ def item_name(tool: Tool, item: Any, position: int) -> str:
     return str(tool.name(item) or f"#{position}")
 
 
-def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
+class Described(NamedTuple):
+    """What the coordinator knows of an item."""
+
+    key: str
+    cost: float
+    tokens: int
+    name: str
+
+
+def describe_item(tool: Tool, item: Any, position: int) -> Described:
     """Return an item's key, cost, tokens and name.
 
     Raises
@@ -182,7 +192,9 @@ def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
             f"{what}.name() of item #{position} has {len(name)} characters; "
             f"a name has at most {MAX_NAME}"
         )
-    tokens = tool_count(tool.tokens(item), f"{what}.tokens() of item {name}", 0)
+    tokens = tool.tokens(item)
+    if type(tokens) is not int or not 0 <= tokens <= MAX_TOKENS:
+        tokens = tool_count(tokens, f"{what}.tokens() of item {name}", 0)
     if tool.max_batch_tokens is not None and tokens > tool.max_batch_tokens:
         raise InputError(
             f"item {name} has {tokens} tokens; {what} takes at most "
@@ -190,19 +202,17 @@ def describe_item(tool: Tool, item: Any, position: int) -> dict[str, Any]:
         )
     if has_shapes(tool):
         tokens = rung_of(tool, item)  # what it takes of a batch; batches of a rung are cut full
-    cost = tool_amount(tool.cost(item), f"{what}.cost() of item {name}", MAX_COST)
-    return {
-        "key": key_text(item_key(tool, item)),
-        "cost": cost if cost >= MIN_COST else 0.0,
-        "tokens": tokens,
-        "name": name,
-    }
+    cost = tool.cost(item)
+    if type(cost) is not float or not MIN_COST <= cost <= MAX_COST:
+        cost = tool_amount(cost, f"{what}.cost() of item {name}", MAX_COST)
+        cost = cost if cost >= MIN_COST else 0.0
+    return Described(key_text(item_key(tool, item)), cost, tokens, name)
 
 
-def columns_of(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+def columns_of(items: Sequence[Described]) -> dict[str, list[Any]]:
     """Return items as :func:`describe_item` has them, as the columns of a frame."""
-    columns = {"keys": "key", "costs": "cost", "tokens": "tokens", "names": "name"}
-    return {column: [item[name] for item in items] for column, name in columns.items()}
+    columns = list(zip(*items)) or [()] * 4
+    return dict(zip(("keys", "costs", "tokens", "names"), map(list, columns)))
 
 
 def item_key(tool: Tool, item: Any) -> str | bytes:
@@ -229,6 +239,8 @@ def item_key(tool: Tool, item: Any) -> str | bytes:
 def key_text(key: Any) -> str:
     """Return a tool's key as text that passes through a frame unchanged, and is short enough."""
     text = key.hex() if isinstance(key, bytes) else str(key)
+    if len(text) <= MAX_TEXT and text.isascii():
+        return text
     # JSON would join two adjacent surrogates into one character, another item's key.
     if len(text) > MAX_TEXT or not _is_encodable(text):
         return content_hash(text)

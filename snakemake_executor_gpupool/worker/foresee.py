@@ -92,11 +92,11 @@ def _items(
                 count += 1
                 if len(keys) < frame.meta["most"] and characters < MAX_KEYS_TEXT:
                     each = describe_item(tool, item, position)
-                    kept += is_kept(tool, head, each["key"])
-                    keys.append(each["key"])
-                    costs.append(each["cost"])
-                    tokens.append(each["tokens"])
-                    characters += len(each["key"])
+                    kept += is_kept(tool, head, each.key)
+                    keys.append(each.key)
+                    costs.append(each.cost)
+                    tokens.append(each.tokens)
+                    characters += len(each.key)
                     continue
                 late_s = late_s or time.monotonic() + COUNTING_S
                 if time.monotonic() > late_s:

@@ -27,6 +27,8 @@ WHOLE_BYTES = 64 * 1024**3
 SAMPLE_BYTES = 64 * 1024
 #: Longer texts are not paths.
 LONGEST_PATH = 4096
+#: Nor is a longer part of one the name of a file: Linux has no longer ones.
+LONGEST_NAME = 255
 #: A file or directory that was changed less than so long ago may change again without a visible
 #: difference in its time of change.
 SETTLED_S = 2.0
@@ -82,6 +84,8 @@ def contents_of(value: Any, bounds: Bounds, outputs: Iterable[str] = ()) -> list
     list of (str, str)
         In the order of the value; empty if it names none that exists.
     """
+    if type(value) is str and not _may_be_path(value):
+        return []
     contents = []
     for path in _paths_in(value, set()):
         content = _content(path, bounds) if not _is_above(path, outputs) else ""
@@ -108,7 +112,7 @@ def _is_above(path: str, files: Iterable[str]) -> bool:
 def _paths_in(value: Any, seen: set[int]) -> Iterator[str]:
     """Yield texts that may be paths of existing files."""
     if isinstance(value, (str, bytes)):
-        if 0 < len(value) < LONGEST_PATH and _may_exist(os.fsdecode(value)):
+        if _may_be_path(value):
             yield os.fsdecode(value)
         return
     if isinstance(value, os.PathLike):
@@ -147,6 +151,10 @@ def _attributes(value: Any) -> Iterator[Any]:
             yield getattr(value, name, None)
 
 
+def _may_be_path(value: str | bytes) -> bool:
+    return 0 < len(value) < LONGEST_PATH and _may_exist(os.fsdecode(value))
+
+
 def _may_exist(path: str) -> bool:
     """Return whether a text can be the path of an existing file, mostly without a system call.
 
@@ -160,10 +168,15 @@ def _may_exist(path: str) -> bool:
 
 
 def _is_here(name: str) -> bool:
-    """Return whether the working directory has an entry of that name."""
+    """Return whether the working directory has an entry of that name, a dangling link left out."""
+    if len(name) > LONGEST_NAME:
+        return False
     status = os.stat(".")
     if not is_settled(status):
-        return os.path.lexists(name)
+        try:
+            return os.access(name, os.F_OK)  # half the time of a look that raises
+        except ValueError:  # no file can have such a name
+            return False
     ident = (status.st_dev, status.st_ino, status.st_mtime_ns)
     if ident not in _LISTINGS:
         _LISTINGS.clear()
@@ -173,9 +186,11 @@ def _is_here(name: str) -> bool:
 
 def is_settled(status: os.stat_result) -> bool:
     """Return whether a file has not been changed just now."""
-    # The first of these can be set back by who has changed the file, the second cannot.
-    times = status.st_mtime, status.st_ctime
-    return all(abs(time.time() - changed_s) > SETTLED_S for changed_s in times)
+    now_s = time.time()
+    if abs(now_s - status.st_ctime) <= SETTLED_S:
+        return False
+    # This one can be set back by who has changed the file, the other cannot.
+    return abs(now_s - status.st_mtime) > SETTLED_S
 
 
 def _content(path: str, bounds: Bounds) -> str:

@@ -71,6 +71,7 @@ from snakemake_executor_gpupool.worker.batch import (
 )
 from snakemake_executor_gpupool.worker.channel import Channel, latency_of
 from snakemake_executor_gpupool.worker.describe import (
+    Described,
     batch_budget,
     columns_of,
     describe_item,
@@ -140,12 +141,15 @@ class Server:
         self._handlers[frame.type](frame)
 
     # -- results kept across runs ----------------------------------------------
-    def _find(self, tool: Tool, head: dict[str, Any], key: str, frame: Frame) -> Any:
-        """Return the kept result of an item, packed; None if there is none."""
+    def _finder(
+        self, tool: Tool, head: dict[str, Any], frame: Frame
+    ) -> Callable[[str], bytearray | None] | None:
+        """Return what finds an item's kept result, packed, by its key; None: there are none."""
         kept = self._store.of(frame)
         if kept is None or not tool.deterministic:
             return None
-        return kept.find(result_key(frame.meta["space"], head["model"], head["group"], key))
+        space, model, group = frame.meta["space"], head["model"], head["group"]
+        return lambda key: kept.find(result_key(space, model, group, key))
 
     # -- files ---------------------------------------------------------------
     def _read(self, frame: Frame) -> None:
@@ -168,7 +172,8 @@ class Server:
             return self._restored.for_job(self._tool_class, job)
 
         def is_kept(tool: Tool, head: dict[str, Any], key: str) -> bool:
-            return self._find(tool, head, key, frame) is not None
+            find = self._finder(tool, head, frame)
+            return find is not None and find(key) is not None
 
         self._channel.send(foresee(frame, tool_of, is_kept))
 
@@ -219,30 +224,33 @@ class Server:
         if self._unchanged.tool:
             kind: Any = self._tool_class
             refuse_unknown(kind, self._unchanged.tool, job.params, DECLARE)
-        described = describe_model(tool, job.output)
-        head = {"type": "items", "job": ident, **described, "follow": []}
-        items: list[dict[str, Any]] = []
+        head = {"type": "items", "job": ident, **describe_model(tool, job.output), "follow": []}
+        items: list[Described] = []
         found: list[int] = []
         characters = 0
+        find = self._finder(tool, head, frame)
         seen: set[str] = set()
         with self._spool.bundle() as payloads:
             for position, item in enumerate(items_of(tool, job)):
                 parts = packed_item(tool, item, position)
-                items.append(describe_item(tool, item, position))
-                key = items[-1]["key"]
-                # A duplicate within the job is not read again.
-                result = None if key in seen else self._find(tool, head, key, frame)
-                seen.add(key)
-                if result is not None:
-                    found.append(len(items) - 1)
-                payloads.add(parts if result is None else [result])
-                characters += len(items[-1]["key"]) + len(items[-1]["name"])
+                described = describe_item(tool, item, position)
+                key = described.key
+                # A duplicate within the job is not looked up again.
+                if find is not None and key not in seen:
+                    seen.add(key)
+                    result = find(key)
+                    if result is not None:
+                        found.append(len(items))
+                        parts = [result]
+                items.append(described)
+                payloads.add(parts)
+                characters += len(key) + len(described.name)
                 if len(items) == ITEMS_PER_FRAME or characters > FRAME_TEXT:
                     columns = {**columns_of(items), "kept": found, "last": False}
                     self._channel.send({**head, **columns}, payloads.take())
                     items, found, characters = [], [], 0
             self._unchanged.require()
-            tokens = {item["key"]: item["tokens"] for item in items}
+            tokens = {item.key: item.tokens for item in items}
             if is_short(list(tokens.values()), head["short_tokens"]):
                 head["follow"] = self._describe_later(frame)
             head |= self._origin_of(tool, job, head["model"], frame)

@@ -129,7 +129,7 @@ def test_an_item_above_its_tools_maximum_is_refused_by_name() -> None:  # M4
         def name(self, item: str) -> str:
             return f"word {item[0]}"
 
-    assert describe_item(Bounded(), "x" * 10, 0)["tokens"] == 10
+    assert describe_item(Bounded(), "x" * 10, 0).tokens == 10
     with pytest.raises(InputError, match="item word x has 11 tokens; Bounded takes at most 10"):
         describe_item(Bounded(), "x" * 11, 0)
 

@@ -150,8 +150,8 @@ def test_keys_without_a_return_or_of_arrays_do_not_collapse(make: Callable[[str]
     same: Any = load_tool_class(make("def key(self, item):\n    return item"))
     arrays = np.zeros(5000), np.zeros(5000), np.array([1.0]), np.array([1.0 + 1e-12])
     arrays[1][2500] = 1  # where the printed text has three dots
-    assert len({describe_item(same(), array, 0)["key"] for array in arrays}) == 4
+    assert len({describe_item(same(), array, 0).key for array in arrays}) == 4
     assert (
-        describe_item(same(), np.array([1.0]), 0)["key"]
-        == describe_item(same(), np.array([1.0]), 7)["key"]
+        describe_item(same(), np.array([1.0]), 0).key
+        == describe_item(same(), np.array([1.0]), 7).key
     )

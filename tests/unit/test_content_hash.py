@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from snakemake_executor_gpupool.tool_api.content_hash import content_hash
+from snakemake_executor_gpupool.tool_api.content_hash import _feed, content_hash
 from snakemake_executor_gpupool.worker.named_files import ITEM, contents_of
 
 
@@ -97,3 +98,17 @@ def test_paths_in_arrays_and_tables_count_with_their_files(  # C2
     before = contents_of(item, ITEM)
     path.write_text("two")
     assert before and contents_of(item, ITEM) != before
+
+
+@pytest.mark.parametrize("text", ["", "MKV", "\u00e4\U0001f600", "\ud83d", "3:0:", "x" * 100_000])
+def test_a_text_has_the_same_hash_by_itself_as_by_its_parts(text: str) -> None:
+    """Kept results of earlier versions are found by it."""
+    digest = hashlib.sha256()
+    _feed(digest.update, text)
+    assert content_hash(text) == digest.hexdigest()
+    assert content_hash(text) != content_hash(text.encode("utf-8", "surrogatepass"))
+
+
+def test_the_hash_of_a_text_is_that_of_earlier_versions() -> None:
+    known = "41458137220055c9b9797b32d4ab02ac"
+    assert content_hash("MKTAYIAKQR").startswith(known)

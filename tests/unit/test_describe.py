@@ -69,8 +69,8 @@ def test_what_is_sent_of_an_item_is_believed(
     assert are_texts(items["keys"]) and are_texts(items["names"])
     assert are_costs(items["costs"]) and are_tokens(items["tokens"])
     # A text of digits is a number, too.
-    assert told["tokens"] >= float(tokens) or float(tokens) > MAX_TOKENS
-    assert math.isclose(told["cost"], float(cost), abs_tol=1e-18)
+    assert told.tokens >= float(tokens) or float(tokens) > MAX_TOKENS
+    assert math.isclose(told.cost, float(cost), abs_tol=1e-18)
 
 
 @pytest.mark.parametrize("cost", [1e308, math.inf, math.nan, -1, -math.inf, "much", None, 10**400])
@@ -86,30 +86,30 @@ def test_senseless_tokens_are_an_error_of_the_tool(tokens: Any) -> None:
 
 
 def test_fractions_of_a_token_count_as_one() -> None:
-    assert describe_item(saying(tokens=12.25), "x", 0)["tokens"] == 13
+    assert describe_item(saying(tokens=12.25), "x", 0).tokens == 13
 
 
 def test_a_cost_that_is_nearly_nothing_is_nothing() -> None:
-    assert describe_item(saying(cost=5e-324), "x", 0)["cost"] == 0.0
+    assert describe_item(saying(cost=5e-324), "x", 0).cost == 0.0
 
 
 def test_keys_that_differ_stay_different() -> None:
     """Also those that JSON would make equal: two surrogates, and the letter that they spell."""
     keys = ["\ud83d\ude00", "\U0001f600", "\ud83d", "\\ud83d", "a" * 200_000, "a" * 200_001]
     told = [describe_item(saying(key=key), "x", 0) for key in keys]
-    assert len({json.loads(json.dumps(each))["key"] for each in told}) == len(keys)
-    assert max(len(each["key"]) for each in told) <= MAX_TEXT
-    assert describe_item(saying(key="plain"), "x", 0)["key"] == "plain"
+    assert len({json.loads(json.dumps(each.key)) for each in told}) == len(keys)
+    assert max(len(each.key) for each in told) <= MAX_TEXT
+    assert describe_item(saying(key="plain"), "x", 0).key == "plain"
 
 
 def test_a_name_without_end_is_refused() -> None:
     with pytest.raises(ValueError, match="a name has at most"):
         describe_item(saying(name="x" * (MAX_NAME + 1)), "x", 0)
-    assert describe_item(saying(name=7), "x", 0)["name"] == "7"
+    assert describe_item(saying(name=7), "x", 0).name == "7"
     # The longest, in letters that take most, with all that a frame may have before it.
     longest = describe_item(saying(name="\U0001f600" * MAX_NAME), "x", 0)
-    others = [{**longest, "name": "\U0001f600" * FRAME_TEXT}]
-    assert len(encode(columns_of([*others, longest]))[0]) < MAX_WORKER_META_BYTES
+    other = longest._replace(name="\U0001f600" * FRAME_TEXT)
+    assert len(encode(columns_of([other, longest]))[0]) < MAX_WORKER_META_BYTES
 
 
 @pytest.mark.parametrize("budget", [0, -5, math.nan, "many", None])

@@ -431,7 +431,7 @@ class Slotted:
 
 
 def key_of(item: Any, kind: type[Tool] = Paths) -> str:
-    return describe_item(for_files(kind, {}), item, 0)["key"]
+    return describe_item(for_files(kind, {}), item, 0).key
 
 
 ITEMS: dict[str, Callable[[], Any]] = {
@@ -577,3 +577,17 @@ def test_files_that_a_tool_names_itself_belong_to_its_model(tool: Tool, file: st
 @pytest.mark.parametrize("model", ["", ".", "/", None])
 def test_a_model_without_a_name_is_left_to_loading(model: Any) -> None:
     assert describe_model(Esm2Embed({"model": model}))["model"]
+
+
+def test_names_of_any_length_and_links_count_by_their_files() -> None:  # C2
+    """Also in a directory that has changed just now, which is not listed once for all."""
+    longest, nowhere, elsewhere = "n" * 255, "nowhere", "elsewhere"
+    Path(nowhere).symlink_to("later.txt")
+    before = key_of(longest), key_of(nowhere), key_of("n" * 256)
+    write({longest: "aaaa", "later.txt": "aaaa"})
+    Path(elsewhere).symlink_to("later.txt")
+    after = key_of(longest), key_of(nowhere), key_of("n" * 256)
+    assert after[0] != before[0] and after[1] != before[1] and after[2] == before[2]
+    first = key_of(elsewhere)
+    write({"later.txt": "bbbb"})
+    assert key_of(elsewhere) != first

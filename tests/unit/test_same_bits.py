@@ -253,11 +253,11 @@ def test_what_a_class_must_say() -> None:
 
 def test_the_scheduler_cuts_full_batches_of_a_rung(monkeypatch: pytest.MonkeyPatch) -> None:
     tool = for_files(Shaped, {})
-    tokens = [describe_item(tool, "a" * 21, n)["tokens"] for n in range(6)]
+    tokens = [describe_item(tool, "a" * 21, n).tokens for n in range(6)]
     assert tokens == [24] * 6
     assert [len(batch) for batch in cut(tokens, batch_budget(tool, "cpu"), pads=True)] == [2, 2, 2]
     monkeypatch.setenv(MODE_VARIABLE, "0")
-    assert describe_item(tool, "a" * 21, 0)["tokens"] == 21
+    assert describe_item(tool, "a" * 21, 0).tokens == 21
 
 
 def test_equal_results_have_equal_bits() -> None:

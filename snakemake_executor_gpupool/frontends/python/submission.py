@@ -18,7 +18,12 @@ from snakemake_executor_gpupool.wire.requests import Request
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.code_digest import forget_changed_code
 from snakemake_executor_gpupool.worker.dependencies import holds
-from snakemake_executor_gpupool.worker.describe import columns_of, describe_item, describe_model
+from snakemake_executor_gpupool.worker.describe import (
+    Described,
+    columns_of,
+    describe_item,
+    describe_model,
+)
 from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.travel import packed_item
 
@@ -42,19 +47,22 @@ def items_read(
     if kept is not None:
         kept.check_with(functools.partial(holds, tool_class=type(tool)))
     model = ModelInfo.from_fields(Fields(describe_model(tool), "a model"))
-    described: list[dict[str, Any]] = []
+    described: list[Described] = []
     payloads: list[Blob] = []
     found: set[int] = set()
-    seen: set[tuple[str, ...]] = set()
+    head = request.space, model.model, model.group
+    seen: set[str] = set()
     for position, item in enumerate(items):
         parts = packed_item(tool, item, position)
         described.append(describe_item(tool, item, position))
-        key = result_key(request.space, model.model, model.group, described[-1]["key"])
-        result = kept.find(key) if kept is not None and key not in seen else None
-        seen.add(key)
-        if result is not None:
-            found.add(position)
-        payloads.append(spool.put(parts if result is None else [result]))
+        key = described[-1].key
+        if kept is not None and key not in seen:
+            seen.add(key)
+            result = kept.find(result_key(*head, key))
+            if result is not None:
+                found.add(position)
+                parts = [result]
+        payloads.append(spool.put(parts))
     columns = columns_of(described)
     return ItemsRead(
         request.job_id,

@@ -164,7 +164,7 @@ def _whole(trial: Trial, items: list[Item]) -> list[list[Item]]:
 
 def _distinct(items: Sequence[Item]) -> list[Item]:
     """Return one item of each key, as the pool computes them."""
-    return list({item.meta["key"]: item for item in reversed(items)}.values())[::-1]
+    return list({item.meta.key: item for item in reversed(items)}.values())[::-1]
 
 
 def _alike(trial: Trial, one: Item) -> list[Item]:
@@ -201,7 +201,7 @@ def _alternating(items: Sequence[Item]) -> list[Item]:
 
 def _size(item: Item) -> int:
     """Return an item's length: its tokens and what it holds, in bytes."""
-    return int(item.meta["tokens"]) * 10**9 + len(item.data)
+    return int(item.meta.tokens) * 10**9 + len(item.data)
 
 
 def _why_apart(trial: Trial) -> str:

@@ -241,7 +241,7 @@ def keys(trial: Trial) -> Iterator[str]:
     by_key: dict[Any, dict[str, Item]] = {}
     for item in trial.items:
         if trial.model(item.job) in trial.models:
-            same_key = by_key.setdefault((trial.batchmates(item.job), item.meta["key"]), {})
+            same_key = by_key.setdefault((trial.batchmates(item.job), item.meta.key), {})
             same_key.setdefault(content_hash(item.value), item)
     shared = [list(items.values())[:3] for items in by_key.values() if len(items) > 1]
     if not shared:

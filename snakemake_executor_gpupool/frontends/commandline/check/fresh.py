@@ -131,7 +131,7 @@ def _read(tool_class: type[Tool], jobs: Sequence[bytes]) -> list[list[tuple[str,
         tool = for_files(tool_class, job.params)
         answers.append(
             [
-                (content_hash(item), describe_item(tool, item, place)["key"])
+                (content_hash(item), describe_item(tool, item, place).key)
                 for place, item in enumerate(items_of(tool, job))
             ]
         )

@@ -23,13 +23,13 @@ def plan_of(trial: Trial) -> dict[str, Any]:
     groups: dict[Any, dict[Any, Item]] = {}
     for item in trial.items:
         unique = groups.setdefault(trial.batchmates(item.job), {})
-        unique.setdefault(item.meta["key"] if tool.deterministic else item, item)
+        unique.setdefault(item.meta.key if tool.deterministic else item, item)
     budget = batch_budget(tool, trial.device)
     batches = []
     for unique in groups.values():
         items = list(unique.values())
         for places in tool.micro_batches([item.value for item in items], budget):
-            batches.append([items[place].meta["tokens"] for place in places])
+            batches.append([items[place].meta.tokens for place in places])
     tokens = sum(map(sum, batches))
     padded = sum(size_of(batch, tool.pads) for batch in batches)
     return {

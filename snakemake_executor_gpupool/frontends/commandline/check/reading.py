@@ -87,14 +87,14 @@ def reading(trial: Trial) -> Iterator[str]:
         first = trial.items_of(number)
         tool = trial.reader(number)
         again = [
-            (content_of(value), describe_item(tool, value, place)["key"])
+            (content_of(value), describe_item(tool, value, place).key)
             for place, value in enumerate(items_of(trial.reader(number), job))
         ]
         if [content for content, _ in again] != [content_of(item.value) for item in first]:
             yield f"read() gives other items of {trial.titles[number]} when it is called again"
             return
         for item, (_, key) in zip(first, again, strict=True):
-            if item.meta["key"] != key:
+            if item.meta.key != key:
                 yield (
                     f"{item} has another key when it is read again; key() must depend on the "
                     "item's content alone"
@@ -123,7 +123,7 @@ def reading_elsewhere(trial: Trial) -> Iterator[str]:
             )
             return
         for item, (_, key) in zip(items, answers, strict=True):
-            if item.meta["key"] != key:
+            if item.meta.key != key:
                 yield (
                     f"{item} has another key in another process (hash() and id() differ there), so "
                     "it is never found again; key() must depend on the item's content alone"
@@ -144,7 +144,7 @@ def items_travel(trial: Trial) -> Iterator[str]:
         if content_hash(copy) != content_hash(item.value):
             yield f"{item} is another one after travelling to a worker"
             return
-        if describe_item(trial.reader(item.job), copy, item.place)["key"] != item.meta["key"]:
+        if describe_item(trial.reader(item.job), copy, item.place).key != item.meta.key:
             yield (
                 f"{item} has another key after travelling to a worker; key() must depend on the "
                 "item's content alone"

@@ -17,7 +17,12 @@ from snakemake_executor_gpupool.tool_api.micro_batches import cut
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Params
 from snakemake_executor_gpupool.wire.payload import load_bytes
-from snakemake_executor_gpupool.worker.describe import batch_budget, describe_item, describe_model
+from snakemake_executor_gpupool.worker.describe import (
+    Described,
+    batch_budget,
+    describe_item,
+    describe_model,
+)
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, for_files
 
 #: How many items are also computed alone, in other orders, with others, and in other processes.
@@ -52,7 +57,7 @@ class Item:
     job: int
     place: int
     value: Any
-    meta: Mapping[str, Any]
+    meta: Described
     label: str
 
     def __str__(self) -> str:
@@ -127,7 +132,7 @@ class Trial:
             tool = self.reader(job)
             for place, value in enumerate(items_of(tool, self.jobs[job])):
                 meta = describe_item(tool, value, place)
-                label = f"item {meta['name']}"
+                label = f"item {meta.name}"
                 if len(self.jobs) > 1:
                     label += f" of {self.titles[job]}"
                 items.append(Item(job, place, value, meta, label))
@@ -238,7 +243,7 @@ class Trial:
     def batches(self, tool: Tool, items: Sequence[Item]) -> Iterator[list[Item]]:
         """Cut items into batches within the tool's token budget, in this order."""
         budget = batch_budget(tool, self.device)
-        for batch in cut([item.meta["tokens"] for item in items], budget, tool.pads):
+        for batch in cut([item.meta.tokens for item in items], budget, tool.pads):
             yield [items[position] for position in batch]
 
     def alone(
@@ -328,7 +333,7 @@ def content_of(value: Any) -> str:
 
 def _spread(items: Sequence[Item], most: int) -> list[Item]:
     """Return so many items, spread evenly from the fewest tokens to the most, in their order."""
-    places = sorted(range(len(items)), key=lambda place: items[place].meta["tokens"])
+    places = sorted(range(len(items)), key=lambda place: items[place].meta.tokens)
     if len(places) > most:
         step = (len(places) - 1) / (most - 1)
         places = sorted({places[round(step * number)] for number in range(most)})

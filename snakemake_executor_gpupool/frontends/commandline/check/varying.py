@@ -76,7 +76,7 @@ def _undeclared(trial: Trial, variation: Variation, items: list[Item]) -> Iterat
     name, job = variation.name, items[0].job
 
     def told_apart_by(tool: Tool) -> Any:
-        return describe_model(tool), [describe_item(tool, i.value, i.place)["key"] for i in items]
+        return describe_model(tool), [describe_item(tool, i.value, i.place).key for i in items]
 
     changed = for_files(trial.tool_class, trial.load_params(job, {name: variation.value}))
     if told_apart_by(trial.reader(job)) == told_apart_by(changed):

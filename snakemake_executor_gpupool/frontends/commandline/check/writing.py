@@ -140,7 +140,7 @@ def _write_here(trial: Trial, number: int, scratch: Scratch, results: Sequence[A
 
 def _given(trial: Trial, number: int, scratch: Scratch) -> Job:
     """Return the job as write() is given it."""
-    names = [item.meta["name"] for item in trial.items_of(number)]
+    names = [item.meta.name for item in trial.items_of(number)]
     params = Params(trial.reader(number).params)
     return scratch.staged.replace(item_names=names, params=params)
 
