@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from snakemake_executor_gpupool.errors import InputError  # noqa: F401 - tools may import it from here
+
+if TYPE_CHECKING:
+    import pathlib
 
 
 class Named(list):  # type: ignore[type-arg]  # entries of any kind
@@ -104,6 +106,8 @@ class PortablePath:
 
 
 def _as_path(text: str) -> pathlib.Path:
+    import pathlib  # here, since it is a tenth of what a client of a server has to load
+
     return pathlib.Path(text)
 
 

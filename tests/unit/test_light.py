@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from snakemake_executor_gpupool.frontends.commandline.job_words import OF_MODE
+from snakemake_executor_gpupool.tool_api.mode import Mode
+
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "snakemake_executor_gpupool"
 CHECKS = PACKAGE / "frontends" / "commandline" / "check"
 #: What reads a run that is over: needed when it ends, or by other commands.
@@ -59,6 +62,33 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
     assert not loaded & (HEAVY - {"asyncio.events"})
     assert not any(name.startswith("snakemake.") for name in loaded)
     assert not any(name.startswith((*READERS, "rich")) for name in loaded)
+
+
+#: Each would be a tenth, or more, of what a client of a server takes.
+TOO_MUCH_FOR_A_CLIENT = HEAVY | {
+    *("pathlib", "dataclasses", "inspect", "shutil", "subprocess", "asyncio", "urllib.parse"),
+    *("psutil", "ast", "logging", "tempfile", "snakemake"),
+}
+
+
+def test_a_client_of_a_server_imports_next_to_nothing(tmp_path: Path) -> None:  # G3
+    (tmp_path / "in").touch()
+    words = ["run", "tool.py", "-i", "in", "-o", "out", "--server", str(tmp_path / "none")]
+    code = "import sys; sys.argv[1:] = WORDS\n"
+    code += "from snakemake_executor_gpupool.frontends.commandline.main import main\n"
+    code += "code = main(); print(code, *sys.modules)"
+    command = [sys.executable, "-S", "-c", code.replace("WORDS", repr(words))]
+    path = {"PYTHONPATH": str(PACKAGE.parent), "PATH": ""}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=path, cwd=tmp_path
+    )
+    assert "there is none" in done.stderr
+    exit_code, *loaded = done.stdout.split()
+    assert exit_code == "2" and not set(loaded) & TOO_MUCH_FOR_A_CLIENT
+
+
+def test_what_says_how_to_compute_has_the_names_that_clients_look_for() -> None:
+    assert set(Mode().variables()) == set(OF_MODE)
 
 
 @pytest.mark.parametrize("name", WORKER_SIDE)

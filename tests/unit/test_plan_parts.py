@@ -12,7 +12,7 @@ import pytest
 from snakemake_executor_gpupool.devices.device import cpu_slot
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import ConfigError, ProtocolError
-from snakemake_executor_gpupool.frontends.commandline.main import split_plan
+from snakemake_executor_gpupool.frontends.commandline.commands import split_plan
 from snakemake_executor_gpupool.frontends.commandline.plan.assumed import assumed_devices
 from snakemake_executor_gpupool.frontends.commandline.plan.foresight import Foresight, sampled
 from snakemake_executor_gpupool.frontends.commandline.plan.workload import (

@@ -15,7 +15,6 @@ was written. ``K=V W`` is the list of both. A list that the shell has split at i
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -25,11 +24,12 @@ from snakemake_executor_gpupool.errors import ConfigError
 
 #: What a shell user may write for JSON's true, false and null.
 WORDS = {"true": True, "false": False, "null": None, "none": None}
-QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' + r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
+# Compiled once they are used: most command lines have neither lists nor quotes.
+QUOTED = r'"(?:[^"\\]|\\.)*"' + r"|'(?:[^'\\]|\\.)*'"
 #: Words inside a list or mapping, and as a mapping's keys.
-BARE = re.compile(r"[^,\[\]{}()\"']+")
-BARE_KEY = re.compile(r"[^,:\[\]{}()\"']+")
-SPACE = re.compile(r"\s*")
+BARE = r"[^,\[\]{}()\"']+"
+BARE_KEY = r"[^,:\[\]{}()\"']+"
+SPACE = r"\s*"
 CLOSING = {"[": "]", "{": "}"}
 #: What names a value, before its ``=``.
 NAME = re.compile(r"[^\W\d]\w*\Z")
@@ -214,12 +214,12 @@ class _Reader:
                 break
         return values
 
-    def _scalar(self, bare: re.Pattern[str]) -> Any:
-        quoted = QUOTED.match(self._text, self._place)
+    def _scalar(self, bare: str) -> Any:
+        quoted = re.compile(QUOTED, re.DOTALL).match(self._text, self._place)
         if quoted:
             self._place = quoted.end()
             return _unquoted(quoted.group())
-        word = bare.match(self._text, self._place)
+        word = re.compile(bare).match(self._text, self._place)
         if word is None or not word.group().strip():
             raise _Malformed
         self._place = word.end()
@@ -237,11 +237,13 @@ class _Reader:
         return is_there
 
     def _skip(self) -> None:
-        self._place = SPACE.match(self._text, self._place).end()  # type: ignore[union-attr]
+        self._place = re.compile(SPACE).match(self._text, self._place).end()  # type: ignore[union-attr]
 
 
 def _unquoted(text: str) -> str:
     """Return the content of a quoted text, with JSON's or else Python's escapes."""
+    import ast
+
     for read in (json.loads, ast.literal_eval):
         try:
             return str(read(text))

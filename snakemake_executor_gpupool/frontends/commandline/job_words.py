@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from snakemake_executor_gpupool.errors import ConfigError, InputError
 from snakemake_executor_gpupool.frontends.commandline.arguments import named, pairs, read_params
-from snakemake_executor_gpupool.tool_api.mode import Mode, parse_seed
 from snakemake_executor_gpupool.tool_api.values import Job, Named
 
-DEVICES = re.compile(r"cpu|cuda|cuda:\d+(,cuda:\d+)*")
+if TYPE_CHECKING:
+    from snakemake_executor_gpupool.tool_api.mode import Mode
+
+#: Variables that say how to compute; :mod:`tool_api.mode` reads them.
+OF_MODE = "GPUPOOL_REPRODUCIBLE", "GPUPOOL_SEED", "GPUPOOL_DEVICE_KIND"
+DEVICES = r"cpu|cuda|cuda:\d+(,cuda:\d+)*"
 
 
 def build_job(options: argparse.Namespace) -> Job:
@@ -37,9 +41,17 @@ def mode_asked(options: argparse.Namespace) -> Mode:
     ConfigError
         A seed or a variable is malformed.
     """
+    from snakemake_executor_gpupool.tool_api.mode import Mode, parse_seed
+
     asked = Mode.of(os.environ)
     seed = asked.seed if options.seed is None else parse_seed(options.seed, "--seed")
     return Mode(asked.is_reproducible or options.reproducible, seed, asked.kind)
+
+
+def is_mode_asked(options: argparse.Namespace) -> bool:
+    """Return whether anything says how to compute; if not, nothing has to be imported for it."""
+    is_asked = options.reproducible or options.seed is not None
+    return is_asked or any(name in os.environ for name in OF_MODE)
 
 
 def device_option(device: str | None) -> str | None:
@@ -47,7 +59,7 @@ def device_option(device: str | None) -> str | None:
     if device is None:
         return None
     device = device.replace(" ", "")
-    if not DEVICES.fullmatch(device):
+    if not re.fullmatch(DEVICES, device):
         raise ConfigError(
             f"--device {device!r} is not a device of one process: cpu, cuda, cuda:0 or "
             "cuda:0,cuda:1"
@@ -65,7 +77,7 @@ def check_inputs(job: Job) -> None:
 def open_log(path: str) -> int:
     """Create a log file, and its directory; return its descriptor."""
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
     except OSError as error:
         raise ConfigError(f"--log {path}: {error.strerror}") from error

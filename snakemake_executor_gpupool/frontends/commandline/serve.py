@@ -12,6 +12,53 @@ from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, E
 from snakemake_executor_gpupool.frontends.server.address import ON, Wish
 from snakemake_executor_gpupool.frontends.server.client import Client
 
+SERVE_DESCRIPTION = """\
+Serve jobs of gpupool run from warm workers that outlive any run, until nobody has had a job for
+long. One server serves one user's processes on this machine that have the same gpupool, Python
+and devices. GPUPOOL_SERVER=auto, or gpupool run --server, starts one by itself.
+"""
+
+
+def add_serve(commands: Any) -> None:
+    """Add it to the command line's parser."""
+    parser = commands.add_parser(
+        "serve",
+        help="serve the jobs of other processes from warm workers",
+        description=SERVE_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--status", action="store_true", help="say how the server is, and end; 1: there is none")
+    add("--stop", action="store_true", help="have it end once the jobs in flight have")
+    add("--json", action="store_true", help="with --status and --stop: as JSON")
+    add(
+        "--idle-timeout",
+        type=_timeout,
+        default=300.0,
+        metavar="S",
+        help="seconds without a job after which the processes of a tool end (default: 300)",
+    )
+    add(
+        "--server-idle-timeout",
+        type=_timeout,
+        default=1800.0,
+        metavar="S",
+        help="seconds without a job after which the server ends (default: 1800)",
+    )
+    add("--devices", metavar="DEVICES", help="as --gpupool-devices of the executor")
+    add("--offload-strategy", metavar="HOW", help="as --gpupool-offload-strategy")
+    add("--allow-multiple-per-device", action="store_true", help="as the executor's option")
+    add("--cache", metavar="DIR", help="directory of results kept across runs")
+    add("--directory", metavar="DIR", help="the server's own directory (default: one in /tmp)")
+    parser.set_defaults(command=serve_command)
+
+
+def _timeout(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 1e7:
+        raise argparse.ArgumentTypeError("takes seconds from 0.1 to 1e7")
+    return value
+
 
 def serve_command(options: argparse.Namespace) -> int:
     """Do what the parsed command line says, and return the exit code.

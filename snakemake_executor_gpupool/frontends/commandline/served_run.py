@@ -17,13 +17,13 @@ from snakemake_executor_gpupool.frontends.commandline.job_words import (
     build_job,
     check_inputs,
     device_option,
+    is_mode_asked,
     mode_asked,
     open_log,
 )
 from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED, complain
 from snakemake_executor_gpupool.frontends.server.address import OFF, wish_of
 from snakemake_executor_gpupool.frontends.server.client import Client
-from snakemake_executor_gpupool.tool_api.mode import Mode
 
 
 def run_served(options: argparse.Namespace) -> int | None:
@@ -37,11 +37,7 @@ def run_served(options: argparse.Namespace) -> int | None:
     wish = wish_of(options.server, os.environ)
     if wish.word == OFF:
         return None
-    mode = mode_asked(options)
-    for name, value in mode.variables().items():
-        os.environ.pop(name, None)
-        if mode != Mode(kind=mode.kind):
-            os.environ[name] = value  # another mode is another server
+    is_reproducible, seed = _mode(options)
     job = build_job(options)
     device = device_option(options.device or os.environ.get("GPUPOOL_DEVICE"))
     try:
@@ -66,13 +62,26 @@ def run_served(options: argparse.Namespace) -> int | None:
             "tool": options.tool,
             "version": answer.get("version", ""),
             "device": device,
-            "reproducible": mode.is_reproducible,
-            "seed": mode.seed,
+            "reproducible": is_reproducible,
+            "seed": seed,
             "seconds": round(time.perf_counter() - started_s, 3),
             "output": list(job.output),
         }
         print(json.dumps(done if is_done else {**done, "error": answer["message"]}))
     return EXIT_DONE if is_done else EXIT_FAILED
+
+
+def _mode(options: argparse.Namespace) -> tuple[bool, int]:
+    """Return how to compute, and have the variables say it: another mode is another server."""
+    if not is_mode_asked(options):
+        return False, 0
+    mode = mode_asked(options)
+    is_default = not mode.is_reproducible and not mode.seed
+    for name, value in mode.variables().items():
+        os.environ.pop(name, None)
+        if not is_default:
+            os.environ[name] = value
+    return mode.is_reproducible, mode.seed
 
 
 def _tell(options: argparse.Namespace, answer: dict[str, Any]) -> None:

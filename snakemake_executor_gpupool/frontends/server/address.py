@@ -22,7 +22,7 @@ import os
 import stat
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.errors import ConfigError
@@ -52,8 +52,7 @@ SOCKET, LOCK, START_LOCK, LOG = "socket", "server.lock", "start.lock", "serve.lo
 MAX_SOCKET_PATH = 108
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """What a user wants of a server.
 
     Attributes
