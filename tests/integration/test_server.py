@@ -392,3 +392,35 @@ def test_another_version_is_another_server(work: Workplace) -> None:
     directory = str(work.server_directory())
     other = work.run("b", "word", server=directory, env={"GPUPOOL_MANAGED_DEVICES": "cpu:1"})
     assert other.returncode == 2 and "another version" in other.stderr
+
+
+def test_where_there_is_no_server_cold_jobs_take_turns(work: Workplace) -> None:
+    """All that wait would otherwise load the model at once."""
+    text = work.tool.read_text().replace(
+        'with open(os.path.join(os.environ["LOADS"], str(os.getpid())), "w"):\n            pass',
+        """import pathlib
+        here = pathlib.Path(os.environ["LOADS"])
+        self.mine = here / f"now{os.getpid()}"
+        self.mine.touch()
+        time.sleep(0.3)
+        (here / f"seen{len(list(here.glob('now*')))}").touch()""",
+    )
+    work.tool.write_text(
+        text.replace(
+            "for item in items:\n", "self.mine.unlink()\n" + " " * 8 + "for item in items:\n", 1
+        )
+    )
+    work.env["GPUPOOL_MANAGED_DEVICES"] = "cpu:1"
+    directory = work.server_directory()
+    directory.parent.mkdir(mode=0o700, exist_ok=True)
+    directory.write_text("no directory")
+    try:
+        clients = [work.start(f"c{n}", f"word{n}") for n in range(5)]
+        words = [client.communicate(timeout=120)[1] for client in clients]
+        assert [client.returncode for client in clients] == [0] * 5, words
+        assert all("cold" in said for said in words)
+        assert sum("waits for its turn: 1 cold at a time" in said for said in words) >= 3
+        assert [path.name for path in work.loads.glob("seen*")] == ["seen1"]
+        assert [work.out(f"c{n}") for n in range(5)] == [f"WORD{n} loud!\n" for n in range(5)]
+    finally:
+        directory.unlink()

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import socket
-import stat
 import struct
 import sys
 import time
@@ -33,6 +32,7 @@ from snakemake_executor_gpupool.frontends.server.address import (
     socket_of,
     why_unsafe,
 )
+from snakemake_executor_gpupool.frontends.server.local_files import is_locked, is_special
 from snakemake_executor_gpupool.frontends.server.talk import encode, receive
 
 #: How long a server may take to greet a client, and to start.
@@ -53,6 +53,10 @@ class NoServer(Exception):
 
 class ComputeHere(Exception):
     """A job is not one for a server; the message says why."""
+
+
+class NotShared(ComputeHere):
+    """A job has pipes or devices: what is at their other end may wait for it."""
 
 
 class InsideOfAnother(NoServer):
@@ -103,10 +107,20 @@ class Client:
             if self._wish.word != AUTO:
                 raise ConfigError(f"no server takes this job: {error}") from error
             if not isinstance(error, InsideOfAnother):
-                say(f"no server takes this job: {error}; it is computed here, cold")
-        except ComputeHere as error:
+                self._go_cold(f"no server takes this job: {error}; it is computed here, cold", job)
+        except NotShared as error:
             say(f"{error}; the job is computed here, cold")
+        except ComputeHere as error:
+            self._go_cold(f"{error}; the job is computed here, cold", job)
         return None
+
+    @staticmethod
+    def _go_cold(line: str, job: dict[str, Any]) -> None:
+        """Say why a job is computed here, and wait until it may be: others do the same."""
+        from snakemake_executor_gpupool.frontends.server.turns import take_turn
+
+        say(line)
+        take_turn(job.get("device"), directory_of("cold"), say, os.environ)
 
     def _handed_over(self, job: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
         _refuse_what_stays_here(files)
@@ -200,8 +214,6 @@ class Client:
         NoServer
             It cannot be started.
         """
-        import fcntl
-
         deadline_s = time.monotonic() + START_S
         try:
             make_directory(self.directory)
@@ -210,15 +222,23 @@ class Client:
         except (OSError, ConfigError) as error:
             raise NoServer(f"none can be started: {error}") from error
         try:
-            while not _is_locked(fcntl, lock):
-                if time.monotonic() > deadline_s:
-                    raise NoServer("another client has been starting one for too long")
-                time.sleep(LOOK_S)
+            self._wait_for(lock, deadline_s)
             with contextlib.suppress(NoServer):
                 return self._attached()
             return self._awaited(deadline_s)
         finally:
             os.close(lock)
+
+    @staticmethod
+    def _wait_for(lock: int, deadline_s: float) -> None:
+        try:
+            while not is_locked(lock):
+                if time.monotonic() > deadline_s:
+                    raise NoServer("another client has been starting one for too long")
+                time.sleep(LOOK_S)
+        except OSError as error:
+            why = f"its directory's file system has no locks: {error.strerror}"
+            raise NoServer(why) from error
 
     def _awaited(self, deadline_s: float) -> socket.socket:
         import subprocess
@@ -250,9 +270,9 @@ def _refuse_what_stays_here(files: Sequence[str]) -> None:
     inside = next((name for name in INSIDE if os.environ.get(name)), None)
     if inside is not None:
         raise InsideOfAnother(f"{inside} is set, which means that this is part of another run")
-    special = next(filter(_is_special, files), None)
+    special = next(filter(is_special, files), None)
     if special is not None:
-        raise ComputeHere(f"{special} is no file or directory that a server can open")
+        raise NotShared(f"{special} is no file or directory that a server can open")
 
 
 def _act_on(answer: dict[str, Any]) -> None:
@@ -360,36 +380,7 @@ def _surroundings() -> dict[str, Any]:
     }
 
 
-def _is_special(path: str) -> bool:
-    """Whether a path is another thing for another process, or neither file nor directory."""
-    absolute = os.path.abspath(path)
-    if absolute.startswith(("/dev/", "/proc/")):
-        return True
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
 def _uid_of_peer(connection: socket.socket) -> int:
     size = struct.calcsize("3i")
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     return int(struct.unpack("3i", credentials)[1])
-
-
-def _is_locked(fcntl: Any, descriptor: int) -> bool:
-    """Lock a file, unless another process has.
-
-    Raises
-    ------
-    NoServer
-        The file system has no locks.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise NoServer(f"its directory's file system has no locks: {error.strerror}") from error
-    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import logging.handlers
 import os
@@ -28,6 +27,7 @@ from snakemake_executor_gpupool.frontends.server.address import (
     make_directory,
     socket_of,
 )
+from snakemake_executor_gpupool.frontends.server.local_files import is_locked
 from snakemake_executor_gpupool.frontends.server.service import Service
 from snakemake_executor_gpupool.frontends.server.workplaces import Workplaces
 from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
@@ -110,7 +110,7 @@ def _locked(directory: str, patience_s: float) -> Iterator[None]:
         raise ConfigError(f"{directory}/{LOCK} cannot be made: {error.strerror}") from error
     deadline_s = time.monotonic() + patience_s
     try:
-        while not _is_got(lock):
+        while not is_locked(lock):
             if time.monotonic() >= deadline_s:
                 raise BlockingIOError
             time.sleep(0.05)
@@ -131,14 +131,6 @@ def _locked(directory: str, patience_s: float) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _is_got(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @contextlib.contextmanager
@@ -173,7 +165,7 @@ def _sweep(directory: str) -> None:
             lock = os.open(os.path.join(place, LOCK), os.O_RDWR | os.O_NOFOLLOW)
             try:
                 is_old = time.time() - os.fstat(lock).st_mtime > OLD_S
-                if place != directory and is_old and _is_got(lock):
+                if place != directory and is_old and is_locked(lock):
                     shutil.rmtree(place, ignore_errors=True)
             finally:
                 os.close(lock)
