@@ -60,7 +60,7 @@ class Device:
     memory_mib
         All of its memory; None: not known, or none is accounted for (a CPU slot).
     model_name
-        As the vendor calls it.
+        As the vendor calls it; empty: not known yet.
     visible_id
         The token that shows this device to a child, in the variable of its kind
         (``CUDA_VISIBLE_DEVICES``).

@@ -62,6 +62,8 @@ class DeviceKind:
     also_serves
         Words of other kinds that a request may use and be given this kind. A second kind of GPU
         names ``"cuda"`` here, which is what ``gpu=N`` asks for.
+    maker
+        Who makes its cards, as :mod:`~.card_wish` writes it; empty: nobody in particular.
     is_host
         The machine itself. Its slots are granted at once and shared by any number; they have no
         lock and no memory account.
@@ -72,6 +74,7 @@ class DeviceKind:
     word: str
     tool_word: str
     also_serves: frozenset[str] = frozenset()
+    maker: str = ""
     is_host: bool = False
     stays_hidden: frozenset[str] = frozenset()
 

@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from snakemake_executor_gpupool.devices.card_wish import ANY_CARD, CardWish
 from snakemake_executor_gpupool.devices.device import Device, natural_key
-from snakemake_executor_gpupool.devices.kinds import ANY_GPU, KINDS, gpu_kinds
+from snakemake_executor_gpupool.devices.kinds import ANY_GPU, KINDS, gpu_kinds, maker_of
 from snakemake_executor_gpupool.errors import DeviceStringError
 
 # Longer numbers are no device indices; the bound also keeps int() cheap on garbage.
@@ -50,14 +51,21 @@ class DeviceSpec:
         host is the device of that name in any machine.
     host
         The machine that they are to be in; empty: any one.
+    card
+        Which models of card; only of GPUs.
     """
 
     kind: str
     count: int = 1
     names: tuple[str, ...] = ()
     host: str = ""
+    card: CardWish = ANY_CARD
 
     def __str__(self) -> str:
+        return f"{self._devices} ({self.card})" if self.card else self._devices
+
+    @property
+    def _devices(self) -> str:
         before = f"{self.host}/" if self.host else ""
         if self.names:
             numbers = ",".join(name.rpartition(":")[2] for name in self.names)
@@ -74,6 +82,8 @@ class DeviceSpec:
             return False
         if self.host and device.host != self.host:
             return False
+        if self.card and not self.card.accepts(device, maker_of(device)):
+            return False
         return not self.names or device.name in self.names or device.local_name in self.names
 
 
@@ -88,7 +98,7 @@ def parse_device(text: str) -> DeviceSpec:
     Examples
     --------
     >>> parse_device("cudax2")
-    DeviceSpec(kind='cuda', count=2, names=(), host='')
+    DeviceSpec(kind='cuda', count=2, names=(), host='', card=CardWish(models=(), makers=()))
     >>> parse_device("cuda:1, cuda:0").names
     ('cuda:0', 'cuda:1')
     """
@@ -118,8 +128,8 @@ def _on_host(host: str, spec: DeviceSpec) -> DeviceSpec:
     return DeviceSpec(spec.kind, spec.count, names, host)
 
 
-def gpus(count: int) -> DeviceSpec:
-    """Return the request for any ``count`` GPUs: what ``gpu=count`` means.
+def gpus(count: int, card: CardWish = ANY_CARD) -> DeviceSpec:
+    """Return the request for any ``count`` GPUs of some models: what ``gpu=count`` means.
 
     Raises
     ------
@@ -128,7 +138,7 @@ def gpus(count: int) -> DeviceSpec:
     """
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise _not_a_device(count, "a number of GPUs is a whole number of at least 1")
-    return DeviceSpec(ANY_GPU, count)
+    return DeviceSpec(ANY_GPU, count, card=card)
 
 
 def _counted(text: str, word: str, count: int) -> DeviceSpec:

@@ -18,6 +18,10 @@ RESOURCES = {
     "it runs; for a served rule, how many each copy of the model takes.",
     "device": "Which devices, as a device string (`cuda`, `cudax2`, `cuda:0`, `cpu`); takes "
     "precedence over `gpu`.",
+    "gpu_model": "Which model of card, as in `a100`, or several, as in `a100,h100`; case and "
+    "punctuation do not count, and `any` is any. Without `gpu` or `device` it asks for one GPU, as "
+    "under the Slurm plugin; for a served rule, for as many as its tool takes.",
+    "gpu_manufacturer": "Whose cards: `nvidia`, `amd`. Alone it asks for no GPU.",
     "gpupool_instance": "A name. Rules that give different ones have models and workers of their "
     "own, even for the same tool and params.",
     "vram_mb": "Device memory that a job or a copy of the model needs on each device: in MiB as a "
@@ -148,7 +152,8 @@ VARIABLES = {
     "GPUPOOL_MANAGED_DEVICES": "As `--gpupool-devices`.",
     "GPUPOOL_OFFLOAD_STRATEGY": "As `--gpupool-offload-strategy`.",
     "GPUPOOL_ALLOW_MULTI_DEVICE": "As `--gpupool-allow-multiple-per-device`: `1` or `0`.",
-    "GPUPOOL_SIMULATE": "Simulated GPUs, on a machine without: `4` or `4x80GiB`.",
+    "GPUPOOL_SIMULATE": "Simulated GPUs, on a machine without: `4`, `4x80GiB`, or with "
+    "models `2x80GiB:A100,1x24GiB:RTX 4090`.",
     "GPUPOOL_LOCK_DIR": "Directory of the locks between runs on one machine; a site sets it for "
     "all users.",
     "GPUPOOL_PROFILE": "File of measured speeds and memory needs; `off`: none. Default: "

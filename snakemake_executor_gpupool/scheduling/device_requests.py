@@ -33,13 +33,22 @@ class DeviceRequests:
                 f"{', '.join(accepted)}"
             )
         is_there = wish is not None and any(map(wish.is_served_by, kinds))
-        is_firm = wish is not None and (wish.names or wish.count > 1)
+        is_firm = wish is not None and (wish.names or wish.count > 1 or wish.card)
         if wish is not None and (is_there or is_firm or KINDS[CPU].tool_word not in accepted):
             return wish
         count = info.gpus_per_instance
         for word in accepted:
             for kind in kinds_for_tool(word, {*kinds, CPU}):
-                return DeviceSpec(kind, 1 if kind == CPU else count)
+                if kind != CPU:
+                    return DeviceSpec(kind, count, card=request.card)
+                if not request.card:
+                    return DeviceSpec(kind)
+        if request.card:
+            raise ImpossibleRequest(
+                f"the rule asks for a GPU ({request.card}), the tool {request.tool} runs on "
+                f"{', '.join(accepted)}, and the pool manages "
+                f"{', '.join(sorted(kinds)) or 'no device'}"
+            )
         raise ImpossibleRequest(
             f"the tool {request.tool} runs on {', '.join(accepted)}, and the pool manages "
             f"{', '.join(sorted(kinds)) or 'no device'}"
@@ -47,5 +56,5 @@ class DeviceRequests:
 
     def label(self, spec: DeviceSpec) -> str:
         """Name the kind of device, as far as figures measured on one hold for another."""
-        names = {device.model_name for device in self._allocator.of_kind(spec.kind)}
+        names = {device.model_name for device in self._allocator.like(spec)}
         return f"{spec.kind}x{spec.count}:{min(names, default='')}"

@@ -57,7 +57,7 @@ class Mode:
         flag = "1" if self.is_reproducible else "0"
         return {MODE_VARIABLE: flag, SEED_VARIABLE: str(self.seed), KIND_VARIABLE: self.kind}
 
-    def space(self, environment: str, devices: str) -> str:
+    def space(self, environment: str, devices: str, card: str = "") -> str:
         """Return what the keys of results start with: results of other modes are other results.
 
         Parameters
@@ -66,12 +66,17 @@ class Mode:
             Of the rule's software; empty: Snakemake's own.
         devices
             What the rule asks for; empty: nothing.
+        card
+            Which cards it asks for; empty: any. Who asks for one does not take what another has
+            computed, in no mode.
         """
         parts = [environment]
         if self.is_reproducible:
             parts += [f"reproducible {RULE}", self.kind, devices]
         if self.seed:
             parts.append(f"seed {self.seed}")
+        if card:
+            parts.append(f"card {card}")
         return "\n".join(parts)
 
 

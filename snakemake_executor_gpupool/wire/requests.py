@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from snakemake_executor_gpupool.devices.card_wish import ANY_CARD, CardWish
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE, Mode
 from snakemake_executor_gpupool.wire.described import WorkerError
@@ -161,6 +162,8 @@ class Request:
         The directory that the job's relative paths start from.
     devices
         What the rule asks for; None: the tool's own preference.
+    card
+        Which cards, also where ``devices`` is None.
     attempt
         1 for a job's first try; a later one also retries a model that could not be loaded.
     input_bytes
@@ -191,6 +194,7 @@ class Request:
     params: bytes
     cwd: str
     devices: DeviceSpec | None = None
+    card: CardWish = ANY_CARD
     instance: str = ""
     vram_mib: int | None = None
     priority: int = 0
@@ -212,7 +216,9 @@ class Request:
         """What the keys of its items' results start with."""
         wish = self.devices
         return self.tool.mode.space(
-            self.tool.surroundings, f"{wish.kind}x{wish.count}" if wish is not None else ""
+            self.tool.surroundings,
+            f"{wish.kind}x{wish.count}" if wish is not None else "",
+            str(self.card),
         )
 
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot, device_key
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.devices.kinds import KINDS, is_gpu
 
 
@@ -49,9 +50,25 @@ class DeviceInventory:
             self._of_kind[word] = tuple(d for d in self.devices if d.kind in serving)
         return self._of_kind[word]
 
+    def like(self, spec: DeviceSpec) -> tuple[Device, ...]:
+        """Return the managed devices of the kind and the cards that are asked for.
+
+        Which of them is asked for by name does not count.
+        """
+        if not spec.card:
+            return self.of_kind(spec.kind)
+        of_card = DeviceSpec(spec.kind, card=spec.card)
+        if of_card not in self._like:
+            self._like[of_card] = tuple(filter(of_card.accepts, self.devices))
+        return self._like[of_card]
+
     def count(self, word: str) -> int:
         """Return how many managed devices serve a request for a word."""
         return len(self.of_kind(word))
+
+    @functools.cached_property
+    def _like(self) -> dict[DeviceSpec, tuple[Device, ...]]:
+        return {}
 
     def is_foreign(self, device: Device) -> bool:
         """Tell whether another process holds a device, as far as is known."""
@@ -82,8 +99,8 @@ class DeviceInventory:
 
     def _forget_usable(self) -> None:
         """Forget what was worked out for devices that have changed."""
-        names = ("devices", "hosts", "kinds", "_of_kind", "_usable", "_usable_names", "_known")
-        for name in names:
+        worked_out = ("devices", "hosts", "kinds", "_of_kind", "_like")
+        for name in (*worked_out, "_usable", "_usable_names", "_known"):
             self.__dict__.pop(name, None)
 
     # --- what changes

@@ -116,12 +116,17 @@ class _Search:
     def choose(self) -> tuple[Device, ...]:
         """Choose among the devices that are open by now, all in one domain."""
         lost = {name: holder for holder in self.removed for name in holder.device_names}
+        has_size = self.request.vram_mib is not None
 
         def worth(device: Device) -> tuple[Any, ...]:
+            holders, given_at = self.occupancy.crowd(device)
             return (
                 device.name not in self._open_at_first,
                 lost[device.name].cost_of_loss if device.name in lost else (),
-                self.occupancy.crowd(device),
+                holders,
+                # The smallest that is large enough: larger ones are left to larger requests.
+                (device.memory_mib or 0) if has_size else 0,
+                given_at,
                 device_key(device),
             )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from snakemake_executor_gpupool.devices.card_wish import ANY_CARD
 from snakemake_executor_gpupool.devices.device import Device, device_key, fit_one_process
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.devices.kinds import kind_of
@@ -142,9 +143,32 @@ def why_impossible(request: DeviceRequest, devices: Sequence[Device]) -> str | N
     return f"{request.label} asks for {request.spec}{_shortfall(request, same_kind)}; {managed}"
 
 
+def why_no_card(spec: DeviceSpec, same_kind: Iterable[Device]) -> str:
+    """Return that no machine has so many of the cards asked for, and what it has; empty: one has.
+
+    Examples
+    --------
+    >>> from snakemake_executor_gpupool.devices.card_wish import CardWish
+    >>> spec = DeviceSpec("cuda", card=CardWish(("h100",)))
+    >>> why_no_card(spec, [Device("cuda:0", "cuda", 0, model_name="NVIDIA A100-SXM4-80GB")])
+    'there is only NVIDIA A100-SXM4-80GB (cuda:0)'
+    """
+    there = sorted(same_kind, key=device_key)
+    named = [device for device in there if replace(spec, card=ANY_CARD).accepts(device)]
+    if not spec.card or fit_one_process(filter(spec.accepts, named), spec.count):
+        return ""
+    by_model: dict[str, list[str]] = {}
+    for device in named or there:
+        by_model.setdefault(device.model_name or "a GPU", []).append(device.name)
+    listed = [f"{model} ({', '.join(names)})" for model, names in by_model.items()]
+    return f"there is only {', '.join(listed)}" if listed else "there is no GPU"
+
+
 def _shortfall(request: DeviceRequest, same_kind: Sequence[Device]) -> str:
     if len(same_kind) < request.spec.count:
         return ""
+    if problem := why_no_card(request.spec, same_kind):
+        return f", but {problem}"
     if not fit_one_process(same_kind, request.spec.count):
         return ", which no one machine has"
     if request.spec.host:
@@ -152,5 +176,13 @@ def _shortfall(request: DeviceRequest, same_kind: Sequence[Device]) -> str:
     reasons = {kind_of(device).why_single(device) for device in same_kind} - {""}
     if reasons and request.spec.count > 1:
         return f", but {min(reasons)}"
-    most = max(device.memory_mib or 0 for device in same_kind)
-    return f" with {request.vram_mib} MiB each, but they have at most {most} MiB"
+    return _too_small(request, [device for device in same_kind if request.spec.accepts(device)])
+
+
+def _too_small(request: DeviceRequest, there: Sequence[Device]) -> str:
+    asked = f" with {request.vram_mib} MiB each"
+    if large := [device for device in there if fits(request, (), device)]:
+        names = ", ".join(device.name for device in sorted(large, key=device_key))
+        return f"{asked}, but of these only {names} {'has' if len(large) == 1 else 'have'} as much"
+    most = max((device.memory_mib or 0 for device in there), default=0)
+    return f"{asked}, but they have at most {most} MiB"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from snakemake_executor_gpupool.devices.card_wish import maker_in
 from snakemake_executor_gpupool.devices.cards import CUDA
 from snakemake_executor_gpupool.devices.device import CPU, Device
 from snakemake_executor_gpupool.devices.device_kind import DeviceKind
@@ -46,6 +47,12 @@ def gpu_kinds() -> list[DeviceKind]:
 def is_gpu(thing: OfAKind) -> bool:
     """Tell whether a device, or what a request is for, is anything but the machine itself."""
     return not KINDS[thing.kind].is_host
+
+
+def maker_of(device: Device) -> str:
+    """Return who makes a device; a simulated one is by whom its name says."""
+    simulated = maker_in(device.model_name) if device.simulated else ""
+    return simulated or kind_of(device).maker
 
 
 def gpus_among(devices: Iterable[Device]) -> list[Device]:

@@ -29,6 +29,7 @@ class CudaKind(DeviceKind):
 
     word = CUDA
     tool_word = "cuda"
+    maker = "nvidia"
     stays_hidden = frozenset({ROCR})
 
     def why_single(self, device: Device) -> str:

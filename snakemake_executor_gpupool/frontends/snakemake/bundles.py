@@ -30,7 +30,7 @@ def member_needs(job: Any, managed: Iterable[Device]) -> Needs:
     needs = needs_of(job)
     has_gpus = any(map(is_gpu, managed))
     if needs.spec is None and tool_spec(job) is not None and has_gpus:
-        return Needs(gpus(1), needs.vram_mib)
+        return Needs(gpus(1, needs.card), needs.vram_mib, needs.card)
     return needs
 
 
@@ -66,14 +66,7 @@ class Bundle:
 
     def parts(self, devices: Iterable[Device]) -> list[tuple[Device, ...]]:
         """Divide the devices of the bundle among its jobs."""
-        left = sorted(devices, key=device_key)
-        parts: dict[int, tuple[Device, ...]] = {}
-        # First the jobs that name their devices: the others take any.
-        for number, need in sorted(enumerate(self.needs), key=lambda pair: not pair[1].names):
-            fits = [device for device in left if need.gpus and need.accepts(device)][: need.gpus]
-            parts[number] = tuple(fits)
-            left = [device for device in left if device not in fits]
-        return [parts[number] for number in range(len(self.jobs))]
+        return divided(self.needs, devices)
 
     def environment(self, devices: Iterable[Device], leased: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of the child that runs them.
@@ -117,8 +110,12 @@ def joint_needs(needs: Sequence[tuple[str, Needs]], managed: Sequence[Device]) -
     host = _common_host(holders)
     named = _named(holders)
     counted = sum(need.gpus for _, need in holders if not need.names)
-    if not named:
-        return Needs(DeviceSpec(ANY_GPU, counted, (), host), vram_mib)
+    cards = {need.card for _, need in holders}
+    if not named and len(cards) == 1:
+        card = cards.pop()
+        return Needs(DeviceSpec(ANY_GPU, counted, (), host, card), vram_mib, card)
+    if any(cards):
+        return _chosen(holders, host, managed)
     # A request names all of its devices or none, so the unnamed ones are chosen here.
     others = [
         device.name if host else device.local_name
@@ -129,6 +126,63 @@ def joint_needs(needs: Sequence[tuple[str, Needs]], managed: Sequence[Device]) -
     missing = counted - len(chosen)
     names = tuple(sorted_names([*named, *chosen]))
     return Needs(DeviceSpec(ANY_GPU, len(names) + missing, names, host), vram_mib)
+
+
+def _chosen(holders: Sequence[tuple[str, Needs]], host: str, managed: Sequence[Device]) -> Needs:
+    """Return devices, by name, of a machine that has the different cards that jobs ask for.
+
+    Raises
+    ------
+    Unservable
+        No machine has them.
+    """
+    needs = [need for _, need in holders]
+    there = [device for device in managed if is_gpu(device) and device.model_name]
+    for machine in dict.fromkeys(device.host for device in sorted(there, key=device_key)):
+        if host not in ("", machine):
+            continue
+        parts = divided(needs, [device for device in there if device.host == machine])
+        if all(len(part) == need.gpus for part, need in zip(parts, needs, strict=True)):
+            names = tuple(sorted_names(device.name for part in parts for device in part))
+            # Their needs of memory differ, and these cards are large enough.
+            return Needs(DeviceSpec(ANY_GPU, len(names), names, machine))
+    asked = "; ".join(f"{rule}: {need.spec}" for rule, need in holders)
+    cards = ", ".join(f"{device.name} ({device.model_name})" for device in there) or "no GPU"
+    raise Unservable(
+        f"they run at the same time on one machine, and no machine has what they ask for together "
+        f"({asked}); there is {cards}. Change their gpu_model, or give all of them the same"
+    )
+
+
+def divided(needs: Sequence[Needs], devices: Iterable[Device]) -> list[tuple[Device, ...]]:
+    """Divide devices among jobs, so that as many as possible have what they need."""
+    there = sorted(devices, key=device_key)
+    # First the jobs that name their devices: the others take any.
+    by_choice = sorted(enumerate(needs), key=lambda pair: (not pair[1].names, not pair[1].card))
+    places = [number for number, need in by_choice for _ in range(need.gpus)]
+    holder: dict[str, int] = {}  # the place that has a device
+
+    def find(place: int, tried: set[str]) -> bool:
+        """Find a device for a place; one that has another moves on to it if it must."""
+        need = needs[places[place]]
+        fits = [device for device in there if need.accepts(device) and _is_large(need, device)]
+        for device in sorted(fits, key=lambda device: device.name in holder):
+            if device.name in tried:
+                continue
+            tried.add(device.name)
+            if device.name not in holder or find(holder[device.name], tried):
+                holder[device.name] = place
+                return True
+        return False
+
+    for place in range(len(places)):
+        find(place, set())
+    owner = {name: places[place] for name, place in holder.items()}
+    return [tuple(d for d in there if owner.get(d.name) == number) for number in range(len(needs))]
+
+
+def _is_large(need: Needs, device: Device) -> bool:
+    return device.memory_mib is None or (need.vram_mib or 0) <= device.memory_mib
 
 
 def _named(holders: Iterable[tuple[str, Needs]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -12,8 +13,11 @@ from snakemake_executor_gpupool.devices.allocation.requests import (
     LEASE,
     DeviceRequest,
     why_impossible,
+    why_no_card,
 )
+from snakemake_executor_gpupool.devices.card_wish import ANY_CARD
 from snakemake_executor_gpupool.devices.device import fit_one_process
+from snakemake_executor_gpupool.devices.device_spec import gpus
 from snakemake_executor_gpupool.devices.kinds import gpus_among, is_gpu
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle
@@ -51,6 +55,12 @@ WITHOUT_GPU = (
     "without one (for one with device=..., RULE:device=cpu), or --gpupool-without-gpu run for all "
     "of them, as under the local executor. To try the workflow with simulated GPUs: "
     "GPUPOOL_SIMULATE=1. Or start it on a node that has one"
+)
+
+#: How to go on where the wanted card is not there.
+OTHER_CARD = (
+    "Name one of these in gpu_model (several: separated by commas), leave it out to take any "
+    "(--set-resources RULE:gpu_model=any), or start where such a card is"
 )
 
 #: With at least this many jobs at a time, batches are full for most models.
@@ -154,11 +164,14 @@ def find_problems(workflow: Any, job: Any, config: PoolConfig) -> list[str]:
     except Exception:
         # Resources may depend on files that do not exist yet; the job itself reports problems.
         return []
+    if served and needs.spec is None and needs.card:
+        needs = dataclasses.replace(needs, spec=gpus(1, needs.card))
     if needs.spec is None or not is_gpu(needs.spec):
         return problems
     problem = device_problem(needs, config)
     # Many tools run on the CPU as well; which ones is known once they are imported.
-    may_run_on_cpu = served and not config.gpus and not needs.spec.names and needs.gpus == 1
+    is_any = not needs.spec.names and needs.gpus == 1 and not needs.card
+    may_run_on_cpu = served and not config.gpus and is_any
     if problem and not may_run_on_cpu:
         problems.append(problem)
     return problems
@@ -207,10 +220,22 @@ def device_problem(needs: Needs, config: PoolConfig) -> str | None:
     missing = [name for name in spec.names if name not in known]
     if missing:
         return f"asks for {', '.join(missing)}, but {there}"
+    if why := why_no_card(spec, managed):
+        return f"asks for {asked_of(needs)}, but {why}" + (f". {OTHER_CARD}" if managed else "")
     if not fit_one_process(filter(spec.accepts, managed), spec.count):
         return f"asks for {spec.count} GPU{'s' * (spec.count > 1)}, but {there}"
-    why = why_impossible(DeviceRequest("", spec, LEASE, "it", vram_mib=needs.vram_mib), managed)
-    return None if why is None else why.removeprefix("it ")
+    never = why_impossible(DeviceRequest("", spec, LEASE, "it", vram_mib=needs.vram_mib), managed)
+    return None if never is None else never.removeprefix("it ")
+
+
+def asked_of(needs: Needs) -> str:
+    """Return which cards a job asks for, in the words of a rule."""
+    spec, card = needs.spec, needs.card
+    assert spec is not None
+    words = {"gpu_model": ",".join(card.models), "gpu_manufacturer": ",".join(card.makers)}
+    asked = [f'{name}="{value}"' for name, value in words.items() if value]
+    many = f'device="{dataclasses.replace(spec, card=ANY_CARD)}"' if spec.names else spec.count
+    return " and ".join([*asked, str(many) if spec.names else f"gpu={many}"])
 
 
 def warn_of_throttles(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
@@ -320,7 +345,7 @@ def warn_of_names(workflow: Any, jobs: dict[str, Any], logger: Any) -> None:
 def asks_for(job: Any) -> list[str]:
     """Return which of gpupool's resources a job sets, as far as they are known."""
     try:
-        asked = {name: job.resources.get(name) for name in ("device", "gpu")}
+        asked = {name: job.resources.get(name) for name in ("device", "gpu", "gpu_model")}
         asked[TOOL] = tool_spec(job)
     except Exception:
         return []

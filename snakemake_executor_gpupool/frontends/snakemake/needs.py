@@ -1,6 +1,8 @@
 """The devices that a rule's resources ask for: one grammar, wherever they are read.
 
-``gpu`` counts GPUs, ``device`` names them and takes precedence, ``vram_mb`` is the memory on each.
+``gpu`` counts GPUs, ``device`` names them and takes precedence, ``vram_mb`` is the memory on each,
+``gpu_model`` and ``gpu_manufacturer`` say which cards; ``gpu_model`` alone is one GPU, as under the
+Slurm plugin.
 
 Snakemake rounds fractions early, so that ``gpu=0.5`` would silently mean no GPU, and it cannot add
 up ``"8GB"``. At the start, the rules' resources are therefore wrapped so that they remember what
@@ -9,6 +11,7 @@ was written (:func:`keep_words`).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import operator
@@ -17,6 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from snakemake_executor_gpupool.devices.card_wish import (
+    ANY_CARD,
+    CardWish,
+    parse_makers,
+    parse_models,
+)
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_spec import (
     DEVICE_GRAMMAR,
@@ -31,10 +40,16 @@ from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 GRAMMAR = (
     "gpu is a whole number of GPUs, as in gpu=2 (0: none); device says which, as in "
     'device="cuda:1", and takes precedence over gpu; vram_mb is the memory on each in MiB, as in '
-    f'vram_mb=8000, or with its unit, as in vram_mb="8GB"; {DEVICE_GRAMMAR}'
+    'vram_mb=8000, or with its unit, as in vram_mb="8GB"; gpu_model and gpu_manufacturer say which '
+    'cards, as in gpu_model="a100" or gpu_model="a100,h100", gpu_manufacturer="nvidia"; '
+    f"{DEVICE_GRAMMAR}"
 )
 #: The resources that say which devices a rule needs, and how much memory on each.
 DEVICE_RESOURCES = ("device", "gpu", "vram_mb")
+#: The resources that say which cards. They stay what the rule says: Snakemake adds up no text.
+CARD_RESOURCES = ("gpu_model", "gpu_manufacturer")
+#: What these say for any card, as from outside no resource can be taken away.
+ANY = "any"
 #: Snakemake's placeholder for a resource that is not known yet.
 UNKNOWN = "<TBD>"
 _MIB = 1024**2
@@ -56,10 +71,16 @@ class Needs:
         Which devices; None: the rule does not say.
     vram_mib
         Memory on each in MiB; None: the rule does not say.
+    card
+        Which cards, also where the rule leaves it to the tool how many.
+    is_counted
+        False: the rule names a card and not how many; ``spec`` is one GPU.
     """
 
     spec: DeviceSpec | None = None
     vram_mib: int | None = None
+    card: CardWish = ANY_CARD
+    is_counted: bool = True
 
     @property
     def gpus(self) -> int:
@@ -88,12 +109,56 @@ def needs_of(job: Any) -> Needs:
     """
     resources = job.resources
     device = parse_named(_as_said(job, "device", resources.get("device")))
-    count = parse_count(_as_said(job, "gpu", resources.get("gpu")))
+    said_count = _as_said(job, "gpu", resources.get("gpu"))
+    said_count = None if said_count == "" else said_count
+    count = parse_count(said_count)
     vram_mib = parse_vram(_as_said(job, "vram_mb", resources.get("vram_mb")))
-    needs = Needs(device or count, vram_mib)
-    if needs.gpus and getattr(getattr(job.rule, "workflow", None), GOES_WITHOUT, False):
+    if device is None and said_count is not None and count is None:
+        return Needs(None, vram_mib)  # gpu=0 is none, whatever card it would be
+    needs = _with_card(device or count, vram_mib, card_of(resources))
+    if (needs.gpus or needs.card) and getattr(
+        getattr(job.rule, "workflow", None), GOES_WITHOUT, False
+    ):
         return Needs(None, vram_mib)
     return needs
+
+
+def _with_card(spec: DeviceSpec | None, vram_mib: int | None, card: CardWish) -> Needs:
+    """Put together how many GPUs and which cards."""
+    if spec is None:
+        if card.models:
+            return Needs(gpus(1, card), vram_mib, card, is_counted=False)
+        return Needs(None, vram_mib, card)
+    if not is_gpu(spec):
+        return Needs(spec, vram_mib)
+    return Needs(dataclasses.replace(spec, card=card), vram_mib, card)
+
+
+def card_of(resources: Any) -> CardWish:
+    """Return which cards ``gpu_model`` and ``gpu_manufacturer`` ask for.
+
+    Raises
+    ------
+    Unservable
+        One of them is malformed; the message shows the grammar.
+    """
+    return CardWish(
+        _read_text("gpu_model", resources.get("gpu_model"), parse_models),
+        _read_text("gpu_manufacturer", resources.get("gpu_manufacturer"), parse_makers),
+    )
+
+
+def _read_text(name: str, value: Any, parse: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
+    if isinstance(value, (list, tuple)):
+        value = ",".join(map(str, value))
+    if value is None or str(value).strip().lower() in ("", ANY):
+        return ()
+    if str(value) == UNKNOWN or isinstance(value, bool):
+        raise _not_understood(name, value, "it is not text")
+    try:
+        return parse(str(value))
+    except DeviceStringError as error:
+        raise _not_understood(name, value, str(error)) from None
 
 
 def go_without_gpus(workflow: Any) -> None:

@@ -9,7 +9,7 @@ from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.requests import JobFacts, ToolRef
 
 #: Resources that say where a job runs, not what it computes.
-_OF_PLACE = ("tmpdir", "gpu", "device", "vram_mb", "runtime")
+_OF_PLACE = ("tmpdir", "gpu", "gpu_model", "gpu_manufacturer", "device", "vram_mb", "runtime")
 MAX_RECIPE = 4000
 
 

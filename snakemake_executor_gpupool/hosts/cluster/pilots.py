@@ -171,9 +171,7 @@ class Pilots(Launcher):
     def devices_to_come(self) -> tuple[Device, ...]:
         """Return the devices of a pilot that has not joined yet."""
         gpus = [
-            Device(
-                name=f"{ANY_GPU}:{index}", kind=ANY_GPU, index=index, model_name="GPU of a pilot"
-            )
+            Device(name=f"{ANY_GPU}:{index}", kind=ANY_GPU, index=index)
             for index in range(self._options.gpus_per_node)
         ]
         return tuple(device.on("pilot") for device in (*gpus, cpu_slot(0)))

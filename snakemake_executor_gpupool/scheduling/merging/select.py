@@ -135,7 +135,7 @@ class MergeSelection:
         return max((need for need in needs if need is not None), default=None)
 
     def _largest_mib(self, spec: DeviceSpec) -> float:
-        sizes = [device.memory_mib for device in self._allocator.of_kind(spec.kind)]
+        sizes = [device.memory_mib for device in self._allocator.like(spec)]
         return max((float("inf") if size is None else size for size in sizes), default=0.0)
 
     def _has_room(self, model: Model) -> bool:

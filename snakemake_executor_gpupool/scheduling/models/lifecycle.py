@@ -129,7 +129,7 @@ class WorkerLifecycle:
         if model.vram_mib is not None or model.memory.need_mib is None:
             return model.vram_mib
         count = model.spec.count
-        sizes = [device.memory_mib or 0 for device in self._allocator.of_kind(model.spec.kind)]
+        sizes = [device.memory_mib or 0 for device in self._allocator.like(model.spec)]
         most_mib = sorted(sizes, reverse=True)[count - 1] if count <= len(sizes) else 0
         return min(model.memory.need_mib, most_mib) if most_mib else None
 

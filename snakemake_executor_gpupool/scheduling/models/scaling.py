@@ -23,7 +23,7 @@ class WorkerScaling:
         """Return how many workers of a model the managed devices could hold; at least one."""
         if model.spec.names:
             return 1
-        managed = self._allocator.count(model.spec.kind)
+        managed = len(self._allocator.like(model.spec))
         return max(managed // max(model.spec.count, 1), 1)
 
     def free_places(self, model: Model) -> int:
@@ -31,7 +31,7 @@ class WorkerScaling:
         if not is_gpu(model.spec):
             return self.capacity(model)
         users = self._allocator.allocation_map()
-        suited = [device.name for device in self._allocator.of_kind(model.spec.kind)]
+        suited = [device.name for device in self._allocator.like(model.spec)]
         return sum(not users.get(name) for name in suited) // max(model.spec.count, 1)
 
     def adjust(self, model: Model, now_s: float) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot
 from snakemake_executor_gpupool.devices.kinds import gpus_among
-from snakemake_executor_gpupool.devices.simulate import SIMULATE_VARIABLE, simulated_devices
+from snakemake_executor_gpupool.devices.simulate import (
+    NO_MODEL,
+    SIMULATE_VARIABLE,
+    simulated_devices,
+)
 from snakemake_executor_gpupool.errors import ConfigError
 
 GRAMMAR = (
     'a number (so many of the kind that the pool has), "cpu:N" (N CPU workers), or a number of '
-    'GPUs and the memory of each, as in "4x80GiB"'
+    'GPUs and the memory of each, as in "4x80GiB" or "2x80GiB:A100"'
 )
 MAX_DEVICES = 1024
 
@@ -48,12 +52,11 @@ def assumed_devices(text: str, here: Sequence[Device]) -> tuple[Device, ...]:
     if not cards:
         raise ConfigError(f"--devices {text!r} is not understood: {GRAMMAR}")
     if gpus:
-        cards = [dataclasses.replace(c, model_name=gpus[0].model_name) for c in cards]
+        like = gpus[0].model_name
+        cards = [replace(c, model_name=like) if c.model_name == NO_MODEL else c for c in cards]
     return (*cards, cpu_slot(0))
 
 
 def _like(card: Device, index: int) -> Device:
     name = f"{card.kind}:{index}"
-    return dataclasses.replace(
-        card, name=name, index=index, uuid=f"plan-{index}", visible_id=str(index)
-    )
+    return replace(card, name=name, index=index, uuid=f"plan-{index}", visible_id=str(index))
