@@ -44,6 +44,7 @@ EXCEPTIONS = {
     ("hosts.*", "records.paths"),
     # A request says which devices it wants, as a plain value.
     ("wire.requests", "devices.device_spec"),
+    ("wire.requests", "devices.card_wish"),
     # The file of measured figures holds them as they are.
     ("records.profile", "scheduling.models.figures"),
 }
