@@ -26,6 +26,8 @@ from snakemake_executor_gpupool import ToolPool
 
 TOOL = "esm2-embed"
 AGAINST_DEFAULT = 1.5
+#: With fewer files most rows of a batch are filled up: the ratio says nothing.
+JUDGED_AT = 120
 
 Bits = dict[str, bytes]
 
@@ -98,11 +100,12 @@ def main() -> int:
     print()
     kept = not contest.differing[True]
     print(f"- {'PASS' if kept else 'FAIL'}: no bit of a reproducible run differs")
-    print(target)
+    is_judged = options.files >= JUDGED_AT
+    print(target if is_judged else f"- {label} = {target.value:.3f}, not judged")
     for devices in others[: options.repeats - 1]:
         # Its workers have fewer threads than in default mode, and leave cores idle.
         print(f"- reproducible / default on {devices} = {contest.ratio(devices):.3f}")
-    return 0 if kept and target.reached else 1
+    return 0 if kept and (target.reached or not is_judged) else 1
 
 
 def devices_of(options: argparse.Namespace) -> list[str]:
