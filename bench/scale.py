@@ -20,7 +20,7 @@ from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
-from snakemake_executor_gpupool.wire.messages import ItemsRead, ToolImported
+from snakemake_executor_gpupool.wire.messages import ItemsRead, ToolImported, Written
 from snakemake_executor_gpupool.wire.model_messages import BatchDone, Loaded
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
@@ -140,7 +140,7 @@ class Simulation:
             self.scheduler.items_read(worker, message, self._now_s)
 
     def _written(self, worker: str, job_id: int) -> None:
-        self.scheduler.written(worker, job_id, 0.0, self._now_s)
+        self.scheduler.written(worker, Written(job_id, 0.0), self._now_s)
 
 
 def main() -> None:

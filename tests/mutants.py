@@ -171,15 +171,15 @@ MUTANTS = (
     Mutant(
         "a failed item fails every job that contains it, and no other",
         "scheduling/jobs.py",
-        "        for job_id, position in waiters:\n",
-        "        for job_id, position in waiters[:1]:\n",
+        "map(self._jobs.get, dict.fromkeys(waiters))",
+        "map(self._jobs.get, waiters[:1])",
         ("test_jobs.py",),
     ),
     Mutant(
         "nobody computes what only ended jobs have asked for",
         "scheduling/jobs.py",
-        "            if not item.is_done:\n                item.waiters = [place for place",
-        "            if item.is_done:\n                item.waiters = [place for place",
+        "for item in job.items if job.missing else ():",
+        "for item in () if job.missing else job.items:",
         ("test_jobs.py",),
     ),
     Mutant(

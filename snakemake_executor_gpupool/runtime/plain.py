@@ -200,6 +200,6 @@ def _reference(value: Request | ToolRef | Device) -> str:
 
 def _work_item(item: WorkItem) -> dict[str, Any]:
     described = {"name": item.name, "tokens": item.tokens, "payload": _blob(item.payload)}
-    described["arrival"] = item.order[2]
+    described["arrival"] = item.arrival
     parts = getattr(item, "parts", None)  # of a merged request: what it goes through with
     return described if parts is None else {**described, "parts": _described(parts)}

@@ -54,11 +54,7 @@ class Intake:
             job.input_hashes = message.inputs
         job.is_brief = is_whole_and_short(job, message)
         claimed = self._ledger.claimed
-        new = []
-        for new_item in self._items_of(job, tool, message):
-            item = self._jobs.place(job, new_item)
-            if item is not None:
-                new.append(item)
+        new = self._jobs.place(job, self._items_of(job, tool, message))
         job.claimed += self._ledger.claimed - claimed
         if message.is_last:
             note_read(self._outbox, job, model.name)
@@ -80,20 +76,22 @@ class Intake:
         """Return a work item for each item read, with the result that an earlier run left."""
         assert tool.info is not None
         is_deterministic, group = tool.info.deterministic, message.model.group
-        head = (job.request.space, message.model.model, group)
-        urgency, length = -job.request.priority, 0 if job.is_brief else 1
+        head = result_key(job.request.space, message.model.model, group, "")[:-1]
+        level = -job.request.priority, 0 if job.is_brief else 1
+        kept = message.kept
         columns = message.keys, message.costs, message.tokens, message.names, message.payloads
         for position, (key, cost, tokens, name, payload) in enumerate(zip(*columns, strict=True)):
             self._arrivals += 1
-            is_kept = position in message.kept
+            is_kept = position in kept
             yield WorkItem(
-                key=result_key(*head, key) if is_deterministic else None,
-                group=group,
-                cost=cost,
-                tokens=tokens,
-                payload=b"" if is_kept else payload,
-                name=name,
-                order=(urgency, length, self._arrivals),
+                (*head, key) if is_deterministic else None,
+                group,
+                cost,
+                tokens,
+                b"" if is_kept else payload,
+                name,
+                level,
+                self._arrivals,
                 result=payload if is_kept else None,
             )
 

@@ -98,8 +98,17 @@ class JobState:
         """When its outputs are written: by priority, those of short jobs before others."""
         return -self.request.priority, int(not self.is_brief and self.staged is None)
 
+    def name_of(self, item: WorkItem) -> str:
+        """Return what the job calls an item, its first one if it has several like it."""
+        named = zip(self.items, self.names, strict=True)
+        return next((name for each, name in named if each is item), item.name)
+
     def gather(self) -> tuple[list[int], list[Blob]]:
         """Return each distinct result once, and for each item which of them is its own."""
+        if not self.duplicates:
+            results = [item.result for item in self.items if item.result is not None]
+            assert len(results) == len(self.items)
+            return list(range(len(results))), results
         places: dict[int, int] = {}
         blobs: list[Blob] = []
         order = []
@@ -236,33 +245,43 @@ class JobTable:
         return job
 
     # -- items -------------------------------------------------------------
-    def place(self, job: JobState, item: WorkItem) -> WorkItem | None:
-        """Add the next item of a job; return its work item if it has to be computed."""
-        placed, is_new = self._ledger.place(item, job.request.job_id, len(job.items))
-        if placed is item:
-            item.job_id = job.request.job_id
-        if placed is not item:
-            job.duplicates += 1
-            job.cost.saved_s += placed.device_s
-        elif not is_new:
-            job.reused += 1
-        job.items.append(placed)
-        job.names.append(item.name)
-        if placed.result is None:
-            job.missing += 1
-        return placed if is_new else None
+    def place(self, job: JobState, items: Iterable[WorkItem]) -> list[WorkItem]:
+        """Add the next items of a job; return those work items that have to be computed."""
+        job_id, place = job.request.job_id, self._ledger.place
+        waiter = (job_id,)
+        new: list[WorkItem] = []
+        placed_items: list[WorkItem] = []
+        names: list[str] = []
+        for item in items:
+            placed, is_new = place(item, waiter)
+            placed_items.append(placed)
+            names.append(item.name)
+            if placed is not item:
+                job.duplicates += 1
+                job.cost.saved_s += placed.device_s
+                job.missing += placed.result is None
+                continue
+            item.job_id = job_id
+            if is_new:
+                new.append(item)
+            else:
+                job.reused += 1
+        job.missing += len(new)
+        job.items += placed_items
+        job.names += names
+        return new
 
     def handed_out(self, items: Iterable[WorkItem]) -> None:
         """A worker is given items: the jobs that first asked for them have begun."""
-        for item in items:
-            job = self._jobs.get(item.waiters[0][0]) if item.waiters else None
+        for job_id in dict.fromkeys(item.waiters[0] for item in items if item.waiters):
+            job = self._jobs.get(job_id)
             if job is not None:
                 job.is_handed_out = True
 
     def forget_items(self, job: JobState) -> None:
         """Undo what was read of a job, so that it can be read again."""
         for item in job.items:
-            item.waiters = [place for place in item.waiters if place[0] != job.request.job_id]
+            self._awaits_no_more(item, job.request.job_id)
             self._ledger.release(item)
         job.items, job.names, job.missing, job.all_read = [], [], 0, False
         job.duplicates = job.reused = 0
@@ -281,7 +300,7 @@ class JobTable:
 
     def patience_s(self, items: Iterable[WorkItem]) -> float:
         """Return how long the most patient of the jobs that wait for the items will wait."""
-        waiting = dict.fromkeys(job_id for item in items for job_id, _ in item.waiters)
+        waiting = dict.fromkeys(job_id for item in items for job_id in item.waiters)
         # A job may have failed for another of its items, while a merged run still has it.
         jobs = filter(None, map(self._jobs.get, waiting))
         limits_s = (job.request.timeout_s for job in jobs)
@@ -293,19 +312,21 @@ class JobTable:
 
         To be called before these are handed their results.
         """
+        jobs, charged = self._jobs, work.charged
         for item, device_s in zip(items, shares_s, strict=True):
             item.device_s = device_s
-            if len(item.waiters) == 1 and item.waiters[0][0] in self._jobs:
-                work.charged[item.waiters[0][0]] += device_s
+            waiting = item.waiters
+            if len(waiting) == 1 and waiting[0] in jobs:
+                charged[waiting[0]] += device_s
                 continue
-            waiting = [job_id for job_id, _ in item.waiters if job_id in self._jobs]
+            waiting = tuple(job_id for job_id in waiting if job_id in jobs)
             if not waiting:
                 work.overhead[UNCLAIMED] += device_s
                 continue
             share_s = device_s / len(waiting)
             for job_id in waiting:
-                work.charged[job_id] += share_s
-                self._jobs[job_id].cost.saved_s += device_s - share_s
+                charged[job_id] += share_s
+                jobs[job_id].cost.saved_s += device_s - share_s
         for job_id, device_s in work.charged.items():
             self._jobs[job_id].cost.add(work, device_s)
 
@@ -317,40 +338,59 @@ class JobTable:
         for job_id, device_s in work.charged.items():
             self._jobs[job_id].seconds += device_s / devices
 
-    def item_done(
-        self, item: WorkItem, result: Blob, seconds: float, worker_id: str, node: str = ""
+    def items_done(
+        self,
+        items: Iterable[WorkItem],
+        results: Iterable[Blob],
+        worker_id: str,
+        node: str = "",
+        seconds: float = 0.0,
     ) -> None:
-        """Hand an item's result to every place that waits for it.
+        """Hand results of items to every place that waits for them.
 
-        ``seconds`` are what it took, as far as nobody was charged for it; ``node``: of a cluster.
+        Parameters
+        ----------
+        node
+            Of the worker, on a cluster.
+        seconds
+            What each took, as far as nobody was charged for it.
         """
-        waiters, item.waiters = item.waiters, []
-        self._ledger.finish(item, result, None)
-        for job_id, _ in waiters:
+        finish = self._ledger.finish
+        found: dict[int, int] = {}
+        for item, result in zip(items, results, strict=True):
+            waiters, item.waiters = item.waiters, ()
+            finish(item, result, None)
+            for job_id in waiters:
+                found[job_id] = found.get(job_id, 0) + 1
+            if node or seconds:
+                self._worked_on(item, waiters, node, seconds)
+        for job_id, count in found.items():
             job = self._jobs.get(job_id)
             if job is None:
                 continue
-            job.missing -= 1
-            job.seconds += seconds / len(waiters)
+            job.missing -= count
             job.workers.add(worker_id)
+            if not job.missing and job.is_computed and job.phase is JobPhase.COMPUTING:
+                self._events.append(JobComputed(job_id))
+
+    def _worked_on(
+        self, item: WorkItem, waiters: tuple[int, ...], node: str, seconds: float
+    ) -> None:
+        for job in filter(None, map(self._jobs.get, waiters)):
+            job.seconds += seconds / len(waiters)
             if node:
                 job.cost_on = job.cost_on or {}
                 job.cost_on[node] = job.cost_on.get(node, 0.0) + item.cost
-            if not job.missing and job.is_computed and job.phase is JobPhase.COMPUTING:
-                self._events.append(JobComputed(job.request.job_id))
 
     def item_failed(self, item: WorkItem, error: WorkerError, where: str = "") -> None:
         """Fail every job that waits for the item, and no other.
 
         ``where`` says what failed, if it is not the item.
         """
-        waiters, item.waiters = item.waiters, []
+        waiters, item.waiters = item.waiters, ()
         self._ledger.finish(item, None, error)
-        for job_id, position in waiters:
-            job = self._jobs.get(job_id)
-            if job is not None:
-                name = job.names[position] if position < len(job.names) else item.name
-                self.fail(job, explain(job, error, where or f"item {name}"), error)
+        for job in filter(None, map(self._jobs.get, dict.fromkeys(waiters))):
+            self.fail(job, explain(job, error, where or f"item {job.name_of(item)}"), error)
 
     # -- ends --------------------------------------------------------------
     def succeed(self, job: JobState) -> None:
@@ -405,13 +445,17 @@ class JobTable:
     def _forget(self, job: JobState, *, is_lent: bool = False) -> None:
         del self._jobs[job.request.job_id]
         self._outlook.job_over(job.request)
-        for item in dict.fromkeys(job.items):
-            if not item.is_done:
-                item.waiters = [place for place in item.waiters if place[0] != job.request.job_id]
+        for item in job.items if job.missing else ():
+            self._awaits_no_more(item, job.request.job_id)
         if is_lent:
             self._lent[job.request.job_id] = job.items
         else:
             self._release(job.items)
+
+    @staticmethod
+    def _awaits_no_more(item: WorkItem, job_id: int) -> None:
+        if job_id in item.waiters:
+            item.waiters = tuple(waiting for waiting in item.waiters if waiting != job_id)
 
 
 def explain(job: JobState, error: WorkerError, where: str = "") -> str:

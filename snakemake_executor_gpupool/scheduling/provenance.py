@@ -29,28 +29,27 @@ def came(items: Iterable[WorkItem], job_id: int) -> dict[str, object]:
     items
         The work item of each of the job's items.
     """
+    items = list(items)
+    batches = Counter(item.batch_id for item in items)
+    firsts = {id(item): item for item in items}.values()
     ways: Counter[str] = Counter()
-    batches: Counter[int] = Counter()
     owners: dict[int, None] = {}
     kept: list[object] = []
-    seen: set[int] = set()
-    tries = 0
-    for item in items:
-        batches[item.batch_id] += 1
-        is_first = id(item) not in seen
-        seen.add(id(item))
-        if item.job_id != job_id and is_first and item.job_id:
-            owners[item.job_id] = None
-        way = DUPLICATE if not is_first or item.job_id != job_id else COMPUTED
-        if is_first and not item.job_id and item.batch_id:
+    computed = tries = 0
+    for item in firsts:
+        if item.batch_id and item.job_id == job_id:
+            computed += 1
+            tries = max(tries, item.tries)
+            continue
+        way = KEPT if item.job_id == job_id else DUPLICATE
+        if item.batch_id and not item.job_id:
             way = MERGED
-        elif way == COMPUTED and not item.batch_id:
-            way = KEPT
-        if is_first and not item.batch_id and item.key is not None and len(kept) < MAX_KEPT:
+        if item.job_id != job_id and item.job_id:
+            owners[item.job_id] = None
+        if not item.batch_id and item.key is not None and len(kept) < MAX_KEPT:
             kept.append(item.key)
         ways[way] += 1
-        if way == COMPUTED:
-            tries = max(tries, item.tries)
+    ways += Counter({COMPUTED: computed, DUPLICATE: len(items) - len(firsts)})
     batches.pop(0, None)
     return {
         "came": dict(ways),

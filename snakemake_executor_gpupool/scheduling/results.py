@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from snakemake_executor_gpupool.scheduling.models.plan import Level
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 
@@ -26,10 +27,12 @@ class WorkItem:
         Equal for equal items; None if the tool is not deterministic.
     group
         Work items of one group may share a micro-batch: same model, same params.
-    order
-        (negated priority, 0 if its request is short else 1, arrival number).
+    level
+        (negated priority, 0 if its request is short else 1); one object for all items of a frame.
+    arrival
+        Its number among all items.
     waiters
-        (job id, position in the job) of every place that waits for the result.
+        The job of every place that waits for the result; one object for all that only one job has.
     """
 
     key: Hashable
@@ -38,8 +41,9 @@ class WorkItem:
     tokens: int
     payload: Blob
     name: str
-    order: tuple[int, int, int]
-    waiters: list[tuple[int, int]] = field(default_factory=list)
+    level: Level
+    arrival: int
+    waiters: tuple[int, ...] = ()
     result: Blob | None = None
     error: WorkerError | None = None
     #: A merged run is to compute it, and no queue has it.
@@ -55,6 +59,11 @@ class WorkItem:
     batch_id: int = 0
     #: How often it went to a worker.
     tries: int = 0
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """What goes before what: by level, then by arrival."""
+        return (*self.level, self.arrival)
 
     @property
     def is_done(self) -> bool:
@@ -99,7 +108,7 @@ class ResultLedger:
         #: Results that merged runs computed beforehand, and how many of these a job has asked for.
         self.guesses = self.claimed = 0
 
-    def place(self, item: WorkItem, job_id: int, position: int) -> tuple[WorkItem, bool]:
+    def place(self, item: WorkItem, waiter: tuple[int, ...]) -> tuple[WorkItem, bool]:
         """Return the work item that answers an item, and whether it is a new computation.
 
         Parameters
@@ -107,31 +116,33 @@ class ResultLedger:
         item
             A work item made for this item, with its result if an earlier run had left that; dropped
             if there is one with its key already.
+        waiter
+            The number of its job, alone in a tuple.
         """
         self.items += 1
-        known = self._work_items.get(item.key) if item.key is not None else None
-        if known is None:
-            known = item
-            if item.key is not None:
-                self._work_items[item.key] = item
+        key = item.key
+        known = item if key is None else self._work_items.setdefault(key, item)
+        known.holders += 1
+        if known is item:
             if item.result is None:
                 self.unique += 1
-            else:
-                self.reused += 1
-        elif known is not item:
-            self.discard(item.payload, item.result or b"")
+                item.waiters += waiter
+                return item, True
+            self.reused += 1
+            return item, False
+        self.discard(item.payload, item.result or b"")
         self._asked_for(known)
         if known.result is None:
-            known.waiters.append((job_id, position))
-        if known is not item:
-            known.order = min(known.order, item.order)
-        known.holders += 1
-        return known, known is item and item.result is None
+            known.waiters += waiter
+        if item.order < known.order:
+            known.level, known.arrival = item.level, item.arrival
+        return known, False
 
     def finish(self, item: WorkItem, result: Blob | None, error: WorkerError | None) -> None:
         """Record how an item ended. A failed one is forgotten: a retry computes it again."""
         item.result, item.error = result, error
-        self._discard(item.payload)
+        if isinstance(item.payload, SpoolFile):
+            self.discarded.append(item.payload)
         item.payload = b""
         if error is not None:
             self._work_items.pop(item.key, None)
@@ -146,7 +157,7 @@ class ResultLedger:
             self._discard(result)
             return
         self.guesses += 1
-        item = WorkItem(key, "", 0.0, 0, b"", "", (0, 0, 0), result=result, is_guess=True)
+        item = WorkItem(key, "", 0.0, 0, b"", "", (0, 0), 0, result=result, is_guess=True)
         item.batch_id = batch_id
         self._work_items[key] = item
         self._keep(item)
@@ -182,14 +193,17 @@ class ResultLedger:
             self._discard(blob)
 
     def _keep(self, item: WorkItem) -> None:
-        if item.key is None:
+        key = item.key
+        if key is None:
             self._discard(item.result)
             return
-        if item.key not in self._kept:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        else:
+            self._kept[key] = item
             self._kept_bytes += blob_size(item.result)
-        self._kept[item.key] = item
-        self._kept.move_to_end(item.key)
-        self._shrink()
+        if self._kept_bytes > self._keep_bytes or len(self._kept) > MAX_KEPT:
+            self._shrink()
 
     def _shrink(self) -> None:
         while self._kept and (self._kept_bytes > self._keep_bytes or len(self._kept) > MAX_KEPT):

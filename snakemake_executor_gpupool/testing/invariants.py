@@ -202,26 +202,26 @@ def _waiters(scheduler: Scheduler) -> Iterator[str]:
     """Whoever waits for an item exists, and each job knows how many results it lacks."""
     items = {id(u): u for model in _models(scheduler) for u, _ in _standing(model)}
     items |= {id(item): item for job in _all_jobs(scheduler) for item in job.items}
+    places_of = {job.request.job_id: Counter(map(id, job.items)) for job in _all_jobs(scheduler)}
     for item in items.values():
         if isinstance(item, MergedRequest):
             continue  # a merged run: its items are its job's
         if item.is_done and item.waiters:
             yield f"{item.name} is done, and waited for"
-        for job_id, position in item.waiters:
+        for job_id, count in Counter(item.waiters).items():
             job = scheduler.jobs.get(job_id)
             if job is None:
                 yield f"job {job_id} waits for {item.name}, and has ended"
                 continue
-            asked = position < len(job.items) and job.items[position] is item
-            if not asked:
-                yield f"{item.name} has item {position} of job {job_id}, which is another"
+            places = places_of[job_id][id(item)]
+            if places != count:
+                yield f"job {job_id} has {places} places of {item.name}, and {count} wait"
     for job in _all_jobs(scheduler):
         missing = sum(item.result is None for item in job.items)
         if job.missing != missing:
             yield f"{job.request.title} lacks {missing} results, and counts {job.missing}"
-        waiting = sum(
-            item.waiters.count((job.request.job_id, n)) for n, item in enumerate(job.items)
-        )
+        own = {id(item): item for item in job.items}.values()
+        waiting = sum(item.waiters.count(job.request.job_id) for item in own)
         if waiting != missing:
             yield f"{job.request.title} lacks {missing}, {waiting} are awaited"
 

@@ -86,7 +86,7 @@ def acting(tmp_path: Path) -> Any:
 
 
 def item(name: str, key: Any = None) -> WorkItem:
-    return WorkItem(key, "g", 1.0, 1, f"{name}".encode(), name, (0, 1, 0))
+    return WorkItem(key, "g", 1.0, 1, f"{name}".encode(), name, (0, 1), 0)
 
 
 def request(**more: Any) -> Request:

@@ -37,10 +37,9 @@ def test_which_job_is_done_soonest_does_not_hang_on_hashes(hashes: tuple[int, ..
     for job_id, costs in ((1, (0.1, 0.2, 0.3)), (2, (0.3, 0.2, 0.1))):
         job = jobs.add(Request(job_id, "r", ToolRef("t", "", "p"), b"", b"", "/"))
         for number, cost in enumerate(costs):
-            order = (0, 1, len(units))
-            unit = HashedUnit((job_id, number), "g", cost, 1, b"", "x", order)
+            unit = HashedUnit((job_id, number), "g", cost, 1, b"", "x", (0, 1), len(units))
             unit.hashed = hashes[number]
-            jobs.place(job, unit)
+            jobs.place(job, [unit])
             units.append(unit)
         job.all_read = True
     assert jobs.soonest_done(set(units)) == units[3:]

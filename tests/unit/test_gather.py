@@ -50,26 +50,26 @@ def test_every_job_gets_its_own(
 
 def unit(key: str, payload: bytes = b"item") -> WorkItem:
     return WorkItem(
-        key=key, group="g", cost=1, tokens=1, payload=payload, name=key, order=(0, 1, 1)
+        key=key, group="g", cost=1, tokens=1, payload=payload, name=key, level=(0, 1), arrival=1
     )
 
 
 def test_kept_results_are_bounded_and_dropped_oldest_first() -> None:  # P5
     ledger = ResultLedger(keep_bytes=250)
     for number in range(5):
-        placed, is_new = ledger.place(unit(f"k{number}"), number, 0)
+        placed, is_new = ledger.place(unit(f"k{number}"), (number,))
         assert is_new
         ledger.finish(placed, SpoolFile(f"file{number}", 100), None)
         ledger.release(placed)
     assert [blob.path for blob in ledger.discarded] == ["file0", "file1", "file2"]
-    assert ledger.place(unit("k4"), 9, 0)[1] is False
-    assert ledger.place(unit("k0"), 9, 1)[1] is True
+    assert ledger.place(unit("k4"), (9,))[1] is False
+    assert ledger.place(unit("k0"), (9,))[1] is True
 
 
 def test_a_held_result_outlives_the_bound() -> None:  # P5
     ledger = ResultLedger(keep_bytes=0)
-    held, _ = ledger.place(unit("k"), 1, 0)
-    ledger.place(unit("k"), 2, 0)
+    held, _ = ledger.place(unit("k"), (1,))
+    ledger.place(unit("k"), (2,))
     ledger.finish(held, SpoolFile("file", 100), None)
     ledger.release(held)
     assert ledger.discarded == []
@@ -79,8 +79,8 @@ def test_a_held_result_outlives_the_bound() -> None:  # P5
 
 def test_payloads_of_duplicates_are_removed() -> None:
     ledger = ResultLedger()
-    ledger.place(unit("k", SpoolFile("first", 1)), 1, 0)  # type: ignore[arg-type]
-    ledger.place(unit("k", SpoolFile("second", 1)), 2, 0)  # type: ignore[arg-type]
+    ledger.place(unit("k", SpoolFile("first", 1)), (1,))  # type: ignore[arg-type]
+    ledger.place(unit("k", SpoolFile("second", 1)), (2,))  # type: ignore[arg-type]
     assert [blob.path for blob in ledger.discarded] == ["second"]
 
 
@@ -88,16 +88,16 @@ def test_a_result_of_an_earlier_run_is_no_computation() -> None:  # P5
     ledger = ResultLedger()
     found = unit("k")
     found.result = b"kept"
-    placed, is_new = ledger.place(found, 1, 0)
+    placed, is_new = ledger.place(found, (1,))
     assert (placed.result, is_new) == (b"kept", False)
     assert (ledger.items, ledger.unique, ledger.reused) == (1, 0, 1)
 
 
 def test_a_kept_result_that_comes_too_late_is_let_go_of() -> None:  # P5
     ledger = ResultLedger()
-    first, _ = ledger.place(unit("k"), 1, 0)
+    first, _ = ledger.place(unit("k"), (1,))
     late = unit("k")
     late.result = SpoolFile("kept", 1)
-    placed, is_new = ledger.place(late, 2, 0)
-    assert (placed, is_new) == (first, False) and first.waiters == [(1, 0), (2, 0)]
+    placed, is_new = ledger.place(late, (2,))
+    assert (placed, is_new) == (first, False) and first.waiters == (1, 2)
     assert [blob.path for blob in ledger.discarded] == ["kept"]

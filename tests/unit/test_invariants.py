@@ -106,11 +106,6 @@ def end_job_of_waiter(s: Scheduler) -> None:
     del s.jobs._jobs[1]
 
 
-def wrong_position(s: Scheduler) -> None:
-    one, other = in_flight(s).items[:2]
-    one.waiters, other.waiters = other.waiters, one.waiters
-
-
 def rename_key(s: Scheduler) -> None:
     items = s.ledger._work_items
     items["other"] = items.pop(next(iter(items)))
@@ -143,8 +138,8 @@ BREAKS: list[tuple[Callable[[Scheduler], Any], str]] = [
     (lambda s: worker(s).in_flight.clear(), "waits for .*, which is nowhere"),
     (lambda s: setattr(in_flight(s).items[0], "is_merged", True), "is merged, and in"),
     (end_job_of_waiter, "job 1 waits for .*, and has ended"),
-    (wrong_position, "which is another"),
-    (lambda s: in_flight(s).items[0].waiters.clear(), "are awaited"),
+    (lambda s: setattr(in_flight(s).items[0], "waiters", (1, 1)), "1 places of .*, and 2 wait"),
+    (lambda s: setattr(in_flight(s).items[0], "waiters", ()), "are awaited"),
     (lambda s: setattr(in_flight(s).items[0], "result", b""), "is done, and waited for"),
     (set_to(lambda s: s.jobs[1], missing=lambda n: n - 1), "lacks .* results, and counts"),
     (lambda s: setattr(in_flight(s).items[0], "holders", 9), "holders, and counts 9"),

@@ -30,13 +30,14 @@ class Table:
         request = Request(job_id, f"rule r (n={job_id})", ToolRef("t", "", "p"), b"", b"", "/")
         job = self.jobs.add(request)
         for item in items:
-            work_item = WorkItem(item, "g", 1.0, 1, item.encode(), f"{item} of {job_id}", (0, 1, 0))
-            self.work_items[item] = self.jobs.place(job, work_item) or self.work_items[item]
+            work_item = WorkItem(item, "g", 1.0, 1, item.encode(), f"{item} of {job_id}", (0, 1), 0)
+            self.jobs.place(job, [work_item])
+            self.work_items[item] = job.items[-1]
         self.jobs.read_complete(job)
         return job
 
     def done(self, item: str) -> None:
-        self.jobs.item_done(self.work_items[item], f"{item}!".encode(), 1.0, "w1")
+        self.jobs.items_done([self.work_items[item]], [f"{item}!".encode()], "w1", seconds=1.0)
 
     def reports(self) -> dict[int, JobReport]:
         """What was reported since the last look."""
@@ -81,7 +82,7 @@ def test_nobody_waits_for_an_item_whose_jobs_have_ended() -> None:  # S10
     ended = table.read(1, "x", "shared")
     table.read(2, "shared")
     table.jobs.fail(ended, "cancelled")
-    assert table.work_items["x"].waiters == [] and table.work_items["shared"].waiters == [(2, 0)]
+    assert table.work_items["x"].waiters == () and table.work_items["shared"].waiters == (2,)
     table.done("x")  # it was under way: its result is nobody's
     table.done("shared")
     assert table.reports().keys() == {1} and gathered(table.jobs[2]) == [b"shared!"]
@@ -91,10 +92,11 @@ def test_a_job_that_is_read_again_waits_for_each_item_once() -> None:  # W4
     table = Table()
     job = table.read(1, "a", "b")
     table.jobs.forget_items(job)
-    assert table.work_items["a"].waiters == [] and job.missing == 0 and not job.all_read
+    assert table.work_items["a"].waiters == () and job.missing == 0 and not job.all_read
     for item in ("a", "c"):
-        work_item = WorkItem(item, "g", 1.0, 1, b"", item, (0, 1, 0))
-        table.work_items[item] = table.jobs.place(job, work_item) or table.work_items[item]
+        work_item = WorkItem(item, "g", 1.0, 1, b"", item, (0, 1), 0)
+        table.jobs.place(job, [work_item])
+        table.work_items[item] = job.items[-1]
     table.jobs.read_complete(job)
     table.done("a")
     assert not job.is_computed
@@ -121,7 +123,7 @@ def test_a_withdrawn_job_is_neither_served_nor_failed() -> None:
     table.jobs.withdraw(table.read(1, "a"))
     report = table.reports()[1]
     assert report.withdrawn and (table.jobs.served, table.jobs.failed) == (0, 0)
-    assert table.work_items["a"].waiters == []
+    assert table.work_items["a"].waiters == ()
 
 
 def test_time_is_shared_among_the_places_of_an_item() -> None:

@@ -12,7 +12,7 @@ ERROR = WorkerError("bad", kind="tool", type="ValueError")
 
 
 def unit(key: Hashable, payload: Blob = b"", result: Blob | None = None) -> WorkItem:
-    return WorkItem(key, "g", 1.0, 1, payload, str(key), (0, 1, 0), result=result)
+    return WorkItem(key, "g", 1.0, 1, payload, str(key), (0, 1), 0, result=result)
 
 
 def file(name: str, size_bytes: int = 100) -> SpoolFile:
@@ -21,19 +21,19 @@ def file(name: str, size_bytes: int = 100) -> SpoolFile:
 
 def test_equal_items_are_one_computation_and_every_place_is_told() -> None:  # W1
     ledger = ResultLedger()
-    first, is_new = ledger.place(unit("a"), 1, 0)
-    again, is_new_again = ledger.place(unit("a"), 2, 5)
+    first, is_new = ledger.place(unit("a"), (1,))
+    again, is_new_again = ledger.place(unit("a"), (2,))
     assert is_new and not is_new_again and again is first
-    assert first.waiters == [(1, 0), (2, 5)]
-    other, is_other = ledger.place(unit("b"), 1, 1)
+    assert first.waiters == (1, 2)
+    other, is_other = ledger.place(unit("b"), (1,))
     assert is_other and other is not first
     assert (ledger.items, ledger.unique) == (3, 2)
 
 
 def test_items_of_a_tool_that_is_not_deterministic_are_never_shared() -> None:  # W1
     ledger = ResultLedger()
-    first, _ = ledger.place(unit(None), 1, 0)
-    second, is_new = ledger.place(unit(None), 2, 0)
+    first, _ = ledger.place(unit(None), (1,))
+    second, is_new = ledger.place(unit(None), (2,))
     assert is_new and second is not first
     ledger.finish(first, file("first"), None)
     ledger.release(first)
@@ -43,18 +43,18 @@ def test_items_of_a_tool_that_is_not_deterministic_are_never_shared() -> None:  
 def test_a_result_that_is_there_is_handed_out_and_held_while_it_is_needed() -> None:  # W1
     """Its file must not go with the bound, nor with another job's end."""
     ledger = ResultLedger(keep_bytes=150)
-    computed, _ = ledger.place(unit("a"), 1, 0)
+    computed, _ = ledger.place(unit("a"), (1,))
     ledger.finish(computed, file("a"), None)
     ledger.release(computed)  # job 1 has ended: it is kept
-    taken, is_new = ledger.place(unit("a"), 2, 0)
-    assert not is_new and taken.result == file("a") and (2, 0) not in taken.waiters
+    taken, is_new = ledger.place(unit("a"), (2,))
+    assert not is_new and taken.result == file("a") and 2 not in taken.waiters
     for number in range(3):  # others push it out of what is kept
-        more, _ = ledger.place(unit(number), 3, number)
+        more, _ = ledger.place(unit(number), (3,))
         ledger.finish(more, file(str(number)), None)
         ledger.release(more)
     assert file("a") not in ledger.discarded, "job 2 reads it still"
     ledger.release(taken)
-    more, _ = ledger.place(unit("last"), 4, 0)
+    more, _ = ledger.place(unit("last"), (4,))
     ledger.finish(more, file("last"), None)
     ledger.release(more)
     assert ledger.discarded.count(file("a")) == 1
@@ -62,8 +62,8 @@ def test_a_result_that_is_there_is_handed_out_and_held_while_it_is_needed() -> N
 
 def test_each_place_holds_a_result_by_itself() -> None:
     ledger = ResultLedger(keep_bytes=0)
-    shared, _ = ledger.place(unit("a"), 1, 0)
-    ledger.place(unit("a"), 2, 0)
+    shared, _ = ledger.place(unit("a"), (1,))
+    ledger.place(unit("a"), (2,))
     ledger.finish(shared, file("a"), None)
     ledger.release(shared)
     assert ledger.discarded == []
@@ -73,35 +73,35 @@ def test_each_place_holds_a_result_by_itself() -> None:
 
 def test_what_failed_is_computed_again_for_whoever_asks_again() -> None:  # W2
     ledger = ResultLedger()
-    failed, _ = ledger.place(unit("a", file("item")), 1, 0)
+    failed, _ = ledger.place(unit("a", file("item")), (1,))
     ledger.finish(failed, None, ERROR)
     assert ledger.discarded == [file("item")]
-    retried, is_new = ledger.place(unit("a"), 1, 0)
+    retried, is_new = ledger.place(unit("a"), (1,))
     assert is_new and retried is not failed and retried.error is None
 
 
 def test_the_item_of_a_duplicate_goes_and_that_of_the_first_stays() -> None:
     ledger = ResultLedger()
-    ledger.place(unit("a", file("first")), 1, 0)
-    ledger.place(unit("a", file("second"), file("an earlier run's")), 2, 0)
+    ledger.place(unit("a", file("first")), (1,))
+    ledger.place(unit("a", file("second"), file("an earlier run's")), (2,))
     assert ledger.discarded == [file("second"), file("an earlier run's")]
 
 
 def test_what_an_earlier_run_left_is_no_computation() -> None:
     ledger = ResultLedger()
-    known, is_new = ledger.place(unit("a", result=file("kept")), 1, 0)
-    assert not is_new and known.waiters == [] and ledger.reused == 1 and ledger.unique == 0
+    known, is_new = ledger.place(unit("a", result=file("kept")), (1,))
+    assert not is_new and known.waiters == () and ledger.reused == 1 and ledger.unique == 0
 
 
 def test_the_longest_unused_results_go_first() -> None:
     ledger = ResultLedger(keep_bytes=250)
     for name in ("a", "b"):
-        made, _ = ledger.place(unit(name), 1, 0)
+        made, _ = ledger.place(unit(name), (1,))
         ledger.finish(made, file(name), None)
         ledger.release(made)
-    used, _ = ledger.place(unit("a"), 2, 0)
+    used, _ = ledger.place(unit("a"), (2,))
     ledger.release(used)
-    made, _ = ledger.place(unit("c"), 3, 0)
+    made, _ = ledger.place(unit("c"), (3,))
     ledger.finish(made, file("c"), None)
     ledger.release(made)
     assert ledger.discarded == [file("b")]
@@ -112,14 +112,14 @@ def test_a_result_before_its_time_is_counted_when_it_is_asked_for() -> None:
     ledger.offer("a", file("guess"))
     ledger.offer("a", file("once more"))
     assert ledger.discarded == [file("once more")] and (ledger.guesses, ledger.unique) == (1, 0)
-    taken, is_new = ledger.place(unit("a"), 1, 0)
+    taken, is_new = ledger.place(unit("a"), (1,))
     assert not is_new and taken.result == file("guess")
     assert (ledger.claimed, ledger.unique, ledger.computed) == (1, 1, 1)
 
 
 def test_an_item_nobody_waits_for_any_more_is_new_again() -> None:
     ledger = ResultLedger()
-    left, _ = ledger.place(unit("a", file("item")), 1, 0)
+    left, _ = ledger.place(unit("a", file("item")), (1,))
     ledger.abandon(left)
     assert ledger.discarded == [file("item")]
-    assert ledger.place(unit("a"), 2, 0)[1]
+    assert ledger.place(unit("a"), (2,))[1]

@@ -43,11 +43,11 @@ def test_the_queue_a_cold_job_and_check_cut_alike(tokens: list[int], pads: bool)
     tokens.sort(reverse=True)
     queue: WorkQueue[WorkItem] = WorkQueue()
     queue.push(
-        WorkItem(n, "g", float(each), each, b"", "", (0, 1, n)) for n, each in enumerate(tokens)
+        WorkItem(n, "g", float(each), each, b"", "", (0, 1), n) for n, each in enumerate(tokens)
     )
     batches = []
     while batch := queue.take(30, pads):
-        batches.append([item.order[2] for item in batch])
+        batches.append([item.arrival for item in batch])
     assert batches == list(cut(tokens, 30, pads)) == list(Sized().micro_batches(tokens, 30))
 
 

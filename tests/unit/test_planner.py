@@ -33,8 +33,12 @@ class Item:
     priority: int = 0
 
     @property
-    def order(self) -> tuple[int, int, int]:
-        return (-self.priority, 1, self.number)
+    def level(self) -> tuple[int, int]:
+        return -self.priority, 1
+
+    @property
+    def arrival(self) -> int:
+        return self.number
 
 
 def queue_of(items: list[Item]) -> WorkQueue[Item]:

@@ -19,7 +19,7 @@ START = {"cwd": "/work", "device_info": [{"name": "cuda:0", "uuid": None, "model
 
 
 def item(key: str, job_id: int = 0, batch_id: int = 0, tries: int = 1) -> WorkItem:
-    made = WorkItem(("", "m", "g", key), "g", 1.0, 1, b"", key, (0, 0, 0))
+    made = WorkItem(("", "m", "g", key), "g", 1.0, 1, b"", key, (0, 0), 0)
     made.job_id, made.batch_id, made.tries = job_id, batch_id, tries
     return made
 

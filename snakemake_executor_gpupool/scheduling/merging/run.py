@@ -150,8 +150,9 @@ class MergedRuns:
             tokens=len(parts) * max(item.tokens for item in parts),
             payload=b"",
             name=job.request.title,
-            order=(-job.request.priority, 0, self._merge_ids),
-            waiters=[(job.request.job_id, 0)],
+            level=(-job.request.priority, 0),
+            arrival=self._merge_ids,
+            waiters=(job.request.job_id,),
             merge_id=self._merge_ids,
             stages=stages,
             home=home.key,
@@ -254,14 +255,14 @@ class MergedRuns:
         worker: ModelWorker,
         hashes: tuple[str, ...],
     ) -> None:
-        merged.waiters = []
+        merged.waiters = ()
         for item, blob in zip(merged.parts, results, strict=True):
             if item.is_done:
                 self._ledger.discard(blob)
             else:
                 seconds = share_s / len(results)
                 item.batch_id = worker.in_flight[0].batch_id
-                self._jobs.item_done(item, blob, seconds, worker.worker_id, worker.node)
+                self._jobs.items_done([item], [blob], worker.worker_id, worker.node, seconds)
         self.counts["merged"] += 1
         job = self._job_of(merged)
         if job is not None:
@@ -277,7 +278,7 @@ class MergedRuns:
     def dissolve(self, merged: MergedRequest, now_s: float) -> None:
         """Compute what is left of a merged run the ordinary way."""
         merged.is_over = True
-        merged.waiters = []
+        merged.waiters = ()
         if merged.stages_done == 0:
             self._dispatch_apart(merged, now_s)
         undone = range(max(merged.stages_done, 1), len(merged.stages))

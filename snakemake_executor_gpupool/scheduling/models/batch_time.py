@@ -16,6 +16,8 @@ from collections.abc import Sequence
 WINDOW = 32
 #: Fewer say too little against what earlier runs measured.
 MIN_SAMPLES = 5
+#: The fit is renewed once this share of the latest batches is newer than it.
+FIT_SHARE = 4
 #: Batches whose costs differ by less than this factor do not tell fixed time from the rest.
 SPREAD = 2.0
 
@@ -40,6 +42,7 @@ class Speed:
         self._fixed_s = fixed_s or 0.0
         self._latest: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._is_stale = False
+        self._unfitted = 0
         self._knew = s_per_cost is not None
         self._batches = self._items = 0
 
@@ -63,7 +66,9 @@ class Speed:
         self._items += items
         if cost > 0:
             self._latest.append((cost, seconds))
-            self._is_stale = True
+            # Half of the cost of a short micro-batch would be to fit all of them each time.
+            self._unfitted += 1
+            self._is_stale = self._is_stale or self._unfitted >= len(self._latest) // FIT_SHARE
 
     def seconds(self, cost: float, batches: float = 1.0) -> float | None:
         """Return what so much cost takes one worker; None if nothing was measured."""
@@ -78,7 +83,7 @@ class Speed:
     def _fit_if_stale(self) -> None:
         enough = MIN_SAMPLES if self._knew else 1
         if self._is_stale and len(self._latest) >= enough:
-            self._is_stale = False
+            self._is_stale, self._unfitted = False, 0
             self._s_per_cost, self._fixed_s = fit(self._latest, self._fixed_s)
 
 

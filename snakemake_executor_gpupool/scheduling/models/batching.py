@@ -105,7 +105,7 @@ class Batching:
             batch=batch.batch_id,
             worker=worker.worker_id,
             items=len(items),
-            jobs=sorted({job_id for item in items for job_id, _ in item.waiters}),
+            jobs=sorted({job_id for item in items for job_id in item.waiters}),
             tokens=sum(item.tokens for item in items),
             padded_tokens=worker.model.batch_tokens(batch),
             longest_tokens=max(item.tokens for item in items),
@@ -173,19 +173,22 @@ class Batching:
     def _settle(
         self, worker: ModelWorker, batch: Batch, message: BatchDone, again: Collection[int]
     ) -> None:
-        model, results, node = worker.model, iter(message.results), worker.node
-        for position, item in enumerate(batch.items):
+        model, items = worker.model, batch.items
+        for item in items:
             self._blame_tracker.exonerate(item)
+        done = items
+        if message.errors:
+            done = [item for place, item in enumerate(items) if place not in message.errors]
+        for item in done:
+            item.batch_id = batch.batch_id
+        model.items_done += len(items) - len(again)
+        self._jobs.items_done(done, message.results, worker.worker_id, worker.node)
+        for position, error in message.errors.items():
+            item = items[position]
             if position in again:
                 model.oversized.append(item)
                 continue
-            error = message.errors.get(position)
-            if error is not None and position in message.out_of_memory:
-                error = oversize_error(error, worker)
-            model.items_done += 1
-            if error is None:
-                item.batch_id = batch.batch_id
-                self._jobs.item_done(item, next(results), 0.0, worker.worker_id, node)
-            else:
-                where = blamed(model, error) if error.is_of_contract else ""
-                self._jobs.item_failed(item, error, where)
+            is_oversized = position in message.out_of_memory
+            cause = oversize_error(error, worker) if is_oversized else error
+            where = blamed(model, cause) if cause.is_of_contract else ""
+            self._jobs.item_failed(item, cause, where)

@@ -106,7 +106,7 @@ class Failures:
 
     def _end_merges(self, items: Iterable[WorkItem]) -> None:
         for item in items:
-            item.waiters = []
+            item.waiters = ()
             self._events.append(MergeEnded(item))
 
     # -- what is given up --------------------------------------------------------------

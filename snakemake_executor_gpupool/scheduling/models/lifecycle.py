@@ -100,7 +100,7 @@ class WorkerLifecycle:
 
     def request_of(self, model: Model, worker_id: str, *, alone: bool = False) -> DeviceRequest:
         """Return what a worker of a model asks the allocator for."""
-        priority = max((-item.order[0] for item in model.suspects), default=0)
+        priority = max((-item.level[0] for item in model.suspects), default=0)
         return DeviceRequest(
             request_id=worker_id,
             spec=model.spec,

@@ -13,9 +13,12 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from snakemake_executor_gpupool.tool_api.micro_batches import padded_size
+
+#: (negated priority, 0 for short requests else 1): what goes before what.
+Level = tuple[int, int]
 
 
 class Weighted(Protocol):
@@ -34,13 +37,15 @@ class Weighted(Protocol):
         """Items of one group may share a micro-batch."""
 
     @property
-    def order(self) -> tuple[int, int, int]:
-        """(negated priority, 0 if its request is short else 1, arrival)."""
+    def level(self) -> Level:
+        """What goes before what."""
+
+    @property
+    def arrival(self) -> int:
+        """Its number among all items."""
 
 
 ItemT = TypeVar("ItemT", bound=Weighted)
-#: (negated priority, 0 for short requests else 1): what goes before what.
-Level = tuple[int, int]
 #: (level, wave, group): items that may share a micro-batch.
 Kind = tuple[Level, int, str]
 #: (negated cost, negated tokens, arrival).
@@ -62,9 +67,10 @@ class WorkQueue(Generic[ItemT]):
     that a steady stream of them slows the others down, but never stops them.
 
     More than ``WAVE_ITEMS`` are taken in waves, by arrival; what remains in the end becomes one
-    wave again, so that the costliest items never come last. Each group of items is a heap, and
-    so is the list of a level's groups by their first items: items go in and out in logarithmic
-    time.
+    wave again, so that the costliest items never come last. What is pushed at once of a group is a
+    run, a list in order; a group is a heap of runs by their first items, and so is the list of a
+    level's groups: many items at once go in and out at next to no cost, and single ones in
+    logarithmic time.
 
     References
     ----------
@@ -73,7 +79,8 @@ class WorkQueue(Generic[ItemT]):
     """
 
     def __init__(self) -> None:
-        self._heaps: dict[Kind, list[tuple[Rank, ItemT]]] = {}
+        self._heaps: dict[Kind, list[tuple[Rank, int, list[ItemT]]]] = {}
+        self._runs = 0
         # Where each of a level's groups stands by its first item. An entry whose item is no
         # longer its group's first is out of date, and dropped when it comes up.
         self._heads: dict[Level, list[tuple[int, Rank, str]]] = {}
@@ -90,7 +97,8 @@ class WorkQueue(Generic[ItemT]):
         return self._count
 
     def __iter__(self) -> Iterator[ItemT]:
-        return (item for heap in self._heaps.values() for _, item in heap)
+        runs = (run for heap in self._heaps.values() for _, _, run in heap)
+        return (item for run in runs for item in reversed(run))
 
     @property
     def has_levels(self) -> bool:
@@ -99,20 +107,31 @@ class WorkQueue(Generic[ItemT]):
 
     def push(self, items: Iterable[ItemT]) -> None:
         """Add items."""
-        for item in items:
+        items, start = list(items), 0
+        while start < len(items):
             if self._in_wave == WAVE_ITEMS:
                 self._wave, self._in_wave = self._wave + 1, 0
-            self._in_wave += 1
-            kind = (item.order[:2], self._wave, item.group)
-            rank = (-item.cost, -item.tokens, item.order[2])
+            some = items[start : start + WAVE_ITEMS - self._in_wave]
+            start += len(some)
+            self._in_wave += len(some)
+            self._push_to_wave(some)
+
+    def _push_to_wave(self, items: list[ItemT]) -> None:
+        runs: dict[Kind, list[ItemT]] = {}
+        for item in items:
+            runs.setdefault((item.level, self._wave, item.group), []).append(item)
+        for kind, run in runs.items():
+            run.sort(key=rank_of, reverse=True)
             if kind not in self._heaps:
                 self._groups[kind[0]] += 1
             heap = self._heaps.setdefault(kind, [])
-            heapq.heappush(heap, (rank, item))
+            self._runs += 1
+            rank = rank_of(run[-1])
+            heapq.heappush(heap, (rank, self._runs, run))
             if heap[0][0] == rank:
                 self._put_up(kind)
-            self._count += 1
-            self.load += item.cost
+        self._count += len(items)
+        self.load += sum([item.cost for item in items])
 
     def _put_up(self, kind: Kind) -> None:
         level, wave, group = kind
@@ -138,17 +157,19 @@ class WorkQueue(Generic[ItemT]):
         if kind is None:
             return []
         heap, batch = self._heaps[kind], list[ItemT]()
-        longest = total = 0
-        cost = 0.0
-        while heap:
-            item = heap[0][1]
-            tokens = item.tokens
-            longest, total, cost = max(longest, tokens), total + tokens, cost + item.cost
-            size = padded_size(len(batch) + 1, longest, total, pads)
-            if batch and (size > budget_tokens or cost > most_cost):
-                break
-            batch.append(heapq.heappop(heap)[1])
-            self.load -= item.cost
+        budget = _Budget(budget_tokens, pads, most_cost)
+        is_full = False
+        while heap and not is_full:
+            run = heap[0][2]
+            if len(heap) == 1:
+                is_full = budget.fill(batch, run)
+            else:
+                is_full = budget.fill(batch, run, min(heap[1:3])[0])
+            if run:
+                heapq.heapreplace(heap, (rank_of(run[-1]), heap[0][1], run))
+            else:
+                heapq.heappop(heap)
+        self.load -= budget.cost
         self._count -= len(batch)
         self._tidy_up(kind)
         return batch
@@ -204,6 +225,42 @@ class WorkQueue(Generic[ItemT]):
         self._wave = self._in_wave = 0
         self._groups.clear()
         return items
+
+
+def rank_of(item: Weighted) -> Rank:
+    """Return where an item stands in its group: the costliest first, then the longest."""
+    return -item.cost, -item.tokens, item.arrival
+
+
+class _Budget:
+    """How much one micro-batch may have, and has so far."""
+
+    __slots__ = ("_longest", "_most_cost", "_pads", "_tokens", "_total", "cost")
+
+    def __init__(self, tokens: int, pads: bool, most_cost: float) -> None:
+        self._tokens, self._pads, self._most_cost = tokens, pads, most_cost
+        self._longest = self._total = 0
+        self.cost = 0.0
+
+    def fill(self, batch: list[ItemT], run: list[ItemT], until: Rank | None = None) -> bool:
+        """Move items from the end of a run to the batch; return whether the batch is full.
+
+        ``until``: the rank of the first item that is not in the run.
+        """
+        size = len(batch)
+        while run:
+            item: Any = run[-1]
+            if until is not None and rank_of(item) > until:
+                return False
+            tokens, cost = item.tokens, self.cost + item.cost
+            longest = tokens if tokens > self._longest else self._longest
+            total = self._total + tokens
+            padded = padded_size(size + 1, longest, total, self._pads)
+            if size and (padded > self._tokens or cost > self._most_cost):
+                return True
+            batch.append(run.pop())
+            self._longest, self._total, self.cost, size = longest, total, cost, size + 1
+        return False
 
 
 def fair_share(waiting_cost: float, workers: int) -> float:
