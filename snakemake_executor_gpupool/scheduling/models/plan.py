@@ -13,7 +13,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from snakemake_executor_gpupool.tool_api.micro_batches import padded_size
 
@@ -249,7 +249,7 @@ class _Budget:
         """
         size = len(batch)
         while run:
-            item: Any = run[-1]
+            item = run[-1]
             if until is not None and rank_of(item) > until:
                 return False
             tokens, cost = item.tokens, self.cost + item.cost
