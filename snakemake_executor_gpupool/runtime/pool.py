@@ -38,6 +38,7 @@ from snakemake_executor_gpupool.runtime.loop import RunLoop
 from snakemake_executor_gpupool.runtime.recording import Recorder
 from snakemake_executor_gpupool.runtime.reporter import Reporter
 from snakemake_executor_gpupool.runtime.sharing import Sharing
+from snakemake_executor_gpupool.runtime.summary import load_times
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.core import Core, Setup
 from snakemake_executor_gpupool.scheduling.forecast import Forecast
@@ -276,6 +277,10 @@ class Pool:
     def summary(self) -> dict[str, object]:
         """Return the figures of the run so far, as ``summary.json`` has them."""
         return self._inbox.ask(lambda: self._loop.summary(time.monotonic()))
+
+    def load_times(self) -> dict[ToolRef, float]:
+        """Return what the slowest model of each tool takes to load, in seconds."""
+        return self._inbox.ask(lambda: load_times(self._loop.scheduler.dispatch.models.values()))
 
     def allocation_map(self) -> dict[str, list[str]]:
         """Return who is on each device, by the device's name."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.hosts.base import Carried
 from snakemake_executor_gpupool.records.progress import ModelState
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.wire.requests import ToolRef
 
 
 def summarize(
@@ -42,6 +45,16 @@ def summarize(
             for device in allocator.all_devices
         },
     }
+
+
+def load_times(models: Iterable[Model]) -> dict[ToolRef, float]:
+    """Return what the slowest model of each tool takes to load; of those that were measured."""
+    slowest_s: dict[ToolRef, float] = {}
+    for model in models:
+        if model.load_s is not None:
+            ref = model.tool.ref
+            slowest_s[ref] = max(model.load_s, slowest_s.get(ref, 0.0))
+    return slowest_s
 
 
 def state_of(model: Model, now_s: float) -> ModelState:

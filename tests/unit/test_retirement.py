@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
+from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.testing.simulation import FakeItem, World
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
@@ -141,7 +143,7 @@ def test_what_was_measured_of_a_forgotten_model_is_known_when_it_comes_back() ->
 def test_whatever_is_dropped_and_retired_all_others_are_served(seed: int) -> None:
     """Jobs with common items, dropped and killed at random: the rest has its own results."""
     chance = random.Random(seed)
-    config = DispatchConfig(idle_timeout_s=chance.choice([None, 2.0]))
+    config = DispatchConfig(idle=IdleTime(chance.choice([math.inf, 2.0])))
     world = World(
         gpus=chance.randint(1, 3), budget_tokens=2, seconds_per_cost=0.7, write_s=0.3, config=config
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
+from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
 
@@ -317,12 +320,42 @@ def test_a_tool_that_needs_a_gpu_fails_without_one() -> None:  # D12
 
 
 def test_an_idle_worker_ends_after_its_timeout() -> None:  # T7
-    world = World(gpus=1, config=DispatchConfig(idle_timeout_s=5.0))
+    world = World(gpus=1, config=DispatchConfig(idle=IdleTime(5.0)))
     world.submit(1, ["a"])
     world.run()
     world.at(world.now_s + 6, lambda: world.scheduler.tick(world.now_s))
     world.run()
     assert [stop.why for stop in world.effects(fx.StopWorker)] == ["idle"]
+
+
+def test_what_takes_long_to_load_is_kept_for_longer() -> None:  # T7 G1
+    idle = IdleTime(5.0, loads=4.0, most_s=30.0)
+    assert [idle.of(load_s) for load_s in (None, 1.0, 3.0, 100.0)] == [5.0, 5.0, 12.0, 30.0]
+    assert IdleTime(60.0, loads=4.0, most_s=30.0).of(9.0) == 60.0
+    assert IdleTime().of(1e9) == math.inf
+    world = World(gpus=1, load_s=3.0, config=DispatchConfig(idle=idle))
+    world.submit(1, ["a"])
+    world.run()
+    idle_from_s, stops = world.now_s, list[int]()
+    for later_s in (4, 8, 11, 13):
+        world.at(idle_from_s + later_s, lambda: world.scheduler.tick(world.now_s))
+        world.run()
+        stops.append(len(world.effects(fx.StopWorker)))
+    assert stops == [0, 0, 0, 1], "4 times the 3 s that its model took to load"
+
+
+def test_an_idle_worker_whose_weights_are_away_ends_too() -> None:  # T7
+    """Its place in the machine's memory is not free."""
+    config = DispatchConfig(idle=IdleTime(50.0))
+    world = World(gpus=1, strategy=OffloadStrategy.CPU, info={"can_move": True}, config=config)
+    world.submit(1, ["a"])
+    world.at(10.0, lambda: world.submit(2, [FakeItem("b", 100.0)], model="m2"))
+    for time_s in range(11, 80):
+        world.at(float(time_s), lambda: world.scheduler.tick(world.now_s))
+    world.run()
+    assert [note["to"] for note in world.notes("model_moved")] == [["cpu"]]
+    assert [stop.why for stop in world.effects(fx.StopWorker)] == ["idle"]
+    assert world.reports == {1: None, 2: None}
 
 
 def test_a_hung_batch_is_killed_and_retried_elsewhere() -> None:  # W5

@@ -34,16 +34,16 @@ def add_serve(commands: Any) -> None:
     add(
         "--idle-timeout",
         type=_timeout,
-        default=300.0,
         metavar="S",
-        help="seconds without a job after which the processes of a tool end (default: 300)",
+        help="seconds without a job after which a model's processes end (default: 30 times what it "
+        "takes to load, from 300 to 3600)",
     )
     add(
         "--server-idle-timeout",
         type=_timeout,
-        default=1800.0,
         metavar="S",
-        help="seconds without a job after which the server ends (default: 1800)",
+        help="seconds without a job after which the server ends (default: 1800, and no model is "
+        "kept any longer)",
     )
     add("--devices", metavar="DEVICES", help="as --gpupool-devices of the executor")
     add("--offload-strategy", metavar="HOW", help="as --gpupool-offload-strategy")
@@ -72,9 +72,15 @@ def serve_command(options: argparse.Namespace) -> int:
     directory = str(Path(given).expanduser().absolute()) if given else ""
     if options.status or options.stop:
         return _ask(options, directory)
-    from snakemake_executor_gpupool.frontends.server.serving import ServerOptions, serve
+    from snakemake_executor_gpupool.frontends.server.serving import (
+        IDLE,
+        ServerOptions,
+        serve,
+    )
+    from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 
-    if options.idle_timeout > options.server_idle_timeout:
+    idle_s, server_idle_s = options.idle_timeout, options.server_idle_timeout
+    if None not in (idle_s, server_idle_s) and idle_s > server_idle_s:
         raise ConfigError(
             "--server-idle-timeout is less than --idle-timeout: the server would go first"
         )
@@ -84,7 +90,8 @@ def serve_command(options: argparse.Namespace) -> int:
         "allow_multiple_per_device": options.allow_multiple_per_device or None,
         "cache": options.cache,
     }
-    serve(ServerOptions(directory, options.idle_timeout, options.server_idle_timeout, pool))
+    idle = IDLE if idle_s is None else IdleTime(idle_s)
+    serve(ServerOptions(directory, idle, server_idle_s, pool))
     return EXIT_DONE
 
 

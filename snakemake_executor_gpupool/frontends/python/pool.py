@@ -31,6 +31,7 @@ from snakemake_executor_gpupool.frontends.python.submission import Files, items_
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
+from snakemake_executor_gpupool.scheduling.models.idle_time import idle_time
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
 from snakemake_executor_gpupool.tool_api.values import Job
@@ -104,7 +105,7 @@ class ToolPool:
             "managed_devices": devices,
             "offload_strategy": offload_strategy,
             "allow_multiple_per_device": allow_multiple_per_device,
-            "dispatch": DispatchConfig(batch_window_s=0.0, idle_timeout_s=idle_timeout_s),
+            "dispatch": DispatchConfig(batch_window_s=0.0, idle=idle_time(idle_timeout_s)),
             "cache": cache,
             "reproducible": reproducible,
             "seed": seed,

@@ -40,6 +40,7 @@ from snakemake_executor_gpupool.frontends.server.talk import LENGTH, decode, enc
 from snakemake_executor_gpupool.frontends.server.variables import depends_on_place, digest_of, shown
 from snakemake_executor_gpupool.frontends.server.workplaces import Workplace, Workplaces
 from snakemake_executor_gpupool.runtime.pool import Pool
+from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.requests import JobReport
 
@@ -64,14 +65,14 @@ class Service:
         What clients must have in common with the server.
     workplaces
         Those of the pool's workers.
-    idle_s
-        After how long without a job a tool's processes end.
+    idle
+        After how long without a job a model's processes end.
     """
 
-    def __init__(self, key: str, workplaces: Workplaces, idle_s: float) -> None:
+    def __init__(self, key: str, workplaces: Workplaces, idle: IdleTime) -> None:
         self.key = key
         self.workplaces = workplaces
-        self._idle_s = idle_s
+        self._idle = idle
         self._watch = CodeWatch()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[JobReport]] = {}
@@ -297,17 +298,33 @@ class Service:
             if is_same_tool and is_over and other is not place and not other.jobs:
                 self._retire(other)
 
-    def look_after(self) -> None:
-        """End what has had no job for long; called again and again."""
+    @property
+    def has_models(self) -> bool:
+        """Whether the processes of any tool are kept."""
+        return any(not place.is_retired for place in self.workplaces)
+
+    async def look_after(self) -> None:
+        """End what has had no job for long; called again and again.
+
+        Models end by themselves; here the processes that read and write for them do.
+        """
         now_s = time.monotonic()
-        for place in self.workplaces:
+        unused = [p for p in self.workplaces if not p.jobs and now_s - p.used_s >= self._idle.of(0)]
+        if not unused:
+            return
+        kept = [place for place in unused if not place.is_retired]
+        loads_s = await asyncio.to_thread(self._at_work().load_times) if kept else {}
+        for place in unused:
             unused_s = now_s - place.used_s
             if place.jobs:
+                continue  # one has come meanwhile
+            if place.is_retired:
+                if unused_s >= place.kept_s + FORGET_S:
+                    self.workplaces.forget(place)
                 continue
-            if not place.is_retired and unused_s >= self._idle_s:
+            place.kept_s = self._idle.of(loads_s.get(place.ref))
+            if unused_s >= place.kept_s:
                 self._retire(place)
-            elif place.is_retired and unused_s >= self._idle_s + FORGET_S:
-                self.workplaces.forget(place)
 
     def _retire(self, place: Workplace) -> None:
         if not place.is_retired:

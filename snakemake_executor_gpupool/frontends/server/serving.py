@@ -35,10 +35,13 @@ from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import Origin, build_config
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
+from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 
 LOGGER = logging.getLogger("snakemake_executor_gpupool")
-#: Without a job: after how many seconds a tool's processes end, and the server.
-IDLE_S, SERVER_IDLE_S = 300.0, 1800.0
+#: Without a job: after how long a model's processes end. What took long to load is kept longer.
+IDLE = IdleTime(least_s=300.0, loads=30.0, most_s=3600.0)
+#: And the server, once no model is kept either.
+SERVER_IDLE_S = 1800.0
 LOG_BYTES, LOG_FILES = 1024**2, 3
 #: How often the server looks after its socket, its code and what is out of use.
 LOOK_S = 1.0
@@ -58,8 +61,10 @@ class ServerOptions:
     ----------
     directory
         Empty: that of the key.
-    idle_s, server_idle_s
-        After how long without a job a tool's processes end, and the server.
+    idle
+        After how long without a job a model's processes end.
+    server_idle_s
+        After how long the server ends; None: after ``SERVER_IDLE_S``, once no model is kept.
     pool
         Arguments of :func:`~snakemake_executor_gpupool.runtime.config.build_config`.
     is_quiet
@@ -69,8 +74,8 @@ class ServerOptions:
     """
 
     directory: str = ""
-    idle_s: float = IDLE_S
-    server_idle_s: float = SERVER_IDLE_S
+    idle: IdleTime = IDLE
+    server_idle_s: float | None = None
     pool: dict[str, Any] = field(default_factory=dict)
     is_quiet: bool = False
     patience_s: float = 0.0
@@ -172,11 +177,11 @@ def _sweep(directory: str) -> None:
 
 
 async def _serve(key: str, directory: Path, path: str, options: ServerOptions) -> None:
-    service = Service(key, Workplaces(directory), options.idle_s)
+    service = Service(key, Workplaces(directory), options.idle)
     callbacks = Callbacks(service.report, _no_leases, service.broken, LOGGER.info, LOGGER.warning)
     run_root = Path(tempfile.mkdtemp(prefix=SPOOL_PREFIX, dir=directory))
-    idle = DispatchConfig(idle_timeout_s=options.idle_s)
-    config = build_config(run_root=run_root, dispatch=idle, **options.pool)
+    dispatch = DispatchConfig(idle=options.idle)
+    config = build_config(run_root=run_root, dispatch=dispatch, **options.pool)
     given = {name: value for name, value in options.pool.items() if value is not None}
     pool = Pool(
         replace(
@@ -210,16 +215,16 @@ def _stop_now(service: Service, pool: Pool, number: int) -> None:
     pool.cancel(f"ended by {name}")
 
 
-async def _answer(service: Service, key: str, path: str, idle_s: float) -> None:
+async def _answer(service: Service, key: str, path: str, idle_s: float | None) -> None:
     """Answer clients until the server is to end, and those that it has jobs of to their end."""
     listener = await _listening(service, path)
     own = os.stat(path).st_ino
     while not service.ending.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(service.ending.wait(), LOOK_S)
-        service.look_after()
-        if not service.clients and time.monotonic() - service.used_s >= idle_s:
-            service.end(f"it was out of use for {idle_s:g} s")
+        await service.look_after()
+        if _is_out_of_use(service, idle_s):
+            service.end(f"it was out of use for {time.monotonic() - service.used_s:.0f} s")
         elif key_of(os.environ) != key:
             service.end("gpupool was installed anew")
         elif _inode(path) != own:
@@ -236,6 +241,15 @@ async def _answer(service: Service, key: str, path: str, idle_s: float) -> None:
     listener.close()
     while service.clients:
         await asyncio.sleep(0.02)
+
+
+def _is_out_of_use(service: Service, idle_s: float | None) -> bool:
+    unused_s = time.monotonic() - service.used_s
+    if service.clients:
+        return False
+    if idle_s is not None:
+        return unused_s >= idle_s
+    return unused_s >= SERVER_IDLE_S and not service.has_models
 
 
 async def _listening(service: Service, path: str) -> asyncio.Server:

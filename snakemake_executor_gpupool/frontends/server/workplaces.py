@@ -34,6 +34,8 @@ class Workplace:
         How many jobs are in flight.
     used_s
         When the last one ended.
+    kept_s
+        How long after that its processes are kept.
     software
         Identifies the environment that its code was imported in.
     """
@@ -45,6 +47,7 @@ class Workplace:
     software: str
     jobs: int = 0
     used_s: float = 0.0
+    kept_s: float = 0.0
     is_retired: bool = field(default=False)
 
 

@@ -15,6 +15,7 @@ from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSett
 from snakemake_executor_gpupool.records.housekeeping import Bounds
 from snakemake_executor_gpupool.runtime.config import Machines, Origin, PoolConfig, build_config
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
+from snakemake_executor_gpupool.scheduling.models.idle_time import idle_time
 
 
 def origin_of(workflow: Any, settings: ExecutorSettings) -> Origin:
@@ -80,7 +81,7 @@ def pool_config(
 
 def dispatch_config(settings: ExecutorSettings) -> DispatchConfig:
     """Return the dispatch options out of the executor's settings."""
-    config = DispatchConfig(idle_timeout_s=settings.idle_timeout)
+    config = DispatchConfig(idle=idle_time(settings.idle_timeout))
     if settings.batch_window is None:
         return config
     return dataclasses.replace(config, batch_window_s=settings.batch_window)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
@@ -23,6 +23,7 @@ from snakemake_executor_gpupool.scheduling.models.ahead import LoadAhead
 from snakemake_executor_gpupool.scheduling.models.batching import Batching
 from snakemake_executor_gpupool.scheduling.models.charging import Charging
 from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed
+from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
@@ -44,8 +45,8 @@ class DispatchConfig:
     ----------
     batch_window_s
         How long a model without work waits for the inputs still being read.
-    idle_timeout_s
-        After how long without work a worker is ended; None: at the end of the run.
+    idle
+        After how long without work a worker is ended; by default at the end of the run.
     batch_limit_factor
         How many times its expected time a micro-batch may take before it counts as hung,
         if that is more than its tool's ``batch_limit_s``.
@@ -54,7 +55,7 @@ class DispatchConfig:
     """
 
     batch_window_s: float = 0.2
-    idle_timeout_s: float | None = None
+    idle: IdleTime = field(default_factory=IdleTime)
     batch_limit_factor: float = 20.0
     load_limit_s: float = 1800.0
 
@@ -254,10 +255,11 @@ class Dispatch:
         self.feed_all(now_s)
 
     def _is_idle_too_long(self, worker: ModelWorker, now_s: float) -> bool:
-        timeout_s = self._config.idle_timeout_s
-        if timeout_s is None or worker.idle_since_s is None or not worker.is_feedable:
+        """Whether nobody has wanted it for long, wherever its weights are."""
+        is_at_rest = worker.stage in (Stage.READY, Stage.AWAY)
+        if worker.idle_since_s is None or not is_at_rest or worker.model.waiting:
             return False
-        return now_s - worker.idle_since_s >= timeout_s and not worker.model.waiting
+        return now_s - worker.idle_since_s >= self._config.idle.of(worker.model.load_s)
 
     def _is_done_with(self, worker: ModelWorker, now_s: float) -> bool:
         """Whether no job of its model will come, and none has for a while."""
