@@ -101,7 +101,7 @@ def main() -> int:
     kept = not contest.differing[True]
     print(f"- {'PASS' if kept else 'FAIL'}: no bit of a reproducible run differs")
     is_judged = options.files >= JUDGED_AT
-    print(target if is_judged else f"- {label} = {target.value:.3f}, not judged")
+    print(target if is_judged else f"- {label} = {target.ratio:.3f}, not judged")
     for devices in others[: options.repeats - 1]:
         # Its workers have fewer threads than in default mode, and leave cores idle.
         print(f"- reproducible / default on {devices} = {contest.ratio(devices):.3f}")
