@@ -113,18 +113,24 @@ class _Cards:
         """
         candidates = [card for card in cards if not self.word or card.kind == self.word]
         if self.indices:
-            return self._choose_named(text, candidates)
+            return self._choose_named(text, candidates, cards)
         if self.count is None and not candidates:
-            raise ConfigError(f"{text!r} asks for all GPUs, but {_there_is(candidates)}")
+            raise ConfigError(f"{text!r} asks for all GPUs, but {_there_is(candidates or cards)}")
         if self.count is not None and self.count > len(candidates):
-            raise ConfigError(f"{text!r} asks for {self.count} GPUs, but {_there_is(candidates)}")
+            raise ConfigError(
+                f"{text!r} asks for {self.count} GPUs, but {_there_is(candidates or cards)}"
+            )
         return tuple(candidates[: self.count])
 
-    def _choose_named(self, text: str, candidates: Sequence[Device]) -> tuple[Device, ...]:
+    def _choose_named(
+        self, text: str, candidates: Sequence[Device], there: Sequence[Device]
+    ) -> tuple[Device, ...]:
         by_index = {card.index: card for card in candidates}
         missing = [f"{self.word}:{index}" for index in self.indices if index not in by_index]
         if missing:
-            raise ConfigError(f"{text!r} names {', '.join(missing)}, but {_there_is(candidates)}")
+            raise ConfigError(
+                f"{text!r} names {', '.join(missing)}, but {_there_is(candidates or there)}"
+            )
         return tuple(by_index[index] for index in self.indices)
 
 

@@ -145,10 +145,10 @@ def test_jobs_without_a_lease_see_nothing(tmp_path: Path) -> None:
     done = workflow.run("--cores", "4", GPUPOOL_SIMULATE="4x80GiB", **shown)
     assert done.code == 0, done.text
     leased = {path.stem: seen(tmp_path, path.name) for path in tmp_path.glob("leased*.txt")}
-    # ROCm counts the second within the third: that one stays as the user has set it.
-    assert leased["leased_run"] == [["2,3", "2,3", "0,1,2,3"]]
-    ((card, hip, _),) = leased["leased"]
-    assert card == hip and card in {"0", "1", "2", "3"}
+    # Whoever holds NVIDIA's cards sees none of AMD's.
+    assert leased["leased_run"] == [["2,3", "-1", ""]]
+    ((card, *amd),) = leased["leased"]
+    assert card in {"0", "1", "2", "3"} and amd == ["-1", ""]
     others = {path.stem for path in tmp_path.glob("*.txt")} - set(leased)
     assert len(others) == 16
     for name in others:

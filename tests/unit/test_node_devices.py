@@ -85,7 +85,7 @@ def test_a_nodes_own_environment_does_not_come_through(
     log = tmp_path / "log"
     assert processes.run(SEES, str(tmp_path), visible_env(()), str(log)) == 0
     assert processes.run(SEES, str(tmp_path), visible_env(CARDS[1:2]), str(log)) == 0
-    assert log.read_text().splitlines() == ["/-1/", "1/1/"]
+    assert log.read_text().splitlines() == ["/-1/", "1/-1/"]
 
 
 def test_a_node_ends_a_command_that_takes_too_long(tmp_path: Path) -> None:  # K3

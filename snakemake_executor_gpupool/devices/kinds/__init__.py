@@ -16,11 +16,12 @@ from snakemake_executor_gpupool.devices.device import CPU, Device
 from snakemake_executor_gpupool.devices.device_kind import DeviceKind
 from snakemake_executor_gpupool.devices.kinds.cpu import CpuKind
 from snakemake_executor_gpupool.devices.kinds.cuda import CudaKind
+from snakemake_executor_gpupool.devices.kinds.rocm import RocmKind
 
 __all__ = ["ANY_GPU", "CPU", "KINDS", "DeviceKind"]
 
 #: By the word of each kind, in the order in which messages name them.
-KINDS: dict[str, DeviceKind] = {kind.word: kind for kind in (CpuKind(), CudaKind())}
+KINDS: dict[str, DeviceKind] = {kind.word: kind for kind in (CpuKind(), CudaKind(), RocmKind())}
 
 ANY_GPU = CUDA
 """What ``gpu=N``, a number of GPUs, asks for: this kind, and every kind that also serves it."""

@@ -1,10 +1,7 @@
 """NVIDIA's cards, whole or as MIG slices: found through NVML, shown through variables. Pure.
 
-On ROCm, ``ROCR_VISIBLE_DEVICES`` is applied first and ``HIP_VISIBLE_DEVICES`` then counts within
-what is left. Setting both to the same numbers would therefore select twice, so a child that has
-devices gets only ``HIP_VISIBLE_DEVICES``, and a ``ROCR_VISIBLE_DEVICES`` that the user has set
-stays as it is. A child without devices gets an empty one. ``NVIDIA_VISIBLE_DEVICES`` is what
-container runtimes read.
+``NVIDIA_VISIBLE_DEVICES`` is what container runtimes read. AMD's HIP reads ``CUDA_VISIBLE_DEVICES``
+as well, where its own variable says nothing; :mod:`~.rocm` sees to that.
 """
 
 from __future__ import annotations
@@ -16,10 +13,6 @@ from snakemake_executor_gpupool.devices.cards import CUDA, visible_entries
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.device_kind import DeviceKind, ProbeResult, System
 
-ROCR = "ROCR_VISIBLE_DEVICES"
-
-# HIP has no documented meaning for an empty list; a negative number ends the list.
-_NO_HIP_DEVICE = "-1"
 # What container runtimes take for "no GPU", where an empty value can mean "as by default".
 _NO_CONTAINER_DEVICE = "void"
 
@@ -30,7 +23,6 @@ class CudaKind(DeviceKind):
     word = CUDA
     tool_word = "cuda"
     maker = "nvidia"
-    stays_hidden = frozenset({ROCR})
 
     def why_single(self, device: Device) -> str:
         """Say that CUDA shows a process one MIG slice, so that two are never two."""
@@ -41,7 +33,6 @@ class CudaKind(DeviceKind):
         tokens = ",".join(device.visible_id for device in devices)
         env: dict[str, str | None] = {
             "CUDA_VISIBLE_DEVICES": tokens,
-            "HIP_VISIBLE_DEVICES": tokens or _NO_HIP_DEVICE,
             "NVIDIA_VISIBLE_DEVICES": container_ids(devices) or _NO_CONTAINER_DEVICE,
         }
         if not any(device.simulated for device in devices):
@@ -51,13 +42,8 @@ class CudaKind(DeviceKind):
         return env
 
     def hidden(self) -> dict[str, str]:
-        """Return the variables that hide all cards from a process, AMD's among them."""
-        return {
-            "CUDA_VISIBLE_DEVICES": "",
-            "HIP_VISIBLE_DEVICES": _NO_HIP_DEVICE,
-            "NVIDIA_VISIBLE_DEVICES": _NO_CONTAINER_DEVICE,
-            ROCR: "",
-        }
+        """Return the variables that hide all cards from a process."""
+        return {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": _NO_CONTAINER_DEVICE}
 
     def find(self, env: Mapping[str, str], system: System) -> ProbeResult:
         """Find the cards that ``CUDA_VISIBLE_DEVICES`` leaves to this process."""
