@@ -69,6 +69,8 @@ class DeviceKind:
         lock and no memory account.
     stays_hidden
         Variables of :meth:`hidden` that :meth:`shown` leaves as the user has set them.
+    container_flag
+        The option by which Apptainer lets a container use its devices; empty: there is none.
     """
 
     word: str
@@ -77,6 +79,7 @@ class DeviceKind:
     maker: str = ""
     is_host: bool = False
     stays_hidden: frozenset[str] = frozenset()
+    container_flag: str = ""
 
     def serves(self, word: str) -> bool:
         """Tell whether a request for a word may be given devices of this kind."""

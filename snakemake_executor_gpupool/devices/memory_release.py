@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.kinds import real_gpus
@@ -17,6 +17,10 @@ from snakemake_executor_gpupool.errors import DeviceLost
 
 #: What a process whose weights were moved away may still hold: its CUDA context and libraries.
 MAX_LEFT_BY_MOVED_MIB = 1024
+
+
+def _never(pid: int) -> bool:
+    return False
 
 
 class MemoryRelease:
@@ -41,26 +45,48 @@ class MemoryRelease:
                 there = self._before_mib.setdefault(device.name, {})
                 there[worker_id] = memory_used_mib(device, self._nvml)
 
-    def is_rid_of(self, devices: Sequence[Device], pid: int) -> bool:
-        """Tell whether an ended process is off all of its devices; nothing is on a lost card."""
+    def is_rid_of(
+        self, devices: Sequence[Device], pid: int, is_its: Callable[[int], bool] = _never
+    ) -> bool:
+        """Tell whether an ended worker is off all of its devices; nothing is on a lost card.
+
+        Parameters
+        ----------
+        pid
+            The process that was started for it. In a container another one holds the memory.
+        is_its
+            Whether a process, given its id, belongs to it as well.
+        """
         with contextlib.suppress(DeviceLost):
-            return all(pid not in compute_pids(device, self._nvml) for device in real_gpus(devices))
+            there = {pid for each in real_gpus(devices) for pid in compute_pids(each, self._nvml)}
+            return not any(each == pid or is_its(each) for each in there)
         return True
 
-    def weights_are_gone(self, worker_id: str, pid: int, devices: Sequence[Device]) -> bool:
-        """Tell whether a living worker's weights are off all of its devices.
+    def weights_are_gone(
+        self,
+        worker_id: str,
+        pid: int,
+        devices: Sequence[Device],
+        is_its: Callable[[int], bool] = _never,
+    ) -> bool:
+        """Tell whether a living worker's weights are off all of its devices; see above.
 
         The driver's figure for the process decides. Where it has none (in a container, say),
         the card's does, if no other worker of ours came to it since; else the worker is believed.
         """
         with contextlib.suppress(DeviceLost):
-            return all(self._is_down(worker_id, pid, device) for device in real_gpus(devices))
+            return all(
+                self._is_down(worker_id, device, lambda each: each == pid or is_its(each))
+                for device in real_gpus(devices)
+            )
         return True
 
-    def _is_down(self, worker_id: str, pid: int, device: Device) -> bool:
-        own_mib = memory_by_pid(device, self._nvml).get(pid)
-        if own_mib is not None:
-            return own_mib <= MAX_LEFT_BY_MOVED_MIB
+    def _is_down(self, worker_id: str, device: Device, is_its: Callable[[int], bool]) -> bool:
+        by_pid = memory_by_pid(device, self._nvml)
+        own_mib = [used_mib for pid, used_mib in by_pid.items() if is_its(pid)]
+        known_mib = [used_mib for used_mib in own_mib if used_mib is not None]
+        if own_mib and len(known_mib) == len(own_mib):
+            return sum(known_mib) <= MAX_LEFT_BY_MOVED_MIB
         there = self._before_mib.get(device.name, {})
         before_mib, used_mib = there.get(worker_id), memory_used_mib(device, self._nvml)
         if used_mib is None or before_mib is None or len(there) > 1:

@@ -14,10 +14,8 @@ from typing import Any
 from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
-from snakemake_executor_gpupool.devices.kinds import computes_on_cpu
 from snakemake_executor_gpupool.devices.memory_release import MemoryRelease
 from snakemake_executor_gpupool.devices.process_environment import own_environment
-from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.errors import FrameError, WorkerStartError
 from snakemake_executor_gpupool.hosts.base import (
     GRACE_S,
@@ -26,11 +24,19 @@ from snakemake_executor_gpupool.hosts.base import (
     HostEvent,
     WorkerGone,
 )
-from snakemake_executor_gpupool.hosts.process import WorkerProcess, describe_exit
+from snakemake_executor_gpupool.hosts.containers import (
+    command_in,
+    marked_by,
+    require_image,
+    variables_in,
+    why_not_as_read,
+)
+from snakemake_executor_gpupool.hosts.process import WorkerProcess
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
 from snakemake_executor_gpupool.hosts.surroundings import Surroundings
+from snakemake_executor_gpupool.hosts.time_limit import started_by
+from snakemake_executor_gpupool.hosts.worker_variables import worker_variables
 from snakemake_executor_gpupool.records.paths import RunPaths
-from snakemake_executor_gpupool.tool_api.reproducible import NUMERIC_VARIABLES, THREADS_VARIABLES
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.messages_out import serve_tool
@@ -43,15 +49,14 @@ HANDLELESS_POLL_S = 0.25
 #: Upper bound of one wait.
 MAX_POLL_S = 3600.0
 
-# glibc gives every freed activation back to the kernel and faults it in again on the next
-# batch; keeping it cut a CPU worker's time by a third (docs/benchmarks.md).
-CPU_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**3)}
-
 
 @dataclass(eq=False)
 class _Running:
     process: WorkerProcess
     devices: tuple[Device, ...]
+    tool: ToolRef
+    #: Tells whether a process, given its id, belongs to it.
+    is_its: Callable[[int], bool]
     #: When to escalate (close, SIGTERM, SIGKILL) a process that is to end; None: it is not.
     next_step_s: float | None = None
     steps: int = 0
@@ -124,7 +129,11 @@ class LocalHost:
 
     def pids(self) -> list[int]:
         """Return the ids of all worker processes."""
-        return [running.process.pid for running in self._running.values()]
+        fronts = [running.process.pid for running in self._running.values()]
+        # What is in a container is another process than the one that was started.
+        contained = [r.process.pid for r in self._running.values() if r.tool.container is not None]
+        inside = (process.pid for pid in contained for process in started_by(pid))
+        return [*fronts, *inside]
 
     def watch(self, group: int) -> None:
         """Have the reaper kill a process group if this process is killed."""
@@ -151,47 +160,35 @@ class LocalHost:
         mark = secrets.token_hex(16)
         there = self.surroundings(tool)
         own = own_environment() if there is None else there.variables
-        environment = self._environment(own, worker_id, tool, devices)
-        place = {} if there is None else {"cwd": there.cwd, "umask": there.umask}
+        ours = worker_variables(worker_id, tool, devices, self._threads)
+        ours |= {**self.lend(worker_id, devices), PROCESS_VARIABLE: mark}
+        place: dict[str, Any] = {} if there is None else {"cwd": there.cwd, "umask": there.umask}
+        environment, command = {**own, **ours}, tool.activation
+        if tool.container is not None:
+            environment, command = variables_in(own, ours), command_in(tool, devices)
+            place["in_container"] = True
         try:
+            require_image(tool)
             process = self._launch(
                 worker_id,
                 tool.python,
-                {**environment, PROCESS_VARIABLE: mark},
+                environment,
                 self._paths.worker_log(worker_id),
-                tool.activation,
+                command,
                 **place,
             )
         except WorkerStartError as error:
             self._events.append(WorkerGone(worker_id, str(error), expected=False))
             return None
         self._reaper.watch(process.pid, mark)
-        self._running[worker_id] = _Running(process, devices)
+        is_its = marked_by(PROCESS_VARIABLE, mark)
+        self._running[worker_id] = _Running(process, devices, tool, is_its)
         self._selector.register(process.socket, selectors.EVENT_READ, worker_id)
         if process.handle >= 0:
             self._selector.register(process.handle, selectors.EVENT_READ, _End(worker_id))
         first = serve_tool(tool, self._paths.spools, is_shared=self._paths.is_shared)
         self.send(worker_id, first.meta)
         return process.pid
-
-    def _environment(
-        self,
-        own: Mapping[str, str],
-        worker_id: str,
-        tool: ToolRef,
-        devices: tuple[Device, ...],
-    ) -> dict[str, str]:
-        is_on_cpu = all(map(computes_on_cpu, devices))
-        environment = {**own, **visible_env(devices)}
-        environment |= {"GPUPOOL_WORKER": worker_id, **self.lend(worker_id, devices)}
-        environment |= {"GPUPOOL_ENVIRONMENT": tool.environment, **tool.mode.variables()}
-        if is_on_cpu:
-            threads = str(self._threads if devices else 1)
-            environment |= dict.fromkeys(THREADS_VARIABLES, threads)
-            environment |= CPU_MALLOC
-        if tool.mode.is_reproducible:
-            environment |= NUMERIC_VARIABLES
-        return environment
 
     def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
         """Queue a frame; the next :meth:`flush` sends it with others for the same worker.
@@ -292,12 +289,20 @@ class LocalHost:
             self.reject(worker_id, str(error))
 
     def _checked(self, worker_id: str, frame: Frame) -> Frame:
-        """Believe a worker that its weights have left its devices only if the driver agrees."""
+        """Believe a worker that its weights have left its devices only if the driver agrees.
+
+        One that is in another image than it should be is not believed at all.
+        """
+        running = self._running[worker_id]
+        if frame.type == "tool" and running.tool.container is not None:
+            # It may have been started from what was put in the image's place meanwhile.
+            why_not = why_not_as_read(running.tool.container)
+            if why_not:
+                self.stop(worker_id, force=True, complaint=why_not)
         if frame.type != "moved" or not frame.meta.get("away"):
             return frame
-        running = self._running[worker_id]
         pid, devices = running.process.pid, running.devices
-        if self._memory_release.weights_are_gone(worker_id, pid, devices):
+        if self._memory_release.weights_are_gone(worker_id, pid, devices, running.is_its):
             return frame
         error = WorkerError("its weights are still on the device after the move to the host")
         return Frame({"type": "move_failed", "error": asdict(error)}, [])
@@ -344,7 +349,7 @@ class LocalHost:
             running.is_over = True
             self._reaper.forget(running.process.pid)
             self._receive_last(worker_id, running)
-        if not self._memory_release.is_rid_of(running.devices, running.process.pid):
+        if not self._memory_release.is_rid_of(running.devices, running.process.pid, running.is_its):
             return
         self._memory_release.left(worker_id, running.devices)
         for descriptor in (running.process.socket, running.process.handle):
@@ -373,7 +378,7 @@ class LocalHost:
 
     @staticmethod
     def _obituary(running: _Running) -> str:
-        reason = describe_exit(running.process.exit_code())
+        reason = running.process.describe_end()
         if running.complaint:
             reason = f"{running.complaint}, {reason}"
         words = running.process.last_words()

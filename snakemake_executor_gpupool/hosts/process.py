@@ -30,6 +30,8 @@ READS_AT_ONCE = 4
 CHUNKS_PER_WRITE = 64
 #: How much of the end of a worker's log an error message quotes.
 LOG_TAIL_BYTES = 2000
+#: Exit codes above this one say that a signal, of the number beyond it, has ended a command.
+_SHELL_SIGNAL = 128
 
 
 class WorkerProcess:
@@ -50,6 +52,9 @@ class WorkerProcess:
         empty: none.
     cwd, umask
         Where it starts, and which permissions its files lack; None and -1: as this process.
+    in_container
+        ``activation`` starts the worker, in a container. Its standard input is the channel: the
+        one descriptor that reaches the inside of every container.
 
     Raises
     ------
@@ -66,25 +71,29 @@ class WorkerProcess:
         activation: str = "",
         cwd: str | None = None,
         umask: int = -1,
+        in_container: bool = False,
     ) -> None:
         self.worker_id = worker_id
+        self._in_container = in_container
         self.log_path = log_path
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
             raise WorkerStartError(f"cannot start a worker: {error}") from error
         command = [python, str(CHILD_ENTRY), str(theirs.fileno()), str(PACKAGE_DIR)]
-        if activation:
+        if in_container:
+            command = ["bash", "--norc", "-c", activation]
+        elif activation:
             command = ["bash", "-c", activation, "bash", *command]
         try:
             with theirs, open(log_path, "ab", opener=open_private) as log:
                 self._process = subprocess.Popen(
                     command,
                     env=dict(environment),
-                    stdin=subprocess.DEVNULL,
+                    stdin=theirs.fileno() if in_container else subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[] if in_container else [theirs.fileno()],
                     start_new_session=True,
                     cwd=cwd,
                     umask=umask,
@@ -188,6 +197,14 @@ class WorkerProcess:
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:
             return False  # somebody else has waited for it
+
+    def describe_end(self) -> str:
+        """Return how it ended, in words."""
+        code = self.exit_code()
+        if self._in_container and code is not None and code > _SHELL_SIGNAL:
+            # What a shell, and a container, makes of a signal that has ended what runs in it.
+            return f"{describe_exit(_SHELL_SIGNAL - code)} in its container"
+        return describe_exit(code)
 
     def close(self) -> None:
         """Close the channel."""

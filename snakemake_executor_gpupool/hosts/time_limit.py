@@ -62,7 +62,7 @@ class TimeLimit:
             if self._is_over.is_set():
                 return
             self.is_reached = True
-            started = _started_by(self._group)
+            started = started_by(self._group)
             if number == signal.SIGKILL or not started:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._group, number)
@@ -71,7 +71,8 @@ class TimeLimit:
                     process.send_signal(number)
 
 
-def _started_by(pid: int) -> list[psutil.Process]:
+def started_by(pid: int) -> list[psutil.Process]:
+    """Return all processes that a process has started, directly or not, while it lives."""
     try:
         return list(psutil.Process(pid).children(recursive=True))
     except (psutil.Error, OSError):

@@ -193,4 +193,7 @@ VARIABLES = {
     "GPUPOOL_TOOL_FILES": "Set in worker processes: the files of their tools, for the processes "
     "that a tool starts itself.",
     "GPUPOOL_ENVIRONMENT": "Set in worker processes: the directory of the rule's own environment.",
+    "GPUPOOL_CONTAINER": "Set in worker processes: the image of the rule's container.",
+    "GPUPOOL_FILE_DIGESTS": "Set in worker processes in containers: the directory where digests of "
+    "large files are noted.",
 }

@@ -12,6 +12,34 @@ from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE, Mode
 from snakemake_executor_gpupool.wire.described import WorkerError
 
+#: Stands in the command of a container where arguments for a worker's devices go.
+DEVICE_ARGUMENTS = "@gpupool-device-arguments@"
+
+
+@dataclass(frozen=True)
+class Container:
+    """The container that a tool's processes run in.
+
+    Attributes
+    ----------
+    image
+        Path of its file or directory.
+    name
+        As the rule names it: a path or an address.
+    digest
+        ``sha256:`` and that of the image's content.
+    version
+        What any change of the image's file changes. A process is started only while it is so.
+    arguments
+        What the user has containers started with.
+    """
+
+    image: str
+    name: str
+    digest: str
+    version: str
+    arguments: str = ""
+
 
 @dataclass(frozen=True)
 class ToolRef:
@@ -31,7 +59,8 @@ class ToolRef:
     environment: str = ""
     #: Specs of further tools in the same processes: those of a chain.
     more: tuple[str, ...] = ()
-    #: Shell commands that enter it and then run ``"$@"``.
+    #: Shell commands that enter it and then run ``"$@"``. With a container: that start the worker
+    #: in it; :data:`DEVICE_ARGUMENTS` is to be replaced.
     activation: str = dataclasses.field(default="", repr=False)
     #: How the run computes.
     mode: Mode = DEFAULT_MODE
@@ -40,6 +69,8 @@ class ToolRef:
     #: Identifies the state of code and software that its processes must start from; empty: that
     #: of the moment. Processes of two stamps have nothing in common.
     stamp: str = ""
+    #: None: its processes run as this one does.
+    container: Container | None = None
 
     def __str__(self) -> str:
         return self.name or self.spec
@@ -47,7 +78,10 @@ class ToolRef:
     @property
     def surroundings(self) -> str:
         """What the keys of results must say of it beside the model: under which software it ran."""
-        return f"{self.environment}#{self.stamp}" if self.stamp else self.environment
+        software = f"{self.environment}#{self.stamp}" if self.stamp else self.environment
+        if self.container is None:
+            return software
+        return f"{software}#{self.container.digest} {self.container.arguments}"
 
 
 #: So many paths of a job are named in the run's events; of the others, how many they are.

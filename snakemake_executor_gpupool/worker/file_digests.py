@@ -48,7 +48,13 @@ def sha256_of(path: str) -> str:
 
 
 def notes_directory() -> str:
-    """Return where digests are noted; empty: nowhere, as there is no home."""
+    """Return where digests are noted; empty: nowhere, as there is no home.
+
+    In a container, where the home is the working directory, the coordinator says where.
+    """
+    given = os.environ.get("GPUPOOL_FILE_DIGESTS")
+    if given:
+        return given
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(base, "gpupool", "file-digests") if os.path.isabs(base) else ""
 

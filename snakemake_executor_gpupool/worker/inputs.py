@@ -53,6 +53,14 @@ def _check(path: str, pipes: bool) -> None:
 
 def _cause(error: OSError) -> str:
     path = str(error.filename)
+    container = os.environ.get("GPUPOOL_CONTAINER")
+    if container and isinstance(error, FileNotFoundError):
+        link = f"(a link to {os.readlink(path)}) " if os.path.islink(path) else ""
+        return (
+            f"{link}is not visible in the rule's container {container}, which sees the working "
+            "directory and what is bound. Bind its directory: --apptainer-args '--bind DIRECTORY'. "
+            "If it was removed after the run had started, make it, and run again"
+        )
     if not isinstance(error, FileNotFoundError):
         return f"cannot be read: {error.strerror}"
     if os.path.islink(path):

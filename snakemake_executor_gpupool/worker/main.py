@@ -1,5 +1,7 @@
 """Entry of a worker process: ``python worker/main.py CHANNEL_FD PACKAGE_DIR``.
 
+In a container the channel is 0, its standard input: no other descriptor is sure to get there.
+
 With ``code`` in the place of a channel it says what a tool's code is made of, and ends.
 
 It may run under the Python of a rule's own environment, where gpupool is not
@@ -11,6 +13,7 @@ import faulthandler
 import importlib.util
 import os
 import signal
+import stat
 import sys
 
 PACKAGE = "snakemake_executor_gpupool"
@@ -37,12 +40,25 @@ def main() -> None:
     else:
         from snakemake_executor_gpupool.worker.serve import serve
 
-        serve(int(channel))
+        serve(taken_from_stdin() if channel == "0" else int(channel))
     # The coordinator closed the channel: nothing is left to do, and a model library's own
     # teardown can take seconds that the next holder of the device would wait for.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def taken_from_stdin() -> int:
+    """Return the channel that standard input is; what the tool starts reads from nothing there."""
+    if not stat.S_ISSOCK(os.fstat(0).st_mode):
+        sys.exit(
+            "gpupool: the standard input of the container is not the worker's channel: does a "
+            "script around apptainer (singularity) change it? It must be passed on"
+        )
+    channel, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return channel
 
 
 def die_with_parent() -> None:

@@ -80,6 +80,10 @@ def missing_package(error: BaseException) -> str:
     package = str(cause.name or "").partition(".")[0] or "it"
     version = "{}.{}".format(*sys.version_info)
     environment = os.environ.get("GPUPOOL_ENVIRONMENT")
+    container = os.environ.get("GPUPOOL_CONTAINER")
+    if container and not environment:
+        where = f"The rule's container {container} (Python {version})"
+        return f". {where} lacks {package}: add it to the image"
     if environment:
         return f". The rule's environment {environment} (Python {version}) lacks {package}: add it"
     return (
@@ -88,11 +92,22 @@ def missing_package(error: BaseException) -> str:
     )
 
 
+def outside_container(error: OSError) -> str:
+    """Return what to do about a path that this process's container may not show; else empty."""
+    container = os.environ.get("GPUPOOL_CONTAINER")
+    if not container or error.errno not in (errno.ENOENT, errno.EROFS):
+        return ""
+    return (
+        f". The rule runs in the container {container}, which sees the working directory and what "
+        "is bound: --apptainer-args '--bind DIRECTORY' binds a directory"
+    )
+
+
 def tell_error(error: BaseException) -> dict[str, Any]:
     """Return an error as plain values; a user's mistake has no traceback."""
     kind = kind_of(error)
     if isinstance(error, OSError) and error.filename is not None:
-        message = f"{error.strerror}: {error.filename}"
+        message = f"{error.strerror}: {error.filename}{outside_container(error)}"
     else:
         advice = advice_on(error)
         more = f". {advice}" if advice else missing_package(error)

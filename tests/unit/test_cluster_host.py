@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +43,7 @@ from snakemake_executor_gpupool.hosts.cluster.nodes import Node
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.wire.frames import Frame, SpoolFile, encode
-from snakemake_executor_gpupool.wire.requests import ToolRef
+from snakemake_executor_gpupool.wire.requests import Container, ToolRef
 
 TOOL = ToolRef("tool", "/", "python")
 CARD = Device("cuda:0", "cuda", 0)
@@ -234,6 +235,8 @@ def test_frames_are_of_workers_that_are_there_and_an_end_is_told_once(host: Clus
 FRAME = Frame({"type": "done", "batch": 1}, [b"result", SpoolFile("/spool/x", 5)])
 SEEDED = Mode(is_reproducible=True, seed=3, kind="A100")
 CHAIN_TOOL = ToolRef("a.py:A", "/flow", "python", "/env", ("b.py:B",), "enter", mode=SEEDED)
+IMAGE = Container("/i.sif", "i.sif", "sha256:0", "1.2.3.4", "-B /d")
+CONTAINED = replace(CHAIN_TOOL, container=IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +244,7 @@ CHAIN_TOOL = ToolRef("a.py:A", "/flow", "python", "/env", ("b.py:B",), "enter", 
     [
         Begin("/run", "id", "/flow", "/probe", "t", "cuda", 9.0, 5.0, None, {"A": "b"}),
         StartProcess("w", CHAIN_TOOL, ("cuda:0", "cuda:1")),
+        StartProcess("w", CONTAINED, ()),
         SendFrame("w", FRAME),
         StopProcess("w", True, "hung"),
         End(),

@@ -18,6 +18,7 @@ from snakemake_executor_gpupool.devices.settings import (
     resolve,
     visible_env,
 )
+from snakemake_executor_gpupool.devices.visibility import CONTAINER_PREFIXES, env_of_parent
 from snakemake_executor_gpupool.errors import ConfigError, DeviceStringError
 
 RESTART, CPU = OffloadStrategy.RESTART, OffloadStrategy.CPU
@@ -126,7 +127,7 @@ def test_a_child_sees_exactly_its_devices():  # S7
 def test_a_child_without_gpus_sees_none():  # D3 S7
     for devices in ([], [cpu_slot(0)]):
         env = visible_env(devices)
-        assert env == {
+        assert plain(env) == {
             "CUDA_VISIBLE_DEVICES": "",
             "HIP_VISIBLE_DEVICES": "-1",
             "ROCR_VISIBLE_DEVICES": "",
@@ -135,6 +136,25 @@ def test_a_child_without_gpus_sees_none():  # D3 S7
             "GPUPOOL_MANAGED_DEVICES": "",
             "BIO_TOOLS_MANAGED_DEVICES": "",
         }
+
+
+def plain(env):
+    """The variables of a process itself, without those that set them in a container."""
+    return {name: v for name, v in env.items() if not name.startswith(CONTAINER_PREFIXES)}
+
+
+@pytest.mark.parametrize("prefix", ["APPTAINERENV_", "SINGULARITYENV_"])
+def test_a_container_shows_what_the_process_around_it_sees(prefix):  # S7
+    for devices in ([], [cpu_slot(0)], [card(1, "3")], [card(2, simulated=True)]):
+        env = visible_env(devices)
+        for name in set(plain(env)) - {"GPUPOOL_LEASE", "APPTAINER_NV", "SINGULARITY_NV"}:
+            assert env[f"{prefix}{name}"] == env[name], "--cleanenv would keep it out"
+        # Set where the lease is granted, and must not be hidden by what stands here.
+        assert f"{prefix}GPUPOOL_LEASE" not in env
+        assert ("APPTAINER_NV" in env) == (devices not in ([], [cpu_slot(0)]))
+    assert f"{prefix}ROCR_VISIBLE_DEVICES" not in visible_env([card(1)])
+    assert f"{prefix}ROCR_VISIBLE_DEVICES" not in env_of_parent([card(1)])
+    assert env_of_parent([card(1)])[f"{prefix}CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_container_runtimes_are_told_the_cards_themselves():  # S7

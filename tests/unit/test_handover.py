@@ -47,6 +47,24 @@ def test_weights_have_left_when_only_the_context_remains(library, cards):  # D8
     assert memory_release.weights_are_gone("w", PID, cards)
 
 
+def test_in_a_container_the_memory_is_another_process_s(library, cards):  # K1 D8
+    memory_release = arrived(library, cards, pid=5)
+    its = lambda pid: pid in (5, 6)  # noqa: E731
+    assert not memory_release.is_rid_of(cards, PID, its)
+    assert not memory_release.weights_are_gone("w", PID, cards, its)
+    half_mib = MAX_LEFT_BY_MOVED_MIB // 2
+    for card in library.cards:
+        card.pids = {5: half_mib, 6: half_mib + 2, 7: 30_000}
+    assert not memory_release.weights_are_gone("w", PID, cards, its), "together they hold more"
+    for card in library.cards:
+        card.pids = {5: half_mib, 6: half_mib, 7: 30_000}
+    assert memory_release.weights_are_gone("w", PID, cards, its)
+    assert not memory_release.is_rid_of(cards, PID, its)
+    for card in library.cards:
+        card.pids = {7: 30_000}
+    assert memory_release.is_rid_of(cards, PID, its), "the third process is somebody else's"
+
+
 def test_without_figures_for_the_process_the_card_tells(library, cards):  # D8
     memory_release = arrived(library, cards, told=False)
     assert not memory_release.weights_are_gone("w", PID, cards)

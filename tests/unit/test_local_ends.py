@@ -5,9 +5,10 @@ Time is a number, processes are objects: nothing is waited for.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot
 from snakemake_executor_gpupool.hosts import local
 from snakemake_executor_gpupool.hosts.base import GRACE_S, FrameArrived, HostEvent, WorkerGone
+from snakemake_executor_gpupool.hosts.containers import image_version
 from snakemake_executor_gpupool.hosts.local import LocalHost
+from snakemake_executor_gpupool.hosts.process import describe_exit
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
-from snakemake_executor_gpupool.wire.requests import ToolRef
+from snakemake_executor_gpupool.wire.requests import DEVICE_ARGUMENTS, Container, ToolRef
 
 CARD = Device("cuda:0", "cuda", 0, "GPU-0", visible_id="0")
 
@@ -37,7 +40,9 @@ class FakeProcess:
         environment: Mapping[str, str],
         log_path: Path,
         activation: str = "",
+        in_container: bool = False,
     ) -> None:
+        self.activation, self.in_container = activation, in_container
         self.worker_id, self.environment, self.log_path = worker_id, environment, log_path
         self.socket, self._theirs = socket.socketpair()
         self.handle, self._ended = os.pipe()
@@ -70,6 +75,9 @@ class FakeProcess:
 
     def exit_code(self) -> int | None:
         return self.code
+
+    def describe_end(self) -> str:
+        return describe_exit(self.code)
 
     def last_words(self) -> str:
         return "its last words"
@@ -126,7 +134,7 @@ class Memory:
     def left(self, worker_id: str, devices: Sequence[Device]) -> None:
         pass
 
-    def is_rid_of(self, devices: Sequence[Device], pid: int) -> bool:
+    def is_rid_of(self, devices: Sequence[Device], pid: int, is_its: Callable[[int], bool]) -> bool:
         return self.is_free
 
 
@@ -289,6 +297,66 @@ def test_a_reproducible_run_fixes_what_libraries_are_told(machine: Machine) -> N
         assert Mode.of(environment) == mode
         assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "1"
         assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def image_at(path: Path) -> Container:
+    return Container(str(path), path.name, "sha256:1", image_version(str(path)), "--bind /d")
+
+
+def contained(image: Container) -> ToolRef:
+    activation = f"exec apptainer exec {DEVICE_ARGUMENTS} {image.image} sh -c worker"
+    return ToolRef("tool", "", "python", activation=activation, container=image)
+
+
+def test_a_container_gets_the_drivers_of_its_devices_and_our_variables(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # K1
+    monkeypatch.setenv("GPUPOOL_OFFLINE", "1")
+    (tmp_path / "i.sif").write_text("image")
+    tool = contained(image_at(tmp_path / "i.sif"))
+    machine.host.start("w1", tool, (CARD,))
+    machine.host.start("w2", tool, ())
+    computes, files = FakeProcess.made
+    assert computes.in_container and computes.activation.split()[2:5] == [
+        "exec",
+        "--nv",
+        str(tmp_path / "i.sif"),
+    ]
+    assert "--nv" not in files.activation and DEVICE_ARGUMENTS not in files.activation
+    for process, cards in ((computes, "0"), (files, "")):
+        for prefix in ("", "APPTAINERENV_", "SINGULARITYENV_"):
+            assert process.environment[f"{prefix}CUDA_VISIBLE_DEVICES"] == cards
+            assert process.environment[f"{prefix}GPUPOOL_CONTAINER"] == "i.sif"
+            assert process.environment[f"{prefix}GPUPOOL_OFFLINE"] == "1", "the user's own"
+            assert process.environment[f"{prefix}GPUPOOL_PROCESS"]
+    given = dataclasses.replace(tool.container or image_at(tmp_path), arguments="--nv -B /d")
+    machine.host.start("w3", dataclasses.replace(tool, container=given), (CARD,))
+    assert "--nv" not in FakeProcess.made[-1].activation, "it is there already"
+
+
+def test_a_process_is_not_started_in_another_image_than_the_one_that_was_read(
+    machine: Machine, tmp_path: Path
+) -> None:  # K1 C2
+    path = tmp_path / "i.sif"
+    path.write_text("image")
+    tool = contained(image_at(path))
+    machine.host.start("w1", tool, ())
+    process = FakeProcess.made[-1]
+    (tmp_path / "new").write_text("other")
+    (tmp_path / "new").replace(path)
+    assert machine.host.start("w2", tool, ()) is None and len(FakeProcess.made) == 1
+    (gone,) = machine.after(0.0)
+    assert isinstance(gone, WorkerGone) and not gone.expected
+    assert "the image i.sif has changed since its content was read" in gone.reason
+    # Was it replaced before or after the first one was started? Its word does not count.
+    process.says(Frame({"type": "tool", "info": {}}, []))
+    machine.after(0.0)
+    assert not machine.host.believes("w1")
+    machine.after(0.0)
+    assert process.done == ["SIGKILL"]
+    process.ends(-9)
+    (gone,) = [event for event in machine.after(0.0) if isinstance(event, WorkerGone)]
+    assert "the image i.sif has changed" in gone.reason and not gone.expected
 
 
 def test_closing_takes_so_long_and_says_who_is_left(machine: Machine) -> None:  # S10

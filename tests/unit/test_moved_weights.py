@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import selectors
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,9 @@ class Driver:
 
     is_empty = False
 
-    def weights_are_gone(self, worker_id: str, pid: int, devices: object) -> bool:
+    def weights_are_gone(
+        self, worker_id: str, pid: int, devices: object, is_its: Callable[[int], bool]
+    ) -> bool:
         assert (worker_id, pid) == ("w", 7)
         return self.is_empty
 
@@ -43,7 +45,8 @@ def host(tmp_path: Path) -> Iterator[LocalHost]:
 def passed_on(host: LocalHost, **meta: Any) -> dict[str, Any]:
     """What is passed on of a frame that a worker sends."""
     process = SimpleNamespace(pid=7, receive=lambda: [Frame(meta, [])])
-    host._running["w"] = SimpleNamespace(process=process, devices=(), complaint="")  # type: ignore[assignment]
+    fields = {"devices": (), "complaint": "", "is_its": lambda pid: False}
+    host._running["w"] = SimpleNamespace(process=process, **fields)  # type: ignore[assignment]
     host._service("w", selectors.EVENT_READ)
     (event,) = host._events
     host._events = []

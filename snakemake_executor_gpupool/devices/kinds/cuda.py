@@ -23,6 +23,7 @@ class CudaKind(DeviceKind):
     word = CUDA
     tool_word = "cuda"
     maker = "nvidia"
+    container_flag = "--nv"
 
     def why_single(self, device: Device) -> str:
         """Say that CUDA shows a process one MIG slice, so that two are never two."""

@@ -39,6 +39,7 @@ class RocmKind(DeviceKind):
     also_serves = frozenset({CUDA})
     maker = "amd"
     stays_hidden = frozenset({ROCR})
+    container_flag = "--rocm"
 
     def shown(self, devices: Sequence[Device]) -> dict[str, str | None]:
         """Return the variables that show a process exactly these cards."""

@@ -21,6 +21,7 @@ from snakemake_executor_gpupool.devices.device_spec import gpus
 from snakemake_executor_gpupool.devices.kinds import gpus_among, is_gpu
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle
+from snakemake_executor_gpupool.frontends.snakemake.containers import pull_images
 from snakemake_executor_gpupool.frontends.snakemake.groups import units_of
 from snakemake_executor_gpupool.frontends.snakemake.name_checks import (
     misspelt_names,
@@ -83,6 +84,7 @@ def check_start(workflow: Any, config: PoolConfig, logger: Any) -> dict[str, str
     """
     jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}
     local = local_rules(workflow.dag.needrun_jobs())
+    pull_images(workflow, filter(is_served_safely, jobs.values()))
     misspelt = misspelt_names(workflow.rules)
     problems = [f"rule {name}: {problem}" for name, problem in misspelt.items()]
     problems += [

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_gpupool.frontends.snakemake.containers import is_read
 from snakemake_executor_gpupool.frontends.snakemake.lookahead import Lookahead
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     build_request,
@@ -82,7 +83,7 @@ class Following:
             for later in Lookahead(DagView(self._workflow.dag, self._cached)).chain(job):
                 with untouched(later):
                     evaluate_here(later)
-                    if not is_known(later):
+                    if not is_known(later) or not is_read(self._workflow, later):
                         break
                     if not all(map(self.is_near, later.output)):
                         break

@@ -42,8 +42,8 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     evaluate_here,
     is_served,
     title,
+    tool_key,
     tool_ref,
-    tool_spec,
 )
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
@@ -117,7 +117,7 @@ class Jobs:
         self._dag = workflow.dag
         self._jobs = sorted(self._dag.needrun_jobs(), key=_order)
         self._number = {job: number for number, job in enumerate(self._jobs, 1)}
-        self._tools: dict[tuple[str, str | None, Any], ToolRef] = {}
+        self._tools: dict[tuple[object, ...], ToolRef] = {}
         self._view = DagView(self._dag, self._is_cached)
         self._following = Following(workflow, self._tool, self._is_cached)
         self._local = local_rules(self._jobs)
@@ -218,9 +218,10 @@ class Jobs:
         return tuple(sorted(before))
 
     def _tool(self, job: Any) -> ToolRef:
-        key = (job.rule.name, tool_spec(job), job.conda_env_spec)
+        key = tool_key(self._workflow, job)
         if key not in self._tools:
-            self._tools[key] = tool_ref(self._workflow, job, self._config.python, self._config.mode)
+            python, mode, cache = self._config.python, self._config.mode, self._config.cache
+            self._tools[key] = tool_ref(self._workflow, job, python, mode, cache)
         return self._tools[key]
 
     # -- Snakemake's records ---------------------------------------------------------

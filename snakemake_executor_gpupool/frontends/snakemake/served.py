@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from snakemake_executor_gpupool.errors import PoolEnded
+from snakemake_executor_gpupool.frontends.snakemake.containers import is_read
 from snakemake_executor_gpupool.frontends.snakemake.following import Following
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     build_request,
     title,
+    tool_key,
     tool_ref,
-    tool_spec,
 )
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
@@ -60,7 +61,7 @@ class Serving:
         self._pool = pool
         self._expect = expect
         self._report = report
-        self._tools: dict[tuple[str, str | None, Any], ToolRef] = {}
+        self._tools: dict[tuple[object, ...], ToolRef] = {}
         self._gathered: list[tuple[Any, Done]] = []
         self._following = Following(workflow, self._tool, lambda job: uses_cache(workflow, job))
         self._merges = merges
@@ -74,6 +75,8 @@ class Serving:
         """Queue a job for the next :meth:`flush`."""
         if uses_cache(self._workflow, job):
             self._help(self._serve_cached, job, done)
+        elif not is_read(self._workflow, job):
+            self._help(self._serve_alone, job, done)
         else:
             self._gathered.append((job, done))
 
@@ -87,8 +90,14 @@ class Serving:
         """Prepare and submit one job; ``goes_on``: it continues something that has begun."""
         if uses_cache(self._workflow, job):
             self._help(self._serve_cached, job, done, goes_on)
+        elif not is_read(self._workflow, job):
+            self._help(self._serve_alone, job, done, goes_on)
         else:
-            self._submit(self._prepared([(job, done)]), goes_on=goes_on)
+            self._serve_alone(job, done, goes_on)
+
+    def _serve_alone(self, job: Any, done: Done, goes_on: bool = False) -> None:
+        """Prepare and submit a job; takes as long as reading its image, if that has changed."""
+        self._submit(self._prepared([(job, done)]), goes_on=goes_on)
 
     def _help(self, act: Callable[..., None], job: Any, done: Done, *more: Any) -> None:
         """Run a step on another thread; an error there fails the job, or the run."""
@@ -164,10 +173,11 @@ class Serving:
 
     def _tool(self, job: Any) -> ToolRef:
         """Return a rule's tool; looked up once per rule, since it means looking for files."""
-        key = (job.rule.name, tool_spec(job), job.conda_env_spec)
+        key = tool_key(self._workflow, job)
         if key not in self._tools:
             config = self._pool.config
-            self._tools[key] = tool_ref(self._workflow, job, config.python, config.mode)
+            python, mode, cache = config.python, config.mode, config.cache
+            self._tools[key] = tool_ref(self._workflow, job, python, mode, cache)
         return self._tools[key]
 
     def _with_benchmark(self, job: Any, done: Done) -> Done:

@@ -1,12 +1,13 @@
 """The software environment of a served rule, and how its workers enter it.
 
 A worker is started by gpupool, so what Snakemake would put in front of a rule's command is put
-in front of the worker's: the same activation, then the environment's Python.
+in front of the worker's: the same container, the same activation, then the environment's Python.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,14 @@ from typing import Any
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 from snakemake_executor_gpupool.errors import GpupoolError
-
-#: Variables that Snakemake unsets for a rule with ``conda:``.
-SEARCH_PATHS = ("R_LIBS", "PYTHONPATH", "PERLLIB", "PERL5LIB")
+from snakemake_executor_gpupool.frontends.snakemake.containers import (
+    PYTHONS,
+    SEARCH_PATHS,
+    Uncontainable,
+    container_of,
+    worker_command,
+)
+from snakemake_executor_gpupool.wire.requests import Container
 
 
 class Unservable(GpupoolError):
@@ -34,36 +40,52 @@ class Software:
     environment
         The directory of the rule's own environment; empty: it has none.
     activation
-        Shell commands that enter the environment and then run ``"$@"``; empty: none.
+        Shell commands that enter the environment and then run ``"$@"``; empty: none. With a
+        container: that start a worker in it.
+    container
+        None: there is none.
     """
 
     python: str
     environment: str = ""
     activation: str = ""
+    container: Container | None = None
 
 
-def software_of(workflow: Any, job: Any, python: str) -> Software:
+def software_of(workflow: Any, job: Any, python: str, places: Iterable[str] = ()) -> Software:
     """Return the software that a served job's workers run with.
+
+    The first time it takes as long as asking conda for its version, or reading an image.
 
     Parameters
     ----------
     python
         The interpreter of workers whose rules have no environment of their own.
+    places
+        Directories that a worker in a container needs beside those that the rule's own command
+        would see; read only those that end in ``:ro``.
 
     Raises
     ------
     Unservable
         The rule asks for an environment that a warm worker cannot enter.
     """
-    refuse_what_cannot_be_entered(workflow, job)
+    refuse_modules(workflow, job)
     methods = workflow.deployment_settings.deployment_method
-    if DeploymentMethod.CONDA not in methods or not job.conda_env:
-        return Software(python)
-    return conda_software(job.conda_env, python)
+    env = job.conda_env if DeploymentMethod.CONDA in methods else None
+    try:
+        container = container_of(workflow, job)
+        if container is not None:
+            command = worker_command(workflow, container, places, env)
+            address = "" if env is None else str(env.address)
+            return Software(PYTHONS[0], address, command, container)
+    except Uncontainable as error:
+        raise Unservable(str(error)) from error
+    return conda_software(env, python) if env else Software(python)
 
 
-def refuse_what_cannot_be_entered(workflow: Any, job: Any) -> None:
-    """Raise for a container or modules, in which a warm worker cannot run.
+def refuse_modules(workflow: Any, job: Any) -> None:
+    """Raise for environment modules, in which a warm worker cannot run.
 
     Raises
     ------
@@ -71,19 +93,12 @@ def refuse_what_cannot_be_entered(workflow: Any, job: Any) -> None:
         The message says what to do.
     """
     methods = workflow.deployment_settings.deployment_method
-    plain = (
-        f"run it as a plain GPU job, without gpupool_tool and with gpu=1 (from outside: "
-        f"--set-resources {job.rule.name}:gpupool_tool=\"''\" {job.rule.name}:gpu=1)"
-    )
-    if job.container_img_url and DeploymentMethod.APPTAINER in methods:
-        raise Unservable(
-            "a rule with container: cannot be served from a warm worker under --sdm apptainer. "
-            f"Give it a conda: environment instead, or {plain}"
-        )
     if job.env_modules and DeploymentMethod.ENV_MODULES in methods:
         raise Unservable(
             "a rule with envmodules: cannot be served from a warm worker under --sdm env-modules. "
-            f"Give it a conda: environment instead, or {plain}"
+            "Give it a conda: environment or a container: instead, or run it as a plain GPU job, "
+            "without gpupool_tool and with gpu=1 (from outside: --set-resources "
+            f"{job.rule.name}:gpupool_tool=\"''\" {job.rule.name}:gpu=1)"
         )
 
 

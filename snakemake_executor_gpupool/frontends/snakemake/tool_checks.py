@@ -32,13 +32,14 @@ def check_tool(workflow: Any, job: Any) -> None:
     """
     spec = source_of_tool(workflow, job)
     place, class_name = split_spec(spec)
-    # Also asks conda for its version, once, before any job waits for the answer.
+    # Also asks conda for its version, and reads images, once, before any job waits for it.
     software = software_of(workflow, job, sys.executable)
+    has_own_python = bool(software.environment) or software.container is not None
     if place.endswith(".py"):
         resolved(spec)
-        problem = problem_of_file(place, class_name, own_python=not software.environment)
+        problem = problem_of_file(place, class_name, own_python=not has_own_python)
     elif class_name:
-        problem = "" if software.environment else problem_of_module(place, class_name)
+        problem = "" if has_own_python else problem_of_module(place, class_name)
     else:
         resolved(spec)
         problem = ""

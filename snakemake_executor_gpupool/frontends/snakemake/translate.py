@@ -14,6 +14,7 @@ from typing import Any
 from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_gpupool.errors import UnknownTool
+from snakemake_executor_gpupool.frontends.snakemake.containers import image_key
 from snakemake_executor_gpupool.frontends.snakemake.needs import needs_of
 from snakemake_executor_gpupool.frontends.snakemake.recipe import recipe_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable, software_of
@@ -232,14 +233,32 @@ def script_of(rule: Any) -> str:
     )
 
 
-def tool_ref(workflow: Any, job: Any, python: str, mode: Mode = DEFAULT_MODE) -> ToolRef:
-    """Return the tool that a rule names; a file's path is relative to its Snakefile."""
+def tool_ref(
+    workflow: Any,
+    job: Any,
+    python: str,
+    mode: Mode = DEFAULT_MODE,
+    cache: Path | None = None,
+) -> ToolRef:
+    """Return the tool that a rule names; a file's path is relative to its Snakefile.
+
+    Parameters
+    ----------
+    python
+        The interpreter of workers whose rules have no software of their own.
+    cache
+        Where results are kept across runs; None: nowhere.
+    """
     spec, name = source_of_tool(workflow, job), tool_name(job)
     try:
         spec = resolved(spec)
     except UnknownTool as error:
         raise Unservable(str(error)) from error
-    software = software_of(workflow, job, python)
+    place, _ = split_spec(spec)
+    places = [f"{Path(place).absolute().parent}:ro"] if place.endswith(".py") else []
+    if cache is not None:
+        places.append(str(cache.absolute()))
+    software = software_of(workflow, job, python, places)
     return ToolRef(
         spec=spec,
         base_dir=str(Path.cwd()),
@@ -248,7 +267,13 @@ def tool_ref(workflow: Any, job: Any, python: str, mode: Mode = DEFAULT_MODE) ->
         activation=software.activation,
         mode=mode,
         name=name,
+        container=software.container,
     )
+
+
+def tool_key(workflow: Any, job: Any) -> tuple[object, ...]:
+    """Return what jobs have in common that have the same tool; looking at it takes no time."""
+    return job.rule.name, tool_spec(job), job.conda_env_spec, image_key(workflow, job)
 
 
 @functools.lru_cache(maxsize=1024)

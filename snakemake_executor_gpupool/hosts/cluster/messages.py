@@ -15,12 +15,13 @@ that all nodes share.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.errors import FrameError
 from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.wire.frames import Decoder, Frame, encode
-from snakemake_executor_gpupool.wire.requests import ToolRef
+from snakemake_executor_gpupool.wire.requests import Container, ToolRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,18 @@ def _plain(value: object) -> object:
     return asdict(value) if isinstance(value, ToolRef | Device) else value
 
 
+def _tool(values: dict[str, Any]) -> ToolRef:
+    container = values["container"]
+    return ToolRef(
+        **{
+            **values,
+            "more": tuple(values["more"]),
+            "mode": Mode(**values["mode"]),
+            "container": None if container is None else Container(**container),
+        }
+    )
+
+
 def unpack(data: bytes) -> Message:
     """Return a message.
 
@@ -193,8 +206,7 @@ def unpack(data: bytes) -> Message:
         if "meta" in values:
             values["frame"] = Frame(values.pop("meta"), frame.blobs)
         if "tool" in values:
-            more, mode = tuple(values["tool"]["more"]), Mode(**values["tool"]["mode"])
-            values["tool"] = ToolRef(**{**values["tool"], "more": more, "mode": mode})
+            values["tool"] = _tool(values["tool"])
         if "devices" in values:
             values["devices"] = tuple(Device(**each) for each in values["devices"])
         for name in ("device_names", "notes"):

@@ -188,6 +188,7 @@ class ProvenanceRecorder:
             "kind": "served",
             "title": request.title,
             "rule": facts.rule,
+            "container": _container(request),
             "wildcards": dict(facts.wildcards),
             "params": _read(facts.params),
             "recipe": _read(facts.recipe),
@@ -253,6 +254,15 @@ def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in fields.items()
         if value or (value is not None and isinstance(value, (int, float)))
     }
+
+
+def _container(request: Request) -> dict[str, str] | None:
+    container = request.tool.container
+    if container is None:
+        return None
+    digest = container.digest.removeprefix("sha256:")
+    named = {"image": container.name, "path": container.image, "sha256": digest}
+    return {**named, **({"arguments": container.arguments} if container.arguments else {})}
 
 
 def _files(

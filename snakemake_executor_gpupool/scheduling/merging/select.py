@@ -162,7 +162,8 @@ def _joins(stage: MergedStage, before: list[MergedStage]) -> bool:
 
 
 def _python(tool: ToolRef) -> tuple[object, ...]:
-    return tool.base_dir, tool.python, tool.environment, tool.activation, tool.mode, tool.stamp
+    software = tool.python, tool.environment, tool.activation, tool.container
+    return tool.base_dir, *software, tool.mode, tool.stamp
 
 
 def merged_ref(stages: tuple[MergedStage, ...]) -> ToolRef:

@@ -1,0 +1,239 @@
+"""The container of a served rule: its image, and the command that starts a worker in it.
+
+The command is the one by which Snakemake would start the rule's own command. gpupool's worker side
+is bound into the container, read-only, so an image needs a Python, but no gpupool.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from snakemake_interface_executor_plugins.settings import DeploymentMethod
+
+from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.hosts.containers import image_version
+from snakemake_executor_gpupool.hosts.process import CHILD_ENTRY, PACKAGE_DIR
+from snakemake_executor_gpupool.wire.requests import DEVICE_ARGUMENTS, Container
+from snakemake_executor_gpupool.worker.file_digests import (
+    notes_directory,
+    sha256_of,
+    sha256_of_large,
+)
+from snakemake_executor_gpupool.worker.named_files import is_settled
+
+#: Variables that Snakemake unsets for a rule with ``conda:``.
+SEARCH_PATHS = ("R_LIBS", "PYTHONPATH", "PERLLIB", "PERL5LIB")
+#: How often an image is read again that changes meanwhile.
+MAX_READS = 3
+#: As Snakemake does, ``python`` is taken; else, as images of Debian have it, ``python3``.
+PYTHONS = ("python", "python3")
+#: What separates the parts of a ``--bind``.
+_SEPARATORS = ":,'\n"
+
+#: Digests of images by path and version.
+_digests: dict[tuple[str, str], str] = {}
+
+
+class Uncontainable(GpupoolError):
+    """A worker cannot be started in a rule's container; the message says why."""
+
+
+# -- the image --------------------------------------------------------------------------
+def image_of(workflow: Any, job: Any) -> Any | None:
+    """Return Snakemake's image of a job; None: the job runs in no container."""
+    methods = workflow.deployment_settings.deployment_method
+    if DeploymentMethod.APPTAINER not in methods or not job.container_img_url:
+        return None
+    return job.container_img
+
+
+def image_key(workflow: Any, job: Any) -> tuple[str, str] | None:
+    """Return what identifies the state of a job's image; None: it has none. Reads no content."""
+    image = image_of(workflow, job)
+    if image is None:
+        return None
+    path = os.path.abspath(image.path)  # noqa: PTH100 - a link is part of its name
+    return path, image_version(path)
+
+
+def is_read(workflow: Any, job: Any) -> bool:
+    """Return whether the content of a job's image is known, as of now, or it has no image."""
+    key = image_key(workflow, job)
+    return key is None or key in _digests
+
+
+def container_of(workflow: Any, job: Any) -> Container | None:
+    """Return a job's container; reads the image if it has changed, which takes time.
+
+    Raises
+    ------
+    Uncontainable
+        There is no image, or it changes all the time.
+    """
+    image = image_of(workflow, job)
+    if image is None:
+        return None
+    path = os.path.abspath(image.path)  # noqa: PTH100
+    if not image_version(path):
+        raise Uncontainable(_missing(image, path))
+    version, digest = read_image(path)
+    arguments = str(workflow.deployment_settings.apptainer_args or "").strip()
+    return Container(path, str(image.url), digest, version, arguments)
+
+
+def pull_images(workflow: Any, jobs: Iterable[Any]) -> None:
+    """Pull the images of jobs that are not here; takes time.
+
+    Snakemake has done so before a run starts, unless software is each machine's own affair.
+    """
+    for image in {image.url: image for job in jobs if (image := image_of(workflow, job))}.values():
+        if not image.is_local:
+            image.pull()
+
+
+def _missing(image: Any, path: str) -> str:
+    if image.is_local:
+        return f"its container: {image.url} is not there ({path})"
+    return (
+        f"the image of its container: {image.url} was not pulled yet. A run pulls it before it "
+        "starts, and so does snakemake --sdm apptainer --conda-create-envs-only"
+    )
+
+
+def read_image(path: str) -> tuple[str, str]:
+    """Return the version of an image, and the digest of its content; read once for each version.
+
+    Raises
+    ------
+    Uncontainable
+        It cannot be read, or changes meanwhile.
+    """
+    for _ in range(MAX_READS):
+        version = image_version(path)
+        known = _digests.get((path, version))
+        if known is not None:
+            return version, known
+        try:
+            digest = f"sha256:{_digest(path)}"
+        except OSError as error:
+            what = f"{error.filename}: {error.strerror}"
+            raise Uncontainable(f"the image of its container cannot be read: {what}") from error
+        if image_version(path) == version:
+            _digests[path, version] = digest
+            return version, digest
+    raise Uncontainable(f"the image of its container, {path}, changes while it is read")
+
+
+def _digest(path: str) -> str:
+    status = os.stat(path)  # noqa: PTH116
+    if stat.S_ISDIR(status.st_mode):
+        return _digest_of_directory(path)
+    return sha256_of_large(path, status) if is_settled(status) else sha256_of(path)
+
+
+def _digest_of_directory(top: str) -> str:
+    """Return a digest of an image that is a directory: of names, modes, links and contents."""
+    total = hashlib.sha256()
+    for name, what in sorted(_entries(top)):
+        total.update(f"{len(os.fsencode(name))} ".encode() + os.fsencode(name) + what.encode())
+    return total.hexdigest()
+
+
+def _entries(top: str) -> Iterator[tuple[str, str]]:
+    for directory, inner, names in os.walk(top):
+        for entry in (*inner, *names):
+            path = os.path.join(directory, entry)  # noqa: PTH118
+            status = os.lstat(path)
+            what = oct(status.st_mode)
+            if stat.S_ISLNK(status.st_mode):
+                what += f" {os.readlink(path)}"  # noqa: PTH115
+            elif stat.S_ISREG(status.st_mode):
+                what += f" {_content(path, status)}"
+            yield os.path.relpath(path, top), what
+
+
+def _content(path: str, status: os.stat_result) -> str:
+    try:
+        return sha256_of(path)
+    except PermissionError:  # of another user, such as a file of passwords
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+# -- the command ------------------------------------------------------------------------
+def worker_command(workflow: Any, container: Container, places: Iterable[str], env: Any) -> str:
+    """Return the command that starts a worker in a container.
+
+    Parameters
+    ----------
+    places
+        Directories that the worker needs beside those that the rule's own command would see; read
+        only those that end in ``:ro``.
+    env
+        Snakemake's conda environment in the container; None: there is none.
+
+    Raises
+    ------
+    Uncontainable
+        One of the directories cannot be bound.
+    """
+    from snakemake.deployment import singularity
+    from snakemake.shell import shell
+
+    inner, shell_name = _inner_command(container), "sh"
+    if env is not None:
+        inner, shell_name = env.conda.shellcmd(str(env.address), inner), "bash"
+    binds = " ".join(f"--bind {shlex.quote(bind)}" for bind in _binds(places))
+    command = singularity.shellcmd(
+        shlex.quote(container.image),
+        inner,
+        bind=workflow.runtime_paths,
+        args=f"{container.arguments} {binds} {DEVICE_ARGUMENTS}",
+        shell_executable=shell_name,
+    )
+    unset = ""
+    if env is not None and shell.conda_block_conflicting_envvars:
+        unset = f"unset {' '.join(SEARCH_PATHS)}; "
+    return f"{unset}exec {command.strip()}"
+
+
+def _inner_command(container: Container) -> str:
+    """Return what runs in the container: its first Python that is new enough, as a worker."""
+    worker = shlex.join([str(CHILD_ENTRY), "0", str(PACKAGE_DIR)])
+    why = (
+        f"gpupool: a worker needs Python 3.9 or newer, and the container {container.name} has none "
+        f"(looked for {' and '.join(PYTHONS)})"
+    )
+    return (
+        f"for python in {' '.join(PYTHONS)}; do "
+        '"$python" -c "import sys; sys.exit(sys.version_info < (3, 9))" < /dev/null 2> /dev/null '
+        f'&& exec "$python" {worker}; done; echo {shlex.quote(why)} >&2; exit 127'
+    )
+
+
+def _binds(places: Iterable[str]) -> Iterator[str]:
+    """Yield the arguments of ``--bind`` for gpupool's worker side and for other directories."""
+    here = Path.cwd()
+    notes = notes_directory()
+    if notes:
+        Path(notes).mkdir(mode=0o700, parents=True, exist_ok=True)
+    yield _bind(str(PACKAGE_DIR), ":ro")
+    for place in dict.fromkeys([*places, notes]):
+        path, read_only = place.removesuffix(":ro"), place.endswith(":ro")
+        # The working directory is there anyway, with all that is in it.
+        if path and not Path(path).is_relative_to(here) and Path(path).is_dir():
+            yield _bind(path, ":ro" * read_only)
+
+
+def _bind(path: str, options: str) -> str:
+    if any(sign in path for sign in _SEPARATORS):
+        raise Uncontainable(
+            f"{path} has to be visible in its container, and a directory whose name has a colon, a "
+            "comma or a quotation mark cannot be bound"
+        )
+    return f"{path}:{path}{options}"
