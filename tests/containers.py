@@ -31,8 +31,11 @@ PROGRAMS = (
 )
 #: Parts of a standard library that no worker needs.
 LEFT_OUT = ("test", "tests", "idlelib", "tkinter", "lib2to3", "ensurepip", "site-packages")
-LEFT_OUT += ("__pycache__", "dist-packages", "turtledemo", "pydoc_data", "config-*")
-DESCRIBE = "import sys, sysconfig, json; print(json.dumps([sys.executable, sysconfig.get_path('stdlib'), sys.version_info[:2], sysconfig.get_path('platstdlib')]))"  # noqa: E501
+LEFT_OUT += ("dist-packages", "turtledemo", "pydoc_data", "config-*")
+DESCRIBE = """
+import json, sys, sysconfig
+print(json.dumps([sys.executable, sysconfig.get_path("stdlib"), sys.version_info[:2]]))
+"""
 
 
 @functools.cache
@@ -53,13 +56,13 @@ def with_apptainer(*more: str) -> dict[str, str]:
 def make_root(root: Path, python: str = sys.executable) -> Path:
     """Make a minimal root in which there is a Python, copied from one of this machine."""
     said = subprocess.run([python, "-c", DESCRIBE], capture_output=True, text=True, check=True)
-    executable, library, version, _ = json.loads(said.stdout)
+    executable, library, version = json.loads(said.stdout)
     name = f"python{version[0]}.{version[1]}"
     for directory in ("usr/local/bin", "usr/local/lib", "bin", "etc", "tmp", "var/tmp", "mnt"):
         (root / directory).mkdir(parents=True)
     ignored = shutil.ignore_patterns(*LEFT_OUT)
     there = root / "usr/local/lib" / name
-    shutil.copytree(library, there, ignore=ignored, symlinks=True)
+    shutil.copytree(library, there, ignore=ignored, symlinks=True, copy_function=_link_or_copy)
     own = root / "usr/local/bin" / name
     shutil.copy2(os.path.realpath(executable), own)
     for alias in ("python", "python3"):
@@ -70,6 +73,13 @@ def make_root(root: Path, python: str = sys.executable) -> Path:
         shutil.copy2(program, root / "bin" / each)
     _copy_libraries(root, [str(own), *programs, *map(str, there.rglob("*.so"))])
     return root
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)  # containers see images read only
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _copy_libraries(root: Path, binaries: Iterable[str]) -> None:

@@ -82,7 +82,7 @@ def _noted(note: str) -> str:
 
 
 def _write_note(note: str, digest: str) -> None:
-    staged = f"{note}.{os.getpid()}"
+    staged = f"{note}.{os.urandom(8).hex()}"  # process ids are not unique across containers
     with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(note), mode=0o700, exist_ok=True)
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -71,7 +71,8 @@ def claim_kind(directories: Sequence[str], device: str) -> None:
     card = cuda.get_device_name(0) if cuda is not None and word == "cuda" else ""
     own = "; ".join(filter(None, [card, processor()]))
     path = os.path.join(directories[-1], f"kind-{word}")
-    mine = f"{path}-{os.uname().nodename}-{os.getpid()}"
+    # No process id: two containers of one machine may give the same one.
+    mine = f"{path}-{os.urandom(8).hex()}"
     with open(mine, "w", encoding="utf-8") as file:
         file.write(own)
     try:

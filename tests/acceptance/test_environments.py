@@ -1,4 +1,4 @@
-"""Served rules with ``conda:`` and ``container:`` (S4, S5).
+"""Served rules with ``conda:`` (S4, S5).
 
 Environments are made here by ``venv``, from whatever other Pythons this machine has, and given
 to Snakemake as existing prefixes; none of them has gpupool or torch. They are entered by conda,
@@ -186,37 +186,3 @@ def test_what_an_environment_lacks_is_said(tmp_path: Path, prefixes: Path) -> No
     assert "rule package" in run.text and "rule module" in run.text
     assert "a worker needs Python 3.9 or newer" in text and "has 3.8" in text
     assert run.read("good.txt").startswith("alpha: read in")
-
-
-CONTAINER = """
-rule all:
-    input: "out.txt"
-
-rule up:
-    input: "in.txt"
-    output: "out.txt"
-    container: "image.sif"
-    resources: gpupool_tool="textual.py:Textual"
-    shell:
-        "tr a-z A-Z < {input} > {output}; "
-        "echo in $CONTAINER on $CUDA_VISIBLE_DEVICES >> {output}"
-"""
-
-
-def test_a_container_is_refused_and_the_way_out_works(tmp_path: Path) -> None:  # S4
-    path = os.pathsep.join([str(TOOLS / "apptainer"), os.environ["PATH"]])
-    env = {"PATH": path, "GPUPOOL_SIMULATE": "2x16GiB"}
-    workflow = Workflow(tmp_path, CONTAINER, {"in.txt": "alpha\n", "image.sif": ""})
-    refused = workflow.run("--sdm", "apptainer", **env)
-    assert refused.code == 1
-    assert "rule up: a rule with container: cannot be served" in refused.text
-    way_out = ("--set-resources", "up:gpupool_tool=''", "up:gpu=1")
-    assert " ".join(way_out).replace("''", "\"''\"") in refused.text
-    plain = workflow.run("--sdm", "apptainer", *way_out, **env)
-    assert plain.code == 0, plain.text
-    assert plain.read("out.txt").splitlines()[0] == "ALPHA"
-    assert plain.read("out.txt").splitlines()[1] == "in image.sif on 0"
-    assert plain.summary["jobs_served"] == 0
-    served = workflow.run("--forceall", **env)
-    assert served.code == 0, served.text
-    assert served.read("out.txt") == "ALPHA.plain\n", "without --sdm apptainer it is served"

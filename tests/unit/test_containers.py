@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from snakemake.deployment.singularity import Singularity
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 from snakemake_executor_gpupool.frontends.snakemake import containers
@@ -32,6 +33,12 @@ Facts = dict[str, Any]
 @pytest.fixture(autouse=True)
 def _nothing_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(containers, "_digests", {})
+    monkeypatch.setattr(Singularity, "instance", None)
+    program = tmp_path / "programs/apptainer"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho apptainer version 1.3.4\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -149,7 +156,7 @@ def test_the_command_is_snakemake_s_with_what_a_worker_needs(
     command = worker_command(flow, found, places, None)
     first, *words = shlex.split(command)
     binary = words.pop(0)
-    assert first == "exec" and binary in ("apptainer", "singularity")
+    assert first == "exec" and binary == "apptainer"
     notes = tmp_path / "cache/gpupool/file-digests"
     assert words[:3] == ["exec", "--home", str(work)]
     assert words[3:6] == ["--bind", "/data", "--cleanenv"]
@@ -180,6 +187,15 @@ def test_a_conda_environment_is_entered_inside(
     assert inner.startswith("source a '/conda-envs/1f'; for python in")
 
 
+def test_without_apptainer_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "image.sif").write_bytes(b"image")
+    found = container_of(workflow(), job(tmp_path / "image.sif"))
+    assert found is not None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Uncontainable, match="apptainer or singularity command has to be"):
+        worker_command(workflow(), found, [], None)
+
+
 def test_the_version_of_an_image_is_the_same_on_every_machine(tmp_path: Path) -> None:
     path = tmp_path / "image.sif"
     path.write_bytes(b"image")
@@ -191,7 +207,9 @@ def test_the_version_of_an_image_is_the_same_on_every_machine(tmp_path: Path) ->
 
 def test_a_process_is_found_by_what_it_inherits() -> None:  # K1
     environment = {**os.environ, "MARK": "abc"}
-    with subprocess.Popen(["sleep", "30"], env=environment) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(["sh", "-c", "echo; read x"], env=environment, **pipes) as process:
+        assert process.stdout is not None and process.stdout.readline()  # it has begun
         assert marked_by("MARK", "abc")(process.pid)
         assert not marked_by("MARK", "ab")(process.pid)
         assert not marked_by("MARK", "abc")(os.getpid())

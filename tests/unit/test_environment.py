@@ -152,8 +152,10 @@ def test_a_container_shows_what_the_process_around_it_sees(prefix):  # S7
         # Set where the lease is granted, and must not be hidden by what stands here.
         assert f"{prefix}GPUPOOL_LEASE" not in env
         assert ("APPTAINER_NV" in env) == (devices not in ([], [cpu_slot(0)]))
-    assert f"{prefix}ROCR_VISIBLE_DEVICES" not in visible_env([card(1)])
-    assert f"{prefix}ROCR_VISIBLE_DEVICES" not in env_of_parent([card(1)])
+    amd = Device("rocm:1", "rocm", 1, visible_id="1")
+    assert f"{prefix}ROCR_VISIBLE_DEVICES" not in visible_env([amd]), "it stays as the user has it"
+    assert f"{prefix}ROCR_VISIBLE_DEVICES" not in env_of_parent([amd])
+    assert visible_env([amd])["APPTAINER_ROCM"] == "1"
     assert env_of_parent([card(1)])[f"{prefix}CUDA_VISIBLE_DEVICES"] == ""
 
 

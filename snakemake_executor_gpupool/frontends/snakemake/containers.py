@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 from snakemake_executor_gpupool.errors import GpupoolError
@@ -180,11 +181,15 @@ def worker_command(workflow: Any, container: Container, places: Iterable[str], e
     Raises
     ------
     Uncontainable
-        One of the directories cannot be bound.
+        One of the directories cannot be bound, or there is no Apptainer.
     """
     from snakemake.deployment import singularity
     from snakemake.shell import shell
 
+    try:
+        singularity.Singularity().check()  # once: it finds out what the program is called
+    except WorkflowError as error:
+        raise Uncontainable(str(error)) from error
     inner, shell_name = _inner_command(container), "sh"
     if env is not None:
         inner, shell_name = env.conda.shellcmd(str(env.address), inner), "bash"

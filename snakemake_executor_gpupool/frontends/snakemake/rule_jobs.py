@@ -108,6 +108,11 @@ def read_rule(
                 f"rule {name} has a conda: environment; the tool was checked under this Python "
                 f"({sys.executable}) instead"
             )
+        if rule.container_img:
+            remarks.append(
+                f"rule {name} has a container:; the tool was checked outside of it, under this "
+                f"Python ({sys.executable})"
+            )
         return RuleJobs([_plain(workflow, job) for job in taken], str(Path.cwd()), remarks)
 
 
