@@ -85,6 +85,11 @@ class BlameTracker:
             self._external_kills_s.append(now_s)
             death.doubts = 0
 
+    @property
+    def has_suspects(self) -> bool:
+        """Whether there is anybody who has yet to succeed."""
+        return bool(self._records)
+
     def exonerate(self, suspect: object) -> None:
         """A suspect has succeeded: it was innocent of every death so far."""
         if not self._records:

@@ -305,7 +305,8 @@ class FileScheduler:
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when a tool whose process has died may next be tried; else infinity."""
-        tries_s = [*map(self._blame_tracker.next_try_s, self._tools.values())]
+        tools = self._tools.values() if self._blame_tracker.has_suspects else ()
+        tries_s = [*map(self._blame_tracker.next_try_s, tools)]
         tries_s += [until_s for tool in self._tools.values() for until_s, _ in tool.resting]
         return min((try_s for try_s in tries_s if try_s > now_s), default=float("inf"))
 

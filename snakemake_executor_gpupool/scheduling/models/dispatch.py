@@ -11,7 +11,7 @@ What one turn does, read downwards::
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
@@ -35,6 +35,8 @@ from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
 #: So long without work a worker is kept whose model has no job left: one may be tried again.
 GRACE_S = 5.0
+#: How often it is looked, while a window is open, whether inputs are still being read.
+GATHER_LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -281,10 +283,21 @@ class Dispatch:
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when time alone may next change something, at most a second away."""
-        gathering = any(model.window_opened_s is not None for model in self.models.values())
-        wake_s = now_s + (min(self._config.batch_window_s, 0.05) if gathering else 1.0)
+        wake_s = now_s + 1.0
         for model in self.models.values():
-            tries_s = [until_s for until_s, _ in model.resting]
-            tries_s.append(self._blame_tracker.next_try_s(model))
-            wake_s = min([wake_s, *(try_s for try_s in tries_s if try_s > now_s)])
+            opened_s = model.window_opened_s
+            if opened_s is not None:
+                # Until the window closes; a model that loads longer is fed once it is loaded.
+                end_s = opened_s + self._config.batch_window_s
+                wake_s = min(wake_s, end_s, now_s + GATHER_LOOK_S) if end_s > now_s else wake_s
+            if model.resting:
+                wake_s = _soonest(wake_s, now_s, (until_s for until_s, _ in model.resting))
+        if self._blame_tracker.has_suspects:
+            tries_s = map(self._blame_tracker.next_try_s, self.models.values())
+            wake_s = _soonest(wake_s, now_s, tries_s)
         return wake_s
+
+
+def _soonest(wake_s: float, now_s: float, times_s: Iterable[float]) -> float:
+    """Return the first of times that are still to come; ``wake_s`` if all come later."""
+    return min((time_s for time_s in times_s if now_s < time_s < wake_s), default=wake_s)

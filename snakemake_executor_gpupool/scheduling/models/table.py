@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, ValuesView
 
 from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
@@ -33,6 +33,10 @@ class ModelTable(Mapping[Hashable, Model]):
 
     def __iter__(self) -> Iterator[Hashable]:
         return iter(self._models)
+
+    def values(self) -> ValuesView[Model]:
+        """Return all models; that of a mapping would look each of them up."""
+        return self._models.values()
 
     def __len__(self) -> int:
         return len(self._models)
