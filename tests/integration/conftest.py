@@ -1,7 +1,13 @@
-"""Fixtures of the tests that compute in this process."""
+"""Fixtures of the tests that compute in this process, and of those of servers."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from tests.serving import Workplace
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +34,12 @@ def cache_with(tmp_path_factory, monkeypatch):
         (cache / name / "snapshots" / commit).symlink_to(directory)
 
     return cache_with
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Workplace]:
+    place = Workplace(tmp_path)
+    yield place
+    directory = place.server_directory()
+    place.end()
+    shutil.rmtree(directory, ignore_errors=True)

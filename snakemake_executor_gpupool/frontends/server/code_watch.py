@@ -54,6 +54,11 @@ class ToolCode:
     words: tuple[str, ...]
     version: str
 
+    @property
+    def package(self) -> str:
+        """Which gpupool the tool was imported with; empty: nobody said."""
+        return next((sign for _, kind, sign in self.watched if kind == PACKAGE), "")
+
     def holds(self) -> bool:
         """Return whether all is as it was."""
         return all(signature(kind, path) == sign for path, kind, sign in self.watched)

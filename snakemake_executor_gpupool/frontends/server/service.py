@@ -42,6 +42,7 @@ from snakemake_executor_gpupool.frontends.server.workplaces import Workplace, Wo
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.wire.described import WorkerError
+from snakemake_executor_gpupool.wire.fingerprint import fingerprint
 from snakemake_executor_gpupool.wire.requests import JobReport
 
 LOG = logging.getLogger("snakemake_executor_gpupool.serve")
@@ -54,6 +55,10 @@ FORGET_S = 60.0
 SPOILING = ("CodeChanged", "UnlistedCode", "UnknownTool", "WorkerDied", "ImportError")
 
 Message = dict[str, Any]
+
+
+class _Renewed(Exception):
+    """Workers would be of another gpupool than this process."""
 
 
 class Service:
@@ -74,6 +79,7 @@ class Service:
         self.workplaces = workplaces
         self._idle = idle
         self._watch = CodeWatch()
+        self._package = fingerprint()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[JobReport]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -175,6 +181,8 @@ class Service:
         gone = asyncio.ensure_future(reader.read(1))
         try:
             answer = await self._answer(message, gone)
+        except _Renewed:
+            answer = {"type": "renewed"}
         finally:
             gone.cancel()
             self.clients -= 1
@@ -256,6 +264,8 @@ class Service:
         start = job.cwd if is_here else self.workplaces.neutral
         software = digest_of({**variables, "": start})
         code = await self._watch.code_of(job.spec, variables, software, start)
+        if code.package != self._package:
+            raise _Renewed
         what = sys.executable, self._at_work().config.mode, code, variables, software, job
         place = self.workplaces.of_job(*what, is_here=is_here)
         self._retire_earlier(place)
