@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
-from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.frontends.snakemake.deployment import container_image_of
 from snakemake_executor_gpupool.hosts.containers import image_version
 from snakemake_executor_gpupool.hosts.process import CHILD_ENTRY, PACKAGE_DIR
 from snakemake_executor_gpupool.wire.requests import DEVICE_ARGUMENTS, Container
@@ -48,10 +48,7 @@ class Uncontainable(GpupoolError):
 # -- the image --------------------------------------------------------------------------
 def image_of(workflow: Any, job: Any) -> Any | None:
     """Return Snakemake's image of a job; None: the job runs in no container."""
-    methods = workflow.deployment_settings.deployment_method
-    if DeploymentMethod.APPTAINER not in methods or not job.container_img_url:
-        return None
-    return job.container_img
+    return job.container_img if container_image_of(workflow, job) else None
 
 
 def image_key(workflow: Any, job: Any) -> tuple[str, str] | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import ConfigError, GpupoolError
+from snakemake_executor_gpupool.frontends.snakemake.deployment import has_environment
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     evaluate_here,
     plain_job,
@@ -103,12 +104,12 @@ def read_rule(
         taken = _spread(there, max_jobs)
         if len(taken) < len(there):
             remarks.append(f"{len(taken)} of the {len(there)} jobs of rule {name} were taken")
-        if rule.conda_env:
+        if has_environment(rule):
             remarks.append(
-                f"rule {name} has a conda: environment; the tool was checked under this Python "
-                f"({sys.executable}) instead"
+                f"rule {name} has an environment of its own; the tool was checked under this "
+                f"Python ({sys.executable}) instead"
             )
-        if rule.container_img:
+        if getattr(rule, "container_img", None):
             remarks.append(
                 f"rule {name} has a container:; the tool was checked outside of it, under this "
                 f"Python ({sys.executable})"

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snakemake_interface_executor_plugins.settings import DeploymentMethod
-
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.frontends.snakemake.containers import (
     PYTHONS,
@@ -21,6 +19,14 @@ from snakemake_executor_gpupool.frontends.snakemake.containers import (
     Uncontainable,
     container_of,
     worker_command,
+)
+from snakemake_executor_gpupool.frontends.snakemake.deployment import (
+    Unenterable,
+    activation_of,
+    conda_env_of,
+    env_modules_of,
+    plugin_env_of,
+    python_of,
 )
 from snakemake_executor_gpupool.wire.requests import Container
 
@@ -71,8 +77,10 @@ def software_of(workflow: Any, job: Any, python: str, places: Iterable[str] = ()
         The rule asks for an environment that a warm worker cannot enter.
     """
     refuse_modules(workflow, job)
-    methods = workflow.deployment_settings.deployment_method
-    env = job.conda_env if DeploymentMethod.CONDA in methods else None
+    plugged = plugin_software(job, python)
+    if plugged is not None:
+        return plugged
+    env = conda_env_of(workflow, job)
     try:
         container = container_of(workflow, job)
         if container is not None:
@@ -84,6 +92,26 @@ def software_of(workflow: Any, job: Any, python: str, places: Iterable[str] = ()
     return conda_software(env, python) if env else Software(python)
 
 
+def plugin_software(job: Any, python: str) -> Software | None:
+    """Return the software that a deployment plugin of Snakemake gives a job; None: none does.
+
+    Raises
+    ------
+    Unservable
+        A warm worker cannot enter it.
+    """
+    try:
+        env = plugin_env_of(job)
+    except Unenterable as error:
+        plain = f"{job.rule.name}:gpupool_tool=\"''\" {job.rule.name}:gpu=1"
+        raise Unservable(f"{error}. As a plain GPU job it runs: --set-resources {plain}") from error
+    if env is None:
+        return None
+    prefix, own_python = python_of(env)
+    chosen = str(own_python) if own_python.exists() else python
+    return Software(chosen, str(prefix), activation_of(env))
+
+
 def refuse_modules(workflow: Any, job: Any) -> None:
     """Raise for environment modules, in which a warm worker cannot run.
 
@@ -92,8 +120,7 @@ def refuse_modules(workflow: Any, job: Any) -> None:
     Unservable
         The message says what to do.
     """
-    methods = workflow.deployment_settings.deployment_method
-    if job.env_modules and DeploymentMethod.ENV_MODULES in methods:
+    if env_modules_of(workflow, job):
         raise Unservable(
             "a rule with envmodules: cannot be served from a warm worker under --sdm env-modules. "
             "Give it a conda: environment or a container: instead, or run it as a plain GPU job, "

@@ -15,6 +15,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.containers import image_key
+from snakemake_executor_gpupool.frontends.snakemake.deployment import environment_key
 from snakemake_executor_gpupool.frontends.snakemake.needs import needs_of
 from snakemake_executor_gpupool.frontends.snakemake.recipe import recipe_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable, software_of
@@ -273,7 +274,7 @@ def tool_ref(
 
 def tool_key(workflow: Any, job: Any) -> tuple[object, ...]:
     """Return what jobs have in common that have the same tool; looking at it takes no time."""
-    return job.rule.name, tool_spec(job), job.conda_env_spec, image_key(workflow, job)
+    return job.rule.name, tool_spec(job), environment_key(job), image_key(workflow, job)
 
 
 @functools.lru_cache(maxsize=1024)
