@@ -183,7 +183,7 @@ class StubJob:
         self.rule = SimpleNamespace(
             name=name,
             resources={},
-            params=(),
+            params=Params(),
             cache=None,
             script=None,
             is_handover=False,

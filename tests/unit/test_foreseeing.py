@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from snakemake.iocontainers import Params
 
 from snakemake_executor_gpupool.frontends.snakemake import foreseeing as module
 from snakemake_executor_gpupool.frontends.snakemake.foreseeing import Foreseeing
@@ -28,17 +30,18 @@ def workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubWo
     made.executor.shutdown()
 
 
-def jobs_of(
-    workflow: StubWorkflow, rule: str, number: int, *params: Any, **values: Callable[[int], Any]
-) -> list[StubJob]:
-    """Make jobs of one rule: ``params`` as the rule has them, ``values`` as each job does."""
-    made = [
-        workflow.served(rule, params={name: value(n) for name, value in values.items()})
-        for n in range(number)
-    ]
-    for job in made:
-        job.rule.params = params
+def jobs_of(workflow: StubWorkflow, rule: str, number: int, **params: Any) -> list[StubJob]:
+    """Make jobs of one rule, whose wildcard ``n`` counts them."""
+    made = [workflow.served(rule) for _ in range(number)]
+    for n, job in enumerate(made):
+        job.rule.params = Params(fromdict=params)
+        job.wildcards_dict = {"n": str(n)}
+        job.wildcards = SimpleNamespace(n=str(n))
     return made
+
+
+def jobs_of_waves(forecast: Forecast) -> list[int]:
+    return sorted(wave.jobs for wave in forecast.waves)
 
 
 def look(foreseeing: Foreseeing) -> Forecast:
@@ -49,7 +52,7 @@ def look(foreseeing: Foreseeing) -> Forecast:
 
 def test_the_graph_is_told_once_and_again_when_it_has_changed(workflow: StubWorkflow) -> None:
     first = jobs_of(workflow, "embed", 3)
-    for job, reader in zip(first, jobs_of(workflow, "score", 3, "7", k=lambda n: "7"), strict=True):
+    for job, reader in zip(first, jobs_of(workflow, "score", 3, k="7"), strict=True):
         reader.reads(job)
     foreseeing = Foreseeing(workflow)
 
@@ -93,23 +96,30 @@ def test_a_checkpoint_may_still_add_jobs(workflow: StubWorkflow) -> None:
 
 
 def test_jobs_that_need_the_same_model_are_of_one_kind(workflow: StubWorkflow) -> None:
-    jobs_of(workflow, "a", 4, lambda wildcards: wildcards, model=lambda n: f"m{n % 2}")
-    assert sorted(wave.jobs for wave in look(Foreseeing(workflow)).waves) == [2, 2]
+    """In several rules, too; and whatever a function calls its wildcards."""
+    jobs_of(workflow, "a", 4, model=lambda wc: f"m{int(wc.n) % 2}", layer=6)
+    jobs_of(workflow, "b", 3, model="m{n}", layer=6)
+    jobs_of(workflow, "c", 5, layer=6, model="m2")
+    assert jobs_of_waves(look(Foreseeing(workflow))) == [3, 3, 6]
 
 
 def test_params_of_inputs_are_not_evaluated_before_these_are_there(workflow: StubWorkflow) -> None:
-    jobs_of(workflow, "a", 4, lambda wildcards, input: input, model=lambda n: f"m{n}")
+    jobs_of(workflow, "a", 4, model=lambda wildcards, input: input.crash)
     (wave,) = look(Foreseeing(workflow)).waves
     assert (wave.kind, wave.jobs) == ("a*", 4)
 
 
-def test_jobs_that_all_differ_are_taken_for_one_kind(workflow: StubWorkflow) -> None:
-    jobs_of(workflow, "a", 300, "{name}", title=lambda n: f"sample {n}")
-    foreseeing = Foreseeing(workflow)
-    look(foreseeing)
-    jobs_of(workflow, "b", 1)  # the graph has changed
-    forecast = look(foreseeing)
-    assert sorted(wave.jobs for wave in forecast.waves) == [1, 300]
+def test_params_that_fail_are_not_known(workflow: StubWorkflow) -> None:
+    jobs_of(workflow, "a", 4, model=lambda wildcards: 1 // int(wildcards.n))
+    forecast = look(Foreseeing(workflow))
+    assert jobs_of_waves(forecast) == [1, 1, 2]
+    assert {wave.kind: wave.jobs for wave in forecast.waves}["a*"] == 1
+
+
+def test_a_param_that_is_another_one_for_each_job_chooses_no_model(workflow: StubWorkflow) -> None:
+    jobs_of(workflow, "a", 300, title="sample {n}", model=lambda wildcards: int(wildcards.n) % 3)
+    jobs_of(workflow, "b", 40, model=lambda wildcards: 10 + int(wildcards.n) // 2)
+    assert jobs_of_waves(look(Foreseeing(workflow))) == [2] * 20 + [100] * 3
 
 
 def test_a_rule_whose_tool_is_not_known_yet_may_bring_jobs(workflow: StubWorkflow) -> None:
@@ -136,6 +146,5 @@ def test_evaluating_params_is_given_up_where_it_takes_long(
     workflow: StubWorkflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_EVALUATION_S", -1.0)
-    foreseeing = Foreseeing(workflow)
-    jobs_of(workflow, "a", 10, lambda wildcards: wildcards, model=lambda n: f"m{n}")
-    assert sorted(wave.jobs for wave in look(foreseeing).waves) == [1, 9]
+    jobs_of(workflow, "a", 10, model="{n}")
+    assert jobs_of_waves(look(Foreseeing(workflow))) == [10]

@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 import inspect
 import time
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from snakemake_executor_gpupool.frontends.snakemake.following import is_known, untouched
+from snakemake_executor_gpupool.frontends.snakemake.following import untouched
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     TOOL,
     is_served,
@@ -23,29 +24,66 @@ from snakemake_executor_gpupool.scheduling.forecast import Forecast, Node, forec
 #: So long may a rule's params take for a job, and all of them for each job of the graph; what takes
 #: longer is not known before its jobs are ready.
 MAX_EVALUATION_S = 2e-2
-EVALUATION_S_PER_JOB = 4e-5
+EVALUATION_S_PER_JOB = 2e-5
 #: A graph is looked at again when so many times what that took has passed.
 PAUSE = 200.0
-#: If the jobs of a rule differ in more ways, they are taken for one kind: most params do not choose
-#: a model.
-MAX_KINDS_PER_RULE = 16
-#: What functions of a rule may take for their values to be known before its inputs are there.
-KNOWN_ARGUMENTS = {"wildcards"}
+#: A param that has more values than this, and another one for every second job, does not choose a
+#: model: it is a name or a seed.
+MAX_VALUES = 16
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Rule:
     """What is known of a rule's jobs beforehand.
 
     Attributes
     ----------
-    kind
-        Of all of its jobs; empty: each has its own, as far as ``is_evaluable``.
+    tool
+        Empty: they are not served.
+    fixed
+        What is the same for all of them.
+    varying
+        The params that differ with wildcards; None: some cannot be known beforehand.
     """
 
+    name: str
     tool: str
-    kind: str
-    is_evaluable: bool
+    fixed: Sequence[tuple[str, Any]] = ()
+    varying: Sequence[tuple[str, Any]] | None = ()
+    jobs: int = 0
+    values: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def take(self, job: Any) -> tuple[str, ...] | None:
+        """Return the values of what varies, and remember which there are."""
+        if self.varying is None:
+            return None
+        began_s = time.perf_counter()
+        try:
+            found = tuple(repr(plain(value_of(value, job))) for _, value in self.varying)
+        except Exception:
+            return None
+        if time.perf_counter() - began_s > MAX_EVALUATION_S:
+            self.varying = None
+            return None
+        self.jobs += 1
+        for (name, _), value in zip(self.varying, found, strict=True):
+            self.values[name].add(value)
+        return found
+
+    def kind(self, found: tuple[str, ...] | None) -> str:
+        """Return what a job has in common with those that need the same model."""
+        if self.varying is None or (self.varying and found is None):
+            return f"{self.name}*"
+        varying = [
+            (name, value)
+            for (name, _), value in zip(self.varying, found or (), strict=True)
+            if not self._is_label(name)
+        ]
+        said = repr(sorted([*self.fixed, *varying]))
+        return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+    def _is_label(self, name: str) -> bool:
+        return len(self.values[name]) > max(MAX_VALUES, self.jobs // 2)
 
 
 class Foreseeing:
@@ -60,8 +98,7 @@ class Foreseeing:
     def __init__(self, workflow: Any) -> None:
         self._workflow = workflow
         self._rules: dict[str, _Rule | None] = {}
-        self._kinds: dict[Any, str] = {}
-        self._kinds_of: dict[str, set[str]] = {}
+        self._found: dict[Any, tuple[str, ...] | None] = {}
         self._wave_of: dict[Hashable, str] = {}
         self._begun: dict[Any, str] = {}
         self._seen: Hashable = None
@@ -100,15 +137,21 @@ class Foreseeing:
         lost = self._lost(dag, failed)
         begun = list(self._begun.items())  # other threads add to it
         self._begun = {job: wave for job, wave in begun if not dag.finished(job)}
-        until_s = time.perf_counter() + EVALUATION_S_PER_JOB * len(pending)
+        rules = self._look_at(pending)
+        kinds: dict[tuple[_Rule, Any], str] = {}
         nodes: dict[Hashable, Node] = {}
         dependencies = dag.dependencies
         for job in pending:
-            if job not in lost:
-                # A look-up by key would add the job: the graph's tables are defaultdicts.
-                after = tuple(dependencies[job]) if job in dependencies else ()
-                wave = self._begun.get(job, "")
-                nodes[job] = Node(*self._kind_of(job, until_s), after, wave)
+            if job in lost:
+                continue
+            # A look-up by key would add the job: the graph's tables are defaultdicts.
+            after = tuple(dependencies[job]) if job in dependencies else ()
+            rule = rules.get(job.rule.name)
+            kind = tool = ""
+            if rule is not None and rule.tool:
+                key, tool = (rule, self._found.get(job)), rule.tool
+                kind = kinds.get(key) or kinds.setdefault(key, rule.kind(self._found.get(job)))
+            nodes[job] = Node(kind, tool, after, self._begun.get(job, ""))
         is_complete = not dag.checkpoint_jobs and None not in self._rules.values()
         return forecast_of(nodes, is_complete=is_complete)
 
@@ -125,68 +168,68 @@ class Foreseeing:
         return lost
 
     # -- kinds -----------------------------------------------------------------------------
-    def _kind_of(self, job: Any, until_s: float) -> tuple[str, str]:
-        """Return a job's kind and tool, empty if it is not served as far as is known."""
-        if job.rule.name not in self._rules:
-            self._rules[job.rule.name] = self._rule(job)
-        rule = self._rules[job.rule.name]
-        if rule is None or not rule.tool:
-            return "", ""
-        if rule.kind:
-            return rule.kind, rule.tool
-        if job not in self._kinds and rule.is_evaluable and time.perf_counter() < until_s:
-            self._kinds[job] = self._evaluated(job, rule)
-        return self._kinds.get(job, f"{job.rule.name}*"), rule.tool
-
-    def _evaluated(self, job: Any, rule: _Rule) -> str:
-        began_s = time.perf_counter()
-        kind = kind_of(job)
-        took_s = time.perf_counter() - began_s
-        kinds = self._kinds_of.setdefault(job.rule.name, set())
-        kinds.add(kind)
-        if took_s > MAX_EVALUATION_S or len(kinds) > MAX_KINDS_PER_RULE:
-            self._rules[job.rule.name] = _Rule(rule.tool, f"{job.rule.name}*", is_evaluable=False)
-        return kind
-
-    def _rule(self, job: Any) -> _Rule | None:
-        """Return what is known of a job's rule; None: not even whether it is served."""
-        rule = job.rule
-        asked = [rule.resources[name] for name in RESOURCES if name in rule.resources]
-        if any(value.is_evaluable() for value in asked):
-            return None
-        try:
-            with untouched(job):
-                if not is_served(job) or job.is_local:
-                    return _Rule("", "", is_evaluable=False)
-                tool = tool_name(job)
-        except Exception:
-            return None
-        values = list(rule.params)
-        functions = [value for value in values if is_function(value)]
-        if not functions and not any(map(has_wildcards, values)):
-            return _Rule(tool, kind_of(job), is_evaluable=False)
-        known = all(arguments_of(function) <= KNOWN_ARGUMENTS for function in functions)
-        return _Rule(tool, "", is_evaluable=known)
+    def _look_at(self, jobs: Sequence[Any]) -> dict[str, _Rule | None]:
+        """See which rules there are, and what differs between the jobs of each."""
+        until_s = time.perf_counter() + EVALUATION_S_PER_JOB * len(jobs)
+        for job in jobs:
+            name = job.rule.name
+            if name not in self._rules:
+                self._rules[name] = rule_of(job)
+            rule = self._rules[name]
+            if rule is None or not rule.varying or job in self._found:
+                continue
+            if time.perf_counter() < until_s:
+                self._found[job] = rule.take(job)
+        return self._rules
 
 
-def kind_of(job: Any) -> str:
-    """Return what a job has in common with those that need the same model."""
+def rule_of(job: Any) -> _Rule | None:
+    """Return what is known of a job's rule; None: not even whether it is served."""
+    rule = job.rule
+    asked = [rule.resources[name] for name in RESOURCES if name in rule.resources]
+    if any(value.is_evaluable() for value in asked):
+        return None
     try:
         with untouched(job):
-            if not is_known(job):
-                return f"{job.rule.name}*"
-            given = job.params.items()
-            params = sorted((name, plain(value)) for name, value in given if name != TOOL)
-            asked = [(name, str(job.resources.get(name))) for name in RESOURCES]
-            said = repr((tool_name(job), params, asked))
+            if not is_served(job) or job.is_local:
+                return _Rule(rule.name, "")
+            tool = tool_name(job)
+            fixed = [(name, str(job.resources.get(name))) for name in RESOURCES]
     except Exception:
-        return f"{job.rule.name}*"
-    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+        return None
+    fixed += [("", tool)]
+    params = [(name, value) for name, value in rule.params.items() if name != TOOL]
+    varying = [
+        (name, value) for name, value in params if is_function(value) or has_wildcards(value)
+    ]
+    names = {name for name, _ in varying}
+    fixed += [(name, repr(plain(value))) for name, value in params if name not in names]
+    known = all(takes_wildcards(value) for _, value in varying if is_function(value))
+    return _Rule(rule.name, tool, fixed, varying if known else None)
+
+
+def value_of(value: Any, job: Any) -> Any:
+    """Return a param of a job that depends on nothing but wildcards; only who is equal counts."""
+    if is_function(value):
+        return callable_of(value)(job.wildcards)
+    if isinstance(value, str):
+        return value.format(**job.wildcards_dict)
+    return [each.format(**job.wildcards_dict) if isinstance(each, str) else each for each in value]
+
+
+def varies(value: Any) -> bool:
+    """Return whether a param is, or may be, another one for each job."""
+    return is_function(value) or has_wildcards(value)
 
 
 def is_function(value: Any) -> bool:
-    """Return whether a param or a resource is computed for each job."""
-    return callable(value) or callable(getattr(value, "callable", None))
+    """Return whether a param is computed for each job."""
+    return callable(callable_of(value))
+
+
+def callable_of(value: Any) -> Any:
+    """Return the function of a param; Snakemake flags some by a string around them."""
+    return value if callable(value) else getattr(value, "callable", None)
 
 
 def has_wildcards(value: Any) -> bool:
@@ -196,8 +239,9 @@ def has_wildcards(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(map(has_wildcards, value))
 
 
-def arguments_of(function: Any) -> set[str]:
-    """Return the names of a function's arguments."""
+def takes_wildcards(function: Any) -> bool:
+    """Return whether a function of a rule depends on wildcards alone, as far as it says."""
     with contextlib.suppress(TypeError, ValueError):
-        return set(inspect.signature(function).parameters)
-    return {"?"}
+        _, *others = inspect.signature(callable_of(function)).parameters.values()
+        return all(each.default is not inspect.Parameter.empty for each in others)
+    return False
