@@ -296,7 +296,11 @@ class JobTable:
         """Have a job's items computed each by itself; its outputs follow."""
         job.phase = JobPhase.COMPUTING
         if job.is_computed:
-            self._events.append(JobComputed(job.request.job_id))
+            self._computed(job)
+
+    def _computed(self, job: JobState) -> None:
+        self._events.append(JobComputed(job.request.job_id))
+        self._outlook.job_computed(job.request)
 
     def patience_s(self, items: Iterable[WorkItem]) -> float:
         """Return how long the most patient of the jobs that wait for the items will wait."""
@@ -371,7 +375,7 @@ class JobTable:
             job.missing -= count
             job.workers.add(worker_id)
             if not job.missing and job.is_computed and job.phase is JobPhase.COMPUTING:
-                self._events.append(JobComputed(job_id))
+                self._computed(job)
 
     def _worked_on(
         self, item: WorkItem, waiters: tuple[int, ...], node: str, seconds: float

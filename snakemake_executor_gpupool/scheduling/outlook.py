@@ -8,6 +8,7 @@ every answer is that nothing is known.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ NO_DEVICE_S = 1e5
 PAID_LOADS = 10.0
 #: What a job is taken to need while nothing was measured, in seconds.
 UNMEASURED_S = 1.0
+#: A load that takes a smaller share of a job's time is not worth another order.
+WEIGHS = 0.5
 #: So long an estimate of a time counts: it costs more than most events.
 RENEWED_AFTER_S = 0.1
 
@@ -35,8 +38,9 @@ class _Count:
     coming: int = 0
     in_flight: int = 0
     done: int = 0
-    #: Of those in flight: how many have not been read.
+    #: Of those in flight: how many have not been read, and of how many all results are there.
     unread: int = 0
+    computed: int = 0
 
     @property
     def total(self) -> int:
@@ -58,6 +62,9 @@ class Outlook(Foresight):
         self._counts: dict[str, _Count] = {}
         self._wave_of: dict[int, str] = {}
         self._unread: dict[int, _Count] = {}
+        self._computed: dict[int, _Count] = {}
+        #: Jobs that are being read and that nobody foresaw, and their tools.
+        self._unforeseen: dict[int, str] = {}
         self._is_complete = False
         self._rows: dict[str, int] = {}
         self._kinds: dict[str, dict[Hashable, None]] = {}
@@ -65,7 +72,7 @@ class Outlook(Foresight):
         self._cost_read: defaultdict[Hashable, float] = defaultdict(float)
         self._ready_in_s: dict[str, float] = {}
         self._ranks: dict[Hashable, tuple[float, ...]] = {}
-        self._on_model: dict[Hashable, list[Wave]] = {}
+        self._on_model: dict[Hashable, tuple[list[Wave], list[Wave]]] = {}
         self._estimated_s = -math.inf
 
     # -- what happens ----------------------------------------------------------------
@@ -77,9 +84,11 @@ class Outlook(Foresight):
         in_flight = Counter(self._wave_of.values())
         self._counts = {name: _Count(in_flight=count) for name, count in in_flight.items()}
         for job_id in self._unread:
-            count = self._counts[self._wave_of[job_id]]
+            self._unread[job_id] = count = self._counts[self._wave_of[job_id]]
             count.unread += 1
-            self._unread[job_id] = count
+        for job_id in self._computed:
+            self._computed[job_id] = count = self._counts[self._wave_of[job_id]]
+            count.computed += 1
         for wave in forecast.waves:
             self._counts.setdefault(wave.name, _Count()).coming = wave.jobs
         self._on_model = {}
@@ -97,6 +106,9 @@ class Outlook(Foresight):
             count.in_flight += 1
             count.unread += 1
             self._unread[request.job_id] = count
+            self._forget_estimates()
+        else:
+            self._unforeseen[request.job_id] = str(request.tool)
 
     def job_read(self, request: Request, model: Model, cost: float) -> None:
         """All items of a job are known: which model computes them, and what they cost."""
@@ -106,17 +118,30 @@ class Outlook(Foresight):
             if model.key not in known:
                 known[model.key] = None
                 self._on_model = {}
+        self._forget_estimates()
         self._jobs_read[model.key] += 1
         self._cost_read[model.key] += cost
+
+    def job_computed(self, request: Request) -> None:
+        """All results of a job are there; its outputs are to be written."""
+        count = self._counts.get(self._wave_of.get(request.job_id, ""))
+        if count is not None and request.job_id not in self._computed:
+            self._computed[request.job_id] = count
+            count.computed += 1
+            self._forget_estimates()
 
     def job_over(self, request: Request) -> None:
         """A job has ended, in whatever way."""
         self._was_read(request.job_id)
+        if request.job_id in self._computed:
+            self._computed.pop(request.job_id).computed -= 1
         count = self._counts.get(self._wave_of.pop(request.job_id, ""))
         if count is not None:
             count.in_flight, count.done = max(count.in_flight - 1, 0), count.done + 1
+            self._forget_estimates()
 
     def _was_read(self, job_id: int) -> None:
+        self._unforeseen.pop(job_id, None)
         count = self._unread.pop(job_id, None)
         if count is not None:
             count.unread -= 1
@@ -128,7 +153,8 @@ class Outlook(Foresight):
             self._forget_estimates()
 
     def _forget_estimates(self) -> None:
-        self._ready_in_s, self._ranks = {}, {}
+        self._ready_in_s.clear()
+        self._ranks.clear()
 
     # -- what is known -----------------------------------------------------------------
     @property
@@ -143,7 +169,9 @@ class Outlook(Foresight):
 
     def is_over(self, model: Model) -> bool:
         """Whether no job of a model will come any more, as far as can be told for certain."""
-        return self._is_complete and not model.is_chain and not any(self._waves_of(model))
+        if not self._is_complete or model.is_chain:
+            return False
+        return not any(self._waves_of(model, possible=True))
 
     def model_next_use_s(self, model: Model) -> float:
         """Estimate in how many seconds a model gets work; infinite: never, as far as is known."""
@@ -154,17 +182,28 @@ class Outlook(Foresight):
         return min((self.ready_in_s(wave) for wave in self._waves_of(model)), default=math.inf)
 
     def next_use_s(self, group: Hashable) -> float:
-        """The same, by the model's key."""
+        """The same, by the model's key; 0 where a load costs next to nothing."""
         model = self._models.get(group) if self.is_known else None
-        return 0.0 if model is None else self.model_next_use_s(model)
+        return 0.0 if model is None or not self.weighs(model) else self.model_next_use_s(model)
+
+    def weighs(self, model: Model) -> bool:
+        """Whether loading a model takes long enough, beside its jobs, to be avoided."""
+        load_s, job_s = model.load_s, self.job_s(model)
+        if load_s is None:  # taken to be as long as those of others
+            load_s = median([other.load_s for other in self._models.values()])
+        if job_s is None:
+            job_s = median([self.job_s(other) for other in self._models.values()])
+        return load_s is None or job_s is None or load_s >= WEIGHS * job_s
 
     def rank(self, group: Hashable) -> tuple[float, ...]:
         """Those first that need not be loaded again; then those on which most depends."""
         if group not in self._ranks:
             model = self._models.get(group)
-            first = 0.0 if model is None else float(self._is_blocked(model))
-            then = 0.0 if model is None else -float(self._rows_after(model))
-            self._ranks[group] = (first, then)
+            if model is None or not self.weighs(model):
+                self._ranks[group] = (0.0, 0.0)
+            else:
+                first, then = float(self._is_blocked(model)), -float(self._rows_after(model))
+                self._ranks[group] = (first, then)
         return self._ranks[group]
 
     def _is_blocked(self, model: Model) -> bool:
@@ -197,22 +236,50 @@ class Outlook(Foresight):
             default=0,
         )
 
-    def jobs_to_come(self, model: Model) -> int:
-        """Return how many jobs of a model are still to come, as far as is known."""
-        return sum(self._counts[wave.name].coming for wave in self._waves_of(model))
+    def is_reading(self, model: Model) -> bool:
+        """Whether jobs are being read that may be of a model."""
+        if str(model.tool.ref) in self._unforeseen.values():
+            return True
+        waves = self._waves_of(model, possible=True)
+        return any(self._counts[wave.name].unread for wave in waves)
+
+    def items_imminent(self, model: Model) -> float:
+        """Estimate how many items come of jobs all of whose inputs are being written, or are there.
+
+        Nobody knows when those come that also wait for other jobs, or for none.
+        """
+        jobs = sum(self._imminent(wave) for wave in self._waves_of(model))
+        return jobs * model.items_total / max(self._jobs_read[model.key], 1)
+
+    def _imminent(self, wave: Wave) -> int:
+        if wave.waits_elsewhere or not wave.after:
+            return 0
+        count = self._counts[wave.name]
+        arrived = count.in_flight + count.done
+        return min(count.coming, min(self._free_after(wave, n) for n in wave.after) - arrived)
+
+    def _free_after(self, wave: Wave, need: Need) -> int:
+        """Return how many jobs of a wave, from its first on, wait for no more of another one."""
+        mine, theirs = self._counts[wave.name], self._counts.get(need.wave, _Count())
+        there = theirs.done + theirs.computed
+        if there >= theirs.total:
+            return mine.total
+        if there < need.jobs:
+            return 0
+        return 1 + (there - need.jobs) * (mine.total - 1) // max(theirs.total - need.jobs, 1)
 
     def job_s(self, model: Model) -> float | None:
         """Return what a job of a model takes a worker; None if nothing was measured."""
         jobs = self._jobs_read[model.key]
         return model.speed.seconds(self._cost_read[model.key] / jobs) if jobs else None
 
-    def _waves_of(self, model: Model) -> Iterator[Wave]:
-        """Yield the waves of which a model may still get jobs."""
+    def _waves_of(self, model: Model, *, possible: bool = False) -> Iterator[Wave]:
+        """Yield the waves with jobs to come that are a model's; ``possible``: that may be."""
         if model.key not in self._on_model:
-            self._on_model[model.key] = [
-                wave for wave in self._waves.values() if self._may_be(wave, model)
-            ]
-        for wave in self._on_model[model.key]:
+            likely = [w for w in self._waves.values() if model.key in self._kinds.get(w.kind, {})]
+            others = [wave for wave in self._waves.values() if self._may_be(wave, model)]
+            self._on_model[model.key] = likely, others
+        for wave in self._on_model[model.key][possible]:
             count = self._counts[wave.name]
             if count.coming or count.unread:
                 yield wave
@@ -247,16 +314,16 @@ class Outlook(Foresight):
     def _done_in_s(self, name: str, jobs: int) -> float:
         """Estimate in how many seconds so many jobs of a wave are done."""
         count = self._counts.get(name, _Count())
-        lacking = jobs - count.done
+        lacking, at_work = jobs - count.done - count.computed, count.in_flight - count.computed
         if lacking <= 0:
             return 0.0
         wave = self._waves.get(name)
         models = self._models_of(wave.kind) if wave else []
         job_s, start_s = self._pace(models)
-        open_s = min(lacking, count.in_flight) * job_s
-        if lacking <= count.in_flight or wave is None:
+        open_s = min(lacking, at_work) * job_s
+        if lacking <= at_work or wave is None:
             return start_s + open_s
-        return max(start_s, self.ready_in_s(wave)) + open_s + (lacking - count.in_flight) * job_s
+        return max(start_s, self.ready_in_s(wave)) + open_s + (lacking - at_work) * job_s
 
     def _models_of(self, kind: str) -> list[Model]:
         return [self._models[key] for key in self._kinds.get(kind, ())]
@@ -275,3 +342,9 @@ class Outlook(Foresight):
         if not any(worker.is_coming for worker in model.workers.values()):
             start_s += NO_DEVICE_S
         return (UNMEASURED_S if job_s is None else job_s) / max(working, 1), start_s
+
+
+def median(known: Iterable[float | None]) -> float | None:
+    """Return the median of what is known; None: nothing is."""
+    values = [value for value in known if value is not None]
+    return statistics.median(values) if values else None

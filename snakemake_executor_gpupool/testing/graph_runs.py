@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
+import random
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.scheduling import events as ev
@@ -12,6 +13,23 @@ from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.testing.graphs import Graph
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
+
+
+def mistaken(nodes: Mapping[Hashable, Node], rng: random.Random) -> dict[Hashable, Node]:
+    """Return a graph with jobs that never come, and without some; of other models and orders."""
+    kinds = sorted({node.kind for node in nodes.values()})
+    other = dict(zip(kinds, rng.sample(kinds, len(kinds)), strict=True))
+    made: dict[Hashable, Node] = {}
+    for key, node in nodes.items():
+        if rng.random() < 0.2:
+            continue
+        kind = other[node.kind] if rng.random() < 0.5 else node.kind
+        before = list(made)[-20:]
+        after = rng.sample(before, min(2, len(before))) if rng.random() < 0.3 else node.after
+        made[key] = Node(rng.choice((kind, kind, "")), node.tool, after)
+        if rng.random() < 0.2:
+            made["never", key] = Node(rng.choice((*kinds, "unknown")), node.tool, [key])
+    return made
 
 
 @dataclass(frozen=True)
@@ -29,9 +47,13 @@ class GraphRun:
     ----------
     looks_ahead
         Whether the scheduler gets a forecast.
+    mistakes
+        Draws what is wrong with forecasts, which come late and again and again; None: nothing is.
     """
 
-    def __init__(self, graph: Graph, *, looks_ahead: bool) -> None:
+    def __init__(
+        self, graph: Graph, *, looks_ahead: bool, mistakes: random.Random | None = None
+    ) -> None:
         self.graph = graph
         truth: dict[str, float] = {}
         guess: dict[str, float] = {}
@@ -65,8 +87,19 @@ class GraphRun:
             nodes: dict[Hashable, Node] = {
                 number: Node(job.model, "tool", job.after) for number, job in enumerate(graph.jobs)
             }
-            forecast, self._wave_of = forecast_of(nodes)
-            self.world.take(ev.JobsForeseen(forecast))
+            if mistakes is None:
+                forecast, self._wave_of = forecast_of(nodes)
+                self.world.take(ev.JobsForeseen(forecast))
+            else:
+                self._mislead(nodes, mistakes)
+
+    def _mislead(self, nodes: dict[Hashable, Node], rng: random.Random) -> None:
+        for _ in range(rng.choice((1, 1, 5))):
+            wrong, wave_of = forecast_of(mistaken(nodes, rng), is_complete=rng.random() < 0.7)
+            self._wave_of |= wave_of
+            event = ev.JobsForeseen(wrong)
+            at_s = rng.choice((0.0, rng.uniform(0.0, 100.0)))
+            self.world.at(at_s, functools.partial(self.world.take, event))
 
     def run(self) -> Outcome:
         """Run all jobs."""
@@ -77,6 +110,8 @@ class GraphRun:
         reports = self.world.reports
         assert reports.keys() >= set(range(len(self.graph.jobs)))
         assert set(reports.values()) == {None}
+        for number, items in enumerate(self._items):
+            assert self.world.results[number] == [f"result of {item.key}" for item in items]
         loads = self.world.scheduler.dispatch.counts["model_loads"]
         return Outcome(max(self.world.report_times.values()), loads)
 

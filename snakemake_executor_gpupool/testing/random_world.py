@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.testing.world_options import FakeItem
 BUSY_S = 40.0
 
 
-def random_world(seed: int) -> World:
+def random_world(seed: int, *, foresees: bool = True) -> World:
     """Return a world with everything that is going to happen in it; ``run`` lets it."""
     rng = random.Random(seed)
     world = World(**_options(rng))
@@ -26,7 +26,7 @@ def random_world(seed: int) -> World:
     _add_faults(world, rng, keys, models)
     _add_jobs(world, rng, keys, models)
     _add_events(world, rng)
-    if seed % 3:
+    if seed % 3 and foresees:
         _add_forecasts(world, random.Random(f"forecasts of {seed}"))
     return world
 

@@ -11,7 +11,8 @@ from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.forecast import Forecast, Node, forecast_of
-from snakemake_executor_gpupool.scheduling.models.dispatch import GRACE_S
+from snakemake_executor_gpupool.scheduling.models.dispatch import GRACE_S, DispatchConfig
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.testing.graph_runs import GraphRun
 from snakemake_executor_gpupool.testing.graphs import Graph, GraphJob, random_graph
 from snakemake_executor_gpupool.testing.simulation import World
@@ -168,6 +169,69 @@ def test_a_worker_stays_whose_model_has_jobs_to_come_or_being_read() -> None:
     world.run()
     assert world.scheduler.dispatch.counts["model_loads"] == 2
     assert not [end for end in world.effects(fx.StopWorker) if end.worker_id.endswith(".1")]
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_the_window_closes_once_nothing_else_can_come(is_known: bool) -> None:
+    """Files are still read, but those of another model, as the jobs before have shown."""
+    world = World(gpus=2, read_s=0.05, file_workers=1, config=DispatchConfig(batch_window_s=5.0))
+    nodes: dict[Hashable, Node] = {1: Node("a", "tool"), 2: Node("b", "tool")}
+    nodes |= {3: Node("a", "tool", [1]), **{n: Node("b", "tool", [2]) for n in range(4, 20)}}
+    wave_of = foreseen(world, nodes) if is_known else {}
+    for number, model in ((1, "a"), (2, "b")):
+        world.submit(number, [f"i{number}"], model=model, wave=wave_of.get(number, ""))
+    world.run()
+    began_s = world.now_s
+    world.submit(3, ["i3"], model="a", wave=wave_of.get(3, ""))
+    for number in range(4, 20):
+        world.submit(number, [f"i{number}"], model="b", wave=wave_of.get(number, ""))
+    world.run()
+    waited_s = world.finished_s["i3"] - 1.0 - began_s
+    assert waited_s < 0.2 if is_known else waited_s > 17 * 0.05 - 0.01
+
+
+def trickle(*, holds_back: bool = False, is_known: bool = True, fixed_s: float = 0.15) -> World:
+    """Eight jobs computed at once, whose readers are handed out one after the other.
+
+    ``holds_back``: only the first is.
+    """
+    known = Figures(load_s=1.0, s_per_cost=1.0, fixed_s=fixed_s)
+    world = World(gpus=2, read_s=0.001, file_workers=1, budget_tokens=1000, figures={"b": known})
+    nodes: dict[Hashable, Node] = {n: Node("a", "tool") for n in range(8)}
+    nodes |= {8 + n: Node("b", "tool", [n]) for n in range(8)} | {99: Node("b", "tool")}
+    wave_of = foreseen(world, nodes) if is_known else {}
+
+    def submit(number: int, item: str, model: str) -> None:
+        wave = wave_of.get(number, "")
+        world.submit(number, [FakeItem(item, 0.01)], model=model, wave=wave)
+
+    def ended(number: int) -> None:
+        if number < (1 if holds_back else 8):
+            at_s = world.now_s + 0.02 * number
+            world.at(at_s, lambda: submit(8 + number, f"i{8 + number}", "b"))
+
+    world.on_report = ended
+    submit(99, "warm", "b")
+    world.run()
+    for number in range(8):
+        submit(number, "same", "a")
+    world.run()
+    return world
+
+
+def test_the_window_waits_for_many_jobs_that_are_a_moment_away() -> None:
+    assert [len(b) for b in trickle(is_known=False).batches if "i8" in b] == [1]
+    # One more than are still to come: those do not wait for the last ones.
+    assert [len(b) for b in trickle().batches if "i8" in b] == [4]
+    # Where a batch more costs nothing, nobody waits.
+    assert [len(b) for b in trickle(fixed_s=0.0).batches if "i8" in b] == [1]
+
+
+def test_jobs_that_are_held_back_are_waited_for_no_longer_than_the_window() -> None:
+    world = trickle(holds_back=True)
+    assert world.reports[8] is None
+    waited_s = world.finished_s["i8"] - world.report_times[0]
+    assert 0.1 < waited_s < DispatchConfig().batch_window_s + 0.1
 
 
 @pytest.mark.parametrize("seed", QUICK[:4])

@@ -11,7 +11,7 @@ What one turn does, read downwards::
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
@@ -33,6 +33,10 @@ from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
+#: Jobs that were a moment away and did not come are waited for so often: something holds them back.
+MAX_VAIN_WINDOWS = 2
+#: So long a worker is kept whose next jobs are a moment away, although another model waits.
+KEPT_S = 1.0
 #: So long without work a worker is kept whose model has no job left: one may be tried again.
 GRACE_S = 5.0
 #: How often it is looked, while a window is open, whether inputs are still being read.
@@ -89,6 +93,7 @@ class Dispatch:
         self._outlook = outlook
         self._blame_tracker = blame_tracker
         self._config = config
+        self._kept_until_s = 0.0
         self.models = models
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
         self.scaling = WorkerScaling(allocator, self.lifecycle, blame_tracker)
@@ -156,7 +161,7 @@ class Dispatch:
             self.batching.hand_out(model, alive, now_s)
         elif model.waiting:
             return
-        self.lifecycle.rest(model, alive, now_s)
+        self._rest(model, alive, now_s)
 
     def _feed_one(self, worker: ModelWorker, now_s: float) -> None:
         """Do for one worker what can be done, now that nothing else has changed for its model.
@@ -172,7 +177,28 @@ class Dispatch:
             self.scaling.adjust(model, now_s)
         if worker.stage is not Stage.STOPPING and model.error is None:
             self.batching.hand_out(model, [worker], now_s)
-            self.lifecycle.rest(model, [worker], now_s)
+            self._rest(model, [worker], now_s)
+
+    def _rest(self, model: Model, workers: Sequence[ModelWorker], now_s: float) -> None:
+        """Let workers without work rest, but for those that will have some in a moment."""
+        knows = self._outlook.is_known and self._outlook.weighs(model)
+        if not model.waiting and knows and model.info.persistent:
+            workers = [worker for worker in workers if not self._is_kept(worker, now_s)]
+        self.lifecycle.rest(model, workers, now_s)
+
+    def _is_kept(self, worker: ModelWorker, now_s: float) -> bool:
+        """Whether a worker has nothing to do, but jobs that come before another could be loaded."""
+        is_idle = worker.idle_since_s is not None or worker.is_ahead
+        if not worker.is_feedable or worker.in_flight or is_idle:
+            return False
+        if worker.spare_since_s is None:
+            worker.spare_since_s = now_s
+        limit_s = min(KEPT_S, (worker.model.load_s or 0.0) / 4)
+        left_s = worker.spare_since_s + limit_s - now_s
+        if left_s <= 0.0 or self._outlook.model_next_use_s(worker.model) > left_s:
+            return False
+        self._kept_until_s = max(self._kept_until_s, now_s + left_s)
+        return True
 
     def feed_all(self, now_s: float) -> None:
         """Do for every model what can be done now."""
@@ -184,11 +210,27 @@ class Dispatch:
         if model.window_opened_s is None:
             return False
         waited_s = now_s - model.window_opened_s
-        if model.tool.is_reading and waited_s < self._config.batch_window_s:
+        if waited_s < self._config.batch_window_s and self._is_reading(model):
             return True
+        # A batch less saves its fixed time: that long it pays to wait.
+        limit_s = min(self._config.batch_window_s, model.speed.fixed_s)
+        if limit_s and model.vain_windows < MAX_VAIN_WINDOWS and self._is_awaited(model):
+            if waited_s < limit_s:
+                return True
+            model.vain_windows += 1
         if any(worker.is_feedable for worker in model.alive):
             model.window_opened_s = None
         return False
+
+    def _is_reading(self, model: Model) -> bool:
+        """Whether inputs are being read that may be the model's, as far as is known."""
+        if model.is_chain or not self._outlook.is_known:
+            return model.tool.is_reading
+        return model.tool.is_reading and self._outlook.is_reading(model)
+
+    def _is_awaited(self, model: Model) -> bool:
+        """Whether more items are a moment away than wait."""
+        return self._outlook.is_known and self._outlook.items_imminent(model) > model.waiting > 0
 
     # -- what has happened ---------------------------------------------------------
     def batch_done(
@@ -283,7 +325,7 @@ class Dispatch:
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when time alone may next change something, at most a second away."""
-        wake_s = now_s + 1.0
+        wake_s = now_s + (GATHER_LOOK_S if self._kept_until_s > now_s else 1.0)
         for model in self.models.values():
             opened_s = model.window_opened_s
             if opened_s is not None:

@@ -302,7 +302,7 @@ class WorkerLifecycle:
     # -- between batches -----------------------------------------------------------
     def busy(self, worker: ModelWorker, now_s: float) -> None:
         """A worker is given work."""
-        worker.idle_since_s = None
+        worker.idle_since_s = worker.spare_since_s = None
         self._allocator.busy(worker.worker_id, now_s)
 
     def rest(self, model: Model, workers: Sequence[ModelWorker], now_s: float) -> None:
@@ -398,5 +398,5 @@ class WorkerLifecycle:
 
     def _ready(self, worker: ModelWorker, now_s: float) -> None:
         worker.stage, worker.ready_s = Stage.READY, now_s
-        worker.idle_since_s = None
+        worker.idle_since_s = worker.spare_since_s = None
         self._events.append(WorkerSettled(worker.worker_id))

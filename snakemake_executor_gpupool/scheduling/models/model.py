@@ -93,6 +93,8 @@ class ModelWorker:
     has_loaded: bool = False
     #: When it last got its model onto its devices.
     ready_s: float = 0.0
+    #: Since when it has had nothing to compute; None: it has, or is not ready.
+    spare_since_s: float | None = None
     #: It loads its model before there is work for it; whoever has some may take its devices.
     is_ahead: bool = False
     #: It was ended because it did not answer.
@@ -173,6 +175,8 @@ class Model:
     has_loaded: bool = False
     has_shrunk: bool = False
     window_opened_s: float | None = None
+    #: How often jobs were waited for that did not come.
+    vain_windows: int = 0
     #: Whether short requests have come beside others.
     has_short: bool = False
     items_done: int = 0
