@@ -163,7 +163,7 @@ def _oldest(worker: ModelWorker, batch_id: int) -> Batch | None:
 
 def is_next_stage(batch: Batch, message: StageDone) -> bool:
     """Tell whether a message is about the stage that a dispatch of merged runs is at."""
-    chains = list(merged_of(batch))
+    chains = list(merged_of(batch.items))
     numbers = [request.number for request in message.requests]
     open_ones = [number for number, chain in enumerate(chains) if not chain.is_over]
     if message.stage != batch.stages_done or not set(numbers) <= set(open_ones):

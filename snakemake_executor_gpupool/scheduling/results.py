@@ -46,8 +46,8 @@ class WorkItem:
     waiters: tuple[int, ...] = ()
     result: Blob | None = None
     error: WorkerError | None = None
-    #: A merged run is to compute it, and no queue has it.
-    is_merged: bool = False
+    #: How many merged runs are to compute it; no queue has it until the last has come to nothing.
+    merged_runs: int = 0
     #: Computed before any job asked for it, by a merged run.
     is_guess: bool = False
     #: How many places still hold the result.
@@ -64,6 +64,11 @@ class WorkItem:
     def order(self) -> tuple[int, int, int]:
         """What goes before what: by level, then by arrival."""
         return (*self.level, self.arrival)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether a merged run is to compute it, and no queue has it."""
+        return self.merged_runs > 0
 
     @property
     def is_done(self) -> bool:

@@ -300,9 +300,9 @@ class Scheduler:
 
     def unwanted(self, job_id: int, reason: str, now_s: float) -> None:
         """Nobody wants a job any longer: it fails, unless it has ended."""
-        job = self.jobs.get(job_id)
-        if job is not None:
+        if (job := self.jobs.get(job_id)) is not None:
             self.retirement.unwanted(job, reason, now_s)
+            self.merges.drop_unwanted(now_s)
         self._settle(now_s)
 
     def retire(self, tool: ToolRef, now_s: float) -> None:
@@ -412,7 +412,7 @@ class Scheduler:
         for job in map(self.jobs.__getitem__, self.jobs.ids()):
             if job not in held and not job.has_begun:
                 self.jobs.withdraw(job)
-        self.merges.wind_down(now_s)
+        self.merges.drop_unwanted(now_s)
         self.leases.wind_down(now_s)
         self._settle(now_s)
 

@@ -205,7 +205,7 @@ def _waiters(scheduler: Scheduler) -> Iterator[str]:
     places_of = {job.request.job_id: Counter(map(id, job.items)) for job in _all_jobs(scheduler)}
     for item in items.values():
         if isinstance(item, MergedRequest):
-            continue  # a merged run: its items are its job's
+            continue  # its items are its job's
         if item.is_done and item.waiters:
             yield f"{item.name} is done, and waited for"
         for job_id, count in Counter(item.waiters).items():
@@ -241,6 +241,8 @@ def _ledger(scheduler: Scheduler) -> Iterator[str]:
         kept = ledger._work_items.get(key) is item and item.result is not None
         if not kept:
             yield f"{item.name} is kept without a result, or unknown"
+    if ledger.computed > ledger.unique:
+        yield f"{ledger.computed} items are computed, of {ledger.unique} distinct ones"
     size_bytes = sum(blob_size(item.result) for item in ledger._kept.values())
     if size_bytes != ledger._kept_bytes:
         yield f"{size_bytes} B of results are kept, and {ledger._kept_bytes} counted"
@@ -322,6 +324,14 @@ def _leases(scheduler: Scheduler) -> Iterator[str]:
 
 
 # -- merged runs -------------------------------------------------------------------
+def _at_first_stage(scheduler: Scheduler) -> Iterator[MergedRequest]:
+    """Yield the merged requests that have still to compute the items of their first job."""
+    for model in _models(scheduler):
+        for item, _ in _standing(model):
+            if isinstance(item, MergedRequest) and not item.is_over and not item.stages_done:
+                yield item
+
+
 def _merges(scheduler: Scheduler) -> Iterator[str]:
     merges = scheduler.merges
     standing = {
@@ -330,6 +340,12 @@ def _merges(scheduler: Scheduler) -> Iterator[str]:
         if model.is_chain
         for item, place in _standing(model)
     }
+    of_item = Counter(id(part) for merged in _at_first_stage(scheduler) for part in merged.parts)
+    parts = {id(part): part for merged in _at_first_stage(scheduler) for part in merged.parts}
+    parts |= {id(item): item for job in _all_jobs(scheduler) for item in job.items}
+    for item in (*parts.values(), *scheduler.ledger._work_items.values()):
+        if item.merged_runs != of_item[id(item)]:
+            yield f"{of_item[id(item)]} merged runs have {item.name}, it counts {item.merged_runs}"
     for identity, merged in merges._expected.items():
         awaited = not merged.is_over and id(merged) in standing
         if not awaited:

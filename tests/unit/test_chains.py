@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.merging import staged_outputs
 from snakemake_executor_gpupool.scheduling.models.plan import MAX_PASSED
 from snakemake_executor_gpupool.testing.simulation import World
@@ -290,6 +291,33 @@ def test_a_worker_that_dies_between_two_stages_loses_nothing() -> None:  # M5 W4
     world.run()
     assert all_succeeded(world)
     assert world.computed.count("a/0") == 1
+
+
+def test_an_item_that_another_merged_run_has_is_not_computed_apart_as_well() -> None:  # M5
+    """Else its second result would take the place of one that jobs hold already."""
+    world = pipeline(gpus=1, cpus=0, bad={"b/0"}, budget_tokens=100)
+    world.row(1, ["a"])
+    world.row(2, ["b", "a"])
+    world.run()
+    good = set(world.rows[100])
+    assert {job_id for job_id, error in world.reports.items() if error is None} == good
+    assert all(world.results[job_id] == [f"result of a/{job_id - 100}"] for job_id in good)
+    assert len(world.effects(fx.RunMerged)) == 1
+    apart = [item.name for effect in world.effects(fx.RunBatch) for item in effect.items]
+    assert apart == ["b/0@0"], "a's result comes from the first row's run"
+
+
+def test_the_merged_run_of_a_dropped_job_is_not_started() -> None:  # M5
+    """What it would have computed is computed when somebody asks for it again."""
+    world = pipeline(gpus=1, cpus=0, foreign={"cuda:0": 30.0})
+    world.row(1, ["a"])
+    world.at(5.0, lambda: world.take(ev.JobUnwanted(100, "its client has ended")))
+    world.run(until_s=50.0)
+    assert "its client has ended" in str(world.reports[100])
+    assert not world.effects(fx.StartWorker)[1:], "no model is loaded for it"
+    world.row(2, ["a"])
+    world.run()
+    assert [world.reports[job_id] for job_id in world.rows[200]] == [None] * STAGES
 
 
 def live_through(

@@ -80,6 +80,7 @@ def test_shares_and_overheads_are_all_device_time_whatever_fails(
 @example(218340, 0, True)  # a job fails while the dispatch that began with it goes on
 @given(st.integers(0, 10**6), st.integers(0, 4), st.booleans())
 @example(65753, 0, True)  # a job fails for a shared item while its merged run is in flight
+@example(211999, 0, True)  # of two merged runs with an item in common, one comes to nothing
 def test_merged_runs_keep_the_account_whatever_fails(
     seed: int, kills: int, odd: bool
 ) -> None:  # R6

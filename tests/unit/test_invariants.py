@@ -136,7 +136,7 @@ BREAKS: list[tuple[Callable[[Scheduler], Any], str]] = [
     (lambda s: worker(s).model.queue.push(in_flight(s).items[:1]), "is both in .* and in"),
     (lambda s: worker(s).model.queue.drain(), "waits for .*, which is nowhere"),
     (lambda s: worker(s).in_flight.clear(), "waits for .*, which is nowhere"),
-    (lambda s: setattr(in_flight(s).items[0], "is_merged", True), "is merged, and in"),
+    (lambda s: setattr(in_flight(s).items[0], "merged_runs", 1), "is merged, and in"),
     (end_job_of_waiter, "job 1 waits for .*, and has ended"),
     (lambda s: setattr(in_flight(s).items[0], "waiters", (1, 1)), "1 places of .*, and 2 wait"),
     (lambda s: setattr(in_flight(s).items[0], "waiters", ()), "are awaited"),
@@ -161,6 +161,8 @@ BREAKS: list[tuple[Callable[[Scheduler], Any], str]] = [
     (lambda s: s._allocator.withdraw("job91", 7.0), "job91 waits for devices, and is not in line"),
 ]
 BREAKS_OF_MERGES: list[tuple[Callable[[Scheduler], Any], str]] = [
+    (set_to(lambda s: merged(s).parts[0], merged_runs=2), "0 merged runs have .*, it counts 2"),
+    (set_to(lambda s: s.ledger, computed=99), "99 items are computed, of"),
     (set_to(merged, is_over=True), "is expected of a merged run that is over"),
     (lambda s: s.merges._expected.clear(), "is held back for a merged run that is over"),
     (lambda s: s.merges._held.clear(), "is waiting, and in 0 queues"),

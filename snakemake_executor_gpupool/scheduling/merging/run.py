@@ -16,7 +16,7 @@ whatever way, only ends the merged run: what is left of it goes the ordinary way
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
@@ -32,7 +32,7 @@ from snakemake_executor_gpupool.scheduling.merging.staged_outputs import (
 from snakemake_executor_gpupool.scheduling.models.charging import work_of
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Work, by_cost
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
-from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker
+from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.messages import ItemsRead
@@ -129,8 +129,8 @@ class MergedRuns:
         if selected is None:
             return False
         stages, model = selected
-        for item in new:
-            item.is_merged = True
+        for item in parts:
+            item.merged_runs += 1
         merged = self._merged_request(job, home, stages, parts)
         job.all_read, job.phase, job.merge_id = True, JobPhase.MERGED, merged.merge_id
         model.places += len(job.items)
@@ -178,7 +178,7 @@ class MergedRuns:
         staged_of = {staged.number: staged for staged in message.requests}
         work = work_of(worker, message.seconds, message.peak_mib, energy_j)
         shares = self._shares(worker, message.requests, work)
-        for number, merged in enumerate(merged_of(batch)):
+        for number, merged in enumerate(merged_of(batch.items)):
             staged = staged_of.get(number)
             if staged is not None:
                 result_of = {key: next(results) for key in staged.keys}
@@ -195,7 +195,7 @@ class MergedRuns:
         Later stages' jobs have not come yet, and pay when they do.
         """
         batch = worker.in_flight[0]
-        chains = list(merged_of(batch))
+        chains = list(merged_of(batch.items))
         costs = [chains[each.number].cost for each in requests]
         if batch.stages_done > 1:  # what the items of later stages cost is not known here
             costs = [float(len(each.keys)) for each in requests]
@@ -256,6 +256,7 @@ class MergedRuns:
         hashes: tuple[str, ...],
     ) -> None:
         merged.waiters = ()
+        merged.let_go_of_parts()
         for item, blob in zip(merged.parts, results, strict=True):
             if item.is_done:
                 self._ledger.discard(blob)
@@ -289,25 +290,27 @@ class MergedRuns:
         """Return the jobs that wait for what a merged run is about to bring."""
         return set(self._held.values())
 
-    def wind_down(self, now_s: float) -> None:
-        """End the merged runs whose first job is not to be started, and which no worker has."""
+    def drop_unwanted(self, now_s: float) -> None:
+        """End the merged runs whose first job has ended, and which no worker has."""
         chains = [model for model in self._dispatch.models.values() if model.is_chain]
-        waiting = [item for model in chains for item in model.queue]
-        for merged in waiting:
-            assert isinstance(merged, MergedRequest)
-            if self._job_of(merged) is None and not merged.is_over:
-                self.dissolve(merged, now_s)
+        for model in chains:
+            gone = [merged for merged in merged_of(model.queue) if self._job_of(merged) is None]
+            for merged in gone:
+                self.ended(merged, now_s)
+            self._dispatch.drop(model, set(gone), now_s)
 
     def _dispatch_apart(self, merged: MergedRequest, now_s: float) -> None:
         """Have a request's first stage computed by its own model."""
-        apart = [item for item in merged.parts if item.is_merged and not item.is_done]
-        for item in apart:
-            item.is_merged = False
+        merged.let_go_of_parts()
+        # What another merged run has, too, is waited for.
+        apart = [item for item in merged.parts if not item.is_merged and not item.is_done]
+        self._dispatch.failures.abandon(item for item in apart if not item.waiters)
+        wanted = [item for item in apart if item.waiters]
         job = self._job_of(merged)
         if job is not None:
             self._jobs.go_on(job)
-        if apart:
-            self._dispatch.add(self._dispatch.models[merged.home], apart, now_s)
+        if wanted:
+            self._dispatch.add(self._dispatch.models[merged.home], wanted, now_s)
 
     def _let_go(self, merged: MergedRequest, number: int, now_s: float) -> None:
         """Read the job of a stage, should it have come already: nothing more of it is expected."""
@@ -328,8 +331,8 @@ class MergedRuns:
         )
 
 
-def merged_of(batch: Batch) -> Iterator[MergedRequest]:
-    """Return the merged requests of a dispatch."""
-    for item in batch.items:
+def merged_of(items: Iterable[WorkItem]) -> Iterator[MergedRequest]:
+    """Yield what waits for, or is in flight at, a row of models: merged requests, all of it."""
+    for item in items:
         assert isinstance(item, MergedRequest)
         yield item

@@ -48,7 +48,7 @@ class MergedRequest(WorkItem):
     home
         The key of the model that computes the first stage's items if the merge comes to nothing.
     parts
-        The first stage's distinct items, each still to be computed.
+        The first stage's distinct items; other merged runs may have some of them, too.
     part_of_item, item_names
         For each item of the first stage's job: which of the parts it is, and its name.
     stages_done
@@ -75,3 +75,8 @@ class MergedRequest(WorkItem):
     def part_keys(self) -> list[str]:
         """The items' own keys of the parts."""
         return [item.key[-1] for item in self.parts]  # type: ignore[index]
+
+    def let_go_of_parts(self) -> None:
+        """The first stage is answered, or nothing comes of it: its items are no longer its own."""
+        for item in self.parts:
+            item.merged_runs -= 1
