@@ -57,10 +57,17 @@ class DevicesJoined:
 
 @dataclass(frozen=True)
 class DevicesLeft:
-    """Devices have left, or are about to leave: nothing new may be placed on them."""
+    """Devices have left, or are about to leave: nothing new may be placed on them.
+
+    Attributes
+    ----------
+    at_once
+        Their machine was told to end: it may be gone before what is in flight is finished.
+    """
 
     names: tuple[str, ...]
     why: str
+    at_once: bool = False
 
 
 @dataclass(frozen=True)

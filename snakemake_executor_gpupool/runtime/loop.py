@@ -204,7 +204,7 @@ class RunLoop:
             case DevicesLeft():
                 fields = {"devices": list(event.names), "why": event.why}
                 self.events.write("devices_left", fields)
-                self.take(ev.DevicesRemoved(event.names), now_s)
+                self.take(ev.DevicesRemoved(event.names, event.at_once), now_s)
             case DevicesExpected():
                 self.take(ev.DevicesForeseen(event.devices), now_s)
             case WorkerGone():

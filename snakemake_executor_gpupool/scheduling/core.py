@@ -116,8 +116,8 @@ class Core:
                 sched.make_room(device, now_s)
             case ev.DevicesAdded(devices, ends_at_s):
                 sched.devices_joined(devices, now_s, math.inf if ends_at_s is None else ends_at_s)
-            case ev.DevicesRemoved(names=names):
-                sched.devices_left(names, now_s)
+            case ev.DevicesRemoved(names, at_once):
+                sched.devices_left(names, now_s, at_once=at_once)
             case ev.DevicesForeseen(devices=devices):
                 sched.devices_expected(devices, now_s)
             case ev.StoreTroubleReported(kind, why):

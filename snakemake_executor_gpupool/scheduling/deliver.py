@@ -61,7 +61,14 @@ class Deliverer:
         ProtocolError
             It makes no sense, or answers nothing that its sender was asked. Nothing has changed.
         """
-        self._deliver(worker_id, self._gate.admit(worker_id, frame), now_s, energy_j)
+        leaving = self._scheduler.leaving
+        if leaving.is_doubted(worker_id):
+            return
+        message = self._gate.admit(worker_id, frame)
+        if leaving.doubts(worker_id, message):
+            self._scheduler.ledger.discard(*frame.blobs)
+        else:
+            self._deliver(worker_id, message, now_s, energy_j)
 
     def _deliver(  # noqa: C901, PLR0912 - one case a kind
         self, worker_id: str, message: Message, now_s: float, energy_j: float | None

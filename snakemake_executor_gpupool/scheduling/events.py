@@ -147,9 +147,10 @@ class DevicesAdded:
 
 @dataclass(frozen=True)
 class DevicesRemoved:
-    """Devices are gone, or about to go."""
+    """Devices are gone, or about to go; ``at_once``: their machine was told to end."""
 
     names: tuple[str, ...]
+    at_once: bool = False
 
 
 @dataclass(frozen=True)

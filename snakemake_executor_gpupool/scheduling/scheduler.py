@@ -29,6 +29,7 @@ from snakemake_executor_gpupool.scheduling.forecast import Forecast
 from snakemake_executor_gpupool.scheduling.intake import Intake
 from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest, Leases
+from snakemake_executor_gpupool.scheduling.leaving import LeavingMachines
 from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, DispatchConfig
@@ -99,6 +100,7 @@ class Scheduler:
             self.jobs, self.ledger, self.dispatch, self.merges, self.outbox, self.outlook
         )
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
+        self.leaving = LeavingMachines(self.dispatch, self.files, self.outbox)
         self.retirement = Retirement(self.jobs, self.files, self.dispatch, self.outbox)
         self._allocator = allocator
         self._remarks: set[str] = set()
@@ -126,6 +128,7 @@ class Scheduler:
             self.dispatch.ahead.look(now_s)
             self._settle(now_s)
             self._is_looking = False
+        self.leaving.settle()
 
     # -- served jobs -----------------------------------------------------------
     def foresee(self, forecast: Forecast, now_s: float) -> None:
@@ -358,13 +361,20 @@ class Scheduler:
         self, devices: Sequence[Device], now_s: float, ends_at_s: float = math.inf
     ) -> None:
         """A machine joins or is back; ``ends_at_s``: until when this run may use it."""
+        self.leaving.joined(devices)
         self.dispatch.lifecycle.devices_joined(devices, now_s, ends_at_s)
         self.dispatch.feed_all(now_s)
         self._settle(now_s)
 
-    def devices_left(self, names: Iterable[str], now_s: float) -> None:
-        """Devices are gone, or will be soon: their workers end once they are idle."""
+    def devices_left(self, names: Iterable[str], now_s: float, *, at_once: bool = False) -> None:
+        """Devices are gone, or will be soon: their workers end once they are idle.
+
+        ``at_once``: their machine was told to end; see :mod:`~.leaving`.
+        """
+        names = list(names)
         self.dispatch.lifecycle.devices_left(names, now_s)
+        if at_once:
+            self.leaving.told(names)
         self._settle(now_s)
 
     def devices_expected(self, devices: Sequence[Device], now_s: float) -> None:

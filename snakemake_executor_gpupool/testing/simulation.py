@@ -156,6 +156,12 @@ class World(SimulatedProcesses):
                 self._die(worker, f"node {host} was lost", blameless=True)
         self._act()
 
+    def tell_to_end(self, host: str) -> None:
+        """A node is told to end: its processes go on until they are ended."""
+        names = tuple(device.name for device in self.devices if device.host == host)
+        self.take(ev.DevicesRemoved(names, at_once=True))
+        self._act()
+
     def join(self, host: str) -> None:
         """A node is there, or there again."""
         devices = tuple(device for device in self.devices if device.host == host)

@@ -115,6 +115,11 @@ class FileScheduler:
         """Return a file process."""
         return self._tool_of[worker_id].workers[worker_id]
 
+    def on_hosts(self, hosts: Collection[str]) -> list[FileWorker]:
+        """Return the processes on these machines."""
+        tools = self._tools.values()
+        return [worker for tool in tools for host in sorted(hosts) for worker in tool.on(host)]
+
     def tool_of(self, worker_id: str) -> FileWorkerPool:
         """Return the tool that a file process serves."""
         return self._tool_of[worker_id]
