@@ -13,6 +13,8 @@ import psutil
 GRACE_S = 10.0
 #: Stands for the exit code of a process that was ended for its limit; no process has it.
 LIMIT_CODE = -1_000
+#: Stands for that of one that was ended since its machine was told to end.
+LEFT_CODE = -1_001
 
 
 class TimeLimit:
@@ -42,8 +44,15 @@ class TimeLimit:
         self._is_over = threading.Event()
         self.is_reached = False
         if limit_s is not None:
-            name = "gpupool-time-limit"
-            threading.Thread(target=self._watch, args=(limit_s,), name=name, daemon=True).start()
+            self._start(limit_s)
+
+    def end_now(self) -> None:
+        """Have the process end as if its limit were reached; returns at once."""
+        self._start(0.0)
+
+    def _start(self, limit_s: float) -> None:
+        name = "gpupool-time-limit"
+        threading.Thread(target=self._watch, args=(limit_s,), name=name, daemon=True).start()
 
     def over(self) -> None:
         """Note that the process has ended; called before its number may be another's."""

@@ -148,7 +148,8 @@ def follow(lists: Lists, parent: int) -> None:
 
 def main() -> None:
     """Follow the list until the pipe ends, then clear up what is left on it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    own = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    for number in own:  # they are for a whole group or job, and this process is its last one
         signal.signal(number, signal.SIG_IGN)
     lists = Lists()
     follow(lists, int(sys.argv[1]))

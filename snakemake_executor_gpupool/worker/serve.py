@@ -24,6 +24,7 @@ from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.channel import Channel
 from snakemake_executor_gpupool.worker.describe import tool_info, versions
+from snakemake_executor_gpupool.worker.end_signals import outlast
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.server import Server
@@ -38,6 +39,8 @@ def serve(descriptor: int) -> None:
     first = channel.receive()
     if first is None:
         return
+    if first.meta["shared"]:
+        outlast(descriptor)
     answer = start(channel, first)
     while answer is not None:
         frame = channel.receive()

@@ -25,7 +25,7 @@ from snakemake_executor_gpupool.frontends.snakemake.local_jobs import (
     check_exit,
 )
 from snakemake_executor_gpupool.frontends.snakemake.needs import Needs
-from snakemake_executor_gpupool.hosts.cluster.commands import NodeProcesses
+from snakemake_executor_gpupool.hosts.cluster.processes import NodeProcesses
 from snakemake_executor_gpupool.hosts.time_limit import LIMIT_CODE
 
 CARDS = [card.on("n1") for card in simulated_devices({"GPUPOOL_SIMULATE": "3x16GiB"})]

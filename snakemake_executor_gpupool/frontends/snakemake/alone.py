@@ -29,6 +29,11 @@ from snakemake_executor_gpupool.scheduling.jobs import NOT_STARTED
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.wire.requests import JobReport
 
+#: What is said of a job whose node was taken back.
+LEFT = "its node was told to end; the job runs again elsewhere, which counts as no attempt"
+#: How many nodes may be lost under a job without devices before it fails.
+MAX_LOSSES = 3
+
 
 class Expected:
     """Callbacks by the number of their job; any thread may call."""
@@ -182,6 +187,7 @@ class Alone:
         lost: Callable[[], None] | None = None,
         *,
         goes_on: bool = False,
+        losses: int = 0,
     ) -> None:
         """Run a job when there are threads for it.
 
@@ -195,6 +201,8 @@ class Alone:
             Called if its machine was lost and the job can be tried on another one.
         goes_on
             It continues something that has begun: it starts even when nothing new may.
+        losses
+            How many machines were lost under it.
         """
         from snakemake_executor_gpupool.frontends.snakemake.local_jobs import NodeLost
 
@@ -202,8 +210,13 @@ class Alone:
             if failure is None:
                 done(JobReport(0))
                 return
-            if isinstance(failure, NodeLost) and lost is not None:
-                lost()
+            if isinstance(failure, NodeLost):
+                if failure.is_told_to_end:
+                    self._logger.warning(f"gpupool: {title(job)}: {LEFT}")
+                if lost is not None:
+                    lost()
+                else:
+                    self._again(job, done, losses + (not failure.is_told_to_end))
                 return
             ran = is_of_command(failure)
             if ran and not self._lane.explain(failure):
@@ -233,6 +246,16 @@ class Alone:
             done(JobReport(0, why))
             return
         self._lane.submit(lane_job)
+
+    def _again(self, job: Any, done: Done, losses: int) -> None:
+        """Run a job once more whose node was lost; Snakemake does not count it as an attempt."""
+        if self._lane.is_cancelled:
+            done(JobReport(0, f"{title(job)}: its node was lost"))
+        elif losses > MAX_LOSSES:
+            why = f"{losses} nodes were lost while it ran, perhaps because of it"
+            done(JobReport(0, f"{title(job)}: {why}"))
+        else:
+            self.run(job, done, goes_on=True, losses=losses)
 
     def _starts(self, job: Any) -> None:
         """Mark a job's outputs as incomplete in Snakemake's records, and tell that it runs."""

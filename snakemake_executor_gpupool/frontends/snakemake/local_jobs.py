@@ -33,7 +33,7 @@ from snakemake_executor_gpupool.frontends.snakemake.bundles import MEMBERS_VARIA
 from snakemake_executor_gpupool.frontends.snakemake.last_words import Words
 from snakemake_executor_gpupool.frontends.snakemake.leftovers import wait_for
 from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs
-from snakemake_executor_gpupool.hosts.time_limit import LIMIT_CODE, TimeLimit
+from snakemake_executor_gpupool.hosts.time_limit import LEFT_CODE, LIMIT_CODE, TimeLimit
 
 #: Runs a Snakemake whose jobs each see devices of their own.
 MEMBERS_MODULE = "snakemake_executor_gpupool.frontends.snakemake.members"
@@ -44,7 +44,17 @@ class ChildFailed(SpawnedJobError):
 
 
 class NodeLost(SpawnedJobError):
-    """The machine that a job ran on was lost, and the job with it."""
+    """The machine that a job ran on was lost, and the job with it.
+
+    Attributes
+    ----------
+    is_told_to_end
+        The batch system wanted the machine back: nothing that the job did was the cause.
+    """
+
+    def __init__(self, *, is_told_to_end: bool = False) -> None:
+        super().__init__()
+        self.is_told_to_end = is_told_to_end
 
 
 class TimeLimitReached(Exception):
@@ -110,8 +120,13 @@ class LocalLane(LocalExecutor):
     def submit(self, job: LaneJob) -> None:
         """Run a job when there are threads for it."""
         with self._lock:
+            is_late = self._cancelled and job.withdrawn is None
             job.threads = min(job.threads, self._budget)
-            self._admission.add(job)
+            if not is_late:
+                self._admission.add(job)
+        if is_late:  # it was about to go on when all were ended
+            job.done(SpawnedJobError())
+            return
         self._start_admitted()
 
     def wind_down(self) -> None:
@@ -281,6 +296,11 @@ class LocalLane(LocalExecutor):
                 os.killpg(pid, number)
 
     @property
+    def is_cancelled(self) -> bool:
+        """Whether jobs are being ended, and none is started."""
+        return self._cancelled
+
+    @property
     def running(self) -> int:
         """How many jobs run."""
         return len(self._running)
@@ -310,8 +330,8 @@ def check_exit(code: int | None, words: str = "", limit_s: float | None = None) 
     TimeLimitReached
         It was ended after so many seconds.
     """
-    if code is None:
-        raise NodeLost
+    if code is None or code == LEFT_CODE:
+        raise NodeLost(is_told_to_end=code == LEFT_CODE)
     if code == LIMIT_CODE and limit_s is not None:
         raise TimeLimitReached(limit_s)
     if code != 0:

@@ -6,21 +6,17 @@ threads. If the node is lost, its processes are lost with it, and the job is run
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-import signal
-import subprocess
 import sys
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distributed import Future, get_worker
+from distributed import Future
 
-from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
-from snakemake_executor_gpupool.hosts.time_limit import LIMIT_CODE, TimeLimit
+from snakemake_executor_gpupool.hosts.cluster.processes import MARK, run_here, where_it_ran
+from snakemake_executor_gpupool.hosts.time_limit import LEFT_CODE
 
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.hosts.cluster.engine import Engine
@@ -29,111 +25,6 @@ if TYPE_CHECKING:
 CORES = "gpupool-cores"
 #: How often to check whether a node is still there.
 LOOK_S = 1.0
-#: How many nodes may be lost under a job without devices before it fails.
-MAX_LOSSES = 3
-
-
-class NodeProcesses:
-    """The commands that run in one agent's process; its Dask tasks' threads wait for them.
-
-    Parameters
-    ----------
-    watch, forget
-        Called with a process group that must be killed if the agent is, and at the group's end.
-    lend, take_back
-        Called to let a command's job use the devices that its lease names, and to end that.
-    """
-
-    def __init__(
-        self,
-        watch: Callable[[int], None],
-        forget: Callable[[int], None],
-        lend: Callable[[str, str], None] = lambda holder, lease: None,
-        take_back: Callable[[str], None] = lambda holder: None,
-    ) -> None:
-        self._watch = watch
-        self._forget = forget
-        self._lend = lend
-        self._take_back = take_back
-        self._lock = threading.Lock()
-        self._groups: set[int] = set()
-        self._ended = False
-
-    def run(
-        self,
-        command: str,
-        cwd: str,
-        environment: dict[str, str],
-        log: str,
-        limit_s: float | None = None,
-    ) -> int:
-        """Run a shell command to its end, or its limit. Called on a Dask task's thread.
-
-        Returns
-        -------
-        int
-            The exit code; ``LIMIT_CODE`` if it took longer than its limit and was ended.
-        """
-        # The lease's text is unique in this run, so it also names the holder.
-        lease = environment.get(LEASE_VARIABLE, "")
-        if lease:
-            self._lend(lease, lease)
-        with self._lock:
-            if self._ended:
-                return -signal.SIGTERM
-            with Path(log).open("ab") as output:
-                process = subprocess.Popen(  # noqa: S602 - Snakemake builds and quotes the command
-                    command,
-                    shell=True,
-                    executable="/bin/bash",
-                    cwd=cwd,
-                    env={**os.environ, **environment},
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )
-            self._groups.add(process.pid)
-        self._watch(process.pid)
-        limit = TimeLimit(process.pid, limit_s)
-        try:
-            # Not reaped yet: until then its number is its own.
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            limit.over()
-            if limit.is_reached:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            code = process.wait()
-            return LIMIT_CODE if limit.is_reached else code
-        finally:
-            with self._lock:
-                self._groups.discard(process.pid)
-            self._forget(process.pid)
-            if lease:
-                self._take_back(lease)
-
-    def end(self) -> None:
-        """Kill every running command, and start no more."""
-        with self._lock:
-            self._ended = True
-            for group in self._groups:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGKILL)
-
-
-def run_here(
-    plugin: str,
-    command: str,
-    cwd: str,
-    environment: dict[str, str],
-    log: str,
-    limit_s: float | None = None,
-) -> int | None:
-    """Run a command on the node that this Dask task was sent to; None: no session is open there."""
-    processes: NodeProcesses | None = get_worker().plugins[plugin].processes
-    if processes is None:
-        return None
-    return processes.run(command, cwd, environment, log, limit_s)
 
 
 class NodeCommands:
@@ -145,12 +36,21 @@ class NodeCommands:
         Dask.
     address_of
         Returns the address of a node's agent; None: the node is lost.
+    is_there
+        Tells whether the agent of an address may still have processes.
     logs
         Directory for what the commands print, on the file system that all nodes share.
     """
 
-    def __init__(self, engine: Engine, address_of: Callable[[str], str | None], logs: Path) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        address_of: Callable[[str], str | None],
+        is_there: Callable[[str], bool],
+        logs: Path,
+    ) -> None:
         self._engine = engine
+        self._is_there = is_there
         self._address_of = address_of
         self._logs = logs
         self._numbers = itertools.count(1)
@@ -171,11 +71,11 @@ class NodeCommands:
         Returns
         -------
         int or None
-            The exit code, or ``LIMIT_CODE``; None: the node was lost.
+            The exit code, ``LIMIT_CODE`` or ``LEFT_CODE``; None: the node was lost.
         """
         number = next(self._numbers)
         log = self._logs / f"{number}.log"
-        where: dict[str, Any] = {"resources": {CORES: threads}, "retries": MAX_LOSSES}
+        where: dict[str, Any] = {"resources": {CORES: threads}}
         if node:
             address = self._address_of(node)
             if address is None:
@@ -198,12 +98,16 @@ class NodeCommands:
             future.cancel()
         try:
             code = self._wait(future, node)
+            if code is None:
+                self._wait_for_loss(log)
         finally:
             self._futures.discard(future)
-        if log.exists() and code is not None:
-            # Its output goes where a local job's goes.
+            future.release()
+        if log.exists() and code not in (None, LEFT_CODE):
+            # Its output goes where a local job's goes; that of one that runs again nowhere.
             sys.stderr.write(log.read_text(encoding="utf-8", errors="replace"))
-            log.unlink()
+        if code is not None:
+            log.unlink(missing_ok=True)
         return code
 
     def _wait(self, future: Future, node: str) -> int | None:
@@ -218,10 +122,24 @@ class NodeCommands:
             except Exception:  # Dask reports a lost worker in many ways
                 return None
 
+    def _wait_for_loss(self, log: Path) -> None:
+        """Wait until a lost command has ended: Dask gives a node up that is only silent so far."""
+        try:
+            address = where_it_ran(log).read_text(encoding="utf-8")
+        except OSError:
+            return  # it was never begun
+        while not self._is_cancelled and self._is_there(address):
+            time.sleep(LOOK_S)
+
     @property
     def pending(self) -> int:
         """How many commands run or wait for a node."""
         return len(self._futures)
+
+    def tidy(self) -> None:
+        """Remove what kept Dask from running a command twice; no task is left now."""
+        for marker in self._logs.glob(f"*{MARK}"):
+            marker.unlink(missing_ok=True)
 
     def cancel(self) -> None:
         """Cancel all tasks, later ones too; their processes end with the agents' sessions."""

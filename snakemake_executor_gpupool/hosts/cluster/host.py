@@ -29,6 +29,7 @@ from snakemake_executor_gpupool.hosts.cluster.messages import (
     SendFrame,
     StartProcess,
     StopProcess,
+    ToldToEnd,
     Unfit,
     WorkerFrame,
 )
@@ -57,7 +58,14 @@ class ClusterHost(Membership):
                 if node.workers.pop(worker_id, None) is not None:
                     del self._where[worker_id]
                     self._complaints.pop(worker_id, None)
-                    self._events.append(WorkerGone(worker_id, answer.reason, answer.is_expected))
+                    self._events.append(
+                        WorkerGone(
+                            worker_id, answer.reason, answer.is_expected, answer.is_blameless
+                        )
+                    )
+                    self._let_go(node)
+            case ToldToEnd(why=why):
+                self._told_to_end(node, why)
             case Offer(devices=devices):
                 self._offered(node, devices)
             case Unfit(why=why):
@@ -215,6 +223,7 @@ class ClusterHost(Membership):
             node.tell(End())
         self.commands.cancel()
         self._resources.close()
+        self.commands.tidy()
         return stuck + self._local.close(on_end)
 
 

@@ -99,7 +99,9 @@ class Membership:
         self._closed = False
         self._has_hope = True
         self.carried = Carried()
-        self.commands = NodeCommands(engine, self._address_of, paths.directory / "commands")
+        self.commands = NodeCommands(
+            engine, self._address_of, self._is_there, paths.directory / "commands"
+        )
         engine.watch(lambda announced: self._post(lambda: self._meet(announced)))
 
     # -- from the event loop --------------------------------------------------------
@@ -137,6 +139,9 @@ class Membership:
         node = self._nodes.get(name)
         return node.address if node else None
 
+    def _is_there(self, address: str) -> bool:
+        return any(node.address == address for node in list(self._nodes.values()))
+
     def leaving(self, names: set[str]) -> None:
         """Place nothing more on nodes that are to be given back; any thread may call."""
         self._post(lambda: self._drain(names, "it is being given back"))
@@ -146,6 +151,25 @@ class Membership:
             if node is not None and node.is_usable:
                 node.is_leaving = True
                 self._events.append(DevicesLeft(tuple(node.devices), why))
+
+    def _told_to_end(self, node: Node, why: str) -> None:
+        """A node's agent was told to end: it goes on only with what it is at."""
+        if node.is_told_to_end or self._nodes.get(node.name) is not node:
+            return
+        if not node.is_leaving and not self._closed:
+            self._say_once(
+                f"node {node.name} was told to end ({why}): it finishes what it is computing, "
+                "the rest of its work goes to others"
+            )
+        node.is_leaving = node.is_told_to_end = True
+        names = tuple(node.devices)
+        self._events.append(DevicesLeft(names, f"it was told to end ({why})", at_once=True))
+        self._let_go(node)
+
+    def _let_go(self, node: Node) -> None:
+        """End a node's part that was told to end, once nothing computes on it."""
+        if node.is_told_to_end and not node.workers:
+            node.tell(End())
 
     def _free_name(self, wanted: str) -> str:
         names = itertools.chain([wanted], (f"{wanted}.{n}" for n in itertools.count(2)))
@@ -182,7 +206,7 @@ class Membership:
             )
 
     def _joined(self, node: Node, joined: Joined) -> None:
-        if self._nodes.get(node.name) is not node:
+        if self._nodes.get(node.name) is not node or node.is_told_to_end:
             return
         self._probe(node).unlink(missing_ok=True)
         node.has_joined = True

@@ -5,7 +5,7 @@
     coordinator → agent                            agent → coordinator
     Begin                                          Joined | Unfit
     StartProcess, StopProcess, SendFrame           WorkerFrame, ProcessGone
-    End                                            Offer
+    End                                            Offer, ToldToEnd
 
 Each is one class, and its fields are the frame's. A worker's frame is not looked into:
 its JSON and blobs are passed on; a blob is bytes, or the path and size of a file on the file system
@@ -138,15 +138,31 @@ class WorkerFrame:
 
 @dataclass(frozen=True, slots=True)
 class ProcessGone:
-    """A worker process has ended; ``is_expected``: it was told to."""
+    """A worker process has ended.
+
+    Attributes
+    ----------
+    is_expected
+        It was told to.
+    is_blameless
+        The whole node was told to end, and may have ended it.
+    """
 
     worker_id: str
     reason: str
     is_expected: bool
+    is_blameless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToldToEnd:
+    """The batch system wants the node back; ``End`` follows when nothing computes on it."""
+
+    why: str
 
 
 Command = Begin | StartProcess | SendFrame | StopProcess | End
-Answer = Joined | Unfit | Offer | WorkerFrame | ProcessGone
+Answer = Joined | Unfit | Offer | WorkerFrame | ProcessGone | ToldToEnd
 Message = Command | Answer
 _CLASSES: dict[str, type[Message]] = {
     "begin": Begin,
@@ -159,6 +175,7 @@ _CLASSES: dict[str, type[Message]] = {
     "offer": Offer,
     "frame": WorkerFrame,
     "gone": ProcessGone,
+    "told_to_end": ToldToEnd,
 }
 _KINDS = {each: kind for kind, each in _CLASSES.items()}
 

@@ -50,6 +50,8 @@ class Node:
     ends_s: float = math.inf
     has_joined: bool = False
     is_leaving: bool = False
+    #: The batch system wants it back: it ends once nothing computes on it.
+    is_told_to_end: bool = False
     #: No more attempts to connect are made.
     is_given_up: bool = False
 

@@ -215,7 +215,8 @@ def job_arguments(options: ClusterOptions, logs: Path) -> dict[str, Any]:
         "cores": options.cores_per_node,
         "memory": options.memory_per_node,
         "processes": 1,
-        "python": sys.executable,
+        # A signal for the job script alone is then one for the agent.
+        "python": f"exec {sys.executable}",
         "worker_command": WORKER,
         "death_timeout": DEATH_S,
         "job_name": "gpupool",

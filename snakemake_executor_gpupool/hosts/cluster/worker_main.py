@@ -21,6 +21,9 @@ from snakemake_executor_gpupool.hosts.cluster.commands import CORES
 from snakemake_executor_gpupool.hosts.cluster.launch import MAX_COMMANDS
 from snakemake_executor_gpupool.hosts.cluster.node import node_cores, node_name
 
+#: Loaded into both processes, to take over the signals by which a batch system ends them.
+END_SIGNALS = "snakemake_executor_gpupool.hosts.cluster.end_signals"
+
 SETTINGS: dict[str, Any] = {
     "distributed.nanny.environ": {},
     "distributed.nanny.pre-spawn-environ": {},
@@ -43,6 +46,7 @@ def main() -> None:
         arguments += ["--dashboard-address", f"{host}:0"]
     # Of the batch system's own limits this process needs little: it only starts others.
     arguments += ["--memory-limit", "0", "--nthreads", str(MAX_COMMANDS)]
+    arguments += ["--preload", END_SIGNALS, "--preload-nanny", END_SIGNALS]
     arguments += ["--resources", f"{CORES}={node_cores(os.environ)}"]
     _check_files(arguments)
     dask.config.set(SETTINGS)
