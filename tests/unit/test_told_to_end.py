@@ -239,7 +239,8 @@ def test_a_worker_outlasts_such_signals_until_its_channel_is_closed() -> None:  
     assert process.poll() is None
     ours.shutdown(socket.SHUT_WR)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE_S) == -signal.SIGTERM
+    # One that came before may be handled only now.
+    assert -process.wait(PATIENCE_S) in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
     process.stdout.close()
     ours.close()
 
