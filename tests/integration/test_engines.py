@@ -17,7 +17,7 @@ import pytest
 from tests.serving import Workplace
 from tests.waiting import eventually
 
-TASKS = 24
+TASKS = int(os.environ.get("GPUPOOL_TASKS", "24"))
 COMMAND = f"{sys.executable} -m snakemake_executor_gpupool.frontends.commandline.main run"
 
 
