@@ -47,6 +47,9 @@ class Intake:
             self._jobs.fail(job, f"{job.request.title}: {error}")
             self._ledger.discard(*message.payloads)
             return
+        if job.request.loads_only:
+            self._dispatch.await_model(job, model, now_s)
+            return
         model.params_of_group.setdefault(message.model.group, job.request.params)
         model.places += len(message.payloads)
         job.model = message.model.model

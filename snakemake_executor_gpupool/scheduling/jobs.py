@@ -404,7 +404,7 @@ class JobTable:
         if job.wants_results:
             order, blobs = job.gather()
             details = {"order": order, "blobs": blobs}
-        else:
+        elif not job.request.loads_only:
             self._outbox.put(Fact("job", job.origin()))
         self._end(job, None, details)
 

@@ -90,6 +90,7 @@ class World(SimulatedProcesses):
         input_bytes: int = 0,
         attempt: int = 1,
         wave: str = "",
+        loads_only: bool = False,
     ) -> None:
         """Make a job ready now; ``follow`` are jobs that were declared."""
         fakes = [item if isinstance(item, FakeItem) else FakeItem(item) for item in items]
@@ -103,6 +104,7 @@ class World(SimulatedProcesses):
             input_bytes=input_bytes,
             attempt=attempt,
             wave=wave or self.wave_of(job_id),
+            loads_only=loads_only,
             follow=tuple(self.requests[later] for later in follow),
         )
         self.requests[job_id] = request

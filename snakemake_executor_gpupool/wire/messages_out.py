@@ -56,6 +56,7 @@ def read_job(request: Request, store: StoreAddress | None, *, hashes: bool = Tru
         "store": store,
         "space": request.space,
         "hashes": hashes,
+        "items": not request.loads_only,
     }
     return Frame(meta, [request.job, *(later.job for later in request.follow)])
 

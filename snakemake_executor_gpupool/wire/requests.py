@@ -219,6 +219,8 @@ class Request:
         What the run's files say of it.
     wave
         The wave of the run's forecast that foresaw it; empty: none did.
+    loads_only
+        It wants its model loaded: nothing is read, computed or written.
     """
 
     job_id: int
@@ -244,6 +246,7 @@ class Request:
     follow: tuple[Request, ...] = ()
     facts: JobFacts = dataclasses.field(default=JobFacts(), compare=False)
     wave: str = ""
+    loads_only: bool = False
 
     @property
     def space(self) -> str:

@@ -231,7 +231,7 @@ class Server:
         find = self._finder(tool, head, frame)
         seen: set[str] = set()
         with self._spool.bundle() as payloads:
-            for position, item in enumerate(items_of(tool, job)):
+            for position, item in enumerate(items_of(tool, job) if frame.meta["items"] else ()):
                 parts = packed_item(tool, item, position)
                 described = describe_item(tool, item, position)
                 key = described.key

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import ConfigError
-from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED
-from snakemake_executor_gpupool.frontends.server.address import ON, Wish
-from snakemake_executor_gpupool.frontends.server.client import Client
+from snakemake_executor_gpupool.frontends.commandline.arguments import read_params
+from snakemake_executor_gpupool.frontends.commandline.job_words import device_option
+from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED, complain
+from snakemake_executor_gpupool.frontends.server.address import ON, Wish, key_of
+from snakemake_executor_gpupool.frontends.server.client import Client, surroundings
 
 SERVE_DESCRIPTION = """\
 Serve jobs of gpupool run from warm workers that outlive any run, until nobody has had a job for
@@ -28,6 +32,15 @@ def add_serve(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    add(
+        "--preload",
+        metavar="TOOL",
+        help="have a tool's model loaded before its first job: by the server that there is, which is "
+        "waited for, else by this one",
+    )
+    pairs: dict[str, Any] = {"nargs": "+", "action": "append", "default": []}
+    add("--param", "-p", metavar="K=V", help="with --preload: the tool's params", **pairs)
+    add("--device", help="with --preload: cpu, cuda or cuda:0 (default: as the tool prefers)")
     add("--status", action="store_true", help="say how the server is, and end; 1: there is none")
     add("--stop", action="store_true", help="have it end once the jobs in flight have")
     add("--json", action="store_true", help="with --status and --stop: as JSON")
@@ -72,6 +85,11 @@ def serve_command(options: argparse.Namespace) -> int:
     directory = str(Path(given).expanduser().absolute()) if given else ""
     if options.status or options.stop:
         return _ask(options, directory)
+    preload = _preload(options)
+    if preload:
+        client = Client(Wish(ON, directory))
+        if client.ask({"type": "status"})["type"] == "status":
+            return _have_loaded(client, preload, as_json=options.json)
     from snakemake_executor_gpupool.frontends.server.serving import (
         IDLE,
         ServerOptions,
@@ -91,8 +109,45 @@ def serve_command(options: argparse.Namespace) -> int:
         "cache": options.cache,
     }
     idle = IDLE if idle_s is None else IdleTime(idle_s)
-    serve(ServerOptions(directory, idle, server_idle_s, pool))
+    serve(ServerOptions(directory, idle, server_idle_s, pool, preload))
     return EXIT_DONE
+
+
+def _preload(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the message by which a model is loaded; empty: none is to be.
+
+    Raises
+    ------
+    ConfigError
+        A param or the device is malformed.
+    """
+    if not options.preload:
+        if options.param or options.device:
+            raise ConfigError("--param and --device belong to --preload TOOL")
+        return {}
+    read_params("--param", options.param)
+    nothing = {"rule": "", "input": [], "output": [], "wildcard": [], "threads": 1, "log": None}
+    words = {"tool": options.preload, "param": options.param}
+    words["device"] = device_option(options.device or os.environ.get("GPUPOOL_DEVICE"))
+    key = key_of(os.environ)
+    return {**nothing, **words, **surroundings(), "type": "preload", "key": key}
+
+
+def _have_loaded(client: Client, message: dict[str, Any], *, as_json: bool) -> int:
+    """Have a model loaded by the server that there is, and wait until it is."""
+    started_s = time.perf_counter()
+    answer = client.ask(message, patience_s=None)
+    seconds = round(time.perf_counter() - started_s, 3)
+    is_done, tool = answer["type"] == "done", message["tool"]
+    why = str(answer.get("message") or answer.get("why") or answer["type"])
+    if as_json:
+        done = {"status": "loaded", "tool": tool, "seconds": seconds}
+        print(json.dumps(done if is_done else {**done, "status": "failed", "error": why}))
+    elif is_done:
+        print(f"{tool} is loaded, after {seconds:.1f} s")
+    if not is_done:
+        complain(f"{tool} cannot be loaded: {why}")
+    return EXIT_DONE if is_done else EXIT_FAILED
 
 
 def _ask(options: argparse.Namespace, directory: str) -> int:

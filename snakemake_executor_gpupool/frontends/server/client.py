@@ -125,7 +125,7 @@ class Client:
     def _handed_over(self, job: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
         _refuse_what_stays_here(files)
         try:
-            message = {**job, **_surroundings(), "type": "run", "key": self._key}
+            message = {**job, **surroundings(), "type": "run", "key": self._key}
         except FileNotFoundError as error:
             raise ComputeHere("the working directory was removed") from error
         for attempt in range(TRIES):
@@ -146,11 +146,13 @@ class Client:
         raise ComputeHere("the server has ended a second time")
 
     # -- the server ----------------------------------------------------------------------
-    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+    def ask(
+        self, message: dict[str, Any], patience_s: float | None = GREETING_S
+    ) -> dict[str, Any]:
         """Ask a server that is there; the answer's type is ``none`` if there is none."""
         try:
             with self._attached() as connection:
-                connection.settimeout(GREETING_S)
+                connection.settimeout(patience_s)
                 connection.sendall(encode({**message, "key": self._key}))
                 answer = receive(connection)
         except (NoServer, OSError, FrameError) as error:
@@ -367,7 +369,8 @@ def _cancel(connection: socket.socket) -> None:
         receive(connection)
 
 
-def _surroundings() -> dict[str, Any]:
+def surroundings() -> dict[str, Any]:
+    """Return what a server must know of this process to work for it."""
     umask = os.umask(0o077)
     os.umask(umask)
     return {

@@ -21,6 +21,8 @@ from snakemake_executor_gpupool.wire.requests import JobFacts, JobReport, Reques
 PICKLE_PROTOCOL = 5
 #: Errors of the command line's words, as the cold command has them.
 MISUSE = ("UnknownTool", "UnknownParam", "ConfigError")
+#: The types of messages that hold a job: what is to be done of it.
+RUN, PRELOAD = "run", "preload"
 _TEXTS = ("tool", "cwd", "rule")
 _GROUPS = ("input", "output", "param", "wildcard")
 
@@ -48,11 +50,15 @@ class ClientJob:
     cwd: str
     umask: int
     variables: Mapping[str, str]
+    #: Its model is to be loaded, and that is all.
+    loads_only: bool = False
 
     @property
     def title(self) -> str:
         """What messages call it."""
-        return f"rule {self.job.rule}" if self.job.rule else f"run of {self.name}"
+        if self.job.rule:
+            return f"rule {self.job.rule}"
+        return f"{'preload' if self.loads_only else 'run'} of {self.name}"
 
     def outputs(self) -> list[str]:
         """Return its outputs by their absolute paths."""
@@ -74,6 +80,7 @@ class ClientJob:
             devices=self.device,
             # Each run is meant to be tried, whatever became of the model in an earlier one.
             attempt=2,
+            loads_only=self.loads_only,
             facts=JobFacts.of(job.rule, job.wildcards, *files, job.threads),
         )
 
@@ -116,6 +123,7 @@ def read_job(message: Mapping[str, Any]) -> ClientJob:
         cwd=options.cwd,
         umask=message["umask"],
         variables=message["variables"],
+        loads_only=message["type"] == PRELOAD,
     )
 
 

@@ -29,6 +29,8 @@ from snakemake_executor_gpupool.errors import (
 from snakemake_executor_gpupool.frontends.server.address import key_of, namespace, root_directory
 from snakemake_executor_gpupool.frontends.server.code_watch import CodeWatch, ToolError
 from snakemake_executor_gpupool.frontends.server.job_requests import (
+    PRELOAD,
+    RUN,
     BadMessage,
     ClientJob,
     answer_of,
@@ -135,8 +137,9 @@ class Service:
         if message is None:
             return
         kind = message["type"]
-        if kind == "run":
-            answer = await self._run(message, reader)
+        if kind in (RUN, PRELOAD):
+            # A client says nothing more, unless it does not want the job any longer, or ends.
+            answer = await self.run(message, asyncio.ensure_future(reader.read(1)))
         elif kind == "status":
             answer = await self._status()
         elif kind == "stop":
@@ -170,15 +173,14 @@ class Service:
         return self._pool
 
     # -- a job -----------------------------------------------------------------------------
-    async def _run(self, message: Message, reader: asyncio.StreamReader) -> Message:
+    async def run(self, message: Message, gone: asyncio.Future[bytes]) -> Message:
+        """Do the job that a message asks for, unless its client has gone; return the answer."""
         refusal = self._why_not(message)
         if refusal:
             return {"type": "refused", "why": refusal}
         if self.ending.is_set():
             return {"type": "ending" if key_of(os.environ) == self.key else "renewed"}
         self.clients += 1
-        # A client says nothing more, unless it does not want the job any longer, or ends.
-        gone = asyncio.ensure_future(reader.read(1))
         try:
             answer = await self._answer(message, gone)
         except _Renewed:

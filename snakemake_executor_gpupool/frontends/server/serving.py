@@ -67,6 +67,8 @@ class ServerOptions:
         After how long the server ends; None: after ``SERVER_IDLE_S``, once no model is kept.
     pool
         Arguments of :func:`~snakemake_executor_gpupool.runtime.config.build_config`.
+    preload
+        What a client would send to have a model loaded; empty: none is at the start.
     is_quiet
         Whether it says nothing on standard error.
     patience_s
@@ -77,6 +79,7 @@ class ServerOptions:
     idle: IdleTime = IDLE
     server_idle_s: float | None = None
     pool: dict[str, Any] = field(default_factory=dict)
+    preload: dict[str, Any] = field(default_factory=dict)
     is_quiet: bool = False
     patience_s: float = 0.0
 
@@ -203,10 +206,25 @@ async def _serve(key: str, directory: Path, path: str, options: ServerOptions) -
         names = ", ".join(device.name for device in config.devices)
         what = f"gpupool {__version__} serves on {names}, process {os.getpid()}, {path}"
         LOGGER.info(what)
+        loading = asyncio.ensure_future(_preload(service, options.preload))
         await _answer(service, key, path, options.server_idle_s)
+        await loading
     finally:
         LOGGER.info("the server ends: %s", service.why_ended or "it has failed")
         await asyncio.to_thread(pool.close)
+
+
+async def _preload(service: Service, message: dict[str, Any]) -> None:
+    if not message:
+        return
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    answer = await service.run(message, loop.create_future())
+    tool = message["tool"]
+    if answer["type"] == "done":
+        LOGGER.info("%s is loaded, after %.1f s", tool, loop.time() - began_s)
+    else:
+        LOGGER.error("%s cannot be loaded: %s", tool, answer.get("message") or answer.get("why"))
 
 
 def _stop_now(service: Service, pool: Pool, number: int) -> None:

@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents
 from snakemake_executor_gpupool.scheduling.effects import Outbox
-from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
 from snakemake_executor_gpupool.scheduling.models.ahead import LoadAhead
 from snakemake_executor_gpupool.scheduling.models.batching import Batching
 from snakemake_executor_gpupool.scheduling.models.charging import Charging
@@ -30,7 +30,7 @@ from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
-from snakemake_executor_gpupool.wire.described import WorkerError
+from snakemake_executor_gpupool.wire.described import INPUT, WorkerError
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
 #: Jobs that were a moment away and did not come are waited for so often: something holds them back.
@@ -136,6 +136,28 @@ class Dispatch:
         model.push([item for item in items if not item.is_done])
         self.feed(model, now_s)
 
+    def await_model(self, job: JobState, model: Model, now_s: float) -> None:
+        """Have a model loaded for a job that wants nothing else."""
+        self._jobs.go_on(job)
+        if model.error is None and not model.info.persistent:
+            error = WorkerError(f"{model.tool.ref} is not kept loaded (persistent = False)", INPUT)
+            self._jobs.fail(job, explain(job, error), error)
+            return
+        model.awaited_by.append(job.request.job_id)
+        self.feed(model, now_s)
+
+    def _report_loaded(self, model: Model) -> None:
+        """Tell those that wait for nothing but the model: it is there, or cannot be had."""
+        is_there = any(worker.is_feedable for worker in model.alive)
+        if model.error is None and not is_there:
+            return
+        for job in filter(None, map(self._jobs.get, model.awaited_by)):
+            if model.error is None:
+                self._jobs.succeed(job)
+            else:
+                self._jobs.fail(job, explain(job, model.error, "the model"), model.error)
+        model.awaited_by.clear()
+
     def drop(self, model: Model, items: set[WorkItem], now_s: float) -> None:
         """Forget those of the items that wait for a model: nobody waits for them."""
         waiting = items.intersection(model.queue)
@@ -146,6 +168,8 @@ class Dispatch:
 
     def feed(self, model: Model, now_s: float) -> None:
         """Do for one model what can be done now."""
+        if model.awaited_by:
+            self._report_loaded(model)
         if model.error is not None:
             self.failures.fail_waiting(model, model.error)
             self.failures.stop_unused(model, now_s)

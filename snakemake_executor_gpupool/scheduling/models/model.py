@@ -158,6 +158,8 @@ class Model:
     resting: list[tuple[float, WorkItem]] = field(default_factory=list)
     params_of_group: dict[str, bytes] = field(default_factory=dict)
     workers: dict[str, ModelWorker] = field(default_factory=dict)
+    #: Jobs that wait until it is loaded, and want nothing of it.
+    awaited_by: list[int] = field(default_factory=list)
     load_s: float | None = None
     speed: Speed = field(default_factory=Speed)
     budget_tokens: int | None = None
@@ -233,11 +235,10 @@ class Model:
         most
             How many there may be.
         """
-        if self.load_s is None or self.speed.s_per_cost is None:
-            guess = 1 + self.waiting // ITEMS_PER_UNMEASURED_WORKER
-            return min(guess if self.waiting else 0, most)
         if not self.waiting:
-            return 0
+            return min(1 if self.awaited_by else 0, most)
+        if self.load_s is None or self.speed.s_per_cost is None:
+            return min(1 + self.waiting // ITEMS_PER_UNMEASURED_WORKER, most)
         # The fixed time of each worker's first batch; that of further ones is in the items' share.
         fixed_s = self.speed.fixed_s
         coming = [worker for worker in self.workers.values() if worker.is_coming]
