@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
 
 import pytest
 
@@ -23,6 +25,28 @@ def test_a_second_run_finds_the_model_loaded_and_its_output_is_as_cold(  # G1 G3
         assert work.out(name) == work.out("cold")
     assert work.n_loads() == before + 1
     assert work.status()["jobs"] == {"running": 0, "done": 2, "failed": 0}
+
+
+def test_a_model_that_was_preloaded_is_there_for_the_first_job(work: Workplace) -> None:  # G1
+    preload = "serve", "--preload", str(work.tool), "--param"
+    server = subprocess.Popen(
+        work.command(*preload, "model=a"), cwd=work.directory, env=work.env, stderr=subprocess.PIPE
+    )
+    assert eventually(lambda: work.n_loads() == 1, 30.0)
+    second = work.gpupool(*preload, "model=b")
+    assert second.returncode == 0 and "is loaded, after" in second.stdout, second.stderr
+    refused = work.gpupool(*preload, "nosuch=1", "--json")
+    assert refused.returncode == 1 and "no param 'nosuch'" in refused.stderr
+    assert json.loads(refused.stdout)["status"] == "failed"
+    for model in "ab":
+        done = work.run(model, "word", "--param", f"model={model}", server="on")
+        assert done.returncode == 0, done.stderr
+        assert work.out(model) == "WORD loud!\n"
+    assert work.n_loads() == 2
+    assert work.gpupool("serve", "--stop").returncode == 0
+    assert b"is loaded, after" in server.communicate(timeout=30)[1]
+    assert work.gpupool(*preload, "model=[a").returncode == 2
+    assert work.gpupool("serve", "--param", "model=a").returncode == 2
 
 
 def test_a_server_is_for_its_user_alone(work: Workplace) -> None:

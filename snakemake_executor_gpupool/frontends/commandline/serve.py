@@ -35,8 +35,8 @@ def add_serve(commands: Any) -> None:
     add(
         "--preload",
         metavar="TOOL",
-        help="have a tool's model loaded before its first job: by the server that there is, which is "
-        "waited for, else by this one",
+        help="have a tool's model loaded before its first job: by the server that there is, which "
+        "is waited for, else by this one",
     )
     pairs: dict[str, Any] = {"nargs": "+", "action": "append", "default": []}
     add("--param", "-p", metavar="K=V", help="with --preload: the tool's params", **pairs)

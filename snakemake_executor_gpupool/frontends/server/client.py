@@ -146,9 +146,7 @@ class Client:
         raise ComputeHere("the server has ended a second time")
 
     # -- the server ----------------------------------------------------------------------
-    def ask(
-        self, message: dict[str, Any], patience_s: float | None = GREETING_S
-    ) -> dict[str, Any]:
+    def ask(self, message: dict[str, Any], patience_s: float | None = GREETING_S) -> dict[str, Any]:
         """Ask a server that is there; the answer's type is ``none`` if there is none."""
         try:
             with self._attached() as connection:
