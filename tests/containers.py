@@ -14,21 +14,8 @@ from pathlib import Path
 
 STANDIN = Path(__file__).resolve().parent / "tools" / "apptainer"
 #: What a root has beside its Python.
-PROGRAMS = (
-    "sh",
-    "bash",
-    "cat",
-    "env",
-    "ls",
-    "tr",
-    "sleep",
-    "mkdir",
-    "touch",
-    "rm",
-    "dirname",
-    "head",
-    "id",
-)
+PROGRAMS = ("sh", "bash", "cat", "env", "ls", "tr", "sleep", "mkdir", "touch", "rm", "dirname")
+PROGRAMS += ("head", "id", "readlink", "sort")
 #: Parts of a standard library that no worker needs.
 LEFT_OUT = ("test", "tests", "idlelib", "tkinter", "lib2to3", "ensurepip", "site-packages")
 LEFT_OUT += ("dist-packages", "turtledemo", "pydoc_data", "config-*")

@@ -18,7 +18,7 @@ import pytest
 
 from snakemake_executor_gpupool.hosts.process import PACKAGE_DIR
 from tests import containers
-from tests.acceptance.running import Finished, Workflow
+from tests.acceptance.running import TOOLS, Finished, Workflow
 from tests.acceptance.test_environments import interpreters
 from tests.containers import make_image, make_root, with_apptainer
 
@@ -221,3 +221,71 @@ def test_a_rule_is_served_from_its_container(tmp_path: Path, root: Path, python:
     assert run.code == 0, run.text
     assert all("read in one" in run.read(f"out/{n}.txt") for n in range(3))
     assert run.summary["items_reused"] == 3 and run.summary["items_computed"] == 0
+
+
+WITH_CONDA = """
+containerized: "image.sif"
+
+rule all:
+    input: "made.txt", "own.txt"
+
+rule made:
+    input: "in.txt"
+    output: "made.txt"
+    conda: "env.yaml"
+    resources: gpupool_tool="environs.py:Environs"
+    script: "environs.py"
+
+rule own:
+    input: "in.txt"
+    output: "own.txt"
+    container: "other.sif"
+    conda: config["prefix"]
+    resources: gpupool_tool="environs.py:Environs"
+    script: "environs.py"
+"""
+YAML = "channels: [nodefaults]\ndependencies: []\n"
+
+
+def enter_by(prefix: Path, python: str = "/usr/local/bin/python") -> None:
+    """Make a conda environment of which there is nothing but what its tool asks for."""
+    for directory in ("bin", "etc/conda/activate.d", "conda-meta"):
+        (prefix / directory).mkdir(parents=True)
+    (prefix / "conda-meta/history").touch()
+    # As conda's own, it begins with the file that is there, and needs no library beside it.
+    (prefix / "bin/python").write_text(f'#!/bin/sh\nexec {python} "$@"\n')
+    (prefix / "bin/onlyhere").write_text(f"#!/bin/sh\necho program of {prefix.name}\n")
+    for program in ("python", "onlyhere"):
+        (prefix / "bin" / program).chmod(0o755)
+    hook = f"export HOOK='hook of {prefix.name}' PYTHONPATH={prefix}/lib\n"
+    (prefix / "etc/conda/activate.d/hook.sh").write_text(hook)
+    (prefix / "lib").mkdir()
+    (prefix / "lib/onlyhere.py").write_text(f"VERSION = 'package of {prefix.name}'\n")
+
+
+def test_conda_environments_are_entered_inside(tmp_path: Path, root: Path, python: str) -> None:
+    # K1 S5
+    conda = root / "opt/conda"
+    shutil.copytree(TOOLS / "conda", conda)
+    (root / "usr/local/bin/conda").symlink_to("/opt/conda/bin/conda")
+    content = hashlib.md5(YAML.encode(), usedforsecurity=False).hexdigest()
+    enter_by(root / "conda-envs" / content)
+    tool = (TOOLS / "environs.py").read_text()
+    # Read by a bash that takes its input for the network, were it not told otherwise.
+    files = {"in.txt": "alpha\n", "environs.py": tool, "env.yaml": YAML, ".bashrc": "exit 7\n"}
+    work = tmp_path / "work"
+    workflow = Workflow(work, WITH_CONDA, files)
+    enter_by(work / "prefix")
+    make_image(work / "image.sif", root)
+    make_image(work / "other.sif", root, "another")
+    # Snakemake itself asks the one outside what is in an environment that it has not made.
+    env = {**with_apptainer(str(TOOLS / "conda/bin")), "SHLVL": "0"}
+    config = ("--config", f"prefix={work / 'prefix'}")
+    run = workflow.run("--sdm", "conda", "apptainer", *config, **env)
+    assert run.code == 0, run.text
+    for output, name in (("made.txt", content), ("own.txt", "prefix")):
+        place = f"{version_of(python)} local {name} hook of {name} program of {name}"
+        first, last = run.read(output).splitlines()
+        assert first == f"alpha: read in {place}, computed in {place} package of {name}"
+        assert last == f"written in {place}"
+    assert run.summary["items_computed"] == 2, "two images share a result"

@@ -179,12 +179,19 @@ def test_a_conda_environment_is_entered_inside(
     found = container_of(workflow(), job("image.sif"))
     assert found is not None
     conda = SimpleNamespace(shellcmd=lambda prefix, command: f"source a '{prefix}'; {command}")
-    env = SimpleNamespace(conda=conda, address="/conda-envs/1f")
+    env = SimpleNamespace(conda=conda, address="/conda-envs/1f", name=None)
     command = worker_command(workflow(), found, [], env)
     assert command.startswith("unset R_LIBS PYTHONPATH PERLLIB PERL5LIB; exec ")
     *_, shell, option, inner = shlex.split(command)
     assert (shell, option) == ("bash", "-c")
-    assert inner.startswith("source a '/conda-envs/1f'; for python in")
+    assert inner.startswith("source a '/conda-envs/1f'; [ ")
+    # The image has a Python, too: a worker in no environment would be a wrong one.
+    words = ["bash", "-c", inner.partition("; ")[2]]
+    said = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert said.returncode == 1
+    assert "the conda environment /conda-envs/1f could not be activated in the" in said.stderr
+    named = SimpleNamespace(conda=conda, address="mine", name="mine")
+    assert 'CONDA_DEFAULT_ENV:-}" = mine ]' in worker_command(workflow(), found, [], named)
 
 
 def test_without_apptainer_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

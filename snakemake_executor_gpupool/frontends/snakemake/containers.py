@@ -189,6 +189,7 @@ def worker_command(workflow: Any, container: Container, places: Iterable[str], e
         raise Uncontainable(str(error)) from error
     inner, shell_name = _inner_command(container), "sh"
     if env is not None:
+        inner = f"{_unless_entered(env, container)}; {inner}"
         inner, shell_name = env.conda.shellcmd(str(env.address), inner), "bash"
     binds = " ".join(f"--bind {shlex.quote(bind)}" for bind in _binds(places))
     command = singularity.shellcmd(
@@ -216,6 +217,18 @@ def _inner_command(container: Container) -> str:
         '"$python" -c "import sys; sys.exit(sys.version_info < (3, 9))" < /dev/null 2> /dev/null '
         f'&& exec "$python" {worker}; done; echo {shlex.quote(why)} >&2; exit 127'
     )
+
+
+def _unless_entered(env: Any, container: Container) -> str:
+    """Return what ends a worker that is not in its environment, as the image's Python would do."""
+    entered = f'[ "${{CONDA_PREFIX:-}}" -ef {shlex.quote(str(env.address))} ]'
+    if env.name:
+        entered = f'[ "${{CONDA_DEFAULT_ENV:-}}" = {shlex.quote(env.name)} ]'
+    why = (
+        f"gpupool: the conda environment {env.address} could not be activated in the container "
+        f"{container.name}"
+    )
+    return f"{entered} || {{ echo {shlex.quote(why)} >&2; exit 1; }}"
 
 
 def _binds(places: Iterable[str]) -> Iterator[str]:
