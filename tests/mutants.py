@@ -349,6 +349,28 @@ MUTANTS = (
         ("test_executor.py",),
     ),
     Mutant(
+        "results of two images are kept apart",
+        "wire/requests.py",
+        "{software}#{self.container.digest} ",
+        "{software}# ",
+        ("test_containers.py",),
+    ),
+    Mutant(
+        "a worker is not started in an image that was replaced",
+        "hosts/containers.py",
+        "    if image_version(container.image) == container.version:\n",
+        "    if True:\n",
+        ("test_local_ends.py",),
+    ),
+    Mutant(
+        "nobody waits while an image is read",
+        "frontends/snakemake/served.py",
+        "        elif not is_read(self._workflow, job):\n"
+        "            self._help(self._serve_alone, job, done)\n",
+        "",
+        ("test_executor.py",),
+    ),
+    Mutant(
         "jobs of the lane keep to the budget of threads",
         "frontends/snakemake/admission.py",
         "            if self._fits(job):\n",

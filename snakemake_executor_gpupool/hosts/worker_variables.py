@@ -30,6 +30,7 @@ def worker_variables(
     variables |= tool.mode.variables()
     if tool.container is not None:
         variables["GPUPOOL_CONTAINER"] = tool.container.name
+        variables["GPUPOOL_FILE_DIGESTS"] = tool.container.notes
     if all(map(computes_on_cpu, devices)):
         variables |= dict.fromkeys(THREADS_VARIABLES, str(threads if devices else 1))
         variables |= CPU_MALLOC

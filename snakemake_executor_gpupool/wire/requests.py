@@ -32,6 +32,8 @@ class Container:
         What any change of the image's file changes. A process is started only while it is so.
     arguments
         What the user has containers started with.
+    notes
+        Directory where processes in it note digests of large files.
     """
 
     image: str
@@ -39,6 +41,7 @@ class Container:
     digest: str
     version: str
     arguments: str = ""
+    notes: str = ""
 
 
 @dataclass(frozen=True)

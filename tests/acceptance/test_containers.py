@@ -169,7 +169,9 @@ def test_a_rule_is_served_from_its_container(tmp_path: Path, root: Path, python:
     (flow / "Snakefile").write_text(SNAKEFILE)
     (flow / "places.py").write_text(PLACES)
     (flow / "helper.py").write_text(HELPER)
-    image = make_image(work / "image.sif", root, LABEL="one")
+    # Many images made for Docker set these, for all cards.
+    cards = {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "NVIDIA_VISIBLE_DEVICES": "all"}
+    image = make_image(work / "image.sif", root, LABEL="one", **cards)
     env = {**with_apptainer(), "STANDIN_LOG": str(log), "GPUPOOL_SIMULATE": "2x16GiB"}
     env |= {"OF_THE_HOST": "a secret", "APPTAINERENV_CUDA_VISIBLE_DEVICES": "7"}
     arguments = ("--snakefile", "../flow/Snakefile", "--sdm", "apptainer", "--gpupool-cache")

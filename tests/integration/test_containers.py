@@ -69,7 +69,11 @@ class Contained:
         settings = SimpleNamespace(
             deployment_method={DeploymentMethod.APPTAINER}, apptainer_args=arguments
         )
-        workflow: Any = SimpleNamespace(deployment_settings=settings, runtime_paths=[])
+        workflow: Any = SimpleNamespace(
+            deployment_settings=settings,
+            runtime_paths=[],
+            persistence=SimpleNamespace(path=directory / ".snakemake"),
+        )
         of_rule = SimpleNamespace(url=image.name, path=str(image), is_local=True)
         job: Any = SimpleNamespace(container_img_url=image.name, container_img=of_rule)
         container = container_of(workflow, job)

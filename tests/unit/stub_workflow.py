@@ -204,6 +204,7 @@ class StubJob:
         self.attempt, self.restart_times, self.pipe_group = attempt, restart_times, pipe_group
         self.benchmark = self.conda_env = self.conda_env_spec = self.shadow_dir = None
         self.container_img_url = self.env_modules = self.group = None
+        self.container_img: Any = None
         self.is_pipe = self.is_service = self.is_local = self.is_norun = False
         self.is_shadow = self.is_run = self.is_template_engine = self.is_checkpoint = False
         self.prepared = self.registered = 0
@@ -304,6 +305,7 @@ class StubWorkflow:
         self.storage_settings = SimpleNamespace(notemp=False)
         self.workflow_settings = SimpleNamespace(cache=None)
         self.deployment_settings = SimpleNamespace(deployment_method=frozenset())
+        self.runtime_paths: list[Path] = []
         self.scheduling_settings = SimpleNamespace(max_jobs_per_timespan=None)
         self.global_resources: dict[str, Any] = {}
         self.linemaps: dict[str, Any] = {}

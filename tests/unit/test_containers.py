@@ -46,7 +46,10 @@ def workflow(arguments: str = "", runtime_paths: tuple[Path, ...] = ()) -> Any:
     settings = SimpleNamespace(
         deployment_method={DeploymentMethod.APPTAINER}, apptainer_args=arguments
     )
-    return SimpleNamespace(deployment_settings=settings, runtime_paths=list(runtime_paths))
+    persistence = SimpleNamespace(path=".snakemake")
+    return SimpleNamespace(
+        deployment_settings=settings, runtime_paths=list(runtime_paths), persistence=persistence
+    )
 
 
 def job(path: Path | str, *, is_local: bool = True) -> Any:
@@ -157,12 +160,13 @@ def test_the_command_is_snakemake_s_with_what_a_worker_needs(
     first, *words = shlex.split(command)
     binary = words.pop(0)
     assert first == "exec" and binary == "apptainer"
-    notes = tmp_path / "cache/gpupool/file-digests"
+    digest = found.digest.removeprefix("sha256:")[:16]
+    assert found.notes == str(work / ".snakemake/gpupool-digests" / digest), "seen inside"
     assert words[:3] == ["exec", "--home", str(work)]
     assert words[3:6] == ["--bind", "/data", "--cleanenv"]
     binds = [word for before, word in itertools.pairwise(words) if before == "--bind"]
     package = f"{PACKAGE_DIR}:{PACKAGE_DIR}:ro"
-    own = [package, f"{tools}:{tools}:ro", f"{tools}:{tools}", f"{notes}:{notes}", str(paths)]
+    own = [package, f"{tools}:{tools}:ro", f"{tools}:{tools}", str(paths)]
     assert binds == ["/data", *own]
     assert words[words.index(DEVICE_ARGUMENTS) + 3 :][:3] == [str(image), "sh", "-c"]
     assert words[-1].startswith("for python in python python3; do") and len(words[-4:]) == 4

@@ -6,17 +6,22 @@ No Snakemake is started; the pool is real, over a host in memory.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from logging.handlers import QueueHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from snakemake.deployment.singularity import Singularity
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.settings import DeploymentMethod
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from snakemake_executor_gpupool.errors import PoolEnded
+from snakemake_executor_gpupool.frontends.snakemake import containers
 from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LocalLane
 from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_error
 from snakemake_executor_gpupool.wire.requests import JobReport
@@ -120,6 +125,42 @@ def test_jobs_are_reported_when_the_pool_takes_no_more(
     workflow.run(workflow.served("a"), workflow.served("b"), workflow.job("c", gpu=1))
     workflow.wait(lambda: len(workflow.failed) == 3)
     assert all("a cause" in workflow.told(name) for name in "abc")
+
+
+def test_nobody_waits_while_an_image_is_read(
+    workflow: StubWorkflow, monkeypatch: pytest.MonkeyPatch
+) -> None:  # K1 P1
+    image, program = workflow.directory / "image.sif", workflow.directory / "bin/apptainer"
+    image.write_bytes(b"image")
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho apptainer version 1.3.4\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(Singularity, "instance", None)
+    settings = {"deployment_method": {DeploymentMethod.APPTAINER}, "apptainer_args": ""}
+    workflow.deployment_settings = SimpleNamespace(**settings)
+    workflow.runtime_paths = []
+    may_go_on, asked = threading.Event(), []
+
+    def reading(path: str) -> str:
+        assert threading.current_thread() is not threading.main_thread(), "run_jobs waits for it"
+        asked.append(path)
+        wait_for(may_go_on)
+        return "0" * 64
+
+    monkeypatch.setattr(containers, "_digests", {})
+    monkeypatch.setattr(containers, "_digest", reading)
+    jobs = [workflow.served(name) for name in "ab"]
+    for job in jobs:
+        job.container_img_url = "image.sif"
+        job.container_img = SimpleNamespace(url="image.sif", path=str(image), is_local=True)
+    workflow.run(*jobs, workflow.served("c"))
+    workflow.wait(lambda: workflow.finished or workflow.failed)
+    assert workflow.finished == ["c"] and not workflow.failed
+    may_go_on.set()
+    workflow.wait(lambda: len(workflow.finished) == 3)
+    assert asked == [str(image)], "once for both"
+    assert containers.is_read(workflow, jobs[0])
 
 
 # -- the lane, and leases ------------------------------------------------------------------------

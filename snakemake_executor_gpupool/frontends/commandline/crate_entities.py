@@ -236,8 +236,10 @@ class Crate:
         }
         known = {device["name"]: device for device in self._run.get("devices", [])}
         described = (known.get(device, {"name": device}) for device in sorted(devices))
+        container = job.get("container", {})
         facts = {
             "attempt": job.get("attempt"),
+            "container": container and f"{container['image']} sha256:{container['sha256']}",
             "batches": ", ".join(batches),
             "devices": "; ".join(
                 " ".join(str(each[part]) for part in ("name", "model", "uuid") if part in each)
@@ -247,7 +249,7 @@ class Crate:
         return [
             self._value(f"#{name}-{key}", key, value)
             for key, value in facts.items()
-            if value not in (None, "")
+            if value not in (None, "", {})
         ]
 
     def _value(self, ident: str, name: str, value: Any, **more: str) -> Any:

@@ -249,6 +249,8 @@ def _rows(whole: Mapping[str, Any], job: Mapping[str, Any]) -> Iterator[tuple[st
     yield "weights", [f"{each['path']}  {_content(each)}" for each in model.get("weights", ())]
     yield "how", _with("", _how(run, model))
     yield "software", _with("", _software(whole, run, model))
+    container = job.get("container")
+    yield "container", _with(container["image"], container) if container else None
     yield "batches", _batches(whole, job)
     if "devices" in whole:
         yield "devices", _devices(whole)

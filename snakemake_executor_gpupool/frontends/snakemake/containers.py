@@ -10,6 +10,7 @@ import hashlib
 import os
 import shlex
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,15 @@ from snakemake_executor_gpupool.frontends.snakemake.deployment import container_
 from snakemake_executor_gpupool.hosts.containers import image_version
 from snakemake_executor_gpupool.hosts.process import CHILD_ENTRY, PACKAGE_DIR
 from snakemake_executor_gpupool.wire.requests import DEVICE_ARGUMENTS, Container
-from snakemake_executor_gpupool.worker.file_digests import (
-    notes_directory,
-    sha256_of,
-    sha256_of_large,
-)
+from snakemake_executor_gpupool.worker.file_digests import sha256_of, sha256_of_large
 from snakemake_executor_gpupool.worker.named_files import is_settled
 
 #: Variables that Snakemake unsets for a rule with ``conda:``.
 SEARCH_PATHS = ("R_LIBS", "PYTHONPATH", "PERLLIB", "PERL5LIB")
 #: How often an image is read again that changes meanwhile.
 MAX_READS = 3
+#: Directory of Snakemake's own where workers in containers note digests of large files.
+NOTES = "gpupool-digests"
 #: As Snakemake does, ``python`` is taken; else, as images of Debian have it, ``python3``.
 PYTHONS = ("python", "python3")
 #: What separates the parts of a ``--bind``.
@@ -39,6 +38,8 @@ _SEPARATORS = ":,'\n"
 
 #: Digests of images by path and version.
 _digests: dict[tuple[str, str], str] = {}
+#: Held while one is read: others may wait for the same.
+_reading = threading.Lock()
 
 
 class Uncontainable(GpupoolError):
@@ -82,7 +83,17 @@ def container_of(workflow: Any, job: Any) -> Container | None:
         raise Uncontainable(_missing(image, path))
     version, digest = read_image(path)
     arguments = str(workflow.deployment_settings.apptainer_args or "").strip()
-    return Container(path, str(image.url), digest, version, arguments)
+    return Container(path, str(image.url), digest, version, arguments, _notes(workflow, digest))
+
+
+def _notes(workflow: Any, digest: str) -> str:
+    """Return where workers in an image note digests: in a place that each of them sees.
+
+    The times of files in an image are as its maker has set them, so another image may have the
+    same for another content.
+    """
+    own = Path(workflow.persistence.path).absolute()
+    return str(own / NOTES / digest.removeprefix("sha256:")[:16])
 
 
 def pull_images(workflow: Any, jobs: Iterable[Any]) -> None:
@@ -112,6 +123,11 @@ def read_image(path: str) -> tuple[str, str]:
     Uncontainable
         It cannot be read, or changes meanwhile.
     """
+    with _reading:
+        return _read_image(path)
+
+
+def _read_image(path: str) -> tuple[str, str]:
     for _ in range(MAX_READS):
         version = image_version(path)
         known = _digests.get((path, version))
@@ -234,14 +250,11 @@ def _unless_entered(env: Any, container: Container) -> str:
 def _binds(places: Iterable[str]) -> Iterator[str]:
     """Yield the arguments of ``--bind`` for gpupool's worker side and for other directories."""
     here = Path.cwd()
-    notes = notes_directory()
-    if notes:
-        Path(notes).mkdir(mode=0o700, parents=True, exist_ok=True)
     yield _bind(str(PACKAGE_DIR), ":ro")
-    for place in dict.fromkeys([*places, notes]):
+    for place in dict.fromkeys(places):
         path, read_only = place.removesuffix(":ro"), place.endswith(":ro")
         # The working directory is there anyway, with all that is in it.
-        if path and not Path(path).is_relative_to(here) and Path(path).is_dir():
+        if not Path(path).is_relative_to(here) and Path(path).is_dir():
             yield _bind(path, ":ro" * read_only)
 
 
