@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from snakemake_executor_gpupool.devices.allocation.foresight import Foresight
 from snakemake_executor_gpupool.scheduling.forecast import Forecast, Need, Wave, kind_of, rows_after
 from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.plan import workers_that_pay
 from snakemake_executor_gpupool.wire.requests import Request
 
 #: Nobody knows when a model without a device gets one.
@@ -235,6 +236,22 @@ class Outlook(Foresight):
             ),
             default=0,
         )
+
+    def workers_ahead(self, model: Model, most: int) -> int:
+        """Return how many workers a model should have when its next jobs come; at least one."""
+        waves = sorted(self._waves_of(model), key=self.ready_in_s)
+        job_s = self.job_s(model)
+        if not waves or not job_s or model.load_s is None:
+            return 1
+        wave, pace_s = waves[0], 0.0
+        for need in wave.after:
+            theirs = self._counts.get(need.wave, _Count())
+            if need.jobs < theirs.total and need.wave in self._waves:
+                pace_s = max(pace_s, self._pace(self._models_of(self._waves[need.wave].kind))[0])
+        coming = self._counts[wave.name].coming
+        if pace_s:  # they come one after the other
+            return min(max(math.ceil(job_s / pace_s), 1), most, max(coming, 1))
+        return max(workers_that_pay([job_s] * min(coming, 64), [], model.load_s, most, most), 1)
 
     def is_reading(self, model: Model) -> bool:
         """Whether jobs are being read that may be of a model."""

@@ -50,16 +50,41 @@ class LoadAhead:
         if now_s < self._next_s or self._allocator.is_wanted_by_others(None):
             return
         self._next_s = now_s + LOOK_AGAIN_S
-        if not self._free_gpus():
+        free = len(self._free_gpus())
+        wanted = self._wanted(max(free, 1))
+        if not wanted:
             return
+        if not free:
+            self._end_needless()
+        # Each model once, then more workers of those that are used first.
+        for model, _ in wanted:
+            if not model.alive and self._has_place(model):
+                self._lifecycle.ask(model, now_s, ahead=True)
+        for model, number in wanted:
+            for _ in range(number - len(model.alive)):
+                if self._has_place(model):
+                    self._lifecycle.ask(model, now_s, ahead=True)
+
+    def _wanted(self, most: int) -> list[tuple[Model, int]]:
+        """Return which models should have how many workers beforehand, first used first."""
         uses = [
             (self._outlook.model_next_use_s(model), number, model)
             for number, model in enumerate(self._models.values())
             if self._is_worth_it(model)
         ]
-        for next_use_s, _, model in sorted(uses, key=lambda use: use[:2]):
-            if next_use_s < math.inf and self._has_place(model):
-                self._lifecycle.ask(model, now_s, ahead=True)
+        return [
+            (model, self._outlook.workers_ahead(model, most))
+            for next_use_s, _, model in sorted(uses, key=lambda use: use[:2])
+            if next_use_s < math.inf
+        ]
+
+    def _end_needless(self) -> None:
+        """End an idle worker whose model has no job left: another is to be loaded there."""
+        for worker in self._lifecycle.workers.values():
+            idles = worker.is_feedable and worker.idle_since_s is not None
+            if idles and is_gpu(worker.model.spec) and self._outlook.is_over(worker.model):
+                self._lifecycle.stop(worker, "no job of its model is left")
+                return
 
     def _free_gpus(self) -> list[Device]:
         """Return the GPUs that nobody is on, other runs included."""
@@ -78,7 +103,7 @@ class LoadAhead:
         return fit_one_process(suited, model.spec.count)
 
     def _is_worth_it(self, model: Model) -> bool:
-        if model.alive or model.waiting or model.error is not None or model.is_chain:
+        if model.waiting or model.in_flight or model.error is not None or model.is_chain:
             return False
-        can_wait = is_gpu(model.spec) and model.info.persistent
+        can_wait = is_gpu(model.spec) and model.info.persistent and self._outlook.weighs(model)
         return can_wait and not self._blame_tracker.is_suspect(model)
