@@ -75,6 +75,7 @@ class Outlook(Foresight):
         self._ranks: dict[Hashable, tuple[float, ...]] = {}
         self._on_model: dict[Hashable, tuple[list[Wave], list[Wave]]] = {}
         self._estimated_s = -math.inf
+        self._to_load: int | None = None
 
     # -- what happens ----------------------------------------------------------------
     def replace(self, forecast: Forecast) -> None:
@@ -150,7 +151,7 @@ class Outlook(Foresight):
     def time_is(self, now_s: float) -> None:
         """Estimate anew what was estimated a while ago."""
         if now_s - self._estimated_s >= RENEWED_AFTER_S:
-            self._estimated_s = now_s
+            self._estimated_s, self._to_load = now_s, None
             self._forget_estimates()
 
     def _forget_estimates(self) -> None:
@@ -243,15 +244,45 @@ class Outlook(Foresight):
         job_s = self.job_s(model)
         if not waves or not job_s or model.load_s is None:
             return 1
-        wave, pace_s = waves[0], 0.0
-        for need in wave.after:
-            theirs = self._counts.get(need.wave, _Count())
-            if need.jobs < theirs.total and need.wave in self._waves:
-                pace_s = max(pace_s, self._pace(self._models_of(self._waves[need.wave].kind))[0])
-        coming = self._counts[wave.name].coming
+        pace_s, coming = self._pace_before(waves[0]), self._counts[waves[0].name].coming
         if pace_s:  # they come one after the other
             return min(max(math.ceil(job_s / pace_s), 1), most, max(coming, 1))
         return max(workers_that_pay([job_s] * min(coming, 64), [], model.load_s, most, most), 1)
+
+    def work_within(self, model: Model, within_s: float) -> list[float]:
+        """Estimate the seconds of each job of a model that is ready within a time, at most 64."""
+        job_s = self.job_s(model)
+        if not self.is_known or not job_s or not self.weighs(model):
+            return []
+        jobs = sum(self._jobs_within(wave, within_s) for wave in self._waves_of(model))
+        return [job_s] * min(jobs, 64)
+
+    def _jobs_within(self, wave: Wave, within_s: float) -> int:
+        coming, next_s = self._counts[wave.name].coming, self.ready_in_s(wave)
+        if not wave.after or wave.waits_elsewhere or next_s > within_s or not coming:
+            return 0
+        pace_s = self._pace_before(wave)
+        return min(coming, 1 + int((within_s - next_s) / pace_s)) if pace_s else coming
+
+    def _pace_before(self, wave: Wave) -> float:
+        """Estimate in which time one more job of a wave is ready; 0: all are at once."""
+        return max(
+            (
+                self._pace(self._models_of(self._waves[need.wave].kind))[0]
+                for need in wave.after
+                if need.wave in self._waves and need.jobs < self._counts[need.wave].total
+            ),
+            default=0.0,
+        )
+
+    def models_to_load(self) -> int:
+        """Return how many models have jobs to come and no worker."""
+        if self._to_load is None:
+            self._to_load = sum(
+                not model.alive and self.model_next_use_s(model) < math.inf
+                for model in self._models.values()
+            )
+        return self._to_load
 
     def is_reading(self, model: Model) -> bool:
         """Whether jobs are being read that may be of a model."""

@@ -33,6 +33,14 @@ def loaded_models(run: GraphRun) -> list[str]:
     return [effect.params.decode() for effect in run.world.effects(fx.LoadModel)]
 
 
+def loads_of(world: World, model: str) -> list[float]:
+    return [
+        time_s
+        for time_s, effect in world.log
+        if isinstance(effect, fx.LoadModel) and effect.params == model.encode()
+    ]
+
+
 def both(graph: Graph) -> tuple[GraphRun, GraphRun]:
     """Run a graph without a forecast, and with one."""
     runs = GraphRun(graph, looks_ahead=False), GraphRun(graph, looks_ahead=True)
@@ -76,6 +84,32 @@ def test_a_free_device_loads_what_is_used_next() -> None:
     assert early_s == pytest.approx(end_s - 10.0, abs=0.2)
 
 
+def test_an_idle_worker_without_a_job_left_makes_room_at_once() -> None:
+    jobs = ("a", 60.0, []), ("b", 1.0, []), ("c", 1.0, [1]), ("b", 1.0, [0, 2])
+    _, ahead = both(graph_of(*jobs, devices=2))
+    after_s = loads_of(ahead.world, "b")[1] - ahead.world.report_times[2]
+    assert 0.0 < after_s < 1.5 < GRACE_S
+
+
+def test_as_many_workers_are_loaded_ahead_as_pay_for_the_jobs_to_come() -> None:
+    jobs = [("a", 60.0, []), ("b", 1.0, []), *[("b", 10.0, [0]) for _ in range(8)]]
+    without, ahead = both(graph_of(*jobs, devices=4))
+    a_ends_s = ahead.world.report_times[0]
+    assert [s < a_ends_s for s in loads_of(without.world, "b")] == [True, False, False]
+    assert [s < a_ends_s for s in loads_of(ahead.world, "b")] == [True] * 3
+    assert max(ahead.world.report_times.values()) < max(without.world.report_times.values()) - 5.0
+
+
+def test_on_free_devices_work_counts_that_will_come() -> None:
+    """A job of b every four seconds, each takes twenty: one waits, more are to come."""
+    jobs: list[tuple[str, float, list[int]]] = []
+    for number in range(6):
+        jobs += [("a", 4.0, [2 * number - 2] if number else []), ("b", 20.0, [2 * number])]
+    without, ahead = both(graph_of(*jobs, devices=4))
+    at_once = [sum(s < 15.0 for s in loads_of(run.world, "b")) for run in (without, ahead)]
+    assert at_once[0] == 1 and at_once[1] > 1
+
+
 def ahead_world(act: Callable[[World], object], at_s: float) -> World:
     """Let something happen while b, for which there is no work yet, is loading."""
     jobs = ("a", 60.0, []), ("b", 1.0, []), ("c", 1.0, [1]), ("b", 1.0, [0, 2])
@@ -86,11 +120,7 @@ def ahead_world(act: Callable[[World], object], at_s: float) -> World:
 
 
 def loads_of_b(world: World) -> list[float]:
-    return [
-        time_s
-        for time_s, effect in world.log
-        if isinstance(effect, fx.LoadModel) and effect.params == b"b"
-    ]
+    return loads_of(world, "b")
 
 
 def test_what_is_loaded_ahead_is_given_up_when_somebody_is_ready() -> None:

@@ -51,11 +51,12 @@ class LoadAhead:
             return
         self._next_s = now_s + LOOK_AGAIN_S
         free = len(self._free_gpus())
-        wanted = self._wanted(max(free, 1))
+        wanted = self._wanted(max(free, 1))  # where none is, one may be made
         if not wanted:
             return
         if not free:
             self._end_needless()
+            self._next_s = now_s
         # Each model once, then more workers of those that are used first.
         for model, _ in wanted:
             if not model.alive and self._has_place(model):
@@ -73,7 +74,7 @@ class LoadAhead:
             if self._is_worth_it(model)
         ]
         return [
-            (model, self._outlook.workers_ahead(model, most))
+            (model, self._outlook.workers_ahead(model, most + len(model.alive)))
             for next_use_s, _, model in sorted(uses, key=lambda use: use[:2])
             if next_use_s < math.inf
         ]

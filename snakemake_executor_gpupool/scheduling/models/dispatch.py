@@ -96,7 +96,7 @@ class Dispatch:
         self._kept_until_s = 0.0
         self.models = models
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
-        self.scaling = WorkerScaling(allocator, self.lifecycle, blame_tracker)
+        self.scaling = WorkerScaling(allocator, self.lifecycle, blame_tracker, outlook)
         self.failures = Failures(self.lifecycle, jobs, ledger, outbox, events, blame_tracker)
         self.ahead = LoadAhead(allocator, models, self.lifecycle, outlook, blame_tracker)
         self.charging = Charging(jobs, outbox)

@@ -16,7 +16,7 @@ import functools
 import math
 import statistics
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.device import Device
@@ -225,7 +225,9 @@ class Model:
     def _waiting_cost(self) -> float:
         return self.queue.load + sum(item.cost for item in self.suspects)
 
-    def workers_wanted(self, free: int, most: int, now_s: float) -> int:
+    def workers_wanted(
+        self, free: int, most: int, now_s: float, later_s: Sequence[float] = ()
+    ) -> int:
         """Return how many workers the model should have, what waits considered.
 
         Parameters
@@ -234,6 +236,8 @@ class Model:
             How many more could start on devices that nobody uses.
         most
             How many there may be.
+        later_s
+            Seconds of each job that comes before one more worker could be ready.
         """
         if not self.waiting:
             return min(1 if self.awaited_by else 0, most)
@@ -243,7 +247,8 @@ class Model:
         fixed_s = self.speed.fixed_s
         coming = [worker for worker in self.workers.values() if worker.is_coming]
         free_at_s = [self._free_in_s(worker, now_s) + fixed_s for worker in coming]
-        return workers_that_pay(self._items_s(), free_at_s, self.load_s + fixed_s, free, most)
+        items_s = [*self._items_s(), *later_s]
+        return workers_that_pay(items_s, free_at_s, self.load_s + fixed_s, free, most)
 
     def _items_s(self) -> list[float]:
         """Estimate the seconds of what waits, item by item if there are few."""

@@ -7,14 +7,20 @@ from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
+from snakemake_executor_gpupool.scheduling.outlook import Outlook
 
 
 class WorkerScaling:
     """Lets as many workers of each model wait for devices as pay."""
 
     def __init__(
-        self, allocator: Allocator, lifecycle: WorkerLifecycle, blame_tracker: BlameTracker
+        self,
+        allocator: Allocator,
+        lifecycle: WorkerLifecycle,
+        blame_tracker: BlameTracker,
+        outlook: Outlook,
     ) -> None:
+        self._outlook = outlook
         self._allocator = allocator
         self._lifecycle = lifecycle
         self._blame_tracker = blame_tracker
@@ -57,7 +63,10 @@ class WorkerScaling:
         if self._allocator.is_wanted_by_others(model.key):
             # A device taken from another model would do no more work than before.
             most = min(max(coming + free, 1), capacity)
-        wanted = model.workers_wanted(free, most, now_s) - coming
+        # On devices that no other model will need, work counts that will come.
+        to_spare = free > self._outlook.models_to_load()
+        later_s = self._outlook.work_within(model, model.load_s or 0.0) if to_spare else []
+        wanted = model.workers_wanted(free, most, now_s, later_s) - coming
         for worker in in_line[max(wanted, 0) :]:
             self._lifecycle.step_back(worker, now_s)
         for _ in range(wanted - len(in_line)):
