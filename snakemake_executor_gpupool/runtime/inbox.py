@@ -51,12 +51,13 @@ class Inbox:
                 raise PoolEnded(self._why_ended)
             self._acts.post(act)
 
-    def post_if_open(self, act: Act) -> None:
-        """Do the same, but ignore it once the loop has ended."""
+    def post_if_open(self, act: Act) -> bool:
+        """Do the same, but ignore it once the loop has ended; return whether it is accepted."""
         try:
             self.post(act)
         except PoolEnded:
-            return
+            return False
+        return True
 
     def ask(self, question: Callable[[], AnswerT]) -> AnswerT:
         """Return ``question()``, called by the loop's thread, or here once that has ended.
@@ -74,13 +75,14 @@ class Inbox:
             except BaseException as error:
                 answer.set_exception(error)
 
-        self.post_if_open(act)
-        while not self._is_over.is_set():
+        is_accepted = self.post_if_open(act)
+        while not self._is_over.is_set() and os.getpid() == self._pid:
             try:
-                return answer.result(LOOK_S)
+                if is_accepted:
+                    return answer.result(LOOK_S)
+                self._is_over.wait(LOOK_S)
             except TimeoutError:
-                if os.getpid() != self._pid:
-                    break
+                continue
         if os.getpid() != self._pid:
             self.post(act)  # says why not
         return question()

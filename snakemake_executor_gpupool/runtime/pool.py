@@ -251,7 +251,7 @@ class Pool:
 
     def begin_close(self) -> None:
         """Have every worker end, and wait for none; :meth:`close` does that."""
-        if os.getpid() == self._pid:
+        if os.getpid() == self._pid and not self._closing.is_set():
             # What was posted before, such as the end of a lease, is still noted.
             self._inbox.ask(lambda: None)
             self._inbox.close("the pool is closed")

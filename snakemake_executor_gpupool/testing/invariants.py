@@ -204,11 +204,12 @@ def _waiters(scheduler: Scheduler) -> Iterator[str]:
     items |= {id(item): item for job in _all_jobs(scheduler) for item in job.items}
     places_of = {job.request.job_id: Counter(map(id, job.items)) for job in _all_jobs(scheduler)}
     for item in items.values():
-        if isinstance(item, MergedRequest):
-            continue  # its items are its job's
-        if item.is_done and item.waiters:
+        if not item.waiters or isinstance(item, MergedRequest):  # whose items are its job's
+            continue
+        if item.is_done:
             yield f"{item.name} is done, and waited for"
-        for job_id, count in Counter(item.waiters).items():
+        for job_id in set(item.waiters):
+            count = item.waiters.count(job_id)
             job = scheduler.jobs.get(job_id)
             if job is None:
                 yield f"job {job_id} waits for {item.name}, and has ended"
@@ -324,28 +325,25 @@ def _leases(scheduler: Scheduler) -> Iterator[str]:
 
 
 # -- merged runs -------------------------------------------------------------------
-def _at_first_stage(scheduler: Scheduler) -> Iterator[MergedRequest]:
-    """Yield the merged requests that have still to compute the items of their first job."""
-    for model in _models(scheduler):
-        for item, _ in _standing(model):
-            if isinstance(item, MergedRequest) and not item.is_over and not item.stages_done:
-                yield item
+def _parts_of_merges(scheduler: Scheduler, standing: Iterable[WorkItem]) -> Iterator[str]:
+    """Each item counts the merged runs that have still to compute it."""
+    parts: dict[int, WorkItem] = {}
+    runs_of: Counter[int] = Counter()
+    for merged in standing:
+        if isinstance(merged, MergedRequest) and not merged.is_over and not merged.stages_done:
+            runs_of.update(map(id, merged.parts))
+            parts |= {id(part): part for part in merged.parts}
+    parts |= {id(item): item for job in _all_jobs(scheduler) for item in job.items}
+    for item in (*parts.values(), *scheduler.ledger._work_items.values()):
+        if (item.merged_runs or id(item) in runs_of) and item.merged_runs != runs_of[id(item)]:
+            yield f"{runs_of[id(item)]} merged runs have {item.name}, it counts {item.merged_runs}"
 
 
 def _merges(scheduler: Scheduler) -> Iterator[str]:
     merges = scheduler.merges
-    standing = {
-        id(item): place
-        for model in _models(scheduler)
-        if model.is_chain
-        for item, place in _standing(model)
-    }
-    of_item = Counter(id(part) for merged in _at_first_stage(scheduler) for part in merged.parts)
-    parts = {id(part): part for merged in _at_first_stage(scheduler) for part in merged.parts}
-    parts |= {id(item): item for job in _all_jobs(scheduler) for item in job.items}
-    for item in (*parts.values(), *scheduler.ledger._work_items.values()):
-        if item.merged_runs != of_item[id(item)]:
-            yield f"{of_item[id(item)]} merged runs have {item.name}, it counts {item.merged_runs}"
+    chains = (model for model in _models(scheduler) if model.is_chain)
+    standing = {id(item): item for model in chains for item, _ in _standing(model)}
+    yield from _parts_of_merges(scheduler, standing.values())
     for identity, merged in merges._expected.items():
         awaited = not merged.is_over and id(merged) in standing
         if not awaited:

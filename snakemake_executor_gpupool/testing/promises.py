@@ -99,7 +99,8 @@ def with_loads(
 def best_fixed_number(costs: Sequence[float], load_s: float, devices: int) -> float:
     """Return the least makespan that any number of workers, fixed beforehand, reaches."""
     with mock.patch.object(Model, "workers_wanted", lambda model, free, most, now_s: most):
-        return min(with_loads(costs, load_s, count + 1)[0] for count in range(devices))
+        most = min(devices, len(costs))  # more would have nothing to do
+        return min(with_loads(costs, load_s, count + 1)[0] for count in range(most))
 
 
 def two_runs(items: int, load_s: float, devices: int, item_s: float = 4.0) -> tuple[float, float]:

@@ -28,8 +28,8 @@ from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: With so many entries in the scheduler's tables, they are compared after each event; with more
-#: of them, less often in proportion.
-CHECKED_EACH = 5
+#: of them, less often in proportion, and at the end.
+CHECKED_EACH = 2
 
 
 class World(SimulatedProcesses):
@@ -188,6 +188,7 @@ class World(SimulatedProcesses):
             else:
                 self.take(ev.TimePassed())
             self._act()
+        invariants.check(self.scheduler)
         return self.now_s
 
     def _next_s(self) -> float:

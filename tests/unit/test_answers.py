@@ -253,7 +253,9 @@ def test_numbers_are_bounded_where_they_enter(
                     container[key] = value
             yield Frame(meta, frame.blobs)
 
-    world = Telling(gpus=1, budget_tokens=4, config=DispatchConfig(load_limit_s=20.0))
+    limits: dict[str, Any] = {"info": {"batch_limit_s": 20.0}}
+    limits["config"] = DispatchConfig(load_limit_s=20.0)
+    world = Telling(gpus=1, budget_tokens=4, **limits)
     for job_id in range(6):
         world.submit(job_id, [f"{job_id}{n}" for n in range(4)], model=f"m{job_id % 2 + 1}")
     world.run(until_s=50_000)
@@ -290,7 +292,7 @@ def live_through(
 STRATEGIES = st.sampled_from(list(OffloadStrategy))
 
 
-@cases(by_default=300)
+@cases(by_default=150)
 @given(st.integers(1, 30), TAMPERINGS, st.integers(1, 2), STRATEGIES, st.booleans())
 def test_one_bad_frame_harms_nobody(
     number: int, tampering: tuple[Any, ...], gpus: int, strategy: OffloadStrategy, shares: bool
@@ -304,7 +306,7 @@ def test_one_bad_frame_harms_nobody(
         assert world.results[job_id] == [f"result of {item}" for item in items]
 
 
-@cases(by_default=150)
+@cases(by_default=75)
 @given(
     st.dictionaries(st.integers(1, 60), TAMPERINGS, max_size=12),
     st.integers(1, 2),
@@ -317,7 +319,7 @@ def test_many_bad_frames_never_hang_or_break_a_run(
     live_through(plan, gpus, strategy, shares)
 
 
-@cases(by_default=300)
+@cases(by_default=150)
 @given(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(["job", "error", "info"]), JSON))
 def test_any_meta_is_believed_or_refused(kind: str, fields: dict[str, Any]) -> None:  # W5
     world = World()

@@ -238,7 +238,7 @@ values = st.dictionaries(st.sampled_from(NAMES), st.integers(0, 1))
 subset = st.lists(st.sampled_from(NAMES), unique=True).map(tuple)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     base=st.sampled_from([Whole, WholeRun, Named]),
     reload_on=subset,
@@ -286,7 +286,7 @@ def only_this_module(tool_class: type) -> list[types.ModuleType]:
 
 
 @mock.patch.object(baseline, "own_modules", only_this_module)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     base=st.sampled_from([Whole, WholeRun, Named, Lazy]),
     reload_on=subset,

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.package_source import PACKAGE, files, nodes
+
 ROOT = Path(__file__).resolve().parents[2]
-OWN = "snakemake_executor_gpupool"
-PACKAGE = ROOT / OWN
+OWN = PACKAGE.name
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: Distributions whose module has another name.
 DISTRIBUTIONS = {"esm": "fair-esm", "pynvml": "nvidia-ml-py"}
@@ -46,7 +47,7 @@ def declared(*extras: str) -> set[str]:
 
 def imported_names(path: Path) -> Iterator[str]:
     """Yield each module that a file imports, by a statement or by a constant name."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -78,7 +79,7 @@ def in_tools(path: Path) -> set[Path]:
 
 def test_what_the_package_imports_is_declared() -> None:
     cluster = PACKAGE / "hosts/cluster"
-    for path in PACKAGE.rglob("*.py"):
+    for path in files():
         if path.parent == PACKAGE / "tools":
             continue
         needs_dask = cluster in path.parents or path.name == "cluster.py"

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import pickle
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import snakemake_executor_gpupool
 from snakemake_executor_gpupool import errors
 from snakemake_executor_gpupool.errors import JobFailed
+from tests.unit.package_source import PACKAGE, files, nodes
 
-PACKAGE = Path(snakemake_executor_gpupool.__file__).parent
 #: A branch of the drawing: how far it is indented, the class, other bases of Python's own.
 BRANCH = re.compile(r"^ {4}(?P<indent>[ │├└─]*)(?P<name>\w+) +\S.*?(; also an? (?P<also>\w+))?$")
 
@@ -50,26 +47,24 @@ def test_the_tree_is_drawn_as_it_is() -> None:
     assert len(drawn()) >= 16
 
 
-@functools.cache
-def trees() -> dict[Path, ast.Module]:
-    return {path: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
-
-
-def error_classes() -> Iterator[tuple[str, Path]]:
-    """Yield every class of an exception below the package, with the file that defines it."""
+def error_classes() -> dict[str, Path]:
+    """Return every class of an exception below the package, with the file that defines it."""
+    classes = [
+        (node.name, path, [ast.unparse(base).rpartition(".")[2] for base in node.bases])
+        for path in files()
+        for node in nodes(path)
+        if isinstance(node, ast.ClassDef)
+    ]
     found: dict[str, Path] = {}
-    known = {*defined(), "Exception", "ValueError", "TypeError", "SpawnedJobError"}
+    known = {*defined(), "Exception"}
     while True:
         fresh = {
-            node.name: path
-            for path, tree in trees().items()
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ClassDef) and node.name not in found
-            if any(ast.unparse(base).rpartition(".")[2] in known for base in node.bases)
-            or any(ast.unparse(base).endswith("Error") for base in node.bases)
+            name: path
+            for name, path, bases in classes
+            if name not in found and any(base in known or base.endswith("Error") for base in bases)
         }
         if not fresh:
-            return iter(found.items())  # type: ignore[return-value]
+            return found
         found |= fresh
         known |= set(fresh)
 
@@ -81,26 +76,16 @@ def room_of(path: Path) -> str:
 
 
 def names_imported_by(path: Path) -> set[str]:
-    nodes = ast.walk(trees()[path])
-    return {
-        alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
+    imports = (node for node in nodes(path) if isinstance(node, ast.ImportFrom))
+    return {alias.name for node in imports for alias in node.names}
 
 
 def test_an_error_that_another_room_sees_stands_in_the_tree() -> None:
-    elsewhere = [(name, path) for name, path in error_classes() if path.name != "errors.py"]
-    imported = {path: names_imported_by(path) for path in trees()}
-    assert ("LinkBroken", PACKAGE / "hosts/cluster/link.py") in elsewhere
-    imported = {
-        path: {
-            alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom)
-            for alias in node.names
-        }
-        for path, tree in trees().items()
-    }
-    for name, home in elsewhere:
+    classes = error_classes()
+    elsewhere = {name: path for name, path in classes.items() if path.name != "errors.py"}
+    assert elsewhere["LinkBroken"] == PACKAGE / "hosts/cluster/link.py"
+    imported = {path: names_imported_by(path) for path in files()}
+    for name, home in elsewhere.items():
         for path, names in imported.items():
             if room_of(path) != room_of(home):
                 assert name not in names, f"{path} imports {name} of {home}"

@@ -12,8 +12,8 @@ import pytest
 
 from snakemake_executor_gpupool.frontends.commandline.job_words import OF_MODE
 from snakemake_executor_gpupool.tool_api.mode import Mode
+from tests.unit.package_source import PACKAGE, files, nodes
 
-PACKAGE = Path(__file__).resolve().parent.parent.parent / "snakemake_executor_gpupool"
 CHECKS = PACKAGE / "frontends" / "commandline" / "check"
 #: What reads a run that is over: needed when it ends, or by other commands.
 READERS = tuple(f"snakemake_executor_gpupool.records.{n}" for n in ("report", "runs.reader"))
@@ -47,7 +47,7 @@ UNPICKLERS = {
 def imported(path: Path) -> set[str]:
     """Every module that a file names in an import, at any depth."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -107,12 +107,12 @@ def test_the_worker_side_is_valid_python_39(name: str) -> None:
 def test_the_coordinator_cannot_unpickle() -> None:  # W1
     """What workers send stays bytes: pickle is there to write with, and nothing else reads it."""
     of_workers = {PACKAGE / name for name in WORKER_SIDE} | set((PACKAGE / "tools").rglob("*.py"))
-    coordinator = set(PACKAGE.rglob("*.py")) - of_workers - {PACKAGE / name for name in CALLERS}
+    coordinator = set(files()) - of_workers - {PACKAGE / name for name in CALLERS}
     assert PACKAGE / "runtime/pool.py" in coordinator
     assert PACKAGE / "records/result_store.py" in coordinator
     for path in coordinator:
         assert not imported(path) & UNPICKLERS, path
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert node.value.id != "pickle" or node.attr == "dumps", path
             elif isinstance(node, ast.ImportFrom):
@@ -120,7 +120,7 @@ def test_the_coordinator_cannot_unpickle() -> None:  # W1
 
 
 def test_only_the_snakemake_frontend_imports_snakemake() -> None:
-    for path in PACKAGE.rglob("*.py"):
+    for path in files():
         knows_snakemake = any(
             module.partition(".")[0].startswith("snakemake")
             and not module.startswith("snakemake_executor_gpupool")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import JobFailed, PoolEnded
 from snakemake_executor_gpupool.frontends.python import pool as python_pool
 from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.runtime import inbox
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.pool import Pool
@@ -97,6 +99,18 @@ def test_a_failing_report_ends_the_run_and_costs_no_other(opened: Opened) -> Non
     assert isinstance(opened.cause, UnicodeError)
     assert opened.reports == {n: f"rule r (n={n}): cancelled" for n in (0, 1, 3, 4)}
     assert {"stop_all", "close"} <= {name for name, *_ in opened.host.asked}
+
+
+def test_a_pool_that_is_closed_in_two_steps_waits_for_nobody(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loop may have ended between them: the second step asks it nothing."""
+    monkeypatch.setattr(inbox, "LOOK_S", PATIENCE_S)
+    began_s = time.monotonic()
+    opened.pool.begin_close()
+    opened.pool._thread.join()
+    opened.pool.close()
+    assert time.monotonic() - began_s < PATIENCE_S / 2
 
 
 def test_a_failing_line_ends_the_run_with_every_job_reported(opened: Opened) -> None:

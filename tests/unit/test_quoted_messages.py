@@ -10,13 +10,11 @@ import ast
 import functools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-import snakemake_executor_gpupool
+from tests.unit.package_source import PACKAGE, files, nodes
 
-PACKAGE = Path(snakemake_executor_gpupool.__file__).parent
 DOCS = PACKAGE.parent / "docs"
 HEAD = "The message says"
 #: Stands in a template for what is filled in, and in a quotation for what is left out.
@@ -38,10 +36,9 @@ def template(node: ast.AST) -> str:
 def templates() -> tuple[str, ...]:
     """Return every string of the package but docstrings."""
     found = set()
-    for path in PACKAGE.rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        found |= {template(node) for node in ast.walk(tree) if id(node) not in docstrings}
+    for path in files():
+        docstrings = {id(node.value) for node in nodes(path) if isinstance(node, ast.Expr)}
+        found |= {template(node) for node in nodes(path) if id(node) not in docstrings}
     return tuple(found)
 
 

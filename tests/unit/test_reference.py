@@ -8,23 +8,22 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import snakemake_executor_gpupool
 from snakemake_executor_gpupool.records import reference
+from tests.unit.package_source import PACKAGE, files, nodes
 
 #: Events whose names are chosen before the call that writes them.
 NAMED_ELSEWHERE = {"job_done", "job_failed", "read_sent", "write_sent"}
-PACKAGE = Path(snakemake_executor_gpupool.__file__).parent
 
 
 def sources() -> Iterator[Path]:
-    return (path for path in PACKAGE.rglob("*.py") if path.name != "reference.py")
+    return (path for path in files() if path.name != "reference.py")
 
 
 def noted_events() -> set[str]:
     """The first argument of every call that writes an event."""
     events = set()
     for path in sources():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = ast.unparse(node.func.value)
                 writes = node.func.attr == "note" or owner.endswith("events")

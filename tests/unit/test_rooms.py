@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-NAME = "snakemake_executor_gpupool"
-PACKAGE = Path(__file__).resolve().parents[2] / NAME
+from tests.unit.package_source import PACKAGE, files, nodes
+
+NAME = PACKAGE.name
 
 LOWEST = {"wire", "devices", "tool_api", "errors"}
 MIDDLE = {"scheduling", "hosts", "records"}
@@ -62,7 +63,7 @@ CLOSING = ("tool_api.tool", "worker.cold")
 def modules() -> dict[str, Path]:
     """Every module below the package by its dotted name, the package itself left out."""
     found = {}
-    for path in PACKAGE.rglob("*.py"):
+    for path in files():
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         found[name or "package"] = path
@@ -80,14 +81,14 @@ def imports(module: str) -> tuple[str, ...]:
 
 def _imports(module: str) -> Iterator[str]:
     """What a module imports when it runs: names below the package without it, others in full."""
-    tree = ast.parse(MODULES[module].read_text())
+    everything = nodes(MODULES[module])
     typing_only = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in everything
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree):
+    for node in everything:
         if id(node) in typing_only:
             continue
         if isinstance(node, ast.Import):
@@ -163,7 +164,7 @@ def test_decisions_reach_nothing_impure() -> None:
         for target in imports(module):
             is_pure = target in MODULES or target.partition(".")[0] in PURE
             assert is_pure, f"{module} imports {target}"
-        for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        for node in nodes(MODULES[module]):
             name = node.id if isinstance(node, ast.Name) else ""
             assert name not in IMPURE_CALLS, f"{module} uses {name}, in line {node.lineno}"
 
@@ -171,7 +172,7 @@ def test_decisions_reach_nothing_impure() -> None:
 def test_nobody_keeps_the_time() -> None:
     """``now_s`` comes with each call: a time that is kept is another call's, sooner or later."""
     for module in (m for m in MODULES if room(m) == "scheduling"):
-        for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        for node in nodes(MODULES[module]):
             kept = isinstance(node, ast.Attribute) and node.attr in ("now_s", "_now_s")
             assert not kept, f"{module} keeps the time, in line {getattr(node, 'lineno', 0)}"
 
@@ -190,6 +191,5 @@ def test_no_json_object_is_handed_on(name: str) -> None:  # W1
     """Frames are values from the door of ``wire/messages`` on; nobody says ``Any`` after it."""
     for module in MODULES:
         if room(module) == name and module not in BEFORE_THE_DOOR:
-            tree = ast.parse(MODULES[module].read_text())
-            named = {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(tree)}
+            named = {getattr(n, "id", getattr(n, "attr", "")) for n in nodes(MODULES[module])}
             assert not named & {"Any", "meta"}, f"{module} hands on what has no type"
