@@ -40,7 +40,7 @@ class Intake:
 
     def take(self, job: JobState, tool: FileWorkerPool, message: ItemsRead, now_s: float) -> None:
         """Take in some items of a job, or all: what must be computed waits for its model."""
-        note_models(self._outbox, message)
+        note_models(self._outbox, job.request.tool, message)
         try:
             model = self._dispatch.models.of_request(job.request, tool, message.model)
         except ImpossibleRequest as error:

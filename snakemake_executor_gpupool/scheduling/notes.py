@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from snakemake_executor_gpupool.scheduling.effects import Fact, Outbox
 from snakemake_executor_gpupool.scheduling.jobs import JobState
 from snakemake_executor_gpupool.wire.messages import ItemsRead
-from snakemake_executor_gpupool.wire.requests import Request
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 
 def note_submitted(outbox: Outbox, request: Request) -> None:
@@ -46,8 +46,9 @@ def note_imported(
     )
 
 
-def note_models(outbox: Outbox, message: ItemsRead) -> None:
+def note_models(outbox: Outbox, tool: ToolRef, message: ItemsRead) -> None:
     """A process has said what models were made of."""
     for model in (message.model, *(following.model for following in message.following)):
         if model.origin:
-            outbox.put(Fact("model", {"model": model.model, "label": model.label, **model.origin}))
+            names = {"model": model.model, "label": model.label, "software": tool.surroundings}
+            outbox.put(Fact("model", {**names, **model.origin}))

@@ -26,7 +26,10 @@ def main() -> None:
     channel, package_dir = sys.argv[1:3]
     # Ctrl-C reaches the whole foreground group; the coordinator decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
+    # All others of a namespace of processes end with its first one in any case. In a container that
+    # one has threads, and a thread that ends counts as the parent's end.
+    if os.getppid() != 1:
+        die_with_parent()
     faulthandler.enable()
     # Output goes to a log: a character that cannot be encoded is no reason to fail.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from snakemake_executor_gpupool.records.provenance.recorder import MAX_OUTPUTS, 
 from snakemake_executor_gpupool.records.provenance.store import ProvenanceStore, line_of
 from snakemake_executor_gpupool.scheduling.provenance import MAX_JOBS, came
 from snakemake_executor_gpupool.scheduling.results import WorkItem
-from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef, params_text
+from snakemake_executor_gpupool.wire.requests import (
+    Container,
+    JobFacts,
+    Request,
+    ToolRef,
+    params_text,
+)
 
 START = {"cwd": "/work", "device_info": [{"name": "cuda:0", "uuid": None, "model": "H100"}]}
 
@@ -81,6 +88,23 @@ def test_nothing_is_written_for_a_run_without_jobs(tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
 
 
+def test_a_model_in_two_images_is_two(tmp_path: Path) -> None:  # K1 R4
+    images = [Container("/i.sif", "i.sif", f"sha256:{n}", "", "-B /d") for n in "ab"]
+    tools = [ToolRef("t", "/", "py", container=image) for image in images]
+    facts = []
+    for tool in tools:
+        of_model = {"model": "m", "label": "M", "software": tool.surroundings}
+        environment = tool.surroundings[-9:]
+        facts += [("model", {**of_model, "environment": environment})] * 2
+        facts.append(("job", fact(replace(request(), tool=tool))))
+    _, first, one, second, other = recorded(tmp_path / "p", *facts)
+    assert first["environment_sha256"] != second["environment_sha256"]
+    assert (one["model"], other["model"]) == (first["id"], second["id"])
+    named = {"image": "i.sif", "path": "/i.sif", "arguments": "-B /d"}
+    assert one["container"] == {**named, "sha256": "a"}
+    assert other["container"] == {**named, "sha256": "b"}
+
+
 def test_unknown_stays_unknown(tmp_path: Path) -> None:
     run, job = recorded(tmp_path / "p", ("job", fact(request(), model="", outputs=())))
     assert run["devices"] == [{"name": "cuda:0", "model": "H100"}]
@@ -129,7 +153,12 @@ def test_a_batch_names_some_members_and_counts_all(tmp_path: Path) -> None:
 
 
 def test_a_model_is_described_once(tmp_path: Path) -> None:
-    model = {"model": "m", "code": "c", "weights": [f"1:{'0' * 64} w.pt", " gone", "odd w"]}
+    model = {
+        "model": "m",
+        "software": "",
+        "code": "c",
+        "weights": [f"1:{'0' * 64} w.pt", " gone", "odd w"],
+    }
     _, found = recorded(tmp_path / "p", ("model", model), ("model", model))
     assert found["weights"] == [
         {"path": "w.pt", "size_bytes": 1, "sha256": "0" * 64},

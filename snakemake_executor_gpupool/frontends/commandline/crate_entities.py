@@ -299,7 +299,10 @@ class Crate:
 
     def _versions(self, model: Record) -> Mapping[str, Any]:
         """Return the versions in the worker that held a model; empty: none is known."""
-        ident = str(model.get("id")).rpartition("/")[2]
+        ident = _ident_of(model)
+        models = (record for record in self._records if record["record"] == "model")
+        if sum(_ident_of(each) == ident for each in models) > 1:
+            return {}  # in several environments, and a batch does not say in which
         for record in self._records:
             if record["record"] == "batch" and record.get("model") == ident:
                 worker = self._by_id.get(str(record.get("worker")), {})
@@ -351,6 +354,11 @@ class Crate:
                 "encodingFormat": "application/jsonl",
             },
         )
+
+
+def _ident_of(model: Record) -> str:
+    """Return a model's identifier as batches have it."""
+    return str(model.get("id")).rpartition("/")[2].partition("@")[0]
 
 
 def _one(value: Any) -> Any:

@@ -138,14 +138,14 @@ class ProvenanceRecorder:
         self._add("worker", f"worker/{name}", {**self._workers.pop(name, {}), **loaded})
 
     def _model(self, time_s: float, fields: Mapping[str, Any]) -> None:
-        ident = fields["model"]
-        if ident in self._models:
+        name = _name_of_model(fields["model"], fields["software"])
+        if name in self._models:
             return
-        self._models.add(ident)
+        self._models.add(name)
         names = ("label", "tool", "file", "version", "precision", "python")
         self._add(
             "model",
-            f"model/{ident}",
+            name,
             {
                 **{name: fields.get(name) for name in names},
                 "code_sha256": fields.get("code"),
@@ -180,6 +180,7 @@ class ProvenanceRecorder:
         request: Request = fields["request"]
         facts, name = request.facts, f"job/{request.job_id}"
         is_call = not request.identity
+        model = _name_of_model(fields["model"], request.tool.surroundings)
         outputs = _files("output", facts.all_outputs, facts.n_outputs, fields["outputs"])
         inputs = fields["inputs"] if len(fields["inputs"]) == facts.n_inputs else ()
         shared = [self._id(f"job/{number}") for number in fields["duplicate_of"]]
@@ -195,7 +196,7 @@ class ProvenanceRecorder:
             "tool": str(request.tool),
             "threads": facts.threads,
             "attempt": None if is_call else request.attempt,
-            "model": self._id(f"model/{fields['model']}") if fields["model"] else None,
+            "model": self._id(model) if fields["model"] else None,
             "outputs": outputs[:MAX_OUTPUTS],
             "n_outputs": facts.n_outputs,
             "inputs": _files("input", facts.first_inputs, facts.n_inputs, inputs),
@@ -254,6 +255,12 @@ def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in fields.items()
         if value or (value is not None and isinstance(value, (int, float)))
     }
+
+
+def _name_of_model(model: str, software: str) -> str:
+    """Return a model's name among the records; one in two environments is two."""
+    digest = hashlib.sha256(software.encode()).hexdigest()[:8]
+    return f"model/{model}@{digest}" if software else f"model/{model}"
 
 
 def _container(request: Request) -> dict[str, str] | None:
