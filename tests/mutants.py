@@ -218,6 +218,34 @@ MUTANTS = (
         "        if False:\n",
         ("test_environment.py", "test_local_ends.py"),
     ),
+    Mutant(
+        "a request gets no card of another model than it asks for",
+        "devices/device_spec.py",
+        "        if self.card and not self.card.accepts(device, maker_of(device)):\n",
+        "        if False:\n",
+        ("test_card_wish.py",),
+    ),
+    Mutant(
+        "results of one model of card are not given to a rule that asks for another",
+        "tool_api/mode.py",
+        "        if card:\n",
+        "        if False:\n",
+        ("test_card_wish.py",),
+    ),
+    Mutant(
+        "a job with AMD cards has them chosen once, within what the user left",
+        "devices/kinds/rocm.py",
+        "for device in devices), ROCR: None}\n",
+        'for device in devices), ROCR: "0"}\n',
+        ("test_rocm.py",),
+    ),
+    Mutant(
+        "partitions of one AMD card have locks of their own",
+        "devices/kfd.py",
+        '        return f"GPU-{self.unique_id}" + (f"-{function}" if function != "0" else "")\n',
+        '        return f"GPU-{self.unique_id}"\n',
+        ("test_rocm.py",),
+    ),
     # -- hosts ------------------------------------------------------------------------------
     Mutant(
         "a worker that ignores a graceful stop is killed in the end",

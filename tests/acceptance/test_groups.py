@@ -1,4 +1,4 @@
-"""Groups that are run member by member do what they do as one job of a cluster (S7)."""
+"""Groups that are run member by member do what they do as one job of a cluster (S7, K5)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.acceptance.running import Workflow
 
 
 @pytest.mark.timeout(240)
-def test_fifteen_groups_leave_and_see_the_same_files_as_on_a_cluster(tmp_path: Path) -> None:  # S7
+def test_fifteen_groups_leave_and_see_what_they_do_on_a_cluster(tmp_path: Path) -> None:  # S7 K5
     """The oracle is ``cluster-generic``: ``groups/record.py`` has recorded it."""
     workflow = Workflow(tmp_path, (HERE / "Snakefile").read_text())
     (tmp_path / "textual.py").unlink()

@@ -51,7 +51,12 @@ rule cpu:
 #: its result are small enough to be sent as they are on one machine.
 LARGE_RESULTS = """
 rule all:
-    input: expand("out/{i}.up", i=range(10))
+    input: expand("out/{i}.up", i=range(10)), expand("{card}.txt", card=["a100", "rtx4090"])
+
+rule card:
+    output: "{card}.txt"
+    resources: gpu_model=lambda wildcards: wildcards.card
+    shell: "echo $SLURMD_NODENAME > {output}"
 
 rule up:
     input: "in/{i}.txt"
@@ -146,12 +151,15 @@ def dask(tmp_path: Path) -> Iterator[Dask]:
         yield running
 
 
-def test_each_node_writes_what_it_computed_and_sends_no_results(tmp_path: Path) -> None:  # W2 D2
+def test_each_node_writes_what_it_computed_and_sends_no_results(tmp_path: Path) -> None:  # W2 D2 K2
     lines = {i: [f"{i}-{n}-".ljust(LINE_BYTES, "y") for n in range(5)] for i in range(10)}
     files = {f"in/{i}.txt": "".join(f"{line}\n" for line in some) for i, some in lines.items()}
     workflow = Workflow(tmp_path, LARGE_RESULTS, files)
-    card = {"GPUPOOL_SIMULATE": "1x16GiB", "CUDA_VISIBLE_DEVICES": "0"}
-    nodes = [{**card, "SLURMD_NODENAME": name} for name in ("n1", "n2")]
+    cards = {"n1": "1x16GiB:RTX 4090", "n2": "1x16GiB:A100-PCIE-40GB"}
+    nodes = [
+        {"GPUPOOL_SIMULATE": card, "CUDA_VISIBLE_DEVICES": "0", "SLURMD_NODENAME": name}
+        for name, card in cards.items()
+    ]
     with running_dask(workflow, *nodes) as running:
         assert eventually(lambda: both_are_there(tmp_path), 30)
         run = workflow.run(*options(running))
@@ -159,6 +167,7 @@ def test_each_node_writes_what_it_computed_and_sends_no_results(tmp_path: Path) 
     for i, some in lines.items():
         expected = [f"{line.upper()}{'x' * 50_000}.plain" for line in some]
         assert run.read(f"out/{i}.up").splitlines() == expected
+    assert (run.read("rtx4090.txt"), run.read("a100.txt")) == ("n1\n", "n2\n")
     computing = {device for event in run.events("device_granted") for device in event["devices"]}
     assert computing == {"n1/cuda:0", "n2/cuda:0"}
     assert run.written_elsewhere() == []
