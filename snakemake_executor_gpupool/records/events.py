@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from snakemake_executor_gpupool.records.jobs_table import JobsTable
 from snakemake_executor_gpupool.records.paths import open_private
@@ -20,6 +20,16 @@ FORMAT = 2
 MANY = 32
 #: Made once: ``json.dumps`` with a ``default`` would make one for each line.
 _ENCODER = json.JSONEncoder(default=str)
+
+
+class Listener(Protocol):
+    """Hears of all that happens in a run, on the run loop's thread; must be quick."""
+
+    def take(self, time_s: float, event: str, fields: Mapping[str, Any]) -> None:
+        """Take in an event."""
+
+    def fact(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Take in what the provenance of outputs is made of."""
 
 
 class EventLog:
@@ -36,8 +46,8 @@ class EventLog:
     most_bytes
         A file that has grown so large is set aside, in the place of the last one that was; 0:
         none is.
-    provenance
-        Hears of every event, as the table does.
+    provenance, listener
+        Hear of every event, as the table does.
 
     Attributes
     ----------
@@ -52,8 +62,10 @@ class EventLog:
         begun: Callable[[], None] = lambda: None,
         most_bytes: int = 0,
         provenance: ProvenanceRecorder | None = None,
+        listener: Listener | None = None,
     ) -> None:
         self._path = path
+        self._listener = listener
         self._table = table
         self._provenance = provenance
         self._begun = begun
@@ -63,12 +75,12 @@ class EventLog:
         self._is_torn = False
         self.error: OSError | None = None
 
-    def write(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Queue one event for the next :meth:`flush`."""
-        now_s = round(time.time(), 6)
+    def write(self, event: str, fields: Mapping[str, Any], time_s: float | None = None) -> None:
+        """Queue one event for the next :meth:`flush`; ``time_s``: not now, but then."""
+        now_s = round(time.time(), 6) if time_s is None else time_s
         record = {"time_s": now_s, "event": event, **fields}
         self._pending.append(_line(record) + "\n")
-        for hearer in (self._table, self._provenance):
+        for hearer in (self._table, self._provenance, self._listener):
             if hearer is not None:
                 hearer.take(now_s, event, fields)
 

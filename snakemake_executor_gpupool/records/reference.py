@@ -48,7 +48,7 @@ EVENTS = {
     "seconds), `inputs`, `outputs` and `logs` (the first 20 of each), `n_inputs`, `n_outputs`.",
     "job_read": "All items of a job are known: `job_id`, `items`, `missing` (how many have no "
     "result yet), `model`.",
-    "remark": "A warning that a user saw: `text`.",
+    "remark": "A warning that a user saw: `worker`, `text`.",
     "job_done": "Its outputs are in place: `job`, `job_id`; `items`, `duplicates` (items that "
     "another place had asked for before), `reused` (distinct ones whose results an earlier run had "
     "left), `worked_s` (its share of the time of its batches, reading and writing); its [cost]"
@@ -68,7 +68,13 @@ EVENTS = {
     "devices_left": "A node of the cluster went: `devices`, `why`.",
     "evicted": "A worker must leave its devices: `worker`, `devices`, `how` (`restart` or `cpu`).",
     "worker_started": "A process was started: `worker`, `tool`, `pid`, `devices` (empty: it reads "
-    "and writes files), `node` (empty: where Snakemake is).",
+    "and writes files), `node` (empty: where Snakemake is), `stamp` (in a server: of its code and "
+    "surroundings).",
+    "worker_attached": "A process of a [server](../engines.md#snakemake), which had it already, "
+    "works for this run: `worker`, `tool`, `pid`, `devices`, `node`; of a model's worker also "
+    "`model`, `seconds` (that its load had taken) and `versions`.",
+    "server_attached": "A server does this run's served jobs: `directory`, `pid`, `devices`.",
+    "server_lost": "It no longer does: `why`, `jobs` (how many it had).",
     "tool_imported": "It has imported its tool: `worker`, `seconds`, `versions` (of its Python, "
     "and of libraries that are loaded).",
     "worker_stopping": "It was asked to end: `worker`, `why`.",

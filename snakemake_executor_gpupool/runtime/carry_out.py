@@ -11,7 +11,7 @@ from snakemake_executor_gpupool.devices.kinds import tool_device
 from snakemake_executor_gpupool.devices.lent_locks import lent_by, new_token
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, visible_env
 from snakemake_executor_gpupool.hosts.base import Host
-from snakemake_executor_gpupool.records.events import EventLog
+from snakemake_executor_gpupool.records.events import EventLog, Listener
 from snakemake_executor_gpupool.records.provenance.recorder import ProvenanceRecorder
 from snakemake_executor_gpupool.scheduling.effects import (
     Effect,
@@ -56,7 +56,7 @@ from snakemake_executor_gpupool.wire.messages_out import (
     run_chains,
     write_job,
 )
-from snakemake_executor_gpupool.wire.requests import JobReport
+from snakemake_executor_gpupool.wire.requests import JobReport, Request
 
 #: What the user hears of results kept across runs, by kind.
 _TROUBLES = {
@@ -136,7 +136,9 @@ class Actions:
     callbacks, tell
         Whom to tell, and what has the reporting thread do so.
     provenance
-        Gets every fact; None: none is wanted, and no file is looked at for it.
+        Gets every fact.
+    listener
+        Gets every fact, too. With neither, no file is looked at for them.
     """
 
     def __init__(
@@ -149,9 +151,11 @@ class Actions:
         callbacks: Callbacks,
         tell: Callable[[Callable[[], None]], None],
         provenance: ProvenanceRecorder | None = None,
+        listener: Listener | None = None,
     ) -> None:
-        self._provenance = provenance
-        self._hashes = provenance is not None
+        self._fact_takers = [each for each in (provenance, listener) if each is not None]
+        #: Of jobs whose results are kept elsewhere than all others'.
+        self._stores: dict[int, StoreAddress] = {}
         self._host = host
         self._events = events
         self._store = store
@@ -204,11 +208,13 @@ class Actions:
     def _write_down(self, effect: Note | Fact) -> None:
         if isinstance(effect, Note):
             self._note(effect)
-        elif self._provenance is not None:
-            self._provenance.fact(effect.kind, effect.fields)
+        else:
+            for taker in self._fact_takers:
+                taker.fact(effect.kind, effect.fields)
 
     def _tell_user(self, effect: Report | Remark) -> None:
         if isinstance(effect, Report):
+            self._stores.pop(effect.report.job_id, None)
             self._tell(lambda: self._callbacks.report(effect.report))
         else:
             self._tell(lambda: self._callbacks.tell_warning(f"gpupool: {effect.text}"))
@@ -245,31 +251,40 @@ class Actions:
         names = [device.name for device in effect.devices]
         node = effect.devices[0].host if effect.devices else effect.node or ""
         fields = {"worker": effect.worker_id, "tool": str(effect.tool), "devices": names}
-        fields["node"] = node
+        fields |= {"node": node, **({"stamp": effect.tool.stamp} if effect.tool.stamp else {})}
         self._events.write("worker_started", {**fields, "pid": pid})
 
     def _send_batch(self, effect: RunBatch) -> None:
         items = [item.payload for item in effect.items]
-        keys = [item.key if self._store else None for item in effect.items]
-        frame = run_batch(effect.batch_id, effect.params, items, keys, self._store)
+        stores = [self._stores.get(item.job_id, self._store) for item in effect.items]
+        # A batch keeps its results in one place; whose first job keeps them elsewhere are not.
+        store = next(filter(None, stores), None)
+        keys = [
+            item.key if store is not None and each == store else None
+            for item, each in zip(effect.items, stores, strict=True)
+        ]
+        frame = run_batch(effect.batch_id, effect.params, items, keys, store)
         self._send(effect.worker_id, frame)
 
     def _send_chains(self, effect: RunMerged) -> None:
         by = self._by([effect.worker_id])
         chains = [chain_request(merged, by) for merged in effect.requests]
         places = self._store, self._staged
-        frame = run_chains(effect.batch_id, chains, *places, hashes=self._hashes)
+        frame = run_chains(effect.batch_id, chains, *places, hashes=bool(self._fact_takers))
         self._send(effect.worker_id, frame)
 
     def _send_files(self, effect: ReadJob | WriteJob) -> None:
         request = effect.request
         event = "read_sent" if isinstance(effect, ReadJob) else "write_sent"
         self._events.write(event, {"worker": effect.worker_id, "job_id": request.job_id})
+        hashes = self._wants_hashes(request)
         if isinstance(effect, ReadJob):
-            self._send(effect.worker_id, read_job(request, self._store, hashes=self._hashes))
+            if request.store is not None:
+                self._stores[request.job_id] = request.store
+            store = request.store or self._store
+            self._send(effect.worker_id, read_job(request, store, hashes=hashes))
             return
         text = log_line(len(effect.order), len(effect.blobs), self._by(effect.workers))
-        hashes = self._hashes
         frame = write_job(request, effect.order, effect.names, effect.blobs, text, hashes=hashes)
         self._send(effect.worker_id, frame)
 
@@ -278,8 +293,12 @@ class Actions:
         fields = {"worker": effect.worker_id, "job_id": request.job_id}
         self._events.write("publish_sent", fields)
         places = self._where(staged.outputs), self._where(staged.logs)
-        frame = publish_job(request, staged.digests, *places, hashes=self._hashes)
+        hashes = self._wants_hashes(request)
+        frame = publish_job(request, staged.digests, *places, hashes=hashes)
         self._send(effect.worker_id, frame)
+
+    def _wants_hashes(self, request: Request) -> bool:
+        return bool(self._fact_takers) and request.has_provenance
 
     def _by(self, workers: Sequence[str]) -> str:
         return computed_by(workers, [self._shown_log(worker) for worker in workers])
@@ -299,7 +318,7 @@ class Actions:
         self._events.write("store_trouble", fields)
         if effect.kind not in self._troubles_told:
             self._troubles_told.add(effect.kind)
-            line = f"gpupool: {_TROUBLES[effect.kind]} (said once): {printable(effect.why)}"
+            line = trouble_line(effect.kind, effect.why)
             self._tell(lambda: self._callbacks.tell_warning(line))
 
     def _grant(self, effect: GrantLease) -> None:
@@ -310,6 +329,11 @@ class Actions:
         else:
             environment |= self._lend(holder_of(effect.job_id), effect.devices)
         self._tell(lambda: self._callbacks.leased(effect.job_id, effect.devices, environment))
+
+
+def trouble_line(kind: str, why: str) -> str:
+    """Return what a user reads of trouble with kept results."""
+    return f"gpupool: {_TROUBLES[kind]} (said once): {printable(why)}"
 
 
 def holder_of(job_id: int) -> str:

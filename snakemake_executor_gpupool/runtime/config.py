@@ -16,6 +16,7 @@ from snakemake_executor_gpupool.devices.probe import driver_of, probe
 from snakemake_executor_gpupool.devices.settings import DeviceSettings, Managed, resolve
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.surroundings import Surroundings
+from snakemake_executor_gpupool.records.events import Listener
 from snakemake_executor_gpupool.records.housekeeping import Bounds
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.tool_api.mode import Mode, parse_seed
@@ -95,6 +96,8 @@ class PoolConfig:
     surroundings: Callable[[ToolRef], Surroundings | None] = lambda tool: None
     #: Which runs are kept when this one has ended.
     keep: Bounds = field(default_factory=Bounds)
+    #: Hears of all that happens; None: nobody does.
+    listener: Listener | None = None
 
     @property
     def gpus(self) -> list[Device]:

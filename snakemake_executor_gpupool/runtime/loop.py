@@ -35,6 +35,7 @@ from snakemake_executor_gpupool.records.provenance.store import ProvenanceStore
 from snakemake_executor_gpupool.records.result_store import ResultStore
 from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, UserLines, holder_of
 from snakemake_executor_gpupool.runtime.config import PoolConfig
+from snakemake_executor_gpupool.runtime.elsewhere import Elsewhere
 from snakemake_executor_gpupool.runtime.energy import EnergyMeter
 from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.recording import Recorder
@@ -134,9 +135,12 @@ class RunLoop:
             self._provenance = ProvenanceRecorder(kept, paths.run_id, __version__)
         # Not before something happens: Snakemake opens a pool, and ends, if nothing is to be done.
         table = JobsTable(paths.jobs_table)
+        hearers = self._provenance, config.listener
         self.events = EventLog(
-            paths.events, table, paths.point_latest, config.max_events_bytes, self._provenance
+            paths.events, table, paths.point_latest, config.max_events_bytes, *hearers
         )
+        #: Jobs that another process serves for this run.
+        self.elsewhere = Elsewhere(self.events, self._provenance)
         self._has_lost_events = self._has_lost_provenance = False
         self._actions = Actions(
             host,
@@ -146,7 +150,7 @@ class RunLoop:
             paths.worker_log,
             callbacks,
             put,
-            self._provenance,
+            *hearers,
         )
         self._actions.lends(sharing.lend, sharing.take_back)
         self._energy = EnergyMeter(config.devices, read_energy_j)
@@ -314,7 +318,8 @@ class RunLoop:
     def summary(self, now_s: float) -> dict[str, object]:
         """Return the figures of the run so far, as ``summary.json`` has them."""
         wall_s = now_s - self._started_s
-        return summarize(self.scheduler, self.allocator, self.host.carried, wall_s)
+        summary = summarize(self.scheduler, self.allocator, self.host.carried, wall_s)
+        return self.elsewhere.added_to(summary)
 
     # -- the end, in this order --------------------------------------------------------
     def give_up(self, cause: BaseException, now_s: float) -> None:

@@ -32,6 +32,7 @@ from snakemake_executor_gpupool.records.profile import Profile, profile_path
 from snakemake_executor_gpupool.records.result_store import ResultStore, bound_from, is_shared
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks, UserLines
 from snakemake_executor_gpupool.runtime.config import PoolConfig
+from snakemake_executor_gpupool.runtime.elsewhere import News
 from snakemake_executor_gpupool.runtime.inbox import Inbox
 from snakemake_executor_gpupool.runtime.limits import allow_open_files
 from snakemake_executor_gpupool.runtime.loop import RunLoop
@@ -196,12 +197,19 @@ class Pool:
             raise PoolEnded(self._refusal)
         self._inbox.post(act)
 
+    def take_news(self, news: Sequence[News]) -> None:
+        """Write down what another process, which serves jobs for this run, says of them."""
+        self._inbox.post_if_open(lambda now_s: self._loop.elsewhere.take_news(news))
+
     def take_back(self, job_id: int) -> None:
         """Say that a call's results have been read."""
         self._inbox.post_if_open(lambda now_s: self._loop.take(ev.ResultsRead(job_id), now_s))
 
-    def unwanted(self, job_id: int, reason: str) -> None:
-        """Fail a job that nobody wants any longer; its report follows, if it has not ended."""
+    def unwanted(self, job_id: int, reason: str | None) -> None:
+        """Fail a job that nobody wants any longer; its report follows, if it has not ended.
+
+        Without a reason it is withdrawn, but only if it has not begun.
+        """
         event = ev.JobUnwanted(job_id, reason)
         self._inbox.post_if_open(lambda now_s: self._loop.take(event, now_s))
 

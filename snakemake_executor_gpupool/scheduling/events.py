@@ -52,10 +52,13 @@ class ResultsRead:
 
 @dataclass(frozen=True)
 class JobUnwanted:
-    """Nobody wants a served job any longer; ``reason`` is what its report says."""
+    """Nobody wants a served job any longer; ``reason`` is what its report says.
+
+    None: if it has begun it is finished, else it is reported as not started.
+    """
 
     job_id: int
-    reason: str
+    reason: str | None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from snakemake_executor_gpupool.scheduling.effects import Outbox, StopWorker
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.jobs import JobPhase, JobState, JobTable
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: Why a process of a tool that was retired is ended.
@@ -30,11 +33,16 @@ class Retirement:
         self._retired: dict[ToolRef, None] = {}
 
     # -- one job ---------------------------------------------------------------------
-    def unwanted(self, job: JobState, reason: str, now_s: float) -> None:
-        """Fail a job. None of its outputs appears once that is reported.
+    def unwanted(self, job: JobState, reason: str | None, now_s: float) -> None:
+        """Fail a job; without a reason, withdraw it unless it has begun.
 
-        What is computed for it goes on if another job waits for it, too, or a worker has it.
+        None of its outputs appears once that is reported. What is computed for it goes on if
+        another job waits for it, too, or a worker has it.
         """
+        if reason is None:
+            if not job.has_begun:
+                self._withdraw(job, now_s)
+            return
         writer = self._files.writer_of(job)
         if writer is not None:
             job.unwanted = reason
@@ -44,6 +52,15 @@ class Retirement:
             return
         items = [item for item in job.items if not item.is_done]
         self._jobs.fail(job, f"{job.request.title}: {reason}")
+        self._drop(job, items, now_s)
+
+    def _withdraw(self, job: JobState, now_s: float) -> None:
+        items = [item for item in job.items if not item.is_done]
+        self._jobs.withdraw(job)
+        self._drop(job, items, now_s)
+
+    def _drop(self, job: JobState, items: Iterable[WorkItem], now_s: float) -> None:
+        """Forget what only a job that has ended was waiting for."""
         gone = {item for item in items if not item.waiters}
         if gone and job.phase is JobPhase.COMPUTING:
             for model in self._dispatch.models.values():

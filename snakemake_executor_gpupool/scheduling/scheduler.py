@@ -197,7 +197,7 @@ class Scheduler:
         self.files.heard_of(worker_id, now_s)
         if text not in self._remarks and len(self._remarks) < MAX_REMARKS:
             self._remarks.add(text)
-            self.outbox.note("remark", text=text)
+            self.outbox.note("remark", worker=worker_id, text=text)
             self.outbox.put(Remark(text))
 
     def read_failed(self, worker_id: str, job_id: int, error: WorkerError, now_s: float) -> None:
@@ -301,8 +301,8 @@ class Scheduler:
         """A worker has met something in the store of results that is not as it should be."""
         self.outbox.put(StoreTrouble(worker_id, kind, shortened(why)))
 
-    def unwanted(self, job_id: int, reason: str, now_s: float) -> None:
-        """Nobody wants a job any longer: it fails, unless it has ended."""
+    def unwanted(self, job_id: int, reason: str | None, now_s: float) -> None:
+        """Nobody wants a job any longer: it fails; without a reason it is only not begun."""
         if (job := self.jobs.get(job_id)) is not None:
             self.retirement.unwanted(job, reason, now_s)
             self.merges.drop_unwanted(now_s)

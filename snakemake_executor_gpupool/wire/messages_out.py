@@ -57,6 +57,7 @@ def read_job(request: Request, store: StoreAddress | None, *, hashes: bool = Tru
         "space": request.space,
         "hashes": hashes,
         "items": not request.loads_only,
+        "strict": request.is_strict,
     }
     return Frame(meta, [request.job, *(later.job for later in request.follow)])
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from snakemake_executor_gpupool.devices.card_wish import ANY_CARD, CardWish
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE, Mode
 from snakemake_executor_gpupool.wire.described import WorkerError
+from snakemake_executor_gpupool.wire.kept import StoreAddress
 
 #: Stands in the command of a container where arguments for a worker's devices go.
 DEVICE_ARGUMENTS = "@gpupool-device-arguments@"
@@ -178,6 +180,21 @@ def params_text(params: Mapping[str, object] | None) -> str:
     return text if len(text) <= MAX_PARAMS else ""
 
 
+def texts_of(value: Any) -> Iterator[str]:
+    """Yield the texts in a param that may be paths relative to a directory."""
+    if isinstance(value, str) or hasattr(value, "__fspath__"):
+        text = str(value)
+        if "\0" not in text and not text.startswith("/"):
+            yield text
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from texts_of(key)
+            yield from texts_of(each)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for each in value:
+            yield from texts_of(each)
+
+
 @dataclass(frozen=True)
 class Request:
     """One served job.
@@ -224,6 +241,15 @@ class Request:
         The wave of the run's forecast that foresaw it; empty: none did.
     loads_only
         It wants its model loaded: nothing is read, computed or written.
+    store
+        Where its results are kept across runs, if that is not where the pool keeps all.
+    has_provenance
+        Whether its files are looked at for the provenance of its outputs, where that is put down.
+    is_strict
+        Whether a param that the tool does not know is an error, as on the command line; in a rule
+        it belongs to the job.
+    texts
+        Those in its params that may be paths relative to its directory.
     """
 
     job_id: int
@@ -250,6 +276,10 @@ class Request:
     facts: JobFacts = dataclasses.field(default=JobFacts(), compare=False)
     wave: str = ""
     loads_only: bool = False
+    store: StoreAddress | None = dataclasses.field(default=None, metadata=NOT_RECORDED)
+    has_provenance: bool = dataclasses.field(default=True, metadata=NOT_RECORDED)
+    is_strict: bool = dataclasses.field(default=False, metadata=NOT_RECORDED)
+    texts: tuple[str, ...] = dataclasses.field(default=(), metadata=NOT_RECORDED)
 
     @property
     def space(self) -> str:

@@ -42,6 +42,8 @@ MAX_WORDS = 20_000
 HERE = "."
 #: Names by which code asks for it, and those that mean it where they are given no other place.
 _OF_HERE = ("getcwd", "getcwdb", "cwd", "glob", "iglob", "rglob")
+#: Methods of texts whose arguments, and whose own text, are no paths: a dot divides there.
+_OF_TEXTS = ("split", "rsplit", "partition", "rpartition", "join", "replace", "count", "strip")
 _OF_A_PLACE = ("listdir", "scandir", "walk", "Path", "PosixPath", "fwalk")
 
 
@@ -115,11 +117,14 @@ def _words(files: list[str]) -> set[str]:
                 tree = ast.parse(file.read())
         except (OSError, SyntaxError, ValueError):
             continue
+        dots = {id(node) for parent in ast.walk(tree) for node in _dividing(parent)}
         for node in ast.walk(tree):
             if _looks_around(node):
                 words.add(HERE)
             if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)):
                 word = os.fsdecode(node.value)
+                if word == HERE and id(node) in dots:
+                    continue
                 if 0 < len(word) <= LONGEST_WORD and "\n" not in word and "\0" not in word:
                     words.add(word)
     return {word for word in words if word == HERE or word.strip("./ ")}
@@ -133,6 +138,15 @@ def _named_files(words: set[str], files: list[str]) -> list[str]:
     found = [path for path in named if os.path.isabs(path) and os.path.isfile(path)]
     # What the kernel makes up differs each time.
     return sorted({path for path in found if not path.startswith(("/dev/", "/proc/", "/sys/"))})
+
+
+def _dividing(node: ast.AST) -> list[ast.expr]:
+    """Return texts below a node that are no paths by themselves: of a formatted one, of a split."""
+    if isinstance(node, ast.JoinedStr):
+        return node.values
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return [node.func.value, *node.args] if node.func.attr in _OF_TEXTS else []
+    return []
 
 
 def _looks_around(node: ast.AST) -> bool:

@@ -221,7 +221,7 @@ class Server:
         self._remark(ident, job)
         tool = self._restored.for_job(self._tool_class, job)
         self._store.to_read(frame, self._tool_class)
-        if self._unchanged.tool:
+        if frame.meta.get("strict"):
             kind: Any = self._tool_class
             refuse_unknown(kind, self._unchanged.tool, job.params, DECLARE)
         head = {"type": "items", "job": ident, **describe_model(tool, job.output), "follow": []}

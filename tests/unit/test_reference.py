@@ -12,7 +12,9 @@ from snakemake_executor_gpupool.records import reference
 from tests.unit.package_source import PACKAGE, files, nodes
 
 #: Events whose names are chosen before the call that writes them.
-NAMED_ELSEWHERE = {"job_done", "job_failed", "read_sent", "write_sent"}
+NAMED_ELSEWHERE = {"job_done", "job_failed", "read_sent", "write_sent"} | {
+    *("server_attached", "server_lost", "worker_attached")
+}
 
 
 def sources() -> Iterator[Path]:

@@ -183,6 +183,8 @@ BEFORE_THE_DOOR = {
     *("scheduling.events", "scheduling.core", "runtime.loop"),
     # Any value as JSON, and read again.
     *("runtime.plain", "runtime.recording", "runtime.replay"),
+    # Events of a server, on their way into a run's files as they are.
+    "runtime.elsewhere",
 }
 
 

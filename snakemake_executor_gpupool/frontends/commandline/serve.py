@@ -14,7 +14,8 @@ from snakemake_executor_gpupool.frontends.commandline.arguments import read_para
 from snakemake_executor_gpupool.frontends.commandline.job_words import device_option
 from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED, complain
 from snakemake_executor_gpupool.frontends.server.address import ON, Wish, key_of
-from snakemake_executor_gpupool.frontends.server.client import Client, surroundings
+from snakemake_executor_gpupool.frontends.server.client import Client
+from snakemake_executor_gpupool.frontends.server.own import surroundings
 
 SERVE_DESCRIPTION = """\
 Serve jobs of gpupool run from warm workers that outlive any run, until nobody has had a job for

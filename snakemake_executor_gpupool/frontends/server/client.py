@@ -13,26 +13,28 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
 from snakemake_executor_gpupool.errors import ConfigError, FrameError
 from snakemake_executor_gpupool.frontends.server.address import (
     AUTO,
-    INSIDE,
     LOG,
     START_LOCK,
     Wish,
     directory_of,
     key_of,
     make_directory,
-    namespace,
-    root_directory,
     socket_of,
     why_unsafe,
 )
 from snakemake_executor_gpupool.frontends.server.local_files import is_locked, is_special
+from snakemake_executor_gpupool.frontends.server.own import (
+    environment_of_server,
+    inside_of,
+    surroundings,
+)
 from snakemake_executor_gpupool.frontends.server.talk import encode, receive
 
 #: How long a server may take to greet a client, and to start.
@@ -78,12 +80,15 @@ class Client:
     ----------
     wish
         Which server, and whether to start it.
+    env
+        The environment that says which one, and that it is started in; None: this process's.
     """
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: Wish, env: Mapping[str, str] | None = None) -> None:
         self._wish = wish
-        self._key = key_of(os.environ)
-        self.directory = wish.directory or directory_of(self._key)
+        self._env = os.environ if env is None else env
+        self.key = key_of(self._env)
+        self.directory = wish.directory or directory_of(self.key)
 
     # -- a job -------------------------------------------------------------------------
     def run(self, job: dict[str, Any], files: Sequence[str]) -> dict[str, Any] | None:
@@ -125,7 +130,7 @@ class Client:
     def _handed_over(self, job: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
         _refuse_what_stays_here(files)
         try:
-            message = {**job, **surroundings(), "type": "run", "key": self._key}
+            message = {**job, **surroundings(self._env), "type": "run", "key": self.key}
         except FileNotFoundError as error:
             raise ComputeHere("the working directory was removed") from error
         for attempt in range(TRIES):
@@ -151,7 +156,7 @@ class Client:
         try:
             with self._attached() as connection:
                 connection.settimeout(patience_s)
-                connection.sendall(encode({**message, "key": self._key}))
+                connection.sendall(encode({**message, "key": self.key}))
                 answer = receive(connection)
         except (NoServer, OSError, FrameError) as error:
             return {"type": "none", "why": str(error)}
@@ -159,14 +164,23 @@ class Client:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[socket.socket]:
+        with self.connect() as connection:
+            yield connection
+
+    def connect(self) -> socket.socket:
+        """Return a connection to the server, which is started if that is wished for.
+
+        Raises
+        ------
+        NoServer
+            There is none for this process.
+        """
         try:
-            connection = self._attached()
+            return self._attached()
         except NoServer:
             if self._wish.word != AUTO:
                 raise
-            connection = self._started()
-        with connection:
-            yield connection
+            return self._started()
 
     def _attached(self) -> socket.socket:
         """Return a connection to the server that is there.
@@ -196,7 +210,7 @@ class Client:
         except BaseException:
             connection.close()
             raise
-        if greeting is None or greeting.get("key") != self._key:
+        if greeting is None or greeting.get("key") != self.key:
             connection.close()
             raise NoServer(
                 f"that in {self.directory} is for another version of gpupool, Python, directory of "
@@ -252,7 +266,7 @@ class Client:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env=environment_of_server(),
+            env=environment_of_server(self._env),
             start_new_session=True,
         )
         while time.monotonic() < deadline_s:
@@ -267,8 +281,8 @@ class Client:
 
 
 def _refuse_what_stays_here(files: Sequence[str]) -> None:
-    inside = next((name for name in INSIDE if os.environ.get(name)), None)
-    if inside is not None:
+    inside = inside_of(os.environ)
+    if inside:
         raise InsideOfAnother(f"{inside} is set, which means that this is part of another run")
     special = next(filter(is_special, files), None)
     if special is not None:
@@ -301,19 +315,6 @@ def _begin_anew() -> NoReturn:
     os.environ[RENEWED] = "1"
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
-
-
-def environment_of_server() -> dict[str, str]:
-    """Return this process's environment without what is for one task alone."""
-    env = dict(os.environ)
-    if env.get("HOME") == os.getcwd():
-        del env["HOME"]  # Python asks the system, then
-    for name in ("TMPDIR", "TMP", "TEMP", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
-        env.pop(name, None)
-    if "PYTHONPATH" in env:
-        places = env["PYTHONPATH"].split(os.pathsep)
-        env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, places))
-    return env
 
 
 def last_line(directory: str) -> str:
@@ -365,20 +366,6 @@ def _cancel(connection: socket.socket) -> None:
         connection.settimeout(FAREWELL_S)
         connection.sendall(encode({"type": "cancel"}))
         receive(connection)
-
-
-def surroundings() -> dict[str, Any]:
-    """Return what a server must know of this process to work for it."""
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return {
-        "cwd": os.getcwd(),
-        "umask": umask,
-        "variables": dict(os.environ),
-        "namespace": namespace(),
-        "root": list(root_directory()),
-        "groups": [os.getegid(), *sorted(os.getgroups())],
-    }
 
 
 def _uid_of_peer(connection: socket.socket) -> int:

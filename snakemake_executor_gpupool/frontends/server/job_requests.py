@@ -27,6 +27,14 @@ _TEXTS = ("tool", "cwd", "rule")
 _GROUPS = ("input", "output", "param", "wildcard")
 
 
+class ComputeThere(GpupoolError):
+    """A job is not one for this server: its client is to see to it itself."""
+
+
+class Renewed(GpupoolError):
+    """gpupool was installed anew."""
+
+
 class BadMessage(GpupoolError):
     """A client has sent what makes no sense."""
 
@@ -82,6 +90,8 @@ class ClientJob:
             attempt=2,
             loads_only=self.loads_only,
             facts=JobFacts.of(job.rule, job.wildcards, *files, job.threads),
+            has_provenance=False,
+            is_strict=True,
         )
 
 

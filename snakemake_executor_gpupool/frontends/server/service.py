@@ -11,8 +11,6 @@ import contextlib
 import itertools
 import logging
 import os
-import socket
-import struct
 import sys
 import time
 from collections.abc import Mapping
@@ -33,12 +31,17 @@ from snakemake_executor_gpupool.frontends.server.job_requests import (
     RUN,
     BadMessage,
     ClientJob,
+    ComputeThere,
+    Renewed,
     answer_of,
     failure,
     read_job,
 )
 from snakemake_executor_gpupool.frontends.server.leftovers import remove_staged
-from snakemake_executor_gpupool.frontends.server.talk import LENGTH, decode, encode, length_of
+from snakemake_executor_gpupool.frontends.server.relay import Relay
+from snakemake_executor_gpupool.frontends.server.run_session import RunSession
+from snakemake_executor_gpupool.frontends.server.streams import receive_from, uid_of_peer
+from snakemake_executor_gpupool.frontends.server.talk import encode
 from snakemake_executor_gpupool.frontends.server.variables import depends_on_place, digest_of, shown
 from snakemake_executor_gpupool.frontends.server.workplaces import Workplace, Workplaces
 from snakemake_executor_gpupool.runtime.pool import Pool
@@ -57,10 +60,6 @@ FORGET_S = 60.0
 SPOILING = ("CodeChanged", "UnlistedCode", "UnknownTool", "WorkerDied", "ImportError")
 
 Message = dict[str, Any]
-
-
-class _Renewed(Exception):
-    """Workers would be of another gpupool than this process."""
 
 
 class Service:
@@ -89,6 +88,8 @@ class Service:
         self._started_s = self.used_s = time.monotonic()
         self._here = namespace(), list(root_directory())
         self._groups = [os.getegid(), *sorted(os.getgroups())]
+        #: Passes what happens on to runs that are attached.
+        self.relay = Relay()
         #: Connections that have a job.
         self.clients = 0
         self.done = self.failed = 0
@@ -126,20 +127,23 @@ class Service:
         """Answer a client."""
         with contextlib.suppress(ConnectionError, FrameError, asyncio.IncompleteReadError):
             try:
-                if _uid_of_peer(writer) == os.getuid():
+                if uid_of_peer(writer) == os.getuid():
                     await self._talk(reader, writer)
             finally:
                 writer.close()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(encode({"type": "hello", "key": self.key, "version": __version__}))
-        message = await _receive(reader)
+        message = await receive_from(reader)
         if message is None:
             return
         kind = message["type"]
         if kind in (RUN, PRELOAD):
             # A client says nothing more, unless it does not want the job any longer, or ends.
             answer = await self.run(message, asyncio.ensure_future(reader.read(1)))
+        elif kind == "attach":
+            await RunSession(self, writer).talk(message, reader)
+            return
         elif kind == "status":
             answer = await self._status()
         elif kind == "stop":
@@ -151,7 +155,7 @@ class Service:
         await writer.drain()
 
     async def _status(self) -> Message:
-        pool = self._at_work()
+        pool = self.pool
         models = await asyncio.to_thread(pool.allocation_map)
         summary = await asyncio.to_thread(pool.summary)
         now_s = time.monotonic()
@@ -168,30 +172,41 @@ class Service:
             "files": str(pool.paths.directory),
         }
 
-    def _at_work(self) -> Pool:
+    @property
+    def pool(self) -> Pool:
+        """What does the work."""
         assert self._pool is not None
         return self._pool
 
     # -- a job -----------------------------------------------------------------------------
     async def run(self, message: Message, gone: asyncio.Future[bytes]) -> Message:
         """Do the job that a message asks for, unless its client has gone; return the answer."""
-        refusal = self._why_not(message)
-        if refusal:
-            return {"type": "refused", "why": refusal}
-        if self.ending.is_set():
-            return {"type": "ending" if key_of(os.environ) == self.key else "renewed"}
+        refusal = self.refusal(message)
+        if refusal is not None:
+            return refusal
         self.clients += 1
         try:
             answer = await self._answer(message, gone)
-        except _Renewed:
-            answer = {"type": "renewed"}
         finally:
             gone.cancel()
-            self.clients -= 1
-            self.used_s = time.monotonic()
+            self.left()
         self.done += answer["type"] == "done"
         self.failed += answer["type"] == "failed"
         return answer
+
+    def left(self) -> None:
+        """A client has ended."""
+        self.clients -= 1
+        self.used_s = time.monotonic()
+
+    def refusal(self, message: Message) -> Message | None:
+        """Return why a client is not served; None: it is."""
+        why = self._why_not(message)
+        if why:
+            return {"type": "refused", "why": why}
+        if self.ending.is_set():
+            return {"type": "ending" if key_of(os.environ) == self.key else "renewed"}
+        return None
 
     def _why_not(self, message: Message) -> str:
         if message.get("key") != self.key:
@@ -205,32 +220,61 @@ class Service:
     async def _answer(self, message: Message, gone: asyncio.Future[bytes]) -> Message:
         try:
             job = read_job(message)
-            lacking = self._device_lacking(job)
-            if lacking:
-                return _here(f"the server does not manage {lacking}")
-            return await self._done(job, gone)
+            return answer_of(*await self.perform(job, gone))
         except BadMessage as error:
             return {"type": "refused", "why": str(error)}
-        except PoolEnded as error:
-            return _here(f"the server is ending ({error})")
+        except ComputeThere as error:
+            return {"type": "here", "why": str(error)}
+        except Renewed:
+            return {"type": "renewed"}
         except GpupoolError as error:
             plain = WorkerError(str(error), "input", type(error).__name__)
             cause = error.error if isinstance(error, ToolError) else plain
             return failure(cause.message, cause, cause.traceback)
         except ConnectionError:
             raise
-        except OSError as error:
-            LOG.exception("a job could not be begun")
-            return _here(f"the server cannot take it: {error}")
 
-    async def _done(self, job: ClientJob, gone: asyncio.Future[bytes]) -> Message:
-        """Have a job done, as often as its tool's code changes meanwhile.
+    async def perform(
+        self,
+        job: ClientJob,
+        gone: asyncio.Future[bytes],
+        late: asyncio.Future[None] | None = None,
+    ) -> tuple[JobReport, ClientJob, str]:
+        """Have a job done; return its report, the job, and the version of its tool.
+
+        Parameters
+        ----------
+        gone
+            Done when nobody wants the job any longer.
+        late
+            Done when it is not to be begun any longer.
 
         Raises
         ------
-        GpupoolError, OSError
-            It cannot be begun.
+        ComputeThere, Renewed
+            It is not done here.
+        GpupoolError
+            It cannot be begun, by its own fault.
+        ConnectionError
+            Nobody wants it any longer.
         """
+        lacking = self._device_lacking(job)
+        if lacking:
+            raise ComputeThere(f"the server does not manage {lacking}")
+        try:
+            return await self._done(job, gone, late)
+        except PoolEnded as error:
+            raise ComputeThere(f"the server is ending ({error})") from error
+        except ConnectionError:
+            raise
+        except OSError as error:
+            LOG.exception("a job could not be begun")
+            raise ComputeThere(f"the server cannot take it: {error}") from error
+
+    async def _done(
+        self, job: ClientJob, gone: asyncio.Future[bytes], late: asyncio.Future[None] | None
+    ) -> tuple[JobReport, ClientJob, str]:
+        """Have a job done, as often as its tool's code changes meanwhile."""
         variables = shown(job.variables, job.cwd)
         is_here = depends_on_place(variables)
         for _ in range(MAX_CHANGES):
@@ -241,23 +285,23 @@ class Service:
                     raise
                 is_here = True
                 continue
-            report = await self._once(job, place, gone)
+            report = await self._once(job, place, gone, late)
             kind = report.cause.type if report.cause is not None else ""
             if kind in SPOILING:
                 self.workplaces.spoil(place)
                 if key_of(os.environ) != self.key:
-                    return {"type": "renewed"}
-            if report.error is not None and self._at_work().is_cut_short:
-                return _here("the server was ended")
+                    raise Renewed
+            if report.error is not None and self.pool.is_cut_short:
+                raise ComputeThere("the server was ended")
             if kind == UnlistedCode.__name__:
-                return _here(f"the server cannot serve {job.name}: {report.error}")
+                raise ComputeThere(f"the server cannot serve {job.name}: {report.error}")
             if kind == CodeChanged.__name__:
                 LOG.info("%s: %s", job.title, report.error)
             elif _lacks_a_file(report.cause) and place.ref.base_dir != job.cwd:
                 is_here = True  # it may be one that the tool looks for where its job runs
             else:
-                return answer_of(report, job, version)
-        return _here(f"the code of {job.name} changes again and again")
+                return report, job, version
+        raise ComputeThere(f"the code of {job.name} changes again and again")
 
     async def _workplace(
         self, job: ClientJob, variables: Mapping[str, str], *, is_here: bool
@@ -267,30 +311,38 @@ class Service:
         software = digest_of({**variables, "": start})
         code = await self._watch.code_of(job.spec, variables, software, start)
         if code.package != self._package:
-            raise _Renewed
-        what = sys.executable, self._at_work().config.mode, code, variables, software, job
+            raise Renewed
+        what = sys.executable, self.pool.config.mode, code, variables, software, job
         place = self.workplaces.of_job(*what, is_here=is_here)
         self._retire_earlier(place)
         return place, code.version
 
     def _device_lacking(self, job: ClientJob) -> str:
         names = job.device.names if job.device is not None else ()
-        there = {device.name for device in self._at_work().config.devices}
+        there = {device.name for device in self.pool.config.devices}
         return ", ".join(name for name in names or () if name not in there)
 
     async def _once(
-        self, job: ClientJob, place: Workplace, gone: asyncio.Future[bytes]
+        self,
+        job: ClientJob,
+        place: Workplace,
+        gone: asyncio.Future[bytes],
+        late: asyncio.Future[None] | None,
     ) -> JobReport:
         """Have a job done once, by workers of its workplace."""
         if gone.done():
             raise ConnectionError("the client has ended")
-        pool, job_id = self._at_work(), next(self._ids)
+        pool, job_id = self.pool, next(self._ids)
         report: asyncio.Future[JobReport] = asyncio.get_running_loop().create_future()
         self._waiting[job_id] = report
         place.jobs += 1
         try:
             pool.submit([job.request(job_id, place.ref)])
-            await asyncio.wait((report, gone), return_when=asyncio.FIRST_COMPLETED)
+            ends = (report, gone) if late is None else (report, gone, late)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not report.done() and not gone.done():
+                pool.unwanted(job_id, None)
+                await asyncio.wait((report, gone), return_when=asyncio.FIRST_COMPLETED)
             if not report.done():
                 pool.unwanted(job_id, "its client has ended")
                 await report
@@ -325,7 +377,7 @@ class Service:
         if not unused:
             return
         kept = [place for place in unused if not place.is_retired]
-        loads_s = await asyncio.to_thread(self._at_work().load_times) if kept else {}
+        loads_s = await asyncio.to_thread(self.pool.load_times) if kept else {}
         for place in unused:
             unused_s = now_s - place.used_s
             if place.jobs:
@@ -341,29 +393,9 @@ class Service:
     def _retire(self, place: Workplace) -> None:
         if not place.is_retired:
             place.is_retired = True
-            self._at_work().retire(place.ref)
-
-
-def _here(why: str) -> Message:
-    """Have a client compute its job itself."""
-    return {"type": "here", "why": why}
+            self.pool.retire(place.ref)
 
 
 def _lacks_a_file(error: WorkerError | None) -> bool:
     words = ("FileNotFoundError", "No such file or directory")
     return error is not None and any(word in f"{error.type}: {error.message}" for word in words)
-
-
-async def _receive(reader: asyncio.StreamReader) -> Message | None:
-    try:
-        head = await reader.readexactly(LENGTH.size)
-    except asyncio.IncompleteReadError:
-        return None
-    return decode(await reader.readexactly(length_of(head)))
-
-
-def _uid_of_peer(writer: asyncio.StreamWriter) -> int:
-    connection = writer.get_extra_info("socket")
-    size = struct.calcsize("3i")
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    return int(struct.unpack("3i", credentials)[1])

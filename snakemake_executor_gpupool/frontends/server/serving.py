@@ -193,6 +193,7 @@ async def _serve(key: str, directory: Path, path: str, options: ServerOptions) -
             origin=Origin("server", given, {"gpupool": __version__}),
             surroundings=service.workplaces.surroundings,
             max_events_bytes=MAX_EVENTS_BYTES,
+            listener=service.relay,
         ),
         callbacks,
     )

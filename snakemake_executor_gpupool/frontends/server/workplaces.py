@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.frontends.server.job_requests import ClientJob
 from snakemake_executor_gpupool.frontends.server.variables import depends_on_place
 from snakemake_executor_gpupool.hosts.surroundings import Surroundings
 from snakemake_executor_gpupool.tool_api.mode import Mode
-from snakemake_executor_gpupool.wire.requests import ToolRef
+from snakemake_executor_gpupool.wire.requests import ToolRef, texts_of
 from snakemake_executor_gpupool.worker.unchanged import VARIABLE
 
 #: What a process starts from whose workplace is gone: nothing, so that it does not start.
@@ -133,7 +133,7 @@ class Workplaces:
         """
         if depends_on_place(variables):
             return True
-        words = {*(word for word in code.words if not word.startswith("/")), *_texts(params)}
+        words = {*(word for word in code.words if not word.startswith("/")), *texts_of(params)}
         return any(os.path.lexists(os.path.join(cwd, word)) for word in words if word)
 
     def is_current(self, workplace: Workplace) -> bool:
@@ -151,17 +151,3 @@ class Workplaces:
         self._known.pop(workplace.ref.stamp, None)
         with contextlib.suppress(OSError):
             workplace.expected.unlink()
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield the texts in a param that may be paths relative to a directory."""
-    if isinstance(value, str):
-        if "\0" not in value and not os.path.isabs(value):
-            yield value
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _texts(key)
-            yield from _texts(each)
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _texts(each)

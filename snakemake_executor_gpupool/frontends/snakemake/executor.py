@@ -54,6 +54,10 @@ from snakemake_executor_gpupool.frontends.snakemake.pool_options import (
 from snakemake_executor_gpupool.frontends.snakemake.report import RunReport, report_path
 from snakemake_executor_gpupool.frontends.snakemake.runtimes import tell_runtime
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
+from snakemake_executor_gpupool.frontends.snakemake.servers import (
+    attached_pool,
+    check_server_option,
+)
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 from snakemake_executor_gpupool.frontends.snakemake.signals import Signals
 from snakemake_executor_gpupool.frontends.snakemake.timers import drop_timers
@@ -150,14 +154,16 @@ class Executor(RealExecutor):
         tell = self.logger.info, self.logger.warning
         ends = self._expected.report, self._grant, self._broken
         callbacks = Callbacks(*ends, *tell, started=self._started)
+        attached = attached_pool(self.workflow, self.executor_settings, config, callbacks)
         machines = (self._cluster.paths, self._cluster.host) if self._cluster else None
-        return Pool(config, callbacks, machines)
+        return attached or Pool(config, callbacks, machines)
 
     def _configure(self) -> PoolConfig:
         settings = self.executor_settings
         try:
             self._report = report_path(settings.report)
             self._memory_mb = memory_budget(settings.memory)
+            check_server_option(settings)
             find = self._bring_up_cluster if settings.cluster else None
             config = pool_config(self.workflow, settings, self._cores, find)
         except ConfigError as error:

@@ -113,6 +113,14 @@ class ExecutorSettings(ExecutorSettingsBase):
             "type": int,
         },
     )
+    server: Optional[str] = field(
+        default="off",
+        metadata={
+            "help": "Whether served rules are done by a server (gpupool serve), which keeps models "
+            "loaded from one run to the next: 'off' (the default), 'auto' (start one if there is "
+            "none), 'on' (use the one that there is, or fail), or the path of its socket.",
+        },
+    )
     cluster: Optional[str] = field(
         default=None,
         metadata={

@@ -22,7 +22,7 @@ from snakemake_executor_gpupool.frontends.snakemake.software import Unservable, 
 from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE, Mode
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 from snakemake_executor_gpupool.tool_api.values import Job, PortablePath
-from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef
+from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef, texts_of
 from snakemake_executor_gpupool.worker.cold import named_from_namedlist
 
 #: ``runtime`` is in minutes.
@@ -134,6 +134,7 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         directories=flagged(job, "directory"),
         identity=identity(job),
         facts=dataclasses.replace(facts, recipe=recipe),
+        texts=tuple(sorted(set(texts_of(plain.params)))),
     )
 
 

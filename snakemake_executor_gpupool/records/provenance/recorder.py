@@ -66,6 +66,7 @@ class ProvenanceRecorder:
         self._handlers: dict[str, Callable[[float, Mapping[str, Any]], None]] = {
             "run_started": self._run_started,
             "worker_started": self._worker_started,
+            "worker_attached": self._worker_attached,
             "model_loaded": self._model_loaded,
             "lease_requested": self._lease_requested,
             "lease_granted": self._lease_granted,
@@ -136,6 +137,11 @@ class ProvenanceRecorder:
         name = fields["worker"]
         loaded = {"versions": fields.get("versions"), "load_s": fields.get("seconds")}
         self._add("worker", f"worker/{name}", {**self._workers.pop(name, {}), **loaded})
+
+    def _worker_attached(self, time_s: float, fields: Mapping[str, Any]) -> None:
+        self._worker_started(time_s, fields)
+        if fields.get("devices"):
+            self._model_loaded(time_s, fields)
 
     def _model(self, time_s: float, fields: Mapping[str, Any]) -> None:
         name = _name_of_model(fields["model"], fields["software"])

@@ -69,6 +69,17 @@ class WorkerEvents:
         worker.log = f"workers/{worker.worker_id}.log"
         self._at(worker, Activity.START, now_s)
 
+    def _on_worker_attached(self, event: Event, now_s: float) -> None:
+        worker = self._worker(event)
+        worker.tool, worker.pid = str(event["tool"]), whole_or_none(event.get("pid"))
+        worker.devices, worker.node = names(event["devices"]), str(event.get("node", ""))
+        worker.started_at_s = now_s
+        worker.model = str(event.get("model", worker.model))
+        worker.versions.update(texts(event.get("versions")))
+        for name, version in worker.versions.items():
+            self.run.versions.setdefault(name, version)
+        self._at(worker, Activity.IDLE, now_s)
+
     def _on_tool_imported(self, event: Event, now_s: float) -> None:
         worker = self._worker(event)
         worker.import_s = number(event["seconds"])
