@@ -6,7 +6,7 @@
 # make fuzz    try tens of thousands of broken frames (some minutes)
 # make chaos   kill workers and runs at random, and run very many jobs (about an hour)
 # make seeds   clients of servers while code, weights, software and gpupool change and processes are
-#              killed, a hundred times (about an hour)
+#              killed, a hundred times (about an hour); engines with 200 tasks
 # make test-slurm  tests on a real Slurm of two nodes on this machine (root; installs Debian's)
 # make test-report  tests of the report in a browser (as root, installs Debian's chromium)
 # make mutants break the code in dozens of places, one at a time: unit tests notice each (minutes)
@@ -102,6 +102,7 @@ chaos: $(READY)
 seeds: $(READY)
 	$(IN_VENV) GPUPOOL_SEEDS=100 pytest --numprocesses $(TEST_JOBS) \
 		tests/integration/test_server_seeds.py $(ARGS)
+	$(IN_VENV) GPUPOOL_TASKS=200 pytest tests/integration/test_engines.py $(ARGS)
 
 test-slurm: $(READY)
 	$(IN_VENV) GPUPOOL_TEST_SLURM=1 pytest tests/slurm $(ARGS)
