@@ -44,6 +44,19 @@ def test_a_server_that_is_killed_is_started_again_once(work: Workplace) -> None:
     assert work.status()["jobs"]["done"] == 1 and work.server_directory() == directory
 
 
+def test_after_a_second_kill_a_job_is_computed_cold(work: Workplace) -> None:  # G4
+    client, killed = work.start("a", "sleep3 word"), set[int]()
+    for _ in range(2):
+        assert eventually(lambda: work.status().get("jobs", {}).get("running") == 1, 30.0)
+        killed.add(work.status()["pid"])
+        os.kill(work.status()["pid"], signal.SIGKILL)
+    _, words = client.communicate(timeout=60)
+    assert client.returncode == 0 and len(killed) == 2, words
+    assert "ended a second time; the job is computed here, cold" in words
+    assert work.out("a") == "SLEEP3 loud!\nWORD loud!\n"
+    assert work.status()["type"] == "none"
+
+
 def test_without_a_server_on_fails_and_off_is_cold(work: Workplace) -> None:
     refused = work.run("a", "word", server="on")
     assert refused.returncode == 2 and "gpupool serve starts one" in refused.stderr
@@ -62,6 +75,9 @@ def test_a_socket_that_is_removed_is_made_again(work: Workplace) -> None:
     assert eventually(socket_path.exists, 10.0)
     assert work.run("b", "word", server="on").returncode == 0
     assert work.status()["pid"] == pid
+    shutil.rmtree(socket_path.parent)
+    assert eventually(lambda: not Path(f"/proc/{pid}").exists(), 20.0)
+    assert not processes_of(work.loads)
 
 
 def test_what_a_reboot_leaves_is_no_server(work: Workplace) -> None:
