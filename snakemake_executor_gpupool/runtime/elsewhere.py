@@ -10,6 +10,9 @@ from typing import Any
 from snakemake_executor_gpupool.records.events import EventLog
 from snakemake_executor_gpupool.records.provenance.recorder import ProvenanceRecorder
 
+#: What the report of a call says that has gone down with the other process, and can be made again.
+LOST_CALL = "the server has ended, or does not take it: call again"
+
 
 @dataclass(frozen=True)
 class News:

@@ -197,6 +197,11 @@ class Pool:
             raise PoolEnded(self._refusal)
         self._inbox.post(act)
 
+    @property
+    def spools(self) -> list[str]:
+        """The directories that items of calls are to be put into."""
+        return self.paths.spools
+
     def take_news(self, news: Sequence[News]) -> None:
         """Write down what another process, which serves jobs for this run, says of them."""
         self._inbox.post_if_open(lambda now_s: self._loop.elsewhere.take_news(news))

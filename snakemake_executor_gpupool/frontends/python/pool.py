@@ -15,6 +15,7 @@ import pickle
 import shutil
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,11 +25,12 @@ from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.settings import Managed
 from snakemake_executor_gpupool.errors import GpupoolError, PoolEnded
+from snakemake_executor_gpupool.frontends.python import opening
 from snakemake_executor_gpupool.frontends.python.calls import check_call, check_params
-from snakemake_executor_gpupool.frontends.python.opening import configured, temporary_directory
 from snakemake_executor_gpupool.frontends.python.pending import PendingCalls
 from snakemake_executor_gpupool.frontends.python.submission import Files, items_read, job_of
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
+from snakemake_executor_gpupool.runtime.loop import what_broke
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.idle_time import idle_time
@@ -38,11 +40,14 @@ from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.frames import Blob
-from snakemake_executor_gpupool.wire.payload import (
-    PICKLE_PROTOCOL,
-    load_places,
+from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL, load_places
+from snakemake_executor_gpupool.wire.requests import (
+    JobFacts,
+    JobReport,
+    Request,
+    ToolRef,
+    texts_of,
 )
-from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.describe import tool_info
 from snakemake_executor_gpupool.worker.loaded import for_files
@@ -73,6 +78,9 @@ class ToolPool:
         None: as ``GPUPOOL_REPRODUCIBLE`` says.
     seed
         What the seeds of items are made from; None: as ``GPUPOOL_SEED`` says, else 0.
+    server
+        ``"auto"`` (started if there is none), ``"on"`` or a socket's path: a server (``gpupool
+        serve``) does the work, and models stay loaded after the block.
 
     Raises
     ------
@@ -100,7 +108,9 @@ class ToolPool:
         cache: str | None = None,
         reproducible: bool | None = None,
         seed: int | None = None,
+        server: str = "off",
     ) -> None:
+        self._server = server
         self._options: dict[str, Any] = {
             "managed_devices": devices,
             "offload_strategy": offload_strategy,
@@ -123,18 +133,18 @@ class ToolPool:
         with ToolPool._guard:
             if ToolPool.current() is not None:
                 raise GpupoolError(
-                    "a ToolPool is open already, and two would compete for the same devices: "
-                    "use that one, or close it first"
+                    "a ToolPool is open already, and two would compete for the same devices: use "
+                    "that one, or close it first"
                 )
             with contextlib.ExitStack() as undo:
                 # The pool locks it, and removes it at its end; so does the reaper, or a later run.
-                directory = temporary_directory()
+                directory = opening.temporary_directory()
                 undo.callback(shutil.rmtree, directory, ignore_errors=True)
-                config = configured(directory, self._options)
+                config = opening.configured(directory, self._options)
                 callbacks = Callbacks(
                     self._calls.report, _no_leases, self._broken, _silent, LOG.warning
                 )
-                self._pool = Pool(config, callbacks)
+                self._pool = opening.opened_pool(config, callbacks, self._server, self._options)
                 if self._pool.store is not None:
                     self._kept = KeptResults(self._pool.store, self._pool.tell_trouble)
                     undo.callback(self._kept.close)
@@ -298,13 +308,15 @@ class ToolPool:
         described_by = for_files(tool_class, params)
         items = described_by.items_of_call(values)
         kept = self._kept if described_by.deterministic else None
-        request = self._request(spec, tool, Job(params=params), device, instance)
-        spool = Spool(pool.paths.spools)
-        message = items_read(described_by, items, request, spool, kept)
         info = ToolInfo.from_fields(Fields(tool_info(tool_class), f"tool {tool}"))
-        report = self._calls.wait(
-            request.job_id, tool, lambda: pool.submit_items(request, info, message)
-        )
+
+        def call() -> tuple[Request, JobReport]:
+            request = self._request(spec, tool, Job(params=params), device, instance)
+            message = items_read(described_by, items, request, Spool(pool.spools), kept)
+            submit = partial(pool.submit_items, request, info, message)
+            return request, self._calls.wait(request.job_id, tool, submit)
+
+        request, report = opening.tried_again(call)
         blobs: list[Blob] = report.details["blobs"]  # type: ignore[assignment]
         order: list[int] = report.details["order"]  # type: ignore[assignment]
         try:
@@ -358,6 +370,7 @@ class ToolPool:
             job=pickle.dumps(job, PICKLE_PROTOCOL),
             params=pickle.dumps(dict(job.params), PICKLE_PROTOCOL),
             cwd=os.getcwd(),  # noqa: PTH109 - a plain string
+            texts=tuple(sorted(set(texts_of(dict(job.params))))),
             devices=parse_device(device) if device else None,
             instance=instance,
             # Each call is meant to be tried, whatever became of the model in an earlier one.
@@ -369,7 +382,7 @@ class ToolPool:
 
     # -- reports, on the pool's reporting thread -----------------------------------------
     def _broken(self, error: BaseException) -> None:
-        self._end = self._end or f"this ToolPool has failed, which is a bug: {error!r}"
+        self._end = self._end or f"this ToolPool has failed: {what_broke(error)}"
         self._calls.end(PoolEnded(self._end), error)
 
     def _discard(self, job_id: int) -> None:

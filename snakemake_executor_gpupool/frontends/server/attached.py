@@ -27,12 +27,18 @@ from snakemake_executor_gpupool.frontends.server.connection import (
     wish_of_run,
 )
 from snakemake_executor_gpupool.frontends.server.leftovers import remove_staged
-from snakemake_executor_gpupool.frontends.server.run_requests import job_message, read_report
+from snakemake_executor_gpupool.frontends.server.run_requests import (
+    call_message,
+    job_message,
+    read_report,
+)
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks, UserLines, trouble_line
 from snakemake_executor_gpupool.runtime.config import PoolConfig
-from snakemake_executor_gpupool.runtime.elsewhere import News
+from snakemake_executor_gpupool.runtime.elsewhere import LOST_CALL, News
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.tool_api.mode import Mode
+from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
+from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
 
 #: How long the server may take to end jobs that are not wanted any longer.
@@ -71,6 +77,8 @@ class AttachedPool(Pool):
         self._is_leaving = False
         self._cancelled = ""
         self._said: set[str] = set()
+        #: Calls that the server was handed.
+        self._calls: set[int] = set()
         self._handlers: dict[str, Callable[[Any], None]] = {
             "news": self._take_news,
             "ending": self._ending,
@@ -110,6 +118,36 @@ class AttachedPool(Pool):
     def _message(self, request: Request) -> dict[str, Any]:
         own = replace(request, has_provenance=self._has_provenance, store=self.store)
         return {**job_message(own), "job_id": request.job_id}
+
+    @property
+    def spools(self) -> list[str]:
+        """The directories that items of calls are to be put into."""
+        return super().spools if self._over else self._server.spools
+
+    def submit_items(self, request: Request, info: ToolInfo, items: ItemsRead) -> None:
+        """Serve items that are in memory; the report's details have the results.
+
+        They were put into ``spools``, and so go with the server should that end meanwhile.
+        """
+        with self._state:
+            over = bool(self._over or self._cancelled)
+            if not over:
+                self._outstanding[request.job_id] = request
+                self._calls.add(request.job_id)
+        if over:
+            super().submit_items(request, info, items)
+            return
+        own = replace(request, has_provenance=False, store=self.store)
+        message = {**call_message(own, info, items), "job_id": request.job_id}
+        self._connection.send({"type": "jobs", "jobs": [message]})
+
+    def take_back(self, job_id: int) -> None:
+        """Say that a call's results have been read."""
+        if job_id in self._calls:
+            self._calls.discard(job_id)
+            self._connection.send({"type": "read", "jobs": [job_id]})
+        else:
+            super().take_back(job_id)
 
     def unwanted(self, job_id: int, reason: str | None) -> None:
         """Fail a job that nobody wants any longer."""
@@ -232,6 +270,12 @@ class AttachedPool(Pool):
             self._serve_here([request])
 
     def _serve_here(self, requests: Sequence[Request]) -> None:
+        """Have workers of this run do jobs; items of calls have gone with the server."""
+        calls = [request for request in requests if request.job_id in self._calls]
+        for request in calls:
+            self._calls.discard(request.job_id)
+            self._report(JobReport(request.job_id, LOST_CALL, cause=WorkerError(LOST_CALL)))
+        requests = [request for request in requests if request not in calls]
         try:
             super().submit(requests)
         except PoolEnded as error:

@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -269,12 +270,17 @@ class Client:
             env=environment_of_server(self._env),
             start_new_session=True,
         )
-        while time.monotonic() < deadline_s:
-            with contextlib.suppress(NoServer):
-                return self._attached()
-            if process.poll() is not None:
-                break
-            time.sleep(LOOK_S)
+        try:
+            while time.monotonic() < deadline_s:
+                with contextlib.suppress(NoServer):
+                    return self._attached()
+                if process.poll() is not None:
+                    break
+                time.sleep(LOOK_S)
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                del process  # it outlives this one; should it not, any later Popen buries it
         raise NoServer(
             f"one was started and did not come up: {last_line(self.directory) or 'it says nothing'}"
         )

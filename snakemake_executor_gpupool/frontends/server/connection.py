@@ -35,6 +35,8 @@ class Server:
     ----------
     files
         The directory of its pool's files, which is removed when all its processes have ended.
+    spools
+        Where items of calls are to be put.
     """
 
     socket: socket.socket
@@ -42,6 +44,7 @@ class Server:
     pid: int
     devices: list[str]
     files: str
+    spools: list[str]
 
 
 class Connection:
@@ -151,8 +154,8 @@ def _attached(client: Client, env: Mapping[str, str]) -> Server:
             raise NoServer(f"that in {client.directory} does not take this run: {why}")
         connection.settimeout(None)
         devices = [str(name) for name in answer["devices"]]
-        files = str(answer["files"])
-        return Server(connection, client.directory, int(answer["pid"]), devices, files)
+        files, spools = str(answer["files"]), [str(path) for path in answer["spools"]]
+        return Server(connection, client.directory, int(answer["pid"]), devices, files, spools)
     except (OSError, FrameError, KeyError, ValueError, TypeError) as error:
         connection.close()
         raise NoServer(f"that in {client.directory} does not answer: {error}") from error

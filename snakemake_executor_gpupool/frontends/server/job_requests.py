@@ -7,11 +7,12 @@ import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, parse_device
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.frontends.commandline.job_words import build_job
+from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.described import WorkerError
@@ -71,6 +72,13 @@ class ClientJob:
     def outputs(self) -> list[str]:
         """Return its outputs by their absolute paths."""
         return [os.path.join(self.cwd, path) for path in self.job.output]
+
+    #: Whether it can be begun again after its tool's code has changed.
+    is_repeatable: ClassVar[bool] = True
+
+    def submit(self, pool: Pool, job_id: int, ref: ToolRef) -> None:
+        """Have the pool do it."""
+        pool.submit([self.request(job_id, ref)])
 
     def request(self, job_id: int, ref: ToolRef) -> Request:
         """Return the request for the pool."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from snakemake_executor_gpupool.frontends.server.job_requests import BadMessage, ClientJob
 from snakemake_executor_gpupool.runtime.plain import from_plain, to_plain
+from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.tool_api.values import Job
-from snakemake_executor_gpupool.wire.described import WorkerError
+from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo, WorkerError
+from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 from snakemake_executor_gpupool.wire.kept import StoreAddress
+from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
 #: What of a request is for workers alone.
@@ -69,6 +73,81 @@ class RunJob(ClientJob):
         return replace(self.base, job_id=job_id, tool=ref)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunCall(RunJob):
+    """A call from Python, whose items are in memory and whose results are reported."""
+
+    info: ToolInfo
+    items: ItemsRead
+    is_repeatable = False
+
+    def submit(self, pool: Pool, job_id: int, ref: ToolRef) -> None:
+        """Have the pool compute its items."""
+        items = replace(self.items, job_id=job_id)
+        pool.submit_items(self.request(job_id, ref), self.info, items)
+
+
+def call_message(request: Request, info: ToolInfo, items: ItemsRead) -> dict[str, Any]:
+    """Return a call as a message."""
+    nothing: dict[str, Any] = {"payloads": (), "model": replace(items.model, origin={})}
+    plain = to_plain(replace(items, kept=frozenset(), **nothing))
+    call = {
+        "info": to_plain(info),
+        "items": plain,
+        "kept": sorted(items.kept),
+        "payloads": [*map(blob_message, items.payloads)],
+    }
+    return {**job_message(request), "call": call}
+
+
+def blob_message(blob: Blob) -> Any:
+    """Return a blob as JSON has it: its place in a file, or its bytes."""
+    return list(blob) if isinstance(blob, SpoolFile) else base64.b64encode(blob).decode()
+
+
+def read_blob(value: Any) -> Blob:
+    """Return the blob that a message has.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    if isinstance(value, str):
+        return base64.b64decode(value, validate=True)
+    path, *numbers = value
+    if not isinstance(path, str) or [type(number) for number in numbers] != [int] * 3:
+        raise ValueError(f"{value!r:.80} is no place in a file")
+    return SpoolFile(path, *numbers)
+
+
+def _read_call(job: RunJob, call: Mapping[str, Any], spools: Collection[str]) -> RunCall:
+    payloads = tuple(map(read_blob, call["payloads"]))
+    for blob in payloads:
+        if isinstance(blob, SpoolFile) and os.path.dirname(blob.path) not in spools:
+            raise ValueError(f"{blob.path} is in no directory of the server's")
+    items = from_plain(_Items, call["items"])
+    columns = items.keys, items.costs, items.tokens, items.names
+    if any(len(column) != len(payloads) for column in columns):
+        raise ValueError("columns of items that are not equally long")
+    read = ItemsRead(0, items.model, *columns, payloads, frozenset(map(int, call["kept"])))
+    fields = {each.name: getattr(job, each.name) for each in dataclasses.fields(job)}
+    return RunCall(**fields, info=from_plain(ToolInfo, call["info"]), items=read)
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The part of a call's items that is not bytes."""
+
+    model: ModelInfo
+    job_id: int = 0
+    keys: tuple[str, ...] = ()
+    costs: tuple[float, ...] = ()
+    tokens: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    payloads: tuple[str, ...] = ()
+
+
 def job_message(request: Request) -> dict[str, Any]:
     """Return a request as a message."""
     empty: dict[str, Any] = dict.fromkeys(_BLOBS, b"")
@@ -89,9 +168,14 @@ def job_message(request: Request) -> dict[str, Any]:
 
 
 def read_job(
-    message: Mapping[str, Any], client: Client, numbered: Callable[[int, ToolRef], None]
+    message: Mapping[str, Any],
+    client: Client,
+    numbered: Callable[[int, ToolRef], None],
+    spools: Collection[str],
 ) -> RunJob:
     """Return the job that a message describes; ``numbered`` as a :class:`RunJob` has it.
+
+    ``spools`` are the only directories whose files it may name as items.
 
     Raises
     ------
@@ -112,7 +196,7 @@ def read_job(
         )
         if not os.path.isabs(base.cwd):
             raise ValueError(f"{base.cwd!r:.80} is no directory")
-        return RunJob(
+        job = RunJob(
             spec=str(message["spec"]),
             name=str(message["name"]),
             job=Job(params={"texts": [str(text) for text in message["texts"]]}),
@@ -124,13 +208,18 @@ def read_job(
             wanted=tuple(str(path) for path in message["outputs"]),
             numbered=numbered,
         )
+        call = message.get("call")
+        return job if call is None else _read_call(job, call, spools)
     except (ValueError, TypeError, KeyError, IndexError, binascii.Error) as error:
         raise BadMessage(f"a job's message is malformed: {error!r}") from error
 
 
 def report_message(report: JobReport, own_id: int) -> dict[str, Any]:
     """Return how a job has ended, under the number that its run has given it."""
+    blobs: Any = report.details.get("blobs", ())
     return {
+        "order": report.details.get("order"),
+        "blobs": [*map(blob_message, blobs)],
         "job_id": own_id,
         "error": report.error,
         "seconds": report.seconds,
@@ -150,10 +239,15 @@ def read_report(message: Mapping[str, Any]) -> JobReport:
     """
     cause = message["cause"]
     error = message["error"]
+    details: dict[str, object] = {}
+    if message["order"] is not None:
+        details["order"] = [int(place) for place in message["order"]]
+        details["blobs"] = [*map(read_blob, message["blobs"])]
     return JobReport(
         int(message["job_id"]),
         None if error is None else str(error),
         float(message["seconds"]),
+        details,
         withdrawn=bool(message["withdrawn"]),
         cause=None if cause is None else from_plain(WorkerError, cause),
         cost=dict(message["cost"]),

@@ -4,6 +4,7 @@ The run says::
 
     attach    once: who it is
     jobs      some are ready
+    read      results of these calls have been read: nobody needs them
     unwanted  these are not wanted any longer; none of their outputs appears once that is reported
     late      nothing new is to be begun
 
@@ -70,6 +71,8 @@ class RunSession:
         self._will_flush = False
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._gone: dict[int, asyncio.Future[bytes]] = {}
+        #: Calls whose results are still to be read, and the server's numbers of them.
+        self._lent: dict[int, int] = {}
         self._late: asyncio.Future[None] = self._loop.create_future()
 
     async def talk(self, hello: Mapping[str, Any], reader: asyncio.StreamReader) -> None:
@@ -93,6 +96,8 @@ class RunSession:
             for gone in self._gone.values():
                 _set(gone, b"")
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            for own_id in list(self._lent):
+                self._take_back(own_id)
             self._service.left()
 
     async def _say_farewell(self, reader: asyncio.StreamReader) -> None:
@@ -110,6 +115,7 @@ class RunSession:
         return {
             "pid": os.getpid(),
             "files": str(self._service.pool.paths.directory),
+            "spools": self._service.pool.paths.spools,
             "devices": [device.name for device in config.devices],
         }
 
@@ -118,12 +124,20 @@ class RunSession:
             case "jobs":
                 for job in message.get("jobs", ()):
                     self._begin(int(job["job_id"]), job, client)
+            case "read":
+                for own_id in message.get("jobs", ()):
+                    self._take_back(own_id)
             case "unwanted":
                 for own_id in message.get("jobs", ()):
                     if own_id in self._gone:
                         _set(self._gone[own_id], b"")
             case "late":
                 _set(self._late, None)
+
+    def _take_back(self, own_id: int) -> None:
+        job_id = self._lent.pop(own_id, None)
+        if job_id is not None:
+            self._service.pool.take_back(job_id)
 
     # -- a job -------------------------------------------------------------------------------
     def _begin(self, own_id: int, message: Mapping[str, Any], client: Client) -> None:
@@ -144,7 +158,7 @@ class RunSession:
         report: JobReport | None = None
         job: RunJob | None = None
         try:
-            job = read_job(message, client, numbered)
+            job = read_job(message, client, numbered, self._service.pool.paths.spools)
             if self._late.done() and not job.base.goes_on:
                 report = JobReport(0, f"{job.title}: not started", withdrawn=True)
             else:
@@ -160,6 +174,8 @@ class RunSession:
             for number in tries:
                 self._relay.close(number, is_final=report is not None)
             del self._gone[own_id]
+            if report is not None and report.details:
+                self._lent[own_id] = tries[-1]
             if report is not None:
                 self._put((REPORT, report_message(report, own_id)))
                 self._service.done += report.error is None

@@ -251,12 +251,8 @@ class Service:
 
         Raises
         ------
-        ComputeThere, Renewed
-            It is not done here.
-        GpupoolError
-            It cannot be begun, by its own fault.
-        ConnectionError
-            Nobody wants it any longer.
+        ComputeThere, Renewed, GpupoolError, ConnectionError
+            It is not done here; cannot be begun, by its own fault; nobody wants it any longer.
         """
         lacking = self._device_lacking(job)
         if lacking:
@@ -287,6 +283,7 @@ class Service:
                 continue
             report = await self._once(job, place, gone, late)
             kind = report.cause.type if report.cause is not None else ""
+            lacks = job.is_repeatable and _lacks_a_file(report.cause)
             if kind in SPOILING:
                 self.workplaces.spoil(place)
                 if key_of(os.environ) != self.key:
@@ -295,9 +292,9 @@ class Service:
                 raise ComputeThere("the server was ended")
             if kind == UnlistedCode.__name__:
                 raise ComputeThere(f"the server cannot serve {job.name}: {report.error}")
-            if kind == CodeChanged.__name__:
+            if kind == CodeChanged.__name__ and job.is_repeatable:
                 LOG.info("%s: %s", job.title, report.error)
-            elif _lacks_a_file(report.cause) and place.ref.base_dir != job.cwd:
+            elif lacks and place.ref.base_dir != job.cwd:
                 is_here = True  # it may be one that the tool looks for where its job runs
             else:
                 return report, job, version
@@ -337,7 +334,7 @@ class Service:
         self._waiting[job_id] = report
         place.jobs += 1
         try:
-            pool.submit([job.request(job_id, place.ref)])
+            job.submit(pool, job_id, place.ref)
             ends = (report, gone) if late is None else (report, gone, late)
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not report.done() and not gone.done():
