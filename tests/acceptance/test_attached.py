@@ -76,9 +76,11 @@ class Place:
         profile = str(directory / "profile.json")  # part of which server is meant
         self.env = {"LOADS": str(self.loads), "GPUPOOL_PROFILE": profile}
 
-    def workflow(self, name: str, words: str = "a b", sleep_s: float = 0.0) -> Workflow:
+    def workflow(
+        self, name: str, words: str = "a b", sleep_s: float = 0.0, last: str = ""
+    ) -> Workflow:
         """A workflow of four jobs, the last of which shares all its words with the first."""
-        inputs = {f"in/{i}.txt": f"{words} {name if i == 1 else i % 3}" for i in range(4)}
+        inputs = {f"in/{i}.txt": f"{words} {name if i == 1 else i % 3}{last}" for i in range(4)}
         snakefile = SNAKEFILE.format(tool=f"{self.tool}:Shout", sleep_s=sleep_s)
         return Workflow(self.directory / name, snakefile, inputs)
 
@@ -156,7 +158,7 @@ def test_a_second_run_finds_all_loaded_and_edited_code_is_new(place: Place) -> N
 def test_two_runs_at_once_share_and_one_that_ends_takes_none_of_the_other_s(place: Place) -> None:
     place.env["GPUPOOL_MANAGED_DEVICES"] = "cpu:1"
     runs = [place.workflow(name, sleep_s=0.3) for name in ("one", "two")]
-    gone = place.workflow("gone", "x y", sleep_s=0.3)
+    gone = place.workflow("gone", "x y", sleep_s=0.3, last="z")
     processes = [place.start(each, "auto") for each in runs]
     doomed = place.start(gone, "auto")
     assert eventually(lambda: bool({"x", "y"} & set(place.computed())), 60.0)

@@ -16,7 +16,7 @@ from snakemake_executor_gpupool import ToolPool
 from snakemake_executor_gpupool.devices.device import cpu_slot
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import JobFailed, PoolEnded
-from snakemake_executor_gpupool.frontends.python import pool as python_pool
+from snakemake_executor_gpupool.frontends.python import opening
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.runtime import inbox
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
@@ -237,7 +237,7 @@ def test_a_call_ends_when_its_pool_has_failed_and_later_ones_are_refused(
         paths.create()
         return Pool(config, callbacks, (paths, host))
 
-    monkeypatch.setattr(python_pool, "Pool", open_pool)
+    monkeypatch.setattr(opening, "Pool", open_pool)
     errors: list[BaseException] = []
 
     def call(pool: ToolPool) -> None:

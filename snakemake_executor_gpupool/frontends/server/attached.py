@@ -100,8 +100,8 @@ class AttachedPool(Pool):
             self._outstanding.update((request.job_id, request) for request in theirs)
         handed_over = {request.job_id for request in theirs}
         own = [request for request in requests if request.job_id not in handed_over]
-        if own and self._over and not self._falls_back:
-            self.fail(ConfigError(f"{self._over}, and --gpupool-server wants one"))
+        if self._over and not self._falls_back and any(map(self._is_for_server, own)):
+            self.fail(ConfigError(f"{self._over}, and this run was to have one"))
         if own:
             super().submit(own)
         if theirs:
@@ -143,11 +143,13 @@ class AttachedPool(Pool):
 
     def take_back(self, job_id: int) -> None:
         """Say that a call's results have been read."""
-        if job_id in self._calls:
+        with self._state:
+            is_pending = job_id in self._outstanding  # it is taken back when it has been reported
+        if job_id not in self._calls:
+            super().take_back(job_id)
+        elif not is_pending:
             self._calls.discard(job_id)
             self._connection.send({"type": "read", "jobs": [job_id]})
-        else:
-            super().take_back(job_id)
 
     def unwanted(self, job_id: int, reason: str | None) -> None:
         """Fail a job that nobody wants any longer."""
@@ -195,7 +197,10 @@ class AttachedPool(Pool):
     # -- what the server says, on the connection's thread --------------------------------------
     def _hear(self, message: dict[str, Any] | None) -> None:
         if message is None:
-            self._lost()
+            try:
+                self._lost()
+            except BaseException as error:  # nobody else would hear of it
+                self.fail(error)
             return
         handler = self._handlers.get(message["type"])
         if handler is not None:
@@ -204,6 +209,8 @@ class AttachedPool(Pool):
     def _ending(self, message: dict[str, Any]) -> None:
         with self._state:
             self._over = f"the server of process {self._server.pid} ends: {message.get('why')}"
+        if self._falls_back:
+            self._say_once(f"{self._over}; workers of this run serve all later jobs")
 
     def _take_news(self, message: dict[str, Any]) -> None:
         news: list[News] = []
@@ -265,7 +272,9 @@ class AttachedPool(Pool):
         with self._state:
             request = self._outstanding.pop(job_id, None)
             self._state.notify_all()
-        if request is not None:
+        if request is not None and self._over and not self._falls_back:
+            self.fail(ConfigError(f"{self._over}, and this run was to have one"))
+        elif request is not None:
             self._say_once(f"{why}; a worker of this run serves it")
             self._serve_here([request])
 

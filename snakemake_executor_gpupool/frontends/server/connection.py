@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import socket
@@ -23,6 +24,7 @@ from snakemake_executor_gpupool.frontends.server.own import inside_of, surroundi
 from snakemake_executor_gpupool.frontends.server.talk import encode, receive
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 
+LOG = logging.getLogger("snakemake_executor_gpupool.serve")
 #: How long what is still to be sent may take at the end.
 LAST_S = 2.0
 
@@ -91,8 +93,9 @@ class Connection:
         try:
             while (message := receive(self._socket)) is not None:
                 self._hear(message)
-        except (OSError, FrameError, KeyError, ValueError, TypeError):
+        except Exception:
             # What makes no sense counts as the end of a server that can be believed.
+            LOG.debug("the connection to the server fails", exc_info=True)
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
         self._hear(None)

@@ -65,7 +65,7 @@ class RunJob(ClientJob):
 
     def outputs(self) -> list[str]:
         """Return its outputs by their absolute paths."""
-        return [os.path.join(self.cwd, path) for path in self.wanted]
+        return [os.path.join(self.base.cwd, path) for path in self.wanted]
 
     def request(self, job_id: int, ref: ToolRef) -> Request:
         """Return the request for the pool."""
@@ -159,6 +159,7 @@ def job_message(request: Request) -> dict[str, Any]:
         **blobs,
         "request": plain,
         "spec": request.tool.spec,
+        "base_dir": request.tool.base_dir,
         "name": str(request.tool),
         "texts": list(request.texts),
         "outputs": list(request.facts.all_outputs),
@@ -194,14 +195,16 @@ def read_job(
             store=None if store is None else StoreAddress(str(store[0]), store[1]),
             has_provenance=bool(message["has_provenance"]),
         )
-        if not os.path.isabs(base.cwd):
-            raise ValueError(f"{base.cwd!r:.80} is no directory")
+        for place in (base.cwd, message["base_dir"]):
+            if not os.path.isabs(place):
+                raise ValueError(f"{place!r:.80} is no directory")
         job = RunJob(
             spec=str(message["spec"]),
             name=str(message["name"]),
             job=Job(params={"texts": [str(text) for text in message["texts"]]}),
             device=base.devices,
-            cwd=base.cwd,
+            # Where its processes may start; a job in a shadow directory has its files elsewhere.
+            cwd=str(message["base_dir"]),
             umask=client.umask,
             variables=client.variables,
             base=base,
