@@ -163,10 +163,24 @@ MUTANTS = (
     ),
     Mutant(
         "every item gets its own result, in the job's order",
-        "scheduling/jobs.py",
+        "scheduling/job_state.py",
         "            order.append(places[id(item)])\n",
         "            order.append(len(order) % len(blobs))\n",
         ("test_jobs.py",),
+    ),
+    Mutant(
+        "an item is computed apart only when no merged run has it",
+        "scheduling/merging/run.py",
+        "if not item.is_merged and not item.is_done]",
+        "if not item.is_done]",
+        ("test_chains.py",),
+    ),
+    Mutant(
+        "a dropped job's merged run is not started",
+        "scheduling/scheduler.py",
+        "            self.merges.drop_unwanted(now_s)\n        self._settle",
+        "        self._settle",
+        ("test_chains.py",),
     ),
     Mutant(
         "a failed item fails every job that contains it, and no other",

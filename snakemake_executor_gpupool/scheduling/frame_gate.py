@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorker
-from snakemake_executor_gpupool.scheduling.jobs import JobPhase
+from snakemake_executor_gpupool.scheduling.job_state import JobPhase
 from snakemake_executor_gpupool.scheduling.merging.run import merged_of
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.model import Batch, ModelWorker, Stage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from snakemake_executor_gpupool.scheduling.effects import Fact, Outbox
-from snakemake_executor_gpupool.scheduling.jobs import JobState
+from snakemake_executor_gpupool.scheduling.job_state import JobState
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 

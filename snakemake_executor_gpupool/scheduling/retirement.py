@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from snakemake_executor_gpupool.scheduling.effects import Outbox, StopWorker
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
-from snakemake_executor_gpupool.scheduling.jobs import JobPhase, JobState, JobTable
+from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState
+from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
 from snakemake_executor_gpupool.scheduling.results import WorkItem

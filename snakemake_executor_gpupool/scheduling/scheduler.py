@@ -27,7 +27,8 @@ from snakemake_executor_gpupool.scheduling.effects import Outbox, Remark, StoreT
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.scheduling.forecast import Forecast
 from snakemake_executor_gpupool.scheduling.intake import Intake
-from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
+from snakemake_executor_gpupool.scheduling.job_state import JobState, explain
+from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest, Leases
 from snakemake_executor_gpupool.scheduling.leaving import LeavingMachines
 from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns

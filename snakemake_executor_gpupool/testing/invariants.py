@@ -14,7 +14,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.requests import Phase as HolderPhase
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
-from snakemake_executor_gpupool.scheduling.jobs import JobPhase, JobState
+from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.results import WorkItem, blob_size

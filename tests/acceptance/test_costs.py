@@ -15,8 +15,8 @@ import pytest
 from snakemake_executor_gpupool.records.runs.costs import account_of
 from snakemake_executor_gpupool.records.runs.files import find_run
 from snakemake_executor_gpupool.records.runs.reader import read_run
+from snakemake_executor_gpupool.records.runs.states import JobState
 from snakemake_executor_gpupool.records.runs.trace import trace_text
-from snakemake_executor_gpupool.records.runs.values import JobState
 from tests.acceptance.running import Finished, Workflow
 from tests.unit.trace_format import problems
 

@@ -15,7 +15,8 @@ import pytest
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.records.runs.costs import BUSY, account_of
 from snakemake_executor_gpupool.records.runs.reader import EventReader
-from snakemake_executor_gpupool.records.runs.values import Activity, RunView
+from snakemake_executor_gpupool.records.runs.states import Activity
+from snakemake_executor_gpupool.records.runs.values import RunView
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Work, by_cost
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem

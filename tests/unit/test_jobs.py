@@ -9,7 +9,8 @@ import pytest
 
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents
 from snakemake_executor_gpupool.scheduling.effects import Note, Outbox, Report
-from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
+from snakemake_executor_gpupool.scheduling.job_state import JobState, explain
+from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef

@@ -22,16 +22,14 @@ from snakemake_executor_gpupool.records.report.rules import (
 )
 from snakemake_executor_gpupool.records.runs.reader import EventReader, read_run
 from snakemake_executor_gpupool.records.runs.spans import union_s
+from snakemake_executor_gpupool.records.runs.states import Activity, JobState, Span
 from snakemake_executor_gpupool.records.runs.values import (
-    Activity,
     BatchView,
     Cost,
     DeviceView,
-    JobState,
     JobView,
     LeaseView,
     RunView,
-    Span,
     WorkerView,
 )
 from tests.report.synthetic import Shape, lines_of, write_run

@@ -16,12 +16,8 @@ from hypothesis import strategies as st
 from snakemake_executor_gpupool.records.owned import OwnedDirectory
 from snakemake_executor_gpupool.records.runs.files import NoRun, find_run, is_live, list_runs
 from snakemake_executor_gpupool.records.runs.reader import EventReader, RunReader, read_run
-from snakemake_executor_gpupool.records.runs.values import (
-    Activity,
-    JobState,
-    RunState,
-    RunView,
-)
+from snakemake_executor_gpupool.records.runs.states import Activity, JobState, RunState
+from snakemake_executor_gpupool.records.runs.values import RunView
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
 from tests.unit.run_files import EPOCH_S, events_of, leave, lines_of

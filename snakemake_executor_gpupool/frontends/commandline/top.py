@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.records.progress import format_seconds
 from snakemake_executor_gpupool.records.runs.files import find_run, is_live
 from snakemake_executor_gpupool.records.runs.live import WINDOW_S, DeviceNow, Snapshot, snapshot
 from snakemake_executor_gpupool.records.runs.reader import RunReader
-from snakemake_executor_gpupool.records.runs.values import RunState
+from snakemake_executor_gpupool.records.runs.states import RunState
 from snakemake_executor_gpupool.wire.bounds import printable
 
 if TYPE_CHECKING:

@@ -28,14 +28,11 @@ from snakemake_executor_gpupool.records.report.rules import (
     rule_rows,
     time_rows,
 )
+from snakemake_executor_gpupool.records.runs.states import Activity, JobState, Mark, RunState
 from snakemake_executor_gpupool.records.runs.values import (
-    Activity,
     BatchView,
-    JobState,
     JobView,
     LeaseView,
-    Mark,
-    RunState,
     RunView,
     WorkerView,
 )

@@ -29,13 +29,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.records.runs.spans import union_s
-from snakemake_executor_gpupool.records.runs.values import (
-    Activity,
-    JobState,
-    JobView,
-    RunView,
-    WorkerView,
-)
+from snakemake_executor_gpupool.records.runs.states import Activity, JobState
+from snakemake_executor_gpupool.records.runs.values import JobView, RunView, WorkerView
 
 #: Between the tools of a worker that has several.
 CHAINED = " + "

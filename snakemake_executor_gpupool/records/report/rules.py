@@ -9,9 +9,9 @@ from typing import Any
 
 from snakemake_executor_gpupool.records.runs.costs import account_of
 from snakemake_executor_gpupool.records.runs.spans import union_s
+from snakemake_executor_gpupool.records.runs.states import JobState
 from snakemake_executor_gpupool.records.runs.values import (
     BatchView,
-    JobState,
     JobView,
     LeaseView,
     RunView,

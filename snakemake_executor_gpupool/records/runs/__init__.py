@@ -5,6 +5,7 @@
 >>> run = read_run(find_run())                                              # doctest: +SKIP
 >>> [job.title for job in run.jobs.values() if job.state is JobState.FAILED]  # doctest: +SKIP
 
-``values`` holds the plain types, ``reader`` makes them from the lines of ``events.jsonl`` (all at
-once, or as they come), ``files`` finds runs, ``costs`` sums up where device time went.
+``values`` and ``states`` hold the plain types, ``reader`` makes them from the lines of
+``events.jsonl`` (all at once, or as they come), ``files`` finds runs, ``costs`` sums up where
+device time went.
 """

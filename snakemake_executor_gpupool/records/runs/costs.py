@@ -22,12 +22,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from snakemake_executor_gpupool.records.runs.values import (
-    Activity,
-    BatchView,
-    RunView,
-    WorkerView,
-)
+from snakemake_executor_gpupool.records.runs.states import Activity
+from snakemake_executor_gpupool.records.runs.values import BatchView, RunView, WorkerView
 
 JOBS, LOST, IDLE, LEASED = "jobs", "lost", "idle", "leased"
 BUSY = (JOBS, "out_of_memory", "unclaimed", LOST)

@@ -7,13 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from snakemake_executor_gpupool.records.runs.values import (
-    Activity,
-    JobState,
-    JobView,
-    RunView,
-    WorkerView,
-)
+from snakemake_executor_gpupool.records.runs.states import Activity, JobState
+from snakemake_executor_gpupool.records.runs.values import JobView, RunView, WorkerView
 
 STARTING = (Activity.START, Activity.IMPORT)
 #: From a job's end until those that read its outputs are handed out, at most: more is another wait.

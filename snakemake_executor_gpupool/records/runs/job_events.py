@@ -13,13 +13,8 @@ from snakemake_executor_gpupool.records.runs.fields import (
     texts,
     whole_or_none,
 )
-from snakemake_executor_gpupool.records.runs.values import (
-    Cost,
-    JobState,
-    JobView,
-    LeaseView,
-    RunView,
-)
+from snakemake_executor_gpupool.records.runs.states import JobState
+from snakemake_executor_gpupool.records.runs.values import Cost, JobView, LeaseView, RunView
 
 _TITLE = re.compile(r"rule (\S+)(?: \((.*)\))?", re.DOTALL)
 

@@ -11,15 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.records.runs.spans import union_s
-from snakemake_executor_gpupool.records.runs.values import (
-    Activity,
-    BatchView,
-    JobState,
-    Mark,
-    RunState,
-    RunView,
-    WorkerView,
-)
+from snakemake_executor_gpupool.records.runs.states import Activity, JobState, Mark, RunState
+from snakemake_executor_gpupool.records.runs.values import BatchView, RunView, WorkerView
 
 #: Seconds over which shares and rates are taken.
 WINDOW_S = 30.0

@@ -16,7 +16,8 @@ from snakemake_executor_gpupool.records.runs.fields import Event, number
 from snakemake_executor_gpupool.records.runs.files import EVENTS
 from snakemake_executor_gpupool.records.runs.job_events import JobEvents
 from snakemake_executor_gpupool.records.runs.run_events import RunEvents
-from snakemake_executor_gpupool.records.runs.values import JobState, RunState, RunView
+from snakemake_executor_gpupool.records.runs.states import JobState, RunState
+from snakemake_executor_gpupool.records.runs.values import RunView
 from snakemake_executor_gpupool.records.runs.worker_events import WorkerEvents
 
 #: What an event may lack or have wrong, whoever wrote it.

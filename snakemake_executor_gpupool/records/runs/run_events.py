@@ -11,14 +11,8 @@ from snakemake_executor_gpupool.records.runs.fields import (
     texts,
     whole_or_none,
 )
-from snakemake_executor_gpupool.records.runs.values import (
-    CPU,
-    CUDA,
-    DeviceView,
-    Mark,
-    RunState,
-    RunView,
-)
+from snakemake_executor_gpupool.records.runs.states import Mark, RunState
+from snakemake_executor_gpupool.records.runs.values import CPU, CUDA, DeviceView, RunView
 
 
 class RunEvents:

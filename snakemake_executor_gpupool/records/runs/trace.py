@@ -20,15 +20,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from snakemake_executor_gpupool.records.runs.values import (
-    Activity,
-    BatchView,
-    JobView,
-    Mark,
-    RunView,
-    Span,
-    WorkerView,
-)
+from snakemake_executor_gpupool.records.runs.states import Activity, Mark, Span
+from snakemake_executor_gpupool.records.runs.values import BatchView, JobView, RunView, WorkerView
 
 TraceEvent = dict[str, Any]
 #: Something on a device: when, what it is called, and whose it is.

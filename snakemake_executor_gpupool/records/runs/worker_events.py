@@ -13,15 +13,8 @@ from snakemake_executor_gpupool.records.runs.fields import (
     texts,
     whole_or_none,
 )
-from snakemake_executor_gpupool.records.runs.values import (
-    Activity,
-    BatchView,
-    JobState,
-    Mark,
-    RunView,
-    Span,
-    WorkerView,
-)
+from snakemake_executor_gpupool.records.runs.states import Activity, JobState, Mark, Span
+from snakemake_executor_gpupool.records.runs.values import BatchView, RunView, WorkerView
 
 
 class WorkerEvents:

@@ -33,7 +33,8 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import (
     FileWorker,
     FileWorkerPool,
 )
-from snakemake_executor_gpupool.scheduling.jobs import JobPhase, JobState, JobTable, explain
+from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState, explain
+from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.results import blob_size
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError

@@ -21,7 +21,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
-from snakemake_executor_gpupool.scheduling.jobs import JobPhase, JobState, JobTable
+from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState
+from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, MergedStage
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import (

@@ -18,7 +18,8 @@ from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents
 from snakemake_executor_gpupool.scheduling.effects import Outbox
-from snakemake_executor_gpupool.scheduling.jobs import JobState, JobTable, explain
+from snakemake_executor_gpupool.scheduling.job_state import JobState, explain
+from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.ahead import LoadAhead
 from snakemake_executor_gpupool.scheduling.models.batching import Batching
 from snakemake_executor_gpupool.scheduling.models.charging import Charging
