@@ -15,7 +15,7 @@ from snakemake_executor_gpupool.runtime.expected import Pace
 from snakemake_executor_gpupool.scheduling.core import Setup
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.testing.simulation import gpu
-from tests.unit.test_forecast import INFO, KNOWN, READ_S, START_S, WRITE_S, expected, request
+from tests.unit.test_planned_run import INFO, KNOWN, READ_S, START_S, WRITE_S, expected, request
 
 #: What Snakemake takes: nothing, but for what a test says.
 NO_TIME = SnakemakesPace(opening_s=0, turnaround_s=0, finish_s=0, submit_s=0, child_s=0)

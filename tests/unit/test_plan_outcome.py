@@ -13,7 +13,7 @@ from snakemake_executor_gpupool.devices.device import cpu_slot
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.frontends.commandline.plan.command import Plan
 from snakemake_executor_gpupool.frontends.commandline.plan.flow import SnakemakesPace
-from snakemake_executor_gpupool.frontends.commandline.plan.foresight import Foresight
+from snakemake_executor_gpupool.frontends.commandline.plan.foresight import ForeseenJobs
 from snakemake_executor_gpupool.frontends.commandline.plan.outcome import (
     EXIT_S,
     MEASURED_SPREAD,
@@ -25,8 +25,8 @@ from snakemake_executor_gpupool.frontends.snakemake.planned import Graph, Planne
 from snakemake_executor_gpupool.records.runs.history import History
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
-from tests.unit.test_forecast import INFO, TOOL
 from tests.unit.test_plan_parts import FIGURES, answer, served
+from tests.unit.test_planned_run import INFO, TOOL
 
 OWN = SnakemakesPace()
 ON_CPU = dataclasses.replace(INFO, devices=("cpu",))
@@ -47,12 +47,12 @@ def outcome(
 ) -> Outcome:
     said = {each.job_id: each for each in answers}
     infos = {TOOL: ON_CPU} if tools else {}
-    foresight = Foresight(said, set(said), infos, {TOOL: 0.25} if tools else {})
+    foresight = ForeseenJobs(said, set(said), infos, {TOOL: 0.25} if tools else {})
     return foretell(of, foresight, History(), FIGURES if figures is None else figures)
 
 
 def as_plan(of: Graph, made: Outcome, **variants: Outcome) -> Plan:
-    return Plan(of, Foresight(), History(), made, variants)
+    return Plan(of, ForeseenJobs(), History(), made, variants)
 
 
 def test_a_plain_job_takes_what_it_took() -> None:
@@ -110,7 +110,7 @@ def test_what_cannot_be_done_is_left_out_with_what_waits_for_it() -> None:
 
 def test_a_tool_that_cannot_be_imported_is_said() -> None:
     of = graph(served(1))
-    foresight = Foresight(errors={TOOL: "No module named 'torch'"})
+    foresight = ForeseenJobs(errors={TOOL: "No module named 'torch'"})
     made = foretell(of, foresight, History(), FIGURES)
     assert list(made.rules[0].refused) == ["No module named 'torch'"]
 

@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import ConfigError, ProtocolError
 from snakemake_executor_gpupool.frontends.commandline.commands import split_plan
 from snakemake_executor_gpupool.frontends.commandline.plan.assumed import assumed_devices
-from snakemake_executor_gpupool.frontends.commandline.plan.foresight import Foresight, sampled
+from snakemake_executor_gpupool.frontends.commandline.plan.foresight import ForeseenJobs, sampled
 from snakemake_executor_gpupool.frontends.commandline.plan.workload import (
     MAX_ITEMS,
     Source,
@@ -34,7 +34,7 @@ from snakemake_executor_gpupool.wire.messages_out import foresee_job
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from snakemake_executor_gpupool.worker.foresee import foresee
 from snakemake_executor_gpupool.worker.loaded import for_files
-from tests.unit.test_forecast import INFO, TOOL, model
+from tests.unit.test_planned_run import INFO, TOOL, model
 
 FIGURES = {"m/cpux1:CPU": Figures(load_s=3.0, s_per_cost=0.5, fixed_s=0.1)}
 
@@ -57,7 +57,7 @@ def load(
     info = INFO.__class__(**{**{n: getattr(INFO, n) for n in INFO.__slots__}, "devices": ("cpu",)})
     said = {answer.job_id: answer for answer in answers}
     read = {job.number for job in jobs if job.has_inputs and job.number in said}
-    foresight = Foresight(said, read, {TOOL: info})
+    foresight = ForeseenJobs(said, read, {TOOL: info})
     history = History(rules=dict(rules))
     return workload_of(graph(*jobs), foresight, history, FIGURES, [cpu_slot(0)])
 

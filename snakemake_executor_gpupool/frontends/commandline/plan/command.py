@@ -12,7 +12,7 @@ from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED
 from snakemake_executor_gpupool.frontends.commandline.plan.assumed import assumed_devices
 from snakemake_executor_gpupool.frontends.commandline.plan.foresight import (
-    Foresight,
+    ForeseenJobs,
     foresee,
     sampled,
 )
@@ -43,7 +43,7 @@ class Plan:
     """
 
     graph: Graph
-    foresight: Foresight
+    foresight: ForeseenJobs
     history: History
     outcome: Outcome
     variants: dict[str, Outcome] = field(default_factory=dict)

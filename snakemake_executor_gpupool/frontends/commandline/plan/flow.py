@@ -15,7 +15,7 @@ from snakemake_executor_gpupool.frontends.snakemake.admission import Admission, 
 from snakemake_executor_gpupool.frontends.snakemake.lookahead import Lookahead
 from snakemake_executor_gpupool.frontends.snakemake.planned import PlannedJob, Way
 from snakemake_executor_gpupool.runtime.expected import ExpectedJob, Pace
-from snakemake_executor_gpupool.runtime.forecast import Forecast
+from snakemake_executor_gpupool.runtime.planned_run import PlannedRun
 from snakemake_executor_gpupool.scheduling.core import Setup
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
@@ -98,7 +98,7 @@ class Flow:
     ) -> None:
         self._own = own or SnakemakesPace()
         self._durations_s, self._limits, self._factor = durations_s, limits, pace.factor
-        self.forecast = Forecast(setup, expected, tools, pace, self._reported, self._granted)
+        self.forecast = PlannedRun(setup, expected, tools, pace, self._reported, self._granted)
         self._jobs = {job.number: job for job in jobs}
         self.done_s: dict[int, float] = {}
         self.errors: dict[int, str] = {}
@@ -265,7 +265,7 @@ def _units(jobs: Sequence[PlannedJob]) -> dict[int, list[int]]:
 class _Lane:
     """Jobs that run by themselves, as far as there are threads."""
 
-    def __init__(self, forecast: Forecast, cores: int, done: Callable[[int], None]) -> None:
+    def __init__(self, forecast: PlannedRun, cores: int, done: Callable[[int], None]) -> None:
         self._forecast, self._done = forecast, done
         self._admission = Admission(cores)
 

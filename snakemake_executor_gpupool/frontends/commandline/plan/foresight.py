@@ -49,7 +49,7 @@ AHEAD = 4
 
 
 @dataclass
-class Foresight:
+class ForeseenJobs:
     """What the tools' processes have said.
 
     Attributes
@@ -101,7 +101,9 @@ def _spread(jobs: Sequence[PlannedJob], most: int) -> list[PlannedJob]:
     return [jobs[int(step * number)] for number in range(most)]
 
 
-def foresee(graph: Graph, jobs: Sequence[PlannedJob], patience_s: float = PATIENCE_S) -> Foresight:
+def foresee(
+    graph: Graph, jobs: Sequence[PlannedJob], patience_s: float = PATIENCE_S
+) -> ForeseenJobs:
     """Ask a process of each tool about its jobs.
 
     Raises
@@ -109,7 +111,7 @@ def foresee(graph: Graph, jobs: Sequence[PlannedJob], patience_s: float = PATIEN
     ConfigError
         There is no place for temporary files.
     """
-    foresight = Foresight()
+    foresight = ForeseenJobs()
     by_tool: defaultdict[ToolRef, list[PlannedJob]] = defaultdict(list)
     for job in jobs:
         if job.request is not None:
@@ -157,7 +159,7 @@ class _Asking:
         graph: Graph,
         host: LocalHost,
         by_tool: Mapping[ToolRef, Sequence[PlannedJob]],
-        foresight: Foresight,
+        foresight: ForeseenJobs,
     ) -> None:
         self._graph, self._host, self._foresight = graph, host, foresight
         self._devices = graph.config.devices

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.frontends.commandline.plan.flow import Flow, Limits, SnakemakesPace
-from snakemake_executor_gpupool.frontends.commandline.plan.foresight import Foresight
+from snakemake_executor_gpupool.frontends.commandline.plan.foresight import ForeseenJobs
 from snakemake_executor_gpupool.frontends.commandline.plan.workload import (
     Source,
     Workload,
@@ -98,7 +98,7 @@ class Outcome:
 
 def foretell(
     graph: Graph,
-    foresight: Foresight,
+    foresight: ForeseenJobs,
     history: History,
     figures: Mapping[str, Figures],
     devices: Sequence[Device] | None = None,
@@ -141,7 +141,7 @@ def _flow(
     figures: Mapping[str, Figures],
     devices: Sequence[Device],
     durations_s: Mapping[int, float],
-    foresight: Foresight,
+    foresight: ForeseenJobs,
 ) -> Flow:
     config, settings = graph.config, graph.config.device_settings
     setup = Setup(

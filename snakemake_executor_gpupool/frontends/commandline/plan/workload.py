@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.errors import ImpossibleRequest
-from snakemake_executor_gpupool.frontends.commandline.plan.foresight import Foresight
+from snakemake_executor_gpupool.frontends.commandline.plan.foresight import ForeseenJobs
 from snakemake_executor_gpupool.frontends.snakemake.planned import Graph, PlannedJob, Way
 from snakemake_executor_gpupool.records.runs.history import History, RuleHistory
 from snakemake_executor_gpupool.runtime.expected import ExpectedItems, ExpectedJob
@@ -43,7 +43,7 @@ class Workload:
     Attributes
     ----------
     jobs, tools
-        As :class:`~snakemake_executor_gpupool.runtime.forecast.Forecast` takes them.
+        As :class:`~snakemake_executor_gpupool.runtime.planned_run.PlannedRun` takes them.
     sources
         By job number, where its items come from.
     items
@@ -82,7 +82,7 @@ class _Rule:
 
 def workload_of(
     graph: Graph,
-    foresight: Foresight,
+    foresight: ForeseenJobs,
     history: History,
     figures: Mapping[str, Figures],
     devices: Sequence[Device],
@@ -95,7 +95,7 @@ class _Maker:
     def __init__(
         self,
         graph: Graph,
-        foresight: Foresight,
+        foresight: ForeseenJobs,
         history: History,
         figures: Mapping[str, Figures],
         devices: Sequence[Device],

@@ -41,7 +41,7 @@ TICK_S = 0.001
 STAGING_S, PUBLISHING_S = 0.003, 0.002
 
 
-class Forecast:
+class PlannedRun:
     """One run foretold, on a clock that jumps from event to event.
 
     Parameters

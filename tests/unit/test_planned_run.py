@@ -7,7 +7,7 @@ import pytest
 from snakemake_executor_gpupool.devices.device import cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import gpus
 from snakemake_executor_gpupool.runtime.expected import ExpectedItems, ExpectedJob, Pace
-from snakemake_executor_gpupool.runtime.forecast import PUBLISHING_S, STAGING_S, Forecast
+from snakemake_executor_gpupool.runtime.planned_run import PUBLISHING_S, STAGING_S, PlannedRun
 from snakemake_executor_gpupool.scheduling.core import Setup
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
@@ -68,7 +68,7 @@ class Run:
             dispatch=DispatchConfig(batch_window_s=0.0),
         )
         pace = Pace({"tool": START_S}, figures=known)
-        self.forecast = Forecast(setup, jobs, {"tool": INFO}, pace, self.report, self.grant)
+        self.forecast = PlannedRun(setup, jobs, {"tool": INFO}, pace, self.report, self.grant)
 
     def report(self, report: JobReport) -> None:
         self.done_s[report.job_id] = self.forecast.now_s
