@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.errors import ProtocolError
+from snakemake_executor_gpupool.testing.world_options import INFO
 from snakemake_executor_gpupool.wire import messages as wire
 from snakemake_executor_gpupool.wire.described import ERROR_KINDS, WorkerError
 from snakemake_executor_gpupool.wire.fields import (
@@ -27,16 +28,6 @@ from tests.unit.fuzzing import cases
 
 ERROR = {"kind": "tool", "type": "ValueError", "message": "bad", "traceback": "Traceback"}
 MODEL = {"model": "m", "model_label": "M", "group": "g", "short_tokens": 8}
-INFO = {
-    "deterministic": True,
-    "persistent": True,
-    "devices": ["cuda", "cpu"],
-    "gpus_per_instance": 1,
-    "pads": True,
-    "vram_mib": None,
-    "batch_limit_s": 600.0,
-    "can_move": False,
-}
 STAGED = {"chain": 0, "keys": ["k"], "items": 2, "digests": ["d"], "bytes": 7}
 #: One sound frame of each kind, with each of its fields.
 SOUND: dict[str, tuple[dict[str, Any], list[bytes]]] = {

@@ -286,3 +286,9 @@ def test_a_damaged_summary_is_none(tmp_path: Path) -> None:
     assert read_run(directory).summary is None
     (directory / "summary.json").write_text(json.dumps({"items": 3}))
     assert read_run(directory).summary == {"items": 3}
+
+
+def test_a_device_that_joins_is_of_the_kind_that_its_name_says(tmp_path: Path) -> None:
+    names = ["n1/cuda:0", "n1/rocm:1", "n1/cpu:0"]
+    run = read([{"event": "devices_joined", "time_s": 1.0, "devices": names}], tmp_path)
+    assert [run.devices[name].kind for name in names] == ["cuda", "rocm", "cpu"]

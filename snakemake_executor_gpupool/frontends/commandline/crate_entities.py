@@ -18,7 +18,7 @@ from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from snakemake_executor_gpupool.records.provenance.reader import Record
-from snakemake_executor_gpupool.records.provenance.recorder import content_of
+from snakemake_executor_gpupool.records.provenance.recorder import content_of, has_content
 from snakemake_executor_gpupool.records.provenance.store import line_of
 from snakemake_executor_gpupool.worker.file_hashes import hash_of
 
@@ -325,9 +325,7 @@ class Crate:
             "encodingFormat": mimetypes.guess_type(path)[0],
         }
         properties = {name: value for name, value in properties.items() if value is not None}
-        is_same = "sha256" in each and content_of(hash_of(str(there))) == {
-            name: each[name] for name in ("size_bytes", "sha256", "kind") if name in each
-        }
+        is_same = "sha256" in each and has_content(each, content_of(hash_of(str(there))))
         add = self._crate.add_dataset if is_directory else self._crate.add_file
         if self._with_files and is_same:
             inner = f"files/{quote(path.lstrip('/'))}" if ".." not in path else f"files/{key[1]}"

@@ -24,7 +24,7 @@ from snakemake_executor_gpupool.records.provenance.reader import (
     Record,
     find_file,
 )
-from snakemake_executor_gpupool.records.provenance.recorder import content_of
+from snakemake_executor_gpupool.records.provenance.recorder import content_of, has_content
 from snakemake_executor_gpupool.worker.file_hashes import hash_of
 
 #: What became of a file: it is as it was written; the same content was written under another
@@ -102,12 +102,14 @@ def look_up(reader: ProvenanceReader, path: Path) -> Answer:
     content = content_of(hash_of(str(path)))
     by_name = list(itertools.islice(_named(reader, path), MAX_LOOKED_AT))
     for output, job in by_name:
-        if content and _is_same(output, content):
+        if content and has_content(output, content):
             newest = by_name[0][1]
             later = None if newest["id"] == job["id"] else newest
             return Answer(SAME, str(path), content, output, job, later=later)
     others = reader.outputs_with(content["sha256"]) if content else iter(())
-    same = [pair for pair in itertools.islice(others, MAX_LOOKED_AT) if _is_same(pair[0], content)]
+    same = [
+        pair for pair in itertools.islice(others, MAX_LOOKED_AT) if has_content(pair[0], content)
+    ]
     written_as = list(dict.fromkeys(str(output["output"]) for output, _ in same))
     if not by_name and not same:
         return Answer(UNKNOWN, str(path), content)
@@ -128,11 +130,6 @@ def _named(reader: ProvenanceReader, path: Path) -> Iterator[tuple[Record, Recor
     names = [*(os.path.relpath(path, directory) for directory in directories), str(path)]
     for name in dict.fromkeys(names):
         yield from reader.outputs_at(name)
-
-
-def _is_same(output: Record, content: Mapping[str, Any]) -> bool:
-    names = ("sha256", "size_bytes", "kind")
-    return all(output.get(name) == content.get(name) for name in names)
 
 
 # -- all that belongs to it ----------------------------------------------------------------

@@ -295,6 +295,11 @@ def content_of(text: str) -> dict[str, Any]:
     return {"size_bytes": int(size), "sha256": digest, **kind}
 
 
+def has_content(file: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Tell whether the record of a file says that it holds this content."""
+    return all(file.get(name) == content.get(name) for name in ("sha256", "size_bytes", "kind"))
+
+
 def _named(text: str) -> dict[str, Any]:
     found, _, path = text.partition(" ")
     try:

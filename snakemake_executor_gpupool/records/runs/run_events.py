@@ -12,7 +12,7 @@ from snakemake_executor_gpupool.records.runs.fields import (
     whole_or_none,
 )
 from snakemake_executor_gpupool.records.runs.states import Mark, RunState
-from snakemake_executor_gpupool.records.runs.values import CPU, CUDA, DeviceView, RunView
+from snakemake_executor_gpupool.records.runs.values import DeviceView, RunView
 
 
 class RunEvents:
@@ -92,4 +92,4 @@ class RunEvents:
 
 def _kind_of(name: str) -> str:
     """Return the kind of a device of which no more than its name is known."""
-    return CPU if name.rpartition("/")[2].startswith(CPU) else CUDA
+    return name.rpartition("/")[2].partition(":")[0]

@@ -16,9 +16,6 @@ from typing import Any
 from snakemake_executor_gpupool.records.runs.spans import union_s
 from snakemake_executor_gpupool.records.runs.states import Activity, JobState, Mark, RunState, Span
 
-#: Kinds of device, as ``Cost.kind`` and ``DeviceView.kind`` have them.
-CUDA, CPU = "cuda", "cpu"
-
 
 @dataclass(slots=True)
 class Cost:
@@ -30,7 +27,7 @@ class Cost:
         Its share of the time of its batches, times the devices that each took. None: the run's
         version did not record it.
     kind
-        ``"cuda"`` or ``"cpu"``; empty if no device worked for it.
+        The word of its devices' kind, such as ``"cuda"``; empty if no device worked for it.
     peak_mib
         The most device memory that the workers of its batches had held by then; None: unknown.
     energy_j

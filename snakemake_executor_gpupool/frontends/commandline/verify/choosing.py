@@ -7,14 +7,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from snakemake_executor_gpupool.records.provenance.reader import ProvenanceReader, Record
-from snakemake_executor_gpupool.records.provenance.recorder import content_of
+from snakemake_executor_gpupool.records.provenance.recorder import content_of, has_content
 from snakemake_executor_gpupool.worker.file_hashes import hash_of
-
-#: Which fields of a file's record say what it holds.
-_CONTENT = ("sha256", "size_bytes", "kind")
 
 
 @dataclass(frozen=True)
@@ -148,5 +144,4 @@ def _changed_inputs(recorded: Recorded, inputs: Sequence[Record]) -> Iterator[st
 
 def is_as_recorded(file: Record, place: Path) -> bool:
     """Tell whether a file has the content that is recorded."""
-    now: dict[str, Any] = content_of(hash_of(str(place)))
-    return all(file.get(name) == now.get(name) for name in _CONTENT)
+    return has_content(file, content_of(hash_of(str(place))))

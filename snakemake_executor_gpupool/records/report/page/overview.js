@@ -113,7 +113,7 @@ function tile(title, value, more) {
 function tiles(run) {
   const all = totals(run);
   // Where there are GPUs, the processor's slots stand by.
-  const gpus = run.devices.filter((device) => device.kind === "cuda");
+  const gpus = run.devices.filter((device) => device.kind !== "cpu");
   const busy = (gpus.length ? gpus : run.devices).filter((device) => device.busy_share !== null);
   const share = busy.length ? busy.reduce((sum, device) => sum + device.busy_share, 0) / busy.length : null;
   const left = [[all.failed, "failed"], [all.unfinished, "waiting or running"], [all.withdrawn, "not started"], [all.lost, "cut off"]]
