@@ -467,7 +467,7 @@ class Tree:
             else:
                 shutil.copy(source, directory / name)
 
-    def notices(self, tests: tuple[str, ...]) -> str:
+    def notices(self, tests: tuple[str, ...], limit_s: float = LIMIT_S) -> str:
         """Run unit tests; return what one of them has to say, empty if all of them pass."""
         # No bytecode: a file that is broken and mended within a second looks unchanged.
         environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -480,11 +480,11 @@ class Tree:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=LIMIT_S,
+                timeout=limit_s,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return f"still running after {LIMIT_S:.0f} s"
+            return f"still running after {limit_s:.0f} s"
         if done.returncode == 0:
             return ""
         lines = done.stdout.splitlines() or done.stderr.splitlines() or [f"{done.returncode}"]
@@ -518,7 +518,8 @@ def main(words: list[str]) -> int:
             tree = trees.get()
             try:
                 if mutant is None:
-                    return tree.notices(tuple(sorted({t for m in chosen for t in m.tests})))
+                    everything = sorted({test for each in chosen for test in each.tests})
+                    return tree.notices(tuple(everything), 10 * LIMIT_S)
                 return tree.notices_break(mutant)
             finally:
                 trees.put(tree)

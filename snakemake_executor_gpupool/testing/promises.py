@@ -98,7 +98,7 @@ def with_loads(
 
 def best_fixed_number(costs: Sequence[float], load_s: float, devices: int) -> float:
     """Return the least makespan that any number of workers, fixed beforehand, reaches."""
-    with mock.patch.object(Model, "workers_wanted", lambda model, free, most, now_s: most):
+    with mock.patch.object(Model, "workers_wanted", lambda model, free, most, *more: most):
         most = min(devices, len(costs))  # more would have nothing to do
         return min(with_loads(costs, load_s, count + 1)[0] for count in range(most))
 
