@@ -41,7 +41,7 @@ from snakemake_executor_gpupool.frontends.server.run_requests import (
 )
 from snakemake_executor_gpupool.frontends.server.streams import receive_from
 from snakemake_executor_gpupool.frontends.server.talk import encode
-from snakemake_executor_gpupool.scheduling.jobs import JobState, explain
+from snakemake_executor_gpupool.scheduling.job_state import JobState, explain
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.requests import JobReport, ToolRef
 
