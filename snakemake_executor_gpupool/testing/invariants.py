@@ -166,6 +166,13 @@ def _batches(scheduler: Scheduler) -> Iterator[str]:
         yield f"a batch is in flight twice: {numbers}"
 
 
+def _queues(scheduler: Scheduler) -> Iterator[str]:
+    for model in _models(scheduler):
+        waiting = sum(1 for _ in model.queue)
+        if waiting != len(model.queue):
+            yield f"{waiting} items are in the queue of {model.name}, it counts {len(model.queue)}"
+
+
 # -- items -------------------------------------------------------------------------
 def _standing(model: Model) -> Iterator[tuple[WorkItem, str]]:
     """Yield every item that a model has still to compute, and where it stands."""
@@ -324,6 +331,19 @@ def _leases(scheduler: Scheduler) -> Iterator[str]:
             yield f"{request_id} waits for devices, and is not in line"
 
 
+# -- what is to come ---------------------------------------------------------------
+def _outlook(scheduler: Scheduler) -> Iterator[str]:
+    outlook = scheduler.outlook
+    counted = (outlook._wave_of, outlook._unread, outlook._computed, outlook._unforeseen)
+    ended = {job_id for table in counted for job_id in table} - set(scheduler.jobs.ids())
+    if ended:
+        yield f"jobs {sorted(ended)} have ended, and are counted as jobs of a wave"
+    in_flight = Counter(outlook._wave_of.values())
+    for name, count in outlook._counts.items():
+        if count.in_flight != in_flight[name]:
+            yield f"{in_flight[name]} jobs of wave {name} are in flight, {count.in_flight} counted"
+
+
 # -- merged runs -------------------------------------------------------------------
 def _parts_of_merges(scheduler: Scheduler, standing: Iterable[WorkItem]) -> Iterator[str]:
     """Each item counts the merged runs that have still to compute it."""
@@ -365,11 +385,13 @@ COMPARISONS = (
     _devices_of_workers,
     _holders,
     _batches,
+    _queues,
     _items_are_in_one_place,
     _waiters,
     _ledger,
     _jobs,
     _file_workers,
     _leases,
+    _outlook,
     _merges,
 )

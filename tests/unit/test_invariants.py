@@ -14,6 +14,7 @@ from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.domain_events import JobComputed
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase
 from snakemake_executor_gpupool.scheduling.models.model import ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.outlook import _Count
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.testing import invariants, simulation
 from snakemake_executor_gpupool.testing.random_world import random_world
@@ -144,6 +145,9 @@ BREAKS: list[tuple[Callable[[Scheduler], Any], str]] = [
     (set_to(lambda s: s.jobs[1], missing=lambda n: n - 1), "lacks .* results, and counts"),
     (lambda s: setattr(in_flight(s).items[0], "holders", 9), "holders, and counts 9"),
     (rename_key, "under the key of another item"),
+    (set_to(lambda s: worker(s).model.queue, _count=99), "are in the queue of .*, it counts 99"),
+    (lambda s: s.outlook._wave_of.update({99: "w"}), r"jobs \[99\] have ended, and are counted"),
+    (lambda s: s.outlook._counts.update(w=_Count(in_flight=1)), "0 jobs of wave w are in flight"),
     (set_to(kept, result=None), "is kept without a result"),
     (set_to(lambda s: s.ledger, _kept_bytes=lambda n: n + 1), "B of results are kept, and"),
     (lambda s: tool(s).writes.append(3, (0, 0)), "is reading, and in 2 queues"),
