@@ -1,4 +1,4 @@
-"""What it costs to put down where outputs came from: jobs of a tool that does nothing.
+"""What it costs to record where outputs came from: jobs of a tool that does nothing.
 
 Runs with and without take turns (with, without, without, with, ...), each in a fresh directory.
 What counts is the median over pairs of neighbours; processor time, which a busy machine moves

@@ -183,7 +183,7 @@ VARIABLES = {
     "GPUPOOL_SERVER_RENEWED": "Set by a client of a server that has begun anew, since gpupool was "
     "installed anew meanwhile.",
     "GPUPOOL_EXPECTED": "Set in worker processes of a server: what their tool's code must be.",
-    "GPUPOOL_PROVENANCE": "`off`: [where outputs came from](../provenance.md) is not put down, and "
+    "GPUPOOL_PROVENANCE": "`off`: [where outputs came from](../provenance.md) is not recorded, and "
     "files are not read for it. Default: `on`.",
     "GPUPOOL_OFFLINE": "`1`: tools download nothing.",
     "GPUPOOL_DEVICE": "The device of a rule's own body, run cold: `cpu`, `cuda:0`. Default: a "

@@ -85,7 +85,7 @@ class PoolConfig:
     #: Whether the jobs still to come are looked at.
     looks_ahead: bool = True
     mode: Mode = field(default_factory=Mode)
-    #: Whether where outputs came from is put down.
+    #: Whether it is recorded where outputs came from.
     has_provenance: bool = True
     #: What is lent by a lease of this very program, as ``GPUPOOL_LEASE`` has it; empty: nothing.
     lease: str = ""

@@ -38,7 +38,7 @@ class Elsewhere:
     Parameters
     ----------
     events, provenance
-        The run's own; None: no provenance is put down.
+        The run's own; None: no provenance is recorded.
     """
 
     def __init__(self, events: EventLog, provenance: ProvenanceRecorder | None) -> None:

@@ -244,7 +244,7 @@ class Request:
     store
         Where its results are kept across runs, if that is not where the pool keeps all.
     has_provenance
-        Whether its files are looked at for the provenance of its outputs, where that is put down.
+        Whether its files are looked at for the provenance of its outputs, where that is recorded.
     is_strict
         Whether a param that the tool does not know is an error, as on the command line; in a rule
         it belongs to the job.

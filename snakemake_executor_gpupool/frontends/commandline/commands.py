@@ -222,8 +222,8 @@ def _add_why(commands: Any) -> None:
         help="where an output came from",
         description="Say where a file came from: which job wrote it, from what, with which code, "
         "weights, software and devices, and whether it has changed since. A file that was moved is "
-        "found by its content. Exit codes: 0 it is as it was written, or its content was not put "
-        "down; 1 it has changed or is gone, or nothing is known of it; 2 misuse.",
+        "found by its content. Exit codes: 0 it is as it was written, or its content was not "
+        "recorded; 1 it has changed or is gone, or nothing is known of it; 2 misuse.",
     )
     parser.add_argument("file", metavar="FILE", help="an output of a run, wherever it is now")
     parser.add_argument(

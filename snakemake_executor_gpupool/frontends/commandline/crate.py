@@ -59,7 +59,7 @@ def crate(options: argparse.Namespace) -> int:
 
     made = Crate(run, records, workflow, with_files=options.files)
     if not made.jobs:
-        raise NoCrate(f"run {run['run']} has put down no job: there is nothing to tell")
+        raise NoCrate(f"run {run['run']} has recorded no job: there is nothing to tell")
     try:
         made.write(out, snakefile, options.license or NO_LICENSE)
     except OSError as error:

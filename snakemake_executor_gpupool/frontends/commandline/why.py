@@ -28,7 +28,7 @@ from snakemake_executor_gpupool.records.provenance.recorder import content_of, h
 from snakemake_executor_gpupool.worker.file_hashes import hash_of
 
 #: What became of a file: it is as it was written; the same content was written under another
-#: name; it is another one now; it is gone; nobody can tell, since its content was not put down;
+#: name; it is another one now; it is gone; nobody can tell, since its content was not recorded;
 #: nothing is known of it.
 SAME, MOVED, CHANGED, MISSING, UNVERIFIED, UNKNOWN = (
     *("same", "moved", "changed", "missing", "unverified", "unknown"),
@@ -217,13 +217,13 @@ def _said(whole: Mapping[str, Any]) -> str:
         case "unverified":
             return f"{wrote}; whether it has changed since is not known: {_no_content(output, job)}"
         case _:
-            return "nothing is known of it: no run has put down an output of that name or content"
+            return "nothing is known of it: no run has recorded an output of that name or content"
 
 
 def _no_content(output: Mapping[str, Any], job: Mapping[str, Any]) -> str:
     if job.get("kind") == "leased":
         return "the content of files of rules that are not served is not covered"
-    return "its content is not known" if "sha256" in output else "its content was not put down"
+    return "its content is not known" if "sha256" in output else "its content was not recorded"
 
 
 def _rows(whole: Mapping[str, Any], job: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
