@@ -74,9 +74,7 @@ def _noted(note: str) -> str:
         return ""
     with open(descriptor, encoding="ascii", errors="replace") as file:
         status = os.fstat(descriptor)
-        is_own = status.st_uid == os.geteuid() and not status.st_mode & (
-            stat.S_IWGRP | stat.S_IWOTH
-        )
+        is_own = status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_WRITE
         text = file.read(65) if is_own and stat.S_ISREG(status.st_mode) else ""
     return text if _NOTE.fullmatch(text) else ""
 

@@ -46,9 +46,8 @@ GRAMMAR = (
 )
 #: The resources that say which devices a rule needs, and how much memory on each.
 DEVICE_RESOURCES = ("device", "gpu", "vram_mb")
-#: The resources that say which cards. They stay what the rule says: Snakemake adds up no text.
-CARD_RESOURCES = ("gpu_model", "gpu_manufacturer")
-#: What these say for any card, as from outside no resource can be taken away.
+#: What ``gpu_model`` and ``gpu_manufacturer`` say for any card, as from outside no resource can be
+#: taken away.
 ANY = "any"
 #: Snakemake's placeholder for a resource that is not known yet.
 UNKNOWN = "<TBD>"

@@ -28,8 +28,6 @@ from snakemake_executor_gpupool.records.runs.values import RunView
 
 #: How many of the latest runs are looked at, and how much of them together, in bytes.
 MAX_RUNS, MAX_BYTES = 5, 64 * 1024**2
-#: Of each rule, so many jobs' inputs are read.
-SAMPLE = 200
 
 
 @dataclass

@@ -47,8 +47,6 @@ _SAID = {
     "values": "agrees in all values, in other bytes",
     "other": "DIFFERS in {}",
 }
-#: What several of them do.
-_PLURAL = {AGREES: "agree", DIFFERS: "differ", NOT_VERIFIED: NOT_VERIFIED}
 
 
 def verify(options: argparse.Namespace) -> int:
