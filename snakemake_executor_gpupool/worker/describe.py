@@ -262,7 +262,8 @@ def versions() -> dict[str, str]:
         version = getattr(sys.modules.get(name), "__version__", None)
         if version is not None:
             found[name] = str(version)[:100]
-    cuda = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None)
-    if cuda is not None:
-        found["cuda"] = str(cuda)[:100]
+    for name in ("cuda", "hip"):
+        version = getattr(getattr(sys.modules.get("torch"), "version", None), name, None)
+        if version is not None:
+            found[name] = str(version)[:100]
     return found

@@ -72,22 +72,6 @@ class SysfsKind(DeviceKind):
         }
 
 
-class RocmKind(DeviceKind):
-    """A second kind of GPU, which tools call as they call the first."""
-
-    word = "rocm"
-    tool_word = "cuda"
-    also_serves = frozenset({"cuda"})
-    stays_hidden = frozenset({"ROCR_VISIBLE_DEVICES"})
-
-    def shown(self, devices):
-        tokens = ",".join(device.visible_id for device in devices)
-        return {"HIP_VISIBLE_DEVICES": tokens, "ROCR_VISIBLE_DEVICES": None}
-
-    def hidden(self):
-        return {"HIP_VISIBLE_DEVICES": "-1", "ROCR_VISIBLE_DEVICES": ""}
-
-
 def rocm(index):
     return Device(f"rocm:{index}", "rocm", index, f"AMD-{index}", 64_000, "MI250", str(index))
 
@@ -102,11 +86,6 @@ def npus(tmp_path, monkeypatch):
         (card / "used_mib").write_text("0\n")
     monkeypatch.setitem(KINDS, "npu", SysfsKind(tmp_path))
     return tmp_path
-
-
-@pytest.fixture
-def amd(monkeypatch):
-    monkeypatch.setitem(KINDS, "rocm", RocmKind())
 
 
 NOTHING = {"CUDA_VISIBLE_DEVICES": ""}  # no card of this machine is among the devices found
@@ -245,7 +224,7 @@ def test_its_memory_is_free_before_it_is_handed_on(npus):  # D10
 # --- a second kind of GPU that requests for "cuda" may be given
 
 
-def test_any_gpu_is_any_kind_that_serves_it(amd):
+def test_any_gpu_is_any_kind_that_serves_it():
     pool = Driver(devices=[rocm(0), rocm(1)])
     (granted,) = pool.allocator.request(DeviceRequest("a", gpus(1), "lease"), 0.0)
     assert names(granted.devices) == ["rocm:0"]
@@ -253,7 +232,7 @@ def test_any_gpu_is_any_kind_that_serves_it(amd):
     assert pool.ask("b", "cuda:1")[0].startswith("b never: b asks for cuda:1")
 
 
-def test_one_process_never_has_gpus_of_two_kinds(amd):
+def test_one_process_never_has_gpus_of_two_kinds():
     mixed = Driver(devices=[gpu(0), rocm(0), rocm(1)])
     assert mixed.ask("a", "cudax2") == ["a on rocm:0,rocm:1"]
     assert mixed.ask("b", "cudax3")[0].startswith("b never")
@@ -262,7 +241,7 @@ def test_one_process_never_has_gpus_of_two_kinds(amd):
     assert "c never: c asks for cudax2" in why
 
 
-def test_a_variable_that_two_kinds_read_is_the_holders(amd):  # S7
+def test_a_variable_that_two_kinds_read_is_the_holders():  # S7
     env = visible_env([rocm(1)])
     assert env["HIP_VISIBLE_DEVICES"] == "1" and env["CUDA_VISIBLE_DEVICES"] == ""
     assert "ROCR_VISIBLE_DEVICES" not in env, "it would select twice"
@@ -274,7 +253,7 @@ def test_a_variable_that_two_kinds_read_is_the_holders(amd):  # S7
     assert env_of_parent([])["ROCR_VISIBLE_DEVICES"] == ""
 
 
-def test_a_tool_for_cuda_runs_on_it(amd):
+def test_a_tool_for_cuda_runs_on_it():
     assert tool_device([rocm(4), rocm(5)]) == "cuda:0,cuda:1"
     assert kinds_for_tool("cuda", {"rocm", "cpu"}) == ["rocm"]
     assert kinds_for_tool("cuda", {"rocm", "cuda"}) == ["cuda", "rocm"]
