@@ -7,6 +7,7 @@ import random
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
+from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.forecast import Node, forecast_of
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
@@ -34,10 +35,19 @@ def mistaken(nodes: Mapping[Hashable, Node], rng: random.Random) -> dict[Hashabl
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of a graph took."""
+    """What a run of a graph took.
+
+    Attributes
+    ----------
+    loads
+        Of all workers.
+    cold_loads
+        Of models that no other worker had then, or was getting.
+    """
 
     makespan_s: float
     loads: int
+    cold_loads: int
 
 
 class GraphRun:
@@ -77,6 +87,8 @@ class GraphRun:
             figures=dict.fromkeys(graph.models, known) if graph.knows_figures else {},
         )
         self.world.on_report = self._ended
+        self.world.on_decided = self._decided
+        self._cold_loads = 0
         self._wave_of: dict[Hashable, str] = {}
         self._lacks = [len(job.after) for job in graph.jobs]
         self._readers: list[list[int]] = [[] for _ in graph.jobs]
@@ -113,7 +125,17 @@ class GraphRun:
         for number, items in enumerate(self._items):
             assert self.world.results[number] == [f"result of {item.key}" for item in items]
         loads = self.world.scheduler.dispatch.counts["model_loads"]
-        return Outcome(max(self.world.report_times.values()), loads)
+        return Outcome(max(self.world.report_times.values()), loads, self._cold_loads)
+
+    def _decided(self, event: ev.Event, now_s: float, effects: list[fx.Effect]) -> None:
+        dispatch = self.world.scheduler.dispatch
+        for effect in effects:
+            if isinstance(effect, fx.LoadModel):
+                worker = dispatch.worker(effect.worker_id)
+                self._cold_loads += not any(
+                    other is not worker and (other.devices or other.has_loaded)
+                    for other in worker.model.alive
+                )
 
     def _submit(self, number: int) -> None:
         model, wave = self.graph.jobs[number].model, self._wave_of.get(number, "")
