@@ -55,7 +55,8 @@ def evicted(done: Finished) -> list[str]:
 
 
 def test_restart_ends_the_first_and_loads_it_again(tmp_path: Path) -> None:  # D5 D8
-    done = run(tmp_path, steps("m1", "m2", "m1"), 1)
+    # With the graph in view m2's worker may end by itself: it has no job left.
+    done = run(tmp_path, steps("m1", "m2", "m1"), 1, GPUPOOL_LOOKAHEAD="0")
     assert (done.summary["evictions"], done.summary["model_loads"]) == (2, 3)
     assert done.read("2.up") == "WORD.M1.M2.m1\n"
 

@@ -51,7 +51,8 @@ class LoadAhead:
             return
         self._next_s = now_s + LOOK_AGAIN_S
         free = len(self._free_gpus())
-        wanted = self._wanted(max(free, 1))  # where none is, one may be made
+        # Where no device is free, one may be made free.
+        wanted = [use for use in self._wanted(max(free, 1)) if use[1] > len(use[0].alive)]
         if not wanted:
             return
         if not free:
