@@ -69,6 +69,8 @@ class Outlook(Foresight):
         self._is_complete = False
         self._rows: dict[str, int] = {}
         self._kinds: dict[str, dict[Hashable, None]] = {}
+        self._kinds_of: defaultdict[Hashable, set[str]] = defaultdict(set)
+        self._loaded: set[Hashable] | None = None
         self._jobs_read: Counter[Hashable] = Counter()
         self._cost_read: defaultdict[Hashable, float] = defaultdict(float)
         self._ready_in_s: dict[str, float] = {}
@@ -93,7 +95,8 @@ class Outlook(Foresight):
             count.computed += 1
         for wave in forecast.waves:
             self._counts.setdefault(wave.name, _Count()).coming = wave.jobs
-        self._on_model = {}
+        self._on_model, self._loaded = {}, None
+        self._ranks.clear()
         self._forget_estimates()
 
     def job_ready(self, request: Request) -> None:
@@ -119,7 +122,9 @@ class Outlook(Foresight):
             known = self._kinds.setdefault(kind_of(request.wave), {})
             if model.key not in known:
                 known[model.key] = None
-                self._on_model = {}
+                self._kinds_of[model.key].add(kind_of(request.wave))
+                self._on_model, self._loaded = {}, None
+        self._ranks.clear()
         self._forget_estimates()
         self._jobs_read[model.key] += 1
         self._cost_read[model.key] += cost
@@ -152,11 +157,12 @@ class Outlook(Foresight):
         """Estimate anew what was estimated a while ago."""
         if now_s - self._estimated_s >= RENEWED_AFTER_S:
             self._estimated_s, self._to_load = now_s, None
+            self._ranks.clear()
+            self._loaded = None
             self._forget_estimates()
 
     def _forget_estimates(self) -> None:
         self._ready_in_s.clear()
-        self._ranks.clear()
 
     # -- what is known -----------------------------------------------------------------
     @property
@@ -210,8 +216,13 @@ class Outlook(Foresight):
 
     def _is_blocked(self, model: Model) -> bool:
         """Whether some jobs of a model wait for models that are not loaded."""
-        loaded = {m.key for m in self._models.values() if any(w.is_feedable for w in m.alive)}
-        loaded.add(model.key)
+        if self._loaded is None:
+            self._loaded = {
+                key
+                for key, each in self._models.items()
+                if any(worker.is_feedable for worker in each.workers.values())
+            }
+        loaded = self._loaded
         memo: dict[str, bool] = {}
 
         def is_free(name: str) -> bool:
@@ -220,7 +231,9 @@ class Outlook(Foresight):
                 wave = self._waves.get(name)
                 if wave is not None and self._counts[name].total > self._counts[name].done:
                     kinds = self._kinds.get(wave.kind, {})
-                    memo[name] = bool(kinds) and all(key in loaded for key in kinds)
+                    memo[name] = bool(kinds) and all(
+                        key in loaded or key == model.key for key in kinds
+                    )
                     memo[name] = memo[name] and all(is_free(need.wave) for need in wave.after)
             return memo[name]
 
@@ -228,15 +241,9 @@ class Outlook(Foresight):
 
     def _rows_after(self, model: Model) -> int:
         """Return how many waves follow one after the other on a model's jobs in flight."""
-        kinds = [kind for kind, keys in self._kinds.items() if model.key in keys]
-        return max(
-            (
-                self._rows.get(name, 0)
-                for name, count in self._counts.items()
-                if count.in_flight and kind_of(name) in kinds
-            ),
-            default=0,
-        )
+        kinds = self._kinds_of[model.key]
+        flying = [(name, kind_of(name)) for name, count in self._counts.items() if count.in_flight]
+        return max((self._rows.get(name, 0) for name, kind in flying if kind in kinds), default=0)
 
     def workers_ahead(self, model: Model, most: int) -> int:
         """Return how many workers a model should have when its next jobs come; at least one."""
