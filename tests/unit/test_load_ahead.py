@@ -1,0 +1,94 @@
+"""Whom look-ahead gives way to, and what it does not do: other runs, the end of a run, retries."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling.forecast import Node
+from snakemake_executor_gpupool.scheduling.models.ahead import HOLD_OFF_S
+from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
+from tests.unit.test_outlook import (
+    ahead_world,
+    both,
+    foreseen,
+    graph_of,
+    loaded_models,
+    loads_of_b,
+    trickle,
+)
+
+
+def test_a_worker_whose_next_jobs_are_a_moment_away_is_kept() -> None:
+    """b's job is read first, when a's worker has nothing to do for an instant."""
+    jobs = ("a", 1.0, []), ("b", 1.0, [0]), ("a", 1.0, [0]), ("a", 1.0, [0])
+    lru, kept = both(graph_of(*jobs, devices=1))
+    assert loaded_models(lru) == ["a", "b", "a"]
+    assert loaded_models(kept) == ["a", "b"]
+
+
+def test_another_run_gets_the_device_of_what_is_loaded_ahead_and_is_left_alone() -> None:
+    moment_s = loads_of_b(ahead_world(lambda world: None, 1.0))[1] + 3.0
+    world = ahead_world(lambda world: world.take(ev.RoomWanted("cuda:1")), moment_s)
+    assert "another run waits for its device" in [e.why for e in world.effects(fx.StopWorker)]
+    assert loads_of_b(world)[2] >= moment_s + HOLD_OFF_S
+
+
+def test_nothing_is_loaded_ahead_once_a_run_winds_down() -> None:
+    def loads(*, winds_down: bool) -> int:
+        world = World(gpus=2)
+        nodes: dict[Hashable, Node] = {1: Node("a", "tool"), 2: Node("b", "tool")}
+        nodes |= {3: Node("c", "tool", [2]), 4: Node("b", "tool", [1, 3])}
+        wave_of = foreseen(world, nodes)
+
+        def ended(job_id: int) -> None:
+            if job_id == 2:
+                item = FakeItem("z", 5.0)
+                world.at(world.now_s, lambda: world.submit(3, [item], model="c", wave=wave_of[3]))
+
+        world.on_report = ended
+        world.submit(1, [FakeItem("x", 60.0)], model="a", wave=wave_of[1])
+        world.submit(2, ["y"], model="b", wave=wave_of[2])
+        if winds_down:
+            world.at(7.0, lambda: world.take(ev.WindDownWanted()))
+        world.run()
+        return len(loads_of_b(world))
+
+    assert loads(winds_down=False) == 2
+    assert loads(winds_down=True) == 1
+
+
+def test_devices_of_other_runs_are_not_asked_for_again_and_again() -> None:
+    world = World(gpus=2, foreign={"cuda:1": 1e6})
+    nodes: dict[Hashable, Node] = {1: Node("b", "tool"), 2: Node("a", "tool", [1])}
+    nodes[3] = Node("b", "tool", [2])
+    wave_of = foreseen(world, nodes)
+
+    def ended(job_id: int) -> None:
+        if job_id == 1:
+            item = FakeItem("x", 60.0)
+            world.at(world.now_s, lambda: world.submit(2, [item], model="a", wave=wave_of[2]))
+
+    world.on_report = ended
+    world.submit(1, ["y"], model="b", wave=wave_of[1])
+    world.run(1000.0)
+    assert world.reports == {1: None, 2: None}
+    assert sum(world.scheduler.dispatch.lifecycle._numbers.values()) <= 4
+
+
+def test_a_job_that_is_tried_again_is_not_one_of_those_to_come() -> None:
+    world = World(gpus=1)
+    nodes: dict[Hashable, Node] = {1: Node("a", "tool"), 2: Node("a", "tool")}
+    wave = foreseen(world, nodes)[1]
+    world.submit(1, ["x"], model="a", wave=wave)
+    world.run()
+    world.submit(3, ["x"], model="a", wave=wave, attempt=2)
+    assert world.scheduler.outlook._counts[wave].coming == 1
+
+
+def test_waiting_in_vain_is_remembered() -> None:
+    for holds_back, times in ((True, 1), (False, 0)):
+        world = trickle(holds_back=holds_back)
+        assert max(m.vain_windows for m in world.scheduler.dispatch.models.values()) == times
