@@ -18,8 +18,10 @@ from snakemake_executor_gpupool.tool_api.memory import is_out_of_memory, release
 from snakemake_executor_gpupool.tool_api.micro_batches import halves
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.bounds import shortened
-from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
+from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
+from snakemake_executor_gpupool.wire.payload import load_payloads
 from snakemake_executor_gpupool.wire.spool import Spool
+from snakemake_executor_gpupool.worker.channel import latency_of
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.result_file import KeptResults
@@ -92,9 +94,18 @@ def _outcomes(
 
 
 def run_payloads(
-    tool: Tool, payloads: Sequence[Blob], wait_s: float, same_bits: SameBits | None = None
+    tool: Tool,
+    payloads: Sequence[Blob],
+    wait_s: float,
+    same_bits: SameBits | None = None,
+    ready: list[Any] | None = None,
 ) -> list[Outcome]:
-    """Return one outcome per item; one whose file does not appear here in time fails alone."""
+    """Return one outcome per item; one whose file does not appear here in time fails alone.
+
+    ``ready`` are the items, if they have been unpacked.
+    """
+    if ready is not None:
+        return run_batch(tool, ready, same_bits)
     late = wait_for_blobs(payloads, wait_s) if wait_s else {}
     errors = [late.get(blob.path) if isinstance(blob, SpoolFile) else None for blob in payloads]
     there = [blob for blob, error in zip(payloads, errors) if error is None]
@@ -106,6 +117,21 @@ def run_payloads(
         Outcome(None, item.error) if isinstance(item, Unreadable) else next(computed)
         for item in items
     ]
+
+
+def items_ahead(frame: Frame) -> list[Any] | None:
+    """Return the items of a batch that is to be run next; None: they are unpacked in their turn.
+
+    So they are where results are kept, as what unpacking reads then belongs to the run; where
+    files may be late; and where one cannot be unpacked, which is found out item by item.
+    """
+    is_plain = frame.type == "run" and not latency_of(frame)
+    if not is_plain or any(key is not None for key in frame.meta["keys"]):
+        return None
+    try:
+        return load_payloads(frame.blobs[1:])
+    except Exception:
+        return None
 
 
 def pack_outcomes(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections import deque
-from typing import Any
+from typing import Any, Callable
 
 from snakemake_executor_gpupool.wire.frames import Blob, Decoder, Frame, encode
+from snakemake_executor_gpupool.worker.overlap import Later, ReadAhead
 
 
 class Channel:
@@ -23,10 +25,43 @@ class Channel:
         self._frames: deque[Frame] = deque()
         self._held: list[bytes] = []
         self._pid = os.getpid()
+        self._sending = threading.Lock()
+        self._ahead: ReadAhead | None = None
+        self._later: Later | None = None
+        #: Of the frame that was received last: what was prepared of it; None: nothing was.
+        self.prepared: Any = None
+
+    def overlap(self, prepare: Callable[[Frame], Any]) -> None:
+        """From now on receive ahead, and have frames prepared as they come; see :mod:`.overlap`."""
+        if self._ahead is None:
+            self._later = Later()
+            self._ahead = ReadAhead(self._received, prepare)
 
     def receive(self) -> Frame | None:
         """Return the next frame; None at the end of the stream."""
         self._leave_to_parent()
+        if self._ahead is None:
+            return self._received()
+        self.prepared = None
+        frame, self.prepared = self._ahead.get()
+        if frame is None:
+            self.settle()
+        return frame  # type: ignore[no-any-return]
+
+    def later(self, act: Callable[[], None]) -> None:
+        """Do something that ends in a message, beside what follows if that was asked for."""
+        self._leave_to_parent()
+        if self._later is None:
+            act()
+        else:
+            self._later.put(act)
+
+    def settle(self) -> None:
+        """Wait until everything that was to be done later is done."""
+        if self._later is not None:
+            self._later.settle()
+
+    def _received(self) -> Frame | None:
         while not self._frames:
             data = self._socket.recv(max(65536, min(self._decoder.wanted_bytes, 1 << 22)))
             if not data:
@@ -38,14 +73,15 @@ class Channel:
         """Send one frame; blocks until the coordinator takes it."""
         self._leave_to_parent()
         chunks = encode(meta, blobs or ())
-        if self._frames and self._frames[0].type == "publish":
+        if self._ahead is None and self._frames and self._frames[0].type == "publish":
             # Publishing is quick; a frame for each answer would take as long.
             self._held += chunks
             return
         if self._held:
             chunks, self._held = [b"".join(self._held), *chunks], []
-        for chunk in chunks:
-            self._socket.sendall(chunk)
+        with self._sending:
+            for chunk in chunks:
+                self._socket.sendall(chunk)
 
     def _leave_to_parent(self) -> None:
         """End a forked child that has returned from the tool's code, like its parent.

@@ -65,6 +65,7 @@ from snakemake_executor_gpupool.wire.payload import load_payload, load_places
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.batch import (
     Outcome,
+    items_ahead,
     outcome_fields,
     pack_outcomes,
     run_payloads,
@@ -89,6 +90,7 @@ from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.origin import origin_of
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
+from snakemake_executor_gpupool.worker.overlap import are_ours
 from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.run_store import RunStore
 from snakemake_executor_gpupool.worker.travel import packed_item, unpacked_items
@@ -138,6 +140,8 @@ class Server:
 
     def handle(self, frame: Frame) -> None:
         """Answer one frame."""
+        if frame.type != "run":
+            self._channel.settle()
         self._handlers[frame.type](frame)
 
     # -- results kept across runs ----------------------------------------------
@@ -338,6 +342,7 @@ class Server:
         seconds = time.perf_counter() - started_s
         figures = {"seconds": seconds, "peak_mib": peak_memory_mib(device)}
         self._channel.send({**answer, **figures, "versions": versions()})
+        self._channel.overlap(items_ahead)
 
     def _run(self, frame: Frame) -> None:
         assert self._model is not None, "run before load"
@@ -346,23 +351,29 @@ class Server:
         tool = self._model.show(values)
         started_s = time.perf_counter()
         with OBSERVER.watching():
-            outcomes = run_payloads(tool, payloads, latency_of(frame), self._model.same_bits)
+            outcomes = run_payloads(
+                tool, payloads, latency_of(frame), self._model.same_bits, self._channel.prepared
+            )
         try:
             self._unchanged.require()
         except GpupoolError as error:
             outcomes = [Outcome(None, tell_error(error))] * len(payloads)
         kept = self._to_keep(frame, values, payloads)
-        notes, blobs = pack_outcomes(tool, outcomes, frame.meta["keys"], kept, self._spool)
-        self._channel.send(
-            {
-                "type": "done",
-                "batch": frame.meta["batch"],
-                **outcome_fields(notes),
-                "seconds": time.perf_counter() - started_s,
-                "peak_mib": peak_memory_mib(tool.device),
-            },
-            blobs,
-        )
+        figures: dict[str, Any] = {"seconds": time.perf_counter() - started_s}
+        figures["peak_mib"] = peak_memory_mib(tool.device)
+        keys, spool = frame.meta["keys"], self._spool
+        packed = None
+        if kept is not None or not are_ours(outcome.result for outcome in outcomes):
+            # The next run may change them.
+            packed = pack_outcomes(tool, outcomes, keys, kept, spool)
+            figures["seconds"] = time.perf_counter() - started_s
+
+        def send() -> None:
+            notes, blobs = packed or pack_outcomes(tool, outcomes, keys, None, spool)
+            meta = {"type": "done", "batch": frame.meta["batch"], **outcome_fields(notes)}
+            self._channel.send({**meta, **figures}, blobs)
+
+        self._channel.later(send)
 
     def _to_keep(self, frame: Frame, params: Any, payloads: list[Blob]) -> KeptResults | None:
         """Return the store for a batch's results; None: they are not kept."""

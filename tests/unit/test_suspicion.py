@@ -117,10 +117,13 @@ def test_the_guilty_are_found_within_the_bound(
 
 
 def death_bound(world: World, key: str) -> int:
-    """The deaths that finding one guilty item may cost: log2 of its batch's size, and 2."""
+    """The deaths that finding one guilty item may cost: log2 of its batch's size, and 2.
+
+    One in a batch by itself has company, too, in the batch before or behind it.
+    """
     # One that waited behind a batch whose worker died may be sent again in another company.
     most = max(len(batch) for batch in world.batches if key in batch)
-    return math.ceil(math.log2(most)) + 2
+    return math.ceil(math.log2(max(most, 2))) + 2
 
 
 # Derandomized: chance may always have it that all kills hit one and the same item.

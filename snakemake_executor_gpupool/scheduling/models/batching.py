@@ -63,9 +63,16 @@ class Batching:
         most_in_flight = model.most_in_flight_for_another()
         for worker in ready:
             ahead = len(worker.in_flight) == 1 and worker.in_flight[0].cost < most_in_flight
-            if ahead and not self._is_turn_over(worker, now_s):
+            if ahead and not self._is_turn_over(worker, now_s) and not self._has_suspect(worker):
                 self._send_batch(worker, now_s)
                 most_in_flight = model.most_in_flight_for_another()
+
+    def _has_suspect(self, worker: ModelWorker) -> bool:
+        """Whether a worker is tried with an item that others died with: nothing goes behind it."""
+        is_suspect = self._blame_tracker.is_suspect
+        return self._blame_tracker.has_suspects and any(
+            is_suspect(item) for batch in worker.in_flight for item in batch.items
+        )
 
     def _is_turn_over(self, worker: ModelWorker, now_s: float) -> bool:
         """Whether a worker should stop here, although there is work, for somebody else's."""

@@ -52,7 +52,9 @@ class Failures:
         if not worker.has_loaded:
             self._blame_loading(worker, reason, now_s)
             return
-        items = worker.in_flight.popleft().items if worker.in_flight else []
+        # It computes a batch while it sends the results of the one before: either may be to blame.
+        begun = [worker.in_flight.popleft() for _ in range(min(len(worker.in_flight), 2))]
+        items = [item for batch in begun for item in batch.items]
         self._blame_tracker.died(items, now_s)
         for item in items:
             if self._blame_tracker.is_guilty(item, MAX_DEATHS_ALONE, now_s):
