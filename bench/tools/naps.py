@@ -1,4 +1,4 @@
-"""A simulated device: a batch takes so long whatever is in it, and results are as large as asked."""
+"""A simulated device: a batch takes as long as asked, and its results are as large as asked."""
 
 import time
 from typing import Any
