@@ -33,9 +33,10 @@ class Naps(Tool):
         return results
 
     def read(self, job: Any) -> list[int]:
-        """Return as many items as the input says."""
+        """Return so many numbers from a first one on, as the input says."""
         with open(job.input[0]) as file:  # noqa: PTH123
-            return list(range(int(file.read())))
+            first, count = map(int, file.read().split())
+        return list(range(first, first + count))
 
     def write(self, job: Any, results: list[Any]) -> None:
         """Write all arrays into one file."""

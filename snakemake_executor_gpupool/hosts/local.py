@@ -62,6 +62,8 @@ class _Running:
     steps: int = 0
     expected: bool = False
     complaint: str = ""
+    #: The selector tells when its channel takes more.
+    is_watched_for_room: bool = False
     #: Its group's leader has ended; the reaper is clearing up what it left behind.
     is_over: bool = False
 
@@ -210,9 +212,11 @@ class LocalHost:
         self._unsent.clear()
 
     def _listen(self, worker_id: str, running: _Running) -> None:
-        events = selectors.EVENT_READ
-        if running.process.wants_write:
-            events |= selectors.EVENT_WRITE
+        wants_write = running.process.wants_write
+        if wants_write == running.is_watched_for_room:
+            return
+        running.is_watched_for_room = wants_write
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wants_write else 0)
         with contextlib.suppress(KeyError):  # its channel has ended
             self._selector.modify(running.process.socket, events, worker_id)
 

@@ -79,7 +79,11 @@ is_seconds = number_up_to(MAX_SECONDS)
 is_tokens = whole_up_to(MAX_TOKENS)
 is_count = whole_up_to(MAX_COUNT)
 is_mib = whole_up_to(MAX_MIB)
-are_texts = list_of(is_text)
+
+
+def are_texts(value: Any) -> bool:
+    """Whether it is a list of strings; a column is looked at as one."""
+    return isinstance(value, list) and {*map(type, value)} <= {str}
 
 
 def are_costs(value: Any) -> bool:
@@ -89,7 +93,8 @@ def are_costs(value: Any) -> bool:
     """
     if not isinstance(value, list) or not {*map(type, value)} <= {int, float}:
         return False
-    return all(cost == 0 or MIN_COST <= cost <= MAX_COST for cost in value)
+    # Most columns have few different costs. NaN is within no bounds.
+    return all(cost == 0 or MIN_COST <= cost <= MAX_COST for cost in {*value})
 
 
 def are_tokens(value: Any) -> bool:

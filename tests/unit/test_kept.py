@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ class Reads(Tool):
 class Heard:
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
+
+    prepared = None
+
+    def overlap(self, prepare: Any) -> None:
+        """Do everything in turn."""
+
+    def later(self, act: Callable[[], None]) -> None:
+        act()
+
+    def settle(self) -> None:
+        pass
 
     def send(self, meta: dict[str, Any], blobs: Any = None) -> None:
         self.sent.append(meta)

@@ -15,7 +15,6 @@ import pickle
 import shutil
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -312,8 +311,12 @@ class ToolPool:
 
         def call() -> tuple[Request, JobReport]:
             request = self._request(spec, tool, Job(params=params), device, instance)
-            message = items_read(described_by, items, request, Spool(pool.spools), kept)
-            submit = partial(pool.submit_items, request, info, message)
+            # Nothing here keeps what the pool lets go of while this call waits.
+            messages = [items_read(described_by, items, request, Spool(pool.spools), kept)]
+
+            def submit() -> None:
+                pool.submit_items(request, info, messages.pop())
+
             return request, self._calls.wait(request.job_id, tool, submit)
 
         request, report = opening.tried_again(call)

@@ -19,8 +19,6 @@ from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.code_digest import forget_changed_code
 from snakemake_executor_gpupool.worker.dependencies import holds
 from snakemake_executor_gpupool.worker.describe import (
-    Described,
-    columns_of,
     describe_item,
     describe_model,
 )
@@ -47,15 +45,21 @@ def items_read(
     if kept is not None:
         kept.check_with(functools.partial(holds, tool_class=type(tool)))
     model = ModelInfo.from_fields(Fields(describe_model(tool), "a model"))
-    described: list[Described] = []
+    keys: list[str] = []
+    costs: list[float] = []
+    tokens: list[int] = []
+    names: list[str] = []
     payloads: list[Blob] = []
     found: set[int] = set()
     head = request.space, model.model, model.group
     seen: set[str] = set()
     for position, item in enumerate(items):
         parts = packed_item(tool, item, position)
-        described.append(describe_item(tool, item, position))
-        key = described[-1].key
+        key, cost, size, name = describe_item(tool, item, position)
+        keys.append(key)
+        costs.append(cost)
+        tokens.append(size)
+        names.append(name)
         if kept is not None and key not in seen:
             seen.add(key)
             result = kept.find(result_key(*head, key))
@@ -63,16 +67,15 @@ def items_read(
                 found.add(position)
                 parts = [result]
         payloads.append(spool.put(parts))
-    columns = columns_of(described)
     return ItemsRead(
         request.job_id,
         model,
-        tuple(columns["keys"]),
-        tuple(columns["costs"]),
-        tuple(columns["tokens"]),
-        tuple(columns["names"]),
-        tuple(payloads),
-        frozenset(found),
+        keys=tuple(keys),
+        costs=tuple(costs),
+        tokens=tuple(tokens),
+        names=tuple(names),
+        payloads=tuple(payloads),
+        kept=frozenset(found),
     )
 
 
