@@ -169,6 +169,8 @@ VARIABLES = {
     "group, each of whom can then run code as the others. Default: it is yours alone.",
     "GPUPOOL_RECORD": "`1`: a run records what its decisions depend on, and what they are, in "
     "`recording.jsonl` of its directory. It names files, rules and items, and has no contents.",
+    "GPUPOOL_NODE_SNAKEMAKE": "`always`: also a `shell:` job on a node has a Snakemake of its own "
+    "there. Default: only jobs that need it ([which](../clusters.md#many-short-jobs)).",
     "GPUPOOL_LOOKAHEAD": "`0`: what is loaded and evicted follows from the jobs that are ready, "
     "and not from those that Snakemake's graph says will come. Default: 1.",
     "GPUPOOL_REPRODUCIBLE": "As `--gpupool-reproducible`: `1` or `0`. A run sets it for all its "

@@ -6,19 +6,22 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
-from typing import Callable
 
 from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
+from snakemake_executor_gpupool.wire.late import wait_until
 
-POLL_S = 0.1
 
+def wait_for_files(paths: Iterable[str], wait_s: float) -> list[str]:
+    """Wait until all of these files exist, for ``wait_s`` at most. Never raises.
 
-def wait_for_files(paths: Iterable[str], wait_s: float) -> None:
-    """Wait until all of these files exist, for ``wait_s`` at most. Never raises."""
-    _wait(paths, os.path.exists, wait_s)
+    Returns
+    -------
+    list
+        Those that do not.
+    """
+    return wait_until(paths, os.path.exists, wait_s)
 
 
 def wait_for_blobs(blobs: Iterable[Blob], wait_s: float) -> dict[str, InputError]:
@@ -33,7 +36,7 @@ def wait_for_blobs(blobs: Iterable[Blob], wait_s: float) -> dict[str, InputError
     for blob in blobs:
         if isinstance(blob, SpoolFile):
             ends[blob.path] = max(ends.get(blob.path, 0), blob.offset + blob.size_bytes)
-    late = _wait(ends, lambda path: _size_bytes(path) >= ends[path], wait_s)
+    late = wait_until(ends, lambda path: _size_bytes(path) >= ends[path], wait_s)
     return {path: InputError(_explain(path, wait_s)) for path in late}
 
 
@@ -54,16 +57,3 @@ def _size_bytes(path: str) -> int:
         return os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
-
-
-def _wait(paths: Iterable[str], is_there: Callable[[str], bool], wait_s: float) -> list[str]:
-    """Wait until all exist, for ``wait_s`` at most; return those that do not."""
-    deadline_s = time.monotonic() + wait_s
-    missing = [path for path in paths if not is_there(path)]
-    while missing and time.monotonic() < deadline_s:
-        for folder in {os.path.dirname(path) or "." for path in missing}:
-            if os.path.isdir(folder):  # listing it makes network file systems look again
-                os.listdir(folder)
-        time.sleep(POLL_S)
-        missing = [path for path in missing if not is_there(path)]
-    return missing

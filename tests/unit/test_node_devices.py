@@ -57,7 +57,9 @@ def test_a_command_without_devices_sees_none(cpu_rules: bool, is_local: bool) ->
     commands = StubCommands()
     host = SimpleNamespace(commands=commands)
     cluster = RunningCluster(SimpleNamespace(paths=None, host=host), cpu_rules)
-    job = LaneJob(SimpleNamespace(is_local=is_local), 3, lambda failure: None)
+    rule = SimpleNamespace(shellcmd=None)
+    plain = SimpleNamespace(is_local=is_local, is_group=lambda: False, rule=rule)
+    job = LaneJob(plain, 3, lambda failure: None)
     cluster.place(job, "")
     if is_local or not cpu_rules:
         assert job.elsewhere is None

@@ -43,6 +43,8 @@ class LaneJob:
     environment: dict[str, str] = field(default_factory=dict)
     #: Runs its command on another machine and returns the exit code; None: it runs here.
     elsewhere: Callable[[str], int | None] | None = None
+    #: The same for a shell command without a Snakemake around it; None: it needs one.
+    shell_elsewhere: Callable[[Any], int | None] | None = None
     priority: float = 0
     starts: Callable[[], None] = lambda: None
     withdrawn: Callable[[], None] | None = None

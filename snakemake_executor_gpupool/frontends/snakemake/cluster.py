@@ -44,9 +44,15 @@ class RunningCluster:
                 command, there, node, limit_s=limit_s
             )
         elif self._cpu_rules and not environment and not lane_job.job.is_local:
-            lane_job.elsewhere = lambda command: self._commands.run(
-                command, {**shown, **visible_env(())}, threads=threads
-            )
+            from snakemake_executor_gpupool.frontends.snakemake.node_shell import is_plain
+
+            def run(command: Any) -> int | None:
+                hidden = {**shown, **visible_env(())}
+                code: int | None = self._commands.run(command, hidden, threads=threads)
+                return code
+
+            lane_job.elsewhere = run
+            lane_job.shell_elsewhere = run if is_plain(lane_job.job) else None
         if lane_job.elsewhere is not None:
             lane_job.threads = lane_job.memory_mb = 0  # of this machine's
 

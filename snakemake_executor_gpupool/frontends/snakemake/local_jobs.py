@@ -182,12 +182,32 @@ class LocalLane(LocalExecutor):
         job = lane_job.job
         in_process = job.is_group() or lane_job.environment or lane_job.elsewhere
         in_thread = not in_process and (job.is_template_engine or not (job.is_shadow or job.is_run))
-        if in_thread:
+        if lane_job.shell_elsewhere is not None:
+            self._run_shell_elsewhere(lane_job)
+        elif in_thread:
             self.cached_or_run(job, run_wrapper, *self.job_args_and_prepare(job))
         elif job.is_group():
             self._spawn(lane_job)
         else:
             self.cached_or_run(job, self._spawn, lane_job)
+
+    def _run_shell_elsewhere(self, lane_job: LaneJob) -> None:
+        """Run a shell job on a node, without a Snakemake there if the node can do it."""
+        from snakemake_executor_gpupool.frontends.snakemake import node_shell
+        from snakemake_executor_gpupool.hosts.cluster.shell_command import OTHER_PLACE_CODE
+
+        job, run = lane_job.job, lane_job.shell_elsewhere
+        assert run is not None
+        wait_s = self.workflow.execution_settings.latency_wait
+        command = node_shell.command_of(self.workflow, job, wait_s, self.envvars())
+        arguments = self.job_args_and_prepare(job)
+        try:
+            node_shell.run_elsewhere(run, command, lambda: run_wrapper(*arguments))
+        except node_shell.NotRun as error:
+            if error.code == OTHER_PLACE_CODE:
+                self._spawn(lane_job)
+            else:
+                check_exit(error.code)
 
     # -- children --------------------------------------------------------------------
     def _spawn(self, lane_job: LaneJob) -> None:

@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 from distributed import Future
 
 from snakemake_executor_gpupool.hosts.cluster.processes import MARK, run_here, where_it_ran
+from snakemake_executor_gpupool.hosts.cluster.shell_command import (
+    OTHER_PLACE_CODE,
+    ShellCommand,
+)
 from snakemake_executor_gpupool.hosts.time_limit import LEFT_CODE
 
 if TYPE_CHECKING:
@@ -60,7 +64,7 @@ class NodeCommands:
 
     def run(
         self,
-        command: str,
+        command: str | ShellCommand,
         environment: dict[str, str],
         node: str = "",
         threads: int = 0,
@@ -103,7 +107,7 @@ class NodeCommands:
         finally:
             self._futures.discard(future)
             future.release()
-        if log.exists() and code not in (None, LEFT_CODE):
+        if log.exists() and code not in (None, LEFT_CODE, OTHER_PLACE_CODE):
             # Its output goes where a local job's goes; that of one that runs again nowhere.
             sys.stderr.write(log.read_text(encoding="utf-8", errors="replace"))
         if code is not None:

@@ -18,6 +18,7 @@ from typing import Any
 from distributed import get_worker
 
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
+from snakemake_executor_gpupool.hosts.cluster.shell_command import ShellCommand
 from snakemake_executor_gpupool.hosts.time_limit import LEFT_CODE, LIMIT_CODE, TimeLimit
 
 #: How much later than a job the agent may get the signal that ended both.
@@ -63,7 +64,7 @@ class NodeProcesses:
 
     def run(
         self,
-        command: str,
+        command: str | ShellCommand,
         cwd: str,
         environment: dict[str, str],
         log: str,
@@ -77,6 +78,7 @@ class NodeProcesses:
             The exit code; ``LIMIT_CODE`` if it took longer than its limit and was ended, and
             ``LEFT_CODE`` if the node was told to end, and the command with it.
         """
+        shell = command if isinstance(command, ShellCommand) else ShellCommand(command)
         # The lease's text is unique in this run, so it also names the holder.
         lease = environment.get(LEASE_VARIABLE, "")
         if lease:
@@ -86,11 +88,11 @@ class NodeProcesses:
                 return LEFT_CODE if self._told_to_end.is_set() else -signal.SIGTERM
             with Path(log).open("ab") as output:
                 process = subprocess.Popen(  # noqa: S602 - Snakemake builds and quotes the command
-                    command,
+                    shell.text,
                     shell=True,
-                    executable="/bin/bash",
+                    executable=shell.executable,
                     cwd=cwd,
-                    env={**os.environ, **environment},
+                    env=shell.variables({**os.environ, **environment}),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -153,7 +155,7 @@ def where_it_ran(log: str | Path) -> Path:
 
 def run_here(
     plugin: str,
-    command: str,
+    command: str | ShellCommand,
     cwd: str,
     environment: dict[str, str],
     log: str,
@@ -176,6 +178,10 @@ def run_here(
             marker.write(worker.address)
     except FileExistsError:
         return None
+    if isinstance(command, ShellCommand):
+        code = command.code_before(cwd, log)
+        if code is not None:
+            return code
     return processes.run(command, cwd, environment, log, limit_s)
 
 
