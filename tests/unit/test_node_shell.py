@@ -166,6 +166,8 @@ def test_a_command_that_may_name_the_place_says_so() -> None:
         "echo {output}": False,
         "echo {resources.tmpdir}": True,
         "echo {resources}": True,
+        "echo {resources.mem_mb} {resources.tmpdir_of_mine}": False,
+        "echo {resources[tmpdir]}": True,
         "mktemp -p $TMPDIR": False,
     }
     for text, names in cases.items():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -41,6 +42,9 @@ THREADS = (
 TMPDIRS = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
 #: Variables that Snakemake takes away from commands in conda environments.
 CONDA_CONFLICTS = ("R_LIBS", "PYTHONPATH", "PERLLIB", "PERL5LIB")
+
+#: What a command may say of resources without naming the place for temporary files.
+_OTHER_RESOURCES = re.compile(rf"\bresources\.(?!{EVALUATED_WHERE_IT_RUNS}\b)\w+")
 
 _SHELL_MODULE: Any = sys.modules[shell.__module__]
 _thread = threading.local()
@@ -138,7 +142,7 @@ def command_of(workflow: Any, job: Any, wait_s: float, declared: dict[str, str])
 def _may_name_tmpdir(job: Any) -> bool:
     """Whether a command may have the place for temporary files in its text."""
     computes = any(callable(param) for param in job.rule.params)
-    return "resources" in job.rule.shellcmd or computes or "tmpdir" in job.rule.shellcmd
+    return computes or "resources" in _OTHER_RESOURCES.sub("", job.rule.shellcmd)
 
 
 class _Remote:
