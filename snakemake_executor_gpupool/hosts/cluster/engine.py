@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -19,6 +20,9 @@ from snakemake_executor_gpupool.hosts.cluster.agent import AgentPlugin
 
 #: How long one attempt to reach an agent may take.
 CONNECT_S = 3.0
+#: What is said on a topic to hear whether it is listened to, how often, and with what pause.
+OWN_VOICE = {"coordinator": "listens"}
+MAX_CALLS, CALL_S = 100, 0.1
 #: How long Dask may take to close.
 CLOSE_S = 5.0
 
@@ -88,11 +92,22 @@ class Engine:
 
         ``on_agent`` is called with each agent's announcement, on the event loop's thread.
         """
+        is_heard = threading.Event()
 
         def tell(event: tuple[float, dict[str, str]]) -> None:
-            on_agent(event[1])
+            if event[1] == OWN_VOICE:
+                is_heard.set()
+            else:
+                on_agent(event[1])
 
-        self.client.subscribe_topic(self._plugin.name, tell)
+        topic = self._plugin.name
+        self.client.subscribe_topic(topic, tell)
+        # The subscription and the plugin go to the scheduler over connections of their own, in
+        # either order; agents announce themselves once, and nobody hears it too early.
+        for _ in range(MAX_CALLS):
+            self.client.log_event(topic, OWN_VOICE)
+            if is_heard.wait(CALL_S):
+                break
         self.client.register_plugin(self._plugin)
 
     def run(self, work: Coroutine[Any, Any, None]) -> concurrent.futures.Future[None]:
