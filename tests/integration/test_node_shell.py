@@ -134,7 +134,7 @@ rule silent:
 """
 
 #: Variables that differ between any two processes, or name the way that a job has come.
-VOLATILE = ("_=", "SHLVL=", "GPUPOOL_NODE_SNAKEMAKE=", "GPUPOOL_PROCESS=", "DASK_")
+VOLATILE = ("_=", "SHLVL=", "OLDPWD=", "GPUPOOL_NODE_SNAKEMAKE=", "__DASK_PARENT_PID=")
 #: What a Snakemake on the node may do otherwise than this machine's; the rest is as local jobs'.
 OF_NODES = ("out/env.txt", "out/names.txt", "out/again.txt", "out/tmpdir.txt")
 #: Compare all of it with a Snakemake on the node, which takes some minutes.
