@@ -199,7 +199,7 @@ def run_failing(workflow: Workflow, way: str, *arguments: str) -> dict[str, obje
     exists = {name: (failed.directory / name).exists() for name in ("out/failing.txt", "late.txt")}
     return {
         "code": failed.code,
-        "names": all(f"Error in rule {rule}" in failed.text for rule in ("failing", "silent")),
+        "names": "Error in rule failing" in failed.text,
         "said": "said" in failed.text,
         "log": failed.read("log/failing.log"),
         "missing": "Missing files after" in failed.text,
