@@ -120,7 +120,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         assert eventually(lambda: not Path(f"/proc/{pid}").exists(), 30.0)
 
 
-def test_a_second_run_finds_all_loaded_and_edited_code_is_new(place: Place) -> None:
+def test_a_second_run_finds_all_loaded_and_edited_code_is_new(place: Place) -> None:  # G1 G4
     first, second = place.workflow("first"), place.workflow("second", "c d")
     refused = place.run(first, "on")
     assert refused.code == 1 and "there is none" in refused.text
@@ -155,7 +155,9 @@ def test_a_second_run_finds_all_loaded_and_edited_code_is_new(place: Place) -> N
     assert (edited.summary["model_loads"], place.n_loads()) == (1, 2)
 
 
-def test_two_runs_at_once_share_and_one_that_ends_takes_none_of_the_other_s(place: Place) -> None:
+def test_two_runs_at_once_share_and_one_that_ends_takes_none_of_the_other_s(  # G2
+    place: Place,
+) -> None:
     place.env["GPUPOOL_MANAGED_DEVICES"] = "cpu:1"
     runs = [place.workflow(name, sleep_s=0.3) for name in ("one", "two")]
     gone = place.workflow("gone", "x y", sleep_s=0.3, last="z")

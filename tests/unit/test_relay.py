@@ -70,7 +70,7 @@ class World:
         self.relay.close(job_id, is_final=is_final)
 
 
-def test_a_shared_batch_is_told_to_each_run_with_what_its_own_jobs_pay() -> None:
+def test_a_shared_batch_is_told_to_each_run_with_what_its_own_jobs_pay() -> None:  # G2
     world = World()
     world.load()
     world.batch()
