@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 import snakemake_executor_gpupool
-from snakemake_executor_gpupool.frontends.server.address import namespace, root_directory
+from snakemake_executor_gpupool.frontends.server.address import (
+    AUTO,
+    Wish,
+    namespace,
+    root_directory,
+)
+from snakemake_executor_gpupool.frontends.server.client import Client, Upgraded
 from snakemake_executor_gpupool.frontends.server.talk import encode, receive
 from tests.serving import Workplace, processes_of
 from tests.waiting import eventually
@@ -176,6 +182,18 @@ def test_a_server_never_starts_workers_of_another_gpupool(work: Workplace) -> No
         assert receive(connection) == {"type": "renewed"}
     assert work.n_loads() == loads
     shutil.rmtree(directory)
+
+
+def test_a_client_of_before_an_upgrade_starts_no_server_of_after_it(  # G4
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would find it in that directory, and the client would wait for it."""
+    monkeypatch.setenv("LOADS", str(tmp_path))
+    client = Client(Wish(AUTO, str(tmp_path / "s")))
+    client.key = "of before"
+    with pytest.raises(Upgraded):
+        client.connect()
+    assert eventually(lambda: not processes_of(tmp_path), 10.0)
 
 
 def test_a_second_server_of_a_directory_is_refused(work: Workplace) -> None:

@@ -54,6 +54,10 @@ class NoServer(Exception):
     """No server can take a job; the message says why."""
 
 
+class Upgraded(NoServer):
+    """This process is of a gpupool that is not there any longer."""
+
+
 class ComputeHere(Exception):
     """A job is not one for a server; the message says why."""
 
@@ -139,6 +143,8 @@ class Client:
                 with self._connected() as connection:
                     answer = _asked(connection, message)
             except NoServer as error:
+                if isinstance(error, Upgraded):
+                    _begin_anew()
                 if not attempt:
                     raise
                 raise ComputeHere(f"the server has ended, and {error}") from error
@@ -259,7 +265,7 @@ class Client:
         import subprocess
 
         module = "snakemake_executor_gpupool.frontends.server.main"
-        command = [sys.executable, "-m", module, "--directory", self.directory]
+        command = [sys.executable, "-m", module, "--directory", self.directory, "--key", self.key]
         # Nothing of this process is kept open by it: an engine waits for the end of its pipes.
         process = subprocess.Popen(
             command,
@@ -281,6 +287,8 @@ class Client:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 del process  # it outlives this one; should it not, any later Popen buries it
+        if key_of(self._env) != self.key:
+            raise Upgraded("gpupool was installed anew since this process was started")
         raise NoServer(
             f"one was started and did not come up: {last_line(self.directory) or 'it says nothing'}"
         )

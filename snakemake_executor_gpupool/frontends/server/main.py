@@ -16,9 +16,11 @@ def main() -> int:
     """Serve, and return the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--directory", required=True)
+    parser.add_argument("--key", default="", help="of the client: another one has no use for it")
+    given = parser.parse_args()
+    options = ServerOptions(given.directory, key=given.key, is_quiet=True, patience_s=PATIENCE_S)
     try:
-        directory = parser.parse_args().directory
-        serve(ServerOptions(directory=directory, is_quiet=True, patience_s=PATIENCE_S))
+        serve(options)
     except GpupoolError:
         return 2  # the log says why
     return 0

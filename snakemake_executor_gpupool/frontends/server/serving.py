@@ -71,6 +71,8 @@ class ServerOptions:
         What a client would send to have a model loaded; empty: none is at the start.
     is_quiet
         Whether it says nothing on standard error.
+    key
+        What it is to have in common with the client that starts it; empty: it is the first.
     patience_s
         How long to wait for the end of another server of the directory.
     """
@@ -82,6 +84,7 @@ class ServerOptions:
     preload: dict[str, Any] = field(default_factory=dict)
     is_quiet: bool = False
     patience_s: float = 0.0
+    key: str = ""
 
 
 def serve(options: ServerOptions) -> None:
@@ -93,6 +96,8 @@ def serve(options: ServerOptions) -> None:
         There is a server already, an option is malformed, or the directory cannot be used.
     """
     key = key_of(os.environ)
+    if options.key not in ("", key):
+        raise ConfigError("gpupool was installed anew since this server was asked for")
     directory = options.directory or directory_of(key)
     path = socket_of(directory)
     make_directory(directory)
