@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distributed import Future
+from distributed import Future, KilledWorker
 
 from snakemake_executor_gpupool.hosts.cluster.processes import MARK, run_here, where_it_ran
 from snakemake_executor_gpupool.hosts.cluster.shell_command import (
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: The Dask resource that counts a node's cores.
 CORES = "gpupool-cores"
+#: Of a job that its node could not start.
+FAILED_CODE = 1
 #: How often to check whether a node is still there.
 LOOK_S = 1.0
 
@@ -123,8 +125,12 @@ class NodeCommands:
                 if node and self._address_of(node) != address:
                     future.cancel()
                     return None
-            except Exception:  # Dask reports a lost worker in many ways
-                return None
+            except Exception as error:  # Dask reports a lost worker in many ways
+                if future.status != "error" or isinstance(error, KilledWorker):
+                    return None
+                # The node is there, and would say the same each time: files it cannot write.
+                sys.stderr.write(f"gpupool: a job could not be started on its node: {error!r}\n")
+                return FAILED_CODE
 
     def _wait_for_loss(self, log: Path) -> None:
         """Wait until a lost command has ended: Dask gives a node up that is only silent so far."""
