@@ -30,7 +30,8 @@ def main() -> None:
     # one has threads, and a thread that ends counts as the parent's end.
     if os.getppid() != 1:
         die_with_parent()
-    faulthandler.enable()
+    # Only the thread that crashed: little of a log is quoted, and the signal must be in it.
+    faulthandler.enable(all_threads=False)
     # Output goes to a log: a character that cannot be encoded is no reason to fail.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     # A script's own directory must not shadow the tool's imports.

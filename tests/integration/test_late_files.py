@@ -111,7 +111,15 @@ def taken_away(blob: SpoolFile) -> tuple[Path, bytes]:
     return path, data
 
 
-READ = {"job": 1, "cwd": "/", "follow": [], "store": None, "space": "", "hashes": True}
+READ = {
+    "job": 1,
+    "cwd": "/",
+    "follow": [],
+    "store": None,
+    "space": "",
+    "hashes": True,
+    "items": True,
+}
 
 
 def test_a_late_input_is_waited_for(worker: Worker) -> None:
