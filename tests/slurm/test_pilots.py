@@ -43,7 +43,8 @@ def test_a_cancelled_pilot_costs_nothing_and_an_idle_one_ends(tmp_path: Path) ->
         (tmp_path / "tail.may_end").touch()
         done = run.finished()
     workflow.check(done)
-    assert "is lost" in done.text
+    # Slurm signals all processes of a job: the agent hears of it, or is gone before.
+    assert "was told to end" in done.text or "is lost" in done.text
     assert len(devices_of_events(done)) >= 3
     assert not workflow.slurm_jobs()
 
