@@ -8,11 +8,13 @@ machine::
 
     python bench/lookahead.py                 200 graphs, some minutes
     python bench/lookahead.py --seeds 20      a quick look
+    python bench/lookahead.py --best 300      beside the best of 300 schedules that know all, too
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +25,8 @@ import report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from snakemake_executor_gpupool.testing.fewest_loads import fewest_loads, least_makespan
+from snakemake_executor_gpupool.testing.clairvoyant import best_makespan, least_makespan
+from snakemake_executor_gpupool.testing.fewest_loads import fewest_loads
 from snakemake_executor_gpupool.testing.graph_runs import GraphRun, Outcome
 from snakemake_executor_gpupool.testing.graphs import SHAPES, Graph, random_graph
 
@@ -41,6 +44,7 @@ class Compared:
     ahead: Outcome
     fewest: int
     is_exact: bool
+    best_s: float = math.nan
 
     @property
     def is_scarce(self) -> bool:
@@ -62,21 +66,29 @@ class Compared:
         """What no scheduler can beat over the makespan without a forecast."""
         return least_makespan(self.graph, self.fewest) / self.today.makespan_s
 
+    @property
+    def best(self) -> float:
+        """The best known makespan over that without a forecast: one that nobody can foresee."""
+        return min(self.best_s, self.ahead.makespan_s, self.today.makespan_s) / (
+            self.today.makespan_s
+        )
 
-def compare(seed: int) -> Compared:
-    """Run one graph."""
+
+def compare(seed: int, tries: int = 0) -> Compared:
+    """Run one graph; ``tries``: how many schedules are made that know all."""
     graph = random_graph(seed)
     today = GraphRun(graph, looks_ahead=False).run()
     ahead = GraphRun(graph, looks_ahead=True).run()
-    return Compared(graph, today, ahead, *fewest_loads(graph))
+    best_s = best_makespan(graph, tries, seed) if tries else math.nan
+    return Compared(graph, today, ahead, *fewest_loads(graph), best_s)
 
 
 def table(rows: Sequence[tuple[str, Sequence[Compared]]]) -> list[str]:
     """Return a line for each group of graphs."""
     lines = [
         "| graphs | number | loads, LRU | forecast | of models without a worker, LRU | forecast | "
-        "makespan: median | mean | worst | bound |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "makespan: median | mean | worst | best known | bound |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for label, group in rows:
         if group:
@@ -90,10 +102,13 @@ def table(rows: Sequence[tuple[str, Sequence[Compared]]]) -> list[str]:
                     lambda each: each.ahead.cold_loads / each.fewest,
                 )
             )
-            bound = statistics.median(each.bound for each in group)
+            best, bound = (
+                statistics.median(getattr(each, which) for each in group)
+                for which in ("best", "bound")
+            )
             lines.append(
                 f"| {label} | {len(group)} | {loads} | {statistics.median(times):.3f} | "
-                f"{statistics.fmean(times):.3f} | {max(times):.3f} | {bound:.3f} |"
+                f"{statistics.fmean(times):.3f} | {max(times):.3f} | {best:.3f} | {bound:.3f} |"
             )
     return lines
 
@@ -139,13 +154,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=200, help="(default: 200)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument("--best", type=int, default=0, help="so many schedules that know all")
     parser.add_argument("--each", action="store_true", help="print a line for each graph")
     options = parser.parse_args()
     if options.seeds < len(SHAPES):
         parser.error(f"--seeds must be at least {len(SHAPES)}")
     compared = []
     for seed in range(options.first, options.first + options.seeds):
-        each = compare(seed)
+        each = compare(seed, options.best)
         compared.append(each)
         if options.each:
             graph = each.graph
@@ -153,7 +169,8 @@ def main() -> int:
                 f"{seed} {graph.shape} jobs={len(graph.jobs)} models={len(graph.models)} "
                 f"devices={graph.devices} load={graph.load_s:g} known={graph.knows_figures} "
                 f"loads {each.today.loads} -> {each.ahead.loads} (fewest {each.fewest}"
-                f"{'' if each.is_exact else ' or more'}) time {each.time_ratio:.3f}",
+                f"{'' if each.is_exact else ' or more'}) time {each.time_ratio:.3f} "
+                f"best {each.best:.3f} bound {each.bound:.3f}",
                 flush=True,
             )
     print("\n".join(table(groups(compared))))

@@ -94,7 +94,9 @@ class DeviceOwnership:
         self._locks.check(locked)
         return self._locks.warning
 
-    def take(self, devices: Sequence[Device], ours: Collection[int] = ()) -> Refusal | None:
+    def take(
+        self, devices: Sequence[Device], ours: Collection[int] = (), *, asks: bool = True
+    ) -> Refusal | None:
         """Take all of these devices, or none.
 
         Parameters
@@ -103,6 +105,8 @@ class DeviceOwnership:
             As granted by the allocator. Those that this process holds already stay held.
         ours
             Processes of ours that may still be on a device without holding it.
+        asks
+            Whether the process that holds a refused device is asked to make room.
 
         Returns
         -------
@@ -121,7 +125,8 @@ class DeviceOwnership:
                 self._let_go(new[:number])
                 if not refusal.lost:
                     self._refused[device.name] = device
-                    self._locks.want(device)
+                    if asks:
+                        self._locks.want(device)
                 return refusal
         return None
 
@@ -165,11 +170,12 @@ class DeviceOwnership:
             self._held.pop(device.name, None)
             self._locks.release(device)
 
-    def given_back(self, ours: Collection[int] = ()) -> list[str]:
-        """Look again at the refused devices, for requests that wait for them.
+    def given_back(self, ours: Collection[int] = (), *, asks: bool = True) -> list[str]:
+        """Look again at the refused devices.
 
         Return the names of those that are free by now. They are not taken: another process may
-        still be faster.
+        still be faster. ``asks``: requests wait for them, and who holds the others is asked to make
+        room.
         """
         free = []
         for device in list(self._refused.values()):
@@ -177,7 +183,7 @@ class DeviceOwnership:
                 self._locks.unwant(device)
                 del self._refused[device.name]
                 free.append(device.name)
-            else:
+            elif asks:
                 self._locks.want(device)
         return free
 

@@ -265,7 +265,7 @@ class RunLoop:
 
     def _claim(self, effect: ClaimDevices) -> ev.Event:
         """Take devices against other processes; return whether that went well."""
-        refusal = self.sharing.claim(effect.devices)
+        refusal = self.sharing.claim(effect.devices, asks=not effect.is_ahead)
         if refusal is None:
             return ev.DevicesClaimed(effect.holder_id)
         return ev.DevicesRefused(

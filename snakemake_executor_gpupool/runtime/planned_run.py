@@ -24,6 +24,7 @@ from snakemake_executor_gpupool.runtime.expected import (
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.core import Core, Setup
+from snakemake_executor_gpupool.scheduling.forecast import Forecast
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.batch_time import Speed
@@ -97,6 +98,10 @@ class PlannedRun:
     def at(self, time_s: float, act: Callable[[], None]) -> None:
         """Do something at a later time."""
         heapq.heappush(self._events, (max(time_s, self.now_s), next(self._numbers), act))
+
+    def foresee(self, forecast: Forecast) -> None:
+        """The frontend knows more of the jobs to come."""
+        self._take(ev.JobsForeseen(forecast))
 
     def submit(self, request: Request) -> None:
         """A served job is ready."""

@@ -50,12 +50,15 @@ class Sharing:
         if warning:
             self._say(f"gpupool: {warning}")
 
-    def claim(self, devices: tuple[Device, ...]) -> Refusal | None:
-        """Lock devices of this machine; return a refusal if another process has them."""
+    def claim(self, devices: tuple[Device, ...], *, asks: bool = True) -> Refusal | None:
+        """Lock devices of this machine; return a refusal if another process has them.
+
+        ``asks``: that process is asked to make room.
+        """
         # Devices of other machines are locked there, by their agents.
         here = [device for device in devices if not device.host]
-        refusal = self._ownership.take(here, ours=self._pids())
-        if refusal is not None and refusal.why not in self._refusals_said:
+        refusal = self._ownership.take(here, ours=self._pids(), asks=asks)
+        if asks and refusal is not None and refusal.why not in self._refusals_said:
             self._refusals_said.add(refusal.why)
             self._say(f"gpupool: {refusal.why}; waiting for it")
         return refusal
@@ -73,10 +76,12 @@ class Sharing:
         seen: list[Event] = []
         on = self._allocator.allocation_map()
         self._ownership.keep_only(name for name, owners in on.items() if owners)
-        if not self._allocator.snapshot().waiting:
+        waits = bool(self._allocator.snapshot().waiting)
+        if not waits:
             self._ownership.forget_refused()
-        elif self._ownership.refused:
-            seen += map(DeviceGivenBack, self._ownership.given_back(ours=self._pids()))
+        if self._ownership.refused:
+            free = self._ownership.given_back(ours=self._pids(), asks=waits)
+            seen += map(DeviceGivenBack, free)
         return [*seen, *(RoomWanted(device.name) for device in self._ownership.wanted())]
 
     def close(self) -> None:

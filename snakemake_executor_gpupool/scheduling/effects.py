@@ -18,10 +18,16 @@ class ClaimDevices:
     """Take granted devices against other processes of their machine, all or none.
 
     ``DevicesClaimed`` or ``DevicesRefused`` is to follow, once, however long that takes.
+
+    Attributes
+    ----------
+    is_ahead
+        There is no work for them yet: no other run is asked to make room.
     """
 
     holder_id: str
     devices: tuple[Device, ...]
+    is_ahead: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,16 @@ from ready form a wave::
 
 A job that becomes ready names its wave (:attr:`~.Request.wave`), so that the scheduler counts on by
 itself. The empty forecast says that nothing is known, not that nothing is to come.
+
+Several frontends of one scheduler each have a forecast of their own: :meth:`Forecast.merged` makes
+one of them, in which waves have other names (:func:`wave_of_client`). Kinds are common to all.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 #: Of a graph with more, only the nearest are foretold: looking at all would take too long.
 MAX_WAVES = 256
@@ -89,6 +92,34 @@ class Forecast:
 
     def __bool__(self) -> bool:
         return bool(self.waves) or self.is_complete
+
+    @classmethod
+    def merged(cls, parts: Mapping[str, Forecast]) -> Forecast:
+        """Return one forecast of those of several clients, by their names.
+
+        A client that leaves is left out of the next one. Others may still come: the whole is never
+        complete. Of more than :data:`MAX_WAVES` the nearest count.
+
+        Parameters
+        ----------
+        parts
+            Names have no ``@``. What a client's requests call :attr:`~.Request.wave` becomes
+            :func:`wave_of_client`.
+        """
+        waves = [
+            replace(
+                wave,
+                name=wave_of_client(wave.name, client),
+                after=tuple(
+                    replace(need, wave=wave_of_client(need.wave, client)) for need in wave.after
+                ),
+            )
+            for client, part in parts.items()
+            for wave in part.waves
+        ]
+        waves.sort(key=lambda wave: depth_of(wave.name))
+        is_cut = len(waves) > MAX_WAVES or any(part.is_cut for part in parts.values())
+        return cls(tuple(waves[:MAX_WAVES]), is_cut=is_cut)
 
 
 @dataclass(frozen=True)
@@ -172,7 +203,7 @@ def forecast_of(
     for key in _in_order(nodes):
         node = nodes[key]
         if node.wave:
-            behind[key] = _Behind({node.wave: 1}, _depth(node.wave) + 1, elsewhere=False)
+            behind[key] = _Behind({node.wave: 1}, depth_of(node.wave) + 1, elsewhere=False)
             continue
         seen = _merged([behind[before] for before in node.after if before in behind])
         if not node.kind:
@@ -186,7 +217,7 @@ def forecast_of(
         Wave(name, wave.kind, wave.tool, wave.jobs, wave.needs(), wave.elsewhere == wave.jobs)
         for name, wave in waves.items()
     ]
-    made.sort(key=lambda wave: (_depth(wave.name), wave.name))
+    made.sort(key=lambda wave: (depth_of(wave.name), wave.name))
     if len(made) > MAX_WAVES:
         near = {wave.name for wave in made[:MAX_WAVES]}
         wave_of = {key: name for key, name in wave_of.items() if name in near}
@@ -199,8 +230,14 @@ def kind_of(wave: str) -> str:
     return wave.rpartition("@")[0]
 
 
-def _depth(wave: str) -> int:
-    return int(wave.rpartition("@")[2])
+def depth_of(wave: str) -> int:
+    """Return how many waves come before a wave, one after the other."""
+    return int(wave.rpartition("@")[2].partition(":")[0])
+
+
+def wave_of_client(wave: str, client: str) -> str:
+    """Return what a wave is called in a forecast of several clients; empty: it is none."""
+    return f"{wave}:{client}" if wave else ""
 
 
 def rows_after(forecast: Forecast) -> dict[str, int]:

@@ -11,12 +11,12 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.allocation.foresight import Foresight
-from snakemake_executor_gpupool.scheduling.forecast import Forecast, Need, Wave, kind_of, rows_after
+from snakemake_executor_gpupool.scheduling.forecast import Forecast, Need, Wave, kind_of
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.plan import workers_that_pay
+from snakemake_executor_gpupool.scheduling.waves import Count, WaveTable
 from snakemake_executor_gpupool.wire.requests import Request
 
 #: Nobody knows when a model without a device gets one.
@@ -32,22 +32,6 @@ WEIGHS = 0.5
 RENEWED_AFTER_S = 0.1
 
 
-@dataclass
-class _Count:
-    """How the jobs of a wave stand."""
-
-    coming: int = 0
-    in_flight: int = 0
-    done: int = 0
-    #: Of those in flight: how many have not been read, and of how many all results are there.
-    unread: int = 0
-    computed: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.coming + self.in_flight + self.done
-
-
 class Outlook(Foresight):
     """Follows the forecast through the run.
 
@@ -59,15 +43,7 @@ class Outlook(Foresight):
 
     def __init__(self, models: Mapping[Hashable, Model]) -> None:
         self._models = models
-        self._waves: dict[str, Wave] = {}
-        self._counts: dict[str, _Count] = {}
-        self._wave_of: dict[int, str] = {}
-        self._unread: dict[int, _Count] = {}
-        self._computed: dict[int, _Count] = {}
-        #: Jobs that are being read and that nobody foresaw, and their tools.
-        self._unforeseen: dict[int, str] = {}
-        self._is_complete = False
-        self._rows: dict[str, int] = {}
+        self._table = WaveTable()
         self._kinds: dict[str, dict[Hashable, None]] = {}
         self._kinds_of: defaultdict[Hashable, set[str]] = defaultdict(set)
         self._loaded: set[Hashable] | None = None
@@ -82,42 +58,19 @@ class Outlook(Foresight):
     # -- what happens ----------------------------------------------------------------
     def replace(self, forecast: Forecast) -> None:
         """Take in a new forecast; jobs in flight keep the waves that they came with."""
-        self._waves = {wave.name: wave for wave in forecast.waves}
-        self._is_complete = forecast.is_complete
-        self._rows = rows_after(forecast)
-        in_flight = Counter(self._wave_of.values())
-        self._counts = {name: _Count(in_flight=count) for name, count in in_flight.items()}
-        for job_id in self._unread:
-            self._unread[job_id] = count = self._counts[self._wave_of[job_id]]
-            count.unread += 1
-        for job_id in self._computed:
-            self._computed[job_id] = count = self._counts[self._wave_of[job_id]]
-            count.computed += 1
-        for wave in forecast.waves:
-            self._counts.setdefault(wave.name, _Count()).coming = wave.jobs
+        self._table.replace(forecast)
         self._on_model, self._loaded = {}, None
         self._ranks.clear()
         self._forget_estimates()
 
     def job_ready(self, request: Request) -> None:
         """A job has come."""
-        count = self._counts.get(request.wave)
-        if count is not None:
-            self._wave_of[request.job_id] = request.wave
-            if request.attempt > 1:  # it was counted before
-                count.done = max(count.done - 1, 0)
-            else:
-                count.coming = max(count.coming - 1, 0)
-            count.in_flight += 1
-            count.unread += 1
-            self._unread[request.job_id] = count
+        if self._table.job_ready(request):
             self._forget_estimates()
-        else:
-            self._unforeseen[request.job_id] = str(request.tool)
 
     def job_read(self, request: Request, model: Model, cost: float) -> None:
         """All items of a job are known: which model computes them, and what they cost."""
-        self._was_read(request.job_id)
+        self._table.job_read(request.job_id)
         if request.wave:
             known = self._kinds.setdefault(kind_of(request.wave), {})
             if model.key not in known:
@@ -131,27 +84,13 @@ class Outlook(Foresight):
 
     def job_computed(self, request: Request) -> None:
         """All results of a job are there; its outputs are to be written."""
-        count = self._counts.get(self._wave_of.get(request.job_id, ""))
-        if count is not None and request.job_id not in self._computed:
-            self._computed[request.job_id] = count
-            count.computed += 1
+        if self._table.job_computed(request.job_id):
             self._forget_estimates()
 
     def job_over(self, request: Request) -> None:
         """A job has ended, in whatever way."""
-        self._was_read(request.job_id)
-        if request.job_id in self._computed:
-            self._computed.pop(request.job_id).computed -= 1
-        count = self._counts.get(self._wave_of.pop(request.job_id, ""))
-        if count is not None:
-            count.in_flight, count.done = max(count.in_flight - 1, 0), count.done + 1
+        if self._table.job_over(request.job_id):
             self._forget_estimates()
-
-    def _was_read(self, job_id: int) -> None:
-        self._unforeseen.pop(job_id, None)
-        count = self._unread.pop(job_id, None)
-        if count is not None:
-            count.unread -= 1
 
     def time_is(self, now_s: float) -> None:
         """Estimate anew what was estimated a while ago."""
@@ -168,7 +107,7 @@ class Outlook(Foresight):
     @property
     def is_known(self) -> bool:
         """Whether there is a forecast."""
-        return bool(self._waves) or self._is_complete
+        return self._table.is_known
 
     @property
     def paid_loads(self) -> float:
@@ -177,7 +116,7 @@ class Outlook(Foresight):
 
     def is_over(self, model: Model) -> bool:
         """Whether no job of a model will come any more, as far as can be told for certain."""
-        if not self._is_complete or model.is_chain:
+        if not self._table.is_complete or model.is_chain:
             return False
         return not any(self._waves_of(model, possible=True))
 
@@ -228,8 +167,9 @@ class Outlook(Foresight):
         def is_free(name: str) -> bool:
             if name not in memo:
                 memo[name] = True
-                wave = self._waves.get(name)
-                if wave is not None and self._counts[name].total > self._counts[name].done:
+                wave = self._table.waves.get(name)
+                count = self._table.counts.get(name)
+                if wave is not None and count is not None and count.total > count.done:
                     kinds = self._kinds.get(wave.kind, {})
                     memo[name] = bool(kinds) and all(
                         key in loaded or key == model.key for key in kinds
@@ -241,9 +181,9 @@ class Outlook(Foresight):
 
     def _rows_after(self, model: Model) -> int:
         """Return how many waves follow one after the other on a model's jobs in flight."""
-        kinds = self._kinds_of[model.key]
-        flying = [(name, kind_of(name)) for name, count in self._counts.items() if count.in_flight]
-        return max((self._rows.get(name, 0) for name, kind in flying if kind in kinds), default=0)
+        kinds, rows = self._kinds_of[model.key], self._table.rows
+        flying = self._table.of_jobs_in_flight()
+        return max((rows.get(name, 0) for name in flying if kind_of(name) in kinds), default=0)
 
     def workers_ahead(self, model: Model, most: int) -> int:
         """Return how many workers a model should have when its next jobs come; at least one."""
@@ -251,7 +191,7 @@ class Outlook(Foresight):
         job_s = self.job_s(model)
         if not waves or not job_s or model.load_s is None:
             return 1
-        pace_s, coming = self._pace_before(waves[0]), self._counts[waves[0].name].coming
+        pace_s, coming = self._pace_before(waves[0]), self._table.counts[waves[0].name].coming
         if pace_s:  # they come one after the other
             return min(max(math.ceil(job_s / pace_s), 1), most, max(coming, 1))
         return max(workers_that_pay([job_s] * min(coming, 64), [], model.load_s, most, most), 1)
@@ -265,7 +205,7 @@ class Outlook(Foresight):
         return [job_s] * min(jobs, 64)
 
     def _jobs_within(self, wave: Wave, within_s: float) -> int:
-        coming, next_s = self._counts[wave.name].coming, self.ready_in_s(wave)
+        coming, next_s = self._table.counts[wave.name].coming, self.ready_in_s(wave)
         if not wave.after or wave.waits_elsewhere or next_s > within_s or not coming:
             return 0
         pace_s = self._pace_before(wave)
@@ -273,11 +213,12 @@ class Outlook(Foresight):
 
     def _pace_before(self, wave: Wave) -> float:
         """Estimate in which time one more job of a wave is ready; 0: all are at once."""
+        waves, counts = self._table.waves, self._table.counts
         return max(
             (
-                self._pace(self._models_of(self._waves[need.wave].kind))[0]
+                self._pace(self._models_of(waves[need.wave].kind))[0]
                 for need in wave.after
-                if need.wave in self._waves and need.jobs < self._counts[need.wave].total
+                if need.wave in waves and need.jobs < counts[need.wave].total
             ),
             default=0.0,
         )
@@ -293,35 +234,15 @@ class Outlook(Foresight):
 
     def is_reading(self, model: Model) -> bool:
         """Whether jobs are being read that may be of a model."""
-        if str(model.tool.ref) in self._unforeseen.values():
+        if self._table.is_reading_unforeseen(str(model.tool.ref)):
             return True
         waves = self._waves_of(model, possible=True)
-        return any(self._counts[wave.name].unread for wave in waves)
+        return any(self._table.counts[wave.name].unread for wave in waves)
 
     def items_imminent(self, model: Model) -> float:
-        """Estimate how many items come of jobs all of whose inputs are being written, or are there.
-
-        Nobody knows when those come that also wait for other jobs, or for none.
-        """
-        jobs = sum(self._imminent(wave) for wave in self._waves_of(model))
+        """Estimate how many items come of jobs whose inputs are all being written, or there."""
+        jobs = sum(self._table.imminent(wave) for wave in self._waves_of(model))
         return jobs * model.items_total / max(self._jobs_read[model.key], 1)
-
-    def _imminent(self, wave: Wave) -> int:
-        if wave.waits_elsewhere or not wave.after:
-            return 0
-        count = self._counts[wave.name]
-        arrived = count.in_flight + count.done
-        return min(count.coming, min(self._free_after(wave, n) for n in wave.after) - arrived)
-
-    def _free_after(self, wave: Wave, need: Need) -> int:
-        """Return how many jobs of a wave, from its first on, wait for no more of another one."""
-        mine, theirs = self._counts[wave.name], self._counts.get(need.wave, _Count())
-        there = theirs.done + theirs.computed
-        if there >= theirs.total:
-            return mine.total
-        if there < need.jobs:
-            return 0
-        return 1 + (there - need.jobs) * (mine.total - 1) // max(theirs.total - need.jobs, 1)
 
     def job_s(self, model: Model) -> float | None:
         """Return what a job of a model takes a worker; None if nothing was measured."""
@@ -331,11 +252,12 @@ class Outlook(Foresight):
     def _waves_of(self, model: Model, *, possible: bool = False) -> Iterator[Wave]:
         """Yield the waves with jobs to come that are a model's; ``possible``: that may be."""
         if model.key not in self._on_model:
-            likely = [w for w in self._waves.values() if model.key in self._kinds.get(w.kind, {})]
-            others = [wave for wave in self._waves.values() if self._may_be(wave, model)]
+            waves = self._table.waves.values()
+            likely = [wave for wave in waves if model.key in self._kinds.get(wave.kind, {})]
+            others = [wave for wave in waves if self._may_be(wave, model)]
             self._on_model[model.key] = likely, others
         for wave in self._on_model[model.key][possible]:
-            count = self._counts[wave.name]
+            count = self._table.counts[wave.name]
             if count.coming or count.unread:
                 yield wave
 
@@ -349,7 +271,7 @@ class Outlook(Foresight):
     # -- times ---------------------------------------------------------------------------
     def ready_in_s(self, wave: Wave) -> float:
         """Estimate in how many seconds the next job of a wave is ready."""
-        if self._counts[wave.name].unread:
+        if self._table.counts[wave.name].unread:
             return 0.0
         known_s = self._ready_in_s.get(wave.name)
         if known_s is None:
@@ -360,19 +282,18 @@ class Outlook(Foresight):
 
     def _needed_s(self, wave: Wave, need: Need) -> float:
         """The first job waits for ``need.jobs``, the last one for all, those between for some."""
-        count, theirs = self._counts[wave.name], self._counts.get(need.wave, _Count())
-        arrived = count.in_flight + count.done
+        count, theirs = self._table.counts[wave.name], self._table.counts.get(need.wave, Count())
         least = min(need.jobs, theirs.total)
-        share = arrived / max(count.total - 1, 1)
+        share = count.arrived / max(count.total - 1, 1)
         return self._done_in_s(need.wave, math.ceil(least + (theirs.total - least) * share))
 
     def _done_in_s(self, name: str, jobs: int) -> float:
         """Estimate in how many seconds so many jobs of a wave are done."""
-        count = self._counts.get(name, _Count())
+        count = self._table.counts.get(name, Count())
         lacking, at_work = jobs - count.done - count.computed, count.in_flight - count.computed
         if lacking <= 0:
             return 0.0
-        wave = self._waves.get(name)
+        wave = self._table.waves.get(name)
         models = self._models_of(wave.kind) if wave else []
         job_s, start_s = self._pace(models)
         open_s = min(lacking, at_work) * job_s

@@ -36,18 +36,6 @@ def fewest_loads(graph: Graph, most_states: int = 20_000) -> tuple[int, bool]:
     return _Search(graph).run(most_states)
 
 
-def least_makespan(graph: Graph, loads: int) -> float:
-    """Return what no schedule with at least so many loads can beat: all work, or the longest row.
-
-    Most graphs cannot be computed as fast: jobs wait for others.
-    """
-    ends_s: list[float] = []
-    for job in graph.jobs:
-        ends_s.append(max((ends_s[n] for n in job.after), default=0.0) + max(job.costs))
-    work_s = sum(sum(job.costs) for job in graph.jobs) + loads * graph.load_s
-    return max(work_s / graph.devices, graph.load_s + max(ends_s))
-
-
 class _Search:
     """A* over the orders: first what may be done with the fewest loads."""
 

@@ -333,13 +333,13 @@ def _leases(scheduler: Scheduler) -> Iterator[str]:
 
 # -- what is to come ---------------------------------------------------------------
 def _outlook(scheduler: Scheduler) -> Iterator[str]:
-    outlook = scheduler.outlook
-    counted = (outlook._wave_of, outlook._unread, outlook._computed, outlook._unforeseen)
-    ended = {job_id for table in counted for job_id in table} - set(scheduler.jobs.ids())
+    table = scheduler.outlook._table
+    counted = (table._wave_of, table._unread, table._computed, table._unforeseen)
+    ended = {job_id for each in counted for job_id in each} - set(scheduler.jobs.ids())
     if ended:
         yield f"jobs {sorted(ended)} have ended, and are counted as jobs of a wave"
-    in_flight = Counter(outlook._wave_of.values())
-    for name, count in outlook._counts.items():
+    in_flight = Counter(table._wave_of.values())
+    for name, count in table.counts.items():
         if count.in_flight != in_flight[name]:
             yield f"{in_flight[name]} jobs of wave {name} are in flight, {count.in_flight} counted"
 

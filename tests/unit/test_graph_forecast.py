@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Hashable
 
 import pytest
 
+from snakemake_executor_gpupool.errors import ProtocolError
+from snakemake_executor_gpupool.frontends.server.forecast_fields import (
+    forecast_of_plain,
+    plain_forecast,
+)
 from snakemake_executor_gpupool.scheduling import forecast as module
 from snakemake_executor_gpupool.scheduling.forecast import (
     Forecast,
     Need,
     Node,
     Wave,
+    depth_of,
     forecast_of,
+    kind_of,
     rows_after,
+    wave_of_client,
 )
 
 Nodes = dict[Hashable, Node]
@@ -119,3 +128,72 @@ def test_of_a_graph_with_very_many_waves_the_nearest_are_foretold(
 def test_the_empty_forecast_is_false_and_one_without_jobs_to_come_is_not() -> None:
     assert not Forecast()
     assert Forecast(is_complete=True)
+
+
+def chain(kind: str, length: int) -> Forecast:
+    return forecast_of({n: Node(kind, "t", [n - 1] if n else []) for n in range(length)})[0]
+
+
+def test_forecasts_of_several_clients_are_one_in_which_nothing_is_mixed_up() -> None:
+    ours, theirs = chain("k", 2), chain("k", 3)
+    both = Forecast.merged({"1": ours, "2": theirs})
+
+    assert [wave.name for wave in both.waves] == ["k@0:1", "k@0:2", "k@1:1", "k@1:2", "k@2:2"]
+    assert both.waves[2].after == (Need("k@0:1", 1),)
+    assert [kind_of(wave.name) for wave in both.waves] == ["k"] * 5
+    assert [depth_of(wave.name) for wave in both.waves] == [0, 0, 1, 1, 2]
+    assert sum(wave.jobs for wave in both.waves) == 5
+    assert not both.is_complete, "others may come"
+    assert {wave.name for wave in Forecast.merged({"2": theirs}).waves} == {
+        wave_of_client(wave.name, "2") for wave in theirs.waves
+    }
+    assert not Forecast.merged({})
+    assert wave_of_client("", "1") == ""
+
+
+def test_of_very_many_waves_of_several_clients_the_nearest_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = {"1": chain("k", 5), "2": chain("k", 5)}
+    monkeypatch.setattr(module, "MAX_WAVES", 6)
+    both = Forecast.merged(parts)
+    assert both.is_cut and [depth_of(wave.name) for wave in both.waves] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_forecast_is_the_same_once_it_was_sent() -> None:
+    nodes: Nodes = {0: Node("k", "t"), 1: Node(""), 2: Node("k2", "t", [0, 1])}
+    made, _ = forecast_of(nodes)
+    for sent in (made, Forecast(), Forecast((), is_cut=True)):
+        assert forecast_of_plain(json.loads(json.dumps(plain_forecast(sent)))) == sent
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("name", "k"),
+        ("name", "other@0"),
+        ("name", "k@-1"),
+        ("name", 7),
+        ("tool", "t" * 5000),
+        ("jobs", -1),
+        ("jobs", True),
+        ("after", ["k@0"]),
+        ("after", {"k@0": "1"}),
+        ("after", {"k": 1}),
+        ("waits_elsewhere", 0),
+        ("more", 1),
+    ],
+)
+def test_what_is_no_forecast_is_refused(where: str, value: object) -> None:
+    plain = plain_forecast(chain("k", 1))
+    plain["waves"][0][where] = value
+    with pytest.raises(ProtocolError):
+        forecast_of_plain(plain)
+
+
+def test_a_forecast_of_no_end_is_refused() -> None:
+    plain = plain_forecast(chain("k", 1))
+    plain["waves"] *= module.MAX_WAVES + 1
+    for wrong in (plain, [], None, {"waves": []}):
+        with pytest.raises(ProtocolError):
+            forecast_of_plain(wrong)

@@ -14,8 +14,8 @@ from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.domain_events import JobComputed
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase
 from snakemake_executor_gpupool.scheduling.models.model import ModelWorker, Stage
-from snakemake_executor_gpupool.scheduling.outlook import _Count
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.scheduling.waves import Count
 from snakemake_executor_gpupool.testing import invariants, simulation
 from snakemake_executor_gpupool.testing.random_world import random_world
 from snakemake_executor_gpupool.testing.simulation import World
@@ -72,6 +72,10 @@ def tool(scheduler: Scheduler) -> Any:
 
 def file_worker(scheduler: Scheduler) -> Any:
     return next(iter(tool(scheduler).workers.values()))
+
+
+def waves(scheduler: Scheduler) -> Any:
+    return scheduler.outlook._table
 
 
 def kept(scheduler: Scheduler) -> Any:
@@ -146,8 +150,14 @@ BREAKS: list[tuple[Callable[[Scheduler], Any], str]] = [
     (lambda s: setattr(in_flight(s).items[0], "holders", 9), "holders, and counts 9"),
     (rename_key, "under the key of another item"),
     (set_to(lambda s: worker(s).model.queue, _count=99), "are in the queue of .*, it counts 99"),
-    (lambda s: s.outlook._wave_of.update({99: "w"}), r"jobs \[99\] have ended, and are counted"),
-    (lambda s: s.outlook._counts.update(w=_Count(in_flight=1)), "0 jobs of wave w are in flight"),
+    (
+        lambda s: s.outlook._table._wave_of.update({99: "w"}),
+        r"jobs \[99\] have ended, and are counted",
+    ),
+    (
+        lambda s: s.outlook._table.counts.update(w=Count(in_flight=1)),
+        "0 jobs of wave w are in flight",
+    ),
     (set_to(kept, result=None), "is kept without a result"),
     (set_to(lambda s: s.ledger, _kept_bytes=lambda n: n + 1), "B of results are kept, and"),
     (lambda s: tool(s).writes.append(3, (0, 0)), "is reading, and in 2 queues"),

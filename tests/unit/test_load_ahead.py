@@ -36,6 +36,29 @@ def test_another_run_gets_the_device_of_what_is_loaded_ahead_and_is_left_alone()
     assert loads_of_b(world)[2] >= moment_s + HOLD_OFF_S
 
 
+def test_no_other_run_is_asked_to_make_room_for_what_is_loaded_ahead() -> None:
+    """The first two and c have work; the fourth, b again, has none yet."""
+    world = ahead_world(lambda world: None, 1.0)
+    assert [claim.is_ahead for claim in world.effects(fx.ClaimDevices)] == [False] * 3 + [True]
+
+
+def test_work_that_comes_while_a_device_is_claimed_ahead_has_it_claimed_again() -> None:
+    """Nobody was asked to make room; now somebody is, since there is work."""
+    begins_s = loads_of_b(ahead_world(lambda world: None, 1.0))[1]
+
+    def hold(world: World) -> None:
+        world.claim_s = 1.0
+        world.foreign["cuda:1"] = begins_s + 20.0
+        world.at(begins_s + 0.5, lambda: world.submit(50, [FakeItem("x")], model="b"))
+
+    world = ahead_world(hold, begins_s - 0.5)
+    later = [
+        c.is_ahead for t, c in world.log if isinstance(c, fx.ClaimDevices) and t > begins_s - 0.5
+    ]
+    assert later[:2] == [True, False]
+    assert world.reports[50] is None
+
+
 def test_nothing_is_loaded_ahead_once_a_run_winds_down() -> None:
     def loads(*, winds_down: bool) -> int:
         world = World(gpus=2)
@@ -85,7 +108,7 @@ def test_a_job_that_is_tried_again_is_not_one_of_those_to_come() -> None:
     world.submit(1, ["x"], model="a", wave=wave)
     world.run()
     world.submit(3, ["x"], model="a", wave=wave, attempt=2)
-    assert world.scheduler.outlook._counts[wave].coming == 1
+    assert world.scheduler.outlook._table.counts[wave].coming == 1
 
 
 def test_waiting_in_vain_is_remembered() -> None:

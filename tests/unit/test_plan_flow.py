@@ -10,12 +10,24 @@ import pytest
 from snakemake_executor_gpupool.devices.device import cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import gpus
 from snakemake_executor_gpupool.frontends.commandline.plan.flow import Flow, Limits, SnakemakesPace
+from snakemake_executor_gpupool.frontends.commandline.plan.to_come import JobsToCome
 from snakemake_executor_gpupool.frontends.snakemake.planned import PlannedJob, Way
 from snakemake_executor_gpupool.runtime.expected import Pace
+from snakemake_executor_gpupool.scheduling import forecast as forecasts
 from snakemake_executor_gpupool.scheduling.core import Setup
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.testing.simulation import gpu
-from tests.unit.test_planned_run import INFO, KNOWN, READ_S, START_S, WRITE_S, expected, request
+from tests.unit.test_planned_run import (
+    INFO,
+    KNOWN,
+    READ_S,
+    START_S,
+    WRITE_S,
+    expected,
+    model,
+    request,
+)
 
 #: What Snakemake takes: nothing, but for what a test says.
 NO_TIME = SnakemakesPace(opening_s=0, turnaround_s=0, finish_s=0, submit_s=0, child_s=0)
@@ -139,3 +151,41 @@ def test_every_job_ends_in_any_graph() -> None:
     done = ends(flow(*jobs, limits=Limits(cores=5, local_cores=1)))
     assert len(done) == 20
     assert max(done.values()) == 4.0
+
+
+@pytest.mark.parametrize(("looks_ahead", "loads"), [(False, 4), (True, 3)])
+def test_what_is_to_come_counts_as_in_a_run(looks_ahead: bool, loads: int) -> None:
+    """Of two idle models the one used least recently is needed again, the other is not."""
+    of = {1: "m1", 2: "m2", 3: "m3", 4: "m1"}
+    jobs = served(1), served(2), served(3, 1, 2), served(4, 3)
+    wanted = {n: expected("abcd" if n == 2 else "ab", of=model(name)) for n, name in of.items()}
+    known = {f"{name}/cudax1:": Figures(load_s=10.0, s_per_cost=1.0) for name in of.values()}
+    made = Flow(
+        jobs,
+        wanted,
+        {"tool": INFO},
+        Setup(devices=(gpu(0), gpu(1), cpu_slot(0)), figures=known),
+        Pace({"tool": START_S}, figures=known),
+        {},
+        Limits(cores=2, local_cores=1),
+        NO_TIME,
+        JobsToCome(jobs, wanted) if looks_ahead else None,
+    )
+    assert ends(made).keys() == of.keys()
+    assert made.forecast.counts["model_loads"] == loads
+
+
+def test_of_a_large_graph_the_rest_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecasts, "MAX_WAVES", 3)
+    jobs = [served(n, n - 1) if n > 1 else served(n) for n in range(1, 6)]
+    to_come = JobsToCome([*jobs, plain(9, 5)], {job.number: expected("a") for job in jobs})
+    first = to_come.look(0.0, ())
+    assert first is not None and first.is_cut and not first.is_complete
+    assert [wave.jobs for wave in first.waves] == [1, 1, 1]
+    begun = to_come.wave_of(1)
+    assert begun and to_come.wave_of(5) == ""
+    assert to_come.look(5.0, {1}) is None
+    then = to_come.look(10.0, {1, 2})
+    assert then is not None and then.is_complete and len(then.waves) == 3
+    assert to_come.wave_of(5) != ""
+    assert to_come.look(30.0, {1, 2}) is None

@@ -101,6 +101,35 @@ def test_who_waits_no_more_lets_others_be(runs: tuple[Run, Run]) -> None:
     assert holder.made_room == [] and other.given_back == []
 
 
+def test_what_is_claimed_ahead_of_work_asks_nobody_to_make_room(runs: tuple[Run, Run]) -> None:
+    holder, other = runs
+    holder.ask("w1")
+    holder.sharing.claim((CARDS[0],))
+    assert other.sharing.claim((CARDS[0],), asks=False) is not None
+    other.look()
+    holder.look()
+    assert holder.made_room == [] and other.lines == []
+
+    other.ask("w8", "cuda:1")
+    other.ask("w9", "cuda:1")  # waits: there is work now
+    other.look()
+    holder.look()
+    assert holder.made_room == ["cuda:0"]
+
+
+def test_a_device_that_was_not_had_ahead_of_work_is_found_when_it_is_free(
+    runs: tuple[Run, Run],
+) -> None:
+    holder, other = runs
+    holder.ask("w1")
+    holder.sharing.claim((CARDS[0],))
+    other.sharing.claim((CARDS[0],), asks=False)
+    holder.allocator.gone("w1", 1.0)
+    holder.look()
+    other.look()
+    assert other.given_back == ["cuda:0"]
+
+
 def test_a_device_of_another_machine_has_no_lock_here(runs: tuple[Run, Run]) -> None:
     first, second = runs
     far = (CARDS[0].on("n1"),)

@@ -189,7 +189,8 @@ class WorkerLifecycle:
         if not any(map(is_gpu, devices)):
             self.devices_claimed(holder_id, now_s)
         else:
-            self._outbox.put(ClaimDevices(holder_id, devices))
+            is_ahead = worker is not None and worker.is_ahead
+            self._outbox.put(ClaimDevices(holder_id, devices, is_ahead))
 
     def devices_claimed(self, holder_id: str, now_s: float) -> None:
         """This run owns the granted devices: their holder may use them, if it still wants to.

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from snakemake_executor_gpupool.frontends.commandline.plan.to_come import JobsToCome
 from snakemake_executor_gpupool.frontends.snakemake.admission import Admission, LaneJob
 from snakemake_executor_gpupool.frontends.snakemake.lookahead import Lookahead
 from snakemake_executor_gpupool.frontends.snakemake.planned import PlannedJob, Way
@@ -76,6 +77,8 @@ class Flow:
         As the forecast takes them.
     durations_s
         By job number, what jobs that are not served take.
+    to_come
+        Tells the pool of the jobs to come; None: it decides by those that are ready.
 
     Attributes
     ----------
@@ -95,7 +98,9 @@ class Flow:
         durations_s: Mapping[int, float],
         limits: Limits,
         own: SnakemakesPace | None = None,
+        to_come: JobsToCome | None = None,
     ) -> None:
+        self._to_come = to_come
         self._own = own or SnakemakesPace()
         self._durations_s, self._limits, self._factor = durations_s, limits, pace.factor
         self.forecast = PlannedRun(setup, expected, tools, pace, self._reported, self._granted)
@@ -147,11 +152,19 @@ class Flow:
             self._running -= 1
             self._release(unit)
         chosen = self._choose()
+        if chosen and self._to_come is not None:
+            self._foresee(self._to_come)
         for start in range(0, len(chosen), JOBS_AT_ONCE):
             units = chosen[start : start + JOBS_AT_ONCE]
             busy_s += self._own.submit_s * len(units)
             self.forecast.at(self.forecast.now_s + busy_s, self._starter(units))
         self.forecast.at(self.forecast.now_s + busy_s, self._rest)
+
+    def _foresee(self, to_come: JobsToCome) -> None:
+        """Tell the pool what is to come, before it gets the first jobs."""
+        forecast = to_come.look(self.forecast.now_s, self.done_s)
+        if forecast is not None:
+            self.forecast.foresee(forecast)
 
     def _rest(self) -> None:
         self._is_waking = False
@@ -212,7 +225,8 @@ class Flow:
                     for each in later
                     if each.request is not None
                 )
-            self.forecast.submit(dataclasses.replace(job.request, follow=follow))
+            wave = self._to_come.wave_of(number) if self._to_come is not None else ""
+            self.forecast.submit(dataclasses.replace(job.request, follow=follow, wave=wave))
         elif job.way is Way.LEASED and job.lease is not None:
             self.forecast.lease(job.lease)
         elif job.way is Way.NOTHING:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.frontends.commandline.plan.flow import Flow, Limits, SnakemakesPace
 from snakemake_executor_gpupool.frontends.commandline.plan.foresight import ForeseenJobs
+from snakemake_executor_gpupool.frontends.commandline.plan.to_come import JobsToCome
 from snakemake_executor_gpupool.frontends.commandline.plan.workload import (
     Source,
     Workload,
@@ -158,7 +159,10 @@ def _flow(
     if history.turnaround_s is not None:
         own = SnakemakesPace(turnaround_s=history.turnaround_s)
     limits = Limits(config.cores, graph.local_cores, graph.max_jobs, graph.jobs_a_second)
-    return Flow(jobs, load.jobs, load.tools, setup, pace, durations_s, limits, own)
+    to_come = None
+    if config.looks_ahead:
+        to_come = JobsToCome(jobs, load.jobs, is_complete=not graph.checkpoints)
+    return Flow(jobs, load.jobs, load.tools, setup, pace, durations_s, limits, own, to_come)
 
 
 def _durations(graph: Graph, history: History) -> tuple[dict[int, float], dict[str, str]]:

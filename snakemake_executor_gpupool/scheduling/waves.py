@@ -1,0 +1,154 @@
+"""How the waves of the forecast stand: which jobs have come, are in flight, are done. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from snakemake_executor_gpupool.scheduling.forecast import Forecast, Need, Wave, rows_after
+from snakemake_executor_gpupool.wire.requests import Request
+
+
+@dataclass
+class Count:
+    """How the jobs of a wave stand."""
+
+    coming: int = 0
+    in_flight: int = 0
+    done: int = 0
+    #: Of those in flight: how many have not been read, and of how many all results are there.
+    unread: int = 0
+    computed: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many there are in all."""
+        return self.coming + self.in_flight + self.done
+
+    @property
+    def arrived(self) -> int:
+        """How many have become ready."""
+        return self.in_flight + self.done
+
+
+class WaveTable:
+    """Counts the jobs of each wave.
+
+    Attributes
+    ----------
+    waves
+        Those of the latest forecast by their names.
+    counts
+        Of these, and of waves of earlier forecasts that have jobs in flight.
+    rows
+        How many waves follow on each.
+    is_complete
+        See :class:`~.forecast.Forecast`.
+    """
+
+    def __init__(self) -> None:
+        self.waves: dict[str, Wave] = {}
+        self.counts: dict[str, Count] = {}
+        self.rows: dict[str, int] = {}
+        self.is_complete = False
+        self._wave_of: dict[int, str] = {}
+        self._unread: dict[int, Count] = {}
+        self._computed: dict[int, Count] = {}
+        #: Jobs that are being read and that nobody foresaw, and their tools.
+        self._unforeseen: dict[int, str] = {}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a forecast."""
+        return bool(self.waves) or self.is_complete
+
+    # -- what happens; each returns whether a count has changed ---------------------------
+    def replace(self, forecast: Forecast) -> None:
+        """Take in a new forecast; jobs in flight keep the waves that they came with."""
+        self.waves = {wave.name: wave for wave in forecast.waves}
+        self.is_complete = forecast.is_complete
+        self.rows = rows_after(forecast)
+        in_flight = Counter(self._wave_of.values())
+        self.counts = {name: Count(in_flight=count) for name, count in in_flight.items()}
+        for job_id in self._unread:
+            self._unread[job_id] = count = self.counts[self._wave_of[job_id]]
+            count.unread += 1
+        for job_id in self._computed:
+            self._computed[job_id] = count = self.counts[self._wave_of[job_id]]
+            count.computed += 1
+        for wave in forecast.waves:
+            self.counts.setdefault(wave.name, Count()).coming = wave.jobs
+
+    def job_ready(self, request: Request) -> bool:
+        """A job has come."""
+        count = self.counts.get(request.wave)
+        if count is None:
+            self._unforeseen[request.job_id] = str(request.tool)
+            return False
+        self._wave_of[request.job_id] = request.wave
+        if request.attempt > 1:  # it was counted before
+            count.done = max(count.done - 1, 0)
+        else:
+            count.coming = max(count.coming - 1, 0)
+        count.in_flight += 1
+        count.unread += 1
+        self._unread[request.job_id] = count
+        return True
+
+    def job_read(self, job_id: int) -> None:
+        """All items of a job are known, or none ever will be."""
+        self._unforeseen.pop(job_id, None)
+        count = self._unread.pop(job_id, None)
+        if count is not None:
+            count.unread -= 1
+
+    def job_computed(self, job_id: int) -> bool:
+        """All results of a job are there; its outputs are to be written."""
+        count = self.counts.get(self._wave_of.get(job_id, ""))
+        if count is None or job_id in self._computed:
+            return False
+        self._computed[job_id] = count
+        count.computed += 1
+        return True
+
+    def job_over(self, job_id: int) -> bool:
+        """A job has ended, in whatever way."""
+        self.job_read(job_id)
+        if job_id in self._computed:
+            self._computed.pop(job_id).computed -= 1
+        count = self.counts.get(self._wave_of.pop(job_id, ""))
+        if count is None:
+            return False
+        count.in_flight, count.done = max(count.in_flight - 1, 0), count.done + 1
+        return True
+
+    # -- what is known ----------------------------------------------------------------------
+    def of_jobs_in_flight(self) -> Iterator[str]:
+        """Yield the names of waves with jobs in flight."""
+        return (name for name, count in self.counts.items() if count.in_flight)
+
+    def is_reading_unforeseen(self, tool: str) -> bool:
+        """Whether jobs of a tool are being read that nobody foresaw."""
+        return tool in self._unforeseen.values()
+
+    def imminent(self, wave: Wave) -> int:
+        """Return how many jobs to come wait for nothing but what is being written, or is there.
+
+        Nobody knows when those come that also wait for other jobs, or for none.
+        """
+        if wave.waits_elsewhere or not wave.after:
+            return 0
+        count = self.counts[wave.name]
+        free = min(self._free_after(wave, need) for need in wave.after)
+        return min(count.coming, free - count.arrived)
+
+    def _free_after(self, wave: Wave, need: Need) -> int:
+        """Return how many jobs of a wave, from its first on, wait for no more of another one."""
+        mine, theirs = self.counts[wave.name], self.counts.get(need.wave, Count())
+        there = theirs.done + theirs.computed
+        if there >= theirs.total:
+            return mine.total
+        if there < need.jobs:
+            return 0
+        return 1 + (there - need.jobs) * (mine.total - 1) // max(theirs.total - need.jobs, 1)
