@@ -158,7 +158,9 @@ def test_what_is_to_come_counts_as_in_a_run(looks_ahead: bool, loads: int) -> No
     """Of two idle models the one used least recently is needed again, the other is not."""
     of = {1: "m1", 2: "m2", 3: "m3", 4: "m1"}
     jobs = served(1), served(2), served(3, 1, 2), served(4, 3)
-    wanted = {n: expected("abcd" if n == 2 else "ab", of=model(name)) for n, name in of.items()}
+    wanted = {
+        n: expected("?abcd"[n], 4.0 if n == 2 else 1.0, model(name)) for n, name in of.items()
+    }
     known = {f"{name}/cudax1:": Figures(load_s=10.0, s_per_cost=1.0) for name in of.values()}
     made = Flow(
         jobs,
