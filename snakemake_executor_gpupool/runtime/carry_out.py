@@ -33,6 +33,7 @@ from snakemake_executor_gpupool.scheduling.effects import (
     WriteJob,
 )
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.files import remove
 from snakemake_executor_gpupool.wire.frames import Frame
@@ -101,6 +102,23 @@ class Callbacks:
         (self.warn or self.log)(line)
 
 
+@dataclass(frozen=True)
+class _Keeping:
+    """Where a job's results are kept across runs; None: nowhere.
+
+    ``space`` is what their keys start with there; None: the same as within the pool.
+    """
+
+    store: StoreAddress | None
+    space: str | None
+
+    def key_of(self, item: WorkItem) -> object:
+        """Return under which key an item's result is kept; None: under none."""
+        if not isinstance(item.key, tuple) or self.space is None:
+            return item.key
+        return self.space, *item.key[1:]
+
+
 class UserLines:
     """Lines for the user, said by the reporting thread; callable from any thread."""
 
@@ -154,8 +172,8 @@ class Actions:
         listener: Listener | None = None,
     ) -> None:
         self._fact_takers = [each for each in (provenance, listener) if each is not None]
-        #: Of jobs whose results are kept elsewhere than all others'.
-        self._stores: dict[int, StoreAddress] = {}
+        #: Of jobs whose results are kept elsewhere than all others', or under other keys.
+        self._kept: dict[int, _Keeping] = {}
         self._host = host
         self._events = events
         self._store = store
@@ -186,8 +204,8 @@ class Actions:
                 self._send_files(effect)
             case PublishJob():
                 self._send_publish(effect)
-            case Unstage(paths=paths):
-                self._tell(lambda: remove(self._where(paths)))
+            case Unstage(paths, root):
+                self._tell(lambda: remove(self._where(paths, root)))
             case Report() | Remark():
                 self._tell_user(effect)
             case GrantLease():
@@ -214,7 +232,7 @@ class Actions:
 
     def _tell_user(self, effect: Report | Remark) -> None:
         if isinstance(effect, Report):
-            self._stores.pop(effect.report.job_id, None)
+            self._kept.pop(effect.report.job_id, None)
             self._tell(lambda: self._callbacks.report(effect.report))
         else:
             self._tell(lambda: self._callbacks.tell_warning(f"gpupool: {effect.text}"))
@@ -256,21 +274,24 @@ class Actions:
 
     def _send_batch(self, effect: RunBatch) -> None:
         items = [item.payload for item in effect.items]
-        stores = [self._stores.get(item.job_id, self._store) for item in effect.items]
+        plain = _Keeping(self._store, None)
+        kept = [self._kept.get(item.job_id, plain) for item in effect.items]
         # A batch keeps its results in one place; whose first job keeps them elsewhere are not.
-        store = next(filter(None, stores), None)
+        store = next((each.store for each in kept if each.store is not None), None)
         keys = [
-            item.key if store is not None and each == store else None
-            for item, each in zip(effect.items, stores, strict=True)
+            each.key_of(item) if store is not None and each.store == store else None
+            for item, each in zip(effect.items, kept, strict=True)
         ]
         frame = run_batch(effect.batch_id, effect.params, items, keys, store)
         self._send(effect.worker_id, frame)
 
     def _send_chains(self, effect: RunMerged) -> None:
         by = self._by([effect.worker_id])
-        chains = [chain_request(merged, by) for merged in effect.requests]
-        places = self._store, self._staged
-        frame = run_chains(effect.batch_id, chains, *places, hashes=bool(self._fact_takers))
+        chains = [chain_request(merged, by, self._staged) for merged in effect.requests]
+        requests = [merged.request for merged in effect.requests]
+        hashes = any(map(self._wants_hashes, requests))
+        store = requests[0].store or self._store
+        frame = run_chains(effect.batch_id, chains, store, hashes=hashes)
         self._send(effect.worker_id, frame)
 
     def _send_files(self, effect: ReadJob | WriteJob) -> None:
@@ -279,8 +300,9 @@ class Actions:
         self._events.write(event, {"worker": effect.worker_id, "job_id": request.job_id})
         hashes = self._wants_hashes(request)
         if isinstance(effect, ReadJob):
-            if request.store is not None:
-                self._stores[request.job_id] = request.store
+            if request.store is not None or request.tool.stamp:
+                keeping = _Keeping(request.store or self._store, request.kept_space)
+                self._kept[request.job_id] = keeping
             store = request.store or self._store
             self._send(effect.worker_id, read_job(request, store, hashes=hashes))
             return
@@ -292,7 +314,8 @@ class Actions:
         request, staged = effect.request, effect.staged
         fields = {"worker": effect.worker_id, "job_id": request.job_id}
         self._events.write("publish_sent", fields)
-        places = self._where(staged.outputs), self._where(staged.logs)
+        root = staged.guess.staging
+        places = self._where(staged.outputs, root), self._where(staged.logs, root)
         hashes = self._wants_hashes(request)
         frame = publish_job(request, staged.digests, *places, hashes=hashes)
         self._send(effect.worker_id, frame)
@@ -310,8 +333,8 @@ class Actions:
             self._shown_logs[worker] = str(shown)
         return self._shown_logs[worker]
 
-    def _where(self, paths: Iterable[str]) -> list[str]:
-        return [f"{self._staged}/{path}" for path in paths]
+    def _where(self, paths: Iterable[str], root: str) -> list[str]:
+        return [f"{root or self._staged}/{path}" for path in paths]
 
     def _tell_trouble(self, effect: StoreTrouble) -> None:
         fields = {"worker": effect.worker_id, "kind": effect.kind, "why": effect.why}
@@ -341,8 +364,16 @@ def holder_of(job_id: int) -> str:
     return f"job{job_id}"
 
 
-def chain_request(merged: MergedRequest, by: str) -> ChainRequest:
-    """Return what a worker must know of a short request; ``by``: what logs say of the worker."""
+def chain_request(merged: MergedRequest, by: str, staged: str) -> ChainRequest:
+    """Return what a worker must know of a short request.
+
+    Parameters
+    ----------
+    by
+        What logs say of the worker.
+    staged
+        Where outputs are staged, unless its run has a place of its own.
+    """
     return ChainRequest(
         requests=[stage.request for stage in merged.stages],
         keys=merged.part_keys,
@@ -351,5 +382,7 @@ def chain_request(merged: MergedRequest, by: str) -> ChainRequest:
         order=merged.part_of_item,
         names=merged.item_names,
         by=by,
-        models=[stage.key_head for stage in merged.stages],
+        models=[(stage.request.kept_space, *stage.key_head[1:]) for stage in merged.stages],
+        staged=merged.request.staging or staged,
+        is_lent=bool(merged.request.staging),
     )

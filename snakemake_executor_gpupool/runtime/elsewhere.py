@@ -57,6 +57,8 @@ class Elsewhere:
             "evicted": self._count("evictions"),
             "worker_died": self._count("worker_crashes"),
             "model_moved": self._moved,
+            "stage_done": self._stage,
+            "dispatch_saved": self._count("dispatches_saved"),
             "batch_done": self._batch,
             "batch_lost": self._batch,
         }
@@ -109,6 +111,9 @@ class Elsewhere:
 
     def _moved(self, fields: Mapping[str, Any]) -> None:
         self._counts["offloads"] += list(fields["to"]) == ["cpu"]
+
+    def _stage(self, fields: Mapping[str, Any]) -> None:
+        self._counts["chains_merged"] += fields["stage"] == 0
 
     def _batch(self, fields: Mapping[str, Any]) -> None:
         jobs_s, lost_s = sum(fields.get("device_s", ())), fields.get("lost_s", 0.0)

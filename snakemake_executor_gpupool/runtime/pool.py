@@ -178,9 +178,18 @@ class Pool:
 
         self._post_work(act)
 
-    def foresee(self, forecast: Forecast) -> None:
-        """Say which jobs are still to come. Returns at once."""
-        self._inbox.post_if_open(lambda now_s: self._loop.take(ev.JobsForeseen(forecast), now_s))
+    def foresee(self, forecast: Forecast, run: str = "") -> None:
+        """Say which jobs are still to come; ``run``: of which of several. Returns at once."""
+        event = ev.JobsForeseen(forecast, run)
+        self._inbox.post_if_open(lambda now_s: self._loop.take(event, now_s))
+
+    def run_left(self, run: str) -> None:
+        """Say that none of a run's jobs is in flight, or will come. Returns at once."""
+        self._inbox.post_if_open(lambda now_s: self._loop.take(ev.RunLeft(run), now_s))
+
+    def renew_files(self, tool: ToolRef) -> None:
+        """Have others take the place of the processes that read and write for a tool."""
+        self._inbox.post_if_open(lambda now_s: self._loop.take(ev.FilesRenewed(tool), now_s))
 
     def submit_items(self, request: Request, info: ToolInfo, items: ItemsRead) -> None:
         """Serve items that are in memory; the report's details have the results."""

@@ -88,8 +88,12 @@ class Core:
         match event:
             case ev.TimePassed():
                 sched.tick(now_s)
-            case ev.JobsForeseen(forecast=forecast):
-                sched.foresee(forecast, now_s)
+            case ev.JobsForeseen(forecast, run):
+                sched.foresee(forecast, now_s, run)
+            case ev.RunLeft(run=run):
+                sched.run_left(run, now_s)
+            case ev.FilesRenewed(tool=tool):
+                sched.files.renew(tool)
             case ev.JobReady(request=request):
                 sched.submit(request, now_s)
             case ev.CallReady(request, info, items):

@@ -138,9 +138,15 @@ class PublishJob:
 
 @dataclass(frozen=True)
 class Unstage:
-    """Remove what a merged run has staged; paths are below the root."""
+    """Remove what a merged run has staged; paths are below ``root``, or else the pool's own."""
 
     paths: tuple[str, ...]
+    root: str = ""
+
+    @classmethod
+    def of(cls, staged: StagedOutputs) -> Unstage:
+        """Return what removes all that was staged for a job."""
+        return cls(staged.paths, staged.guess.staging)
 
 
 @dataclass(frozen=True)

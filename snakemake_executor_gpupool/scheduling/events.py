@@ -29,9 +29,16 @@ class JobReady:
 
 @dataclass(frozen=True)
 class JobsForeseen:
-    """The frontend's graph of jobs has changed; what was foreseen before no longer counts."""
+    """A frontend's graph of jobs has changed; what it foresaw before no longer counts.
+
+    Attributes
+    ----------
+    run
+        Of several runs that one pool serves, whose graph it is; its waves have names of its own.
+    """
 
     forecast: Forecast
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,20 @@ class ToolRetired:
     """No more jobs of a tool will come."""
 
     tool: ToolRef
+
+
+@dataclass(frozen=True)
+class FilesRenewed:
+    """Processes that read and write for a tool know others' code that has changed meanwhile."""
+
+    tool: ToolRef
+
+
+@dataclass(frozen=True)
+class RunLeft:
+    """None of a run's jobs is in flight, and none will come."""
+
+    run: str
 
 
 @dataclass(frozen=True)
@@ -191,6 +212,8 @@ class Cancelled:
 Event = (
     JobReady
     | JobsForeseen
+    | FilesRenewed
+    | RunLeft
     | CallReady
     | ResultsRead
     | JobUnwanted

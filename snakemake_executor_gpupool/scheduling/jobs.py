@@ -64,9 +64,11 @@ class JobTable:
         return list(self._jobs)
 
     def tools(self) -> set[ToolRef]:
-        """Return the tools that jobs in flight need."""
+        """Return the tools that jobs in flight need, or the jobs that follow them."""
         staged = {job.staged.tool for job in self._jobs.values() if job.staged is not None}
-        return {job.request.tool for job in self._jobs.values()} | staged
+        requests = [job.request for job in self._jobs.values()]
+        later = {each.tool for request in requests for each in request.follow}
+        return {request.tool for request in requests} | later | staged
 
     def soonest_done(self, waiting: Collection[WorkItem]) -> list[WorkItem]:
         """Return what the job lacks that is completed with the least work; all of it waits.

@@ -56,10 +56,23 @@ class Outlook(Foresight):
         self._to_load: int | None = None
 
     # -- what happens ----------------------------------------------------------------
-    def replace(self, forecast: Forecast) -> None:
-        """Take in a new forecast; jobs in flight keep the waves that they came with."""
-        self._table.replace(forecast)
+    def replace(self, forecast: Forecast, client: str = "") -> None:
+        """Take in a new forecast; jobs in flight keep the waves that they came with.
+
+        ``client``: whose it is, of several.
+        """
+        self._table.replace(forecast, client)
         self._on_model, self._loaded = {}, None
+        self._ranks.clear()
+        self._forget_estimates()
+
+    def forget(self, model: Model) -> None:
+        """Forget a model that is about to be forgotten."""
+        for kind in self._kinds_of.pop(model.key, ()):
+            del self._kinds[kind][model.key]
+        self._jobs_read.pop(model.key, None)
+        self._cost_read.pop(model.key, None)
+        self._on_model, self._loaded, self._to_load = {}, None, None
         self._ranks.clear()
         self._forget_estimates()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from snakemake_executor_gpupool.scheduling.effects import Outbox, StopWorker
@@ -9,13 +10,17 @@ from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
+from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.results import WorkItem
-from snakemake_executor_gpupool.wire.requests import ToolRef
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: Why a process of a tool that was retired is ended.
 RETIRED = "no more jobs of its tool will come"
+#: How long a merged run may take to finish a job that nobody wants; then its worker is ended.
+PATIENCE_S = 2.0
 #: Why a process is ended that was to write what nobody wants.
 UNWANTED = "its job is not wanted any longer"
 
@@ -24,14 +29,24 @@ class Retirement:
     """Ends single jobs before their time, and forgets tools that are out of use."""
 
     def __init__(
-        self, jobs: JobTable, files: FileScheduler, dispatch: Dispatch, outbox: Outbox
+        self,
+        jobs: JobTable,
+        files: FileScheduler,
+        dispatch: Dispatch,
+        merges: MergedRuns,
+        outlook: Outlook,
+        outbox: Outbox,
     ) -> None:
         self._jobs = jobs
         self._files = files
         self._dispatch = dispatch
+        self._merges = merges
+        self._outlook = outlook
         self._outbox = outbox
         #: Values mean nothing; a dict has an order.
         self._retired: dict[ToolRef, None] = {}
+        #: Of unwanted jobs that a merged run may write: how long that is waited for.
+        self._patience_until_s: dict[int, float] = {}
 
     # -- one job ---------------------------------------------------------------------
     def unwanted(self, job: JobState, reason: str | None, now_s: float) -> None:
@@ -41,8 +56,13 @@ class Retirement:
         another job waits for it, too, or a worker has it.
         """
         if reason is None:
-            if not job.has_begun:
+            if not job.has_begun and job not in self._merges.held_jobs():
                 self._withdraw(job, now_s)
+            return
+        if self._merges.writer_of(job) is not None:
+            # It writes by itself, soon: unless it takes too long, that is waited for.
+            job.unwanted = reason
+            self._patience_until_s[job.request.job_id] = now_s + PATIENCE_S
             return
         writer = self._files.writer_of(job)
         if writer is not None:
@@ -73,17 +93,33 @@ class Retirement:
         self._retired[ref] = None
         self.tick(now_s)
 
-    def wanted(self, ref: ToolRef) -> None:
-        """A job of a tool has come: it is not out of use."""
-        self._retired.pop(ref, None)
+    def wanted(self, request: Request) -> None:
+        """A job has come: its tool is not out of use, nor are those of the jobs that follow."""
+        for each in (request, *request.follow) if self._retired else ():
+            self._retired.pop(each.tool, None)
+
+    def next_wake_s(self, now_s: float) -> float:
+        """Return when :meth:`tick` is next worth a call."""
+        return min(self._patience_until_s.values(), default=math.inf)
+
+    def _lose_patience(self, now_s: float) -> None:
+        """End the workers of merged runs that are still at a job that nobody wants."""
+        due = [job_id for job_id, until_s in self._patience_until_s.items() if until_s <= now_s]
+        for job_id in due:
+            del self._patience_until_s[job_id]
+            job = self._jobs.get(job_id)
+            worker = self._merges.writer_of(job) if job is not None and job.unwanted else None
+            if worker is not None:
+                self._dispatch.lifecycle.stop(worker, UNWANTED, force=True)
 
     def tick(self, now_s: float) -> None:
         """End and forget what has nothing to do any longer."""
+        self._lose_patience(now_s)
         if not self._retired:
             return
         in_use = self._jobs.tools()
         for ref in [ref for ref in self._retired if ref not in in_use]:
-            models = [m for m in self._dispatch.models.values() if m.tool.ref == ref]
+            models = [m for m in self._dispatch.models.values() if ref in tools_of(m)]
             for model in models:
                 self._end_model(model, now_s)
             tool = self._files.known(ref)
@@ -92,6 +128,7 @@ class Retirement:
             is_over = not any(model.workers for model in models)
             if is_over and (tool is None or not tool.workers):
                 for model in models:
+                    self._outlook.forget(model)
                     self._dispatch.models.remove(model)
                 self._files.forget(ref)
                 self._retired.pop(ref, None)
@@ -110,3 +147,11 @@ class Retirement:
             if not worker.in_flight and not worker.is_ending:
                 worker.is_ending = True
                 self._outbox.put(StopWorker(worker.worker_id, RETIRED))
+
+
+def tools_of(model: Model) -> list[ToolRef]:
+    """Return the tools that a model, or each of those in a row, is of."""
+    if model.is_chain:
+        parts: tuple[tuple[str, ToolRef], ...] = model.key[1]  # type: ignore[index]
+        return [ref for _, ref in parts]
+    return [model.tool.ref]

@@ -102,7 +102,8 @@ class Scheduler:
         )
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
         self.leaving = LeavingMachines(self.dispatch, self.files, self.outbox)
-        self.retirement = Retirement(self.jobs, self.files, self.dispatch, self.outbox)
+        parts = self.jobs, self.files, self.dispatch, self.merges
+        self.retirement = Retirement(*parts, self.outlook, self.outbox)
         self._allocator = allocator
         self._remarks: set[str] = set()
         self._is_looking = False
@@ -132,16 +133,21 @@ class Scheduler:
         self.leaving.settle()
 
     # -- served jobs -----------------------------------------------------------
-    def foresee(self, forecast: Forecast, now_s: float) -> None:
-        """The frontend knows more, or other things, of the jobs to come."""
-        self.outlook.replace(forecast)
+    def foresee(self, forecast: Forecast, now_s: float, run: str = "") -> None:
+        """A frontend knows more, or other things, of the jobs to come."""
+        self.outlook.replace(forecast, run)
         self.dispatch.feed_all(now_s)
         self._settle(now_s)
+
+    def run_left(self, run: str, now_s: float) -> None:
+        """One of several runs has no job any longer."""
+        self.merges.forget_run(run)
+        self.foresee(Forecast(), now_s, run)
 
     def submit(self, request: Request, now_s: float) -> None:
         """A served job is ready."""
         job = self.jobs.add(request)
-        self.retirement.wanted(request.tool)
+        self.retirement.wanted(request)
         note_submitted(self.outbox, request)
         self.merges.arrived(job, now_s)
         self._settle(now_s)
@@ -343,7 +349,8 @@ class Scheduler:
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when ``tick`` is next worth a call."""
-        return min(self.files.next_wake_s(now_s), self.dispatch.next_wake_s(now_s))
+        wakes_s = self.files, self.dispatch, self.retirement
+        return min(each.next_wake_s(now_s) for each in wakes_s)
 
     # -- devices -------------------------------------------------------------------
     def devices_claimed(self, holder_id: str, now_s: float) -> None:

@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.scheduling.forecast import Forecast, Need, Wave, rows_after
+from snakemake_executor_gpupool.scheduling.forecast import (
+    Forecast,
+    Need,
+    Wave,
+    rows_after,
+    wave_of_client,
+)
 from snakemake_executor_gpupool.wire.requests import Request
 
 
@@ -52,6 +58,8 @@ class WaveTable:
         self.counts: dict[str, Count] = {}
         self.rows: dict[str, int] = {}
         self.is_complete = False
+        #: By whose they are.
+        self._forecasts: dict[str, Forecast] = {}
         self._wave_of: dict[int, str] = {}
         self._unread: dict[int, Count] = {}
         self._computed: dict[int, Count] = {}
@@ -64,19 +72,36 @@ class WaveTable:
         return bool(self.waves) or self.is_complete
 
     # -- what happens; each returns whether a count has changed ---------------------------
-    def replace(self, forecast: Forecast) -> None:
-        """Take in a new forecast; jobs in flight keep the waves that they came with."""
-        self.waves = {wave.name: wave for wave in forecast.waves}
-        self.is_complete = forecast.is_complete
-        self.rows = rows_after(forecast)
-        in_flight = Counter(self._wave_of.values())
-        self.counts = {name: Count(in_flight=count) for name, count in in_flight.items()}
+    def replace(self, forecast: Forecast, client: str = "") -> None:
+        """Take in a new forecast; jobs in flight keep the waves that they came with.
+
+        Parameters
+        ----------
+        client
+            Whose it is, of several, who names its waves as it does by itself; what others foresee
+            counts on. Empty: there are no others.
+        """
+        if client:
+            forecast = Forecast.merged({client: forecast})
+        self._forecasts[client] = forecast
+        if client and not forecast.waves:
+            del self._forecasts[client]
+        known = self._forecasts.values()
+        self.waves = {wave.name: wave for each in known for wave in each.waves}
+        self.is_complete = bool(known) and all(each.is_complete for each in known)
+        self.rows = rows_after(Forecast(tuple(self.waves.values())))
+        in_flight = Counter(name for name in self._wave_of.values() if _is_of(client, name))
+        own = {name: Count(in_flight=count) for name, count in in_flight.items()}
+        others = {name: each for name, each in self.counts.items() if not _is_of(client, name)}
+        self.counts = {**others, **own}
         for job_id in self._unread:
-            self._unread[job_id] = count = self.counts[self._wave_of[job_id]]
-            count.unread += 1
+            if (name := self._wave_of[job_id]) in own:
+                self._unread[job_id] = count = own[name]
+                count.unread += 1
         for job_id in self._computed:
-            self._computed[job_id] = count = self.counts[self._wave_of[job_id]]
-            count.computed += 1
+            if (name := self._wave_of[job_id]) in own:
+                self._computed[job_id] = count = own[name]
+                count.computed += 1
         for wave in forecast.waves:
             self.counts.setdefault(wave.name, Count()).coming = wave.jobs
 
@@ -152,3 +177,8 @@ class WaveTable:
         if there < need.jobs:
             return 0
         return 1 + (there - need.jobs) * (mine.total - 1) // max(theirs.total - need.jobs, 1)
+
+
+def _is_of(client: str, wave: str) -> bool:
+    """Return whether a wave is a client's; without a name there is only one."""
+    return not client or wave == wave_of_client(wave.rpartition(":")[0], client)

@@ -53,8 +53,9 @@ def read_job(request: Request, store: StoreAddress | None, *, hashes: bool = Tru
         "job": request.job_id,
         "cwd": request.cwd,
         "follow": [later.tool.spec for later in request.follow],
+        "stamps": [later.tool.stamp for later in request.follow],
         "store": store,
-        "space": request.space,
+        "space": request.kept_space,
         "hashes": hashes,
         "items": not request.loads_only,
         "strict": request.is_strict,
@@ -84,7 +85,7 @@ def foresee_job(
         "reads": reads,
         "most": most,
         "store": store,
-        "space": request.space,
+        "space": request.kept_space,
     }
     return Frame(meta, [request.job])
 
@@ -209,6 +210,9 @@ class ChainRequest:
         What the jobs' logs say of who has computed them.
     models
         Of each stage: what the keys of results start with.
+    staged
+        Where outputs are staged; ``is_lent``: it is another run's directory, and is not made again
+        once it is gone.
     """
 
     requests: Sequence[Request]
@@ -219,6 +223,8 @@ class ChainRequest:
     names: Sequence[str]
     by: str
     models: Sequence[tuple[str, str, str]]
+    staged: str
+    is_lent: bool = False
 
     def fields(self) -> dict[str, object]:
         """Return what the frame says of it."""
@@ -232,6 +238,8 @@ class ChainRequest:
             "updates": self.requests[0].updates,
             "touched": [request.touched for request in self.requests],
             "models": self.models,
+            "staged": self.staged,
+            "lent": self.is_lent,
         }
 
 
@@ -239,14 +247,13 @@ def run_chains(
     batch_id: int,
     chains: Sequence[ChainRequest],
     store: StoreAddress | None,
-    staged: str,
     *,
     hashes: bool = True,
 ) -> Frame:
-    """Have short requests taken through all models; ``staged`` is where outputs are staged."""
+    """Have short requests taken through all models."""
     blobs: list[Blob] = []
     for chain in chains:
         blobs += [request.job for request in chain.requests]
         blobs += chain.items
     meta = {"type": "chain", "batch": batch_id, "chains": [chain.fields() for chain in chains]}
-    return Frame({**meta, "store": store, "staged": staged, "hashes": hashes}, blobs)
+    return Frame({**meta, "store": store, "hashes": hashes}, blobs)

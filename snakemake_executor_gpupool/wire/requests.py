@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,9 @@ class ToolRef:
     mode: Mode = DEFAULT_MODE
     #: The tool as the user named it.
     name: str = dataclasses.field(default="", compare=False)
-    #: Identifies the state of code and software that its processes must start from; empty: that
-    #: of the moment. Processes of two stamps have nothing in common.
+    #: Identifies the state of code and software that its processes must start from, as
+    #: :func:`joined_stamp` has it; empty: that of the moment. Processes of two stamps have nothing
+    #: in common.
     stamp: str = ""
     #: None: its processes run as this one does.
     container: Container | None = None
@@ -81,12 +82,44 @@ class ToolRef:
         return self.name or self.spec
 
     @property
-    def surroundings(self) -> str:
-        """What the keys of results must say of it beside the model: under which software it ran."""
-        software = f"{self.environment}#{self.stamp}" if self.stamp else self.environment
+    def software(self) -> str:
+        """What the keys of kept results must say of it beside the model: what software it has.
+
+        Not the stamp: what that says beyond the model is kept with the results, and looked at
+        before they are used.
+        """
+        software = self.environment
         if self.container is None:
             return software
         return f"{software}#{self.container.digest} {self.container.arguments}"
+
+    @property
+    def surroundings(self) -> str:
+        """The same within a pool, where results of two stamps have nothing in common."""
+        return f"{self.software}#{self.stamp}" if self.stamp else self.software
+
+
+def start_of(stamp: str) -> str:
+    """Return the part of a stamp that tools have in common whose processes start from the same."""
+    return stamp.partition(".")[0]
+
+
+def joined_stamp(stamps: Iterable[str]) -> str:
+    """Return the stamp of a process that has the tools of several, which start from the same.
+
+    ::
+
+        <what it starts from>.<code of the first>+<code of the second>
+    """
+    stamps = list(dict.fromkeys(stamps))
+    codes = "+".join(stamp.partition(".")[2] for stamp in stamps)
+    return f"{start_of(stamps[0])}.{codes}" if any(stamps) else ""
+
+
+def stamps_of(stamp: str) -> list[str]:
+    """Return the stamps that one was joined from, each that of a tool."""
+    start, dot, codes = stamp.partition(".")
+    return [f"{start}{dot}{code}" for code in codes.split("+")] if stamp else []
 
 
 #: So many paths of a job are named in the run's events; of the others, how many they are.
@@ -243,6 +276,9 @@ class Request:
         It wants its model loaded: nothing is read, computed or written.
     store
         Where its results are kept across runs, if that is not where the pool keeps all.
+    staging
+        Where outputs of the jobs that follow it are staged, an existing directory, if that is not
+        where the pool stages all.
     has_provenance
         Whether its files are looked at for the provenance of its outputs, where that is recorded.
     is_strict
@@ -277,19 +313,25 @@ class Request:
     wave: str = ""
     loads_only: bool = False
     store: StoreAddress | None = dataclasses.field(default=None, metadata=NOT_RECORDED)
+    staging: str = dataclasses.field(default="", metadata=NOT_RECORDED)
     has_provenance: bool = dataclasses.field(default=True, metadata=NOT_RECORDED)
     is_strict: bool = dataclasses.field(default=False, metadata=NOT_RECORDED)
     texts: tuple[str, ...] = dataclasses.field(default=(), metadata=NOT_RECORDED)
 
     @property
     def space(self) -> str:
-        """What the keys of its items' results start with."""
+        """What the keys of its items' results start with, within the pool."""
+        return self._space(self.tool.surroundings)
+
+    @property
+    def kept_space(self) -> str:
+        """What they start with where they are kept across runs, with a server or without."""
+        return self._space(self.tool.software)
+
+    def _space(self, software: str) -> str:
         wish = self.devices
-        return self.tool.mode.space(
-            self.tool.surroundings,
-            f"{wish.kind}x{wish.count}" if wish is not None else "",
-            str(self.card),
-        )
+        devices = f"{wish.kind}x{wish.count}" if wish is not None else ""
+        return self.tool.mode.space(software, devices, str(self.card))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 ::
 
-    coordinator → worker     chain {batch, store, staged, chains, hashes}
+    coordinator → worker     chain {batch, store, chains, hashes}
                                                        [job of each stage..., payload... of each]
     worker → coordinator     stage {batch, stage, chains, last} [result...]     one for each stage
 
@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Callable
 
+from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.tool_api.contract import all_items
 from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
@@ -69,13 +70,23 @@ from snakemake_executor_gpupool.worker.staging import (
     names,
     size_bytes,
 )
+from snakemake_executor_gpupool.worker.unchanged import Unchanged
 from snakemake_executor_gpupool.worker.written import Expected
 
 
 class ChainServer:
     """The tools of a chain in one process, each with its model, and the answers to frames."""
 
-    def __init__(self, channel: Channel, tool_classes: list[type[Tool]], spool: Spool) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        tool_classes: list[type[Tool]],
+        spool: Spool,
+        unchanged: Unchanged | None = None,
+    ) -> None:
+        self._unchanged = unchanged or Unchanged("")
+        #: It has imported other code than it was to: requests are served job by job.
+        self._is_spoiled = False
         self._channel = channel
         self._classes = tool_classes
         self._spool = spool
@@ -86,7 +97,8 @@ class ChainServer:
         self._idents: list[str] = []
         self._device = "cpu"
         self._remembered = Memory()
-        self._staging = Staging("")
+        #: By their roots: each run has one of its own.
+        self._stagings: dict[str, Staging] = {}
         #: Whether to say what the content of the outputs of the first jobs is.
         self._hashes = False
         self._handlers: dict[str, Callable[[Frame], None]] = {
@@ -106,6 +118,7 @@ class ChainServer:
         try:
             params_of_stages = [load_payload(params) for params in frame.blobs]
             self._tools = self._loaded(params_of_stages)
+            self._require_unchanged()
             # A request counts by its first stage; each stage forms its own micro-batches.
             first = self._tools[0].show(params_of_stages[0])
             budget = batch_budget(first, self._device)
@@ -152,16 +165,22 @@ class ChainServer:
             return
         self._channel.send({"type": "moved", "away": away})
 
+    def _require_unchanged(self) -> None:
+        """Compare with what was expected; a process that is not of it does nothing any longer."""
+        try:
+            self._unchanged.require()
+        except GpupoolError:
+            self._is_spoiled = True
+            raise
+
     # -- a dispatch --------------------------------------------------------------
     def _run_chains(self, frame: Frame) -> None:
         wait_s = latency_of(frame)
-        if wait_s and wait_for_blobs(frame.blobs, wait_s):
+        if self._is_spoiled or (wait_s and wait_for_blobs(frame.blobs, wait_s)):
             chains = []  # served job by job, a missing file is reported
         else:
             chains = unpack_chains(frame, len(self._tools))
         self._hashes = frame.meta["hashes"]
-        if self._staging.root != frame.meta["staged"]:
-            self._staging = Staging(frame.meta["staged"])
         for stage in range(len(self._tools)):
             if self._run_stage(stage, chains, frame.meta, self._store.of(frame)):
                 return
@@ -208,9 +227,18 @@ class ChainServer:
             except Exception:
                 chain.is_whole = False
 
+    def _staging_of(self, chain: Chain) -> Staging:
+        root = chain.meta["staged"]
+        if root not in self._stagings:
+            there = self._stagings.items()
+            self._stagings = {known: each for known, each in there if os.path.isdir(known)}
+            self._stagings[root] = Staging(root, chain.meta["lent"])
+        return self._stagings[root]
+
     def _read_stage(self, chain: Chain, stage: int) -> None:
         if chain.view is None:
-            chain.view = self._staging.view(chain.meta["cwd"], chain.later_files())
+            staging = self._staging_of(chain)
+            chain.view = staging.view(chain.meta["cwd"], chain.later_files())
         chain.stage = stage
         tool = self._restored.for_job(self._classes[stage], chain.job)
         try:
@@ -220,6 +248,7 @@ class ChainServer:
                 described = [
                     describe_item(tool, item, position) for position, item in enumerate(items)
                 ]
+                self._require_unchanged()
         except BaseException:
             chain.view.remove(chain.job.log)
             raise
@@ -252,6 +281,12 @@ class ChainServer:
         params = chains[0].jobs[stage].params
         with OBSERVER.watching():
             computed = self._compute_missing(stage, params, missing)
+        try:
+            self._require_unchanged()
+        except GpupoolError:
+            for chain in chains:
+                chain.is_whole = False
+            return
         if kept is not None and computed and head[1] == self._idents[stage]:
             reader = for_files(self._classes[stage], params)
             keys = [(*head, key) for key in computed]
@@ -305,6 +340,7 @@ class ChainServer:
                 with staged_outputs(job.output, content, expected) as staged:
                     changes = {"params": tool.params, "item_names": chain.names}
                     tool.write(job.replace(output=staged, **changes), chain.results)
+                    self._require_unchanged()
                     # Those of later stages are looked at when they are published.
                     is_ready = self._hashes and chain.stage == 0
                     chain.hashes = hashes_of(staged) if is_ready else []
@@ -321,7 +357,7 @@ class ChainServer:
         if not is_complete(paths, chain.meta["touched"][chain.stage]):
             raise NotStageable(f"outputs of {chain.job}")
         if chain.stage:
-            place = os.path.basename(self._staging.root).encode()
+            place = os.path.basename(chain.meta["staged"]).encode()
             if any(names(path, [place]) for path in paths):
                 raise NotStageable(
                     f"outputs of {chain.job} contain the path where they were written"
@@ -335,8 +371,9 @@ class ChainServer:
             fields["written"] = chain.hashes
             return {**fields, "digests": [], "outputs": [], "logs": [], "bytes": 0}
         assert chain.view is not None
-        outputs = self._staging.inner(chain.view, chain.job.output)
-        logs = self._staging.inner(chain.view, chain.job.log)
+        staging = self._staging_of(chain)
+        outputs = staging.inner(chain.view, chain.job.output)
+        logs = staging.inner(chain.view, chain.job.log)
         fields.update({"digests": chain.digests, "outputs": outputs, "logs": logs})
         there = [path for path in outermost(chain.job.output) if chain.view.has(path)]
         paths = [os.path.join(chain.view.path, path) for path in there]
@@ -347,7 +384,7 @@ class ChainServer:
 
         A model that uses the path would look in the wrong directory, or miss published files.
         """
-        place = os.path.basename(self._staging.root)
+        place = os.path.basename(chain.meta["staged"])
         files = [os.path.basename(path) for path in chain.job.input if path in chain.written]
         # Arrays of floats contain no paths, and are most of the data.
         worded = [item for item in chain.items if not is_float_array(item)]

@@ -75,5 +75,5 @@ def start(channel: Channel, frame: Frame) -> Callable[[Frame], None] | None:
     channel.send({"type": "tool", "info": info, **figures})
     spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
     if more:
-        return ChainServer(channel, [tool_class, *more], spool).handle
+        return ChainServer(channel, [tool_class, *more], spool, unchanged).handle
     return Server(channel, tool_class, spool, frame.meta["base_dir"], unchanged).handle

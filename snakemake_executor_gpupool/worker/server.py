@@ -56,7 +56,6 @@ from snakemake_executor_gpupool.tool_api.known_params import (
 from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
-from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
@@ -83,6 +82,7 @@ from snakemake_executor_gpupool.worker.describe import (
 from snakemake_executor_gpupool.worker.file_hashes import Watched, hashes_of
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
+from snakemake_executor_gpupool.worker.later_tools import LaterTools
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.numerics import claim_kind, is_of_kind
@@ -118,14 +118,13 @@ class Server:
         self._channel = channel
         self._tool_class = tool_class
         self._spool = spool
-        self._base_dir = base_dir
         self._model: LoadedTool | None = None
         #: Whether its results may be kept for other runs.
         self._may_keep = False
         self._remarked: set[str] = set()
         #: The models whose origin was said.
         self._known_origins: set[str] = set()
-        self._later: dict[str, type[Tool]] = {}
+        self._later = LaterTools(self._unchanged, base_dir)
         self._restored = RestoredTools()
         self._store = RunStore(channel)
         self._handlers: dict[str, Callable[[Frame], None]] = {
@@ -188,8 +187,9 @@ class Server:
         """
         models: list[dict[str, Any]] = []
         with contextlib.suppress(Exception):
-            for spec, blob in zip(frame.meta["follow"], frame.blobs[1:]):
-                tool_class = self._later_class(spec)
+            later_tools = zip(frame.meta["follow"], frame.meta["stamps"])
+            for (spec, stamp), blob in zip(later_tools, frame.blobs[1:]):
+                tool_class = self._later.of(spec, stamp)
                 later: Job = load_payload(blob)
                 tool = for_files(tool_class, later.params)
                 model = describe_model(tool, later.output)
@@ -203,12 +203,6 @@ class Server:
             return {}
         self._known_origins.add(model)
         return {"origin": origin_of(tool, job.output)}
-
-    def _later_class(self, spec: str) -> type[Tool]:
-        """Return the class of a following job's tool; its file is read once."""
-        if spec not in self._later:
-            self._later[spec] = load_tool_class(spec, self._base_dir)
-        return self._later[spec]
 
     def _remark(self, ident: int, job: Job) -> None:
         """Warn of misspelt names in a rule or a class, once for each."""

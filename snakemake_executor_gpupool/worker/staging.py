@@ -58,7 +58,7 @@ class View:
         self.path = path
         self._cwd = cwd
         self._made: set[str] = {""}
-        os.makedirs(path)
+        os.mkdir(path)
         shown = os.listdir(cwd)
         for name in shown if len(shown) <= MAX_SHOWN else ():
             os.symlink(os.path.join(cwd, name), os.path.join(path, name))
@@ -107,7 +107,8 @@ class View:
         place = os.path.join(self.path, folder)
         if os.path.islink(place):
             os.unlink(place)
-        os.makedirs(place, exist_ok=True)
+        if not os.path.isdir(place):
+            os.mkdir(place)
         self._made.add(folder)
 
 
@@ -118,10 +119,13 @@ class Staging:
     ----------
     root
         A directory of this run, on the file system of the outputs.
+    is_lent
+        It is another run's, and is not made again once it is gone.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, is_lent: bool = False) -> None:
         self.root = root
+        self._is_lent = is_lent
         self._views: dict[str, list[View]] = {}
         self._made = 0
         # Processes of several machines may share the root.
@@ -136,6 +140,8 @@ class Staging:
                 return view
         name = f"{os.path.basename(self.root)}-{self._own}-{self._made}"
         self._made += 1
+        if not self._is_lent:
+            os.makedirs(self.root, exist_ok=True)
         views.append(View(f"{self.root}/{name}", cwd))
         return views[-1]
 

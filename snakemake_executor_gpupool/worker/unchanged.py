@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from typing import Callable, TypeVar
 
 from snakemake_executor_gpupool.errors import CodeChanged, UnlistedCode
 from snakemake_executor_gpupool.wire.fingerprint import PACKAGE_DIR, fingerprint
@@ -28,6 +29,7 @@ FILE, CONTENT, PLACE, NAMES, PACKAGE = "file", "content", "place", "names", "pac
 MAX_CONTENT_BYTES = 1024**2
 #: Directories of code that libraries generate, each file under the digest of its content.
 GENERATED = ("torchinductor_", ".triton", "transformers_modules", "triton_")
+T = TypeVar("T")
 _IMPORTABLE = (".py", ".so", ".pth")
 
 
@@ -81,7 +83,8 @@ class Unchanged:
     Parameters
     ----------
     path
-        The file that says what is expected; empty: nothing is, and all is well.
+        The file that says what is expected, ``<start>.<code>.json``; ``<start>.<code>+<code>.json``
+        stands for one file for each tool of the process. Empty: nothing is, and all is well.
 
     Attributes
     ----------
@@ -92,17 +95,45 @@ class Unchanged:
     def __init__(self, path: str) -> None:
         self.tool = ""
         self._expected: dict[str, tuple[str, str]] = {}
+        #: What was expected of tools that were imported besides.
+        self._of_others: dict[str, tuple[str, str]] = {}
         self._modules: tuple[str, ...] = ()
-        if path:
-            with open(path, encoding="utf-8") as file:
-                content = json.load(file)
-            self.tool = content["tool"]
-            self._expected = {name: (kind, sign) for name, kind, sign in content["watched"]}
+        self._folder = os.path.dirname(path)
+        self._contradiction = ""
+        for each in _files_of(path) if path else ():
+            tool, expected = _read(each)
+            self.tool = self.tool or tool
+            self._contradiction = self._contradiction or _contradiction(self._expected, expected)
+            self._expected.update(expected)
 
     @classmethod
     def of_this_process(cls) -> Unchanged:
         """Return what is expected of this process."""
         return cls(os.environ.pop(VARIABLE, ""))
+
+    def admit(self, stamp: str, load: Callable[[], T]) -> T:
+        """Import another tool, as a stamp has it, into this process; return what ``load`` does.
+
+        Raises
+        ------
+        CodeChanged
+            Its code, or what it shares with what was imported before, is not as expected. It is not
+            to be tried again: what Python has imported stays.
+        """
+        if not self._expected:
+            return load()
+        _, expected = _read(os.path.join(self._folder, f"{stamp}.json"))
+        changed = _contradiction(self._expected, expected) or _contradiction(
+            self._of_others, expected
+        )
+        self._of_others.update(expected)
+        if changed:
+            raise CodeChanged(f"{changed} has changed since this process imported it")
+        loaded = load()
+        for path, (kind, sign) in expected.items():
+            if signature(kind, path) != sign:
+                raise CodeChanged(f"{path} has changed since it was looked at")
+        return loaded
 
     def require(self) -> None:
         """Compare, if anything was imported since the last time.
@@ -119,15 +150,39 @@ class Unchanged:
         modules = tuple(sys.modules)
         if modules == self._modules:
             return
+        if self._contradiction:
+            raise CodeChanged(f"{self._contradiction} has changed while this process was started")
         for path, (kind, sign) in self._expected.items():
             if signature(kind, path) != sign:
                 raise CodeChanged(f"{path} has changed since this process was started")
         for path in sorted(local_files()):
-            if path not in self._expected:
+            if path not in self._expected and path not in self._of_others:
                 raise UnlistedCode(
                     f"{path} is imported under a name that the tool's source does not have"
                 )
         self._modules = modules
+
+
+def _files_of(path: str) -> list[str]:
+    """Return the files that a path of :class:`Unchanged` stands for."""
+    folder, name = os.path.split(path)
+    start, _, codes = name.partition(".")
+    if "+" not in codes:
+        return [path]
+    codes = codes[: -len(".json")]
+    return [os.path.join(folder, f"{start}.{code}.json") for code in codes.split("+")]
+
+
+def _read(path: str) -> tuple[str, dict[str, tuple[str, str]]]:
+    """Return what a tool is called, and what its code was like."""
+    with open(path, encoding="utf-8") as file:
+        content = json.load(file)
+    return content["tool"], {name: (kind, sign) for name, kind, sign in content["watched"]}
+
+
+def _contradiction(one: dict[str, tuple[str, str]], other: dict[str, tuple[str, str]]) -> str:
+    """Return a path that is expected to be one thing and another; empty: there is none."""
+    return next((path for path in other if one.get(path, other[path]) != other[path]), "")
 
 
 def local_files() -> set[str]:

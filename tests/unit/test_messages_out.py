@@ -43,6 +43,7 @@ CHAIN = ChainRequest(
     names=["x", "y", "x"],
     by="w1",
     models=[("/env", "m", "g"), ("", "n", "h")],
+    staged="/staged",
 )
 FRAMES = {
     "tool": serve_tool(TOOL, ["/spool"], is_shared=True),
@@ -53,7 +54,7 @@ FRAMES = {
     "load": load_model("cuda:0", "m", [b"p1", b"p2"]),
     "move": move_model("cpu", is_away=True),
     "run": run_batch(3, b"p1", [b"item"], [("", "m", "g", "k")], STORE),
-    "chain": run_chains(3, [CHAIN], STORE, "/staged"),
+    "chain": run_chains(3, [CHAIN], STORE),
 }
 
 

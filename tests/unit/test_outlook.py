@@ -280,3 +280,26 @@ def test_a_forecast_costs_no_graph_more_than_three_hundredths(seed: int) -> None
     today = GraphRun(graph, looks_ahead=False).run()
     ahead = GraphRun(graph, looks_ahead=True).run()
     assert ahead.makespan_s <= 1.03 * today.makespan_s
+
+
+def test_runs_have_forecasts_of_their_own_and_take_them_along() -> None:  # G2
+    def foresee(world: World, run: str, kind: str, jobs: int) -> None:
+        nodes: dict[Hashable, Node] = {n: Node(kind, "tool") for n in range(jobs)}
+        world.take(ev.JobsForeseen(forecast_of(nodes)[0], run))
+
+    world = World(gpus=1)
+    foresee(world, "run1", "k", 5)
+    foresee(world, "run2", "k", 3)
+    counts = world.scheduler.outlook._table.counts
+    assert {name: count.coming for name, count in counts.items()} == {"k@0:run1": 5, "k@0:run2": 3}
+    world.submit(1, ["a"], wave="k@0:run1")
+    foresee(world, "run2", "k", 2)
+    counts = world.scheduler.outlook._table.counts
+    assert (counts["k@0:run1"].coming, counts["k@0:run1"].in_flight) == (4, 1), "it counts on"
+    assert counts["k@0:run2"].coming == 2
+    world.run()
+    assert not world.scheduler.outlook._table.is_complete, "others may come at any time"
+    world.take(ev.RunLeft("run1"))
+    assert set(world.scheduler.outlook._table.waves) == {"k@0:run2"}
+    world.take(ev.RunLeft("run2"))
+    assert not world.scheduler.outlook.is_known

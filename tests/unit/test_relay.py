@@ -136,6 +136,30 @@ def test_a_run_that_has_left_is_told_nothing() -> None:
     assert "model_loaded" in world.two.names()
 
 
+def test_stages_of_a_row_of_models_are_told_to_the_run_whose_job_they_are_of() -> None:
+    world = World()
+    world.event("worker_started", worker="c.1", tool="t", pid=5, devices=["cpu:0"], stamp="s1")
+    world.relay.close(7, is_final=True)  # the first stage is done, the others follow
+    done = {"job": "rule r", "batch": 3, "stage": 1, "worker": "c.1"}
+    world.event("stage_done", job_id=7, **done)
+    world.event("dispatch_saved", job_id=8, job="rule r", batch=3)
+    assert world.one.fields("stage_done") == {
+        **done, "job_id": 1, "batch": 3 + BATCH_OFFSET, "worker": "server.c.1"
+    }  # fmt: skip
+    assert "stage_done" not in world.two.names()
+    assert world.two.fields("dispatch_saved")["batch"] == 3 + BATCH_OFFSET
+    assert "dispatch_saved" not in world.one.names()
+
+
+def test_a_row_s_load_is_told_to_the_first_run_that_waits_for_its_first_model() -> None:
+    world = World()
+    started = {"tool": "t + u", "pid": 5, "devices": ["cpu:0"], "node": ""}
+    world.relay.add(9, world.two, 2, "p.a")
+    world.event("worker_started", worker="c.1", **started, stamp="p.a+b")
+    world.event("model_loaded", worker="c.1", model="chain", seconds=2.0, versions={})
+    assert "model_loaded" in world.two.names() and "model_loaded" not in world.one.names()
+
+
 def test_figures_add_up(tmp_path: Path) -> None:
     elsewhere = Elsewhere(EventLog(tmp_path / "events"), None)
 
@@ -148,11 +172,15 @@ def test_figures_add_up(tmp_path: Path) -> None:
     happens("job_done", job_id=1, items=5, duplicates=2, reused=1)
     happens("job_failed", job_id=2, items=1)
     happens("job_withdrawn", job_id=3)
+    happens("stage_done", job_id=1, stage=0)
+    happens("stage_done", job_id=1, stage=1)
+    happens("dispatch_saved", job_id=4)
     own = {"jobs_served": 1, "items": 2, "costs": {"jobs_s": 1.0, "lost_s": 0.0}}
     devices = {"cuda:0": {"busy_s": 1.0}, "cuda:1": {"busy_s": 0.0}}
     summary = elsewhere.added_to({**own, "devices": devices})
     assert (summary["jobs_served"], summary["jobs_failed"], summary["jobs_withdrawn"]) == (2, 1, 1)
     assert (summary["items"], summary["items_unique"], summary["items_computed"]) == (8, 3, 2)
+    assert (summary["chains_merged"], summary["dispatches_saved"]) == (1, 1)
     assert summary["costs"] == {"jobs_s": 4.0, "lost_s": 1.0}
     assert summary["devices"] == {"cuda:0": {"busy_s": 3.0}, "cuda:1": {"busy_s": 2.0}}
 

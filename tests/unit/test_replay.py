@@ -189,6 +189,8 @@ def test_every_event_is_among_what_is_tried_or_can_be_read_back(tmp_path: Path) 
         ev.RoomWanted("cuda:0"),
         ev.DevicesForeseen((gpu(1), gpu(2).on("n1"))),
         ev.StoreTroubleReported("damaged", "x"),
+        ev.FilesRenewed(ToolRef("tool", "", "python")),
+        ev.RunLeft("run1"),
     ]
     for event in rare:
         assert from_plain(type(event), json.loads(json.dumps(to_plain(event)))) == event

@@ -211,6 +211,68 @@ def test_a_process_notices_that_its_code_has_changed(  # G4
         unchanged.require()
 
 
+def expect(folder: Path, stamp: str, *files: Path) -> str:
+    watched = [[str(path), FILE, signature(FILE, str(path))] for path in files]
+    place = folder / f"{stamp}.json"
+    place.write_text(json.dumps({"tool": stamp, "watched": watched}))
+    return str(place)
+
+
+def test_a_process_with_several_tools_knows_the_code_of_each(  # G4
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one.py", tmp_path / "two.py"
+    for path in (one, two):
+        path.write_text("x = 1\n")
+    monkeypatch.setattr(
+        "snakemake_executor_gpupool.worker.unchanged.local_files", lambda: {str(one), str(two)}
+    )
+    alone = expect(tmp_path, "start.a-0", one)
+    expect(tmp_path, "start.b-0", two)
+    both = str(tmp_path / "start.a-0+b-0.json")
+    with pytest.raises(UnlistedCode):
+        Unchanged(alone).require()
+    Unchanged(both).require()
+    two.write_text("x = 22\n")
+    with pytest.raises(CodeChanged, match=r"two\.py"):
+        Unchanged(both).require()
+    expect(tmp_path, "start.b-0", one, two)
+    one.write_text("x = 22\n")
+    expect(tmp_path, "start.c-0", one)
+    with pytest.raises(CodeChanged, match=r"one\.py has changed while"):
+        Unchanged(str(tmp_path / "start.a-0+c-0.json")).require()
+
+
+def test_a_process_takes_another_tool_in_only_as_it_was_looked_at(  # G4
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, common = (tmp_path / f"{name}.py" for name in ("one", "two", "common"))
+    for path in (one, two, common):
+        path.write_text("x = 1\n")
+    known = {str(one)}
+    monkeypatch.setattr("snakemake_executor_gpupool.worker.unchanged.local_files", lambda: known)
+    unchanged = Unchanged(expect(tmp_path, "s.one", one))
+    unchanged.require()
+    expect(tmp_path, "s.two", two, common)
+    assert (
+        unchanged.admit("s.two", lambda: known.update({str(two), str(common)}) or "tool") == "tool"
+    )
+    monkeypatch.setitem(sys.modules, "something_new", sys)
+    unchanged.require()  # what the other tool has imported is its own
+
+    # A third tool shares a module that was imported before it was edited.
+    common.write_text("x = 22\n")
+    expect(tmp_path, "s.three", common)
+    with pytest.raises(CodeChanged, match=r"common\.py"):
+        unchanged.admit("s.three", lambda: pytest.fail("it is not imported"))
+    # One that changes while it is imported.
+    late = tmp_path / "late.py"
+    late.write_text("x = 1\n")
+    expect(tmp_path, "s.late", late)
+    with pytest.raises(CodeChanged, match=r"late\.py"):
+        unchanged.admit("s.late", lambda: late.write_text("x = 22\n"))
+
+
 def test_a_module_that_nobody_knew_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, other = tmp_path / "code.py", tmp_path / "other.py"
     for path in (file, other):

@@ -82,7 +82,7 @@ def opened_pool(
     if server == "off":
         return Pool(config, callbacks)
     # What follows is not imported by other pools.
-    from snakemake_executor_gpupool.frontends.server.attached import open_attached
+    from snakemake_executor_gpupool.frontends.server.attaching import open_attached
 
     given: dict[str, str] = {}
     if options["managed_devices"] is not None:

@@ -16,27 +16,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.errors import ConfigError, PoolEnded
-from snakemake_executor_gpupool.frontends.server.address import AUTO
-from snakemake_executor_gpupool.frontends.server.client import InsideOfAnother, NoServer
 from snakemake_executor_gpupool.frontends.server.connection import (
     Connection,
     Server,
-    attach,
-    wish_of_run,
 )
+from snakemake_executor_gpupool.frontends.server.forecast_fields import plain_forecast
 from snakemake_executor_gpupool.frontends.server.leftovers import remove_staged
 from snakemake_executor_gpupool.frontends.server.run_requests import (
     call_message,
     job_message,
     read_report,
 )
+from snakemake_executor_gpupool.frontends.server.still_to_come import StillToCome
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks, UserLines, trouble_line
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.elsewhere import LOST_CALL, News
 from snakemake_executor_gpupool.runtime.pool import Pool
-from snakemake_executor_gpupool.tool_api.mode import Mode
+from snakemake_executor_gpupool.scheduling.forecast import Forecast
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
@@ -63,8 +60,7 @@ class AttachedPool(Pool):
     def __init__(
         self, config: PoolConfig, callbacks: Callbacks, server: Server, *, falls_back: bool
     ) -> None:
-        # What is to come is nothing to workers that wait for what a server cannot do.
-        super().__init__(replace(config, looks_ahead=False), callbacks)
+        super().__init__(config, callbacks)
         self._server = server
         self._falls_back = falls_back
         self._lines = UserLines(callbacks, self._reporter.put)
@@ -79,6 +75,8 @@ class AttachedPool(Pool):
         self._said: set[str] = set()
         #: Calls that the server was handed.
         self._calls: set[int] = set()
+        self._still = StillToCome()
+        self._has_staging = False
         self._handlers: dict[str, Callable[[Any], None]] = {
             "news": self._take_news,
             "ending": self._ending,
@@ -98,6 +96,7 @@ class AttachedPool(Pool):
             over = self._over or self._cancelled
             theirs = [] if over else [r for r in requests if self._is_for_server(r)]
             self._outstanding.update((request.job_id, request) for request in theirs)
+            self._still.handed_over(theirs)
         handed_over = {request.job_id for request in theirs}
         own = [request for request in requests if request.job_id not in handed_over]
         if self._over and not self._falls_back and any(map(self._is_for_server, own)):
@@ -108,16 +107,34 @@ class AttachedPool(Pool):
             self._connection.send({"type": "jobs", "jobs": [*map(self._message, theirs)]})
 
     def _is_for_server(self, request: Request) -> bool:
-        """Whether a server can do a job: one with an environment of its own is the run's."""
+        """Whether a server can do a job: one in a container is the run's."""
         tool = request.tool
-        is_plain = not (tool.environment or tool.activation or tool.container)
-        if not is_plain:
-            self._say_once(f"{tool} has an environment of its own: workers of this run serve it")
-        return is_plain and tool.python == self.config.python
+        if tool.container is not None:
+            self._say_once(f"{tool} has a container of its own: workers of this run serve it")
+        return tool.container is None
 
     def _message(self, request: Request) -> dict[str, Any]:
         own = replace(request, has_provenance=self._has_provenance, store=self.store)
+        if request.follow:
+            own = replace(own, staging=self._staging())
         return {**job_message(own), "job_id": request.job_id}
+
+    def _staging(self) -> str:
+        """Return where a server stages outputs of jobs that follow: it does not make it."""
+        if not self._has_staging:
+            os.makedirs(self.paths.staged, mode=0o700, exist_ok=True)
+            self._has_staging = True
+        return self.paths.staged
+
+    def foresee(self, forecast: Forecast, run: str = "") -> None:
+        """Say which jobs are still to come, to whoever serves them."""
+        with self._state:
+            self._still.foresee(forecast)
+            over = bool(self._over)
+        if over:
+            super().foresee(forecast, run)
+        else:
+            self._connection.send({"type": "forecast", "forecast": plain_forecast(forecast)})
 
     @property
     def spools(self) -> list[str]:
@@ -209,7 +226,9 @@ class AttachedPool(Pool):
     def _ending(self, message: dict[str, Any]) -> None:
         with self._state:
             self._over = f"the server of process {self._server.pid} ends: {message.get('why')}"
+            left = self._still.forecast(())
         if self._falls_back:
+            super().foresee(left)
             self._say_once(f"{self._over}; workers of this run serve all later jobs")
 
     def _take_news(self, message: dict[str, Any]) -> None:
@@ -305,6 +324,7 @@ class AttachedPool(Pool):
             why = self._over or f"the server of process {self._server.pid} has ended unexpectedly"
             self._over = why
             left, self._outstanding = list(self._outstanding.values()), {}
+            forecast = self._still.forecast(left)
             self._state.notify_all()
         if was_told and not left:
             return
@@ -318,6 +338,8 @@ class AttachedPool(Pool):
                 "workers of this run"
             )
             self._await_its_end()
+            if not was_told:
+                super().foresee(forecast)
             for request in left:
                 outputs = request.facts.all_outputs
                 remove_staged(os.path.join(request.cwd, path) for path in outputs)
@@ -334,53 +356,3 @@ class AttachedPool(Pool):
 
 def _now_s() -> float:
     return round(time.time(), 6)
-
-
-def open_attached(
-    text: str | None,
-    option: str,
-    config: PoolConfig,
-    callbacks: Callbacks,
-    given: Mapping[str, str],
-) -> AttachedPool | None:
-    """Return a pool whose jobs a server does; None: there is none, and the caller goes on without.
-
-    Parameters
-    ----------
-    text, option
-        Whether there is to be a server, as an option has it, and the option's name.
-    given
-        What other options say of devices, as the variables that say the same.
-
-    Raises
-    ------
-    ConfigError
-        There is to be a server, and there is none.
-    """
-    wish = wish_of_run(text, option)
-    is_needed = wish.word != AUTO
-    try:
-        server = attach(wish, config, environment_of(config), given)
-    except NoServer as error:
-        if is_needed:
-            raise ConfigError(f"{option} {text}: {error}") from error
-        if not isinstance(error, InsideOfAnother):
-            callbacks.tell_warning(
-                f"gpupool: no server can be used ({error}): workers of this run serve its jobs"
-            )
-        return None
-    try:
-        return AttachedPool(config, callbacks, server, falls_back=not is_needed)
-    except BaseException:
-        server.socket.close()
-        raise
-
-
-def environment_of(config: PoolConfig) -> dict[str, str]:
-    """Return this process's environment, which says how the run computes: that is a server's."""
-    env = own_environment()
-    for name in Mode().variables():
-        env.pop(name, None)
-    if config.mode.is_reproducible or config.mode.seed:
-        env |= config.mode.variables()
-    return env

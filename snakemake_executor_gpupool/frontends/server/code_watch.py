@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.errors import GpupoolError, ProtocolError
+from snakemake_executor_gpupool.frontends.server.job_requests import Entrance
 from snakemake_executor_gpupool.hosts.process import CHILD_ENTRY, PACKAGE_DIR, describe_exit
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.fields import Fields
@@ -80,7 +81,12 @@ class CodeWatch:
         self._asking: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def code_of(
-        self, spec: str, variables: Mapping[str, str], software: str, cwd: str
+        self,
+        spec: str,
+        variables: Mapping[str, str],
+        software: str,
+        cwd: str,
+        entrance: Entrance | None = None,
     ) -> ToolCode:
         """Return what a tool's code is made of now.
 
@@ -90,6 +96,8 @@ class CodeWatch:
             The environment to import it in; ``software`` identifies it.
         cwd
             Where to import it.
+        entrance
+            How to enter its software environment; None: it has none of its own.
 
         Raises
         ------
@@ -101,7 +109,7 @@ class CodeWatch:
         async with lock:
             code = self._known.get(ident)
             if code is None or not await asyncio.to_thread(code.holds):
-                code = await self._ask(spec, variables, cwd)
+                code = await self._ask(spec, variables, cwd, entrance)
                 self._known[ident] = code
             self._known.move_to_end(ident)
         while len(self._known) > MAX_TOOLS:
@@ -114,9 +122,11 @@ class CodeWatch:
         """Ask again for the next job."""
         self._known.pop((spec, software), None)
 
-    async def _ask(self, spec: str, variables: Mapping[str, str], cwd: str) -> ToolCode:
+    async def _ask(
+        self, spec: str, variables: Mapping[str, str], cwd: str, entrance: Entrance | None
+    ) -> ToolCode:
         for wait_s in WAITS_S:
-            code, out, words = await _asked(spec, variables, cwd)
+            code, out, words = await _asked(spec, variables, cwd, entrance)
             if code == 0 and len(out) <= MAX_ANSWER_BYTES:
                 return read_answer(out)
             if code >= 0:
@@ -126,9 +136,14 @@ class CodeWatch:
         raise ToolError(WorkerError(message, type="WorkerDied"))
 
 
-async def _asked(spec: str, variables: Mapping[str, str], cwd: str) -> tuple[int, bytes, str]:
+async def _asked(
+    spec: str, variables: Mapping[str, str], cwd: str, entrance: Entrance | None
+) -> tuple[int, bytes, str]:
     """Have a process import a tool; return its exit code, its answer and its last words."""
-    command = [sys.executable, str(CHILD_ENTRY), "code", str(PACKAGE_DIR)]
+    python = sys.executable if entrance is None else entrance.python
+    command = [python, str(CHILD_ENTRY), "code", str(PACKAGE_DIR)]
+    if entrance is not None and entrance.activation:
+        command = ["bash", "-c", entrance.activation, "bash", *command]
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,

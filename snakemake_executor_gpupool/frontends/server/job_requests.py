@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +17,13 @@ from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.described import WorkerError
-from snakemake_executor_gpupool.wire.requests import JobFacts, JobReport, Request, ToolRef
+from snakemake_executor_gpupool.wire.requests import (
+    Container,
+    JobFacts,
+    JobReport,
+    Request,
+    ToolRef,
+)
 
 #: Highest protocol that Python 3.9 reads.
 PICKLE_PROTOCOL = 5
@@ -41,6 +48,20 @@ class BadMessage(GpupoolError):
 
 
 @dataclass(frozen=True)
+class Entrance:
+    """How processes get into a software environment of their own; as :class:`ToolRef` has it."""
+
+    python: str
+    environment: str
+    activation: str
+    container: Container | None
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a reference to a tool that it stands for."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True)
 class ClientJob:
     """What a client wants done.
 
@@ -61,6 +82,10 @@ class ClientJob:
     variables: Mapping[str, str]
     #: Its model is to be loaded, and that is all.
     loads_only: bool = False
+    #: How its tool's own software environment is entered; None: it has none.
+    entrance: Entrance | None = None
+    #: The jobs that are known to follow it, as far as models may be merged.
+    after: ClassVar[tuple[ClientJob, ...]] = ()
 
     @property
     def title(self) -> str:
@@ -76,11 +101,11 @@ class ClientJob:
     #: Whether it can be begun again after its tool's code has changed.
     is_repeatable: ClassVar[bool] = True
 
-    def submit(self, pool: Pool, job_id: int, ref: ToolRef) -> None:
-        """Have the pool do it."""
-        pool.submit([self.request(job_id, ref)])
+    def submit(self, pool: Pool, job_id: int, ref: ToolRef, after: Sequence[ToolRef] = ()) -> None:
+        """Have the pool do it; ``after`` are the tools of as many jobs that follow."""
+        pool.submit([self.request(job_id, ref, after)])
 
-    def request(self, job_id: int, ref: ToolRef) -> Request:
+    def request(self, job_id: int, ref: ToolRef, after: Sequence[ToolRef] = ()) -> Request:
         """Return the request for the pool."""
         job = self.job
         data = pickle.dumps(job, PICKLE_PROTOCOL)
@@ -182,3 +207,9 @@ def failure(message: str, cause: WorkerError | None, traceback: str = "") -> dic
         "is_input": cause is not None and cause.is_plain,
         "is_misuse": is_misuse,
     }
+
+
+def lacks_a_file(error: WorkerError | None) -> bool:
+    """Return whether an error is that a file is not there."""
+    words = ("FileNotFoundError", "No such file or directory")
+    return error is not None and any(word in f"{error.type}: {error.message}" for word in words)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from snakemake_executor_gpupool.wire.requests import stamps_of
+
 #: Models, and micro-batches that later jobs may have results of, that are remembered; of the
 #: latter together so many members.
 MAX_MODELS, MAX_BATCHES, MAX_MEMBERS = 1000, 5000, 200_000
@@ -100,6 +102,8 @@ class Relay:
             "job_failed": self._job_over,
             "job_withdrawn": self._job_over,
             "file_done": self._file_done,
+            "stage_done": self._stage_done,
+            "dispatch_saved": self._of_job,
             **dict.fromkeys(("job_submitted", "job_read"), self._of_job),
             **dict.fromkeys(("read_sent", "write_sent", "publish_sent"), self._file_sent),
         }
@@ -179,8 +183,11 @@ class Relay:
 
     def _first_waiting(self, worker: _Worker) -> Run | None:
         """Return the first run with a job that waits for a worker's model."""
-        model, stamp = (worker.granted or {}).get("model", ""), worker.started.get("stamp")
-        ours = [route for route in self._routes.values() if route.stamp == stamp]
+        model = (worker.granted or {}).get("model", "")
+        stamps = stamps_of(worker.started.get("stamp", ""))
+        ours = [route for route in self._routes.values() if route.stamp in stamps[:1]]
+        if len(stamps) > 1:  # a row of models, which waits for jobs of the first
+            return ours[0].run if ours else None
         # Of a job that is still being read the model is not known here.
         named = [route for route in ours if route.model == model] or [
             route for route in ours if not route.model
@@ -227,7 +234,16 @@ class Relay:
         route = self._routes.get(fields["job_id"])
         if route is not None:
             route.model = fields.get("model", route.model)
-            self._tell(route.run, (EVENT, time_s, event, {**fields, "job_id": route.own_id}))
+            told = _renamed({**fields, "job_id": route.own_id})
+            self._tell(route.run, (EVENT, time_s, event, told))
+
+    def _stage_done(self, time_s: float, event: str, fields: Fields) -> None:
+        """A stage of a merged run is done; its first job may have been reported already."""
+        for run, known in self._runs.items():
+            own_id = known.own_ids.get(fields["job_id"])
+            if own_id is not None:
+                self._introduce(run, self._worker(fields), time_s)
+                self._tell(run, (EVENT, time_s, event, _renamed({**fields, "job_id": own_id})))
 
     def _job_over(self, time_s: float, event: str, fields: Fields) -> None:
         route = self._routes.get(fields["job_id"])

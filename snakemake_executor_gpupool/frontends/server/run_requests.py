@@ -6,13 +6,14 @@ import base64
 import binascii
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from snakemake_executor_gpupool.frontends.server.job_requests import BadMessage, ClientJob
+from snakemake_executor_gpupool.frontends.server.job_requests import BadMessage, ClientJob, Entrance
 from snakemake_executor_gpupool.runtime.plain import from_plain, to_plain
 from snakemake_executor_gpupool.runtime.pool import Pool
+from snakemake_executor_gpupool.scheduling.forecast import wave_of_client
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo, WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
@@ -52,11 +53,17 @@ class RunJob(ClientJob):
         The paths of all its outputs.
     numbered
         Called with each number that the server gives it, one for each try.
+    run
+        Tells its run from others.
+    after
+        The jobs that follow it, as they are guessed.
     """
 
     base: Request
     wanted: tuple[str, ...]
     numbered: Callable[[int, ToolRef], None]
+    run: str
+    after: tuple[RunJob, ...] = ()  # type: ignore[misc]
 
     @property
     def title(self) -> str:
@@ -67,10 +74,13 @@ class RunJob(ClientJob):
         """Return its outputs by their absolute paths."""
         return [os.path.join(self.base.cwd, path) for path in self.wanted]
 
-    def request(self, job_id: int, ref: ToolRef) -> Request:
+    def request(self, job_id: int, ref: ToolRef, after: Sequence[ToolRef] = ()) -> Request:
         """Return the request for the pool."""
         self.numbered(job_id, ref)
-        return replace(self.base, job_id=job_id, tool=ref)
+        later = zip(self.after, after, strict=False)
+        staging = self.base.staging
+        follow = tuple(replace(job.base, tool=its, staging=staging) for job, its in later)
+        return replace(self.base, job_id=job_id, tool=ref, follow=follow)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +91,7 @@ class RunCall(RunJob):
     items: ItemsRead
     is_repeatable = False
 
-    def submit(self, pool: Pool, job_id: int, ref: ToolRef) -> None:
+    def submit(self, pool: Pool, job_id: int, ref: ToolRef, after: Sequence[ToolRef] = ()) -> None:
         """Have the pool compute its items."""
         items = replace(self.items, job_id=job_id)
         pool.submit_items(self.request(job_id, ref), self.info, items)
@@ -148,19 +158,31 @@ class _Items:
     payloads: tuple[str, ...] = ()
 
 
+def tool_message(tool: ToolRef) -> dict[str, Any]:
+    """Return what a message says of a job's tool."""
+    has_own = tool.environment or tool.activation or tool.container
+    entrance = Entrance(tool.python, tool.environment, tool.activation, tool.container)
+    return {
+        "spec": tool.spec,
+        "base_dir": tool.base_dir,
+        "name": str(tool),
+        "entrance": to_plain(entrance) if has_own else None,
+    }
+
+
 def job_message(request: Request) -> dict[str, Any]:
     """Return a request as a message."""
     empty: dict[str, Any] = dict.fromkeys(_BLOBS, b"")
-    plain = to_plain(replace(request, tool=_NOBODY, follow=(), wave="", **empty))
+    plain = to_plain(replace(request, tool=_NOBODY, follow=(), **empty))
     for name in (*_BLOBS, "tool"):
         plain.pop(name, None)
     blobs = {name: base64.b64encode(getattr(request, name)).decode() for name in _BLOBS}
     return {
         **blobs,
         "request": plain,
-        "spec": request.tool.spec,
-        "base_dir": request.tool.base_dir,
-        "name": str(request.tool),
+        "follow": [*map(job_message, request.follow)],
+        "staging": request.staging,
+        **tool_message(request.tool),
         "texts": list(request.texts),
         "outputs": list(request.facts.all_outputs),
         "store": list(request.store) if request.store is not None else None,
@@ -173,10 +195,17 @@ def read_job(
     client: Client,
     numbered: Callable[[int, ToolRef], None],
     spools: Collection[str],
+    run: str = "",
 ) -> RunJob:
     """Return the job that a message describes; ``numbered`` as a :class:`RunJob` has it.
 
-    ``spools`` are the only directories whose files it may name as items.
+    Parameters
+    ----------
+    spools
+        The only directories whose files it may name as items.
+    run
+        Tells the client from others: jobs of two runs may have the same identity, and waves the
+        same names.
 
     Raises
     ------
@@ -188,10 +217,13 @@ def read_job(
         plain = {**message["request"], "tool": {"spec": "", "base_dir": "", "python": ""}}
         nothing = {"bytes": 0, "digest": ""}
         base = from_plain(Request, {**plain, **dict.fromkeys(_BLOBS, nothing)})
-        store = message["store"]
+        store, entrance = message["store"], message["entrance"]
         base = replace(
             base,
             **blobs,
+            identity=(run, *base.identity) if base.identity else (),
+            wave=wave_of_client(base.wave, run),
+            staging=str(message["staging"]),
             store=None if store is None else StoreAddress(str(store[0]), store[1]),
             has_provenance=bool(message["has_provenance"]),
         )
@@ -210,6 +242,11 @@ def read_job(
             base=base,
             wanted=tuple(str(path) for path in message["outputs"]),
             numbered=numbered,
+            run=run,
+            entrance=None if entrance is None else from_plain(Entrance, entrance),
+            after=tuple(
+                read_job(later, client, numbered, spools, run) for later in message["follow"]
+            ),
         )
         call = message.get("call")
         return job if call is None else _read_call(job, call, spools)

@@ -4,6 +4,7 @@ The run says::
 
     attach    once: who it is
     jobs      some are ready
+    forecast  which are still to come, instead of what was said of that before
     read      results of these calls have been read: nobody needs them
     unwanted  these are not wanted any longer; none of their outputs appears once that is reported
     late      nothing new is to be begun
@@ -20,13 +21,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.errors import GpupoolError, ProtocolError
 from snakemake_executor_gpupool.frontends.server.code_watch import ToolError
+from snakemake_executor_gpupool.frontends.server.forecast_fields import forecast_of_plain
 from snakemake_executor_gpupool.frontends.server.job_requests import (
     BadMessage,
     ComputeThere,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from snakemake_executor_gpupool.frontends.server.service import Service
 
 REPORT = "report"
+_numbers = itertools.count(1)
 
 
 class RunSession:
@@ -64,6 +68,8 @@ class RunSession:
 
     def __init__(self, service: Service, writer: asyncio.StreamWriter) -> None:
         self._service = service
+        #: Tells the run from others.
+        self._run = f"run{next(_numbers)}"
         self._relay = service.relay
         self._writer = writer
         self._loop = asyncio.get_running_loop()
@@ -98,6 +104,7 @@ class RunSession:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
             for own_id in list(self._lent):
                 self._take_back(own_id)
+            self._service.pool.run_left(self._run)
             self._service.left()
 
     async def _say_farewell(self, reader: asyncio.StreamReader) -> None:
@@ -124,6 +131,10 @@ class RunSession:
             case "jobs":
                 for job in message.get("jobs", ()):
                     self._begin(int(job["job_id"]), job, client)
+            case "forecast":
+                with contextlib.suppress(ProtocolError):  # nothing but time depends on it
+                    forecast = forecast_of_plain(message.get("forecast"))
+                    self._service.pool.foresee(forecast, self._run)
             case "read":
                 for own_id in message.get("jobs", ()):
                     self._take_back(own_id)
@@ -158,7 +169,8 @@ class RunSession:
         report: JobReport | None = None
         job: RunJob | None = None
         try:
-            job = read_job(message, client, numbered, self._service.pool.paths.spools)
+            spools = self._service.pool.paths.spools
+            job = read_job(message, client, numbered, spools, self._run)
             if self._late.done() and not job.base.goes_on:
                 report = JobReport(0, f"{job.title}: not started", withdrawn=True)
             else:

@@ -35,6 +35,7 @@ from snakemake_executor_gpupool.frontends.server.job_requests import (
     Renewed,
     answer_of,
     failure,
+    lacks_a_file,
     read_job,
 )
 from snakemake_executor_gpupool.frontends.server.leftovers import remove_staged
@@ -43,7 +44,11 @@ from snakemake_executor_gpupool.frontends.server.run_session import RunSession
 from snakemake_executor_gpupool.frontends.server.streams import receive_from, uid_of_peer
 from snakemake_executor_gpupool.frontends.server.talk import encode
 from snakemake_executor_gpupool.frontends.server.variables import depends_on_place, digest_of, shown
-from snakemake_executor_gpupool.frontends.server.workplaces import Workplace, Workplaces
+from snakemake_executor_gpupool.frontends.server.workplaces import (
+    Workplace,
+    Workplaces,
+    places_after,
+)
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.wire.described import WorkerError
@@ -277,13 +282,13 @@ class Service:
             try:
                 place, version = await self._workplace(job, variables, is_here=is_here)
             except ToolError as error:
-                if is_here or not _lacks_a_file(error.error):
+                if is_here or not lacks_a_file(error.error):
                     raise
                 is_here = True
                 continue
-            report = await self._once(job, place, gone, late)
+            report = await self._once(job, await self._places(job, place), gone, late)
             kind = report.cause.type if report.cause is not None else ""
-            lacks = job.is_repeatable and _lacks_a_file(report.cause)
+            lacks = job.is_repeatable and lacks_a_file(report.cause)
             if kind in SPOILING:
                 self.workplaces.spoil(place)
                 if key_of(os.environ) != self.key:
@@ -300,13 +305,25 @@ class Service:
                 return report, job, version
         raise ComputeThere(f"the code of {job.name} changes again and again")
 
+    async def _places(self, job: ClientJob, place: Workplace) -> tuple[Workplace, ...]:
+        """Return a job's workplace, and those of the jobs that may go through with it."""
+        after = await places_after(job, place, self._workplace_of)
+        if place.has_met_others(after):
+            self.pool.renew_files(place.ref)
+        return (place, *after)
+
+    async def _workplace_of(self, job: ClientJob, start: str) -> Workplace:
+        """Return the workplace of a job that is to be done by a process that starts there."""
+        variables, is_here = shown(job.variables, job.cwd), start == job.cwd
+        return (await self._workplace(job, variables, is_here=is_here))[0]
+
     async def _workplace(
         self, job: ClientJob, variables: Mapping[str, str], *, is_here: bool
     ) -> tuple[Workplace, str]:
         """Return what workers of a job start from now, and the version of its tool."""
         start = job.cwd if is_here else self.workplaces.neutral
-        software = digest_of({**variables, "": start})
-        code = await self._watch.code_of(job.spec, variables, software, start)
+        software = digest_of({**variables, "": start, "=": repr(job.entrance)})
+        code = await self._watch.code_of(job.spec, variables, software, start, job.entrance)
         if code.package != self._package:
             raise Renewed
         what = sys.executable, self.pool.config.mode, code, variables, software, job
@@ -322,19 +339,20 @@ class Service:
     async def _once(
         self,
         job: ClientJob,
-        place: Workplace,
+        places: tuple[Workplace, ...],
         gone: asyncio.Future[bytes],
         late: asyncio.Future[None] | None,
     ) -> JobReport:
-        """Have a job done once, by workers of its workplace."""
+        """Have a job done once, by workers of its workplace; the others are of jobs that follow."""
         if gone.done():
             raise ConnectionError("the client has ended")
         pool, job_id = self.pool, next(self._ids)
         report: asyncio.Future[JobReport] = asyncio.get_running_loop().create_future()
         self._waiting[job_id] = report
-        place.jobs += 1
+        for place in places:
+            place.jobs += 1
         try:
-            job.submit(pool, job_id, place.ref)
+            job.submit(pool, job_id, places[0].ref, [place.ref for place in places[1:]])
             ends = (report, gone) if late is None else (report, gone, late)
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not report.done() and not gone.done():
@@ -347,8 +365,9 @@ class Service:
             return report.result()
         finally:
             self._waiting.pop(job_id, None)
-            place.jobs -= 1
-            place.used_s = time.monotonic()
+            for place in places:
+                place.jobs -= 1
+                place.used_s = time.monotonic()
 
     # -- what is out of use ------------------------------------------------------------------
     def _retire_earlier(self, place: Workplace) -> None:
@@ -391,8 +410,3 @@ class Service:
         if not place.is_retired:
             place.is_retired = True
             self.pool.retire(place.ref)
-
-
-def _lacks_a_file(error: WorkerError | None) -> bool:
-    words = ("FileNotFoundError", "No such file or directory")
-    return error is not None and any(word in f"{error.type}: {error.message}" for word in words)

@@ -7,21 +7,29 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.frontends.server.code_watch import ToolCode
-from snakemake_executor_gpupool.frontends.server.job_requests import ClientJob
+from snakemake_executor_gpupool.frontends.server.code_watch import ToolCode, ToolError
+from snakemake_executor_gpupool.frontends.server.job_requests import (
+    ClientJob,
+    ComputeThere,
+    Renewed,
+)
 from snakemake_executor_gpupool.frontends.server.variables import depends_on_place
 from snakemake_executor_gpupool.hosts.surroundings import Surroundings
 from snakemake_executor_gpupool.tool_api.mode import Mode
-from snakemake_executor_gpupool.wire.requests import ToolRef, texts_of
+from snakemake_executor_gpupool.wire.requests import ToolRef, stamps_of, start_of, texts_of
 from snakemake_executor_gpupool.worker.unchanged import VARIABLE
 
 #: What a process starts from whose workplace is gone: nothing, so that it does not start.
 NOWHERE = Surroundings({}, "/nonexistent/gpupool", 0o077)
+
+
+#: Returns the workplace of a job whose processes are to start in a directory.
+PlaceOf = Callable[[ClientJob, str], Awaitable["Workplace"]]
 
 
 @dataclass(eq=False)
@@ -48,7 +56,16 @@ class Workplace:
     jobs: int = 0
     used_s: float = 0.0
     kept_s: float = 0.0
+    #: The stamps of tools that its file processes may have imported besides, by their specs.
+    after: dict[str, str] = field(default_factory=dict)
     is_retired: bool = field(default=False)
+
+    def has_met_others(self, after: Iterable[Workplace]) -> bool:
+        """Note the tools of jobs that follow; return whether the code of one has changed since."""
+        now = {place.ref.spec: place.ref.stamp for place in after}
+        is_changed = any(self.after.get(spec, stamp) != stamp for spec, stamp in now.items())
+        self.after = {**({} if is_changed else self.after), **now}
+        return is_changed
 
 
 class Workplaces:
@@ -83,8 +100,16 @@ class Workplaces:
         """Return what a tool's processes start from; called by the run loop's thread."""
         if not tool.stamp:
             return None
-        workplace = self._known.get(tool.stamp)
-        return NOWHERE if workplace is None else workplace.surroundings
+        known = [self._known.get(stamp) for stamp in stamps_of(tool.stamp)]
+        first = known[0]
+        if first is None or None in known:
+            return NOWHERE
+        if not tool.more:
+            return first.surroundings
+        expected = str(first.expected.with_name(f"{tool.stamp}.json"))
+        return replace(
+            first.surroundings, variables={**first.surroundings.variables, VARIABLE: expected}
+        )
 
     def of_job(
         self,
@@ -108,8 +133,9 @@ class Workplaces:
         """
         depends = is_here or self._depends_on(job.cwd, code, variables, job.job.params)
         start = job.cwd if depends else self.neutral
-        what = [job.spec, python, sorted(variables.items()), job.umask, start, code.watched]
-        base = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+        entrance = job.entrance
+        begins = [python, repr(entrance), sorted(variables.items()), job.umask, start]
+        base = f"{_digest(begins)}.{_digest([job.spec, code.watched])}"
         stamp = f"{base}-{self._spoiled[base]}"
         known = self._known.get(stamp)
         if known is None:
@@ -117,7 +143,8 @@ class Workplaces:
             content = json.dumps({"tool": job.name, "watched": code.watched})
             expected.write_text(content, encoding="utf-8")
             surroundings = Surroundings({**variables, VARIABLE: str(expected)}, start, job.umask)
-            ref = ToolRef(job.spec, start, python, mode=mode, name=job.name, stamp=stamp)
+            plain = ToolRef(job.spec, start, python, mode=mode, name=job.name, stamp=stamp)
+            ref = plain if entrance is None else replace(plain, **entrance.fields())
             known = Workplace(ref, surroundings, expected, code, software)
             self._known[stamp] = known
         known.is_retired = False
@@ -151,3 +178,24 @@ class Workplaces:
         self._known.pop(workplace.ref.stamp, None)
         with contextlib.suppress(OSError):
             workplace.expected.unlink()
+
+
+def _digest(what: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+
+
+async def places_after(job: ClientJob, place: Workplace, place_of: PlaceOf) -> list[Workplace]:
+    """Return the workplaces of the jobs that follow one, as far as one process could serve all.
+
+    What is wrong with one of them is said once it is its turn.
+    """
+    places: list[Workplace] = []
+    for later in job.after:
+        try:
+            its = await place_of(later, place.ref.base_dir)
+        except (ToolError, ComputeThere, Renewed, OSError):
+            break
+        if start_of(its.ref.stamp) != start_of(place.ref.stamp):
+            break
+        places.append(its)
+    return places

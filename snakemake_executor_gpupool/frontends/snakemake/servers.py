@@ -58,7 +58,7 @@ def attached_pool(
     if (settings.server or OFF) == OFF or not may_serve(workflow):
         return None
     # What follows is not imported by other runs.
-    from snakemake_executor_gpupool.frontends.server.attached import open_attached
+    from snakemake_executor_gpupool.frontends.server.attaching import open_attached
 
     given = given_as_variables(settings)
     return open_attached(settings.server, OPTION, config, callbacks, given)

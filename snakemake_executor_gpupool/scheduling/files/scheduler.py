@@ -156,10 +156,22 @@ class FileScheduler:
     def give_up_staged(self, job: JobState, now_s: float) -> None:
         """Have a job read the ordinary way: what was staged is not its own, or not there."""
         if job.staged is not None:
-            self._outbox.put(Unstage(job.staged.paths))
+            self._outbox.put(Unstage.of(job.staged))
         job.staged = None
         job.phase = JobPhase.WAITING
         self.read(job, now_s)
+
+    def renew(self, ref: ToolRef) -> None:
+        """Have a tool's processes end once they have nothing to do, and others take their place."""
+        tool = self._tools.get(ref)
+        for worker in tool.workers.values() if tool is not None else ():
+            worker.is_stale = True
+            self._end_stale(worker)
+
+    def _end_stale(self, worker: FileWorker) -> None:
+        if worker.is_stale and not worker.in_flight and not worker.is_ending:
+            worker.is_ending = True
+            self._outbox.put(StopWorker(worker.worker_id, "it knows code that has changed"))
 
     def foresee(self, ref: ToolRef, node: str, now_s: float) -> None:
         """Have a process ready on a node when the first results come from there."""
@@ -300,6 +312,7 @@ class FileScheduler:
         worker = tool.workers[worker_id]
         if worker.in_flight and worker.in_flight[0] == job_id:
             worker.answered()
+            self._end_stale(worker)
             tool.reading.discard(job_id)
             self._outbox.note("file_done", worker=worker_id, job_id=job_id)
             self._blame_tracker.exonerate(self._jobs.get(job_id))

@@ -35,6 +35,8 @@ class FileWorker:
     hung: bool = False
     #: It was asked to end, and nothing is to be said of it once it has.
     is_ending: bool = False
+    #: Another is to take its place as soon as it has nothing to do.
+    is_stale: bool = False
     _sizes: deque[int] = field(default_factory=deque)
     _ahead_bytes: int = 0
 
@@ -42,7 +44,7 @@ class FileWorker:
     def has_room(self) -> bool:
         """Whether it can be sent another frame."""
         is_free = len(self.in_flight) < FRAMES_AHEAD and self._ahead_bytes < BYTES_AHEAD
-        return self.ready and is_free and not self.is_ending
+        return self.ready and is_free and not (self.is_ending or self.is_stale)
 
     def sent(self, job_id: int, size_bytes: int) -> None:
         """It was sent a job whose files have about so many bytes."""

@@ -38,6 +38,7 @@ from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.model_messages import StageDone, StagedRequest
+from snakemake_executor_gpupool.wire.requests import Request
 
 
 class MergedRuns:
@@ -79,11 +80,11 @@ class MergedRuns:
             self._held[identity] = job
             return
         staged = self._staged.take(identity)
-        if staged is not None and staged.is_for(job.request):
+        if staged is not None and staged.is_for(job.request) and self._files.known(staged.tool):
             self._files.publish(job, staged, now_s)
             return
         if staged is not None:
-            self._outbox.put(Unstage(staged.paths))
+            self._outbox.put(Unstage.of(staged))
         self._files.read(job, now_s)
 
     def published(self, job: JobState) -> None:
@@ -146,7 +147,7 @@ class MergedRuns:
         numbers = {id(item): number for number, item in enumerate(parts)}
         return MergedRequest(
             key=None,
-            group="|".join(stage.group for stage in stages),
+            group="|".join([*(stage.group for stage in stages), *_place_of(job.request)]),
             cost=sum(item.cost for item in parts),
             tokens=len(parts) * max(item.tokens for item in parts),
             payload=b"",
@@ -244,8 +245,8 @@ class MergedRuns:
         tool = merged.request.tool
         where = worker.node, cost, batch_id
         outputs = StagedOutputs(stage.request, tool, *files, keys, *figures, *where)
-        for dropped in self._staged.add(outputs):
-            self._outbox.put(Unstage(dropped.paths))
+        for dropped in [outputs] if merged.is_unclaimed else self._staged.add(outputs):
+            self._outbox.put(Unstage.of(dropped))
         self._let_go(merged, number, now_s)
 
     def _first_done(
@@ -291,6 +292,27 @@ class MergedRuns:
         """Return the jobs that wait for what a merged run is about to bring."""
         return set(self._held.values())
 
+    def writer_of(self, job: JobState) -> ModelWorker | None:
+        """Return the worker that has a job, and may write its outputs; None: none has."""
+        if job.phase is JobPhase.MERGED:
+            for worker, merged in self._in_flight():
+                if self._job_of(merged) is job and not merged.stages_done:
+                    return worker
+        return None
+
+    def _in_flight(self) -> Iterator[tuple[ModelWorker, MergedRequest]]:
+        for model in self._dispatch.models.values():
+            for worker in model.workers.values() if model.is_chain else ():
+                for batch in worker.in_flight:
+                    for merged in merged_of(batch.items):
+                        yield worker, merged
+
+    def forget_run(self, run: str) -> None:
+        """None of a run's jobs will come: nothing is kept for them."""
+        self._staged.forget(run)
+        for _, merged in self._in_flight():
+            merged.is_unclaimed |= merged.request.identity[:1] == (run,)
+
     def drop_unwanted(self, now_s: float) -> None:
         """End the merged runs whose first job has ended, and which no worker has."""
         chains = [model for model in self._dispatch.models.values() if model.is_chain]
@@ -303,6 +325,9 @@ class MergedRuns:
     def _dispatch_apart(self, merged: MergedRequest, now_s: float) -> None:
         """Have a request's first stage computed by its own model."""
         merged.let_go_of_parts()
+        job = self._job_of(merged)
+        if job is not None and job.unwanted:
+            self._jobs.fail(job, f"{job.request.title}: {job.unwanted}")
         # What another merged run has, too, is waited for.
         apart = [item for item in merged.parts if not item.is_merged and not item.is_done]
         self._dispatch.failures.abandon(item for item in apart if not item.waiters)
@@ -330,6 +355,11 @@ class MergedRuns:
         self._outbox.note(
             "dispatch_saved", job=job.request.title, job_id=job.request.job_id, **batch
         )
+
+
+def _place_of(request: Request) -> list[str]:
+    """Return what keeps requests apart that would keep their results in different places."""
+    return [] if request.store is None else [str(request.store)]
 
 
 def merged_of(items: Iterable[WorkItem]) -> Iterator[MergedRequest]:

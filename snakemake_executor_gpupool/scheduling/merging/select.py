@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.messages import FollowingModel, ItemsRead
-from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef, joined_stamp, start_of
 
 
 class MergeSelection:
@@ -163,14 +163,16 @@ def _joins(stage: MergedStage, before: list[MergedStage]) -> bool:
 
 def _python(tool: ToolRef) -> tuple[object, ...]:
     software = tool.python, tool.environment, tool.activation, tool.container
-    return tool.base_dir, *software, tool.mode, tool.stamp
+    return tool.base_dir, *software, tool.mode, start_of(tool.stamp)
 
 
 def merged_ref(stages: tuple[MergedStage, ...]) -> ToolRef:
     """Return the processes that a row's workers are."""
     first, *more = (stage.request.tool for stage in stages)
     name = " + ".join(str(tool) for tool in (first, *more))
-    return dataclasses.replace(first, more=tuple(tool.spec for tool in more), name=name)
+    stamp = joined_stamp(tool.stamp for tool in (first, *more))
+    specs = tuple(tool.spec for tool in more)
+    return dataclasses.replace(first, more=specs, name=name, stamp=stamp)
 
 
 def merged_info(stages: tuple[MergedStage, ...]) -> ToolInfo:

@@ -55,6 +55,8 @@ class MergedRequest(WorkItem):
         How many stages have been answered.
     is_over
         Nothing more comes of it.
+    is_unclaimed
+        The jobs of its later stages will not come.
     """
 
     merge_id: int
@@ -65,6 +67,7 @@ class MergedRequest(WorkItem):
     item_names: list[str]
     stages_done: int = 0
     is_over: bool = False
+    is_unclaimed: bool = False
 
     @property
     def request(self) -> Request:

@@ -96,6 +96,11 @@ class StagedTable:
             dropped += [oldest] if oldest is not None else []
         return dropped
 
+    def forget(self, run: str) -> None:
+        """Forget what is staged for the jobs of one of several runs."""
+        for identity in [each for each in self._staged if each[0] == run]:
+            self.take(identity)
+
     def take(self, identity: Identity) -> StagedOutputs | None:
         """Take out what is staged for a job; None: nothing is."""
         staged = self._staged.pop(identity, None)
