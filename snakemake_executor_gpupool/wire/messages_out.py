@@ -1,7 +1,8 @@
 """What workers are told: one function for each kind of frame that goes to a worker.
 
 The names of fields stand here, and where :mod:`~snakemake_executor_gpupool.worker.serve`,
-:mod:`~snakemake_executor_gpupool.worker.server` and
+:mod:`~snakemake_executor_gpupool.worker.server`,
+:mod:`~snakemake_executor_gpupool.worker.writer` and
 :mod:`~snakemake_executor_gpupool.worker.chain_server` read them; a test compares the two. Frames
 are as :mod:`~snakemake_executor_gpupool.wire.frames` encodes them: what is in ``meta`` has to be
 what JSON can hold, and blobs are opaque.

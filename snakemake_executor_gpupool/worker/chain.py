@@ -6,6 +6,7 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.job_log import log_line
 from snakemake_executor_gpupool.wire.payload import is_float_array, load_bytes, load_payload, pack
 from snakemake_executor_gpupool.worker.guessed import GuessedJob, NotKnownYet
-from snakemake_executor_gpupool.worker.staging import NotStageable, View, digest, inside
+from snakemake_executor_gpupool.worker.staging import NotStageable, View, digest, examined, inside
 
 #: Bound of the results that a worker keeps in memory, in bytes.
 REMEMBERED_BYTES = 64 * 1024**2
@@ -108,9 +109,37 @@ class Chain:
                         raise NotStageable(path)
 
     def take_digests(self) -> None:
-        """Record the digests of the stage's inputs."""
-        self.digests = [digest(path) for path in self.job.input]
+        """Record the digests of the stage's inputs; the current directory is the view."""
+        self.digests = [self._digest(path) for path in self.job.input]
         self._known.update(zip(self.job.input, self.digests))
+
+    def _digest(self, path: str) -> str:
+        assert self.view is not None
+        known = self._known.get(path) if path in self.written else None
+        # In the view nobody else writes.
+        return known if known and self.view.has(path) else digest(path)
+
+    def note_written(self, places: dict[str, str], root_name: bytes) -> None:
+        """Note what the outputs of a job that is not ready contain.
+
+        Parameters
+        ----------
+        places
+            Where each of them lies.
+        root_name
+            Of the directory that all are staged in.
+
+        Raises
+        ------
+        NotStageable
+            One of them contains the path where it was written.
+        """
+        for path, place in places.items():
+            if os.path.lexists(place):  # else Snakemake creates it
+                self._known[path], is_misplaced = examined(place, [root_name])
+                if is_misplaced:
+                    raise NotStageable(f"{path} contains the path where it was written")
+        self.written.update(places)
 
 
 class Packed:

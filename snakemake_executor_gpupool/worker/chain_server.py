@@ -67,9 +67,9 @@ from snakemake_executor_gpupool.worker.staging import (
     NotStageable,
     Staging,
     is_complete,
-    names,
     size_bytes,
 )
+from snakemake_executor_gpupool.worker.staging_folders import StagingFolders
 from snakemake_executor_gpupool.worker.unchanged import Unchanged
 from snakemake_executor_gpupool.worker.written import Expected
 
@@ -99,6 +99,7 @@ class ChainServer:
         self._remembered = Memory()
         #: By their roots: each run has one of its own.
         self._stagings: dict[str, Staging] = {}
+        self._folders = StagingFolders()
         #: Whether to say what the content of the outputs of the first jobs is.
         self._hashes = False
         self._handlers: dict[str, Callable[[Frame], None]] = {
@@ -200,6 +201,7 @@ class ChainServer:
                 for parts in chains[each["chain"]].parts:
                     bundle.add(parts)
             blobs = bundle.take()
+        self._folders.clear()  # before anybody may look at what was written
         answer = {"type": "stage", "batch": meta["batch"], "stage": stage, "last": is_last}
         seconds, peak_mib = time.perf_counter() - started_s, peak_memory_mib(self._device)
         self._channel.send(
@@ -337,7 +339,7 @@ class ChainServer:
                 content = None if chain.stage else updates.get
                 touched = frozenset(chain.meta["touched"][chain.stage])
                 expected = Expected(type(tool).__name__, touched)
-                with staged_outputs(job.output, content, expected) as staged:
+                with staged_outputs(job.output, content, expected, self._folders) as staged:
                     changes = {"params": tool.params, "item_names": chain.names}
                     tool.write(job.replace(output=staged, **changes), chain.results)
                     self._require_unchanged()
@@ -358,11 +360,7 @@ class ChainServer:
             raise NotStageable(f"outputs of {chain.job}")
         if chain.stage:
             place = os.path.basename(chain.meta["staged"]).encode()
-            if any(names(path, [place]) for path in paths):
-                raise NotStageable(
-                    f"outputs of {chain.job} contain the path where they were written"
-                )
-            chain.written.update(chain.job.output)
+            chain.note_written(dict(zip(chain.job.output, paths)), place)
 
     def _told_of(self, number: int, chain: Chain) -> dict[str, Any]:
         """Return the report on a chain that has finished a stage."""

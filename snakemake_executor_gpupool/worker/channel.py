@@ -48,6 +48,20 @@ class Channel:
             self.settle()
         return frame  # type: ignore[no-any-return]
 
+    def waiting(self) -> Frame | None:
+        """Return the frame that is received next, if it is there already."""
+        if self._ahead is not None:
+            return None
+        while not self._frames:
+            try:
+                data = self._socket.recv(65536, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            if not data:
+                return None
+            self._frames.extend(self._decoder.feed(data))
+        return self._frames[0]
+
     def later(self, act: Callable[[], None]) -> None:
         """Do something that ends in a message, beside what follows if that was asked for."""
         self._leave_to_parent()

@@ -13,15 +13,14 @@ import errno
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Callable, Optional
 
 from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.tool_api.values import Named
+from snakemake_executor_gpupool.worker.staging_folders import StagingFolders, remove_folder
 from snakemake_executor_gpupool.worker.written import Expected, refuse_unwritten
 
-STAGING_PREFIX = ".gpupool-"
 #: If a file system has less room than this, that made a write fail, whatever the error says.
 FULL_BYTES = 64 * 1024
 #: Advice on the errors that users meet.
@@ -42,7 +41,10 @@ ADVICE = {
 
 @contextlib.contextmanager
 def staged_outputs(
-    outputs: Named, content: Content | None = None, expected: Expected | None = None
+    outputs: Named,
+    content: Content | None = None,
+    expected: Expected | None = None,
+    folders: StagingFolders | None = None,
 ) -> Iterator[Named]:
     """Yield temporary paths for ``outputs``; rename them into place on a clean exit.
 
@@ -54,6 +56,8 @@ def staged_outputs(
         Returns the content of an output's temporary path beforehand; None: nothing.
     expected
         What must exist afterwards; None: it is not checked.
+    folders
+        Where hidden directories come from, and are given back to; None: they are removed.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def staged_outputs(
         something else has its name. This call then leaves nothing under the final names,
         and no temporary file.
     """
-    stages = _Stages()
+    stages = _Stages(folders or StagingFolders())
     try:
         stages.prepare(outputs, content)
         before = [path for path in outputs if os.path.lexists(path)]
@@ -87,7 +91,7 @@ def staged_outputs(
         ) from error
     finally:
         for folder in stages.folders.values():
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder) if folders is None else folders.give_back(folder)
 
 
 #: Returns what an output has before it is written: the path to copy it from; None: nothing; the
@@ -136,7 +140,8 @@ class _Stages:
         The outputs that lie in no other one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, source: StagingFolders) -> None:
+        self._source = source
         self.folders: dict[str, str] = {}
         self.places: dict[str, str] = {}
         self.outermost: set[str] = set()
@@ -164,9 +169,7 @@ class _Stages:
         parent, base = os.path.split(os.path.normpath(path))
         if parent not in self.folders:
             try:
-                os.makedirs(parent or ".", exist_ok=True)
-                prefix = f"{STAGING_PREFIX}{os.getpid()}-"
-                self.folders[parent] = tempfile.mkdtemp(prefix=prefix, dir=parent or ".")
+                self.folders[parent] = self._source.take(parent)
             except OSError as error:
                 raise OSError(error.errno, error.strerror, path) from error
         self.places[path] = os.path.join(self.folders[parent], base)

@@ -60,7 +60,7 @@ from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.kept import result_key
-from snakemake_executor_gpupool.wire.payload import load_payload, load_places
+from snakemake_executor_gpupool.wire.payload import load_payload
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.batch import (
     Outcome,
@@ -79,9 +79,9 @@ from snakemake_executor_gpupool.worker.describe import (
     tool_info,
     versions,
 )
-from snakemake_executor_gpupool.worker.file_hashes import Watched, hashes_of
+from snakemake_executor_gpupool.worker.file_hashes import Watched
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
-from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
+from snakemake_executor_gpupool.worker.late_files import wait_for_files
 from snakemake_executor_gpupool.worker.later_tools import LaterTools
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
@@ -89,13 +89,12 @@ from snakemake_executor_gpupool.worker.numerics import claim_kind, is_of_kind
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.origin import origin_of
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
-from snakemake_executor_gpupool.worker.outputs import staged_outputs
 from snakemake_executor_gpupool.worker.overlap import are_ours
 from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.run_store import RunStore
 from snakemake_executor_gpupool.worker.travel import packed_item, unpacked_items
 from snakemake_executor_gpupool.worker.unchanged import Unchanged
-from snakemake_executor_gpupool.worker.written import Expected
+from snakemake_executor_gpupool.worker.writer import Writer
 
 #: Items of one job are announced in frames of at most this many, so that a large job starts early.
 ITEMS_PER_FRAME = 500
@@ -127,11 +126,12 @@ class Server:
         self._later = LaterTools(self._unchanged, base_dir)
         self._restored = RestoredTools()
         self._store = RunStore(channel)
+        writer = Writer(channel, tool_class, self._restored, self._unchanged)
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
             "foresee": self._foresee,
-            "write": self._write,
-            "publish": self._publish,
+            "write": writer.write,
+            "publish": writer.publish,
             "load": self._load,
             "run": self._run,
             "move": self._move,
@@ -255,59 +255,6 @@ class Server:
             columns = {**columns_of(items), "kept": found, "last": True}
             columns["inputs"] = watched.hashes()
             self._channel.send({**head, **columns}, payloads.take())
-
-    def _write(self, frame: Frame) -> None:
-        job: Job = load_payload(frame.blobs[0])
-        ident = frame.meta["job"]
-        started_s = time.perf_counter()
-        try:
-            os.chdir(frame.meta["cwd"])
-            with job_log(job, frame.meta.get("log_text", "")):
-                hashes = self._write_outputs(job, frame)
-        except Exception as error:
-            self._channel.send({"type": "write_failed", "job": ident, "error": tell_error(error)})
-            return
-        seconds = time.perf_counter() - started_s
-        answer = {"type": "written", "job": ident, "seconds": seconds, "outputs": hashes}
-        self._channel.send(answer)
-
-    def _write_outputs(self, job: Job, frame: Frame) -> list[str]:
-        """Have the tool write a job's outputs; return their hashes, if they are wanted."""
-        if latency_of(frame):
-            for error in wait_for_blobs(frame.blobs, latency_of(frame)).values():
-                raise error
-        results = load_places(frame.blobs[1:], frame.meta["order"])
-        tool = self._restored.for_job(self._tool_class, job)
-        sources = {job.output[number]: source for number, source in frame.meta["updates"]}
-        declared = frame.meta["directories"]
-        directories = None if declared is None else frozenset(declared)
-        expected = Expected(type(tool).__name__, frozenset(frame.meta["touched"]), directories)
-        with staged_outputs(job.output, sources.get, expected) as staged:
-            names = frame.meta["names"]
-            tool.write(job.replace(output=staged, params=tool.params, item_names=names), results)
-            self._unchanged.require()
-            return hashes_of(staged) if frame.meta["hashes"] else []
-
-    def _publish(self, frame: Frame) -> None:
-        """Move outputs that a chain has staged into place, if they are this job's."""
-        from snakemake_executor_gpupool.worker.staging import publish
-
-        started_s = time.perf_counter()
-        is_done = False
-        hashes: dict[str, Any] = {}
-        with contextlib.suppress(Exception):  # serving the job by itself reports the error
-            os.chdir(frame.meta["cwd"])
-            job = load_payload(frame.blobs[0])
-            outputs, touched = frame.meta["outputs"], frame.meta["touched"]
-            awaited = [path for number, path in enumerate(outputs) if number not in touched]
-            wait_for_files([*awaited, *job.input], latency_of(frame))
-            hashed = (outputs, job.input) if frame.meta["hashes"] else ((), ())
-            watched, found = Watched(hashed[1]), hashes_of(hashed[0])
-            is_done = publish(job, frame.meta["digests"], outputs, frame.meta["logs"], touched)
-            hashes = {"outputs": found, "inputs": watched.hashes()} if is_done else {}
-        answer = {"type": "published" if is_done else "unpublished", "job": frame.meta["job"]}
-        seconds = {"seconds": time.perf_counter() - started_s} if is_done else {}
-        self._channel.send({**answer, **seconds, **hashes})
 
     # -- the model -------------------------------------------------------------
     def _load(self, frame: Frame) -> None:

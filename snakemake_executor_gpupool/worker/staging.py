@@ -21,7 +21,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.files import remove
@@ -161,17 +161,6 @@ def inside(path: str) -> Iterator[None]:
         os.chdir(before)
 
 
-def names(path: str, words: Iterable[bytes]) -> bool:
-    """Return whether a file, or any file of a directory, contains one of the words."""
-    if os.path.isdir(path):
-        return any(names(os.path.join(path, name), words) for name in os.listdir(path))
-    if not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        content = file.read()
-    return any(word in content for word in words)
-
-
 def size_bytes(path: str) -> int:
     """Return the size of a file, or of all files of a directory, in bytes."""
     status = os.lstat(path)
@@ -182,21 +171,49 @@ def size_bytes(path: str) -> int:
 
 def digest(path: str) -> str:
     """Return size and BLAKE2b digest of a file, or of everything in a directory."""
+    return examined(path)[0]
+
+
+def examined(path: str, words: Sequence[bytes] = ()) -> tuple[str, bool]:
+    """Return a file's or directory's digest, and whether it contains one of the words.
+
+    Links count, too: where they lead, and what is there.
+    """
     total = hashlib.blake2b(digest_size=32)
+    has_word = bool(words) and _leads_to(path, words)
     try:
         file = open(path, "rb", buffering=0)  # noqa: SIM115
     except IsADirectoryError:
         for name in sorted(os.listdir(path)):
-            total.update(f"{name}\0{digest(os.path.join(path, name))}\0".encode())
-        return f"dir:{total.hexdigest()}"
-    size = 0
+            inner, is_inner = examined(os.path.join(path, name), words)
+            has_word = has_word or is_inner or _has_any(os.fsencode(name), words)
+            total.update(f"{name}\0{inner}\0".encode())
+        return f"dir:{total.hexdigest()}", has_word
+    size, kept = 0, max(map(len, words), default=1) - 1
+    end = b""
     with file:
         # No larger than needed: allocating a megabyte takes longer than reading a small file.
         chunk_bytes = min(os.fstat(file.fileno()).st_size + 1, CHUNK_BYTES)
         while chunk := file.read(chunk_bytes):
             total.update(chunk)
             size += len(chunk)
-    return f"{size}:{total.hexdigest()}"
+            if words and not has_word:
+                end += chunk  # a word may lie across two chunks
+                has_word = _has_any(end, words)
+                end = end[-kept:] if kept else b""
+    return f"{size}:{total.hexdigest()}", has_word
+
+
+def _leads_to(path: str, words: Sequence[bytes]) -> bool:
+    """Return whether a path is a link whose target has one of the words."""
+    try:
+        return _has_any(os.fsencode(os.readlink(path)), words)
+    except OSError:  # no link
+        return False
+
+
+def _has_any(content: bytes, words: Sequence[bytes]) -> bool:
+    return any(word in content for word in words)
 
 
 def publish(

@@ -94,7 +94,15 @@ def names_sent() -> set[str]:
 
 def test_workers_read_what_they_are_sent_and_nothing_else() -> None:
     read = names_read(
-        *("serve.py", "channel.py", "run_store.py", "server.py", "chain_server.py", "chain.py"),
+        *(
+            "serve.py",
+            "channel.py",
+            "run_store.py",
+            "server.py",
+            "writer.py",
+            "chain_server.py",
+            "chain.py",
+        ),
         "foresee.py",
     )
     assert read - names_sent() == set(), "read, but never sent"

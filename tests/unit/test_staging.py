@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_gpupool.tool_api.values import Job, Named
+from snakemake_executor_gpupool.worker import staging
 from snakemake_executor_gpupool.worker.staging import (
     NotStageable,
     Staging,
     View,
     digest,
+    examined,
     inside,
     is_inside,
-    names,
     publish,
 )
 
@@ -139,8 +140,27 @@ def test_outputs_of_one_path_have_views_of_their_own(job: Job) -> None:
     assert Path(staging.root).name in Path(other.path).name
 
 
-def test_a_file_that_tells_where_it_was_written_is_found(tmp_path: Path) -> None:
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d/x").write_text("made in staged-1234/y")
-    assert names(str(tmp_path / "d"), [b"staged-1234"])
-    assert not names(str(tmp_path / "d"), [b"staged-9"])
+@pytest.mark.parametrize("what", ["file", "large", "name", "link", "link in directory"])
+def test_what_tells_where_it_was_written_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(staging, "CHUNK_BYTES", 8)
+    word, place = b"staged-1234", tmp_path / "d"
+    place.mkdir()
+    (place / "x").write_text("made in staged-4321, in many chunks of eight characters")
+    assert examined(str(place), [word]) == (digest(str(place)), False)
+    match what:
+        case "file":
+            (place / "y").write_text("staged-1234")
+        case "large":
+            (place / "y").write_text(f"{'.' * 1021}staged-1234{'.' * 1000}")
+        case "name":
+            (place / "staged-1234").touch()
+        case "link":
+            place = tmp_path / "link"
+            (tmp_path / "staged-1234").touch()
+            place.symlink_to("staged-1234")
+        case "link in directory":
+            (tmp_path / "staged-1234").touch()
+            (place / "y").symlink_to(tmp_path / "staged-1234")
+    assert examined(str(place), [word]) == (digest(str(place)), True)

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Iterable
 
-from snakemake_executor_gpupool.worker.outputs import STAGING_PREFIX
+from snakemake_executor_gpupool.worker.staging_folders import STAGING_PREFIX
 
 _STAGING = re.compile(rf"{re.escape(STAGING_PREFIX)}(\d+)-\w+")
 

@@ -1,0 +1,68 @@
+"""The hidden directories beside outputs that tools write into.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Collection
+
+STAGING_PREFIX = ".gpupool-"
+
+
+class StagingFolders:
+    """Makes hidden directories, and lets several jobs have one, one after the other.
+
+    To make and remove a directory takes many disks as long as to write fifty small files. Each job
+    finds it empty, under a name of its own: what an earlier job's tool has left running finds
+    nothing there.
+    """
+
+    def __init__(self) -> None:
+        #: By directory, all of them absolute; and whether jobs get absolute paths.
+        self._spare: dict[str, tuple[str, bool]] = {}
+
+    def take(self, parent: str) -> str:
+        """Return a hidden directory in a directory, which is made if need be.
+
+        Raises
+        ------
+        OSError
+            There can be none.
+        """
+        os.makedirs(parent or ".", exist_ok=True)
+        prefix = f"{STAGING_PREFIX}{os.getpid()}-"
+        spare, is_absolute = self._spare.pop(os.path.abspath(parent), ("", False))
+        if spare:
+            where = os.path.dirname(spare) if is_absolute else parent or "."
+            folder = os.path.join(where, prefix + os.urandom(8).hex())
+            with contextlib.suppress(OSError):  # somebody has removed it
+                os.rename(spare, folder)
+                return folder
+        return tempfile.mkdtemp(prefix=prefix, dir=parent or ".")
+
+    def give_back(self, folder: str) -> None:
+        """Keep a directory for the next job, without what the last one has left in it."""
+        with contextlib.suppress(OSError):
+            if not os.listdir(folder):
+                place = os.path.abspath(folder)
+                self._spare[os.path.dirname(place)] = place, os.path.isabs(folder)
+                return
+        remove_folder(folder)
+
+    def clear(self, keep: Collection[str] = ()) -> None:
+        """Remove those that no job has, but for those in some directories, absolute paths."""
+        for parent in [parent for parent in self._spare if parent not in keep]:
+            remove_folder(self._spare.pop(parent)[0])
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a directory with all that is in it, as far as possible."""
+    try:
+        os.rmdir(folder)  # most often it is empty
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)

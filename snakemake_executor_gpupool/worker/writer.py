@@ -1,0 +1,117 @@
+"""Puts a job's outputs in place: written by its tool, or staged by a chain.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import Any
+
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import Job
+from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.payload import load_payload, load_places
+from snakemake_executor_gpupool.worker.channel import Channel, latency_of
+from snakemake_executor_gpupool.worker.file_hashes import Watched, hashes_of
+from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
+from snakemake_executor_gpupool.worker.loaded import RestoredTools
+from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
+from snakemake_executor_gpupool.worker.outputs import staged_outputs
+from snakemake_executor_gpupool.worker.staging_folders import StagingFolders
+from snakemake_executor_gpupool.worker.unchanged import Unchanged
+from snakemake_executor_gpupool.worker.written import Expected
+
+
+class Writer:
+    """Answers the frames that are about a job's outputs."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        tool_class: type[Tool],
+        restored: RestoredTools,
+        unchanged: Unchanged,
+    ) -> None:
+        self._channel = channel
+        self._tool_class = tool_class
+        self._restored = restored
+        self._unchanged = unchanged
+        self._folders = StagingFolders()
+        #: A frame that waits, and its job.
+        self._next: tuple[Frame, Job] | None = None
+
+    def write(self, frame: Frame) -> None:
+        """Have a job's outputs written, and say how that went."""
+        job: Job
+        if self._next is not None and self._next[0] is frame:
+            _, job = self._next
+        else:
+            job = load_payload(frame.blobs[0])
+        ident = frame.meta["job"]
+        started_s = time.perf_counter()
+        try:
+            os.chdir(frame.meta["cwd"])
+            with job_log(job, frame.meta.get("log_text", "")):
+                hashes = self._write_outputs(job, frame)
+        except Exception as error:
+            self._folders.clear()
+            self._channel.send({"type": "write_failed", "job": ident, "error": tell_error(error)})
+            return
+        # Once this job is reported, others may look into its directories.
+        self._folders.clear(keep=self._next_places())
+        seconds = time.perf_counter() - started_s
+        answer = {"type": "written", "job": ident, "seconds": seconds, "outputs": hashes}
+        self._channel.send(answer)
+
+    def _next_places(self) -> set[str]:
+        """Return the directories that outputs are written to next, if that is known already."""
+        frame, self._next = self._channel.waiting(), None
+        if frame is None or frame.type != "write":
+            return set()
+        with contextlib.suppress(Exception):  # met again, and reported, when it is its turn
+            self._next = frame, load_payload(frame.blobs[0])
+            places = (os.path.join(frame.meta["cwd"], path) for path in self._next[1].output)
+            return {os.path.dirname(os.path.normpath(place)) for place in places}
+        return set()
+
+    def _write_outputs(self, job: Job, frame: Frame) -> list[str]:
+        """Have the tool write a job's outputs; return their hashes, if they are wanted."""
+        if latency_of(frame):
+            for error in wait_for_blobs(frame.blobs, latency_of(frame)).values():
+                raise error
+        results = load_places(frame.blobs[1:], frame.meta["order"])
+        tool = self._restored.for_job(self._tool_class, job)
+        sources = {job.output[number]: source for number, source in frame.meta["updates"]}
+        declared = frame.meta["directories"]
+        directories = None if declared is None else frozenset(declared)
+        expected = Expected(type(tool).__name__, frozenset(frame.meta["touched"]), directories)
+        with staged_outputs(job.output, sources.get, expected, self._folders) as staged:
+            names = frame.meta["names"]
+            tool.write(job.replace(output=staged, params=tool.params, item_names=names), results)
+            self._unchanged.require()
+            return hashes_of(staged) if frame.meta["hashes"] else []
+
+    def publish(self, frame: Frame) -> None:
+        """Move outputs that a chain has staged into place, if they are this job's."""
+        # Most processes never need it.
+        from snakemake_executor_gpupool.worker.staging import publish
+
+        started_s = time.perf_counter()
+        is_done = False
+        hashes: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # serving the job by itself reports the error
+            os.chdir(frame.meta["cwd"])
+            job = load_payload(frame.blobs[0])
+            outputs, touched = frame.meta["outputs"], frame.meta["touched"]
+            awaited = [path for number, path in enumerate(outputs) if number not in touched]
+            wait_for_files([*awaited, *job.input], latency_of(frame))
+            hashed = (outputs, job.input) if frame.meta["hashes"] else ((), ())
+            watched, found = Watched(hashed[1]), hashes_of(hashed[0])
+            is_done = publish(job, frame.meta["digests"], outputs, frame.meta["logs"], touched)
+            hashes = {"outputs": found, "inputs": watched.hashes()} if is_done else {}
+        answer = {"type": "published" if is_done else "unpublished", "job": frame.meta["job"]}
+        seconds = {"seconds": time.perf_counter() - started_s} if is_done else {}
+        self._channel.send({**answer, **seconds, **hashes})

@@ -1,0 +1,151 @@
+"""Hidden directories beside outputs: one for many jobs, gone once nobody writes there (W9)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import Job, Named
+from snakemake_executor_gpupool.wire.frames import Decoder, Frame, encode
+from snakemake_executor_gpupool.wire.messages_out import with_latency, write_job
+from snakemake_executor_gpupool.wire.payload import pack
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+from snakemake_executor_gpupool.worker.channel import Channel
+from snakemake_executor_gpupool.worker.loaded import RestoredTools
+from snakemake_executor_gpupool.worker.outputs import staged_outputs
+from snakemake_executor_gpupool.worker.staging_folders import StagingFolders
+from snakemake_executor_gpupool.worker.unchanged import Unchanged
+from snakemake_executor_gpupool.worker.writer import Writer
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def hidden() -> list[str]:
+    return sorted(str(path) for path in Path().rglob(".gpupool-*"))
+
+
+@pytest.mark.parametrize("parent", ["out", "out/deep", "", "absolute"])
+def test_a_directory_serves_for_the_next_job_under_another_name(parent: str) -> None:
+    folders = StagingFolders()
+    place = str(Path.cwd()) if parent == "absolute" else parent
+    first = Path(folders.take(place))
+    number = first.stat().st_ino
+    folders.give_back(str(first))
+    second = Path(folders.take(place))
+    assert second.stat().st_ino == number and second != first
+    assert second.is_absolute() == first.is_absolute()
+    assert second.parent == Path(place)
+    assert not first.exists(), "what an earlier job has left running finds nothing"
+    folders.give_back(str(second))
+    folders.clear()
+    assert not hidden()
+
+
+def test_a_directory_is_found_from_another_working_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folders = StagingFolders()
+    folders.give_back(folders.take("a/b"))
+    monkeypatch.chdir("a")
+    folder = folders.take("b")
+    assert [str(path) for path in Path("b").iterdir()] == [folder]
+
+
+@pytest.mark.parametrize("left", ["x", ".x"])
+def test_what_a_job_leaves_is_not_the_next_ones(left: str) -> None:
+    folders = StagingFolders()
+    first = folders.take("out")
+    Path(first, left).touch()
+    folders.give_back(first)
+    assert not hidden()
+    folders.give_back(folders.take("out"))
+    Path(hidden()[0]).rmdir()
+    assert not list(Path(folders.take("out")).iterdir())
+
+
+def test_a_failed_write_leaves_nothing() -> None:
+    folders = StagingFolders()
+    with pytest.raises(ValueError), staged_outputs(Named(["out/x"]), folders=folders) as staged:
+        Path(staged[0]).touch()
+        raise ValueError
+    assert not hidden() and not Path("out/x").exists()
+
+
+class Copy(Tool):
+    """Writes its result, or fails."""
+
+    def write(self, job: Job, results: list[str]) -> None:
+        if results[0] == "bad":
+            raise ValueError
+        for path in job.output:
+            Path(path).write_text(results[0])
+
+
+class Coordinator:
+    """Sends frames to a process that writes, and sees what is there once it answers."""
+
+    def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
+        self.socket, self._decoder = ours, Decoder()
+        self.channel = Channel(theirs.detach())
+        self.writer = Writer(self.channel, Copy, RestoredTools(), Unchanged(""))
+
+    def send(self, *outputs: str, result: str = "good") -> None:
+        job = b"".join(map(bytes, pack(Job("r", {}, [], Named(list(outputs))))))
+        request = Request(1, "r", ToolRef("t", "", "python"), job, b"", str(Path.cwd()))
+        blobs = [b"".join(map(bytes, pack(result)))]
+        frame = write_job(request, [0], ["i"], blobs, "", hashes=False)
+        for chunk in encode(with_latency(frame.meta, 0.0), frame.blobs):
+            self.socket.sendall(chunk)
+
+    def answers(self) -> Iterator[str]:
+        """Have all that was sent written, one by one."""
+        while self.channel.waiting() is not None:
+            frame = self.channel.receive()
+            assert isinstance(frame, Frame)
+            self.writer.write(frame)
+            for answer in self._decoder.feed(self.socket.recv(65536)):
+                yield answer.type
+
+
+@pytest.fixture
+def work() -> Iterator[Coordinator]:
+    ours, theirs = socket.socketpair()
+    made = Coordinator(ours, theirs)
+    yield made
+    ours.close()
+    made.channel._socket.close()
+
+
+def test_it_stays_while_a_job_that_is_written_next_needs_it_and_no_longer(
+    work: Coordinator,
+) -> None:
+    for outputs in (["a/1"], ["a/2", "b/2"], ["b/3"], ["c/4"], ["c/5"]):
+        work.send(*outputs)
+    seen = []
+    for kind in work.answers():
+        assert kind == "written"
+        seen.append([path.split("/")[0] for path in hidden()])
+    assert seen == [["a"], ["b"], [], ["c"], []]
+    assert sorted(str(path) for path in Path().rglob("?/?")) == [
+        "a/1",
+        "a/2",
+        "b/2",
+        "b/3",
+        "c/4",
+        "c/5",
+    ]
+
+
+def test_a_job_that_fails_leaves_none_of_an_earlier_one(work: Coordinator) -> None:
+    work.send("a/1")
+    work.send("a/2", result="bad")
+    work.send("a/3")
+    seen = [(kind, len(hidden())) for kind in work.answers()]
+    assert seen == [("written", 1), ("write_failed", 0), ("written", 0)]
