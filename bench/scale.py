@@ -137,10 +137,10 @@ class Simulation:
             is_last = start + count == self._items_per_job
             columns = names, costs, (1,) * count, names, (b"item",) * count
             message = ItemsRead(job_id, MODEL, *columns, is_last=is_last)
-            self.scheduler.items_read(worker, message, self._now_s)
+            self.scheduler.answers.items_read(worker, message, self._now_s)
 
     def _written(self, worker: str, job_id: int) -> None:
-        self.scheduler.written(worker, Written(job_id, 0.0), self._now_s)
+        self.scheduler.answers.written(worker, Written(job_id, 0.0), self._now_s)
 
 
 def main() -> None:

@@ -53,6 +53,7 @@ from snakemake_executor_gpupool.wire.messages_out import (
     move_model,
     publish_job,
     read_job,
+    results_of,
     run_batch,
     run_chains,
     write_job,
@@ -306,8 +307,17 @@ class Actions:
             store = request.store or self._store
             self._send(effect.worker_id, read_job(request, store, hashes=hashes))
             return
-        text = log_line(len(effect.order), len(effect.blobs), self._by(effect.workers))
-        frame = write_job(request, effect.order, effect.names, effect.blobs, text, hashes=hashes)
+        self._send_write(effect, hashes=hashes)
+
+    def _send_write(self, effect: WriteJob, *, hashes: bool) -> None:
+        request, settled = effect.request, 0
+        for piece in effect.settled:
+            results = results_of(request.job_id, piece.names(), piece.results())
+            self._send(effect.worker_id, results)
+            settled += len(piece)
+        text = log_line(settled + len(effect.order), effect.distinct, self._by(effect.workers))
+        parts = effect.order, effect.names, effect.blobs
+        frame = write_job(request, *parts, text, settled=settled, hashes=hashes)
         self._send(effect.worker_id, frame)
 
     def _send_publish(self, effect: PublishJob) -> None:

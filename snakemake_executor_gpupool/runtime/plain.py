@@ -20,6 +20,7 @@ from typing import Any
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.scheduling.effects import Effect
 from snakemake_executor_gpupool.scheduling.results import WorkItem
+from snakemake_executor_gpupool.scheduling.settled import SettledItems
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
@@ -175,6 +176,8 @@ def describe(effect: Effect) -> dict[str, Any]:
 def _described(value: Any) -> Any:  # noqa: PLR0911 - one line a kind
     if isinstance(value, (Request, ToolRef, Device)):
         return _reference(value)
+    if isinstance(value, SettledItems):
+        return _described([*value.results()])
     if isinstance(value, WorkItem):
         return _work_item(value)
     if isinstance(value, (set, frozenset)):

@@ -73,26 +73,26 @@ class Deliverer:
     def _deliver(  # noqa: C901, PLR0912 - one case a kind
         self, worker_id: str, message: Message, now_s: float, energy_j: float | None
     ) -> None:
-        scheduler = self._scheduler
+        scheduler, answers = self._scheduler, self._scheduler.answers
         match message:
             case BatchDone():
                 scheduler.batch_done(worker_id, message, now_s, energy_j)
             case ItemsRead():
-                scheduler.items_read(worker_id, message, now_s)
+                answers.items_read(worker_id, message, now_s)
             case Written():
-                scheduler.written(worker_id, message, now_s)
+                answers.written(worker_id, message, now_s)
             case StageDone():
                 scheduler.stage_done(worker_id, message, now_s, energy_j)
             case Published():
-                scheduler.published(worker_id, message, now_s)
+                answers.published(worker_id, message, now_s)
             case Unpublished(job_id=job_id):
-                scheduler.unpublished(worker_id, job_id, now_s)
+                answers.unpublished(worker_id, job_id, now_s)
             case ReadFailed(job_id=job_id, error=error):
-                scheduler.read_failed(worker_id, job_id, error, now_s)
+                answers.read_failed(worker_id, job_id, error, now_s)
             case WriteFailed(job_id=job_id, error=error):
-                scheduler.write_failed(worker_id, job_id, error, now_s)
+                answers.write_failed(worker_id, job_id, error, now_s)
             case RemarkMade(text=text):
-                scheduler.remark(worker_id, text, now_s)
+                answers.remark(worker_id, text, now_s)
             case ToolImported():
                 scheduler.process_ready(worker_id, message, now_s)
             case ImportFailed(error=error):

@@ -25,6 +25,13 @@ class JobComputed:
 
 
 @dataclass(frozen=True)
+class JobHasRoom:
+    """More of a large job's items may become work."""
+
+    job_id: int
+
+
+@dataclass(frozen=True)
 class WorkerStarted:
     """A model's worker is being started on a node; the name is empty on a single machine."""
 
@@ -60,7 +67,15 @@ class LeaseDecided:
     decision: AllocationEffect
 
 
-DomainEvent = JobComputed | WorkerStarted | WorkerSettled | ModelRefused | MergeEnded | LeaseDecided
+DomainEvent = (
+    JobComputed
+    | JobHasRoom
+    | WorkerStarted
+    | WorkerSettled
+    | ModelRefused
+    | MergeEnded
+    | LeaseDecided
+)
 
 
 class DomainEvents:

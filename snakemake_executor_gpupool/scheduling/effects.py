@@ -9,6 +9,7 @@ from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.results import WorkItem
+from snakemake_executor_gpupool.scheduling.settled import SettledItems
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 
@@ -97,7 +98,8 @@ class ReadJob:
 class WriteJob:
     """Send ``write``: ``order`` says for each item which of the blobs is its result.
 
-    ``workers`` are those that computed them.
+    ``workers`` are those that computed them; ``settled`` are the items before these, which are sent
+    piece by piece as ``results``; ``distinct`` is how many different items there are in all.
     """
 
     worker_id: str
@@ -106,6 +108,8 @@ class WriteJob:
     names: list[str]
     blobs: list[Blob]
     workers: tuple[str, ...]
+    distinct: int
+    settled: tuple[SettledItems, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
-from snakemake_executor_gpupool.scheduling.job_state import JobState
+from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState, has_room
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
+from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.notes import note_models, note_read
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
+from snakemake_executor_gpupool.scheduling.packed import PackedItems, pieces_of
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.wire.kept import result_key
@@ -42,11 +44,8 @@ class Intake:
     def take(self, job: JobState, tool: FileWorkerPool, message: ItemsRead, now_s: float) -> None:
         """Take in some items of a job, or all: what must be computed waits for its model."""
         note_models(self._outbox, job.request.tool, message)
-        try:
-            model = self._dispatch.models.of_request(job.request, tool, message.model)
-        except ImpossibleRequest as error:
-            self._jobs.fail(job, f"{job.request.title}: {error}")
-            self._ledger.discard(*message.payloads)
+        model = self._model_of(job, tool, message)
+        if model is None:
             return
         if job.request.loads_only:
             self._dispatch.await_model(job, model, now_s)
@@ -57,6 +56,44 @@ class Intake:
         if message.is_last:
             job.input_hashes = message.inputs
         job.is_brief = is_whole_and_short(job, message)
+        # The items of a call are there anyway: in the caller's memory, and in the message.
+        is_one = job.is_brief or job.wants_results
+        for piece in [message] if is_one else pieces_of(message):
+            if job.backlog or not has_room(job, len(piece.keys)):
+                job.is_large = True
+                job.backlog.append(PackedItems(piece))
+            else:
+                self._open(job, model, tool, piece, now_s)
+        if message.is_last and job.backlog and self._is_in_flight(job):
+            job.phase = JobPhase.COMPUTING
+
+    def open_more(self, job: JobState, tool: FileWorkerPool, now_s: float) -> None:
+        """Make work of what waits of a large job, as much as there is room for."""
+        while self._is_in_flight(job) and job.backlog and has_room(job, job.backlog[0].count):
+            piece = job.backlog.popleft().unpack()
+            model = self._model_of(job, tool, piece)
+            if model is not None:
+                self._open(job, model, tool, piece, now_s)
+
+    def _model_of(self, job: JobState, tool: FileWorkerPool, message: ItemsRead) -> Model | None:
+        """Return the model of items that were read; None: no device will do, and the job fails."""
+        try:
+            return self._dispatch.models.of_request(job.request, tool, message.model)
+        except ImpossibleRequest as error:
+            self._jobs.fail(job, f"{job.request.title}: {error}")
+            self._ledger.discard(*message.payloads)
+            return None
+
+    def _is_in_flight(self, job: JobState) -> bool:
+        return self._jobs.get(job.request.job_id) is job
+
+    def _open(
+        self, job: JobState, model: Model, tool: FileWorkerPool, message: ItemsRead, now_s: float
+    ) -> None:
+        """Make work of a piece of what was read."""
+        if not self._is_in_flight(job):
+            self._ledger.discard(*message.payloads)
+            return
         claimed = self._ledger.claimed
         new = self._jobs.place(job, self._items_of(job, tool, message))
         job.claimed += self._ledger.claimed - claimed
@@ -69,7 +106,7 @@ class Intake:
             return
         if new:
             self._dispatch.add(model, new, now_s)
-        if message.is_last and self._jobs.get(job.request.job_id) is job:
+        if message.is_last and self._is_in_flight(job):
             if job.claimed and not job.missing:
                 self._merges.saved(job)
             self._jobs.read_complete(job)
@@ -102,7 +139,7 @@ class Intake:
 
 def is_whole_and_short(job: JobState, message: ItemsRead) -> bool:
     """Tell whether a job is short, all of whose items have come at once."""
-    if not message.is_last or job.items:
+    if not message.is_last or job.items or job.settled or job.backlog:
         return False
     tokens = dict(zip(message.keys, message.tokens, strict=True))
     return is_short(list(tokens.values()), message.model.short_tokens)

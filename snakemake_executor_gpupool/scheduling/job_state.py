@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import enum
+from collections import deque
 from dataclasses import dataclass, field
 
+from snakemake_executor_gpupool.scheduling import packed
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost
-from snakemake_executor_gpupool.scheduling.provenance import came, came_merged
+from snakemake_executor_gpupool.scheduling.packed import PackedItems
+from snakemake_executor_gpupool.scheduling.provenance import Came, came_merged
 from snakemake_executor_gpupool.scheduling.results import WorkItem
+from snakemake_executor_gpupool.scheduling.settled import SettledItems
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import Request
@@ -34,10 +38,14 @@ class JobState:
 
     Attributes
     ----------
-    items
-        The work item of each item, in the job's order.
+    settled, items
+        Its items, in its order: of a large job results of the first ones, then work items.
+    names
+        Of those in ``items``.
+    backlog
+        Of a large job: what was read of it and is not yet work.
     missing
-        How many items have no result yet.
+        How many of ``items`` have no result yet.
     cost_on
         On a cluster: what was computed for it on each node while it waited, as costs of items.
     cost
@@ -52,6 +60,8 @@ class JobState:
     phase: JobPhase = JobPhase.WAITING
     items: list[WorkItem] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    settled: list[SettledItems] = field(default_factory=list)
+    backlog: deque[PackedItems] = field(default_factory=deque)
     missing: int = 0
     all_read: bool = False
     seconds: float = 0.0
@@ -60,6 +70,12 @@ class JobState:
     cost: JobCost = field(default_factory=JobCost)
     duplicates: int = 0
     reused: int = 0
+    #: It has had a backlog, and what is done of it can be put into columns.
+    is_large: bool = False
+    #: So many of ``items`` are done, from the first on, as far as it was looked.
+    done_items: int = 0
+    #: How it came by what is settled.
+    came: Came | None = None
     #: What its model is called in keys; empty: not known yet.
     model: str = ""
     #: Of its files, as far as known.
@@ -90,13 +106,18 @@ class JobState:
         """When its outputs are written: by priority, those of short jobs before others."""
         return -self.request.priority, int(not self.is_brief and self.staged is None)
 
+    @property
+    def item_count(self) -> int:
+        """How many items it has, as far as they have become work."""
+        return sum(map(len, self.settled)) + len(self.items)
+
     def name_of(self, item: WorkItem) -> str:
         """Return what the job calls an item, its first one if it has several like it."""
         named = zip(self.items, self.names, strict=True)
         return next((name for each, name in named if each is item), item.name)
 
     def gather(self) -> tuple[list[int], list[Blob]]:
-        """Return each distinct result once, and for each item which of them is its own."""
+        """Return each distinct result of ``items`` once, and for each which of them is its own."""
         if not self.duplicates:
             results = [item.result for item in self.items if item.result is not None]
             assert len(results) == len(self.items)
@@ -112,10 +133,22 @@ class JobState:
             order.append(places[id(item)])
         return order, blobs
 
+    def distinct(self) -> int:
+        """Return how many different items it has, as far as it can be told without their keys."""
+        settled = sum(len(piece) - piece.repeats for piece in self.settled)
+        return settled + len({id(item) for item in self.items if not item.is_repeat})
+
+    def gather_all(self) -> tuple[list[int], list[Blob]]:
+        """Return the same of all of its items."""
+        order, blobs = self.gather()
+        first = [blob for piece in self.settled for blob in piece.results()]
+        places = [*range(len(first)), *(len(first) + place for place in order)]
+        return places, [*first, *blobs]
+
     def account(self) -> dict[str, object]:
         """Return what the event of its end says of its items and of what it took."""
         # What a merged run computed for it was not read again.
-        items = len(self.items) if self.staged is None else self.staged.items
+        items = self.item_count if self.staged is None else self.staged.items
         fields: dict[str, object] = {"items": items, "worked_s": round(self.seconds, 6)}
         if self.duplicates:
             fields["duplicates"] = self.duplicates
@@ -131,12 +164,14 @@ class JobState:
             "model": self.model,
             "inputs": self.input_hashes,
             "outputs": self.output_hashes,
-            "items": len(self.items) if staged is None else staged.items,
+            "items": self.item_count if staged is None else staged.items,
             "worked_s": round(self.seconds, 6),
             "cost": self.cost.fields(),
         }
         if staged is None:
-            return {**fields, **came(self.items, self.request.job_id)}
+            found = self.came or Came(self.request.job_id)
+            found.add(self.items)
+            return {**fields, **found.fields()}
         model = str(staged.keys[0][1]) if staged.keys else ""  # type: ignore[index]
         return {**fields, "model": model, **came_merged(staged.items, staged.batch_id, staged.keys)}
 
@@ -161,6 +196,11 @@ class JobState:
     def is_computed(self) -> bool:
         """Whether every item has its result."""
         return self.all_read and self.missing == 0
+
+
+def has_room(job: JobState, items: int) -> bool:
+    """Tell whether so many more items of a job may become work."""
+    return not job.missing or job.missing + items <= packed.MAX_OPEN
 
 
 def explain(job: JobState, error: WorkerError, where: str = "") -> str:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents, JobComputed
+from snakemake_executor_gpupool.scheduling import packed
+from snakemake_executor_gpupool.scheduling.domain_events import (
+    DomainEvents,
+    JobComputed,
+    JobHasRoom,
+)
 from snakemake_executor_gpupool.scheduling.effects import Fact, Outbox, Report
-from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState, explain
+from snakemake_executor_gpupool.scheduling.job_state import (
+    JobPhase,
+    JobState,
+    explain,
+    has_room,
+)
 from snakemake_executor_gpupool.scheduling.models.cost_shares import UNCLAIMED, Work
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
+from snakemake_executor_gpupool.scheduling.provenance import Came
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.described import WorkerError
@@ -108,6 +119,7 @@ class JobTable:
             names.append(item.name)
             if placed is not item:
                 job.duplicates += 1
+                placed.is_repeat = placed.is_repeat and placed.job_id == job_id
                 job.cost.saved_s += placed.device_s
                 job.missing += placed.result is None
                 continue
@@ -133,9 +145,19 @@ class JobTable:
         for item in job.items:
             self._awaits_no_more(item, job.request.job_id)
             self._ledger.release(item)
+            item.is_repeat = False
+        self._let_go_of_packed(job)
         job.items, job.names, job.missing, job.all_read = [], [], 0, False
+        job.settled, job.done_items, job.came = [], 0, None
+        job.backlog.clear()
         job.duplicates = job.reused = 0
         job.cost.saved_s = 0.0
+
+    def _let_go_of_packed(self, job: JobState) -> None:
+        for piece in job.settled:
+            self._ledger.release_settled(piece)
+        for items in job.backlog:
+            self._ledger.discard(*items.payloads())
 
     def read_complete(self, job: JobState) -> None:
         """All items of the job are known."""
@@ -224,8 +246,36 @@ class JobTable:
                 continue
             job.missing -= count
             job.workers.add(worker_id)
+            if job.is_large:
+                self._settle(job)
+            if job.backlog and has_room(job, job.backlog[0].count):
+                self._events.append(JobHasRoom(job_id))
             if not job.missing and job.is_computed and job.phase is JobPhase.COMPUTING:
                 self._computed(job)
+
+    def _settle(self, job: JobState) -> None:
+        """Put the first items of a large job into columns, if all of them are done."""
+        items, size = job.items, packed.PIECE_ITEMS
+        while True:
+            done, most = job.done_items, min(len(items), size)
+            while done < most and items[done].result is not None:
+                done += 1
+            job.done_items = done
+            if done < size:
+                return
+            some = items[:size]
+            piece = self._ledger.settle(some, job.names[:size])
+            if piece is None:
+                job.is_large = False  # results lie in files: they stay as they are
+                return
+            job.came = job.came or Came(job.request.job_id)
+            job.came.add(some)
+            piece.repeats = size - len({id(item) for item in some if not item.is_repeat})
+            for item in some:
+                item.is_repeat = item.is_repeat or item.job_id == job.request.job_id
+            job.settled.append(piece)
+            del items[:size], job.names[:size]
+            job.done_items = 0
 
     def _worked_on(
         self, item: WorkItem, waiters: tuple[int, ...], node: str, seconds: float
@@ -252,8 +302,7 @@ class JobTable:
         self.served += 1
         details: dict[str, object] = {}
         if job.wants_results:
-            order, blobs = job.gather()
-            details = {"order": order, "blobs": blobs}
+            details = dict(zip(("order", "blobs"), job.gather_all(), strict=True))
         elif not job.request.loads_only:
             self._outbox.put(Fact("job", job.origin()))
         self._end(job, None, details)
@@ -301,6 +350,7 @@ class JobTable:
         self._outlook.job_over(job.request)
         for item in job.items if job.missing else ():
             self._awaits_no_more(item, job.request.job_id)
+        self._let_go_of_packed(job)
         if is_lent:
             self._lent[job.request.job_id] = job.items
         else:

@@ -31,7 +31,7 @@ def note_read(outbox: Outbox, job: JobState, model_name: str) -> None:
     outbox.note(
         "job_read",
         job_id=job.request.job_id,
-        items=len(job.items),
+        items=job.item_count,
         missing=job.missing,
         model=model_name,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from snakemake_executor_gpupool.scheduling.results import WorkItem
 
@@ -21,7 +21,65 @@ MAX_KEYS = 100
 COMPUTED, DUPLICATE, KEPT, MERGED = "computed", "duplicate", "kept", "merged"
 
 
-def came(items: Iterable[WorkItem], job_id: int) -> dict[str, object]:
+class Came:
+    """How a job has come by its items' results, taken in bit by bit.
+
+    Parameters
+    ----------
+    job_id
+        Of the job.
+    """
+
+    def __init__(self, job_id: int) -> None:
+        self._job_id = job_id
+        self._batches: Counter[int] = Counter()
+        self._ways: Counter[str] = Counter()
+        self._owners: dict[int, None] = {}
+        self._kept: list[object] = []
+        self._tries = 0
+
+    def add(self, items: Sequence[WorkItem]) -> None:
+        """Take in the next of the job's items, each as its work item."""
+        job_id = self._job_id
+        self._batches.update([item.batch_id for item in items])
+        firsts = {id(item): item for item in items}.values()
+        computed = 0
+        for item in firsts:
+            if item.batch_id and item.job_id == job_id and not item.is_repeat:
+                computed += 1
+                self._tries = max(self._tries, item.tries)
+            else:
+                self._ways[self._way(item)] += 1
+        self._ways += Counter({COMPUTED: computed, DUPLICATE: len(items) - len(firsts)})
+
+    def _way(self, item: WorkItem) -> str:
+        if item.is_repeat:
+            way = DUPLICATE
+        elif item.batch_id and not item.job_id:
+            way = MERGED
+        else:
+            way = KEPT if item.job_id == self._job_id else DUPLICATE
+        if item.job_id not in (0, self._job_id):
+            self._owners[item.job_id] = None
+        is_kept = not item.batch_id and item.key is not None and not item.is_repeat
+        if is_kept and len(self._kept) < MAX_KEPT:
+            self._kept.append(item.key)
+        return way
+
+    def fields(self) -> dict[str, object]:
+        """Return what is written down of it."""
+        batches = [(number, count) for number, count in self._batches.items() if number]
+        return {
+            "came": dict(self._ways),
+            "batches": batches[:MAX_BATCHES],
+            "n_batches": len(batches),
+            "duplicate_of": list(self._owners)[:MAX_JOBS],
+            "kept": list(self._kept),
+            "tries": self._tries,
+        }
+
+
+def came(items: Sequence[WorkItem], job_id: int) -> dict[str, object]:
     """Return how a job has come by its items' results, and from where.
 
     Parameters
@@ -29,36 +87,9 @@ def came(items: Iterable[WorkItem], job_id: int) -> dict[str, object]:
     items
         The work item of each of the job's items.
     """
-    items = list(items)
-    batches = Counter(item.batch_id for item in items)
-    firsts = {id(item): item for item in items}.values()
-    ways: Counter[str] = Counter()
-    owners: dict[int, None] = {}
-    kept: list[object] = []
-    computed = tries = 0
-    for item in firsts:
-        if item.batch_id and item.job_id == job_id:
-            computed += 1
-            tries = max(tries, item.tries)
-            continue
-        way = KEPT if item.job_id == job_id else DUPLICATE
-        if item.batch_id and not item.job_id:
-            way = MERGED
-        if item.job_id != job_id and item.job_id:
-            owners[item.job_id] = None
-        if not item.batch_id and item.key is not None and len(kept) < MAX_KEPT:
-            kept.append(item.key)
-        ways[way] += 1
-    ways += Counter({COMPUTED: computed, DUPLICATE: len(items) - len(firsts)})
-    batches.pop(0, None)
-    return {
-        "came": dict(ways),
-        "batches": list(batches.items())[:MAX_BATCHES],
-        "n_batches": len(batches),
-        "duplicate_of": list(owners)[:MAX_JOBS],
-        "kept": kept,
-        "tries": tries,
-    }
+    found = Came(job_id)
+    found.add(items)
+    return found.fields()
 
 
 def came_merged(items: int, batch_id: int, keys: Iterable[object]) -> dict[str, object]:

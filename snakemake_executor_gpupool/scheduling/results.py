@@ -9,10 +9,16 @@ within a bound, so that an equal item that comes an hour later costs nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.scheduling.models.plan import Level
+from snakemake_executor_gpupool.scheduling.settled import (
+    SettledItems,
+    SettledTable,
+    split,
+    split_all,
+)
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
 
@@ -50,6 +56,10 @@ class WorkItem:
     merged_runs: int = 0
     #: Computed before any job asked for it, by a merged run.
     is_guess: bool = False
+    #: Its result is a copy of what a piece of settled items has.
+    is_copy: bool = False
+    #: Its job has another place of the same item, which is settled.
+    is_repeat: bool = False
     #: How many places still hold the result.
     holders: int = 0
     #: Device seconds that it took; 0 if it was not computed, or not yet.
@@ -100,7 +110,11 @@ class ResultLedger:
         self._keep_bytes = keep_bytes
         self._kept_bytes = 0
         self._work_items: dict[Hashable, WorkItem] = {}
-        self._kept: OrderedDict[Hashable, WorkItem] = OrderedDict()
+        #: What is done of large jobs. A key is here or among the work items, never in both.
+        self._settled = SettledTable()
+        #: What no job holds any longer, the longest unused first; pieces by themselves.
+        self._kept: OrderedDict[Hashable, WorkItem | SettledItems] = OrderedDict()
+        self._kept_items = 0
         #: Blobs that nobody needs any longer; the run loop removes their files.
         self.discarded: list[Blob] = []
         self.items = 0
@@ -126,6 +140,10 @@ class ResultLedger:
         """
         self.items += 1
         key = item.key
+        if len(self._settled) and key is not None and key not in self._work_items:
+            copy = self._copy_of_settled(item)
+            if copy is not None:
+                return copy, False
         known = item if key is None else self._work_items.setdefault(key, item)
         known.holders += 1
         if known is item:
@@ -143,6 +161,60 @@ class ResultLedger:
             known.level, known.arrival = item.level, item.arrival
         return known, False
 
+    def _copy_of_settled(self, item: WorkItem) -> WorkItem | None:
+        """Return an item like this one with the result that a large job has; None: none has it."""
+        head, rest = split(item.key)
+        piece = self._settled.find((head, rest))
+        if piece is None:
+            return None
+        self.discard(item.payload, item.result or b"")
+        row = piece.row(rest)
+        return WorkItem(
+            *(item.key, item.group, item.cost, item.tokens, b"", item.name),
+            *(item.level, item.arrival),
+            result=row.result,
+            is_copy=True,
+            is_repeat=row.is_held,
+            holders=1,
+            device_s=row.device_s,
+            job_id=row.job_id,
+            batch_id=row.batch_id,
+        )
+
+    def settle(self, items: Sequence[WorkItem], names: Sequence[str]) -> SettledItems | None:
+        """Put the results of a job's items into columns; None: they have to stay as they are.
+
+        All are done. The job holds what is returned instead of them, until it hands it back to
+        :meth:`release_settled`.
+        """
+        results = [item.result for item in items if type(item.result) is bytes]
+        keys = split_all([item.key for item in items])
+        if len(results) < len(items) or keys is None:
+            return None
+        head, parts = keys
+        rests: list[Hashable | None] = []
+        work_items, kept = self._work_items, self._kept
+        for item, rest in zip(items, parts, strict=True):
+            item.holders -= 1
+            key = item.key
+            is_known = key is not None and work_items.get(key) is item and key not in kept
+            is_last = is_known and not item.holders
+            if is_last:
+                del work_items[key]
+            rests.append(rest if is_last else None)
+        rows = [(item.job_id, item.batch_id, item.device_s) for item in items]
+        piece = SettledItems(names, results, head, rests, rows)
+        self._settled.add(piece)
+        return piece
+
+    def release_settled(self, piece: SettledItems) -> None:
+        """The job of a piece no longer needs it; it is kept within the bound."""
+        piece.is_held = False
+        self._kept[piece] = piece
+        self._kept_bytes += piece.size_bytes
+        self._kept_items += len(piece)
+        self._shrink()
+
     def finish(self, item: WorkItem, result: Blob | None, error: WorkerError | None) -> None:
         """Record how an item ended. A failed one is forgotten: a retry computes it again."""
         item.result, item.error = result, error
@@ -158,7 +230,7 @@ class ResultLedger:
 
     def offer(self, key: Hashable, result: Blob, batch_id: int = 0) -> None:
         """Keep the result of an item that no job has asked for yet, within the bound."""
-        if key in self._work_items:
+        if key in self._work_items or self._settled.find(split(key)) is not None:
             self._discard(result)
             return
         self.guesses += 1
@@ -199,7 +271,7 @@ class ResultLedger:
 
     def _keep(self, item: WorkItem) -> None:
         key = item.key
-        if key is None:
+        if key is None or item.is_copy:
             self._discard(item.result)
             return
         if key in self._kept:
@@ -207,13 +279,20 @@ class ResultLedger:
         else:
             self._kept[key] = item
             self._kept_bytes += blob_size(item.result)
-        if self._kept_bytes > self._keep_bytes or len(self._kept) > MAX_KEPT:
+            self._kept_items += 1
+        if self._kept_bytes > self._keep_bytes or self._kept_items > MAX_KEPT:
             self._shrink()
 
     def _shrink(self) -> None:
-        while self._kept and (self._kept_bytes > self._keep_bytes or len(self._kept) > MAX_KEPT):
+        while self._kept and (self._kept_bytes > self._keep_bytes or self._kept_items > MAX_KEPT):
             key, item = self._kept.popitem(last=False)
+            if isinstance(item, SettledItems):
+                self._kept_bytes -= item.size_bytes
+                self._kept_items -= len(item)
+                self._settled.remove(item)
+                continue
             self._kept_bytes -= blob_size(item.result)
+            self._kept_items -= 1
             if item.holders == 0:
                 del self._work_items[key]
                 self._discard(item.result)

@@ -8,7 +8,7 @@ the same sequence of effects, which is what makes eviction, balance and faults t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device
@@ -17,17 +17,19 @@ from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
 from snakemake_executor_gpupool.scheduling.domain_events import (
     DomainEvents,
     JobComputed,
+    JobHasRoom,
     LeaseDecided,
     MergeEnded,
     ModelRefused,
     WorkerSettled,
     WorkerStarted,
 )
-from snakemake_executor_gpupool.scheduling.effects import Outbox, Remark, StoreTrouble
+from snakemake_executor_gpupool.scheduling.effects import Outbox, StoreTrouble
+from snakemake_executor_gpupool.scheduling.file_answers import FileAnswers
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.scheduling.forecast import Forecast
 from snakemake_executor_gpupool.scheduling.intake import Intake
-from snakemake_executor_gpupool.scheduling.job_state import JobState, explain
+from snakemake_executor_gpupool.scheduling.job_state import JobState
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest, Leases
 from snakemake_executor_gpupool.scheduling.leaving import LeavingMachines
@@ -42,12 +44,9 @@ from snakemake_executor_gpupool.scheduling.results import ResultLedger
 from snakemake_executor_gpupool.scheduling.retirement import Retirement
 from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
-from snakemake_executor_gpupool.wire.messages import ItemsRead, Published, ToolImported, Written
+from snakemake_executor_gpupool.wire.messages import ItemsRead, ToolImported
 from snakemake_executor_gpupool.wire.model_messages import BatchDone, Loaded, StageDone
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
-
-#: No run has more to say beside its errors.
-MAX_REMARKS = 100
 
 
 class Scheduler:
@@ -100,12 +99,13 @@ class Scheduler:
         self.intake = Intake(
             self.jobs, self.ledger, self.dispatch, self.merges, self.outbox, self.outlook
         )
+        at_files = self.jobs, self.files, self.intake, self.merges, self.ledger, self.outbox
+        self.answers = FileAnswers(*at_files, self._settle)
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
         self.leaving = LeavingMachines(self.dispatch, self.files, self.outbox)
         parts = self.jobs, self.files, self.dispatch, self.merges
         self.retirement = Retirement(*parts, self.outlook, self.outbox)
         self._allocator = allocator
-        self._remarks: set[str] = set()
         self._is_looking = False
 
     def _settle(self, now_s: float) -> None:
@@ -114,6 +114,8 @@ class Scheduler:
             match event:
                 case JobComputed(job_id=job_id):
                     self._computed(self.jobs[job_id], now_s)
+                case JobHasRoom(job_id=job_id):
+                    self._open_more(job_id, now_s)
                 case WorkerSettled(worker_id=worker_id):
                     self.dispatch.settled(worker_id, now_s)
                 case WorkerStarted(tool=tool, node=node):
@@ -185,81 +187,9 @@ class Scheduler:
             self.dispatch.load_failed(worker_id, error, now_s)
         self._settle(now_s)
 
-    def items_read(self, worker_id: str, message: ItemsRead, now_s: float) -> None:
-        """Some items of a job have been read, or all."""
-        self.files.heard_of(worker_id, now_s)
-        job = self.jobs.get(message.job_id)
-        tool = self.files.tool_of(worker_id)
-        if message.is_last:
-            self.files.answered(worker_id, message.job_id, now_s)
-        if job is not None:
-            self.intake.take(job, tool, message, now_s)
-        else:
-            self.ledger.discard(*message.payloads)
-        self.files.send_more(tool, now_s)
-        self._settle(now_s)
-
-    def remark(self, worker_id: str, text: str, now_s: float) -> None:
-        """A process has something to say of its tool, or of a rule: once is enough."""
-        self.files.heard_of(worker_id, now_s)
-        if text not in self._remarks and len(self._remarks) < MAX_REMARKS:
-            self._remarks.add(text)
-            self.outbox.note("remark", worker=worker_id, text=text)
-            self.outbox.put(Remark(text))
-
-    def read_failed(self, worker_id: str, job_id: int, error: WorkerError, now_s: float) -> None:
-        """A job's input cannot be read."""
-        self._files_done(worker_id, job_id, lambda job: self._file_failed(job, error), now_s)
-
-    def write_failed(self, worker_id: str, job_id: int, error: WorkerError, now_s: float) -> None:
-        """A job's outputs cannot be written."""
-        self._files_done(worker_id, job_id, lambda job: self._file_failed(job, error), now_s)
-
-    def _file_failed(self, job: JobState, error: WorkerError) -> None:
-        self.jobs.fail(job, explain(job, error), error)
-
-    def written(self, worker_id: str, message: Written, now_s: float) -> None:
-        """A job's outputs are in place."""
-
-        def act(job: JobState) -> None:
-            job.output_hashes = message.outputs
-            self.jobs.succeed(job)
-
-        self._files_done(worker_id, message.job_id, act, now_s, message.seconds)
-
-    def published(self, worker_id: str, message: Published, now_s: float) -> None:
-        """A job's outputs, which a merged run had staged, are in place."""
-
-        def act(job: JobState) -> None:
-            job.input_hashes, job.output_hashes = message.inputs, message.outputs
-            self.merges.published(job)
-
-        self._files_done(worker_id, message.job_id, act, now_s, message.seconds)
-
-    def unpublished(self, worker_id: str, job_id: int, now_s: float) -> None:
-        """What a merged run had staged for a job is not its own: it goes the ordinary way."""
-
-        def act(job: JobState) -> None:
-            self.files.give_up_staged(job, now_s)
-
-        self._files_done(worker_id, job_id, act, now_s)
-
-    def _files_done(
-        self,
-        worker_id: str,
-        job_id: int,
-        act: Callable[[JobState], None],
-        now_s: float,
-        seconds: float = 0.0,
-    ) -> None:
-        """A process has finished with a job's files: act on that, unless the job has ended."""
-        tool = self.files.answered(worker_id, job_id, now_s)
-        job = self.jobs.get(job_id)
-        if job is not None:
-            job.seconds += seconds
-            act(job)
-        self.files.send_more(tool, now_s)
-        self._settle(now_s)
+    def _open_more(self, job_id: int, now_s: float) -> None:
+        if (job := self.jobs.get(job_id)) is not None:
+            self.intake.open_more(job, self.files.tool(job.request.tool), now_s)
 
     def _computed(self, job: JobState, now_s: float) -> None:
         if job.wants_results:

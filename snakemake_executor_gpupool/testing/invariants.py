@@ -13,12 +13,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from snakemake_executor_gpupool.devices.allocation.requests import Phase as HolderPhase
+from snakemake_executor_gpupool.scheduling import packed
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.results import WorkItem, blob_size
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.scheduling.settled import SettledItems, split
 
 #: What the allocator may have noted of a worker that it has granted devices to, by stage.
 PHASES = {
@@ -245,15 +247,45 @@ def _ledger(scheduler: Scheduler) -> Iterator[str]:
             yield f"the ledger has {item.name} under the key of another item"
         if item.holders != held[id(item)]:
             yield f"{item.name} has {held[id(item)]} holders, and counts {item.holders}"
-    for key, item in ledger._kept.items():
+    kept_alone = {key: k for key, k in ledger._kept.items() if isinstance(k, WorkItem)}
+    for key, item in kept_alone.items():
         kept = ledger._work_items.get(key) is item and item.result is not None
         if not kept:
             yield f"{item.name} is kept without a result, or unknown"
     if ledger.computed > ledger.unique:
         yield f"{ledger.computed} items are computed, of {ledger.unique} distinct ones"
-    size_bytes = sum(blob_size(item.result) for item in ledger._kept.values())
+    size_bytes = sum(blob_size(item.result) for item in kept_alone.values())
+    size_bytes += sum(piece.size_bytes for piece in _kept_pieces(scheduler))
     if size_bytes != ledger._kept_bytes:
         yield f"{size_bytes} B of results are kept, and {ledger._kept_bytes} counted"
+
+
+def _kept_pieces(scheduler: Scheduler) -> list[SettledItems]:
+    kept = scheduler.ledger._kept.values()
+    return [piece for piece in kept if isinstance(piece, SettledItems)]
+
+
+def _settled(scheduler: Scheduler) -> Iterator[str]:
+    """What is settled is in one piece, of a job in flight or kept, and nowhere else."""
+    ledger = scheduler.ledger
+    held = [piece for job in _all_jobs(scheduler) for piece in job.settled]
+    kept = _kept_pieces(scheduler)
+    for piece, is_held in (*((each, True) for each in held), *((each, False) for each in kept)):
+        if piece.is_held != is_held:
+            yield f"a piece is {'held' if is_held else 'kept'}, and says otherwise"
+    rows = [(p.head, r) for p in (*held, *kept) for r in p.rests if r is not None]
+    known = [key for key, _ in ledger._settled.items()]
+    if sorted(map(str, rows)) != sorted(map(str, known)) or len(known) != len(ledger._settled):
+        yield f"{len(rows)} rows are settled, the table has {len(known)}"
+    for key in map(split, ledger._work_items):
+        if ledger._settled.find(key) is not None:
+            yield f"{key} is settled, and an item of its own"
+    for job in _all_jobs(scheduler):
+        is_stuck = bool(job.backlog) and not job.missing
+        if is_stuck or (job.backlog and job.all_read):
+            yield f"{job.request.title} has a backlog, and waits for nothing"
+        if job.missing > max(packed.MAX_OPEN, packed.PIECE_ITEMS) and not job.is_brief:
+            yield f"{job.request.title} has {job.missing} items open"
 
 
 # -- jobs and files ----------------------------------------------------------------
@@ -389,6 +421,7 @@ COMPARISONS = (
     _items_are_in_one_place,
     _waiters,
     _ledger,
+    _settled,
     _jobs,
     _file_workers,
     _leases,

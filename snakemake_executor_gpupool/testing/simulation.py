@@ -249,7 +249,8 @@ class World(SimulatedProcesses):
             case fx.ReadJob(worker_id=worker, request=request):
                 self._later(worker, self.read_s, lambda: self._read(worker, request.job_id))
             case fx.WriteJob(worker_id=worker, request=request):
-                values = [self.text(effect.blobs[place]) for place in effect.order]
+                values = [self.text(b) for piece in effect.settled for b in piece.results()]
+                values += [self.text(effect.blobs[place]) for place in effect.order]
                 self.results[request.job_id] = values
                 self._later(
                     worker,

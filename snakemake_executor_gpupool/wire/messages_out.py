@@ -98,6 +98,7 @@ def write_job(
     results: Iterable[Blob],
     log_text: str,
     *,
+    settled: int = 0,
     hashes: bool = True,
 ) -> Frame:
     """Have a job's outputs written.
@@ -110,10 +111,13 @@ def write_job(
         Of the items.
     log_text
         What the job's log says first.
+    settled
+        How many items there are before these, sent as ``results``.
     """
     meta = {
         "type": "write",
         "job": request.job_id,
+        "settled": settled,
         "cwd": request.cwd,
         "order": order,
         "names": names,
@@ -124,6 +128,14 @@ def write_job(
         "hashes": hashes,
     }
     return Frame(meta, [request.job, *results])
+
+
+def results_of(job_id: int, names: Sequence[str], results: Iterable[Blob]) -> Frame:
+    """Have the next of a large job's results ready for ``write``, which follows.
+
+    Each item has a result of its own here.
+    """
+    return Frame({"type": "results", "job": job_id, "names": list(names)}, list(results))
 
 
 def publish_job(

@@ -12,7 +12,8 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
                                                | read_failed
                                                (before these: remark {job, text})
     foresee (see foresee)
-    write {job, cwd, order, names, updates, touched, directories, hashes} [job, result...]
+    results {job, names} [result...]           (``write`` of the same job follows)
+    write {job, cwd, settled, order, names, updates, touched, directories, hashes} [job, result...]
                                                written {outputs} | write_failed
     publish {job, cwd, digests, outputs, logs, touched, hashes} [job]
                                                published {outputs, inputs} | unpublished
@@ -130,6 +131,7 @@ class Server:
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
             "foresee": self._foresee,
+            "results": writer.results,
             "write": writer.write,
             "publish": writer.publish,
             "load": self._load,

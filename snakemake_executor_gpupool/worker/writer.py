@@ -15,6 +15,7 @@ from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.payload import load_payload, load_places
 from snakemake_executor_gpupool.worker.channel import Channel, latency_of
+from snakemake_executor_gpupool.worker.early_results import EarlyResults
 from snakemake_executor_gpupool.worker.file_hashes import Watched, hashes_of
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
 from snakemake_executor_gpupool.worker.loaded import RestoredTools
@@ -40,8 +41,13 @@ class Writer:
         self._restored = restored
         self._unchanged = unchanged
         self._folders = StagingFolders()
+        self._early = EarlyResults()
         #: A frame that waits, and its job.
         self._next: tuple[Frame, Job] | None = None
+
+    def results(self, frame: Frame) -> None:
+        """Take the next of a large job's results in, which is written after that."""
+        self._early.take(frame)
 
     def write(self, frame: Frame) -> None:
         """Have a job's outputs written, and say how that went."""
@@ -82,14 +88,15 @@ class Writer:
         if latency_of(frame):
             for error in wait_for_blobs(frame.blobs, latency_of(frame)).values():
                 raise error
-        results = load_places(frame.blobs[1:], frame.meta["order"])
+        names, results = self._early.of(frame.meta["job"], frame.meta["settled"])
+        results += load_places(frame.blobs[1:], frame.meta["order"])
+        names += frame.meta["names"]
         tool = self._restored.for_job(self._tool_class, job)
         sources = {job.output[number]: source for number, source in frame.meta["updates"]}
         declared = frame.meta["directories"]
         directories = None if declared is None else frozenset(declared)
         expected = Expected(type(tool).__name__, frozenset(frame.meta["touched"]), directories)
         with staged_outputs(job.output, sources.get, expected, self._folders) as staged:
-            names = frame.meta["names"]
             tool.write(job.replace(output=staged, params=tool.params, item_names=names), results)
             self._unchanged.require()
             return hashes_of(staged) if frame.meta["hashes"] else []

@@ -96,7 +96,7 @@ def request(**more: Any) -> Request:
 def test_results_go_to_a_writer_with_the_place_of_each_item(acting: Acting) -> None:
     order, names = [1, 0, 1], ["a", "b", "c"]
     asked = request(updates=((0, "copy"),), touched=(1,), directories=(2,))
-    effect = fx.WriteJob("w1", asked, order, names, [b"B", b"A"], ("m1", "m2"))
+    effect = fx.WriteJob("w1", asked, order, names, [b"B", b"A"], ("m1", "m2"), 2)
     frame = acting.sent(effect)
     assert frame.meta["order"] == [1, 0, 1] and frame.meta["names"] == names
     assert frame.blobs == [b"job", b"B", b"A"]

@@ -51,7 +51,7 @@ EXCEPTIONS = {
 }
 #: What decides, and whatever it imports, may import beside modules of the package.
 PURE = {
-    *("__future__", "bisect", "collections", "dataclasses", "enum", "functools", "heapq"),
+    *("__future__", "array", "bisect", "collections", "dataclasses", "enum", "functools", "heapq"),
     *("itertools", "json", "math", "re", "statistics", "struct", "typing", "zlib"),
 }
 #: What needs no import and still reaches files, terminals, or any module.

@@ -133,7 +133,7 @@ def test_a_remark_is_said_once() -> None:  # C4
     world.run()
     worker = next(effect.worker_id for effect in world.effects(fx.ReadJob))
     for text in ("rule a: layer", "rule a: layer", "rule b: layer"):
-        world.scheduler.remark(worker, text, world.now_s)
+        world.scheduler.answers.remark(worker, text, world.now_s)
     texts = [effect.text for effect in world.scheduler.outbox.take() if type(effect) is fx.Remark]
     assert texts == ["rule a: layer", "rule b: layer"]
 

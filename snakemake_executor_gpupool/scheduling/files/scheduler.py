@@ -272,7 +272,8 @@ class FileScheduler:
         if job.phase is JobPhase.WRITING:
             effect = write_effect(worker_id, job)
             self._outbox.put(effect)
-            return sum(map(blob_size, effect.blobs))
+            settled_bytes = sum(piece.size_bytes for piece in effect.settled)
+            return settled_bytes + sum(map(blob_size, effect.blobs))
         if job.phase is JobPhase.PUBLISHING:
             assert job.staged is not None
             self._outbox.put(PublishJob(worker_id, job.request, job.staged))
@@ -423,4 +424,6 @@ def crash_error(message: str) -> WorkerError:
 def write_effect(worker_id: str, job: JobState) -> WriteJob:
     """Gather a job's results: each distinct one once, and for each item which it is."""
     order, blobs = job.gather()
-    return WriteJob(worker_id, job.request, order, job.names, blobs, tuple(sorted(job.workers)))
+    distinct = job.distinct() if job.settled else len(blobs)
+    how = tuple(sorted(job.workers)), distinct, tuple(job.settled)
+    return WriteJob(worker_id, job.request, order, job.names, blobs, *how)

@@ -4,6 +4,8 @@ What it takes is Snakemake's own: parsing, the DAG, scheduling, bookkeeping. No
 executor that obeys the interface can be faster.
 """
 
+import json
+import time
 from pathlib import Path
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
@@ -17,15 +19,23 @@ common_settings = CommonSettings(
 )
 
 
+#: In the run's directory: when the first job came, and when the last one was done.
+TIMES = Path("touchfloor.json")
+
+
 class Executor(RealExecutor):
     """Touch outputs where real executors work."""
 
+    first_s = 0.0
+
     def run_jobs(self, jobs) -> None:
         """Create the outputs of all jobs that are ready and report success at once."""
+        self.first_s = self.first_s or time.time()
         self.workflow.async_run(self._prepare(jobs))
         for job in jobs:
             self.run_job_pre(job)
             self.run_job(job)
+        TIMES.write_text(json.dumps([self.first_s, time.time()]))
 
     async def _prepare(self, jobs) -> None:
         for job in jobs:

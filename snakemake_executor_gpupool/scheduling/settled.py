@@ -1,0 +1,194 @@
+"""Results of large jobs: columns that take the place of work items that are done. Pure."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from snakemake_executor_gpupool.scheduling.packed import (
+    DIGEST_TEXT,
+    packed_blobs,
+    packed_texts,
+    unpacked_blobs,
+    unpacked_texts,
+)
+from snakemake_executor_gpupool.wire.frames import Blob
+
+#: Results of one piece that together are larger stay the objects that they are: other places may
+#: have the same.
+MAX_JOINED_BYTES = 64 * 1024
+NumberT = TypeVar("NumberT", int, float)
+#: What a key starts with, and what is left of it.
+SplitKey = tuple[Hashable, Hashable]
+
+
+@dataclass(frozen=True, slots=True)
+class SettledRow:
+    """What is known of one item of a piece.
+
+    Attributes
+    ----------
+    job_id, batch_id, device_s
+        As a work item has them.
+    is_held
+        The job that the piece is of is still in flight.
+    """
+
+    result: Blob
+    job_id: int
+    batch_id: int
+    device_s: float
+    is_held: bool
+
+
+class SettledItems:
+    """Results of some items in a row of one job: all are there, and in memory.
+
+    Parameters
+    ----------
+    head, rests
+        What the items' keys start with, and what is left of each; None where others have the
+        result, too, and keep it.
+    rows
+        The job, batch and device seconds of each item.
+
+    Attributes
+    ----------
+    rests
+        Of those items whose result is to be found here and nowhere else; None: it is elsewhere.
+    size_bytes
+        Of the results.
+    is_held
+        The job is still in flight.
+    repeats
+        How many of the items the job has in another place, too.
+    """
+
+    __slots__ = (
+        *("_batch_ids", "_device_s", "_job_ids", "_names", "_results", "_sizes"),
+        *("head", "is_held", "repeats", "rests", "size_bytes"),
+    )
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        results: Sequence[Blob],
+        head: Hashable,
+        rests: Sequence[Hashable | None],
+        rows: Sequence[tuple[int, int, float]],
+    ) -> None:
+        job_ids, batch_ids, device_s = zip(*rows, strict=True)
+        self.head, self.rests = head, tuple(rests)
+        self.size_bytes = sum(map(len, results))
+        self.is_held, self.repeats = True, 0
+        self._names = packed_texts(names)
+        self._results: bytes | tuple[Blob, ...] = tuple(results)
+        self._sizes = array("I")
+        if self.size_bytes <= MAX_JOINED_BYTES:
+            self._results, self._sizes = packed_blobs(results)
+        self._job_ids, self._batch_ids = array("q", _once(job_ids)), array("q", _once(batch_ids))
+        self._device_s = array("d", _once(device_s))
+
+    def __len__(self) -> int:
+        return len(self.rests)
+
+    def names(self) -> tuple[str, ...]:
+        """Return what messages call the items."""
+        return unpacked_texts(self._names)
+
+    def results(self) -> Iterator[Blob]:
+        """Yield the packed result of each item."""
+        return unpacked_blobs(self._results, self._sizes)
+
+    def row(self, rest: Hashable) -> SettledRow:
+        """Return what is known of the item whose key ends so."""
+        place = self.rests.index(rest)
+        if isinstance(self._results, bytes):
+            start = sum(self._sizes[:place])
+            result: Blob = self._results[start : start + self._sizes[place]]
+        else:
+            result = self._results[place]
+        job_id, batch_id = _at(self._job_ids, place), _at(self._batch_ids, place)
+        return SettledRow(result, job_id, batch_id, _at(self._device_s, place), self.is_held)
+
+
+def _once(values: Sequence[NumberT]) -> Sequence[NumberT]:
+    """Return numbers; one that all items have, once."""
+    return values[:1] if len({*values}) == 1 else values
+
+
+def _at(column: Sequence[NumberT], place: int) -> NumberT:
+    return column[place if len(column) > 1 else 0]
+
+
+class SettledTable:
+    """In which piece the result of which item is."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[Hashable, dict[Hashable, SettledItems]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def items(self) -> Iterator[tuple[SplitKey, SettledItems]]:
+        """Yield each key, and its piece."""
+        for head, pieces in self._pieces.items():
+            for rest, piece in pieces.items():
+                yield (head, rest), piece
+
+    def find(self, key: SplitKey) -> SettledItems | None:
+        """Return the piece that has a key; None: there is none."""
+        pieces = self._pieces.get(key[0])
+        return None if pieces is None else pieces.get(key[1])
+
+    def add(self, piece: SettledItems) -> None:
+        """Take in the keys of a piece."""
+        pieces = self._pieces.setdefault(piece.head, {})
+        before = len(pieces)
+        pieces.update((rest, piece) for rest in piece.rests if rest is not None)
+        self._count += len(pieces) - before
+
+    def remove(self, piece: SettledItems) -> None:
+        """Forget them."""
+        pieces = self._pieces.get(piece.head, {})
+        before = len(pieces)
+        for rest in piece.rests:
+            if rest is not None:
+                del pieces[rest]
+        self._count -= before - len(pieces)
+        if not pieces:
+            self._pieces.pop(piece.head, None)
+
+
+def split(key: Hashable) -> SplitKey:
+    """Return a key in two parts, the first of which many items share.
+
+    The second is a whole number for what is the hash of an item's content: that takes half of the
+    memory. Different keys stay different.
+    """
+    if type(key) is not tuple or len(key) != 4 or type(key[3]) is not str:
+        return None, key
+    return key[:3], short_rest(key[3])
+
+
+def short_rest(text: str) -> int | str:
+    """Return an item's own key as a whole number, if it is a content hash."""
+    if len(text) != DIGEST_TEXT:
+        return text
+    try:
+        data = bytes.fromhex(text)
+    except ValueError:
+        return text
+    return int.from_bytes(data, "big") if data.hex() == text else text
+
+
+def split_all(keys: Sequence[Hashable]) -> tuple[Hashable, Sequence[Hashable]] | None:
+    """Return what all keys start with, and what is left of each; None: they start differently."""
+    parts = [*map(split, keys)]
+    head = parts[0][0]
+    if any(each != head for each, _ in parts):
+        return None
+    return head, [rest for _, rest in parts]
