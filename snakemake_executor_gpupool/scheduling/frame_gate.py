@@ -19,7 +19,7 @@ from snakemake_executor_gpupool.scheduling.merging.run import merged_of
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.model import Batch, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
-from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
+from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile, are_in_memory
 from snakemake_executor_gpupool.wire.messages import (
     ImportFailed,
     ItemsRead,
@@ -105,6 +105,8 @@ class FrameGate:
 
         A file is removed with the last of its blobs: neither too early then, nor never.
         """
+        if are_in_memory(blobs):
+            return
         files = [blob for blob in blobs if isinstance(blob, SpoolFile)]
         counts = Counter(blob.path for blob in files)
         for blob in files:

@@ -60,7 +60,6 @@ class Intake:
         is_one = job.is_brief or job.wants_results
         for piece in [message] if is_one else pieces_of(message):
             if job.backlog or not has_room(job, len(piece.keys)):
-                job.is_large = True
                 job.backlog.append(PackedItems(piece))
             else:
                 self._open(job, model, tool, piece, now_s)

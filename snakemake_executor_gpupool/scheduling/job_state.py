@@ -70,8 +70,8 @@ class JobState:
     cost: JobCost = field(default_factory=JobCost)
     duplicates: int = 0
     reused: int = 0
-    #: It has had a backlog, and what is done of it can be put into columns.
-    is_large: bool = False
+    #: Results of its lie in files: they stay as they are.
+    has_files: bool = False
     #: So many of ``items`` are done, from the first on, as far as it was looked.
     done_items: int = 0
     #: How it came by what is settled.
@@ -107,6 +107,11 @@ class JobState:
         return -self.request.priority, int(not self.is_brief and self.staged is None)
 
     @property
+    def may_settle(self) -> bool:
+        """Whether results may be put into columns; those of a call are in its caller's memory."""
+        return not (self.has_files or self.wants_results or self.is_brief)
+
+    @property
     def item_count(self) -> int:
         """How many items it has, as far as they have become work."""
         return sum(map(len, self.settled)) + len(self.items)
@@ -137,13 +142,6 @@ class JobState:
         """Return how many different items it has, as far as it can be told without their keys."""
         settled = sum(len(piece) - piece.repeats for piece in self.settled)
         return settled + len({id(item) for item in self.items if not item.is_repeat})
-
-    def gather_all(self) -> tuple[list[int], list[Blob]]:
-        """Return the same of all of its items."""
-        order, blobs = self.gather()
-        first = [blob for piece in self.settled for blob in piece.results()]
-        places = [*range(len(first)), *(len(first) + place for place in order)]
-        return places, [*first, *blobs]
 
     def account(self) -> dict[str, object]:
         """Return what the event of its end says of its items and of what it took."""

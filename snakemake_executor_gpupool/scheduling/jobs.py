@@ -131,6 +131,8 @@ class JobTable:
         job.missing += len(new)
         job.items += placed_items
         job.names += names
+        if len(job.items) > packed.MAX_OPEN:
+            self._settle(job)
         return new
 
     def handed_out(self, items: Iterable[WorkItem]) -> None:
@@ -246,7 +248,7 @@ class JobTable:
                 continue
             job.missing -= count
             job.workers.add(worker_id)
-            if job.is_large:
+            if len(job.items) > packed.MAX_OPEN or job.settled:
                 self._settle(job)
             if job.backlog and has_room(job, job.backlog[0].count):
                 self._events.append(JobHasRoom(job_id))
@@ -256,7 +258,7 @@ class JobTable:
     def _settle(self, job: JobState) -> None:
         """Put the first items of a large job into columns, if all of them are done."""
         items, size = job.items, packed.PIECE_ITEMS
-        while True:
+        while job.may_settle:
             done, most = job.done_items, min(len(items), size)
             while done < most and items[done].result is not None:
                 done += 1
@@ -266,7 +268,7 @@ class JobTable:
             some = items[:size]
             piece = self._ledger.settle(some, job.names[:size])
             if piece is None:
-                job.is_large = False  # results lie in files: they stay as they are
+                job.has_files = True
                 return
             job.came = job.came or Came(job.request.job_id)
             job.came.add(some)
@@ -302,7 +304,8 @@ class JobTable:
         self.served += 1
         details: dict[str, object] = {}
         if job.wants_results:
-            details = dict(zip(("order", "blobs"), job.gather_all(), strict=True))
+            order, blobs = job.gather()
+            details = {"order": order, "blobs": blobs}
         elif not job.request.loads_only:
             self._outbox.put(Fact("job", job.origin()))
         self._end(job, None, details)

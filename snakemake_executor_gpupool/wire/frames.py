@@ -19,6 +19,7 @@ Standard library only, Python >= 3.9: both sides import this module.
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import zlib
@@ -73,8 +74,12 @@ class Frame(NamedTuple):
 
 def encode(meta: dict[str, Any], blobs: Sequence[Blob] = ()) -> list[bytes]:
     """Return a frame as chunks to be written one after the other."""
-    inline = [blob for blob in blobs if not isinstance(blob, SpoolFile)]
-    lengths = [list(blob) if isinstance(blob, SpoolFile) else len(blob) for blob in blobs]
+    inline: Sequence[Any] = blobs
+    if are_in_memory(blobs):
+        lengths: list[Any] = [*map(len, blobs)]
+    else:
+        inline = [blob for blob in blobs if not isinstance(blob, SpoolFile)]
+        lengths = [list(blob) if isinstance(blob, SpoolFile) else len(blob) for blob in blobs]
     text = json.dumps({**meta, "blobs": lengths}).encode()
     body_bytes = sum(map(len, inline))
     checked = inline if body_bytes <= CHECKED_BODY_BYTES else []
@@ -83,6 +88,11 @@ def encode(meta: dict[str, Any], blobs: Sequence[Blob] = ()) -> list[bytes]:
     if body_bytes <= SPOOL_BYTES:
         return [b"".join([head, text, *inline])]
     return [head + text, *inline]
+
+
+def are_in_memory(blobs: Iterable[Blob]) -> bool:
+    """Tell whether none of the blobs lies in a file; a column is looked at as one."""
+    return SpoolFile not in {*map(type, blobs)}
 
 
 def _checksum(meta_bytes: int, body_bytes: int, text: bytes, body: Iterable[Any]) -> int:
@@ -165,6 +175,9 @@ def _parse(text: bytes, body: bytes) -> Frame:
 
 
 def _split(lengths: list[Any], body: bytes) -> tuple[list[Blob], int]:
+    if {*map(type, lengths)} == {int} and min(lengths) >= 0:
+        ends = [*itertools.accumulate(lengths)]
+        return [body[end - length : end] for end, length in zip(ends, lengths)], ends[-1]
     blobs: list[Blob] = []
     used = 0
     for length in lengths:

@@ -200,6 +200,19 @@ def test_a_duplicate_within_a_large_job_is_told_from_what_was_computed_for_it() 
     assert write.distinct == 6
 
 
+def test_a_large_job_of_nothing_but_duplicates_is_columns_all_the_same() -> None:
+    """Its items are done when they come: nothing is computed that could make room."""
+    with sizes(5, 2):
+        world = large(12)
+        world.run()
+        world.submit(2, [f"i{n % 12}" for n in range(40)])
+        world.run()
+    assert world.results[2] == [f"result of i{n % 12}" for n in range(40)]
+    write = world.effects(fx.WriteJob)[-1]
+    assert sum(map(len, write.settled)) >= 34 and len(world.computed) == 12
+    assert world.notes("job_done")[1]["duplicates"] == 40
+
+
 def test_one_bad_item_of_a_large_job_fails_it_and_leaves_nothing() -> None:  # W2
     with sizes(5, 2):
         world = large(30, bad={"i20"}, shares=True)

@@ -12,6 +12,7 @@ from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.charging import (
     Charging,
+    parts_of,
     tried_again,
     work_of,
 )
@@ -94,9 +95,8 @@ class Batching:
         worker.in_flight.append(batch)
         self._lifecycle.busy(worker, now_s)
         self._jobs.handed_out(items)
-        for item in items:
-            for part in getattr(item, "parts", (item,)):
-                part.tries += 1
+        for part in parts_of(worker, items):
+            part.tries += 1
         self._note_sent(worker, batch)
         if worker.model.is_chain:
             requests = [item for item in items if isinstance(item, MergedRequest)]

@@ -14,6 +14,7 @@ from snakemake_executor_gpupool.scheduling.models.cost_shares import (
     by_cost,
 )
 from snakemake_executor_gpupool.scheduling.models.model import Batch, ModelWorker
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
 
@@ -91,9 +92,16 @@ class Charging:
             )
 
 
+def parts_of(worker: ModelWorker, items: list[WorkItem]) -> list[WorkItem]:
+    """Return items; of merged requests the items of their first stage."""
+    if not worker.model.is_chain:
+        return items
+    return [part for item in items for part in getattr(item, "parts", (item,))]
+
+
 def members_of(worker: ModelWorker, batch: Batch) -> dict[str, object]:
     """Return where a micro-batch ran, its shape and its members' own keys."""
-    members = [part for item in batch.items for part in getattr(item, "parts", (item,))]
+    members = parts_of(worker, batch.items)
     keys = [item.key for item in members if isinstance(item.key, tuple)]
     # Of merged requests, members are the items of their first stage.
     head = keys[0] if keys else (None,) * 4
