@@ -14,6 +14,7 @@
     ├── CodeChanged          a tool's code is not the one that its process was to start from
     ├── UnlistedCode         a tool has imported code that nobody could look after
     ├── RecordingError       a recorded run cannot be read, or is damaged
+    ├── Uncontainable        a container, or the image of one, cannot be used
     ├── WorkerStartError     a worker process could not be started
     ├── ProtocolError        a worker sent what was not asked for, or what makes no sense
     │   └── FrameError           the bytes on a channel are not a frame
@@ -96,6 +97,10 @@ class UnlistedCode(GpupoolError):
 
 class RecordingError(GpupoolError):
     """A recorded run cannot be read, is damaged, or is of another format."""
+
+
+class Uncontainable(GpupoolError):
+    """A worker cannot be started in a rule's container; the message says why."""
 
 
 class WorkerStartError(GpupoolError):

@@ -202,6 +202,8 @@ VARIABLES = {
     "that a tool starts itself.",
     "GPUPOOL_ENVIRONMENT": "Set in worker processes: the directory of the rule's own environment.",
     "GPUPOOL_CONTAINER": "Set in worker processes: the image of the rule's container.",
+    "GPUPOOL_QUESTION": "Set by `gpupool verify` in containers: the file that says which job "
+    "is done again.",
     "GPUPOOL_FILE_DIGESTS": "Set in worker processes in containers: the directory where digests of "
     "large files are noted.",
 }

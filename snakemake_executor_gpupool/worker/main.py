@@ -2,7 +2,8 @@
 
 In a container the channel is 0, its standard input: no other descriptor is sure to get there.
 
-With ``code`` in the place of a channel it says what a tool's code is made of, and ends.
+With ``code`` in the place of a channel it says what a tool's code is made of, and ends. With a
+question in GPUPOOL_QUESTION, a file, it does one job again in a container, and ends.
 
 It may run under the Python of a rule's own environment, where gpupool is not
 installed: the package is made importable from its directory, but nothing else of
@@ -17,6 +18,7 @@ import stat
 import sys
 
 PACKAGE = "snakemake_executor_gpupool"
+QUESTION_VARIABLE = "GPUPOOL_QUESTION"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -41,6 +43,10 @@ def main() -> None:
         from snakemake_executor_gpupool.worker.code_report import report
 
         report()
+    elif channel == "0" and QUESTION_VARIABLE in os.environ:
+        from snakemake_executor_gpupool.worker.recompute import main as recompute
+
+        recompute(os.environ.pop(QUESTION_VARIABLE))
     else:
         from snakemake_executor_gpupool.worker.serve import serve
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -291,3 +292,29 @@ def test_conda_environments_are_entered_inside(tmp_path: Path, root: Path, pytho
         assert first == f"alpha: read in {place}, computed in {place} package of {name}"
         assert last == f"written in {place}"
     assert run.summary["items_computed"] == 2, "two images share a result"
+
+    # Done again, each in its own container and environment (R7).
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*.txt")}
+    code, said = verified(work, env, "made.txt", "own.txt")
+    assert code == 0, said
+    assert [(each["kind"], each["is_written_again"]) for each in said] == [("bits", True)] * 2
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*.txt")} == before
+    assert not (work / ".cache").exists()
+    make_image(work / "other.sif", root, "changed")
+    (work / "image.sif").unlink()
+    code, said = verified(work, env, "made.txt", "own.txt")
+    assert code == 2
+    first, last = (each["why"] for each in said)
+    assert first == f"the image of its container, {work / 'image.sif'}, is gone"
+    assert last.startswith(f"the image of its container, {work / 'other.sif'}, has changed since (")
+
+
+def verified(work: Path, env: dict[str, str], *files: str) -> tuple[int, list[dict[str, Any]]]:
+    """What ``gpupool verify`` finds, and its exit code."""
+    command = [sys.executable, "-m", "snakemake_executor_gpupool.frontends.commandline.main"]
+    done = subprocess.run(
+        [*command, "verify", "--json", *files],
+        cwd=work, env={**os.environ, **env}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)["outputs"]

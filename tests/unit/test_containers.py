@@ -15,9 +15,9 @@ import pytest
 from snakemake.deployment.singularity import Singularity
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
-from snakemake_executor_gpupool.frontends.snakemake import containers
+from snakemake_executor_gpupool.errors import Uncontainable
+from snakemake_executor_gpupool.frontends import images
 from snakemake_executor_gpupool.frontends.snakemake.containers import (
-    Uncontainable,
     container_of,
     is_read,
     read_image,
@@ -32,7 +32,7 @@ Facts = dict[str, Any]
 
 @pytest.fixture(autouse=True)
 def _nothing_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(containers, "_digests", {})
+    monkeypatch.setattr(images, "digests", {})
     monkeypatch.setattr(Singularity, "instance", None)
     program = tmp_path / "programs/apptainer"
     program.parent.mkdir()
@@ -95,7 +95,7 @@ def test_an_image_that_was_replaced_is_another_one(tmp_path: Path) -> None:  # K
 
 def test_an_image_may_be_a_directory(tmp_path: Path) -> None:  # K1
     def digest(root: Path) -> str:
-        containers._digests.clear()
+        images.digests.clear()
         return read_image(str(root))[1]
 
     root = tmp_path / "box"
@@ -138,7 +138,7 @@ def test_an_image_that_changes_while_it_is_read_is_refused(
         path.write_bytes(path.read_bytes() + b"x")
         return "0" * 64
 
-    monkeypatch.setattr(containers, "_digest", changing)
+    monkeypatch.setattr(images, "_digest", changing)
     with pytest.raises(Uncontainable, match="changes while it is read"):
         read_image(str(path))
 

@@ -90,17 +90,18 @@ def test_nothing_is_written_for_a_run_without_jobs(tmp_path: Path) -> None:
 
 def test_a_model_in_two_images_is_two(tmp_path: Path) -> None:  # K1 R4
     images = [Container("/i.sif", "i.sif", f"sha256:{n}", "", "-B /d") for n in "ab"]
-    tools = [ToolRef("t", "/", "py", container=image) for image in images]
+    tools = [ToolRef("t", "/", "py", container=image, activation="start it") for image in images]
     facts = []
     for tool in tools:
         of_model = {"model": "m", "label": "M", "software": tool.surroundings}
         environment = tool.surroundings[-9:]
         facts += [("model", {**of_model, "environment": environment})] * 2
         facts.append(("job", fact(replace(request(), tool=tool))))
-    _, first, one, second, other = recorded(tmp_path / "p", *facts)
+    _, first, start, one, second, other = recorded(tmp_path / "p", *facts)
     assert first["environment_sha256"] != second["environment_sha256"]
     assert (one["model"], other["model"]) == (first["id"], second["id"])
-    named = {"image": "i.sif", "path": "/i.sif", "arguments": "-B /d"}
+    assert start["command"] == "start it" and Path(start["package"], "errors.py").exists()
+    named = {"image": "i.sif", "path": "/i.sif", "arguments": "-B /d", "start": start["id"]}
     assert one["container"] == {**named, "sha256": "a"}
     assert other["container"] == {**named, "sha256": "b"}
 

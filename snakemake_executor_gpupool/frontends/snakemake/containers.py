@@ -6,44 +6,28 @@ is bound into the container, read-only, so an image needs a Python, but no gpupo
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
-import stat
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.errors import Uncontainable
+from snakemake_executor_gpupool.frontends import images
+from snakemake_executor_gpupool.frontends.images import notes_of, read_image
 from snakemake_executor_gpupool.frontends.snakemake.deployment import container_image_of
 from snakemake_executor_gpupool.hosts.containers import image_version
 from snakemake_executor_gpupool.hosts.process import CHILD_ENTRY, PACKAGE_DIR
 from snakemake_executor_gpupool.wire.requests import DEVICE_ARGUMENTS, Container
-from snakemake_executor_gpupool.worker.file_digests import sha256_of, sha256_of_large
-from snakemake_executor_gpupool.worker.named_files import is_settled
 
 #: Variables that Snakemake unsets for a rule with ``conda:``.
 SEARCH_PATHS = ("R_LIBS", "PYTHONPATH", "PERLLIB", "PERL5LIB")
-#: How often an image is read again that changes meanwhile.
-MAX_READS = 3
-#: Directory of Snakemake's own where workers in containers note digests of large files.
-NOTES = "gpupool-digests"
 #: As Snakemake does, ``python`` is taken; else, as images of Debian have it, ``python3``.
 PYTHONS = ("python", "python3")
 #: What separates the parts of a ``--bind``.
 _SEPARATORS = ":,'\n"
-
-#: Digests of images by path and version.
-_digests: dict[tuple[str, str], str] = {}
-#: Held while one is read: others may wait for the same.
-_reading = threading.Lock()
-
-
-class Uncontainable(GpupoolError):
-    """A worker cannot be started in a rule's container; the message says why."""
 
 
 # -- the image --------------------------------------------------------------------------
@@ -64,7 +48,7 @@ def image_key(workflow: Any, job: Any) -> tuple[str, str] | None:
 def is_read(workflow: Any, job: Any) -> bool:
     """Return whether the content of a job's image is known, as of now, or it has no image."""
     key = image_key(workflow, job)
-    return key is None or key in _digests
+    return key is None or key in images.digests
 
 
 def container_of(workflow: Any, job: Any) -> Container | None:
@@ -83,17 +67,8 @@ def container_of(workflow: Any, job: Any) -> Container | None:
         raise Uncontainable(_missing(image, path))
     version, digest = read_image(path)
     arguments = str(workflow.deployment_settings.apptainer_args or "").strip()
-    return Container(path, str(image.url), digest, version, arguments, _notes(workflow, digest))
-
-
-def _notes(workflow: Any, digest: str) -> str:
-    """Return where workers in an image note digests: in a place that each of them sees.
-
-    The times of files in an image are as its maker has set them, so another image may have the
-    same for another content.
-    """
-    own = Path(workflow.persistence.path).absolute()
-    return str(own / NOTES / digest.removeprefix("sha256:")[:16])
+    notes = str(notes_of(Path(workflow.persistence.path).absolute(), digest))
+    return Container(path, str(image.url), digest, version, arguments, notes)
 
 
 def pull_images(workflow: Any, jobs: Iterable[Any]) -> None:
@@ -113,70 +88,6 @@ def _missing(image: Any, path: str) -> str:
         f"the image of its container: {image.url} was not pulled yet. A run pulls it before it "
         "starts, and so does snakemake --sdm apptainer --conda-create-envs-only"
     )
-
-
-def read_image(path: str) -> tuple[str, str]:
-    """Return the version of an image, and the digest of its content; read once for each version.
-
-    Raises
-    ------
-    Uncontainable
-        It cannot be read, or changes meanwhile.
-    """
-    with _reading:
-        return _read_image(path)
-
-
-def _read_image(path: str) -> tuple[str, str]:
-    for _ in range(MAX_READS):
-        version = image_version(path)
-        known = _digests.get((path, version))
-        if known is not None:
-            return version, known
-        try:
-            digest = f"sha256:{_digest(path)}"
-        except OSError as error:
-            what = f"{error.filename}: {error.strerror}"
-            raise Uncontainable(f"the image of its container cannot be read: {what}") from error
-        if image_version(path) == version:
-            _digests[path, version] = digest
-            return version, digest
-    raise Uncontainable(f"the image of its container, {path}, changes while it is read")
-
-
-def _digest(path: str) -> str:
-    status = os.stat(path)  # noqa: PTH116
-    if stat.S_ISDIR(status.st_mode):
-        return _digest_of_directory(path)
-    return sha256_of_large(path, status) if is_settled(status) else sha256_of(path)
-
-
-def _digest_of_directory(top: str) -> str:
-    """Return a digest of an image that is a directory: of names, modes, links and contents."""
-    total = hashlib.sha256()
-    for name, what in sorted(_entries(top)):
-        total.update(f"{len(os.fsencode(name))} ".encode() + os.fsencode(name) + what.encode())
-    return total.hexdigest()
-
-
-def _entries(top: str) -> Iterator[tuple[str, str]]:
-    for directory, inner, names in os.walk(top):
-        for entry in (*inner, *names):
-            path = os.path.join(directory, entry)  # noqa: PTH118
-            status = os.lstat(path)
-            what = oct(status.st_mode)
-            if stat.S_ISLNK(status.st_mode):
-                what += f" {os.readlink(path)}"  # noqa: PTH115
-            elif stat.S_ISREG(status.st_mode):
-                what += f" {_content(path, status)}"
-            yield os.path.relpath(path, top), what
-
-
-def _content(path: str, status: os.stat_result) -> str:
-    try:
-        return sha256_of(path)
-    except PermissionError:  # of another user, such as a file of passwords
-        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 # -- the command ------------------------------------------------------------------------

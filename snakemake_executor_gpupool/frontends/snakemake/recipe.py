@@ -35,9 +35,8 @@ def recipe_of(job: Job, facts: JobFacts, tool: ToolRef, snakemake_job: Any, **fl
             for name, value in job.resources.items()
             if isinstance(value, (str, int, float)) and not _is_of_place(name)
         },
-        "python": tool.python if tool.environment else "",
-        "why_not": _why_not(job, facts, snakemake_job, flags["updates"])
-        or ("it ran in a container, and jobs are done again outside" if tool.container else ""),
+        "python": tool.python if tool.environment and tool.container is None else "",
+        "why_not": _why_not(job, facts, snakemake_job, flags["updates"]),
     }
     text = json.dumps({name: value for name, value in recipe.items() if value})
     if len(text) > MAX_RECIPE:

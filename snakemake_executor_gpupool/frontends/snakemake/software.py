@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.errors import GpupoolError, Uncontainable
 from snakemake_executor_gpupool.frontends.snakemake.containers import (
     PYTHONS,
     SEARCH_PATHS,
-    Uncontainable,
     container_of,
     worker_command,
 )

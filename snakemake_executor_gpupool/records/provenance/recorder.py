@@ -14,6 +14,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.devices.device import Device
@@ -29,6 +30,10 @@ _OF_RUN = (
     *("gpupool", "host", "frontend", "options", "mode", "seed", "simulated", "driver"),
     *("versions", "snakefile", "snakefile_sha256"),
 )
+
+
+#: Bound into containers; another gpupool may be elsewhere.
+PACKAGE_DIR = str(Path(__file__).resolve().parents[2])
 
 
 class ProvenanceRecorder:
@@ -63,6 +68,7 @@ class ProvenanceRecorder:
         self._workers: dict[str, dict[str, Any]] = {}
         self._leased: dict[int, dict[str, Any]] = {}
         self._models: set[str] = set()
+        self._starts: set[str] = set()
         self._handlers: dict[str, Callable[[float, Mapping[str, Any]], None]] = {
             "run_started": self._run_started,
             "worker_started": self._worker_started,
@@ -195,7 +201,7 @@ class ProvenanceRecorder:
             "kind": "served",
             "title": request.title,
             "rule": facts.rule,
-            "container": _container(request),
+            "container": self._container(request),
             "wildcards": dict(facts.wildcards),
             "params": _read(facts.params),
             "recipe": _read(facts.recipe),
@@ -223,6 +229,25 @@ class ProvenanceRecorder:
         for start in range(MAX_OUTPUTS, len(outputs), MAX_OUTPUTS):
             more = {"of": self._id(name), "outputs": outputs[start : start + MAX_OUTPUTS]}
             self._add("outputs", f"{name}/outputs/{start}", more)
+
+    def _container(self, request: Request) -> dict[str, str] | None:
+        container = request.tool.container
+        if container is None:
+            return None
+        digest = container.digest.removeprefix("sha256:")
+        named = {"image": container.name, "path": container.image, "sha256": digest}
+        given = {"arguments": container.arguments, "start": self._start(request.tool.activation)}
+        return {**named, **{name: value for name, value in given.items() if value}}
+
+    def _start(self, command: str) -> str:
+        """Return the id of the record of how processes are started in a container."""
+        if not command:
+            return ""
+        name = f"start/{hashlib.sha256(command.encode()).hexdigest()[:16]}"
+        if name not in self._starts:
+            self._starts.add(name)
+            self._add("start", name, {"command": command, "package": PACKAGE_DIR})
+        return self._id(name)
 
     # -- jobs with devices of their own ------------------------------------------------------
     def _lease_requested(self, time_s: float, fields: Mapping[str, Any]) -> None:
@@ -267,15 +292,6 @@ def _name_of_model(model: str, software: str) -> str:
     """Return a model's name among the records; one in two environments is two."""
     digest = hashlib.sha256(software.encode()).hexdigest()[:8]
     return f"model/{model}@{digest}" if software else f"model/{model}"
-
-
-def _container(request: Request) -> dict[str, str] | None:
-    container = request.tool.container
-    if container is None:
-        return None
-    digest = container.digest.removeprefix("sha256:")
-    named = {"image": container.name, "path": container.image, "sha256": digest}
-    return {**named, **({"arguments": container.arguments} if container.arguments else {})}
 
 
 def _files(

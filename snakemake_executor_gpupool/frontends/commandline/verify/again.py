@@ -17,6 +17,7 @@ from snakemake_executor_gpupool.frontends.commandline.verify.choosing import (
     is_as_recorded,
     why_not,
 )
+from snakemake_executor_gpupool.frontends.commandline.verify.contained import in_container
 from snakemake_executor_gpupool.hosts.process import describe_exit
 from snakemake_executor_gpupool.records.provenance.recorder import content_of
 from snakemake_executor_gpupool.tool_api.mode import Mode
@@ -112,7 +113,7 @@ def verified(recorded: Recorded, options: Options, devices: list[str]) -> list[F
     if why:
         return [Finding(path, NOT_VERIFIED, why) for path in recorded.outputs]
     with scratch_directory() as scratch:
-        answer = _asked(recorded, options, _device(options, devices), scratch)
+        answer = _asked(recorded, options, devices, scratch)
     if "error" in answer:
         why = f"it cannot be computed now: {shortened(answer['error'], MAX_MESSAGE)}"
         return [
@@ -129,7 +130,7 @@ def _device(options: Options, devices: list[str]) -> str | None:
 
 
 def _asked(
-    recorded: Recorded, options: Options, device: str | None, scratch: Path
+    recorded: Recorded, options: Options, devices: list[str], scratch: Path
 ) -> dict[str, Any]:
     """Return the answer of a fresh process."""
     job, recipe = recorded.job, recorded.recipe
@@ -137,7 +138,7 @@ def _asked(
     question = {
         "spec": recorded.spec,
         "directory": str(recorded.directory),
-        "device": device,
+        "device": _device(options, devices),
         "reproducible": recorded.is_reproducible,
         "outputs": new,
         "touched": recipe.get("touched", []),
@@ -160,6 +161,9 @@ def _asked(
     mode = Mode(recorded.is_reproducible, int(recorded.run.get("seed", 0)))
     environment = {**os.environ, **mode.variables()}
     command = [python, "-c", CHILD, str(PACKAGE_DIR), str(asked)]
+    if recorded.container:
+        kinds = [options.device.partition(":")[0]] if options.device else devices
+        command, environment = in_container(recorded, asked, kinds, mode.variables())
     try:
         with log.open("wb") as file:
             done = subprocess.run(

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from snakemake_executor_gpupool.errors import Uncontainable
+from snakemake_executor_gpupool.frontends.images import read_image
 from snakemake_executor_gpupool.records.provenance.reader import ProvenanceReader, Record
 from snakemake_executor_gpupool.records.provenance.recorder import content_of, has_content
 from snakemake_executor_gpupool.worker.file_hashes import hash_of
@@ -23,18 +25,27 @@ class Recorded:
         What its paths start from.
     job, model, run
         Its records; empty where there is none.
+    start
+        How its container was started; empty: it ran in none.
     """
 
     directory: Path
     job: Record
     model: Record
     run: Record
+    start: Record
 
     @property
     def recipe(self) -> Record:
         """What only doing it again needs."""
         recipe: Record = self.job.get("recipe", {})
         return recipe
+
+    @property
+    def container(self) -> Record:
+        """The container that it ran in; empty: none."""
+        container: Record = self.job.get("container", {})
+        return container
 
     @property
     def outputs(self) -> list[str]:
@@ -104,7 +115,9 @@ def directory_of(reader: ProvenanceReader) -> Path:
 
 def _whole(reader: ProvenanceReader, directory: Path, job: Record) -> Recorded:
     model = reader.by_id(str(job["model"])) if "model" in job else None
-    return Recorded(directory, job, model or {}, reader.run_of(job) or {})
+    container = job.get("container", {})
+    start = reader.by_id(str(container["start"])) if "start" in container else None
+    return Recorded(directory, job, model or {}, reader.run_of(job) or {}, start or {})
 
 
 # -- whether it can be done again ------------------------------------------------------
@@ -127,10 +140,31 @@ def _reasons(recorded: Recorded) -> Iterator[str]:
     for path in recorded.outputs:
         if not recorded.place_of(path).exists():
             yield f"output {path} is gone"
-    for what, place in (("tool", model.get("file")), ("software", recipe.get("python"))):
-        if place and not Path(place).exists():
-            yield f"its {what}, {place}, is gone"
+    if recorded.container:
+        yield from _changed_image(recorded)
+    else:
+        for what, place in (("tool", model.get("file")), ("software", recipe.get("python"))):
+            if place and not Path(place).exists():
+                yield f"its {what}, {place}, is gone"
     yield from _changed_inputs(recorded, inputs)
+
+
+def _changed_image(recorded: Recorded) -> Iterator[str]:
+    image, before = recorded.container["path"], recorded.container["sha256"]
+    if not recorded.start:
+        yield "it ran in a container, and how that was started was not recorded"
+    if not Path(image).exists():
+        yield f"the image of its container, {image}, is gone"
+        return
+    try:
+        _, now = read_image(image)
+    except Uncontainable as error:
+        yield str(error)
+        return
+    now = now.removeprefix("sha256:")
+    if now != before:
+        digests = f"{before[:12]}, now {now[:12]}"
+        yield f"the image of its container, {image}, has changed since ({digests})"
 
 
 def _changed_inputs(recorded: Recorded, inputs: Sequence[Record]) -> Iterator[str]:
