@@ -199,8 +199,8 @@ MUTANTS = (
     Mutant(
         "leased devices count as demand",
         "scheduling/demand.py",
-        "    return Demand(models + leased + waiting, frozenset",
-        "    return Demand(models + waiting, frozenset",
+        "    devices = sum(cards.values()) + len(leased)\n",
+        "    devices = sum(cards.values())\n",
         ("test_demand.py",),
     ),
     Mutant(

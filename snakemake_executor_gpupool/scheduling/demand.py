@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, Phase
+from snakemake_executor_gpupool.devices.card_wish import CardWish
 from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
@@ -20,11 +23,20 @@ def demand_of(dispatch: Dispatch, allocator: Allocator, now_s: float) -> Demand:
         for holder, (_, phase, names) in snapshot.holders.items()
         if phase is Phase.BUSY
     }
-    models = sum(_devices_for(model, now_s) for model in dispatch.models.values())
-    leased = sum(len(names) for holder, names in busy.items() if not dispatch.owns(holder))
-    waiting = sum(not dispatch.owns(request_id) for request_id in snapshot.waiting)
-    hosts = {name.rpartition("/")[0] for names in busy.values() for name in names}
-    return Demand(models + leased + waiting, frozenset(hosts - {""}))
+    cards: Counter[CardWish] = Counter()
+    for model in dispatch.models.values():
+        cards[model.spec.card] += _devices_for(model, now_s)
+    for request_id, card in zip(snapshot.waiting, snapshot.wanted, strict=True):
+        cards[card] += not dispatch.owns(request_id)
+    leased = [_host(name) for holder in busy if not dispatch.owns(holder) for name in busy[holder]]
+    hosts = {_host(name) for names in busy.values() for name in names}
+    wanted = tuple((card, count) for card, count in cards.items() if count)
+    devices = sum(cards.values()) + len(leased)
+    return Demand(devices, frozenset(hosts - {""}), wanted, tuple(leased))
+
+
+def _host(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _devices_for(model: Model, now_s: float) -> int:

@@ -16,13 +16,13 @@ from snakemake_executor_gpupool.hosts.cluster.options import BATCH_SYSTEMS, Clus
 from snakemake_executor_gpupool.hosts.cluster.pilots import job_arguments
 
 
-def script(way: str, logs: Path, *pilot_options: str, **options: Any) -> list[str]:
+def script(way: str, logs: Path, *pilot_options: str, card: str = "", **options: Any) -> list[str]:
     """The lines of a job script."""
     size: dict[str, Any] = {"gpus_per_node": 4, "cores_per_node": 16, "memory_per_node": "64GiB"}
     named = {"partition": "gpu", "account": "mine", "walltime": "04:00:00"}
     asked = ClusterOptions(way, 0, 2, pilot_options=pilot_options, **{**size, **named, **options})
     kind = getattr(dask_jobqueue, BATCH_SYSTEMS[way]).job_cls
-    job = kind(scheduler="tls://10.0.0.1:8786", name="x", **job_arguments(asked, logs))
+    job = kind(scheduler="tls://10.0.0.1:8786", name="x", **job_arguments(asked, logs, card))
     return [line.strip() for line in job.job_script().splitlines()]
 
 

@@ -328,7 +328,7 @@ class Allocator(DeviceInventory):
 
     def snapshot(self) -> Snapshot:
         """Return the whole state."""
-        waiting = [waiting.request_id for waiting in self._queue]
+        waiting = [waiting.request for waiting in self._queue]
         return Snapshot.of(self._managed, self._holders, waiting, self._foreign, self._lost)
 
     # --- rounds

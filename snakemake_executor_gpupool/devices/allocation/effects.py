@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.devices.allocation.requests import Holder, Phase
+from snakemake_executor_gpupool.devices.allocation.requests import DeviceRequest, Holder, Phase
+from snakemake_executor_gpupool.devices.card_wish import CardWish
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import sorted_names
 
@@ -46,6 +47,8 @@ class Snapshot:
     """By id: owner, phase, device names."""
     waiting: tuple[str, ...]
     """Ids in the order in which they will be served."""
+    wanted: tuple[CardWish, ...]
+    """Which cards each of these asks for."""
     foreign: tuple[str, ...]
     """Names of devices that other processes hold."""
     lost: tuple[str, ...]
@@ -55,7 +58,7 @@ class Snapshot:
         cls,
         managed: Iterable[Device],
         holders: Iterable[Holder],
-        waiting: Iterable[str],
+        waiting: Sequence[DeviceRequest],
         foreign: Iterable[str],
         lost: Iterable[str],
     ) -> Snapshot:
@@ -66,7 +69,8 @@ class Snapshot:
                 holder.holder_id: (holder.request.owner, holder.phase, holder.device_names)
                 for holder in holders
             },
-            waiting=tuple(waiting),
+            waiting=tuple(request.request_id for request in waiting),
+            wanted=tuple(request.spec.card for request in waiting),
             foreign=tuple(sorted_names(foreign)),
             lost=tuple(sorted_names(lost)),
         )

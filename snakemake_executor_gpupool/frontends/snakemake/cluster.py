@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_gpupool.devices.card_wish import CardWish
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.frontends.snakemake.checks import is_served_safely
+from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, needs_of
 from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.runtime.config import Machines
 from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE
 from snakemake_executor_gpupool.tool_api.reproducible import mode_here
+
+#: Resources that say which card.
+CARD_RESOURCES = ("gpu_model", "gpu_manufacturer")
 
 
 class RunningCluster:
@@ -87,11 +94,32 @@ def bring_up(
         managed=device_settings.managed,
         latency_wait_s=workflow.execution_settings.latency_wait,
         say=lambda line: logger.warning(f"gpupool: {line}"),
+        cards=wished_cards(workflow),
     )
     cluster = start_cluster(options, context)
     nodes = options.most_nodes or len({device.host for device in cluster.devices})
     machines = Machines(cluster.devices, (), cluster.expected, nodes)
     return RunningCluster(cluster, options.cpu_rules_on_cluster), machines
+
+
+def wished_cards(workflow: Any) -> dict[CardWish, str]:
+    """Return which cards the jobs that will run want, each with the name of one rule."""
+    wishes: dict[CardWish, str] = {}
+    seen: set[str] = set()
+    for job in workflow.dag.needrun_jobs():
+        name = job.rule.name
+        # Only functions may give each job of a rule another card.
+        asked = (job.rule.resources.get(each) for each in CARD_RESOURCES)
+        varies = any(each is not None and each.is_evaluable() for each in asked)
+        if job.is_local or (name in seen and not varies):
+            continue
+        seen.add(name)
+        needs = Needs()
+        with contextlib.suppress(Exception):  # checked elsewhere, and once it is known
+            needs = needs_of(job)
+        if needs.gpus or needs.card or (needs.spec is None and is_served_safely(job)):
+            wishes.setdefault(needs.card, name)
+    return wishes
 
 
 def cluster_options(settings: Any) -> Any:

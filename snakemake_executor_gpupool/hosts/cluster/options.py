@@ -9,9 +9,10 @@ from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.cluster.node import parse_time_s
 
 ALLOCATION = "allocation"
+SLURM = "slurm"
 #: Batch systems that pilots can be submitted to, with dask-jobqueue's class for each.
 BATCH_SYSTEMS = {
-    "slurm": "SLURMCluster",
+    SLURM: "SLURMCluster",
     "pbs": "PBSCluster",
     "lsf": "LSFCluster",
     "sge": "SGECluster",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.cluster.engine import scheduler_options
 from snakemake_executor_gpupool.hosts.cluster.launch import WORKER, Launcher
 from snakemake_executor_gpupool.hosts.cluster.options import BATCH_SYSTEMS, ClusterOptions
+from snakemake_executor_gpupool.hosts.cluster.pilot_cards import ANY_TYPE, PilotCards
 
 #: How often the number of pilots is adapted.
 ADAPT_S = 2.0
@@ -50,11 +52,23 @@ class PilotAdaptive(Adaptive):
 
     def __init__(self, cluster: Any, *, pilots: Pilots, **options: Any) -> None:
         self._pilots = pilots
+        self._times: Counter[str] = Counter()
         super().__init__(cluster, **options)
 
     async def target(self) -> int:
         """Return how many pilots there should be."""
         return self._pilots.wanted
+
+    async def recommendations(self, target: int) -> dict[str, Any]:
+        """Return what Dask would do; else give pilots back that are in the way of other cards."""
+        asked: dict[str, Any] = await super().recommendations(target)
+        in_the_way = self._pilots.in_the_way() if asked["status"] == "same" else []
+        for name in list(self._times):
+            if name not in in_the_way:
+                del self._times[name]
+        self._times.update(in_the_way)
+        long = [name for name in in_the_way if self._times[name] >= IDLE_TIMES]
+        return {"status": "down", "workers": long} if long else asked
 
     async def workers_to_close(self, target: int) -> list[str]:
         """Return idle pilots that can be given back."""
@@ -80,6 +94,8 @@ class Pilots(Launcher):
         Directory for what pilots print.
     say
         Takes a line for the user.
+    cards
+        Which cards pilots ask for.
 
     Raises
     ------
@@ -95,8 +111,11 @@ class Pilots(Launcher):
         security: Security,
         logs: Path,
         say: Callable[[str], None],
+        cards: PilotCards | None = None,
     ) -> None:
         self._options = options
+        self._cards = cards or PilotCards()
+        self._kinds: dict[str, str] = {}  # a pilot's name in Dask -> its type of card
         self._logs = logs
         self._say = say
         self._failures = 0
@@ -126,8 +145,26 @@ class Pilots(Launcher):
                     failing(str(error))
                     raise
 
+        kind_of_next, kinds = self._kind_of_next, self._kinds
+
+        class Cluster(kind):  # type: ignore[misc,valid-type]
+            def new_worker_spec(self) -> dict[str, Any]:
+                card = kind_of_next()
+                specs = super().new_worker_spec()
+                for name, spec in specs.items():
+                    kinds[name] = card
+                    own = {"job_extra_directives": directives(card)}
+                    specs[name] = {**spec, "options": {**spec["options"], **own}}
+                return dict(specs)
+
+        def directives(card: str) -> list[str]:
+            lines: list[str] = job_arguments(self._options, self._logs, card)[
+                "job_extra_directives"
+            ]
+            return lines
+
         try:
-            return kind(
+            return Cluster(
                 job_cls=Job,
                 security=security,
                 protocol="tls",
@@ -193,15 +230,62 @@ class Pilots(Launcher):
     @property
     def wanted(self) -> int:
         """How many pilots there should be."""
+        return sum(self._targets().values())
+
+    def _targets(self) -> dict[str, int]:
+        """Return how many pilots of each type of card there should be."""
+        demand, cards = self._demand, self._cards
         per_node = self._options.gpus_per_node or default_cpu_workers(self._options.cores_per_node)
-        devices = max(math.ceil(self._demand.devices / per_node), len(self._demand.busy_hosts))
-        return max(devices, math.ceil(self._commands / self._options.cores_per_node))
+        devices, busy = Counter(map(self._kind_at, demand.leased)), Counter[str]()
+        for wish, count in demand.cards:
+            devices[cards.type_for(wish)] += count
+        busy.update(map(self._kind_at, demand.busy_hosts))
+        targets = {
+            kind: max(math.ceil(devices[kind] / per_node), busy[kind]) for kind in cards.kinds
+        }
+        of_commands = math.ceil(self._commands / self._options.cores_per_node)
+        targets[cards.kinds[0]] += max(of_commands - sum(targets.values()), 0)
+        return targets
+
+    def _kind_at(self, node: str) -> str:
+        """Return a node's type of card."""
+        return self._kinds.get(self._names.get(node, ""), self._cards.kinds[0])
+
+    def _have(self) -> Counter[str]:
+        """Return how many pilots of each type there are, those that wait in the queue as well."""
+        return Counter(self._kinds[name] for name in self.cluster.plan if name in self._kinds)
+
+    def _kind_of_next(self) -> str:
+        """Return the type of card that the next pilot asks for: of which most are missing."""
+        targets, have = self._targets(), self._have()
+        return max(self._cards.kinds, key=lambda kind: targets[kind] - have[kind])
+
+    def in_the_way(self) -> list[str]:
+        """Return pilots, by their names in Dask, in whose place others with other cards could be.
+
+        Nothing computes on them, and no more pilots may be asked for.
+        """
+        targets, have = self._targets(), self._have()
+        if self._commands or sum(have.values()) < self._options.most_nodes:
+            return []
+        missing = sum(max(targets[kind] - have[kind], 0) for kind in self._cards.kinds)
+        busy = {self._names.get(node) for node in self._demand.busy_hosts}
+        found: list[str] = []
+        for name in self.cluster.plan:
+            kind = self._kinds.get(name)
+            if name not in busy and kind is not None and have[kind] > targets[kind]:
+                found.append(name)
+                have[kind] -= 1
+        return found[:missing]
 
     def idle(self, count: int) -> list[str]:
         """Return up to so many pilots, by their names in Dask, on which nothing computes."""
         if self._commands:
             return []
         idle = [name for node, name in self._names.items() if node not in self._demand.busy_hosts]
+        targets, have = self._targets(), self._have()
+        # First those with cards of which there are more than enough.
+        idle.sort(key=lambda name: targets[k] - have[k] if (k := self._kinds.get(name)) else 0)
         return idle[: max(count, 0)]
 
     def leaving(self, dask_names: list[str]) -> None:
@@ -209,8 +293,8 @@ class Pilots(Launcher):
         self._on_leaving({node for node, name in self._names.items() if name in dask_names})
 
 
-def job_arguments(options: ClusterOptions, logs: Path) -> dict[str, Any]:
-    """Return the arguments of dask-jobqueue for a pilot."""
+def job_arguments(options: ClusterOptions, logs: Path, card: str = ANY_TYPE) -> dict[str, Any]:
+    """Return the arguments of dask-jobqueue for a pilot; ``card``: its type of card, on Slurm."""
     arguments: dict[str, Any] = {
         "cores": options.cores_per_node,
         "memory": options.memory_per_node,
@@ -221,7 +305,7 @@ def job_arguments(options: ClusterOptions, logs: Path) -> dict[str, Any]:
         "death_timeout": DEATH_S,
         "job_name": "gpupool",
         "log_directory": str(logs),
-        **_DIALECTS[options.way](options),
+        **(_slurm(options, card) if card else _DIALECTS[options.way](options)),
     }
     named = {
         "queue": options.partition,
@@ -235,8 +319,9 @@ def job_arguments(options: ClusterOptions, logs: Path) -> dict[str, Any]:
     return {**arguments, **{name: value for name, value in named.items() if value}}
 
 
-def _slurm(options: ClusterOptions) -> dict[str, Any]:
-    cards = [f"--gres=gpu:{options.gpus_per_node}"] if options.gpus_per_node else []
+def _slurm(options: ClusterOptions, card: str = ANY_TYPE) -> dict[str, Any]:
+    which = f"gpu:{card}" if card else "gpu"
+    cards = [f"--gres={which}:{options.gpus_per_node}"] if options.gpus_per_node else []
     return {"job_extra_directives": [*cards, *options.pilot_options]}
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distributed.security import Security
 
+from snakemake_executor_gpupool.devices.card_wish import CardWish
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import WorkerGone
@@ -18,7 +19,8 @@ from snakemake_executor_gpupool.hosts.cluster.engine import CLOSE_S, Engine, own
 from snakemake_executor_gpupool.hosts.cluster.host import ClusterHost, environment_for_nodes
 from snakemake_executor_gpupool.hosts.cluster.launch import Allocation, Launcher, RunningDask
 from snakemake_executor_gpupool.hosts.cluster.messages import Begin
-from snakemake_executor_gpupool.hosts.cluster.options import ALLOCATION, ClusterOptions
+from snakemake_executor_gpupool.hosts.cluster.options import ALLOCATION, SLURM, ClusterOptions
+from snakemake_executor_gpupool.hosts.cluster.pilot_cards import PilotCards, cards_of_slurm
 from snakemake_executor_gpupool.hosts.cluster.security import Credentials, tls
 from snakemake_executor_gpupool.hosts.cluster.slurm import allocated_nodes
 from snakemake_executor_gpupool.hosts.local import LocalHost
@@ -42,12 +44,15 @@ class RunContext:
         How long files may take to become visible on other machines.
     say
         Called with a line for the user.
+    cards
+        Which cards rules want, each with the name of one of them; of rules that take any as well.
     """
 
     run_root: Path
     managed: str
     latency_wait_s: float
     say: Callable[[str], None]
+    cards: Mapping[CardWish, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,9 @@ def start_cluster(options: ClusterOptions, context: RunContext) -> Cluster:
     options.check()
     if options.way == ALLOCATION:
         allocated_nodes(os.environ)  # said before anything is started
+    cards = PilotCards()
+    if options.way == SLURM:
+        cards = cards_of_slurm(context.cards, options.partition, options.pilot_options)
     paths = RunPaths(context.run_root.resolve(), shared=True)
     paths.create()
     paths.point_latest()  # what agents and pilots print is of use if no node joins
@@ -92,7 +100,7 @@ def start_cluster(options: ClusterOptions, context: RunContext) -> Cluster:
         undo.callback(local.close, _nobody_cares)
         resources = contextlib.ExitStack()
         undo.push(resources)
-        engine, launcher = _start(options, paths, local, resources, context.say)
+        engine, launcher = _start(options, paths, local, resources, context.say, cards)
         begin = _begin(options, context, paths)
         host = ClusterHost(local, engine, launcher, paths, begin, options, context.say, resources)
         undo.callback(host.stop_listening)
@@ -111,6 +119,7 @@ def _start(
     local: LocalHost,
     undo: contextlib.ExitStack,
     say: Callable[[str], None],
+    cards: PilotCards,
 ) -> tuple[Engine, Launcher]:
     """Start Dask, and what gets nodes."""
     Engine.configure()
@@ -128,7 +137,7 @@ def _start(
         # Not before it is needed: dask-jobqueue is an extra of its own at some sites.
         from snakemake_executor_gpupool.hosts.cluster.pilots import Pilots
 
-        launcher = Pilots(options, security, paths.directory / "agents", say)
+        launcher = Pilots(options, security, paths.directory / "agents", say, cards)
         undo.callback(launcher.cluster.close, timeout=CLOSE_S)
         engine = _engine(launcher.cluster, security, paths.run_id)
         undo.callback(engine.close)
