@@ -124,8 +124,12 @@ class Host(Protocol):
     def reject(self, worker_id: str, why: str) -> None:
         """End a worker that broke the protocol, and ignore what it still sends."""
 
-    def watch(self, group: int) -> None:
-        """Have a process group of this machine killed if the coordinator is killed."""
+    def watch(self, group: int, mark: str = "") -> None:
+        """Have a process group of this machine killed if the coordinator is killed.
+
+        ``mark``: the ``GPUPOOL_PROCESS`` of further processes, to be killed then and at the
+        group's end; empty: there are none.
+        """
 
     def forget(self, group: int) -> None:
         """Note that a watched process group has ended."""

@@ -137,9 +137,9 @@ class LocalHost:
         inside = (process.pid for pid in contained for process in started_by(pid))
         return [*fronts, *inside]
 
-    def watch(self, group: int) -> None:
+    def watch(self, group: int, mark: str = "") -> None:
         """Have the reaper kill a process group if this process is killed."""
-        self._reaper.watch(group)
+        self._reaper.watch(group, mark)
 
     def forget(self, group: int) -> None:
         """Note that a watched process group has ended."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterable
 
 import psutil
 
@@ -30,6 +31,8 @@ class TimeLimit:
         None: it has no limit.
     grace_s
         Seconds between the two signals.
+    others
+        Returns further processes of its own, such as daemons that it has started.
 
     Attributes
     ----------
@@ -37,8 +40,15 @@ class TimeLimit:
         Whether the process was ended for it.
     """
 
-    def __init__(self, group: int, limit_s: float | None, grace_s: float = GRACE_S) -> None:
+    def __init__(
+        self,
+        group: int,
+        limit_s: float | None,
+        grace_s: float = GRACE_S,
+        others: Callable[[], Iterable[psutil.Process]] = list,
+    ) -> None:
         self._group = group
+        self._others = others
         self._grace_s = grace_s
         self._lock = threading.Lock()
         self._is_over = threading.Event()
@@ -71,7 +81,8 @@ class TimeLimit:
             if self._is_over.is_set():
                 return
             self.is_reached = True
-            started = started_by(self._group)
+            others = (each for each in self._others() if each.pid != self._group)
+            started = [*dict.fromkeys([*started_by(self._group), *others])]
             if number == signal.SIGKILL or not started:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._group, number)

@@ -248,9 +248,9 @@ class Pool:
         self._refusal = f"the run was {reason}"
         self._inbox.post_if_open(lambda now_s: self._loop.cancel(reason, now_s))
 
-    def watch_process(self, group: int) -> None:
-        """Have a process group killed should this process be."""
-        self._inbox.post_if_open(lambda now_s: self._host.watch(group))
+    def watch_process(self, group: int, mark: str = "") -> None:
+        """Have a process group killed should this process be; see :meth:`.Host.watch`."""
+        self._inbox.post_if_open(lambda now_s: self._host.watch(group, mark))
 
     def forget_process(self, group: int) -> None:
         """A watched process group has ended."""

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_gpupool.frontends.snakemake.leftovers import wait_for
+from snakemake_executor_gpupool.hosts.leftovers import Mark, wait_for
 from tests.waiting import eventually
 
 
-def start(script: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(["bash", "-c", script], start_new_session=True)
+def start(script: str, mark: Mark | None = None) -> subprocess.Popen[bytes]:
+    variables = {**os.environ, **(mark.variables if mark is not None else {})}
+    return subprocess.Popen(["bash", "-c", script], start_new_session=True, env=variables)
 
 
 def is_alive(pid: int) -> bool:
@@ -59,6 +60,21 @@ def test_devices_are_not_given_back_before_what_was_started_is_gone(tmp_path: Pa
     child = start(f"sleep 300 & echo $! > {note}; sleep 0.3")
     left = left_by(child, note)
     assert wait_for(child, holds_devices=True) == 0
+    assert not is_alive(left)
+
+
+@pytest.mark.parametrize("end", ["sleep 0.3", "kill -9 $$"])
+def test_a_daemon_that_has_left_the_group_ends_with_the_job(tmp_path: Path, end: str) -> None:
+    # S7 W7
+    note, mark = tmp_path / "pid", Mark(holds_devices=True)
+    daemon = f"sleep 300 & echo $! > {note}"
+    child = start(
+        f"setsid bash -c '{daemon}'; until [ -s {note} ]; do sleep 0.01; done; {end}", mark
+    )
+    assert eventually(lambda: is_written(note))
+    left = int(note.read_text())
+    assert os.getsid(left) != child.pid
+    wait_for(child, holds_devices=True, mark=mark)
     assert not is_alive(left)
 
 

@@ -26,11 +26,13 @@ from snakemake_executor_gpupool.hosts.cluster.host import ClusterHost
 from snakemake_executor_gpupool.hosts.cluster.messages import (
     Begin,
     Command,
+    CommandDone,
     End,
     Joined,
     Message,
     Offer,
     ProcessGone,
+    RunCommand,
     SendFrame,
     StartProcess,
     StopProcess,
@@ -40,6 +42,7 @@ from snakemake_executor_gpupool.hosts.cluster.messages import (
     unpack,
 )
 from snakemake_executor_gpupool.hosts.cluster.nodes import Node
+from snakemake_executor_gpupool.hosts.cluster.shell_command import ShellCommand
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.wire.frames import Frame, SpoolFile, encode
@@ -236,6 +239,7 @@ FRAME = Frame({"type": "done", "batch": 1}, [b"result", SpoolFile("/spool/x", 5)
 SEEDED = Mode(is_reproducible=True, seed=3, kind="A100")
 CHAIN_TOOL = ToolRef("a.py:A", "/flow", "python", "/env", ("b.py:B",), "enter", mode=SEEDED)
 IMAGE = Container("/i.sif", "i.sif", "sha256:0", "1.2.3.4", "-B /d")
+COMMAND = ShellCommand("echo \udcff", "/bin/sh", {"C": "d"}, ("E",), ("f", "g"), 5.0, "/tmp", True)
 CONTAINED = replace(CHAIN_TOOL, container=IMAGE)
 
 
@@ -247,8 +251,10 @@ CONTAINED = replace(CHAIN_TOOL, container=IMAGE)
         StartProcess("w", CONTAINED, ()),
         SendFrame("w", FRAME),
         StopProcess("w", True, "hung"),
+        RunCommand(1, COMMAND, "/flow", {"A": "b"}, "/log", 2.5, 3),
+        CommandDone(1, -1000, "said \ufffd", has_log=True),
         End(),
-        Joined((CARD, Device("cpu:0", "cpu", 0)), 60.5, ("a note",)),
+        Joined((CARD, Device("cpu:0", "cpu", 0)), 60.5, ("a note",), 8),
         Unfit("no"),
         Offer((CARD,)),
         WorkerFrame("w", FRAME),

@@ -21,6 +21,7 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from snakemake_executor_gpupool.errors import PoolEnded
+from snakemake_executor_gpupool.frontends import images
 from snakemake_executor_gpupool.frontends.snakemake import containers
 from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LocalLane
 from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_error
@@ -148,8 +149,8 @@ def test_nobody_waits_while_an_image_is_read(
         wait_for(may_go_on)
         return "0" * 64
 
-    monkeypatch.setattr(containers, "_digests", {})
-    monkeypatch.setattr(containers, "_digest", reading)
+    monkeypatch.setattr(images, "digests", {})
+    monkeypatch.setattr(images, "_digest", reading)
     jobs = [workflow.served(name) for name in "ab"]
     for job in jobs:
         job.container_img_url = "image.sif"
@@ -234,7 +235,7 @@ def test_a_child_s_exit_code_is_its_job_s(
     job = workflow.job("a")
     job.is_run = True
     watched: list[int] = []
-    workflow.executor._lane._watch = watched.append
+    workflow.executor._lane._watch = lambda group, mark: watched.append(group)
     workflow.run(job)
     workflow.wait(lambda: workflow.finished or workflow.failed)
     assert (workflow.failed == ["a"]) is bool(code) and len(watched) == 1

@@ -89,7 +89,7 @@ def test_a_child_that_is_cancelled_is_told_to_end(lane: StubWorkflow) -> None:  
     job = lane.job("a")
     local: LocalLane = lane.executor._lane
     watched: list[int] = []
-    local._watch, forgotten = watched.append, []
+    local._watch, forgotten = lambda group, mark: watched.append(group), []
     local._forget = forgotten.append
     lane_job = LaneJob(job, 1, ended.append, environment={"GPUPOOL_LEASE": ""})
     local.cached_or_run = lambda job, run, mine: run(mine)

@@ -83,7 +83,7 @@ def test_a_nodes_own_environment_does_not_come_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    processes = NodeProcesses(lambda group: None, lambda group: None)
+    processes = NodeProcesses(lambda group, mark: None, lambda group: None)
     log = tmp_path / "log"
     assert processes.run(SEES, str(tmp_path), visible_env(()), str(log)) == 0
     assert processes.run(SEES, str(tmp_path), visible_env(CARDS[1:2]), str(log)) == 0
@@ -91,7 +91,7 @@ def test_a_nodes_own_environment_does_not_come_through(
 
 
 def test_a_node_ends_a_command_that_takes_too_long(tmp_path: Path) -> None:  # K3
-    processes = NodeProcesses(lambda group: None, lambda group: None)
+    processes = NodeProcesses(lambda group, mark: None, lambda group: None)
     log, body = tmp_path / "log", "bash -c \"trap 'echo ended; exit 4' TERM; sleep 600\"; exit $?"
     code = processes.run(body, str(tmp_path), visible_env(CARDS[:1]), str(log), 0.2)
     assert code == LIMIT_CODE and "ended" in log.read_text()
@@ -113,7 +113,7 @@ def test_a_node_lends_its_lock_for_as_long_as_the_command_runs(tmp_path: Path) -
         inside.append([locks.try_acquire(card) for card in CARDS])
         locks.close()
 
-    processes = NodeProcesses(lambda group: None, lambda group: None, lend, agent.take_back)
+    processes = NodeProcesses(lambda group, mark: None, lambda group: None, lend, agent.take_back)
     environment = {**visible_env(CARDS[:1]), "GPUPOOL_LEASE": lease}
     assert processes.run("true", str(tmp_path), environment, str(tmp_path / "log")) == 0
     assert inside == [[True, False, False]]

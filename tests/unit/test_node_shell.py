@@ -144,19 +144,17 @@ def test_a_node_has_its_own_place_for_temporary_files(
     place = dict.fromkeys(("TMPDIR", "TMP", "TEMP", "TEMPDIR"), str(tmp_path))
     assert seen == {"KEPT": "1", "A": "job", **place}
     assert ShellCommand().variables(own) == own
-    log = str(tmp_path / "log")
-    assert command.code_before("/", log) is None
+    assert command.why_not("/") is None
     named = ShellCommand(tmpdir="/coordinator", names_tmpdir=True)
-    assert named.code_before("/", log) == OTHER_PLACE_CODE
-    assert ShellCommand(tmpdir=str(tmp_path), names_tmpdir=True).code_before("/", log) is None
+    assert named.why_not("/") == (OTHER_PLACE_CODE, "")
+    assert ShellCommand(tmpdir=str(tmp_path), names_tmpdir=True).why_not("/") is None
 
 
 def test_files_that_a_node_does_not_see_are_named(tmp_path: Path) -> None:
     (tmp_path / "there").touch()
-    log = tmp_path / "log"
     command = ShellCommand(files=("there", "not there", str(tmp_path)), wait_s=0.0)
-    assert command.code_before(str(tmp_path), str(log)) == 1
-    assert str(tmp_path / "not there") in log.read_text() and "latency-wait" in log.read_text()
+    code, why = command.why_not(str(tmp_path)) or (0, "")
+    assert code == 1 and str(tmp_path / "not there") in why and "latency-wait" in why
 
 
 def test_a_command_that_may_name_the_place_says_so() -> None:

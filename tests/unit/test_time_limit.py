@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
+from snakemake_executor_gpupool.hosts.leftovers import Mark
 from snakemake_executor_gpupool.hosts.time_limit import TimeLimit
 from tests.waiting import PATIENCE_S, eventually
 
@@ -32,6 +34,19 @@ def test_what_does_not_end_is_killed_with_what_it_has_started(tmp_path: Path) ->
     limit = TimeLimit(process.pid, 0.01, grace_s=0.05)
     assert process.wait(PATIENCE_S) < 0 and limit.is_reached
     eventually(lambda: is_gone(int(inner.read_text())))
+
+
+def test_a_daemon_of_it_is_ended_too(tmp_path: Path) -> None:  # K3
+    note, mark = tmp_path / "pid", Mark(holds_devices=True)
+    daemon = f"sleep 300 & echo $! > {note}"
+    variables = {**os.environ, **mark.variables}
+    command = ["bash", "-c", f"setsid bash -c '{daemon}'; sleep 300"]
+    process = subprocess.Popen(command, start_new_session=True, env=variables)
+    eventually(lambda: note.exists() and note.read_text().endswith("\n"))
+    limit = TimeLimit(process.pid, 0.01, others=mark.processes)
+    process.wait(PATIENCE_S)
+    limit.over()
+    assert limit.is_reached and eventually(lambda: is_gone(int(note.read_text())))
 
 
 def test_what_ends_in_time_is_left_alone() -> None:

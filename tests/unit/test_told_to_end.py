@@ -24,10 +24,12 @@ from snakemake_executor_gpupool.hosts.cluster import end_signals, processes
 from snakemake_executor_gpupool.hosts.cluster.agent import AgentPlugin
 from snakemake_executor_gpupool.hosts.cluster.host import ClusterHost
 from snakemake_executor_gpupool.hosts.cluster.messages import (
+    CommandDone,
     End,
     Joined,
     ProcessGone,
     ToldToEnd,
+    pack,
     unpack,
 )
 from snakemake_executor_gpupool.hosts.cluster.processes import NodeProcesses
@@ -61,6 +63,21 @@ def test_a_node_that_was_told_to_end_is_let_go_once_nothing_runs_there(host: Clu
     (gone,) = host.poll(0.0)
     assert isinstance(gone, WorkerGone) and gone.blameless
     assert told(host, "n1")[-1] == End()
+
+
+def test_a_node_that_was_told_to_end_is_not_let_go_while_a_command_runs(host: ClusterHost) -> None:
+    host._say = lambda line: None
+    join(host, "n1")
+    node, codes = host._nodes["n1"], []
+    thread = threading.Thread(target=lambda: codes.append(host.commands.run("x", {}, threads=1)))
+    thread.start()
+    assert eventually(lambda: bool(told(host, "n1")))
+    host._answered(node, ToldToEnd("SIGTERM"))
+    assert End() not in told(host, "n1"), "how the command ended could not be said any more"
+    host._arrived(node, pack(CommandDone(1, LEFT_CODE)))
+    host.poll(0.0)
+    thread.join(PATIENCE_S)
+    assert codes == [LEFT_CODE] and told(host, "n1")[-1] == End()
 
 
 def test_a_node_that_was_told_to_end_before_it_joined_never_does(host: ClusterHost) -> None:
@@ -133,7 +150,7 @@ def test_a_command_may_get_the_signal_first(
 ) -> None:
     monkeypatch.setattr(processes, "LATER_S", PATIENCE_S)
     ended = threading.Event()
-    node = NodeProcesses(lambda group: None, lambda group: None)
+    node = NodeProcesses(lambda group, mark: None, lambda group: None)
     codes: list[int] = []
 
     def run() -> None:
@@ -170,6 +187,7 @@ def test_an_agent_that_was_told_to_end_takes_no_further_run() -> None:
     async def signalled() -> tuple[list[str], list[Any]]:
         worker: Any = Worker()
         worker.handlers, worker.address, worker.nanny, worker.name = {}, "tls://x:1", None, "x"
+        worker.state = SimpleNamespace(total_resources={}, nthreads=1)
         worker.log_event = lambda topic, announcement: None
         plugin = AgentPlugin("run")
         plugin.setup(worker)
@@ -188,21 +206,6 @@ def test_an_agent_that_was_told_to_end_takes_no_further_run() -> None:
 
     closed, answers = asyncio.run(signalled())
     assert closed == ["told to end"] and answers == [{"received": None}]
-
-
-def test_what_dask_sends_anew_is_not_run_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A node is lost that a command runs on, or that holds the result of one that has ended."""
-    node = NodeProcesses(lambda group: None, lambda group: None)
-    plugins = {"run": SimpleNamespace(processes=node)}
-    worker = SimpleNamespace(plugins=plugins, address="tls://n1:1")
-    monkeypatch.setattr(processes, "get_worker", lambda: worker)
-    command, log = f"echo once >> {tmp_path}/note", str(tmp_path / "1.log")
-    tries = [processes.run_here("run", command, str(tmp_path), {}, log) for _ in range(2)]
-    assert tries == [0, None]
-    assert (tmp_path / "note").read_text() == "once\n"
-    assert processes.where_it_ran(log).read_text() == "tls://n1:1"
 
 
 # -- a worker -----------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.frontends.snakemake.admission import Admission, LaneJob
 from snakemake_executor_gpupool.frontends.snakemake.bundles import MEMBERS_VARIABLE
 from snakemake_executor_gpupool.frontends.snakemake.last_words import Words
-from snakemake_executor_gpupool.frontends.snakemake.leftovers import wait_for
 from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs
+from snakemake_executor_gpupool.hosts.leftovers import Mark, wait_for
 from snakemake_executor_gpupool.hosts.time_limit import LEFT_CODE, LIMIT_CODE, TimeLimit
 
 #: Runs a Snakemake whose jobs each see devices of their own.
@@ -76,7 +76,8 @@ class LocalLane(LocalExecutor):
     budget
         How many threads all its jobs may use.
     watch, forget
-        Called with every process group that the lane starts, and at its end.
+        Called with every process group that the lane starts, and the mark of what must end with
+        it; and at its end.
     failed
         Called with an error on the lane's threads that is no job's: a job may be lost by it.
     memory_mb
@@ -88,7 +89,7 @@ class LocalLane(LocalExecutor):
         workflow: Any,
         logger: Any,
         budget: int,
-        watch: Callable[[int], None],
+        watch: Callable[[int, str], None],
         forget: Callable[[int], None],
         failed: Callable[[BaseException], None],
         memory_mb: int | None = None,
@@ -233,23 +234,25 @@ class LocalLane(LocalExecutor):
             return
         # A failure in a group is reported with its reason, which only the child knows.
         is_grouped = lane_job.job.is_group() or lane_job.job.group is not None
+        holds_devices = bool(lane_job.environment)
+        mark = Mark(holds_devices=holds_devices)
         child = subprocess.Popen(  # noqa: S602 - Snakemake builds and quotes the command
             command,
             shell=True,
-            env=child_environment(lane_job.environment),
+            env={**child_environment(lane_job.environment), **mark.variables},
             executable=shutil.which("bash"),
             start_new_session=True,
             stderr=subprocess.PIPE if is_grouped else None,
         )
-        limit = TimeLimit(child.pid, lane_job.limit_s)
+        limit = TimeLimit(child.pid, lane_job.limit_s, others=mark.processes)
         words = Words(child.stderr) if child.stderr is not None else None
-        self._watch(child.pid)
+        self._watch(child.pid, mark.text)
         with self._lock:
             self._children[child.pid] = child
         if self._cancelled:
             self._signal_children(signal.SIGTERM)
         try:
-            code = wait_for(child, holds_devices=bool(lane_job.environment), ended=limit.over)
+            code = wait_for(child, holds_devices=holds_devices, ended=limit.over, mark=mark)
         finally:
             with self._lock:
                 del self._children[child.pid]

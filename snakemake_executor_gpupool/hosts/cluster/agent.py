@@ -20,8 +20,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from snakemake_executor_gpupool.hosts.cluster.link import LinkBroken
-from snakemake_executor_gpupool.hosts.cluster.node import node_name
-from snakemake_executor_gpupool.hosts.cluster.processes import NodeProcesses
+from snakemake_executor_gpupool.hosts.cluster.node import CORES, node_name
 from snakemake_executor_gpupool.hosts.cluster.session import Session
 
 log = logging.getLogger("gpupool.agent")
@@ -41,14 +40,9 @@ class AgentPlugin(WorkerPlugin):
         self._agent: Agent | None = None
         self._worker: Any = None
 
-    @property
-    def processes(self) -> NodeProcesses | None:
-        """The commands of the current session; None: there is none, or it has not joined."""
-        return self._agent.processes if self._agent else None
-
     def setup(self, worker: Any) -> None:
         """Offer the link, and announce this agent to the coordinator."""
-        self._agent, self._worker = Agent(), worker
+        self._agent, self._worker = Agent(cores_of(worker)), worker
         worker.handlers[self.name] = self._agent.attend
         node = node_name(os.environ)
         place = worker.nanny or worker.address
@@ -82,17 +76,17 @@ class Agent:
     """One end of the link, and the session that it serves.
 
     Used on the event loop's thread alone.
+
+    Parameters
+    ----------
+    cores
+        How many cores commands may use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cores: int) -> None:
+        self._cores = cores
         self._session: Session | None = None
         self._is_told_to_end = False
-
-    @property
-    def processes(self) -> NodeProcesses | None:
-        """The commands of the current session; None: there is none, or it has not joined."""
-        session = self._session
-        return session.processes if session is not None and session.has_joined else None
 
     def told_to_end(self, why: str) -> bool:
         """Have the session end once it may; return whether this is the first time."""
@@ -114,7 +108,7 @@ class Agent:
                 await comm.write({"received": None})
                 return Status.dont_reply
             await self.close()
-            self._session = Session(session, asyncio.get_running_loop())
+            self._session = Session(session, asyncio.get_running_loop(), self._cores)
         endpoint = self._session.endpoint
         await comm.write({"received": endpoint.link.received})
         try:
@@ -129,3 +123,9 @@ class Agent:
         session, self._session = self._session, None
         if session is not None:
             await asyncio.to_thread(session.close)
+
+
+def cores_of(worker: Any) -> int:
+    """Return how many cores of its node a Dask worker has for commands."""
+    state = worker.state
+    return int(state.total_resources.get(CORES, state.nthreads))

@@ -92,9 +92,9 @@ class ClusterHost(Membership):
         else:
             self._local.reject(worker_id, why)
 
-    def watch(self, group: int) -> None:
+    def watch(self, group: int, mark: str = "") -> None:
         """Have the reaper kill a process group of this machine if this process is killed."""
-        self._local.watch(group)
+        self._local.watch(group, mark)
 
     def forget(self, group: int) -> None:
         """Note that a watched process group has ended."""
@@ -223,7 +223,6 @@ class ClusterHost(Membership):
             node.tell(End())
         self.commands.cancel()
         self._resources.close()
-        self.commands.tidy()
         return stuck + self._local.close(on_end)
 
 

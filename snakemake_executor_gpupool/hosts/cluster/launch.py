@@ -30,9 +30,6 @@ RESTART_S = 2.0
 #: How long agents may take to end by themselves once their scheduler has gone.
 GRACE_S = 5.0
 
-#: How many threads of a Dask worker can wait for commands; its cores bound how many run.
-MAX_COMMANDS = 256
-
 WORKER = "snakemake_executor_gpupool.hosts.cluster.worker_main"
 
 

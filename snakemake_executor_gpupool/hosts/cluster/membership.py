@@ -30,7 +30,14 @@ from snakemake_executor_gpupool.hosts.cluster.commands import NodeCommands
 from snakemake_executor_gpupool.hosts.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.hosts.cluster.engine import Engine
 from snakemake_executor_gpupool.hosts.cluster.launch import Launcher
-from snakemake_executor_gpupool.hosts.cluster.messages import Begin, End, Joined, Message, unpack
+from snakemake_executor_gpupool.hosts.cluster.messages import (
+    Begin,
+    CommandDone,
+    End,
+    Joined,
+    Message,
+    unpack,
+)
 from snakemake_executor_gpupool.hosts.cluster.nodes import RETRY_S, Node
 from snakemake_executor_gpupool.hosts.cluster.options import ClusterOptions
 from snakemake_executor_gpupool.hosts.local import LocalHost
@@ -99,9 +106,7 @@ class Membership:
         self._closed = False
         self._has_hope = True
         self.carried = Carried()
-        self.commands = NodeCommands(
-            engine, self._address_of, self._is_there, paths.directory / "commands"
-        )
+        self.commands = NodeCommands(paths.directory / "commands")
         engine.watch(lambda announced: self._post(lambda: self._meet(announced)))
 
     # -- from the event loop --------------------------------------------------------
@@ -135,21 +140,17 @@ class Membership:
         node.tell(replace(self._begin, probe=str(probe), token=token))
         self._engine.run(self._keep(node))
 
-    def _address_of(self, name: str) -> str | None:
-        node = self._nodes.get(name)
-        return node.address if node else None
-
-    def _is_there(self, address: str) -> bool:
-        return any(node.address == address for node in list(self._nodes.values()))
-
     def leaving(self, names: set[str]) -> None:
         """Place nothing more on nodes that are to be given back; any thread may call."""
+        for name in names:
+            self.commands.leaving(name)
         self._post(lambda: self._drain(names, "it is being given back"))
 
     def _drain(self, names: Iterable[str], why: str) -> None:
         for node in map(self._nodes.get, names):
             if node is not None and node.is_usable:
                 node.is_leaving = True
+                self.commands.leaving(node.name)
                 self._events.append(DevicesLeft(tuple(node.devices), why))
 
     def _told_to_end(self, node: Node, why: str) -> None:
@@ -162,13 +163,14 @@ class Membership:
                 "the rest of its work goes to others"
             )
         node.is_leaving = node.is_told_to_end = True
+        self.commands.leaving(node.name)
         names = tuple(node.devices)
         self._events.append(DevicesLeft(names, f"it was told to end ({why})", at_once=True))
         self._let_go(node)
 
     def _let_go(self, node: Node) -> None:
         """End a node's part that was told to end, once nothing computes on it."""
-        if node.is_told_to_end and not node.workers:
+        if node.is_told_to_end and not node.workers and not self.commands.are_on(node.name):
             node.tell(End())
 
     def _free_name(self, wanted: str) -> str:
@@ -188,6 +190,10 @@ class Membership:
         answer = unpack(data)
         if isinstance(answer, Joined):
             self._engine.loop.create_task(self._verify(node, answer))
+        elif isinstance(answer, CommandDone):  # here, so that the next one starts at once
+            self.commands.done(answer)
+            if node.is_told_to_end:
+                self._post(lambda: self._let_go(node))
         else:
             self._post(lambda: self._answered(node, answer))
 
@@ -215,6 +221,7 @@ class Membership:
         self._launcher.joined(node.name, node.dask_name)
         for note in joined.notes:
             self._say_once(f"{node.name}: {note}")
+        self.commands.joined(node, joined.cores)
         self._offered(node, joined.devices)
 
     def _offered(self, node: Node, offered: Iterable[Device]) -> None:
@@ -240,6 +247,7 @@ class Membership:
         node.is_given_up = True
         self._engine.loop.call_soon_threadsafe(node.endpoint.drop)
         self._launcher.gone(node.name)
+        self.commands.gone(node.name)
         self._events.append(DevicesLeft(tuple(node.devices), why))
         if not self._closed and not node.is_leaving:
             self._say_once(f"node {node.name} is lost: {why}; its work goes to others")
@@ -271,4 +279,5 @@ class Membership:
         self._launcher.look(now_s)
         if self._has_hope and not self._launcher.has_hope and not self._closed:
             self._has_hope = False
+            self.commands.no_more_nodes(f"no node is left; {self._launcher.where_to_look()}")
             self._events.append(DevicesExpected(()))

@@ -5,6 +5,7 @@
     coordinator → agent                            agent → coordinator
     Begin                                          Joined | Unfit
     StartProcess, StopProcess, SendFrame           WorkerFrame, ProcessGone
+    RunCommand                                     CommandDone
     End                                            Offer, ToldToEnd
 
 Each is one class, and its fields are the frame's. A worker's frame is not looked into:
@@ -19,6 +20,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.errors import FrameError
+from snakemake_executor_gpupool.hosts.cluster.shell_command import ShellCommand
 from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.wire.frames import Decoder, Frame, encode
 from snakemake_executor_gpupool.wire.requests import Container, ToolRef
@@ -91,6 +93,29 @@ class StopProcess:
 
 
 @dataclass(frozen=True, slots=True)
+class RunCommand:
+    """Have a job that the pool does not serve run.
+
+    Attributes
+    ----------
+    log
+        File for what it prints, on the file system that all nodes share.
+    limit_s
+        Seconds after which it is ended; None: it may take any time.
+    threads
+        How many of the node's cores it takes.
+    """
+
+    number: int
+    shell: ShellCommand
+    cwd: str
+    environment: dict[str, str]
+    log: str
+    limit_s: float | None = None
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """Have everything of this run on the node ended."""
 
@@ -107,11 +132,14 @@ class Joined:
         Seconds until the node's time is up; None: unknown, or never.
     notes
         Lines for the user.
+    cores
+        How many threads of commands it takes at a time.
     """
 
     devices: tuple[Device, ...]
     ends_in_s: float | None
     notes: tuple[str, ...]
+    cores: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,26 +183,48 @@ class ProcessGone:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandDone:
+    """A command has ended.
+
+    Attributes
+    ----------
+    code
+        Its exit code, or what stands for one (``LIMIT_CODE``, ``LEFT_CODE``, ``OTHER_PLACE_CODE``).
+    said
+        What it has printed, or why it could not be started.
+    has_log
+        More was printed than a message takes: it is in the command's log.
+    """
+
+    number: int
+    code: int
+    said: str = ""
+    has_log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ToldToEnd:
     """The batch system wants the node back; ``End`` follows when nothing computes on it."""
 
     why: str
 
 
-Command = Begin | StartProcess | SendFrame | StopProcess | End
-Answer = Joined | Unfit | Offer | WorkerFrame | ProcessGone | ToldToEnd
+Command = Begin | StartProcess | SendFrame | StopProcess | RunCommand | End
+Answer = Joined | Unfit | Offer | WorkerFrame | ProcessGone | CommandDone | ToldToEnd
 Message = Command | Answer
 _CLASSES: dict[str, type[Message]] = {
     "begin": Begin,
     "start": StartProcess,
     "send": SendFrame,
     "stop": StopProcess,
+    "run": RunCommand,
     "end": End,
     "joined": Joined,
     "unfit": Unfit,
     "offer": Offer,
     "frame": WorkerFrame,
     "gone": ProcessGone,
+    "done": CommandDone,
     "told_to_end": ToldToEnd,
 }
 _KINDS = {each: kind for kind, each in _CLASSES.items()}
@@ -194,7 +244,7 @@ def _plain(value: object) -> object:
     """Return a value as JSON can hold it."""
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
-    return asdict(value) if isinstance(value, ToolRef | Device) else value
+    return asdict(value) if isinstance(value, ToolRef | Device | ShellCommand) else value
 
 
 def _tool(values: dict[str, Any]) -> ToolRef:
@@ -224,6 +274,8 @@ def unpack(data: bytes) -> Message:
             values["frame"] = Frame(values.pop("meta"), frame.blobs)
         if "tool" in values:
             values["tool"] = _tool(values["tool"])
+        if "shell" in values:
+            values["shell"] = ShellCommand.of(values["shell"])
         if "devices" in values:
             values["devices"] = tuple(Device(**each) for each in values["devices"])
         for name in ("device_names", "notes"):

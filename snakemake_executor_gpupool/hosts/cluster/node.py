@@ -13,6 +13,9 @@ from snakemake_executor_gpupool.devices.cores import available_cores
 from snakemake_executor_gpupool.devices.simulate import SIMULATE_VARIABLE
 from snakemake_executor_gpupool.devices.visibility import SIMULATED_VARIABLE
 
+#: The Dask resource that counts a worker's cores; without it, its threads count.
+CORES = "gpupool-cores"
+
 _STARTED_S = time.monotonic()
 
 

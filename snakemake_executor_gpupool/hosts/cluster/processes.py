@@ -1,7 +1,4 @@
-"""Jobs that the pool does not serve, on the node that they run on.
-
-Dask runs a task for each, on a thread that waits for the job's process.
-"""
+"""Jobs that the pool does not serve, on the node that they run on; a thread waits for each."""
 
 from __future__ import annotations
 
@@ -10,40 +7,59 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from distributed import get_worker
 
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
 from snakemake_executor_gpupool.hosts.cluster.shell_command import ShellCommand
+from snakemake_executor_gpupool.hosts.leftovers import Mark, wait_for
 from snakemake_executor_gpupool.hosts.time_limit import LEFT_CODE, LIMIT_CODE, TimeLimit
 
 #: How much later than a job the agent may get the signal that ended both.
 LATER_S = 0.5
-#: How long an agent may take to join, and how often a job that waits for it looks.
-JOIN_S = 30.0
-JOIN_POLL_S = 0.05
-#: What the name of such a file ends in.
-MARK = ".agent"
+#: How often a command that waits for another run's checks whether it is to end.
+LOOK_S = 0.5
+
+
+class SharedCores:
+    """The cores of this process, for the commands of all runs that it is an agent of.
+
+    One run never sends more than there is room for; two know nothing of each other.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._used = 0
+
+    def take(self, threads: int, cores: int, is_over: Callable[[], bool]) -> None:
+        """Wait until so many of the cores are free, or until it is over, and take them."""
+        with self._condition:
+            while self._used and self._used + threads > cores and not is_over():
+                self._condition.wait(LOOK_S)
+            self._used += threads
+
+    def give_back(self, threads: int) -> None:
+        """Give cores back."""
+        with self._condition:
+            self._used -= threads
+            self._condition.notify_all()
 
 
 class NodeProcesses:
-    """The commands that run in one agent's process; its Dask tasks' threads wait for them.
+    """The commands that run in one agent's process; threads of its session wait for them.
 
     Parameters
     ----------
     watch, forget
-        Called with a process group that must be killed if the agent is, and at the group's end.
+        Called with a process group that must be killed if the agent is, and the mark of further
+        processes, if they must be killed at its end, too; and at the group's end.
     lend, take_back
         Called to let a command's job use the devices that its lease names, and to end that.
     """
 
     def __init__(
         self,
-        watch: Callable[[int], None],
+        watch: Callable[[int, str], None],
         forget: Callable[[int], None],
         lend: Callable[[str, str], None] = lambda holder, lease: None,
         take_back: Callable[[str], None] = lambda holder: None,
@@ -70,7 +86,7 @@ class NodeProcesses:
         log: str,
         limit_s: float | None = None,
     ) -> int:
-        """Run a shell command to its end, or its limit. Called on a Dask task's thread.
+        """Run a shell command to its end, or its limit. Called on a thread of its own.
 
         Returns
         -------
@@ -86,28 +102,25 @@ class NodeProcesses:
         with self._lock:
             if self._ended or self._told_to_end.is_set():
                 return LEFT_CODE if self._told_to_end.is_set() else -signal.SIGTERM
+            mark = Mark(holds_devices=bool(lease))
             with Path(log).open("ab") as output:
                 process = subprocess.Popen(  # noqa: S602 - Snakemake builds and quotes the command
                     shell.text,
                     shell=True,
                     executable=shell.executable,
                     cwd=cwd,
-                    env=shell.variables({**os.environ, **environment}),
+                    env=shell.variables({**os.environ, **environment, **mark.variables}),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
                 )
-            limit = self._running[process.pid] = TimeLimit(process.pid, limit_s)
-        self._watch(process.pid)
+            limit = self._running[process.pid] = TimeLimit(
+                process.pid, limit_s, others=mark.processes
+            )
+        self._watch(process.pid, mark.text)
         try:
-            # Not reaped yet: until then its number is its own.
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            limit.over()
-            if limit.is_reached:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            code = process.wait()
+            code = wait_for(process, holds_devices=bool(lease), ended=limit.over, mark=mark)
             if self._is_left(code):
                 return LEFT_CODE
             return LIMIT_CODE if limit.is_reached else code
@@ -142,56 +155,3 @@ class NodeProcesses:
             for group in self._running:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(group, signal.SIGKILL)
-
-
-def where_it_ran(log: str | Path) -> Path:
-    """Return the file with the address of the agent that a command was begun by.
-
-    It stays until the end of the run: Dask computes a task anew whose result was on a node that
-    is lost, even if the result is known.
-    """
-    return Path(f"{log}{MARK}")
-
-
-def run_here(
-    plugin: str,
-    command: str | ShellCommand,
-    cwd: str,
-    environment: dict[str, str],
-    log: str,
-    limit_s: float | None = None,
-) -> int | None:
-    """Run a command on the node that this Dask task was sent to.
-
-    Returns
-    -------
-    int or None
-        As :meth:`NodeProcesses.run`; None: no session is open there, or Dask has sent the task
-        anew since another node was lost: whoever submitted it must know.
-    """
-    worker = get_worker()
-    processes = _processes_of(worker, plugin)
-    if processes is None:
-        return None
-    try:
-        with where_it_ran(log).open("x", encoding="utf-8") as marker:
-            marker.write(worker.address)
-    except FileExistsError:
-        return None
-    if isinstance(command, ShellCommand):
-        code = command.code_before(cwd, log)
-        if code is not None:
-            return code
-    return processes.run(command, cwd, environment, log, limit_s)
-
-
-def _processes_of(worker: Any, plugin: str) -> NodeProcesses | None:
-    """Wait for the agent of a Dask worker to join the run; Dask knows of the worker before."""
-    deadline_s = time.monotonic() + JOIN_S
-    while time.monotonic() < deadline_s:
-        agent = worker.plugins.get(plugin)
-        processes: NodeProcesses | None = agent.processes if agent is not None else None
-        if processes is not None:
-            return processes
-        time.sleep(JOIN_POLL_S)
-    return None

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from snakemake_executor_gpupool.devices.cores import choose_devices, worker_threads
@@ -24,11 +25,13 @@ from snakemake_executor_gpupool.hosts.cluster.endpoint import Endpoint
 from snakemake_executor_gpupool.hosts.cluster.messages import (
     Answer,
     Begin,
+    CommandDone,
     End,
     Joined,
     Message,
     Offer,
     ProcessGone,
+    RunCommand,
     SendFrame,
     StartProcess,
     StopProcess,
@@ -45,7 +48,7 @@ from snakemake_executor_gpupool.hosts.cluster.node import (
     node_name,
     why_not_shared,
 )
-from snakemake_executor_gpupool.hosts.cluster.processes import NodeProcesses
+from snakemake_executor_gpupool.hosts.cluster.processes import NodeProcesses, SharedCores
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.hosts.mailbox import Mailbox
 from snakemake_executor_gpupool.records.paths import RunPaths
@@ -60,6 +63,14 @@ CLAIM_S = 10.0
 PATIENCE_S = 8.0
 #: How much later than a process of the same node the agent may get the signal that ended both.
 LATER_S = 0.5
+#: How many commands may run at a time, or wait for their files; the node's cores are fewer.
+MAX_COMMANDS = 1024
+#: How much of what a command printed is sent along with its end.
+MAX_SAID_BYTES = 16 * 1024
+#: Of a command that could not be started.
+FAILED_CODE = 1
+
+_shared_cores = SharedCores()
 
 
 class Session:
@@ -71,10 +82,16 @@ class Session:
         The coordinator's name for it.
     loop
         The event loop that the link runs on.
+    cores
+        How many cores commands may use; None: as many as the batch system gave, or there are.
     """
 
-    def __init__(self, ident: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, ident: str, loop: asyncio.AbstractEventLoop, cores: int | None = None
+    ) -> None:
         self.ident = ident
+        self._cores = node_cores(os.environ) if cores is None else cores
+        self._commands = ThreadPoolExecutor(MAX_COMMANDS, thread_name_prefix="gpupool-command")
         self.endpoint = Endpoint(loop, self._delivered)
         self.processes = NodeProcesses(self._watch, self._forget, self._lend, self._take_back)
         self._inbox: Mailbox[Callable[[], None]] = Mailbox(self._wake)
@@ -124,8 +141,8 @@ class Session:
     def _delivered(self, message: bytes) -> None:
         self._post(lambda: self._obey(unpack(message)))
 
-    def _watch(self, group: int) -> None:
-        self._post(lambda: self._host.watch(group) if self._host else None)
+    def _watch(self, group: int, mark: str) -> None:
+        self._post(lambda: self._host.watch(group, mark) if self._host else None)
 
     def _forget(self, group: int) -> None:
         self._post(lambda: self._host.forget(group) if self._host else None)
@@ -186,6 +203,8 @@ class Session:
                 self._begin(command)
             case StartProcess():
                 self._start(command)
+            case RunCommand():
+                self._commands.submit(self._run_command, command)
             case End():
                 self._is_released = True
             case SendFrame(worker_id=worker_id, frame=frame) if self._host is not None:
@@ -196,6 +215,7 @@ class Session:
 
     def _end(self) -> None:
         self.processes.end()
+        self._commands.shutdown(wait=False)
         if self._host is not None:
             self._host.stop_all(force=True)
             self._host.close(on_end=self._on_host_event, patience_s=PATIENCE_S)
@@ -227,7 +247,7 @@ class Session:
         self._waiting = [device.on(node) for device in devices]
         free = self._claim(notes)
         left_s = ends_in_s(env, begin.walltime_s)
-        self._tell(Joined(tuple(free), left_s, tuple(notes)))
+        self._tell(Joined(tuple(free), left_s, tuple(notes), self._cores))
 
     def _claim(self, notes: list[str]) -> list[Device]:
         """Lock the waiting devices that no other process holds; return those."""
@@ -256,6 +276,35 @@ class Session:
         assert self._host is not None, "start before begin"
         devices = tuple(self._devices[name] for name in start.device_names)
         self._host.start(start.worker_id, start.tool, devices)
+
+    # -- commands, each on a thread of its own -------------------------------------------
+    def _run_command(self, command: RunCommand) -> None:
+        threads = command.threads
+        _shared_cores.take(threads, self._cores, self._closing.is_set)
+        try:
+            done = self._done(command)
+        except Exception as error:  # files that cannot be written, a shell that is not there
+            why = str(error) if isinstance(error, OSError) else repr(error)
+            said = f"gpupool: a job could not be started on its node: {why}\n"
+            done = CommandDone(command.number, FAILED_CODE, said)
+        finally:
+            _shared_cores.give_back(threads)
+        self._tell(done)
+
+    def _done(self, command: RunCommand) -> CommandDone:
+        why_not = command.shell.why_not(command.cwd)
+        if why_not is not None:
+            return CommandDone(command.number, *why_not)
+        code = self.processes.run(
+            command.shell, command.cwd, command.environment, command.log, command.limit_s
+        )
+        log = Path(command.log)
+        size_bytes = log.stat().st_size if log.exists() else 0
+        if size_bytes > MAX_SAID_BYTES:
+            return CommandDone(command.number, code, has_log=True)
+        said = log.read_text(encoding="utf-8", errors="replace") if size_bytes else ""
+        log.unlink(missing_ok=True)
+        return CommandDone(command.number, code, said)
 
     # -- what happens here -----------------------------------------------------------------
     def _on_host_event(self, event: HostEvent) -> None:

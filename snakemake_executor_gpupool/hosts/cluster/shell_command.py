@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from snakemake_executor_gpupool.hosts.time_limit import LEFT_CODE
 from snakemake_executor_gpupool.wire.late import wait_until
@@ -49,13 +50,19 @@ class ShellCommand:
     #: What an agent answers instead of an exit code.
     NO_EXIT_CODES: ClassVar[tuple[int, ...]] = (LEFT_CODE, OTHER_PLACE_CODE)
 
-    def code_before(self, cwd: str, log: str) -> int | None:
-        """Return why it cannot be run on this node, as an exit code; None: it can.
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ShellCommand:
+        """Return the command of which these are the fields, as JSON holds them."""
+        lists = {name: tuple(values[name]) for name in ("unset", "files")}
+        return cls(**{**values, **lists})
 
-        Waits for its files. What does not become visible is named in the log.
+    def why_not(self, cwd: str) -> tuple[int, str] | None:
+        """Return why it cannot be run on this node, as an exit code and in words; None: it can.
+
+        Waits for its files.
         """
         if self.names_tmpdir and self.tmpdir != tempfile.gettempdir():
-            return OTHER_PLACE_CODE
+            return OTHER_PLACE_CODE, ""
         missing = wait_until(
             [str(Path(cwd, path)) for path in self.files], os.path.exists, self.wait_s
         )
@@ -63,8 +70,7 @@ class ShellCommand:
             return None
         shown = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
         why = f"not visible on this node within {self.wait_s:g} s (--latency-wait)"
-        Path(log).write_text(f"gpupool: {why}: {shown}\n", encoding="utf-8")
-        return 1
+        return 1, f"gpupool: {why}: {shown}\n"
 
     def variables(self, own: dict[str, str]) -> dict[str, str]:
         """Return its environment on this node, which has ``own``."""

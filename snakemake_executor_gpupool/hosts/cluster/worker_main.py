@@ -17,9 +17,7 @@ import dask
 from distributed.cli.dask_worker import main as dask_worker
 from distributed.utils import get_ip
 
-from snakemake_executor_gpupool.hosts.cluster.commands import CORES
-from snakemake_executor_gpupool.hosts.cluster.launch import MAX_COMMANDS
-from snakemake_executor_gpupool.hosts.cluster.node import node_cores, node_name
+from snakemake_executor_gpupool.hosts.cluster.node import CORES, node_cores, node_name
 
 #: Loaded into both processes, to take over the signals by which a batch system ends them.
 END_SIGNALS = "snakemake_executor_gpupool.hosts.cluster.end_signals"
@@ -45,7 +43,7 @@ def main() -> None:
         host = arguments[arguments.index("--host") + 1]
         arguments += ["--dashboard-address", f"{host}:0"]
     # Of the batch system's own limits this process needs little: it only starts others.
-    arguments += ["--memory-limit", "0", "--nthreads", str(MAX_COMMANDS)]
+    arguments += ["--memory-limit", "0", "--nthreads", "1"]
     arguments += ["--preload", END_SIGNALS, "--preload-nanny", END_SIGNALS]
     arguments += ["--resources", f"{CORES}={node_cores(os.environ)}"]
     _check_files(arguments)
