@@ -184,6 +184,7 @@ VARIABLES = {
     "task and that workers of a server are not shown; `NAME*` for all that start like that.",
     "GPUPOOL_SERVER_RENEWED": "Set by a client of a server that has begun anew, since gpupool was "
     "installed anew meanwhile.",
+    "GPUPOOL_ASKED": "Set by a server in a process in a container: what it is asked for.",
     "GPUPOOL_EXPECTED": "Set in worker processes of a server: what their tool's code must be.",
     "GPUPOOL_PROVENANCE": "`off`: [where outputs came from](../provenance.md) is not recorded, and "
     "files are not read for it. Default: `on`.",

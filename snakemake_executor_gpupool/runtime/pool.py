@@ -207,6 +207,11 @@ class Pool:
         self._inbox.post(act)
 
     @property
+    def places(self) -> list[str]:
+        """Directories that processes in containers must see beside those of the workflow."""
+        return []
+
+    @property
     def spools(self) -> list[str]:
         """The directories that items of calls are to be put into."""
         return self.paths.spools

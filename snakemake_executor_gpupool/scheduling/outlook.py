@@ -133,6 +133,10 @@ class Outlook(Foresight):
             return False
         return not any(self._waves_of(model, possible=True))
 
+    def is_nobodys(self, model: Model) -> bool:
+        """Whether no client foresees a job of a model, where several have forecasts."""
+        return self._table.is_shared and not any(self._waves_of(model, possible=True))
+
     def model_next_use_s(self, model: Model) -> float:
         """Estimate in how many seconds a model gets work; infinite: never, as far as is known."""
         if not self.is_known:

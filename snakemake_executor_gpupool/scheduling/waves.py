@@ -71,6 +71,11 @@ class WaveTable:
         """Whether there is a forecast."""
         return bool(self.waves) or self.is_complete
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several clients may have forecasts, so that others may come at any time."""
+        return any(self._forecasts)
+
     # -- what happens; each returns whether a count has changed ---------------------------
     def replace(self, forecast: Forecast, client: str = "") -> None:
         """Take in a new forecast; jobs in flight keep the waves that they came with.

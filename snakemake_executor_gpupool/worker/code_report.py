@@ -10,6 +10,7 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import ast
+import glob
 import json
 import os
 import sys
@@ -53,15 +54,19 @@ def report() -> None:
     os.dup2(2, 1)  # what the tool prints is no answer
     question = json.load(sys.stdin)
     try:
-        answer = describe(load_tool_class(question["spec"], question["base_dir"]))
+        tool_class = load_tool_class(question["spec"], question["base_dir"])
+        answer = describe(tool_class, question["prefix"])
     except BaseException as error:  # a tool's module may even call sys.exit
         answer = {"error": tell_error(error)}
     with answers:
         json.dump(answer, answers)
 
 
-def describe(tool_class: Any) -> dict[str, Any]:
-    """Return what a tool's code is made of, and what the files are like before they are read."""
+def describe(tool_class: Any, prefix: str = "") -> dict[str, Any]:
+    """Return what a tool's code is made of, and what the files are like before they are read.
+
+    ``prefix`` is the directory of the software environment, if the tool has one of its own.
+    """
     # A change between the two looks is found: the second one reads what the first had not seen.
     before = {path: signature(FILE, path) for path in code_files(tool_class)}
     files = {*code_files(tool_class), *local_files()}
@@ -78,7 +83,7 @@ def describe(tool_class: Any) -> dict[str, Any]:
     words = _words(local)
     for path in _named_files(words, local):
         watched[path] = (FILE, signature(FILE, path))
-    for path in _of_python():
+    for path in _of_software(prefix):
         watched[path] = (CONTENT, signature(CONTENT, path))
     watched[PACKAGE_DIR] = (PACKAGE, signature(PACKAGE, PACKAGE_DIR))
     return {
@@ -97,14 +102,15 @@ def _places(files: list[str]) -> list[str]:
     return [place for place in there if not is_of_python(f"{place}{os.sep}")]
 
 
-def _of_python() -> list[str]:
-    """Return the files by which an environment that was made anew differs."""
-    names = (
-        os.path.realpath(sys.executable),
-        os.path.join(sys.prefix, "pyvenv.cfg"),
-        os.path.join(sys.prefix, "conda-meta", "history"),
-    )
-    return [name for name in names if os.path.exists(name)]
+def _of_software(prefix: str) -> list[str]:
+    """Return the files by which an environment that was made anew, or is entered anew, differs."""
+    names = [os.path.realpath(sys.executable)]
+    for place in filter(None, dict.fromkeys((sys.prefix, prefix))):
+        inner = ("pyvenv.cfg", "conda-meta/history", "conda-meta/state")
+        names += [os.path.join(place, name) for name in inner]
+        for hooks in ("activate.d", "env_vars.d"):
+            names += sorted(glob.glob(os.path.join(glob.escape(place), "etc/conda", hooks, "*")))
+    return [name for name in names if os.path.isfile(name)]
 
 
 def _words(files: list[str]) -> set[str]:

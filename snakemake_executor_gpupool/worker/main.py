@@ -2,8 +2,9 @@
 
 In a container the channel is 0, its standard input: no other descriptor is sure to get there.
 
-With ``code`` in the place of a channel it says what a tool's code is made of, and ends. With a
-question in GPUPOOL_QUESTION, a file, it does one job again in a container, and ends.
+With ``code`` in the place of a channel, or in GPUPOOL_ASKED where that is 0, it says what a tool's
+code is made of, and ends. With a question in GPUPOOL_QUESTION, a file, it does one job again in a
+container, and ends.
 
 It may run under the Python of a rule's own environment, where gpupool is not
 installed: the package is made importable from its directory, but nothing else of
@@ -19,6 +20,8 @@ import sys
 
 PACKAGE = "snakemake_executor_gpupool"
 QUESTION_VARIABLE = "GPUPOOL_QUESTION"
+#: Asks a process in a container for something else than to serve; and what it is asked for.
+ASKED_VARIABLE, ASKED_FOR_CODE = "GPUPOOL_ASKED", "code"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -26,6 +29,8 @@ def main() -> None:
     """Serve the coordinator until it closes the channel."""
     refuse_old_python()
     channel, package_dir = sys.argv[1:3]
+    asked = os.environ.pop(ASKED_VARIABLE, "")
+    channel = asked if channel == "0" and asked else channel
     # Ctrl-C reaches the whole foreground group; the coordinator decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # All others of a namespace of processes end with its first one in any case. In a container that
@@ -39,7 +44,7 @@ def main() -> None:
     # A script's own directory must not shadow the tool's imports.
     sys.path = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
     make_importable(package_dir)
-    if channel == "code":
+    if channel == ASKED_FOR_CODE:
         from snakemake_executor_gpupool.worker.code_report import report
 
         report()

@@ -6,8 +6,8 @@ from collections.abc import Hashable
 
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
-from snakemake_executor_gpupool.scheduling.forecast import Node
-from snakemake_executor_gpupool.scheduling.models.ahead import HOLD_OFF_S
+from snakemake_executor_gpupool.scheduling.forecast import Node, forecast_of, wave_of_client
+from snakemake_executor_gpupool.scheduling.models.ahead import HOLD_OFF_S, NOBODYS_S
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
 from tests.unit.test_outlook import (
@@ -115,3 +115,28 @@ def test_waiting_in_vain_is_remembered() -> None:
     for holds_back, times in ((True, 1), (False, 0)):
         world = trickle(holds_back=holds_back)
         assert max(m.vain_windows for m in world.scheduler.dispatch.models.values()) == times
+
+
+def test_what_none_of_several_runs_will_need_makes_room_once_it_has_idled() -> None:  # G2
+    """A server never knows that nobody will come: until then c is as good as any."""
+    world = World(gpus=2)
+    nodes: dict[Hashable, Node] = {1: Node("a", "tool"), 2: Node("b", "tool")}
+    nodes |= {3: Node("c", "tool", [2]), 4: Node("b", "tool", [1, 3])}
+    forecast, wave_of = forecast_of(nodes)
+    world.take(ev.JobsForeseen(forecast, "run1"))
+    waves = {job_id: wave_of_client(wave, "run1") for job_id, wave in wave_of.items()}
+    over_s = 0.0
+
+    def ended(job_id: int) -> None:
+        nonlocal over_s
+        if job_id == 2:
+            item = FakeItem("z", 5.0)
+            world.at(world.now_s, lambda: world.submit(3, [item], model="c", wave=waves[3]))
+        over_s = world.now_s if job_id == 3 else over_s
+
+    world.on_report = ended
+    world.submit(1, [FakeItem("x", 60.0)], model="a", wave=waves[1])
+    world.submit(2, ["y"], model="b", wave=waves[2])
+    world.run()
+    _, again_s = loads_of_b(world)
+    assert over_s + NOBODYS_S <= again_s < world.report_times[1]

@@ -95,6 +95,15 @@ def test_a_load_is_told_to_the_first_that_waits_and_others_meet_the_process() ->
     assert "worker_ended" in world.one.names() and "worker_ended" in world.two.names()
 
 
+def test_a_load_ahead_is_told_to_a_run_that_has_had_such_jobs() -> None:  # G2
+    world = World()
+    world.event("job_read", job_id=8, items=1, model="M")
+    for job_id, run in ((7, world.one), (8, world.two)):
+        world.end(job_id, run)
+    world.load()
+    assert "model_loaded" in world.two.names() and "model_loaded" not in world.one.names()
+
+
 def test_a_load_of_another_tool_of_that_name_is_told_to_nobody() -> None:
     world = World()
     world.load(stamp="s2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from snakemake_executor_gpupool.devices.visibility import CONTAINER_PREFIXES, vi
 from snakemake_executor_gpupool.errors import CodeChanged, ConfigError, FrameError, UnlistedCode
 from snakemake_executor_gpupool.frontends.server import address
 from snakemake_executor_gpupool.frontends.server.address import AUTO, ON, Wish, key_of, wish_of
+from snakemake_executor_gpupool.frontends.server.code_watch import CodeWatch, ToolCode
 from snakemake_executor_gpupool.frontends.server.talk import LENGTH, decode, encode, receive
 from snakemake_executor_gpupool.frontends.server.variables import (
     depends_on_place,
@@ -291,6 +293,37 @@ def test_modules_that_libraries_make_up_are_no_files(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "torch._classes", made_up)
     assert not [path for path in local_files() if path.endswith("_classes.py")]
     assert __file__ in local_files()
+
+
+def test_one_look_counts_for_all_that_asked_before_it_and_for_none_that_asks_later(  # G4
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "code.py"
+    file.write_text("x = 1\n")
+    watch, asked = CodeWatch(), []
+
+    async def ask(*question: object) -> ToolCode:
+        asked.append(question)
+        await asyncio.sleep(0)
+        return ToolCode(((str(file), FILE, signature(FILE, str(file))),), (), "1")
+
+    looks: list[str] = []
+    monkeypatch.setattr(
+        "snakemake_executor_gpupool.frontends.server.code_watch.signature",
+        lambda kind, path: looks.append(path) or signature(kind, path),
+    )
+    monkeypatch.setattr(watch, "_ask", ask)
+
+    async def many() -> list[ToolCode]:
+        return await asyncio.gather(*(watch.code_of("t", {}, "s", "/") for _ in range(20)))
+
+    assert len(set(asyncio.run(many()))) == 1 and len(asked) == 1
+    asyncio.run(many())
+    assert len(looks) <= 3 and len(asked) == 1
+    before = asyncio.run(watch.code_of("t", {}, "s", "/"))
+    file.write_text("x = 22\n")
+    after = asyncio.run(watch.code_of("t", {}, "s", "/"))
+    assert after != before and len(asked) == 2
 
 
 def test_where_nothing_is_expected_all_is_well() -> None:

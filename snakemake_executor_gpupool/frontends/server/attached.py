@@ -94,24 +94,17 @@ class AttachedPool(Pool):
         """Serve jobs, by the server where that can. Returns at once."""
         with self._state:
             over = self._over or self._cancelled
-            theirs = [] if over else [r for r in requests if self._is_for_server(r)]
+            theirs = [] if over else list(requests)
             self._outstanding.update((request.job_id, request) for request in theirs)
             self._still.handed_over(theirs)
         handed_over = {request.job_id for request in theirs}
         own = [request for request in requests if request.job_id not in handed_over]
-        if self._over and not self._falls_back and any(map(self._is_for_server, own)):
+        if self._over and not self._falls_back and own:
             self.fail(ConfigError(f"{self._over}, and this run was to have one"))
         if own:
             super().submit(own)
         if theirs:
             self._connection.send({"type": "jobs", "jobs": [*map(self._message, theirs)]})
-
-    def _is_for_server(self, request: Request) -> bool:
-        """Whether a server can do a job: one in a container is the run's."""
-        tool = request.tool
-        if tool.container is not None:
-            self._say_once(f"{tool} has a container of its own: workers of this run serve it")
-        return tool.container is None
 
     def _message(self, request: Request) -> dict[str, Any]:
         own = replace(request, has_provenance=self._has_provenance, store=self.store)
@@ -135,6 +128,11 @@ class AttachedPool(Pool):
             super().foresee(forecast, run)
         else:
             self._connection.send({"type": "forecast", "forecast": plain_forecast(forecast)})
+
+    @property
+    def places(self) -> list[str]:
+        """Directories that processes in containers must see: the server's, whoever serves."""
+        return [self._server.directory]
 
     @property
     def spools(self) -> list[str]:

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.errors import GpupoolError, ProtocolError
 from snakemake_executor_gpupool.frontends.server.job_requests import Entrance
+from snakemake_executor_gpupool.hosts.containers import variables_in
 from snakemake_executor_gpupool.hosts.process import CHILD_ENTRY, PACKAGE_DIR, describe_exit
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.fields import Fields
+from snakemake_executor_gpupool.wire.requests import DEVICE_ARGUMENTS
+from snakemake_executor_gpupool.worker.main import ASKED_FOR_CODE, ASKED_VARIABLE
 from snakemake_executor_gpupool.worker.unchanged import (
     CONTENT,
     FILE,
@@ -54,6 +59,8 @@ class ToolCode:
     watched: tuple[tuple[str, str, str], ...]
     words: tuple[str, ...]
     version: str
+    #: It was imported in a container, whose image is known not to change.
+    is_contained: bool = False
 
     @property
     def package(self) -> str:
@@ -62,7 +69,22 @@ class ToolCode:
 
     def holds(self) -> bool:
         """Return whether all is as it was."""
-        return all(signature(kind, path) == sign for path, kind, sign in self.watched)
+        return all(signature(kind, path) == sign for path, kind, sign in self._visible)
+
+    @functools.cached_property
+    def _visible(self) -> tuple[tuple[str, str, str], ...]:
+        """What can be looked at from here: of a container, all that is not its image's.
+
+        A file of code that only a container sees may be bound from anywhere: it never counts as
+        unchanged, so that it is looked at from inside, each time.
+        """
+        if not self.is_contained:
+            return self.watched
+        return tuple(
+            (path, kind, sign)
+            for path, kind, sign in self.watched
+            if kind == FILE or signature(kind, path) == sign
+        )
 
 
 class ToolError(GpupoolError):
@@ -78,6 +100,8 @@ class CodeWatch:
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], ToolCode] = OrderedDict()
+        #: When the last look at each began: one counts for all that asked before.
+        self._looked_s: dict[tuple[str, str], float] = {}
         self._asking: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def code_of(
@@ -104,16 +128,23 @@ class CodeWatch:
         ToolError
             It cannot be imported.
         """
-        ident = (spec, software)
+        ident, asked_s = (spec, software), time.monotonic()
         lock = self._asking.setdefault(ident, asyncio.Lock())
         async with lock:
             code = self._known.get(ident)
-            if code is None or not await asyncio.to_thread(code.holds):
+            if code is not None and self._looked_s[ident] < asked_s:
+                self._looked_s[ident] = time.monotonic()
+                if not await asyncio.to_thread(code.holds):
+                    code = None
+                    self._known.pop(ident, None)
+            if code is None:
+                self._looked_s[ident] = time.monotonic()
                 code = await self._ask(spec, variables, cwd, entrance)
                 self._known[ident] = code
             self._known.move_to_end(ident)
         while len(self._known) > MAX_TOOLS:
             oldest, _ = self._known.popitem(last=False)
+            self._looked_s.pop(oldest, None)
             if not self._asking[oldest].locked():
                 del self._asking[oldest]
         return code
@@ -128,7 +159,7 @@ class CodeWatch:
         for wait_s in WAITS_S:
             code, out, words = await _asked(spec, variables, cwd, entrance)
             if code == 0 and len(out) <= MAX_ANSWER_BYTES:
-                return read_answer(out)
+                return read_answer(out, is_contained=is_in_container(entrance))
             if code >= 0:
                 break
             await asyncio.sleep(wait_s)  # it was killed, perhaps by no fault of the tool's
@@ -140,10 +171,16 @@ async def _asked(
     spec: str, variables: Mapping[str, str], cwd: str, entrance: Entrance | None
 ) -> tuple[int, bytes, str]:
     """Have a process import a tool; return its exit code, its answer and its last words."""
-    python = sys.executable if entrance is None else entrance.python
-    command = [python, str(CHILD_ENTRY), "code", str(PACKAGE_DIR)]
-    if entrance is not None and entrance.activation:
-        command = ["bash", "-c", entrance.activation, "bash", *command]
+    command = [sys.executable, str(CHILD_ENTRY), ASKED_FOR_CODE, str(PACKAGE_DIR)]
+    prefix = ""
+    if entrance is not None and entrance.container is not None:
+        activation = entrance.activation.replace(DEVICE_ARGUMENTS, "")
+        command = ["bash", "--norc", "-c", activation]
+        variables = variables_in(variables, {ASKED_VARIABLE: ASKED_FOR_CODE})
+    elif entrance is not None:
+        command, prefix = [entrance.python, *command[1:]], entrance.environment
+        if entrance.activation:
+            command = ["bash", "-c", entrance.activation, "bash", *command]
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,
@@ -153,7 +190,7 @@ async def _asked(
         cwd=cwd,
         start_new_session=True,
     )
-    question = json.dumps({"spec": spec, "base_dir": cwd}).encode()
+    question = json.dumps({"spec": spec, "base_dir": cwd, "prefix": prefix}).encode()
     try:
         out, err = await asyncio.wait_for(process.communicate(question), LIMIT_S)
     except BaseException:
@@ -163,8 +200,13 @@ async def _asked(
     return process.returncode or 0, out, err[-2000:].decode(errors="replace").strip()
 
 
-def read_answer(data: bytes) -> ToolCode:
-    """Return what a process has said of a tool.
+def is_in_container(entrance: Entrance | None) -> bool:
+    """Return whether a tool's processes run in a container."""
+    return entrance is not None and entrance.container is not None
+
+
+def read_answer(data: bytes, *, is_contained: bool = False) -> ToolCode:
+    """Return what a process, perhaps one in a container, has said of a tool.
 
     Raises
     ------
@@ -179,6 +221,7 @@ def read_answer(data: bytes) -> ToolCode:
         watched = tuple((str(p), str(kind), str(sign)) for p, kind, sign in answer["watched"])
         if not all(kind in _KINDS for _, kind, _ in watched):
             raise ValueError("an unknown kind")
-        return ToolCode(watched, tuple(map(str, answer["words"])), str(answer["version"]))
+        words = tuple(map(str, answer["words"]))
+        return ToolCode(watched, words, str(answer["version"]), is_contained)
     except (ValueError, KeyError, TypeError, RecursionError, ProtocolError) as error:
         raise ToolError(WorkerError(f"what it says of its code makes no sense: {error}")) from error

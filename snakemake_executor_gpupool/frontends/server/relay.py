@@ -46,6 +46,8 @@ class _Known:
     workers: set[str] = field(default_factory=set)
     batches: set[int] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
+    #: What its jobs needed: stamps, and names of models.
+    used: set[tuple[str, str]] = field(default_factory=set)
 
 
 @dataclass(eq=False)
@@ -182,7 +184,7 @@ class Relay:
             self._of_worker(time_s, event, fields)
 
     def _first_waiting(self, worker: _Worker) -> Run | None:
-        """Return the first run with a job that waits for a worker's model."""
+        """Return the first run with a job that waits for a worker's model, or may have some."""
         model = (worker.granted or {}).get("model", "")
         stamps = stamps_of(worker.started.get("stamp", ""))
         ours = [route for route in self._routes.values() if route.stamp in stamps[:1]]
@@ -192,7 +194,11 @@ class Relay:
         named = [route for route in ours if route.model == model] or [
             route for route in ours if not route.model
         ]
-        return named[0].run if named else None
+        if named:
+            return named[0].run
+        # It is loaded ahead, for whoever has had such jobs before.
+        had = (run for run, known in self._runs.items() if (*stamps, model) in known.used)
+        return next(had, None)
 
     def _loaded(self, time_s: float, event: str, fields: Fields) -> None:
         self._worker(fields).loaded = fields
@@ -234,6 +240,7 @@ class Relay:
         route = self._routes.get(fields["job_id"])
         if route is not None:
             route.model = fields.get("model", route.model)
+            self._runs[route.run].used.add((route.stamp, route.model))
             told = _renamed({**fields, "job_id": route.own_id})
             self._tell(route.run, (EVENT, time_s, event, told))
 

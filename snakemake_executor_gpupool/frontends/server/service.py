@@ -25,7 +25,11 @@ from snakemake_executor_gpupool.errors import (
     UnlistedCode,
 )
 from snakemake_executor_gpupool.frontends.server.address import key_of, namespace, root_directory
-from snakemake_executor_gpupool.frontends.server.code_watch import CodeWatch, ToolError
+from snakemake_executor_gpupool.frontends.server.code_watch import (
+    CodeWatch,
+    ToolError,
+    is_in_container,
+)
 from snakemake_executor_gpupool.frontends.server.job_requests import (
     PRELOAD,
     RUN,
@@ -277,7 +281,8 @@ class Service:
     ) -> tuple[JobReport, ClientJob, str]:
         """Have a job done, as often as its tool's code changes meanwhile."""
         variables = shown(job.variables, job.cwd)
-        is_here = depends_on_place(variables)
+        # A container shows its processes the directory that it is started in.
+        is_here = depends_on_place(variables) or is_in_container(job.entrance)
         for _ in range(MAX_CHANGES):
             try:
                 place, version = await self._workplace(job, variables, is_here=is_here)

@@ -221,7 +221,9 @@ class Jobs:
         key = tool_key(self._workflow, job)
         if key not in self._tools:
             python, mode, cache = self._config.python, self._config.mode, self._config.cache
-            self._tools[key] = tool_ref(self._workflow, job, python, mode, cache)
+            self._tools[key] = tool_ref(
+                self._workflow, job, python, mode, [str(cache)] if cache else []
+            )
         return self._tools[key]
 
     # -- Snakemake's records ---------------------------------------------------------

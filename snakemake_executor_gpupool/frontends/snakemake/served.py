@@ -176,8 +176,9 @@ class Serving:
         key = tool_key(self._workflow, job)
         if key not in self._tools:
             config = self._pool.config
-            python, mode, cache = config.python, config.mode, config.cache
-            self._tools[key] = tool_ref(self._workflow, job, python, mode, cache)
+            python, mode = config.python, config.mode
+            places = [*self._pool.places, *([str(config.cache)] if config.cache else [])]
+            self._tools[key] = tool_ref(self._workflow, job, python, mode, places)
         return self._tools[key]
 
     def _with_benchmark(self, job: Any, done: Done) -> Done:

@@ -7,7 +7,7 @@ import functools
 import pickle
 import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -240,7 +240,7 @@ def tool_ref(
     job: Any,
     python: str,
     mode: Mode = DEFAULT_MODE,
-    cache: Path | None = None,
+    shown: Iterable[str] = (),
 ) -> ToolRef:
     """Return the tool that a rule names; a file's path is relative to its Snakefile.
 
@@ -248,8 +248,8 @@ def tool_ref(
     ----------
     python
         The interpreter of workers whose rules have no software of their own.
-    cache
-        Where results are kept across runs; None: nowhere.
+    shown
+        Directories of gpupool's own that workers in a container must see.
     """
     spec, name = source_of_tool(workflow, job), tool_name(job)
     try:
@@ -258,8 +258,7 @@ def tool_ref(
         raise Unservable(str(error)) from error
     place, _ = split_spec(spec)
     places = [f"{Path(place).absolute().parent}:ro"] if place.endswith(".py") else []
-    if cache is not None:
-        places.append(str(cache.absolute()))
+    places += [str(Path(place).absolute()) for place in shown]
     software = software_of(workflow, job, python, places)
     return ToolRef(
         spec=spec,

@@ -18,6 +18,9 @@ from snakemake_executor_gpupool.scheduling.outlook import Outlook
 LOOK_AGAIN_S = 0.2
 #: So long after another run has asked for a device nothing is loaded ahead.
 HOLD_OFF_S = 30.0
+#: A model that none of several runs foresees a job of makes room once it has idled for so long:
+#: somebody without a forecast may use it.
+NOBODYS_S = 5.0
 
 
 class LoadAhead:
@@ -56,7 +59,7 @@ class LoadAhead:
         if not wanted:
             return
         if not free:
-            self._end_needless()
+            self._end_needless(now_s)
             self._next_s = now_s
         # Each model once, then more workers of those that are used first.
         for model, _ in wanted:
@@ -80,11 +83,14 @@ class LoadAhead:
             if next_use_s < math.inf
         ]
 
-    def _end_needless(self) -> None:
+    def _end_needless(self, now_s: float) -> None:
         """End an idle worker whose model has no job left: another is to be loaded there."""
         for worker in self._lifecycle.workers.values():
-            idles = worker.is_feedable and worker.idle_since_s is not None
-            if idles and is_gpu(worker.model.spec) and self._outlook.is_over(worker.model):
+            since_s = worker.idle_since_s
+            if not worker.is_feedable or since_s is None or not is_gpu(worker.model.spec):
+                continue
+            is_left = now_s - since_s >= NOBODYS_S and self._outlook.is_nobodys(worker.model)
+            if is_left or self._outlook.is_over(worker.model):
                 self._lifecycle.stop(worker, "no job of its model is left")
                 return
 
