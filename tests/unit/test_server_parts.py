@@ -314,16 +314,19 @@ def test_one_look_counts_for_all_that_asked_before_it_and_for_none_that_asks_lat
     )
     monkeypatch.setattr(watch, "_ask", ask)
 
-    async def many() -> list[ToolCode]:
-        return await asyncio.gather(*(watch.code_of("t", {}, "s", "/") for _ in range(20)))
+    async def many() -> set[ToolCode]:
+        codes = (watch.code_of("t", {}, "s", "/") for _ in range(20))
+        return set(await asyncio.gather(*codes))
 
-    assert len(set(asyncio.run(many()))) == 1 and len(asked) == 1
-    asyncio.run(many())
-    assert len(looks) <= 3 and len(asked) == 1
-    before = asyncio.run(watch.code_of("t", {}, "s", "/"))
-    file.write_text("x = 22\n")
-    after = asyncio.run(watch.code_of("t", {}, "s", "/"))
-    assert after != before and len(asked) == 2
+    async def all_of_it() -> None:
+        assert len(await many()) == 1 and len(asked) == 1
+        (before,) = await many()
+        assert len(looks) <= 3 and len(asked) == 1, "and not one for each"
+        file.write_text("x = 22\n")
+        (after,) = await many()
+        assert after != before and len(asked) == 2
+
+    asyncio.run(all_of_it())
 
 
 def test_where_nothing_is_expected_all_is_well() -> None:
