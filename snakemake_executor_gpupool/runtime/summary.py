@@ -8,6 +8,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.hosts.base import Carried
 from snakemake_executor_gpupool.records.progress import ModelState
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
+from snakemake_executor_gpupool.scheduling.retirement import tools_of
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
@@ -52,8 +53,8 @@ def load_times(models: Iterable[Model]) -> dict[ToolRef, float]:
     slowest_s: dict[ToolRef, float] = {}
     for model in models:
         if model.load_s is not None:
-            ref = model.tool.ref
-            slowest_s[ref] = max(model.load_s, slowest_s.get(ref, 0.0))
+            for ref in tools_of(model):
+                slowest_s[ref] = max(model.load_s, slowest_s.get(ref, 0.0))
     return slowest_s
 
 

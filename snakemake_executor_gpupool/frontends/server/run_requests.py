@@ -6,6 +6,7 @@ import base64
 import binascii
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -160,7 +161,7 @@ class _Items:
 
 def tool_message(tool: ToolRef) -> dict[str, Any]:
     """Return what a message says of a job's tool."""
-    has_own = tool.environment or tool.activation or tool.container
+    has_own = tool.environment or tool.activation or tool.container or tool.python != sys.executable
     entrance = Entrance(tool.python, tool.environment, tool.activation, tool.container)
     return {
         "spec": tool.spec,
