@@ -164,6 +164,7 @@ def test_a_row_s_load_is_told_to_the_first_run_that_waits_for_its_first_model() 
     world = World()
     started = {"tool": "t + u", "pid": 5, "devices": ["cpu:0"], "node": ""}
     world.relay.add(9, world.two, 2, "p.a")
+    world.event("job_read", job_id=9, items=1, model="A")
     world.event("worker_started", worker="c.1", **started, stamp="p.a+b")
     world.event("model_loaded", worker="c.1", model="chain", seconds=2.0, versions={})
     assert "model_loaded" in world.two.names() and "model_loaded" not in world.one.names()

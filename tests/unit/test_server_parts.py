@@ -16,13 +16,14 @@ from snakemake_executor_gpupool.devices.visibility import CONTAINER_PREFIXES, vi
 from snakemake_executor_gpupool.errors import CodeChanged, ConfigError, FrameError, UnlistedCode
 from snakemake_executor_gpupool.frontends.server import address
 from snakemake_executor_gpupool.frontends.server.address import AUTO, ON, Wish, key_of, wish_of
-from snakemake_executor_gpupool.frontends.server.code_watch import CodeWatch, ToolCode
+from snakemake_executor_gpupool.frontends.server.code_watch import CodeWatch, ToolCode, ToolError
 from snakemake_executor_gpupool.frontends.server.talk import LENGTH, decode, encode, receive
 from snakemake_executor_gpupool.frontends.server.variables import (
     depends_on_place,
     digest_of,
     shown,
 )
+from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.worker.unchanged import (
     CONTENT,
     FILE,
@@ -305,6 +306,8 @@ def test_one_look_counts_for_all_that_asked_before_it_and_for_none_that_asks_lat
     async def ask(*question: object) -> ToolCode:
         asked.append(question)
         await asyncio.sleep(0)
+        if "broken" in file.read_text():
+            raise ToolError(WorkerError("it cannot be imported"))
         return ToolCode(((str(file), FILE, signature(FILE, str(file))),), (), "1")
 
     looks: list[str] = []
@@ -325,6 +328,10 @@ def test_one_look_counts_for_all_that_asked_before_it_and_for_none_that_asks_lat
         file.write_text("x = 22\n")
         (after,) = await many()
         assert after != before and len(asked) == 2
+        file.write_text("broken\n")
+        codes = [watch.code_of("t", {}, "s", "/") for _ in range(3)]
+        errors = await asyncio.gather(*codes, return_exceptions=True)
+        assert all(isinstance(error, ToolError) for error in errors), "none gets what was"
 
     asyncio.run(all_of_it())
 
