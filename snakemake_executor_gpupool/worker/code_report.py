@@ -45,7 +45,7 @@ HERE = "."
 _OF_HERE = ("getcwd", "getcwdb", "cwd", "glob", "iglob", "rglob")
 #: Methods of texts whose arguments, and whose own text, are no paths: a dot divides there.
 _OF_TEXTS = ("split", "rsplit", "partition", "rpartition", "join", "replace", "count", "strip")
-_OF_A_PLACE = ("listdir", "scandir", "walk", "Path", "PosixPath", "fwalk")
+_OF_A_PLACE = ("abspath", "realpath", "listdir", "scandir", "walk", "Path", "PosixPath", "fwalk")
 
 
 def report() -> None:

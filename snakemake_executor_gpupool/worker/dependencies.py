@@ -11,7 +11,8 @@ value; ``package``: a version. A result counts only where all of these are as th
 
 A file has several names, all of which have to lead to the same content: the absolute one, and
 those from the tool's directory and from the working directory. So a copy of a workflow that was
-changed finds no results of the original.
+changed finds no results of the original. A process that a server has started in no job's directory,
+as nothing there is of interest to its tool, has no name from there.
 
 Standard library only, Python >= 3.9.
 """
@@ -102,7 +103,8 @@ def found(observer: Observer, reader: Tool, items: Callable[[], Sequence[Any]]) 
         if state_of(read) != observer.reads[read] or _is_unsettled(read):
             return Depends([], f"{read.path} has changed while it was in use, or just before")
         ident = ident_of(read.kind, read.path)
-        lines += [[read.kind, name, ident] for name in _names_of(read, _directory_of(kind))]
+        names = names_of(read, _directory_of(kind), is_anywhere=observer.is_anywhere)
+        lines += [[read.kind, name, ident] for name in names]
     return Depends(sorted(lines), "", has_read_items)
 
 
@@ -173,11 +175,16 @@ def _directory_of(tool_class: Any) -> str:
     return os.path.dirname(os.path.abspath(path))
 
 
-def _names_of(read: Read, directory: str) -> Iterator[str]:
+def names_of(read: Read, directory: str, *, is_anywhere: bool) -> Iterator[str]:
+    """Yield all names of something that was read, by which it must lead to the same content.
+
+    ``is_anywhere``: this process was started in a directory that is no job's.
+    """
     if read.is_absolute:
         yield read.path
     yield _FROM_TOOL + os.path.relpath(read.path, directory)
-    yield _FROM_HERE + os.path.relpath(read.path)
+    if not is_anywhere:
+        yield _FROM_HERE + os.path.relpath(read.path)
 
 
 def _resolved(name: str, directory: str) -> str:

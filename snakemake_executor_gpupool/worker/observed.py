@@ -56,6 +56,8 @@ class Observer:
         self.remarks: dict[str, str] = {}
         #: Names of the modules that were loaded before the tool's code.
         self.modules_before: frozenset[str] = frozenset()
+        #: This process was started in a directory that is no job's.
+        self.is_anywhere = False
         self._is_watching = False
         self._is_hooked = False
         self._own: set[str] = set()

@@ -58,6 +58,7 @@ def start(channel: Channel, frame: Frame) -> Callable[[Frame], None] | None:
         # Before the tool's code runs, which may change what an import finds.
         from snakemake_executor_gpupool.worker.chain_server import ChainServer
     unchanged = Unchanged.of_this_process()
+    OBSERVER.is_anywhere = unchanged.is_anywhere
     OBSERVER.pass_over([*frame.meta["spool"], _PACKAGE_DIRECTORY])
     started_s = time.perf_counter()
     try:

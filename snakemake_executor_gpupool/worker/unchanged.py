@@ -90,10 +90,13 @@ class Unchanged:
     ----------
     tool
         What the user calls the tool; empty: nothing is expected.
+    is_anywhere
+        The process was started in a directory that is no job's.
     """
 
     def __init__(self, path: str) -> None:
         self.tool = ""
+        self.is_anywhere = False
         self._expected: dict[str, tuple[str, str]] = {}
         #: What was expected of tools that were imported besides.
         self._of_others: dict[str, tuple[str, str]] = {}
@@ -101,7 +104,7 @@ class Unchanged:
         self._folder = os.path.dirname(path)
         self._contradiction = ""
         for each in _files_of(path) if path else ():
-            tool, expected = _read(each)
+            tool, expected, self.is_anywhere = _read(each)
             self.tool = self.tool or tool
             self._contradiction = self._contradiction or _contradiction(self._expected, expected)
             self._expected.update(expected)
@@ -122,7 +125,7 @@ class Unchanged:
         """
         if not self._expected:
             return load()
-        _, expected = _read(os.path.join(self._folder, f"{stamp}.json"))
+        _, expected, _ = _read(os.path.join(self._folder, f"{stamp}.json"))
         changed = _contradiction(self._expected, expected) or _contradiction(
             self._of_others, expected
         )
@@ -173,11 +176,12 @@ def _files_of(path: str) -> list[str]:
     return [os.path.join(folder, f"{start}.{code}.json") for code in codes.split("+")]
 
 
-def _read(path: str) -> tuple[str, dict[str, tuple[str, str]]]:
-    """Return what a tool is called, and what its code was like."""
+def _read(path: str) -> tuple[str, dict[str, tuple[str, str]], bool]:
+    """Return what a tool is called, what its code was like, and whether it starts anywhere."""
     with open(path, encoding="utf-8") as file:
         content = json.load(file)
-    return content["tool"], {name: (kind, sign) for name, kind, sign in content["watched"]}
+    watched = {name: (kind, sign) for name, kind, sign in content["watched"]}
+    return content["tool"], watched, content.get("anywhere", False)
 
 
 def _contradiction(one: dict[str, tuple[str, str]], other: dict[str, tuple[str, str]]) -> str:

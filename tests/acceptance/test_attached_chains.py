@@ -23,7 +23,8 @@ class Words(Tool):
     defaults = {"model": "m", "sleep_s": 0.0}
 
     def load(self, device):
-        with open(os.environ["LOADS"], "a") as loads:
+        (Path(__file__).parent / "beside").read_text()
+        with open(os.environ["LOADS"] + "/loads", "a") as loads:
             loads.write(f"{type(self).__name__}\\n")
 
     def read(self, job):
@@ -31,7 +32,7 @@ class Words(Tool):
 
     def run(self, items):
         time.sleep(self.params.sleep_s)
-        with open(os.environ["LOADS"] + ".items", "a") as computed:
+        with open(os.environ["LOADS"] + "/items", "a") as computed:
             computed.write("".join(f"{type(self).__name__}:{item}\\n" for item in items))
         if any("bad" in item.lower() for item in items) and type(self) is Turn:
             raise ValueError("a bad word")
@@ -82,7 +83,16 @@ class Chains(Place):
         super().__init__(directory)
         self.tools = directory / "words.py"
         self.tools.write_text(TOOLS)
+        (directory / "beside").write_text("read by a path that starts at the tool")
         self.env["GPUPOOL_MANAGED_DEVICES"] = "cpu:1"
+        # A directory: files that a variable of the tool's names count as its code.
+        self.seen = directory / "seen"
+        self.seen.mkdir()
+        self.env["LOADS"] = str(self.seen)
+
+    def computed(self) -> list[str]:
+        path = self.seen / "items"
+        return path.read_text().split() if path.exists() else []
 
     def chains(self, name: str, words: str = "a b", sleep_s: float = 0.0) -> Workflow:
         inputs = {f"in/{i}.txt": f"{words} {name}{i}" for i in range(4)}
@@ -112,7 +122,6 @@ def test_chains_of_an_attached_run_are_those_of_a_run_of_its_own(place: Chains) 
     expected = outputs(own)
     figures = {name: own.summary[name] for name in ("chains_merged", "dispatches_saved")}
     assert figures["chains_merged"] and figures["dispatches_saved"], "or this shows nothing"
-    place.loads.unlink()
     own.directory.rename(own.directory.with_name("own"))
 
     first = place.run(place.chains("same"), "auto")
@@ -156,7 +165,7 @@ def test_a_middle_step_that_fails_fails_alone_and_runs_find_each_others_results(
         for path in workflow.directory.glob("in/*.txt"):
             path.write_text(path.read_text().replace(name, "w"))
         (workflow.directory / "in/2.txt").write_text("x bad y")
-        place.loads.with_name("loads.items").unlink(missing_ok=True)
+        (place.seen / "items").unlink(missing_ok=True)
         cache = str(place.directory / "kept")
         done = place.run(workflow, server, "--keep-going", "--gpupool-cache", cache)
         assert done.code == 1 and "a bad word" in done.text, done.text

@@ -24,6 +24,9 @@ from snakemake_executor_gpupool.frontends.server.variables import (
     shown,
 )
 from snakemake_executor_gpupool.wire.described import WorkerError
+from snakemake_executor_gpupool.worker.code_report import HERE, _words
+from snakemake_executor_gpupool.worker.dependencies import names_of
+from snakemake_executor_gpupool.worker.observed import Read
 from snakemake_executor_gpupool.worker.unchanged import (
     CONTENT,
     FILE,
@@ -274,6 +277,32 @@ def test_a_process_takes_another_tool_in_only_as_it_was_looked_at(  # G4
     expect(tmp_path, "s.late", late)
     with pytest.raises(CodeChanged, match=r"late\.py"):
         unchanged.admit("s.late", lambda: late.write_text("x = 22\n"))
+
+
+def test_what_a_process_reads_that_starts_anywhere_is_named_from_its_tool_alone(  # C2
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it was started means nothing to whoever finds its kept results."""
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "tool" / "data"
+    read, folder = Read(FILE, str(data), is_absolute=True), str(tmp_path / "tool")
+    assert set(names_of(read, folder, is_anywhere=True)) == {str(data), "tool:data"}
+    assert "here:tool/data" in set(names_of(read, folder, is_anywhere=False))
+    place = tmp_path / "s.json"
+    for anywhere in (True, False):
+        place.write_text(json.dumps({"tool": "t", "watched": [], "anywhere": anywhere}))
+        assert Unchanged(str(place)).is_anywhere == anywhere
+
+
+@pytest.mark.parametrize(
+    "code", ["os.path.abspath('')", "Path('.')", "os.getcwd()", "realpath('')"]
+)
+def test_code_that_asks_for_the_working_directory_starts_there(code: str, tmp_path: Path) -> None:
+    file = tmp_path / "code.py"
+    file.write_text(f"x = {code}\n")
+    assert HERE in _words([str(file)])
+    file.write_text("x = os.path.abspath(__file__)\n")
+    assert HERE not in _words([str(file)])
 
 
 def test_a_module_that_nobody_knew_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,8 +140,8 @@ class Workplaces:
         known = self._known.get(stamp)
         if known is None:
             expected = self._expected / f"{stamp}.json"
-            content = json.dumps({"tool": job.name, "watched": code.watched})
-            expected.write_text(content, encoding="utf-8")
+            told = {"tool": job.name, "watched": code.watched, "anywhere": not depends}
+            expected.write_text(json.dumps(told), encoding="utf-8")
             surroundings = Surroundings({**variables, VARIABLE: str(expected)}, start, job.umask)
             plain = ToolRef(job.spec, start, python, mode=mode, name=job.name, stamp=stamp)
             ref = plain if entrance is None else replace(plain, **entrance.fields())
