@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +87,27 @@ def single_script(runs: Runs, task: Task, directory: Path, options: ScriptOption
     run_timed(runs, [*command, "--budget", str(options.budget)], directory, MALLOC)
 
 
-def touch_floor(runs: Runs, directory: Path, *options: str, snakefile: Path = EMBED) -> None:
-    """(c) Run Snakemake without any work."""
-    command = snakemake(snakefile, "touchfloor", *FLOOR, *options)
-    run_timed(runs, command, directory, {"PYTHONPATH": str(HERE / "touchfloor")})
+def touch_floor(
+    runs: Runs,
+    directory: Path,
+    *options: str,
+    snakefile: Path = EMBED,
+    later: bool = False,
+    env: dict[str, str] | None = None,
+) -> None:
+    """(c) Run Snakemake without any work; ``later``: jobs end on another thread."""
+    command = snakemake(snakefile, "touchlater" if later else "touchfloor", *FLOOR, *options)
+    paths = [str(HERE / "touchfloor"), *filter(None, [(env or {}).get("PYTHONPATH")])]
+    run_timed(runs, command, directory, {**(env or {}), "PYTHONPATH": os.pathsep.join(paths)})
 
 
-def gpupool(runs: Runs, directory: Path, *options: str, snakefile: Path = EMBED) -> None:
+def gpupool(
+    runs: Runs,
+    directory: Path,
+    *options: str,
+    snakefile: Path = EMBED,
+    env: dict[str, str] | None = None,
+) -> None:
     """(d) Run the Snakefile under gpupool as shipped."""
     command = snakemake(snakefile, "gpupool", "--profile", str(PROFILE), *options)
-    run_timed(runs, command, directory)
+    run_timed(runs, command, directory, env)

@@ -89,6 +89,8 @@ class Callbacks:
         A line for the user; one that says that something is not as it should be (None: as any).
     started
         Items of these jobs are being computed; a job may be told of many times. None: untold.
+    gathers
+        Whoever is told does better if he is told of many jobs together, a few milliseconds later.
     """
 
     report: Callable[[JobReport], None]
@@ -97,6 +99,7 @@ class Callbacks:
     log: Callable[[str], None]
     warn: Callable[[str], None] | None = None
     started: Callable[[list[int]], None] | None = None
+    gathers: bool = False
 
     def tell_warning(self, line: str) -> None:
         """Tell the user what is not as it should be."""

@@ -159,16 +159,28 @@ class RunLoop:
         self._progress = Progress(now_s)
         #: What happened while the loop waited; None: it has not.
         self._polled: list[HostEvent] | None = None
+        self._is_gathering = False
 
     # -- a turn ------------------------------------------------------------------------
     def wait(self, now_s: float) -> None:
         """Wait until something happens or is due."""
         self._polled = self.host.poll(self.scheduler.next_wake_s(now_s) - now_s)
 
+    def pause_s(self) -> float:
+        """Return for how long more may happen before the next step, at no cost to anybody."""
+        polled = self._polled or []
+        senders = [event.worker_id for event in polled if isinstance(event, FrameArrived)]
+        is_all = len(senders) == len(polled)
+        pause_s = self.scheduler.files.pause_s(senders) if is_all else 0.0
+        self._is_gathering = pause_s > 0.0
+        return pause_s
+
     def step(self, now_s: float) -> None:
         """Take what has happened and what is wanted and due, decide, act. Never waits."""
         events, self._polled = self._polled, None
-        for event in self.host.poll(0.0) if events is None else events:
+        if events is None or self._is_gathering:
+            events = [*(events or ()), *self.host.poll(0.0)]
+        for event in events:
             self._happened(event, now_s)
         for act in self._inbox.take():
             act(now_s)

@@ -52,6 +52,8 @@ from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: How long the last reports may take once everything has ended.
 FAREWELL_S = 10.0
+#: With so many jobs in flight their reports are gathered for so long.
+MANY_JOBS, GATHER_S = 64, 0.01
 
 
 class Pool:
@@ -80,7 +82,7 @@ class Pool:
     ) -> None:
         self.config = config
         self._callbacks = callbacks
-        self._reporter = Reporter(self.fail)
+        self._reporter = Reporter(self.fail, self._report_pause_s)
         #: Where results are kept across runs; None: nowhere.
         self.store: StoreAddress | None = None
         host = None
@@ -151,6 +153,11 @@ class Pool:
             figures=profile.figures(),
             spools=tuple(self.paths.spools),
         )
+
+    def _report_pause_s(self) -> float:
+        """Return for how long reports are gathered: not at all where few jobs are in flight."""
+        is_busy = self._callbacks.gathers and len(self._loop.scheduler.jobs) >= MANY_JOBS
+        return GATHER_S if is_busy and not self._closing.is_set() else 0.0
 
     def _pids(self) -> list[int]:
         return self._host.pids()
@@ -319,6 +326,8 @@ class Pool:
         try:
             while not self._closing.is_set():
                 loop.wait(time.monotonic())
+                if (pause_s := loop.pause_s()) > 0.0:
+                    time.sleep(pause_s)
                 loop.step(time.monotonic())
         except BaseException as error:
             self.fail(error)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 Tell = Callable[[], None]
@@ -16,10 +18,15 @@ class Reporter:
     ----------
     failed
         Called on that thread with the error of a callback; later callbacks are called all the same.
+    pause_s
+        Returns for how long callbacks may be gathered before they are called.
     """
 
-    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, failed: Callable[[BaseException], None], pause_s: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self._failed = failed
+        self._pause_s = pause_s
         self._outgoing: queue.SimpleQueue[Tell | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="gpupool-reports", daemon=True)
 
@@ -33,13 +40,22 @@ class Reporter:
 
     def _run(self) -> None:
         while True:
-            tell = self._outgoing.get()
-            if tell is None:
-                return
-            try:
-                tell()
-            except BaseException as error:  # a report may be lost: the run must end
-                self._failed(error)
+            tells = [self._outgoing.get()]
+            if (pause_s := self._pause_s()) > 0.0:
+                time.sleep(pause_s)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    tells.append(self._outgoing.get_nowait())
+            for tell in tells:
+                if tell is None:
+                    return
+                self._call(tell)
+
+    def _call(self, tell: Tell) -> None:
+        try:
+            tell()
+        except BaseException as error:  # a report may be lost: the run must end
+            self._failed(error)
 
     def close(self, patience_s: float) -> None:
         """Call what is left, then end the thread; wait for ``patience_s`` at most."""

@@ -126,6 +126,20 @@ def test_a_step_never_waits_and_takes_the_time_that_it_is_given(stepped: Stepped
     assert stepped.loop.summary(stepped.now_s)["wall_s"] == 3000.0
 
 
+def test_what_comes_while_answers_are_gathered_is_taken_in_the_same_step(stepped: Stepped) -> None:
+    loop, late = stepped.loop, DevicesLeft((), "late")
+    loop.scheduler.files.pause_s = lambda senders: 0.5 * bool([*senders])  # type: ignore
+    for is_answer in (True, False):
+        stepped.host.events.append(
+            FrameArrived("w", Frame({"type": "x"}, [])) if is_answer else DevicesLeft((), "first")
+        )
+        loop.wait(stepped.now_s)
+        assert loop.pause_s() == (0.5 if is_answer else 0.0), "only answers are waited for"
+        stepped.host.events.append(late)
+        stepped.steps()
+        assert (late in stepped.host.events) != is_answer
+
+
 def test_what_was_found_while_waiting_is_taken_once(stepped: Stepped) -> None:
     stepped.host.events.append(DevicesLeft((), "nothing"))
     stepped.loop.wait(stepped.now_s)

@@ -113,6 +113,19 @@ def test_callbacks_are_called_in_order_on_one_thread_and_all_before_the_end() ->
     assert told == [(number, "gpupool-reports") for number in range(100)]
 
 
+def test_callbacks_that_were_gathered_are_called_in_order_and_all_before_the_end() -> None:
+    told: list[int] = []
+    failures: list[BaseException] = []
+    reporter = Reporter(failures.append, lambda: 1e-6)
+    for number in range(50):
+        reporter.put(lambda n=number: told.append(n))  # type: ignore[misc]
+        reporter.put(lambda: 1 // 0)  # type: ignore[arg-type, return-value]
+    reporter.start()
+    reporter.close(PATIENCE_S)
+    assert told == list(range(50))
+    assert len(failures) == 50
+
+
 def test_a_callback_that_fails_costs_no_other() -> None:
     told: list[str] = []
     failures: list[BaseException] = []

@@ -38,6 +38,7 @@ from snakemake_executor_gpupool.frontends.snakemake.checks import (
     heed_missing_gpus,
     rules_without_gpu,
 )
+from snakemake_executor_gpupool.frontends.snakemake.collector import COLLECTOR
 from snakemake_executor_gpupool.frontends.snakemake.cores import bound_threads, cpu_budget
 from snakemake_executor_gpupool.frontends.snakemake.failures import tell_failure
 from snakemake_executor_gpupool.frontends.snakemake.foreseeing import Foreseeing
@@ -52,6 +53,7 @@ from snakemake_executor_gpupool.frontends.snakemake.pool_options import (
     pool_config,
 )
 from snakemake_executor_gpupool.frontends.snakemake.report import RunReport, report_path
+from snakemake_executor_gpupool.frontends.snakemake.rounds import merge_rounds
 from snakemake_executor_gpupool.frontends.snakemake.runtimes import tell_runtime
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
 from snakemake_executor_gpupool.frontends.snakemake.servers import (
@@ -153,7 +155,7 @@ class Executor(RealExecutor):
     def _open_pool(self, config: PoolConfig) -> Pool:
         tell = self.logger.info, self.logger.warning
         ends = self._expected.report, self._grant, self._broken
-        callbacks = Callbacks(*ends, *tell, started=self._started)
+        callbacks = Callbacks(*ends, *tell, started=self._started, gathers=True)
         attached = attached_pool(self.workflow, self.executor_settings, config, callbacks)
         machines = (self._cluster.paths, self._cluster.host) if self._cluster else None
         return attached or Pool(config, callbacks, machines)
@@ -200,6 +202,7 @@ class Executor(RealExecutor):
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take all jobs that are ready. Returns without waiting for any of them."""
         self._signals.catch()
+        COLLECTOR.hold()
         if self._pool.config.looks_ahead and (forecast := self._foreseeing.look()) is not None:
             self._pool.foresee(forecast)
         # Snakemake passes them in no particular order.
@@ -296,6 +299,7 @@ class Executor(RealExecutor):
         report.leave()
         self._shows_devices.close()
         self._signals.over()
+        COLLECTOR.over()
 
     def cancel(self) -> None:
         """End every worker and child at once; their jobs fail."""
@@ -314,6 +318,7 @@ class Executor(RealExecutor):
         killer.cancel()
         self._run_report().leave()
         self._signals.over()
+        COLLECTOR.over()
 
     def _run_report(self) -> RunReport:
         tell, warn = self.logger.info, self.logger.warning
@@ -365,6 +370,7 @@ class Executor(RealExecutor):
             if report.seconds:
                 tell_runtime(self.workflow.persistence, job, report.seconds)
             self.report_job_success(info)
+            merge_rounds(self.workflow.scheduler)
             return
         self._halt.failed(job)
         try:

@@ -8,6 +8,8 @@ from typing import Optional
 
 from snakemake_interface_executor_plugins.settings import ExecutorSettingsBase
 
+from snakemake_executor_gpupool.frontends.snakemake.collector import COLLECTOR
+
 
 @dataclass
 class ExecutorSettings(ExecutorSettingsBase):
@@ -214,3 +216,7 @@ class ExecutorSettings(ExecutorSettingsBase):
             "choices": ["refuse", "run"],
         },
     )
+
+    def __post_init__(self) -> None:
+        """Snakemake makes them for a run under this executor, before it reads the workflow."""
+        COLLECTOR.relax()

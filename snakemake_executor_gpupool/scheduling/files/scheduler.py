@@ -32,6 +32,7 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import (
     FRAMES_AHEAD,
     FileWorker,
     FileWorkerPool,
+    pause_s,
 )
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState, explain
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
@@ -220,9 +221,8 @@ class FileScheduler:
                 job = self._next(queues)
                 if job is None:
                     return
-                if not worker.in_flight:
-                    worker.active_s = now_s
-                worker.sent(job.request.job_id, self._send_job(tool, worker.worker_id, job))
+                size_bytes = self._send_job(tool, worker.worker_id, job)
+                worker.sent(job.request.job_id, size_bytes, now_s)
 
     def _wants_worker(
         self,
@@ -312,7 +312,7 @@ class FileScheduler:
         self.heard_of(worker_id, now_s)
         worker = tool.workers[worker_id]
         if worker.in_flight and worker.in_flight[0] == job_id:
-            worker.answered()
+            worker.answered(now_s)
             self._end_stale(worker)
             tool.reading.discard(job_id)
             self._outbox.note("file_done", worker=worker_id, job_id=job_id)
@@ -322,6 +322,10 @@ class FileScheduler:
     def heard_of(self, worker_id: str, now_s: float) -> None:
         """A process has sent something: it is not hung."""
         self._tool_of[worker_id].workers[worker_id].active_s = now_s
+
+    def pause_s(self, senders: Iterable[str]) -> float:
+        """Return for how long further answers may be gathered; ``senders``: of those there are."""
+        return pause_s(self._tool_of, senders)
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when a tool whose process has died may next be tried; else infinity."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.scheduling.files.queue import FileQueue, Level
@@ -13,6 +13,13 @@ from snakemake_executor_gpupool.wire.requests import ToolRef
 #: Frames sent ahead to one process, while their files are less than so many bytes together.
 FRAMES_AHEAD = 8
 BYTES_AHEAD = 1024**2
+#: So many to one that takes no longer than this for each: they take less time, together, than the
+#: few of a slower one.
+QUICK_S, QUICK_FRAMES_AHEAD = 5e-4, 32
+#: Over so many frames it is measured.
+MEASURED_FRAMES = 16
+#: Its answers may be gathered while it has more than so many frames left; never longer than this.
+FRAMES_LEFT, MAX_PAUSE_S = 8, 3e-3
 
 
 @dataclass(eq=False)
@@ -37,25 +44,47 @@ class FileWorker:
     is_ending: bool = False
     #: Another is to take its place as soon as it has nothing to do.
     is_stale: bool = False
+    #: What a frame has lately taken it while it had no lack of them; None: not measured.
+    frame_s: float | None = None
     _sizes: deque[int] = field(default_factory=deque)
     _ahead_bytes: int = 0
+    _measured: int = 0
+    _measured_from_s: float = 0.0
+
+    @property
+    def frames_ahead(self) -> int:
+        """How many frames it is sent ahead."""
+        is_quick = self.frame_s is not None and self.frame_s <= QUICK_S
+        return QUICK_FRAMES_AHEAD if is_quick else FRAMES_AHEAD
 
     @property
     def has_room(self) -> bool:
         """Whether it can be sent another frame."""
-        is_free = len(self.in_flight) < FRAMES_AHEAD and self._ahead_bytes < BYTES_AHEAD
+        is_free = len(self.in_flight) < self.frames_ahead and self._ahead_bytes < BYTES_AHEAD
         return self.ready and is_free and not (self.is_ending or self.is_stale)
 
-    def sent(self, job_id: int, size_bytes: int) -> None:
+    def pause_s(self, answers: int) -> float:
+        """Return for how long its answers may be gathered, of which there are so many already."""
+        left = len(self.in_flight) - answers - FRAMES_LEFT
+        return min(max(left, 0) * (self.frame_s or 0.0), MAX_PAUSE_S)
+
+    def sent(self, job_id: int, size_bytes: int, now_s: float) -> None:
         """It was sent a job whose files have about so many bytes."""
+        if not self.in_flight:
+            self.active_s = self._measured_from_s = now_s
+            self._measured = 0
         self.in_flight.append(job_id)
         self._sizes.append(size_bytes)
         self._ahead_bytes += size_bytes
 
-    def answered(self) -> None:
+    def answered(self, now_s: float) -> None:
         """It has done the job that it was sent first."""
         self.in_flight.popleft()
         self._ahead_bytes -= self._sizes.popleft()
+        self._measured += 1
+        if self._measured >= MEASURED_FRAMES:
+            self.frame_s = (now_s - self._measured_from_s) / self._measured
+            self._measured, self._measured_from_s = 0, now_s
 
 
 @dataclass(eq=False)
@@ -131,3 +160,24 @@ class FileWorkerPool:
         for each in (self.reads, self.writes, self.homes, self.resting):
             each.clear()
         return waiting
+
+
+def pause_s(tools: Mapping[str, FileWorkerPool], senders: Iterable[str]) -> float:
+    """Return for how long further answers may be gathered before the first are looked at.
+
+    Their processes have enough to do meanwhile. Each look costs as much as what an answer leads to,
+    and whoever shares the interpreter waits for it.
+
+    Parameters
+    ----------
+    tools
+        Of all file processes, by their names.
+    senders
+        Who has sent each of the answers that have come; one that is no file process waits for none.
+    """
+    least_s = MAX_PAUSE_S
+    answers = Counter(senders)
+    for name, count in answers.items():
+        worker = tools[name].workers.get(name) if name in tools else None
+        least_s = min(least_s, 0.0 if worker is None else worker.pause_s(count))
+    return least_s if answers else 0.0
