@@ -356,9 +356,30 @@ MUTANTS = (
     Mutant(
         "a callback that fails costs no other callback",
         "runtime/reporter.py",
-        "                self._failed(error)\n",
-        "                self._failed(error)\n                return\n",
+        "                self._call(tell)\n",
+        "                tell()\n",
         ("test_runtime_threads.py",),
+    ),
+    Mutant(
+        "a job that ends while Snakemake looks is looked after as well",
+        "frontends/snakemake/rounds.py",
+        "    reasons.release()\n",
+        "",
+        ("test_rounds.py",),
+    ),
+    Mutant(
+        "answers are not gathered while a process runs out of work",
+        "scheduling/files/worker_pool.py",
+        "len(self.in_flight) - answers - FRAMES_LEFT",
+        "len(self.in_flight)",
+        ("test_frames_ahead.py",),
+    ),
+    Mutant(
+        "garbage is looked for as usual after a run",
+        "frontends/snakemake/collector.py",
+        "            gc.unfreeze()\n",
+        "",
+        ("test_collector.py",),
     ),
     # -- what is left behind ----------------------------------------------------------------
     Mutant(
