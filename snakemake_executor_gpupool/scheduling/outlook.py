@@ -54,6 +54,8 @@ class Outlook(Foresight):
         self._on_model: dict[Hashable, tuple[list[Wave], list[Wave]]] = {}
         self._estimated_s = -math.inf
         self._to_load: int | None = None
+        #: What a load, and a job, of a model takes, in the median of all; None: to be looked up.
+        self._typical: tuple[float | None, float | None] | None = None
 
     # -- what happens ----------------------------------------------------------------
     def replace(self, forecast: Forecast, client: str = "") -> None:
@@ -72,7 +74,7 @@ class Outlook(Foresight):
             del self._kinds[kind][model.key]
         self._jobs_read.pop(model.key, None)
         self._cost_read.pop(model.key, None)
-        self._on_model, self._loaded, self._to_load = {}, None, None
+        self._on_model, self._loaded, self._to_load, self._typical = {}, None, None, None
         self._ranks.clear()
         self._forget_estimates()
 
@@ -90,7 +92,9 @@ class Outlook(Foresight):
                 known[model.key] = None
                 self._kinds_of[model.key].add(kind_of(request.wave))
                 self._on_model, self._loaded = {}, None
-        self._ranks.clear()
+                self._ranks.clear()
+        # Others change by it, too, a little: their ranks are renewed in a moment anyway.
+        self._ranks.pop(model.key, None)
         self._forget_estimates()
         self._jobs_read[model.key] += 1
         self._cost_read[model.key] += cost
@@ -110,7 +114,7 @@ class Outlook(Foresight):
         if now_s - self._estimated_s >= RENEWED_AFTER_S:
             self._estimated_s, self._to_load = now_s, None
             self._ranks.clear()
-            self._loaded = None
+            self._loaded = self._typical = None
             self._forget_estimates()
 
     def _forget_estimates(self) -> None:
@@ -153,11 +157,21 @@ class Outlook(Foresight):
     def weighs(self, model: Model) -> bool:
         """Whether loading a model takes long enough, beside its jobs, to be avoided."""
         load_s, job_s = model.load_s, self.job_s(model)
-        if load_s is None:  # taken to be as long as those of others
-            load_s = median([other.load_s for other in self._models.values()])
-        if job_s is None:
-            job_s = median([self.job_s(other) for other in self._models.values()])
+        if load_s is None or job_s is None:  # taken to be as long as those of others
+            typical_load_s, typical_job_s = self._typical_s()
+            load_s = typical_load_s if load_s is None else load_s
+            job_s = typical_job_s if job_s is None else job_s
         return load_s is None or job_s is None or load_s >= WEIGHS * job_s
+
+    def _typical_s(self) -> tuple[float | None, float | None]:
+        if self._typical is None:
+            models = self._models.values()
+            loads_s, jobs_s = (
+                [each.load_s for each in models],
+                [self.job_s(each) for each in models],
+            )
+            self._typical = median(loads_s), median(jobs_s)
+        return self._typical
 
     def rank(self, group: Hashable) -> tuple[float, ...]:
         """Those first that need not be loaded again; then those on which most depends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Hashable
 
@@ -13,6 +14,8 @@ from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.forecast import Forecast, Node, forecast_of
 from snakemake_executor_gpupool.scheduling.models.dispatch import GRACE_S, DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.testing.graph_runs import GraphRun
 from snakemake_executor_gpupool.testing.graphs import Graph, GraphJob, random_graph
 from snakemake_executor_gpupool.testing.simulation import World
@@ -303,3 +306,27 @@ def test_runs_have_forecasts_of_their_own_and_take_them_along() -> None:  # G2
     assert set(world.scheduler.outlook._table.waves) == {"k@0:run2"}
     world.take(ev.RunLeft("run2"))
     assert not world.scheduler.outlook.is_known
+
+
+def test_what_a_job_takes_to_decide_does_not_grow_with_the_square_of_the_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = 0
+    job_s = Outlook.job_s
+
+    def counted(outlook: Outlook, model: Model) -> float | None:
+        nonlocal looks
+        looks += 1
+        return job_s(outlook, model)
+
+    def looks_per_job(models: int) -> float:
+        nonlocal looks
+        looks = 0
+        jobs = [(f"m{number}", 0.01, []) for number in range(models)] * 4
+        graph = dataclasses.replace(graph_of(*jobs, devices=2), knows_figures=False)
+        GraphRun(graph, looks_ahead=True).run()
+        return looks / len(jobs)
+
+    monkeypatch.setattr(Outlook, "job_s", counted)
+    few, many = looks_per_job(10), looks_per_job(60)
+    assert many < 8 * few
