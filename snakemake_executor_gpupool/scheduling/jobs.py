@@ -326,11 +326,7 @@ class JobTable:
 
     def take_back(self, job_id: int) -> None:
         """The caller has read its results."""
-        self._release(self._lent.pop(job_id, []))
-
-    def _release(self, items: list[WorkItem]) -> None:
-        for item in items:
-            self._ledger.release(item)
+        self._ledger.release(*self._lent.pop(job_id, []))
 
     def _end(
         self,
@@ -357,7 +353,7 @@ class JobTable:
         if is_lent:
             self._lent[job.request.job_id] = job.items
         else:
-            self._release(job.items)
+            self._ledger.release(*job.items)
 
     @staticmethod
     def _awaits_no_more(item: WorkItem, job_id: int) -> None:

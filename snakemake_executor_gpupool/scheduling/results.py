@@ -20,7 +20,7 @@ from snakemake_executor_gpupool.scheduling.settled import (
     split_all,
 )
 from snakemake_executor_gpupool.wire.described import WorkerError
-from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
+from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile, are_in_memory
 
 
 @dataclass(eq=False, slots=True)
@@ -91,6 +91,11 @@ def blob_size(blob: Blob | None) -> int:
     if blob is None:
         return 0
     return blob.size_bytes if isinstance(blob, SpoolFile) else len(blob)
+
+
+def blobs_size(blobs: Sequence[Blob]) -> int:
+    """Return how many bytes blobs take."""
+    return sum(map(len if are_in_memory(blobs) else blob_size, blobs))
 
 
 #: So many results are kept at most, however small they are.
@@ -252,11 +257,12 @@ class ResultLedger:
             self.unique += 1
             self.computed += 1
 
-    def release(self, item: WorkItem) -> None:
-        """One place no longer needs the item's result."""
-        item.holders -= 1
-        if item.holders == 0 and item.result is not None:
-            self._keep(item)
+    def release(self, *items: WorkItem) -> None:
+        """One place of each item no longer needs its result."""
+        for item in items:
+            item.holders -= 1
+            if item.holders == 0 and item.result is not None:
+                self._keep(item)
 
     def abandon(self, item: WorkItem) -> None:
         """Forget an item that will never be computed, since nobody waits for it."""

@@ -37,7 +37,7 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import (
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState, explain
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
-from snakemake_executor_gpupool.scheduling.results import blob_size
+from snakemake_executor_gpupool.scheduling.results import blobs_size
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
@@ -273,7 +273,7 @@ class FileScheduler:
             effect = write_effect(worker_id, job)
             self._outbox.put(effect)
             settled_bytes = sum(piece.size_bytes for piece in effect.settled)
-            return settled_bytes + sum(map(blob_size, effect.blobs))
+            return settled_bytes + blobs_size(effect.blobs)
         if job.phase is JobPhase.PUBLISHING:
             assert job.staged is not None
             self._outbox.put(PublishJob(worker_id, job.request, job.staged))
