@@ -217,7 +217,7 @@ def through_snakemake(jobs: int, repeats: int) -> list[Cost]:
     walls = {
         "Snakemake, the whole run": served.median_s,
         "what the whole run takes beyond the floor's": served.median_s - floor.median_s,
-        "the floor, first job to last done (no items; no run can be faster)": floor_s,
+        "the floor, first job to last done": floor_s,
         "first read to last done": statistics.median(phases),
     }
     return [
@@ -229,7 +229,8 @@ def through_snakemake(jobs: int, repeats: int) -> list[Cost]:
 def floor_phase_s(runs: Runs) -> float:
     """Return the seconds from the first job that the floor's executor got until its last was done.
 
-    What Snakemake's own thread does with so many jobs meanwhile is in any executor's time, too.
+    What Snakemake's own thread does for jobs that are done comes after that. In a run of gpupool
+    it is done meanwhile, and is in the time from the first job read to the last one done.
     """
     first_s, last_s = json.loads(((runs.directory or Path()) / "touchfloor.json").read_text())
     return float(last_s - first_s)
@@ -272,6 +273,8 @@ def main() -> int:
             targets.append(report.Target("bytes of an item in flight", memory, BYTES_PER_ITEM))
         if "snakemake" in options.parts:
             costs += through_snakemake(options.jobs, options.repeats)
+            label = "items/s through Snakemake, beyond what the floor takes"
+            targets.append(at_least(label, costs[-3], SNAKEMAKE_PER_S))
             label = "items/s through Snakemake, from the first read to the last done"
             targets.append(at_least(label, costs[-1], SNAKEMAKE_PER_S))
     except RivalFailed as error:

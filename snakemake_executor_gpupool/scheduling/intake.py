@@ -73,6 +73,8 @@ class Intake:
             model = self._model_of(job, tool, piece)
             if model is not None:
                 self._open(job, model, tool, piece, now_s)
+            if job.missing and job.has_many_objects:
+                return  # more with the next results
 
     def _model_of(self, job: JobState, tool: FileWorkerPool, message: ItemsRead) -> Model | None:
         """Return the model of items that were read; None: no device will do, and the job fails."""

@@ -18,6 +18,9 @@ from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import Request
 
+#: With less than this part of what may be open, workers could soon have nothing to do.
+FEW_OPEN = 8
+
 
 class JobPhase(enum.Enum):
     """Where a job stands."""
@@ -112,6 +115,11 @@ class JobState:
         return not (self.has_files or self.wants_results or self.is_brief)
 
     @property
+    def has_many_objects(self) -> bool:
+        """Whether it has as many items that are done and not settled as may be open."""
+        return len(self.items) > 2 * packed.MAX_OPEN
+
+    @property
     def item_count(self) -> int:
         """How many items it has, as far as they have become work."""
         return sum(map(len, self.settled)) + len(self.items)
@@ -197,8 +205,15 @@ class JobState:
 
 
 def has_room(job: JobState, items: int) -> bool:
-    """Tell whether so many more items of a job may become work."""
-    return not job.missing or job.missing + items <= packed.MAX_OPEN
+    """Tell whether so many more items of a job may become work.
+
+    Items that are done stay objects behind one that is not: of these there are not many, unless
+    workers would have nothing to do.
+    """
+    if not job.missing:
+        return True
+    has_few = not job.has_many_objects or job.missing < packed.MAX_OPEN // FEW_OPEN
+    return has_few and job.missing + items <= packed.MAX_OPEN
 
 
 def explain(job: JobState, error: WorkerError, where: str = "") -> str:

@@ -213,6 +213,23 @@ def test_a_large_job_of_nothing_but_duplicates_is_columns_all_the_same() -> None
     assert world.notes("job_done")[1]["duplicates"] == 40
 
 
+def test_duplicates_behind_an_item_that_is_not_done_do_not_become_objects_all_at_once() -> None:
+    with sizes(8, 2):
+        world, most = World(budget_tokens=1), 0
+        keys = [f"i{n}" for n in range(12)]
+        world.submit(1, [*keys, *keys * 20])
+
+        def look(*seen: object) -> None:
+            nonlocal most
+            if world.scheduler.jobs.ids():
+                most = max(most, len(world.scheduler.jobs[1].items))
+
+        world.on_decided = look
+        world.run()
+    assert world.results[1] == [f"result of {key}" for key in keys * 21]
+    assert most <= 3 * 8 and len(world.computed) == 12
+
+
 def test_one_bad_item_of_a_large_job_fails_it_and_leaves_nothing() -> None:  # W2
     with sizes(5, 2):
         world = large(30, bad={"i20"}, shares=True)
