@@ -27,7 +27,7 @@ class Shout(Tool):
     devices = ("cuda", "cpu")
 
     def load(self, device):
-        with open(os.environ["LOADS"], "a") as loads:
+        with open(os.environ["SEEN"] + "/loads", "a") as loads:
             loads.write(f"{os.getpid()}\\n")
 
     def read(self, job):
@@ -41,7 +41,7 @@ class Shout(Tool):
 
     def run(self, items):
         time.sleep(self.params.sleep_s)
-        with open(os.environ["LOADS"] + ".items", "a") as computed:
+        with open(os.environ["SEEN"] + "/items", "a") as computed:
             computed.write("".join(f"{item}\\n" for item in items))
         if "bad" in items:
             raise ValueError("a bad word")
@@ -72,9 +72,11 @@ class Place:
         self.directory = directory
         self.tool = directory / "shout.py"
         self.tool.write_text(TOOL)
-        self.loads = directory / "loads"
+        # A directory: a file that a variable of the tool's names counts as its code.
+        self.seen = directory / "seen"
+        self.seen.mkdir()
         profile = str(directory / "profile.json")  # part of which server is meant
-        self.env = {"LOADS": str(self.loads), "GPUPOOL_PROFILE": profile}
+        self.env = {"SEEN": str(self.seen), "GPUPOOL_PROFILE": profile}
 
     def workflow(
         self, name: str, words: str = "a b", sleep_s: float = 0.0, last: str = ""
@@ -103,11 +105,14 @@ class Place:
         return answer
 
     def n_loads(self) -> int:
-        return len(self.loads.read_text().splitlines()) if self.loads.exists() else 0
+        return len(self._lines("loads"))
 
     def computed(self) -> list[str]:
-        path = self.loads.with_name("loads.items")
-        return path.read_text().split() if path.exists() else []
+        return self._lines("items")
+
+    def _lines(self, name: str) -> list[str]:
+        path = self.seen / name
+        return path.read_text().splitlines() if path.exists() else []
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ class Words(Tool):
 
     def load(self, device):
         (Path(__file__).parent / "beside").read_text()
-        with open(os.environ["LOADS"] + "/loads", "a") as loads:
+        with open(os.environ["SEEN"] + "/loads", "a") as loads:
             loads.write(f"{type(self).__name__}\\n")
 
     def read(self, job):
@@ -32,7 +32,7 @@ class Words(Tool):
 
     def run(self, items):
         time.sleep(self.params.sleep_s)
-        with open(os.environ["LOADS"] + "/items", "a") as computed:
+        with open(os.environ["SEEN"] + "/items", "a") as computed:
             computed.write("".join(f"{type(self).__name__}:{item}\\n" for item in items))
         if any("bad" in item.lower() for item in items) and type(self) is Turn:
             raise ValueError("a bad word")
@@ -85,14 +85,6 @@ class Chains(Place):
         self.tools.write_text(TOOLS)
         (directory / "beside").write_text("read by a path that starts at the tool")
         self.env["GPUPOOL_MANAGED_DEVICES"] = "cpu:1"
-        # A directory: files that a variable of the tool's names count as its code.
-        self.seen = directory / "seen"
-        self.seen.mkdir()
-        self.env["LOADS"] = str(self.seen)
-
-    def computed(self) -> list[str]:
-        path = self.seen / "items"
-        return path.read_text().split() if path.exists() else []
 
     def chains(self, name: str, words: str = "a b", sleep_s: float = 0.0) -> Workflow:
         inputs = {f"in/{i}.txt": f"{words} {name}{i}" for i in range(4)}
