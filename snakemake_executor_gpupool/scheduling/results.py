@@ -192,7 +192,7 @@ class ResultLedger:
         All are done. The job holds what is returned instead of them, until it hands it back to
         :meth:`release_settled`.
         """
-        results = [item.result for item in items if type(item.result) is bytes]
+        results = [item.result for item in items if not isinstance(item.result, SpoolFile | None)]
         keys = split_all([item.key for item in items])
         if len(results) < len(items) or keys is None:
             return None

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -23,6 +24,7 @@ from snakemake_executor_gpupool.runtime.recording import Recorder
 from snakemake_executor_gpupool.runtime.replay import Recording
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling import packed
 from snakemake_executor_gpupool.scheduling.core import Core, Setup
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.testing.random_world import random_world
@@ -158,6 +160,18 @@ def test_a_run_with_faults_is_decided_again_as_it_was(name: str, seed: int, tmp_
     assert [step.line for step in steps if not step.is_same] == []
     kinds = {effect["effect"] for step in steps for effect in step.replayed}
     assert {"StartWorker", "ReadJob", "WriteJob", "Report"} <= kinds
+
+
+def test_a_large_job_is_decided_again_as_it_was(tmp_path: Path) -> None:
+    """Its results are put into columns, where a recording has only their digests."""
+    with mock.patch.multiple(packed, MAX_OPEN=5, PIECE_ITEMS=2):
+        world = World(budget_tokens=3)
+        world.at(0.1, lambda: world.submit(1, [f"i{n % 25}" for n in range(40)]))
+        world.at(3.0, lambda: world.submit(2, ["i1", "other"]))
+        world.at(1.0, world.kill_first)
+        steps = list(Recording(record(world, tmp_path / "r.jsonl")).replay())
+    assert sum(map(len, world.effects(fx.WriteJob)[-1].settled)) > 30
+    assert [step.line for step in steps if not step.is_same] == []
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "4242"])
