@@ -101,6 +101,11 @@ EVENTS = {
     "`batch_done`.",
     "stage_done": "A dispatch through a chain has finished one of its models: `job` (whose "
     "items these were), `job_id` (of the chain's first job), `batch`, `stage` (from 0), `worker`.",
+    "stage_loaded": "A worker of merged dispatches has loaded a later stage's model, when it was "
+    "needed first: `worker`, `stage` (from 0), `seconds`, `versions`.",
+    "merge_decided": "From now on short requests through a row of models are merged (`merged`), or "
+    "are not: `model` (the row), `requests` that go the same way, what merging saves and costs "
+    "(`saved_s`, `costs_s`), as estimated, `why`.",
     "dispatch_saved": "All results of a job existed already, computed with those of the job before "
     "it: `job`, `job_id`, `batch` (which wrote its outputs).",
     "store_trouble": "Something is wrong with results kept across runs: `worker`, `kind` "

@@ -66,6 +66,8 @@ class PlannedRun:
         The time since the pool was opened.
     models
         By profile key, what each model did so far.
+    merging
+        Why short requests were merged, or not, whenever that changed.
     counts
         Loads, evictions and the like, as ``summary.json`` has them.
     """
@@ -85,6 +87,7 @@ class PlannedRun:
         self._reported, self._granted = reported, granted
         self.now_s = 0.0
         self.models: dict[str, ModelTally] = {}
+        self.merging: list[str] = []
         self.counts: Counter[str] = Counter()
         self.busy_s: dict[str, float] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -194,6 +197,8 @@ class PlannedRun:
                 self._run_batch(effect)
             case fx.RunMerged():
                 self._run_merged(effect)
+            case fx.Note(event="merge_decided", fields=fields):
+                self.merging.append(f"{fields['model']}: {fields['why']}")
             case fx.Report(report=report):
                 self._reported(report)
             case fx.GrantLease(job_id=job_id):

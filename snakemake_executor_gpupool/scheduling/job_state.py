@@ -98,6 +98,8 @@ class JobState:
     unwanted: str = ""
     #: Whether it is short, as :func:`~.merging.is_short` has it.
     is_brief: bool = False
+    #: It follows a job that was not merged, and is not, either.
+    goes_apart: bool = False
 
     @property
     def read_level(self) -> Level:

@@ -131,6 +131,11 @@ class Outlook(Foresight):
         """For how many times its load a worker computes before it makes room for others."""
         return PAID_LOADS if self.is_known else 1.0
 
+    def jobs_to_come(self, wave: str) -> int:
+        """Return how many jobs of a wave are still to come, as far as is known."""
+        count = self._table.counts.get(wave)
+        return 0 if count is None else count.coming
+
     def is_over(self, model: Model) -> bool:
         """Whether no job of a model will come any more, as far as can be told for certain."""
         if not self._table.is_complete or model.is_chain:

@@ -33,6 +33,7 @@ from snakemake_executor_gpupool.scheduling.job_state import JobState
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest, Leases
 from snakemake_executor_gpupool.scheduling.leaving import LeavingMachines
+from snakemake_executor_gpupool.scheduling.merging.choice import MergeChoice
 from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, DispatchConfig
@@ -92,9 +93,10 @@ class Scheduler:
             config or DispatchConfig(),
             self.outlook,
         )
-        selection = MergeSelection(allocator, devices, self.dispatch.models, self.dispatch.scaling)
+        choice = MergeChoice(models, self.outlook, self.outbox)
+        selection = MergeSelection(allocator, devices, models, self.dispatch.scaling, choice)
         self.merges = MergedRuns(
-            selection, self.dispatch, self.files, self.jobs, self.ledger, self.outbox
+            selection, choice, self.dispatch, self.files, self.jobs, self.ledger, self.outbox
         )
         self.intake = Intake(
             self.jobs, self.ledger, self.dispatch, self.merges, self.outbox, self.outlook

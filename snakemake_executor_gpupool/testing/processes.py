@@ -155,16 +155,22 @@ class SimulatedProcesses(WorldOptions, ABC):
             seconds = sum(item.cost for each in items.values() for item in each)
             assert isinstance(self.seconds_per_cost, int | float), "chains take one speed for all"
             seconds = seconds * self.seconds_per_cost + self.dispatch_s * (stage == 0)
+            seconds += self.staging_s * len(whole)
             if self.deadly & keys:
                 self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
                 return
             unfit = self.bad | self.huge
+            if stage and self._model_of(effect, stage) in self.failing_loads:
+                unfit = unfit | keys
             whole = [n for n, each in items.items() if not unfit & {i.key for i in each}]
             done = {number: items[number] for number in whole}
             meta = {"stage": stage, "last": not whole or stage + 1 == stages, "seconds": seconds}
             self._later(worker, seconds, functools.partial(self._stage_done, effect, meta, done))
             if not whole:
                 return
+
+    def _model_of(self, effect: fx.RunMerged, stage: int) -> str:
+        return self._jobs[int(effect.requests[0].stages[stage].request.job)][0]
 
     def _stage_items(self, effect: fx.RunMerged, stage: int, number: int) -> list[FakeItem]:
         _, items = self._jobs[int(effect.requests[number].stages[stage].request.job)]

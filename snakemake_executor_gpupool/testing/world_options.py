@@ -64,6 +64,8 @@ class WorldOptions:
         Up to how many tokens a job is short; 0: none is.
     dispatch_s
         What a dispatch takes beside its items.
+    staging_s
+        What reading and writing take a process with all models of a row, for each request's stage.
     shares
         Whether items and results lie in files, those of a frame together.
     hosts
@@ -110,6 +112,7 @@ class WorldOptions:
     packing: bool = False
     short_tokens: int = 0
     dispatch_s: float = 0.0
+    staging_s: float = 0.0
     shares: bool = False
     hosts: tuple[str, ...] = ()
     file_workers: int = 1

@@ -203,6 +203,9 @@ class StageDone:
         The packed results of each request's keys, one request after the other.
     peak_mib
         The most device memory that the process has held so far; None: unknown.
+    load_s, versions
+        What loading its model took, which is no part of ``seconds``, and the versions since then;
+        None: it was there.
     """
 
     batch_id: int
@@ -212,6 +215,8 @@ class StageDone:
     results: tuple[Blob, ...]
     seconds: float
     peak_mib: int | None = None
+    load_s: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
@@ -224,6 +229,8 @@ class StageDone:
             results=tuple(blobs),
             seconds=fields.take("seconds", is_seconds),
             peak_mib=fields.take("peak_mib", or_none(is_mib)),
+            load_s=fields.maybe("load_s", is_seconds, None),
+            versions=fields.maybe("versions", are_versions, {}),
         )
 
     @property

@@ -4,7 +4,10 @@
 
     coordinator → worker     chain {batch, store, chains, hashes}
                                                        [job of each stage..., payload... of each]
-    worker → coordinator     stage {batch, stage, chains, last} [result...]     one for each stage
+    worker → coordinator     stage {batch, stage, chains, last, load_s, versions} [result...]
+                                                                 one for each stage
+
+``load_s`` and ``versions`` are there if the stage's model was loaded for it.
 
 The first stage's job is ready: its outputs are written under their own names. The jobs that
 follow are not: Snakemake has not released them, and may still remove their old outputs. Their
@@ -45,19 +48,18 @@ from snakemake_executor_gpupool.worker.chain import (
     known_results,
     unpack_chains,
 )
+from snakemake_executor_gpupool.worker.chain_models import ChainModels
 from snakemake_executor_gpupool.worker.channel import Channel, latency_of
 from snakemake_executor_gpupool.worker.describe import (
     batch_budget,
     describe_item,
-    describe_model,
     versions,
 )
 from snakemake_executor_gpupool.worker.file_hashes import hashes_of
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
-from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
+from snakemake_executor_gpupool.worker.loaded import RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
-from snakemake_executor_gpupool.worker.numerics import claim_kind, is_of_kind
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import outermost, staged_outputs
@@ -92,9 +94,8 @@ class ChainServer:
         self._spool = spool
         self._restored = RestoredTools(tool_classes)
         self._store = RunStore(channel)
-        self._tools: list[LoadedTool] = []
-        #: The identity of each stage's model, as file processes describe it.
-        self._idents: list[str] = []
+        require = self._require_unchanged
+        self._models = ChainModels(tool_classes, self._restored, spool, require)
         self._device = "cpu"
         self._remembered = Memory()
         #: By their roots: each run has one of its own.
@@ -118,10 +119,8 @@ class ChainServer:
         started_s = time.perf_counter()
         try:
             params_of_stages = [load_payload(params) for params in frame.blobs]
-            self._tools = self._loaded(params_of_stages)
-            self._require_unchanged()
             # A request counts by its first stage; each stage forms its own micro-batches.
-            first = self._tools[0].show(params_of_stages[0])
+            first = self._models.start(params_of_stages, self._device)
             budget = batch_budget(first, self._device)
         except Exception as error:
             self._channel.send({"type": "load_failed", "error": tell_error(error)})
@@ -134,31 +133,19 @@ class ChainServer:
         figures |= {"peak_mib": peak_memory_mib(self._device), "versions": versions()}
         self._channel.send({"type": "loaded", **figures})
 
-    def _loaded(self, params_of_stages: list[dict[str, Any]]) -> list[LoadedTool]:
-        """Load each model once, however many stages need it."""
-        by_model: dict[str, LoadedTool] = {}
-        tools = []
-        self._idents = []
-        for tool_class, params in zip(self._classes, params_of_stages):
-            reader = for_files(tool_class, params)
-            model = describe_model(reader)["model"]
-            if model not in by_model:
-                self._restored.restore(tool_class)
-                with OBSERVER.watching():
-                    by_model[model] = LoadedTool(tool_class, params)
-                    by_model[model].load(self._device)
-                claim_kind(self._spool.shared_directories, self._device)
-            tools.append(by_model[model])
-            # If the code or weights have changed meanwhile, results are not kept.
-            is_same = describe_model(reader)["model"] == model
-            self._idents.append(model if is_same and is_of_kind() else "")
-        return tools
+    def _load_later(self, stage: int, chains: list[Chain]) -> dict[str, Any]:
+        """Load a later stage's model if requests have come so far; return what that took."""
+        try:
+            return self._models.load_later(stage) if any(c.is_whole for c in chains) else {}
+        except Exception:  # serving the jobs by themselves reports the error
+            for chain in chains:
+                chain.is_whole = False
+            return {}
 
     def _move(self, frame: Frame) -> None:
         away = frame.meta["away"]
         try:
-            for tool in {id(tool): tool for tool in self._tools}.values():
-                tool.move(frame.meta["device"])
+            self._models.move(frame.meta["device"])
             if away:
                 release_memory()
         except Exception as error:
@@ -180,9 +167,9 @@ class ChainServer:
         if self._is_spoiled or (wait_s and wait_for_blobs(frame.blobs, wait_s)):
             chains = []  # served job by job, a missing file is reported
         else:
-            chains = unpack_chains(frame, len(self._tools))
+            chains = unpack_chains(frame, len(self._classes))
         self._hashes = frame.meta["hashes"]
-        for stage in range(len(self._tools)):
+        for stage in range(len(self._classes)):
             if self._run_stage(stage, chains, frame.meta, self._store.of(frame)):
                 return
 
@@ -190,22 +177,24 @@ class ChainServer:
         self, stage: int, chains: list[Chain], meta: dict[str, Any], kept: KeptResults | None
     ) -> bool:
         """Run one stage of all intact chains, and report it; return whether it was the last."""
+        loaded = self._load_later(stage, chains)
         started_s = time.perf_counter()
         self._compute(stage, [chain for chain in chains if chain.is_whole], kept)
         done: list[dict[str, Any]] = []
         for number, chain in enumerate(chains):
             self._guarded(chain, self._end_stage, number, done)
-        is_last = not done or stage == len(self._tools) - 1
+        is_last = not done or stage == len(self._classes) - 1
         with self._spool.bundle() as bundle:
             for each in done:
                 for parts in chains[each["chain"]].parts:
                     bundle.add(parts)
             blobs = bundle.take()
         self._folders.clear()  # before anybody may look at what was written
-        answer = {"type": "stage", "batch": meta["batch"], "stage": stage, "last": is_last}
+        answer = {"type": "stage", "batch": meta["batch"], "stage": stage, **loaded}
         seconds, peak_mib = time.perf_counter() - started_s, peak_memory_mib(self._device)
         self._channel.send(
-            {**answer, "chains": done, "seconds": seconds, "peak_mib": peak_mib}, blobs
+            {**answer, "last": is_last, "chains": done, "seconds": seconds, "peak_mib": peak_mib},
+            blobs,
         )
         return is_last
 
@@ -213,7 +202,7 @@ class ChainServer:
         """Write a stage's outputs, add its report, and read the next stage's inputs."""
         self._write_stage(chain)
         done.append(self._told_of(number, chain))
-        if chain.stage + 1 < len(self._tools):
+        if chain.stage + 1 < len(self._classes):
             # Before the stage is reported: publishing its outputs moves them.
             self._read_stage(chain, chain.stage + 1)
 
@@ -289,7 +278,7 @@ class ChainServer:
             for chain in chains:
                 chain.is_whole = False
             return
-        if kept is not None and computed and head[1] == self._idents[stage]:
+        if kept is not None and computed and head[1] == self._models.idents[stage]:
             reader = for_files(self._classes[stage], params)
             keys = [(*head, key) for key in computed]
             kept = self._store.to_write(kept, reader, keys, lambda: list(missing.values()))
@@ -307,7 +296,7 @@ class ChainServer:
         self, stage: int, params: dict[str, Any], items: dict[str, Any]
     ) -> dict[str, Packed]:
         """Return the result of each item that has one."""
-        loaded = self._tools[stage]
+        loaded = self._models.tools[stage]
         tool = loaded.show(params)
         keys, values = list(items), list(items.values())
         batches: Iterable[list[int]] = [list(range(len(values)))]

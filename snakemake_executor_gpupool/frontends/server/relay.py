@@ -95,6 +95,7 @@ class Relay:
             "device_granted": self._granted,
             "worker_started": self._started,
             "model_loaded": self._loaded,
+            "stage_loaded": self._stage_loaded,
             "worker_ended": self._ended,
             "remark": self._remark,
             "batch_sent": self._sent,
@@ -202,6 +203,13 @@ class Relay:
 
     def _loaded(self, time_s: float, event: str, fields: Fields) -> None:
         self._worker(fields).loaded = fields
+        self._of_worker(time_s, event, fields)
+
+    def _stage_loaded(self, time_s: float, event: str, fields: Fields) -> None:
+        worker = self._worker(fields)
+        if worker.loaded is not None:
+            seconds = worker.loaded["seconds"] + fields["seconds"]
+            worker.loaded = {**worker.loaded, "seconds": seconds, "versions": fields["versions"]}
         self._of_worker(time_s, event, fields)
 
     def _ended(self, time_s: float, event: str, fields: Fields) -> None:

@@ -66,6 +66,8 @@ class ProvenanceRecorder:
         #: Written before the first other record: most pools that are opened serve no job.
         self._run: dict[str, Any] | None = None
         self._workers: dict[str, dict[str, Any]] = {}
+        #: Of those that have loaded their model.
+        self._loaded: dict[str, dict[str, Any]] = {}
         self._leased: dict[int, dict[str, Any]] = {}
         self._models: set[str] = set()
         self._starts: set[str] = set()
@@ -74,6 +76,7 @@ class ProvenanceRecorder:
             "worker_started": self._worker_started,
             "worker_attached": self._worker_attached,
             "model_loaded": self._model_loaded,
+            "stage_loaded": self._stage_loaded,
             "lease_requested": self._lease_requested,
             "lease_granted": self._lease_granted,
             "lease_released": self._lease_released,
@@ -142,7 +145,16 @@ class ProvenanceRecorder:
     def _model_loaded(self, time_s: float, fields: Mapping[str, Any]) -> None:
         name = fields["worker"]
         loaded = {"versions": fields.get("versions"), "load_s": fields.get("seconds")}
-        self._add("worker", f"worker/{name}", {**self._workers.pop(name, {}), **loaded})
+        self._loaded[name] = {**self._workers.pop(name, {}), **loaded}
+        self._add("worker", f"worker/{name}", self._loaded[name])
+
+    def _stage_loaded(self, time_s: float, fields: Mapping[str, Any]) -> None:
+        """A worker has one more of its models: the newest record of an id is what counts."""
+        name = fields["worker"]
+        known = self._loaded.get(name, {})
+        load_s = (known.get("load_s") or 0.0) + fields["seconds"]
+        self._loaded[name] = {**known, "versions": fields["versions"], "load_s": load_s}
+        self._add("worker", f"worker/{name}", self._loaded[name])
 
     def _worker_attached(self, time_s: float, fields: Mapping[str, Any]) -> None:
         self._worker_started(time_s, fields)

@@ -62,6 +62,9 @@ class RunEvents:
     def _mark(self, now_s: float, kind: str, text: str, devices: Any = ()) -> None:
         self.run.marks.append(Mark(now_s, kind, text, names(devices)))
 
+    def _on_merge_decided(self, event: Event, now_s: float) -> None:
+        self._mark(now_s, "merge_decided", f"{event['model']}: {event['why']}")
+
     def _on_remark(self, event: Event, now_s: float) -> None:
         self._mark(now_s, "remark", str(event["text"]))
 

@@ -97,6 +97,13 @@ class WorkerEvents:
             self.run.versions.setdefault(name, version)
         self._at(worker, Activity.IDLE, now_s)
 
+    def _on_stage_loaded(self, event: Event, now_s: float) -> None:
+        worker = self._worker(event)
+        worker.load_s = (worker.load_s or 0.0) + number(event["seconds"])
+        worker.versions.update(texts(event.get("versions")))
+        for name, version in worker.versions.items():
+            self.run.versions.setdefault(name, version)
+
     def _on_evicted(self, event: Event, now_s: float) -> None:
         self._mark_worker(event, now_s, "evicted", f"evicted ({event['how']})")
 

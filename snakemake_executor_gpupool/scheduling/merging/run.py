@@ -16,13 +16,14 @@ whatever way, only ends the merged run: what is left of it goes the ordinary way
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.merging.choice import MergeChoice
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, MergedStage
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import (
@@ -53,6 +54,7 @@ class MergedRuns:
     def __init__(
         self,
         selection: MergeSelection,
+        choice: MergeChoice,
         dispatch: Dispatch,
         files: FileScheduler,
         jobs: JobTable,
@@ -60,6 +62,7 @@ class MergedRuns:
         outbox: Outbox,
     ) -> None:
         self._selection = selection
+        self._choice = choice
         self._dispatch = dispatch
         self._files = files
         self._jobs = jobs
@@ -76,6 +79,7 @@ class MergedRuns:
     def arrived(self, job: JobState, now_s: float) -> None:
         """Have a job done that is ready, unless a merged run is about to bring what it needs."""
         identity = job.request.identity
+        job.goes_apart = self._choice.goes_apart(job.request, is_alone=len(self._jobs) == 1)
         if identity in self._expected and identity not in self._held:
             self._held[identity] = job
             return
@@ -121,6 +125,8 @@ class MergedRuns:
         bool
             Whether it is merged; else it goes the ordinary way.
         """
+        if job.goes_apart:
+            return False
         parts = list(dict.fromkeys(job.items))
         fresh = set(new)
         # What waits in a queue, or is in flight, is left there and waited for.
@@ -133,7 +139,7 @@ class MergedRuns:
         stages, model = selected
         for item in parts:
             item.merged_runs += 1
-        merged = self._merged_request(job, home, stages, parts)
+        merged = self._merged_request(job, home, stages, parts, model.key)
         job.all_read, job.phase, job.merge_id = True, JobPhase.MERGED, merged.merge_id
         model.places += len(job.items)
         self._expected.update((stage.request.identity, merged) for stage in stages[1:])
@@ -141,7 +147,12 @@ class MergedRuns:
         return True
 
     def _merged_request(
-        self, job: JobState, home: Model, stages: tuple[MergedStage, ...], parts: list[WorkItem]
+        self,
+        job: JobState,
+        home: Model,
+        stages: tuple[MergedStage, ...],
+        parts: list[WorkItem],
+        row: Hashable,
     ) -> MergedRequest:
         self._merge_ids += 1
         numbers = {id(item): number for number, item in enumerate(parts)}
@@ -157,6 +168,7 @@ class MergedRuns:
             waiters=(job.request.job_id,),
             merge_id=self._merge_ids,
             stages=stages,
+            row=row,
             home=home.key,
             parts=parts,
             part_of_item=[numbers[id(item)] for item in job.items],
@@ -174,6 +186,16 @@ class MergedRuns:
     ) -> None:
         """A worker has finished one stage of those requests that its message names."""
         batch = worker.in_flight[0]
+        if message.load_s is not None:
+            self._outbox.note(
+                "stage_loaded",
+                worker=worker.worker_id,
+                stage=message.stage,
+                seconds=round(message.load_s, 3),
+                versions=dict(message.versions),
+            )
+        done = len(message.requests)
+        self._choice.stage_done(worker.model, batch.stages_done, message.seconds, done)
         batch.stages_done += 1
         batch.seconds += message.seconds
         results = iter(message.results)
@@ -346,6 +368,7 @@ class MergedRuns:
         del self._expected[identity]
         job = self._held.pop(identity, None)
         if job is not None and self._jobs.get(job.request.job_id) is job:
+            self._choice.waited(merged.row)
             self.arrived(job, now_s)
 
     def saved(self, job: JobState) -> None:

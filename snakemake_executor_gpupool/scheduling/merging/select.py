@@ -11,6 +11,7 @@ from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
+from snakemake_executor_gpupool.scheduling.merging.choice import MergeChoice
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedStage
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
@@ -21,7 +22,7 @@ from snakemake_executor_gpupool.wire.requests import Request, ToolRef, joined_st
 
 
 class MergeSelection:
-    """Finds the longest row of stages that one process can hold and that is worth loading."""
+    """Finds the longest row of stages that one process can hold, and asks whether it pays."""
 
     def __init__(
         self,
@@ -29,11 +30,13 @@ class MergeSelection:
         devices: DeviceRequests,
         models: ModelTable,
         scaling: WorkerScaling,
+        choice: MergeChoice,
     ) -> None:
         self._allocator = allocator
         self._devices = devices
         self._models = models
         self._scaling = scaling
+        self._choice = choice
 
     def select(
         self, request: Request, home: Model, tool: FileWorkerPool, message: ItemsRead
@@ -49,7 +52,8 @@ class MergeSelection:
         while len(stages) > 1:
             model = self._model(stages, home, tool)
             if model is not None:
-                return stages, model
+                is_merged = self._choice.pays(model, stages, request, tool)
+                return (stages, model) if is_merged else None
             stages = stages[:-1]
         return None
 
@@ -66,6 +70,8 @@ class MergeSelection:
             except ImpossibleRequest:
                 break
             model = its.model
+            if any(own.ident == model.model and own.error for own in self._models.values()):
+                break  # it cannot be loaded
             names = model.model, model.label, model.group, model.short_tokens
             stage = MergedStage(each, *names, its.info, spec)
             if not _joins(stage, stages):
@@ -85,21 +91,7 @@ class MergeSelection:
             if known is None or not self._has_room(known):
                 return None
             self._models.add(known)
-        may_run = known.error is None and self._has_room(known) and self._pays(known, stages)
-        return known if may_run else None
-
-    def _pays(self, row: Model, stages: tuple[MergedStage, ...]) -> bool:
-        """Tell whether a row's worker is there, or saves loading one of its models elsewhere.
-
-        Beside models that are loaded already, its load would only be one more.
-        """
-        loaded = {
-            model.key[0]  # type: ignore[index]
-            for model in self._models.values()
-            if not model.is_chain and any(worker.has_loaded for worker in model.alive)
-        }
-        is_there = any(worker.has_loaded for worker in row.alive)
-        return is_there or not {stage.model for stage in stages} <= loaded
+        return known if known.error is None and self._has_room(known) else None
 
     def _new_model(
         self, key: Hashable, stages: tuple[MergedStage, ...], home: Model, tool: FileWorkerPool

@@ -45,6 +45,8 @@ class MergedRequest(WorkItem):
     ----------
     merge_id
         Its number; the job of the first stage has it, too, while it waits for it.
+    row
+        The key of the model that is the models of all stages.
     home
         The key of the model that computes the first stage's items if the merge comes to nothing.
     parts
@@ -61,6 +63,7 @@ class MergedRequest(WorkItem):
 
     merge_id: int
     stages: tuple[MergedStage, ...]
+    row: Hashable
     home: Hashable
     parts: list[WorkItem]
     part_of_item: list[int]

@@ -272,6 +272,8 @@ class Dispatch:
     def chains_done(self, worker_id: str, now_s: float, peak_mib: int | None = None) -> None:
         """A worker has answered all stages of its oldest dispatch of merged runs."""
         worker = self.worker(worker_id)
+        stages = 1 + len(worker.model.more_params)
+        worker.has_all_stages |= worker.in_flight[0].stages_done == stages
         batch = self.batching.batch_over(worker, worker.in_flight[0].seconds, now_s, peak_mib)
         worker.model.items_done += len(batch.items)
         self.charging.note_batch(worker, batch, batch.work)
@@ -346,6 +348,9 @@ class Dispatch:
         expected_s = worker.model.speed.seconds(batch.cost) or 0.0
         least_s = worker.model.info.batch_limit_s
         limit_s = max(least_s, self._config.batch_limit_factor * expected_s)
+        if worker.model.is_chain and not worker.has_all_stages:
+            # It may load the models of later stages meanwhile.
+            return now_s - batch.sent_s > limit_s + self._config.load_limit_s
         return now_s - batch.sent_s > min(limit_s, self._jobs.patience_s(batch.items))
 
     def next_wake_s(self, now_s: float) -> float:

@@ -99,6 +99,8 @@ class ModelWorker:
     is_ahead: bool = False
     #: It was ended because it did not answer.
     hung: bool = False
+    #: A worker of merged runs that has loaded the models of all stages.
+    has_all_stages: bool = False
 
     @property
     def node(self) -> str:

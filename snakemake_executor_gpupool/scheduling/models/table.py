@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, ValuesView
 
+from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
@@ -78,7 +79,7 @@ class ModelTable(Mapping[Hashable, Model]):
                     vram_mib=request.vram_mib or tool.info.vram_mib,
                     priority=request.priority,
                     ident=described.model,
-                    profile_key=f"{described.model}/{self._devices.label(spec)}",
+                    profile_key=self._profile_key(described.model, spec),
                 )
             )
         if model.error is not None and request.attempt > 1:
@@ -87,3 +88,10 @@ class ModelTable(Mapping[Hashable, Model]):
         if request.attempt > 1:
             model.broken.pop(described.group, None)
         return model
+
+    def _profile_key(self, ident: str, spec: DeviceSpec) -> str:
+        return f"{ident}/{self._devices.label(spec)}"
+
+    def last_load_s(self, ident: str, spec: DeviceSpec) -> float | None:
+        """Return what loading a model took that this run has not asked for; None: never seen."""
+        return self._figures.get(self._profile_key(ident, spec), Figures()).load_s

@@ -87,6 +87,7 @@ class Outcome:
     models: list[ModelTally] = field(default_factory=list)
     busy_s: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    merging: list[str] = field(default_factory=list)
     wall_s: float | None = None
     low_s: float | None = None
     high_s: float | None = None
@@ -116,6 +117,7 @@ def foretell(
     outcome.run_s = flow.run() if jobs else 0.0
     outcome.models = list(flow.forecast.models.values())
     outcome.busy_s, outcome.counts = flow.forecast.busy_s, flow.forecast.counts
+    outcome.merging = flow.forecast.merging
     load.errors.update(flow.errors)
     outcome.rules = _rules(graph, load, hopeless, waiting, durations_s, flow.errors)
     for rule in outcome.rules:

@@ -65,6 +65,7 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
             for device in outcome.devices
         },
         "counts": dict(outcome.counts),
+        "merging": outcome.merging,
     }
 
 
@@ -213,6 +214,7 @@ def _time_lines(plan: Plan) -> list[str]:
     happens = [f"{outcome.counts[n]} {name}" for n, name in names.items() if outcome.counts.get(n)]
     if happens:
         lines.append(f"  {', '.join(happens)}")
+    lines += [f"  {_line(why)}" for why in outcome.merging]
     return lines
 
 

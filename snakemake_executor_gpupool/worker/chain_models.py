@@ -1,0 +1,95 @@
+"""The models of a chain in one process: the first at once, the others when they are needed.
+
+What the stages before have made can be used while a later stage's model is loaded, as if it had a
+process of its own.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable
+
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.wire.spool import Spool
+from snakemake_executor_gpupool.worker.describe import describe_model, versions
+from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
+from snakemake_executor_gpupool.worker.memory import settle_memory
+from snakemake_executor_gpupool.worker.numerics import claim_kind, is_of_kind
+from snakemake_executor_gpupool.worker.observed import OBSERVER
+
+
+class ChainModels:
+    """Loads each model once, however many stages need it.
+
+    Parameters
+    ----------
+    classes
+        The tool of each stage.
+    require_unchanged
+        Raises if the process has imported other code than it was to.
+
+    Attributes
+    ----------
+    tools
+        Of the stages, as far as they are loaded.
+    idents
+        The identity of each one's model, as file processes describe it; empty: it has changed.
+    """
+
+    def __init__(
+        self,
+        classes: list[type[Tool]],
+        restored: RestoredTools,
+        spool: Spool,
+        require_unchanged: Callable[[], None],
+    ) -> None:
+        self._classes = classes
+        self._restored = restored
+        self._spool = spool
+        self._require_unchanged = require_unchanged
+        self._params: list[dict[str, Any]] = []
+        self._device = "cpu"
+        self._by_model: dict[str, LoadedTool] = {}
+        self.tools: list[LoadedTool] = []
+        self.idents: list[str] = []
+
+    def start(self, params: list[dict[str, Any]], device: str) -> Tool:
+        """Load the first stage's model, and return its tool; ``params`` are those of all stages."""
+        self._params, self._device = params, device
+        self.tools, self.idents, self._by_model = [], [], {}
+        self._load(0)
+        return self.tools[0].show(params[0])
+
+    def _load(self, stage: int) -> None:
+        tool_class, params = self._classes[stage], self._params[stage]
+        reader = for_files(tool_class, params)
+        model = describe_model(reader)["model"]
+        if model not in self._by_model:
+            self._restored.restore(tool_class)
+            with OBSERVER.watching():
+                loaded = LoadedTool(tool_class, params)
+                loaded.load(self._device)
+            claim_kind(self._spool.shared_directories, self._device)
+            self._by_model[model] = loaded
+        self._require_unchanged()
+        # If the code or weights have changed meanwhile, results are not kept.
+        is_same = describe_model(reader)["model"] == model
+        self.tools.append(self._by_model[model])
+        self.idents.append(model if is_same and is_of_kind() else "")
+
+    def load_later(self, stage: int) -> dict[str, Any]:
+        """Load a later stage's model; return what that took, nothing if it was there."""
+        if stage < len(self.tools):
+            return {}
+        started_s = time.perf_counter()
+        self._load(stage)
+        settle_memory()
+        return {"load_s": time.perf_counter() - started_s, "versions": versions()}
+
+    def move(self, device: str) -> None:
+        """Move all that are loaded to another device."""
+        for tool in self._by_model.values():
+            tool.move(device)
+        self._device = device
