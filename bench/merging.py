@@ -26,7 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,9 @@ class Driver:
 
     #: The devices that the pool manages.
     devices: str | list[int] = "cpu:1"
+    #: The tool of all stages, and its params beside the model's number.
+    tool = TOOL
+    params: Mapping[str, object] = {}
 
     def __init__(self, room: Path, merges: bool) -> None:
         self.room, self._merges = room, merges
@@ -80,18 +83,20 @@ class Driver:
         config = build_config(run_root=room / "run", managed_devices=self.devices, env={})
         put = self._reports.put
         self.pool = Pool(config, Callbacks(put, lambda *_: None, put, lambda line: None))
-        self._tool = ToolRef(TOOL, str(room), sys.executable)
+        self._tool = ToolRef(self.tool, str(room), sys.executable)
 
     def row(self, name: str, rows: int, stages: int, depth: int = 1) -> list[Request]:
         """Return the requests of a chain; its first input is written."""
         rng = np.random.default_rng(abs(hash(name)) % 2**32)
-        paths = [self.room / f"{name}-{stage}.f32" for stage in range(stages + 1)]
-        rng.standard_normal((rows, WIDTH)).astype(np.float32).tofile(paths[0])
-        pairs = itertools.pairwise(map(str, paths))
+        paths = [f"stage{stage}/{name}.f32" for stage in range(stages + 1)]
+        for path in paths:
+            (self.room / path).parent.mkdir(exist_ok=True)
+        rng.standard_normal((rows, WIDTH)).astype(np.float32).tofile(self.room / paths[0])
+        pairs = itertools.pairwise(paths)
         return [self._request(name, n, *pair, depth) for n, pair in enumerate(pairs)]
 
     def _request(self, name: str, stage: int, source: str, target: str, depth: int) -> Request:
-        params = {"model": stage, "depth": depth}
+        params = {"model": stage, "depth": depth, **self.params}
         job = Job(f"stage{stage}", {"name": name}, input=[source], output=[target], params=params)
         return Request(
             job_id=next(self._ids),
@@ -101,7 +106,8 @@ class Driver:
             params=pickle.dumps(params),
             cwd=str(self.room),
             bare=pickle.dumps(job),
-            input_bytes=input_bytes([source]),
+            identity=(f"stage{stage}", name),
+            input_bytes=input_bytes([str(self.room / source)]),
         )
 
     def submit(self, rows: Iterable[list[Request]]) -> None:

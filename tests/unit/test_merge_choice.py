@@ -138,6 +138,25 @@ def test_after_waiting_for_one_process_for_long_the_others_are_loaded() -> None:
     assert 8 <= merged < 320 and merged % 8 == 0, "a wave goes one way"
 
 
+def test_lone_requests_are_merged_for_ever() -> None:  # M1
+    """None of them waits for another one."""
+    world = pipeline(gpus=0, cpus=1, seconds_per_cost=0.5, release_s=1e-3)
+    for number in range(1, 41):
+        world.at(20.0 * number, functools.partial(many, world, 1, number))
+    world.run()
+    assert all_succeeded(world) and decided(world) == [True] and world.counts["merged"] == 40
+
+
+def test_models_that_were_never_loaded_apart_are_taken_to_be_like_the_first() -> None:  # M1
+    """A model that takes long to load is not loaded apart because START_S is short."""
+    world = pipeline(gpus=0, cpus=1, seconds_per_cost=1e-3, release_s=1e-3, load_s=30.0)
+    world.budget_tokens = 1000
+    for wave in range(10):
+        world.at(60.0 * wave, functools.partial(many, world, 50, 1 + 50 * wave))
+    world.run()
+    assert all_succeeded(world) and decided(world) == [True]
+
+
 def test_a_job_that_failed_before_its_followers_came_holds_nobody_to_its_way(
     slow_stages: None,
 ) -> None:  # M1

@@ -73,7 +73,7 @@ class MergeChoice:
         is_there = any(worker.is_coming for worker in row.workers.values())
         case = Case(
             requests=1 + waiting + coming,
-            loads_s=[self._load_s(stage) for stage in stages],
+            loads_s=[self._load_s(stage, row) for stage in stages],
             merged_load_s=0.0 if is_there else row.load_s,
             stage_s=known.figures.stage_s,
             spent_s=known.figures.spent_s,
@@ -90,13 +90,17 @@ class MergeChoice:
             self._goes_apart(row.key, stages)
         return verdict.pays
 
-    def _load_s(self, stage: MergedStage) -> float | None:
-        """Return in how many seconds a model of its own is ready; None: not measured."""
+    def _load_s(self, stage: MergedStage, row: Model) -> float | None:
+        """Return in how many seconds a model of its own is ready; None: not measured.
+
+        One that was never loaded by itself is taken to be like the first one of the row.
+        """
         own = [model for model in self._models.values() if model.ident == stage.model]
         if any(worker.is_coming or worker.has_loaded for m in own for worker in m.alive):
             return 0.0
         loads_s = [model.load_s for model in own if model.load_s is not None]
-        return max(loads_s) if loads_s else self._models.last_load_s(stage.model, stage.spec)
+        known_s = max(loads_s) if loads_s else self._models.last_load_s(stage.model, stage.spec)
+        return row.load_s if known_s is None else known_s
 
     # -- job by job ----------------------------------------------------------------
     def _goes_apart(self, key: Hashable, stages: Sequence[MergedStage]) -> None:

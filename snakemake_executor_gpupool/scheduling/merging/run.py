@@ -269,6 +269,8 @@ class MergedRuns:
         outputs = StagedOutputs(stage.request, tool, *files, keys, *figures, *where)
         for dropped in [outputs] if merged.is_unclaimed else self._staged.add(outputs):
             self._outbox.put(Unstage.of(dropped))
+        if stage.request.identity in self._held and len(worker.in_flight[0].items) > 1:
+            self._choice.waited(merged.row)
         self._let_go(merged, number, now_s)
 
     def _first_done(
@@ -368,7 +370,6 @@ class MergedRuns:
         del self._expected[identity]
         job = self._held.pop(identity, None)
         if job is not None and self._jobs.get(job.request.job_id) is job:
-            self._choice.waited(merged.row)
             self.arrived(job, now_s)
 
     def saved(self, job: JobState) -> None:

@@ -1,0 +1,131 @@
+"""Chains of three models, merged where it pays (``auto``) and never (``off``), over a grid.
+
+Trivial tools, small torch models, and models that take long to load, on a CPU slot and on one
+simulated device that cannot hold all of them; from the start of a pool, and once more in the same
+pool. Whole runs of Snakemake, and the pool alone, which has no time of Snakemake's to hide in::
+
+    python bench/merging_grid.py                                     about five minutes
+    python bench/merging_grid.py --requests 10 30 100 300 1000 --repeats 5     the full grid
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import report
+from measure import Runs, end_on_sigterm, machine
+from merging import TOOL, Driver, rows
+from rivals import HERE, gpupool
+
+STAGES, TOKENS = 3, 8
+STEP = f"{Path(__file__).with_name('tools') / 'steps.py'}:Step"
+SNAKEFILE = HERE / "chains.smk"
+MAX_RATIO = 1.02
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model, and where it is."""
+
+    tool: str
+    load_s: float = 0.0
+    devices: str = "cpu:1"
+
+
+KINDS = {
+    "trivial": Kind(STEP),
+    "torch": Kind(TOOL),
+    "slow": Kind(STEP, 2.0),
+    "slow, one device": Kind(STEP, 2.0, "cuda:0"),
+}
+
+
+class Chains(Driver):
+    """A pool, and chains of one kind of model."""
+
+    def __init__(self, room: Path, merges: bool, kind: Kind) -> None:
+        self.tool = kind.tool
+        self.params = {"load_s": kind.load_s} if kind.tool == STEP else {}
+        self.devices = [0] if kind.devices == "cuda:0" else kind.devices
+        super().__init__(room, merges)
+
+
+def pool_s(kind: Kind, requests: int, merges: bool) -> tuple[float, float]:
+    """Return what requests take the pool alone: from its start, and again."""
+    with tempfile.TemporaryDirectory(prefix="gpupool-bench-") as room:
+        driver = Chains(Path(room), merges, kind)
+        try:
+            began_s = time.perf_counter()
+            driver.run(rows(driver, "first", TOKENS, STAGES, requests))
+            start_s = time.perf_counter() - began_s
+            return start_s, driver.run(rows(driver, "again", TOKENS, STAGES, requests))
+        finally:
+            driver.pool.close()
+
+
+def snakemake_s(kind: Kind, requests: int, merges: bool) -> float:
+    """Return what a whole run of Snakemake takes, files on disk."""
+    with tempfile.TemporaryDirectory(prefix="gpupool-bench-") as directory:
+        room = Path(directory)
+        (room / "in").mkdir()
+        for number in range(requests):
+            (room / "in" / f"{number}").write_bytes(bytes(TOKENS * 256 * 4))
+        config = [f"rows={requests}", f"inputs={room / 'in'}", f"tool={kind.tool}"]
+        options = ["--gpupool-devices", kind.devices, "--gpupool-merge"]
+        options += ["auto" if merges else "off", "--config", *config, f"load_s={kind.load_s}"]
+        runs = Runs("auto" if merges else "off")
+        gpupool(runs, room / "run", *options, snakefile=SNAKEFILE)
+        return runs.walls_s[-1]
+
+
+def main() -> int:
+    """Run all; return 0 if the target is reached everywhere."""
+    options = parse_arguments()
+    end_on_sigterm()
+    os.environ["GPUPOOL_PROFILE"] = "off"
+    os.environ["GPUPOOL_SIMULATE"] = "1x16GiB"
+    print("\n".join(report.facts_lines(machine())))
+    print("\n| models | requests | | auto, s | off, s | auto / off |\n|---|---|---|---|---|---|")
+    targets = []
+    for (name, kind), requests in itertools.product(KINDS.items(), options.requests):
+        if name not in options.kinds:
+            continue
+        times: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
+        for number in range(options.repeats):
+            for merges in (True, False) if number % 2 else (False, True):
+                start_s, again_s = pool_s(kind, requests, merges)
+                times["pool, from the start"][merges].append(start_s)
+                times["pool, again"][merges].append(again_s)
+                if not options.pool_only:
+                    whole_s = snakemake_s(kind, requests, merges)
+                    times["Snakemake"][merges].append(whole_s)
+        for what, both in times.items():
+            auto_s, off_s = statistics.median(both[True]), statistics.median(both[False])
+            cells = f"{name} | {requests} | {what} | {auto_s:.2f} | {off_s:.2f}"
+            print(f"| {cells} | {auto_s / off_s:.2f} |", flush=True)
+            targets.append(report.Target(f"{name}, {requests}, {what}", auto_s / off_s, MAX_RATIO))
+    print("\n".join(["", *map(str, targets)]))
+    return 0 if all(target.reached for target in targets) else 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--requests", type=int, nargs="+", default=[10, 100, 300])
+    parser.add_argument("--repeats", type=int, default=1, help="(default: 1)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--pool-only", action="store_true", help="no runs of Snakemake")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
