@@ -74,13 +74,15 @@ class Driver:
     #: The tool of all stages, and its params beside the model's number.
     tool = TOOL
     params: Mapping[str, object] = {}
+    #: What it knows of the environment.
+    env: Mapping[str, str] = {}
 
     def __init__(self, room: Path, merges: bool) -> None:
         self.room, self._merges = room, merges
         self._ids = itertools.count(1)
         self._reports: queue.SimpleQueue[JobReport | BaseException] = queue.SimpleQueue()
         self._rest: dict[int, list[Request]] = {}
-        config = build_config(run_root=room / "run", managed_devices=self.devices, env={})
+        config = build_config(run_root=room / "run", managed_devices=self.devices, env=self.env)
         put = self._reports.put
         self.pool = Pool(config, Callbacks(put, lambda *_: None, put, lambda line: None))
         self._tool = ToolRef(self.tool, str(room), sys.executable)

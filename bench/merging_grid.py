@@ -21,10 +21,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import report
 from measure import Runs, end_on_sigterm, machine
 from merging import TOOL, Driver, rows
 from rivals import HERE, gpupool
+from tools.layer import WIDTH
 
 STAGES, TOKENS = 3, 8
 STEP = f"{Path(__file__).with_name('tools') / 'steps.py'}:Step"
@@ -55,7 +57,7 @@ class Chains(Driver):
     def __init__(self, room: Path, merges: bool, kind: Kind) -> None:
         self.tool = kind.tool
         self.params = {"load_s": kind.load_s} if kind.tool == STEP else {}
-        self.devices = [0] if kind.devices == "cuda:0" else kind.devices
+        self.devices, self.env = kind.devices, {"GPUPOOL_SIMULATE": os.environ["GPUPOOL_SIMULATE"]}
         super().__init__(room, merges)
 
 
@@ -78,7 +80,7 @@ def snakemake_s(kind: Kind, requests: int, merges: bool) -> float:
         room = Path(directory)
         (room / "in").mkdir()
         for number in range(requests):
-            (room / "in" / f"{number}").write_bytes(bytes(TOKENS * 256 * 4))
+            np.full((TOKENS, WIDTH), number, np.float32).tofile(room / "in" / f"{number}")
         config = [f"rows={requests}", f"inputs={room / 'in'}", f"tool={kind.tool}"]
         options = ["--gpupool-devices", kind.devices, "--gpupool-merge"]
         options += ["auto" if merges else "off", "--config", *config, f"load_s={kind.load_s}"]
