@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +45,12 @@ class Elsewhere:
         self._events, self._provenance = events, provenance
         self._counts: Counter[str] = Counter()
         self._costs: Counter[str] = Counter()
-        self._busy_s: Counter[str] = Counter()
+        self._busy_s: defaultdict[str, float] = defaultdict(float)
         self._devices: dict[str, list[str]] = {}
+        #: Of dispatches through a row of models: who did them; and of the jobs that they were made
+        #: beforehand in, which one.
+        self._worker_of: dict[int, str] = {}
+        self._made_in: dict[int, int] = {}
         self._handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {
             "job_done": self._done,
             "job_failed": self._failed,
@@ -58,7 +62,7 @@ class Elsewhere:
             "worker_died": self._count("worker_crashes"),
             "model_moved": self._moved,
             "stage_done": self._stage,
-            "dispatch_saved": self._count("dispatches_saved"),
+            "dispatch_saved": self._saved,
             "batch_done": self._batch,
             "batch_lost": self._batch,
         }
@@ -94,6 +98,9 @@ class Elsewhere:
     def _done(self, fields: Mapping[str, Any]) -> None:
         distinct = self._items(fields)
         self._counts.update({"jobs_served": 1, "items_computed": distinct})
+        made_in = self._made_in.pop(fields["job_id"], None)
+        if made_in is not None:  # when it was computed nobody was charged for it
+            self._book(self._worker_of.get(made_in, ""), fields.get("device_s", 0.0))
 
     def _failed(self, fields: Mapping[str, Any]) -> None:
         self._items(fields)
@@ -114,11 +121,19 @@ class Elsewhere:
 
     def _stage(self, fields: Mapping[str, Any]) -> None:
         self._counts["chains_merged"] += fields["stage"] == 0
+        self._worker_of[fields["batch"]] = fields["worker"]
+
+    def _saved(self, fields: Mapping[str, Any]) -> None:
+        self._counts["dispatches_saved"] += 1
+        if "batch" in fields:
+            self._made_in[fields["job_id"]] = fields["batch"]
 
     def _batch(self, fields: Mapping[str, Any]) -> None:
-        jobs_s, lost_s = sum(fields.get("device_s", ())), fields.get("lost_s", 0.0)
+        self._book(fields["worker"], sum(fields.get("device_s", ())), fields.get("lost_s", 0.0))
+
+    def _book(self, worker: str, jobs_s: float, lost_s: float = 0.0) -> None:
         self._costs.update({"jobs_s": jobs_s, "lost_s": lost_s})
-        devices = self._devices.get(fields["worker"], [])
+        devices = self._devices.get(worker, [])
         for name in devices:
             self._busy_s[name] += (jobs_s + lost_s) / len(devices)
 

@@ -66,7 +66,7 @@ rule shout:
 rule turn:
     input: "loud/{{i}}.txt"
     output: temp("turned/{{i}}.txt")
-    resources: gpupool_tool="{tools}:Turn"
+    resources: gpupool_tool="{turn}:Turn"
     shell: "false"
 rule mark:
     input: "turned/{{i}}.txt"
@@ -83,12 +83,14 @@ class Chains(Place):
         super().__init__(directory)
         self.tools = directory / "words.py"
         self.tools.write_text(TOOLS)
+        self.turn = directory / "turn.py"
+        self.turn.write_text(TOOLS)
         (directory / "beside").write_text("read by a path that starts at the tool")
         self.env["GPUPOOL_MANAGED_DEVICES"] = "cpu:1"
 
     def chains(self, name: str, words: str = "a b", sleep_s: float = 0.0) -> Workflow:
         inputs = {f"in/{i}.txt": f"{words} {name}{i}" for i in range(4)}
-        snakefile = SNAKEFILE.format(tools=self.tools, sleep_s=sleep_s)
+        snakefile = SNAKEFILE.format(tools=self.tools, turn=self.turn, sleep_s=sleep_s)
         return Workflow(self.directory / name, snakefile, inputs)
 
 
@@ -123,6 +125,8 @@ def test_chains_of_an_attached_run_are_those_of_a_run_of_its_own(place: Chains) 
     assert first.summary["items_computed"] == own.summary["items_computed"]
     assert first.summary["model_loads"] == own.summary["model_loads"]
     assert len(first.events("job_read")) == len(own.events("job_read")), "others are published"
+    paid_s = sum(event["device_s"] for event in first.events("job_done"))
+    assert first.summary["costs"]["jobs_s"] == pytest.approx(paid_s, rel=0.01)
     told = {event["job_id"] for event in first.events("stage_done")}
     assert told == {event["job_id"] for event in own.events("stage_done")}
     assert all(e["worker"].startswith("server.") for e in first.events("stage_done"))
@@ -140,12 +144,13 @@ def test_chains_of_an_attached_run_are_those_of_a_run_of_its_own(place: Chains) 
     assert why.returncode == 0 and "turned/1.txt" in why.stdout, why.stderr
 
     # The code of the middle model is edited; the first one's was imported together with it.
-    place.tools.write_text(TOOLS.replace("word[::-1]", "word[::-1].title()"))
+    place.turn.write_text(TOOLS.replace("word[::-1]", "word[::-1].title()"))
     edited = place.run(place.chains("other", "c d"), "auto", "--forceall")
     assert edited.code == 0, edited.text
     assert edited.read("marked/1.txt") == "C! D! 1Rehto!\n"
-    marked = place.run(place.chains("other", "c d"), "auto", "--forceall", MARK="?")
-    assert marked.read("marked/1.txt") == "C? D? 1Rehto?\n", "its own environment"
+    again = place.run(place.chains("other", "c d e"), "auto", "--forceall")
+    assert again.read("marked/1.txt") == "C! D! E! 1Rehto!\n"
+    assert again.summary["chains_merged"], "by a process that knows the new code"
 
 
 def test_a_middle_step_that_fails_fails_alone_and_runs_find_each_others_results(  # C2

@@ -182,17 +182,18 @@ def test_figures_add_up(tmp_path: Path) -> None:
     happens("job_done", job_id=1, items=5, duplicates=2, reused=1)
     happens("job_failed", job_id=2, items=1)
     happens("job_withdrawn", job_id=3)
-    happens("stage_done", job_id=1, stage=0)
-    happens("stage_done", job_id=1, stage=1)
-    happens("dispatch_saved", job_id=4)
+    happens("stage_done", job_id=1, stage=0, batch=7, worker="w")
+    happens("stage_done", job_id=1, stage=1, batch=7, worker="w")
+    happens("dispatch_saved", job_id=4, batch=7)
+    happens("job_done", job_id=4, items=0, device_s=2.0)
     own = {"jobs_served": 1, "items": 2, "costs": {"jobs_s": 1.0, "lost_s": 0.0}}
     devices = {"cuda:0": {"busy_s": 1.0}, "cuda:1": {"busy_s": 0.0}}
     summary = elsewhere.added_to({**own, "devices": devices})
-    assert (summary["jobs_served"], summary["jobs_failed"], summary["jobs_withdrawn"]) == (2, 1, 1)
+    assert (summary["jobs_served"], summary["jobs_failed"], summary["jobs_withdrawn"]) == (3, 1, 1)
     assert (summary["items"], summary["items_unique"], summary["items_computed"]) == (8, 3, 2)
     assert (summary["chains_merged"], summary["dispatches_saved"]) == (1, 1)
-    assert summary["costs"] == {"jobs_s": 4.0, "lost_s": 1.0}
-    assert summary["devices"] == {"cuda:0": {"busy_s": 3.0}, "cuda:1": {"busy_s": 2.0}}
+    assert summary["costs"] == {"jobs_s": 6.0, "lost_s": 1.0}
+    assert summary["devices"] == {"cuda:0": {"busy_s": 4.0}, "cuda:1": {"busy_s": 3.0}}
 
 
 @pytest.mark.parametrize(
