@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import selectors
 import socket
 import time
@@ -15,7 +14,6 @@ from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.memory_release import MemoryRelease
-from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.errors import FrameError, WorkerStartError
 from snakemake_executor_gpupool.hosts.base import (
     GRACE_S,
@@ -25,21 +23,16 @@ from snakemake_executor_gpupool.hosts.base import (
     WorkerGone,
 )
 from snakemake_executor_gpupool.hosts.containers import (
-    command_in,
     marked_by,
-    require_image,
-    variables_in,
     why_not_as_read,
 )
+from snakemake_executor_gpupool.hosts.launcher import Launcher
 from snakemake_executor_gpupool.hosts.process import WorkerProcess
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
-from snakemake_executor_gpupool.hosts.surroundings import Surroundings
 from snakemake_executor_gpupool.hosts.time_limit import started_by
-from snakemake_executor_gpupool.hosts.worker_variables import worker_variables
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
-from snakemake_executor_gpupool.wire.messages_out import serve_tool
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: How often processes that are ending are polled.
@@ -99,9 +92,8 @@ class LocalHost:
         clock_s: Callable[[], float] = time.monotonic,
         launch: Callable[..., WorkerProcess] = WorkerProcess,
     ) -> None:
-        self._clock_s, self._launch = clock_s, launch
-        self._paths = paths
-        self._threads = threads
+        self._clock_s = clock_s
+        self.launcher = Launcher(paths, threads, launch)
         self._memory_release = memory_release or MemoryRelease()
         self._running: dict[str, _Running] = {}
         self._selector = selectors.DefaultSelector()
@@ -114,10 +106,6 @@ class LocalHost:
             self._reaper.remove_at_end(directory)
         let_go_in_children(self)
         self._events: list[HostEvent] = []
-        #: Returns the variables by which gpupool inside a worker may use the worker's devices.
-        self.lend: Callable[[str, Sequence[Device]], dict[str, str]] = lambda worker, devices: {}
-        #: Returns what a tool's processes start from; None: from what this one has.
-        self.surroundings: Callable[[ToolRef], Surroundings | None] = lambda tool: None
         self.carried = Carried()  # stays empty: there is no other machine
         self._unsent: set[str] = set()
 
@@ -159,26 +147,8 @@ class LocalHost:
         there is only this machine.
         """
         self._memory_release.arrived(worker_id, devices)
-        mark = secrets.token_hex(16)
-        there = self.surroundings(tool)
-        own = own_environment() if there is None else there.variables
-        ours = worker_variables(worker_id, tool, devices, self._threads)
-        ours |= {**self.lend(worker_id, devices), PROCESS_VARIABLE: mark}
-        place: dict[str, Any] = {} if there is None else {"cwd": there.cwd, "umask": there.umask}
-        environment, command = {**own, **ours}, tool.activation
-        if tool.container is not None:
-            environment, command = variables_in(own, ours), command_in(tool, devices)
-            place["in_container"] = True
         try:
-            require_image(tool)
-            process = self._launch(
-                worker_id,
-                tool.python,
-                environment,
-                self._paths.worker_log(worker_id),
-                command,
-                **place,
-            )
+            process, mark, first = self.launcher.launch(worker_id, tool, devices)
         except WorkerStartError as error:
             self._events.append(WorkerGone(worker_id, str(error), expected=False))
             return None
@@ -188,7 +158,6 @@ class LocalHost:
         self._selector.register(process.socket, selectors.EVENT_READ, worker_id)
         if process.handle >= 0:
             self._selector.register(process.handle, selectors.EVENT_READ, _End(worker_id))
-        first = serve_tool(tool, self._paths.spools, is_shared=self._paths.is_shared)
         self.send(worker_id, first.meta)
         return process.pid
 
@@ -287,6 +256,8 @@ class LocalHost:
             for frame in running.process.receive():
                 if frame is None:
                     self._channel_ended(running)
+                elif frame.type == "imports" and self.launcher.early is not None:
+                    self.launcher.early.heard(worker_id, frame)
                 else:
                     self._events.append(FrameArrived(worker_id, self._checked(worker_id, frame)))
         except FrameError as error:
@@ -361,6 +332,8 @@ class LocalHost:
                 self._selector.unregister(descriptor)
         running.process.close()
         del self._running[worker_id]
+        if self.launcher.early is not None:
+            self.launcher.early.ended(worker_id)
         self._events.append(WorkerGone(worker_id, self._obituary(running), running.expected))
 
     def _receive_last(self, worker_id: str, running: _Running) -> None:
@@ -417,4 +390,6 @@ class LocalHost:
         self._woken.close()
         self._waker.close()
         self._reaper.close()
+        if self.launcher.early is not None:
+            self.launcher.early.close()
         return stuck

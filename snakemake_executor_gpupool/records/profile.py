@@ -97,7 +97,7 @@ class Profile:
         if self._path is None:
             return {}
         try:
-            data = json.loads(_text_of(self._path))
+            data = json.loads(text_of(self._path))
             if data["version"] != VERSION:
                 return {}
             return {str(key): dict(entry) for key, entry in data["entries"].items()}
@@ -111,7 +111,7 @@ class Profile:
             return {}
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
     """Return the content of a regular file; never blocks on a pipe or device.
 
     Raises

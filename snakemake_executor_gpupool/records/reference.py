@@ -206,6 +206,8 @@ VARIABLES = {
     "belong to. Processes that a worker leaves behind are found by it, and killed.",
     "GPUPOOL_TOOL_FILES": "Set in worker processes: the files of their tools, for the processes "
     "that a tool starts itself.",
+    "GPUPOOL_EARLY": "Set in worker processes that are started before the workflow is read: what "
+    "they import ahead.",
     "GPUPOOL_ENVIRONMENT": "Set in worker processes: the directory of the rule's own environment.",
     "GPUPOOL_CONTAINER": "Set in worker processes: the image of the rule's container.",
     "GPUPOOL_QUESTION": "Set by `gpupool verify` in containers: the file that says which job "

@@ -15,6 +15,7 @@ from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.probe import driver_of, probe
 from snakemake_executor_gpupool.devices.settings import DeviceSettings, Managed, resolve
 from snakemake_executor_gpupool.errors import ConfigError
+from snakemake_executor_gpupool.hosts.early import EarlyProcesses
 from snakemake_executor_gpupool.hosts.surroundings import Surroundings
 from snakemake_executor_gpupool.records.events import Listener
 from snakemake_executor_gpupool.records.housekeeping import Bounds
@@ -94,6 +95,8 @@ class PoolConfig:
     max_events_bytes: int = 0
     #: Returns what a tool's processes start from; None: from what this process has.
     surroundings: Callable[[ToolRef], Surroundings | None] = lambda tool: None
+    #: Processes that were started before the run knew what for; None: there are none.
+    early: EarlyProcesses | None = None
     #: Which runs are kept when this one has ended.
     keep: Bounds = field(default_factory=Bounds)
     #: Hears of all that happens; None: nobody does.

@@ -164,8 +164,9 @@ class Pool:
 
     def _this_machine(self) -> LocalHost:
         host = LocalHost(self.paths, self.config.worker_threads)
-        host.lend = self._sharing.lend
-        host.surroundings = self.config.surroundings
+        host.launcher.lend = self._sharing.lend
+        host.launcher.surroundings = self.config.surroundings
+        host.launcher.early = self.config.early
         return host
 
     # -- called from any thread ----------------------------------------------------

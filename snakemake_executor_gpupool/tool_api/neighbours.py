@@ -24,6 +24,11 @@ _DIRECTORIES: set[str] = set()
 _MEANT: dict[str, tuple[str, str]] = {}
 
 
+def directories() -> frozenset[str]:
+    """Return the directories of the tools' files that this process has loaded."""
+    return frozenset(_DIRECTORIES)
+
+
 @contextlib.contextmanager
 def beside(path: str, source: bytes, spec: str) -> Iterator[None]:
     """Let a tool's file import its neighbours: first while it loads, then after all else.

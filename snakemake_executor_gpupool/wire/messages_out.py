@@ -29,7 +29,13 @@ def with_latency(meta: Mapping[str, object], latency_wait_s: float) -> dict[str,
 
 
 # -- to any process ------------------------------------------------------------------------
-def serve_tool(tool: ToolRef, spools: Sequence[str], *, is_shared: bool) -> Frame:
+def serve_tool(
+    tool: ToolRef,
+    spools: Sequence[str],
+    *,
+    is_shared: bool,
+    early: Mapping[str, object] | None = None,
+) -> Frame:
     """Have a process import its tool; the first frame that it gets.
 
     Parameters
@@ -38,9 +44,13 @@ def serve_tool(tool: ToolRef, spools: Sequence[str], *, is_shared: bool) -> Fram
         Directories for large blobs.
     is_shared
         Whether other machines read them, too.
+    early
+        Not None: it is to say which packages the tool imports. A process that was started before
+        this was known takes its ``log`` and ``variables`` from there.
     """
     names = {"spec": tool.spec, "base_dir": tool.base_dir, "more": tool.more}
-    return Frame({"type": "tool", **names, "spool": spools, "shared": is_shared}, [])
+    places = {"spool": spools, "shared": is_shared}
+    return Frame({"type": "tool", **names, **places, "early": early}, [])
 
 
 # -- to processes that read and write --------------------------------------------------------

@@ -6,13 +6,18 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
+import time
 from collections import deque
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.wire.frames import Blob, Decoder, Frame, encode
 from snakemake_executor_gpupool.worker.overlap import Later, ReadAhead
+
+#: Bytes of the longest frame that can be looked at before it is taken.
+MAX_PEEK = 1024**2
 
 
 class Channel:
@@ -61,6 +66,22 @@ class Channel:
                 return None
             self._frames.extend(self._decoder.feed(data))
         return self._frames[0]
+
+    def peek(self, patience_s: float) -> Frame | None:
+        """Return the first frame that has come, and leave it there: the next one gets it again.
+
+        None: the stream has ended, or nothing came in that many seconds.
+        """
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while poll.poll(1000 * patience_s):
+            data = self._socket.recv(MAX_PEEK, socket.MSG_PEEK)
+            if not data:
+                return None
+            for frame in Decoder().feed(data):
+                return frame
+            time.sleep(0.001)  # the rest is on its way
+        return None
 
     def later(self, act: Callable[[], None]) -> None:
         """Do something that ends in a message, beside what follows if that was asked for."""

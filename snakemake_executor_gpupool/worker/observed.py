@@ -24,6 +24,7 @@ from snakemake_executor_gpupool.worker.code_digest import (
     is_of_python,
     version_of,
 )
+from snakemake_executor_gpupool.worker.imports import Imports
 
 #: Files below these belong to the machine, not to a tool.
 _OF_MACHINE = ("/proc/", "/sys/", "/dev/", "/run/", "/etc/", "/usr/lib", "/lib")
@@ -58,6 +59,7 @@ class Observer:
         self.modules_before: frozenset[str] = frozenset()
         #: This process was started in a directory that is no job's.
         self.is_anywhere = False
+        self.imports = Imports()
         self._is_watching = False
         self._is_hooked = False
         self._own: set[str] = set()
@@ -75,6 +77,7 @@ class Observer:
         if not self._is_hooked:
             self._is_hooked = True
             self.modules_before = frozenset(sys.modules)
+            self.imports.begin()
             sys.addaudithook(self._hook)
         before, self._is_watching = self._is_watching, True
         self._known.clear()
@@ -133,6 +136,7 @@ class Observer:
             self.note(FILE, arguments[0])
 
     def _on_import(self, arguments: tuple[Any, ...]) -> None:
+        self.imports.note(arguments[0])
         if arguments[1]:  # a compiled module
             self.note(FILE, arguments[1])
 

@@ -3,8 +3,9 @@
 ::
 
     coordinator → worker                                worker → coordinator
-    tool {spec, more, base_dir, spool, shared}          tool {info, seconds, versions}
+    tool {spec, more, base_dir, spool, shared, early}   tool {info, seconds, versions}
                                                         | tool_failed {error}
+                                                        imports {names, code}
 
 ``more`` names the tools of a chain's later stages: with it :mod:`.chain_server` answers what
 follows, else :mod:`.server` does.
@@ -24,6 +25,7 @@ from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.channel import Channel
 from snakemake_executor_gpupool.worker.describe import tool_info, versions
+from snakemake_executor_gpupool.worker.early import Early, Told
 from snakemake_executor_gpupool.worker.end_signals import outlast
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.output_capture import tell_error
@@ -35,13 +37,13 @@ _PACKAGE_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def serve(descriptor: int) -> None:
     """Answer frames until the coordinator closes the channel."""
-    channel = Channel(descriptor)
-    first = channel.receive()
+    channel, early = Channel(descriptor), Early.of_this_process()
+    first = channel.receive() if early is None else early.await_tool(channel)
     if first is None:
         return
     if first.meta["shared"]:
         outlast(descriptor)
-    answer = start(channel, first)
+    answer = start(channel, first, early)
     while answer is not None:
         frame = channel.receive()
         if frame is None:
@@ -49,9 +51,12 @@ def serve(descriptor: int) -> None:
         answer(frame)
 
 
-def start(channel: Channel, frame: Frame) -> Callable[[Frame], None] | None:
+def start(
+    channel: Channel, frame: Frame, early: Early | None = None
+) -> Callable[[Frame], None] | None:
     """Import the tools that the first frame names, and describe the first to the coordinator.
 
+    A process that was started early begins anew where that fails, or the tool is another one now.
     Return what answers the frames that follow; None where a tool cannot be imported.
     """
     if frame.meta["more"]:
@@ -65,16 +70,31 @@ def start(channel: Channel, frame: Frame) -> Callable[[Frame], None] | None:
         specs = [frame.meta["spec"], *frame.meta["more"]]
         with OBSERVER.watching():
             tool_class, *more = [load_tool_class(spec, frame.meta["base_dir"]) for spec in specs]
+        if early is not None:
+            early.require(tool_class)
+            channel.receive()  # the frame that was only looked at
+            early = None
         for each in (tool_class, *more) if mode_here().is_reproducible else ():
             refuse_unable(each)
         info = tool_info(tool_class)
         unchanged.require()
     except BaseException as error:  # a tool's module may even call sys.exit
+        if early is not None:
+            early.begin_anew()
         channel.send({"type": "tool_failed", "error": tell_error(error)})
         return None
     figures = {"seconds": time.perf_counter() - started_s, "versions": versions()}
     channel.send({"type": "tool", "info": info, **figures})
+    told = Told(channel, tool_class, is_wanted=frame.meta["early"] is not None)
+    told.tell()
     spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
     if more:
         return ChainServer(channel, [tool_class, *more], spool, unchanged).handle
-    return Server(channel, tool_class, spool, frame.meta["base_dir"], unchanged).handle
+    server = Server(channel, tool_class, spool, frame.meta["base_dir"], unchanged)
+
+    def handle(frame: Frame) -> None:
+        server.handle(frame)
+        if frame.type == "load":
+            told.tell()
+
+    return handle

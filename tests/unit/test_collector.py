@@ -7,7 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from snakemake_executor_gpupool.frontends.snakemake.collector import BETWEEN_LOOKS, Collector
+from snakemake_executor_gpupool.frontends.snakemake.collector import (
+    BETWEEN_LOOKS,
+    LARGE_GRAPH,
+    Collector,
+)
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 
 
@@ -26,10 +30,10 @@ def test_it_looks_less_often_until_the_run_is_over(usual: tuple[int, int, int]) 
     collector.relax()
     collector.relax()
     assert gc.get_threshold() == (BETWEEN_LOOKS, *usual[1:])
-    collector.hold()
+    collector.hold(LARGE_GRAPH)
     held = gc.get_freeze_count()
     assert held > 1000
-    collector.hold()  # once: what has come since may be garbage
+    collector.hold(LARGE_GRAPH)  # once: what has come since may be garbage
     assert gc.get_freeze_count() <= held
     collector.over()
     assert gc.get_threshold() == usual
@@ -43,7 +47,7 @@ def test_what_somebody_else_has_chosen_stays(usual: tuple[int, int, int], first:
     gc.set_threshold(first, *usual[1:])
     collector = Collector()
     collector.relax()
-    collector.hold()
+    collector.hold(LARGE_GRAPH)
     assert gc.get_threshold()[0] == first
     assert gc.get_freeze_count() == 0
     collector.over()
@@ -65,3 +69,15 @@ def test_settings_are_made_before_the_workflow_is_read(usual: tuple[int, int, in
     ExecutorSettings()
     assert gc.get_threshold()[0] == BETWEEN_LOOKS
     COLLECTOR.over()
+
+
+def test_what_was_imported_stays_left_alone_after_a_small_graph(
+    usual: tuple[int, int, int],
+) -> None:
+    collector = Collector()
+    collector.relax()
+    collector.pass_over_imports()
+    held = gc.get_freeze_count()
+    collector.hold(LARGE_GRAPH - 1)
+    collector.over()
+    assert gc.get_freeze_count() == held > 1000

@@ -47,7 +47,7 @@ CHAIN = ChainRequest(
     staged="/staged",
 )
 FRAMES = {
-    "tool": serve_tool(TOOL, ["/spool"], is_shared=True),
+    "tool": serve_tool(TOOL, ["/spool"], is_shared=True, early={"log": "", "variables": {}}),
     "read": read_job(REQUEST, STORE),
     "foresee": foresee_job(REQUEST, "cpu", STORE, reads=True, most=10),
     "write": write_job(REQUEST, [0, 0], ["x", "y"], [b"result"], "computed by w1"),

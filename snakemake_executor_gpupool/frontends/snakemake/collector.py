@@ -2,7 +2,11 @@
 
 It looks through all objects again whenever their number has grown by a quarter, and next to nothing
 of a graph is garbage: of the processor time of 5,000 jobs that do nothing a tenth went that way.
-What the graph is made of is left alone from its first jobs on, until the end.
+What a large graph is made of is left alone from its first jobs on, until the end.
+
+What was imported before Snakemake reads the workflow lives as long as the process: half a million
+objects, through which Python's last looks of all would go, a quarter of a second of each run. They
+are left alone for good. After a large graph they are not: Python can only forget all exceptions.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ import gc
 #: So many new objects there are between two looks at the new ones; 700 are Python's own choice.
 #: Older ones are looked at in proportion.
 BETWEEN_LOOKS = 20_000
+#: A graph of so many jobs is large.
+LARGE_GRAPH = 1000
 
 
 class Collector:
@@ -33,9 +39,19 @@ class Collector:
             self._usual = usual
             gc.set_threshold(BETWEEN_LOOKS, *older)
 
-    def hold(self) -> None:
-        """Leave what there is alone; only the first time, since garbage would be held as well."""
-        if self._usual is not None and not self._is_holding:
+    def pass_over_imports(self) -> None:
+        """Leave what there is alone for good: nothing of a workflow is among it.
+
+        Only for a program that runs one workflow and ends.
+        """
+        gc.freeze()
+
+    def hold(self, jobs: int) -> None:
+        """Leave what there is alone, if it is the graph of many jobs.
+
+        Only the first time, since garbage would be held as well.
+        """
+        if jobs >= LARGE_GRAPH and self._usual is not None and not self._is_holding:
             self._is_holding = True
             gc.freeze()
 

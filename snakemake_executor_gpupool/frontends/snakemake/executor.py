@@ -11,7 +11,6 @@ Each ready job takes one of four ways::
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -48,8 +47,7 @@ from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_star
 from snakemake_executor_gpupool.frontends.snakemake.memory import memory_budget
 from snakemake_executor_gpupool.frontends.snakemake.needs import keep_words, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.pool_options import (
-    bounds_of,
-    origin_of,
+    of_this_run,
     pool_config,
 )
 from snakemake_executor_gpupool.frontends.snakemake.report import RunReport, report_path
@@ -176,8 +174,7 @@ class Executor(RealExecutor):
             more = rules_without_gpu(self.workflow.dag.needrun_jobs()) if asking else ""
             self.logger.warning(f"gpupool: {warning}{more}")
         heed_missing_gpus(self.workflow, config, settings)
-        origin, keep = origin_of(self.workflow, settings), bounds_of(settings)
-        return dataclasses.replace(config, origin=origin, keep=keep)
+        return of_this_run(config, self.workflow, settings)
 
     def _bring_up_cluster(self, device_settings: DeviceSettings) -> Machines:
         from snakemake_executor_gpupool.frontends.snakemake.cluster import bring_up
@@ -202,7 +199,7 @@ class Executor(RealExecutor):
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take all jobs that are ready. Returns without waiting for any of them."""
         self._signals.catch()
-        COLLECTOR.hold()
+        COLLECTOR.hold(len(self.workflow.dag))
         if self._pool.config.looks_ahead and (forecast := self._foreseeing.look()) is not None:
             self._pool.foresee(forecast)
         # Snakemake passes them in no particular order.

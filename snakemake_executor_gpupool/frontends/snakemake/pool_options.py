@@ -11,6 +11,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
+from snakemake_executor_gpupool.frontends.snakemake.early import take
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 from snakemake_executor_gpupool.records.housekeeping import Bounds
 from snakemake_executor_gpupool.runtime.config import Machines, Origin, PoolConfig, build_config
@@ -77,6 +78,18 @@ def pool_config(
         seed=settings.seed,
         find=find,
     )
+
+
+def of_this_run(config: PoolConfig, workflow: Any, settings: ExecutorSettings) -> PoolConfig:
+    """Return a configuration with what is this run's alone: its origin, what it has started early.
+
+    Raises
+    ------
+    WorkflowError
+        A bound is negative.
+    """
+    origin, keep = origin_of(workflow, settings), bounds_of(settings)
+    return dataclasses.replace(config, origin=origin, keep=keep, early=take(workflow, settings))
 
 
 def dispatch_config(settings: ExecutorSettings) -> DispatchConfig:

@@ -216,7 +216,19 @@ class ExecutorSettings(ExecutorSettingsBase):
             "choices": ["refuse", "run"],
         },
     )
+    early_start: str = field(
+        default="auto",
+        metadata={
+            "help": "Whether processes of the tools that the workflow's last run used are started "
+            "at once, to import the packages that these need while Snakemake reads the workflow: "
+            "'auto' (the default) or 'off'. Nothing else depends on it.",
+            "choices": ["auto", "off"],
+        },
+    )
 
     def __post_init__(self) -> None:
         """Snakemake makes them for a run under this executor, before it reads the workflow."""
+        from snakemake_executor_gpupool.frontends.snakemake.early import begin
+
         COLLECTOR.relax()
+        begin(self)

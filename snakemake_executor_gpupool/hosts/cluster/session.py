@@ -241,7 +241,7 @@ class Session:
         devices, notes = managed_here(begin.managed, env, cores)
         paths = RunPaths(Path(begin.run_root), begin.run_id, shared=True)
         self._host = LocalHost(paths, worker_threads(devices, cores))
-        self._host.lend = self._lend_to_worker
+        self._host.launcher.lend = self._lend_to_worker
         node = node_name(env)
         self._devices = {device.name: device for device in devices}
         self._waiting = [device.on(node) for device in devices]
