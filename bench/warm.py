@@ -45,6 +45,14 @@ class Contest:
         self.first = Runs("the first run, which starts the server")
         self.warm = Runs("a later run, everything loaded")
         self.alone = Runs("a later run, by itself, with workers of its own")
+        # What is the quickest in bench/pipeline.py.
+        self.options = rivals.ScriptOptions(processes=cores, threads=1, budget=512)
+        self.script = Runs(f"hand-written script, {self.options}")
+
+    @property
+    def all_runs(self) -> list[Runs]:
+        """Return everyone's runs, in the order of the table."""
+        return [self.floor, self.script, self.first, self.warm, self.alone]
 
     def task(self, seed: int) -> rivals.Task:
         """Write the files of a seed, unless they are there."""
@@ -62,10 +70,11 @@ class Contest:
         """Run each once on files of the round."""
         task, room = self.task(number), ROOM / f"round{number}"
         rivals.touch_floor(self.floor, room / "floor", *task.config)
+        rivals.single_script(self.script, task, room / "script", self.options)
         self.inference_s.append(self._inference_s(task))
         rivals.gpupool(self.warm, room / "warm", *SERVER, *task.config)
         rivals.gpupool(self.alone, room / "alone", *task.config)
-        for runs in (self.floor, self.warm, self.alone):
+        for runs in (self.floor, self.script, self.warm, self.alone):
             say(f"  {runs.label}: {runs.walls_s[-1]:.2f} s")
         say(f"  inference alone: {self.inference_s[-1]:.2f} s")
 
@@ -145,7 +154,7 @@ def main() -> int:
         return 1
     finally:
         gpupool("serve", "--stop")
-    say("\n".join(["", *report.table([contest.floor, contest.first, contest.warm, contest.alone])]))
+    say("\n".join(["", *report.table(contest.all_runs)]))
     rounds = [ROOM / f"round{n}" / "warm" for n in range(1, options.repeats + 1)]
     loads = sum(summary_of(each)["model_loads"] for each in rounds)
     records = workload.generate(options.files, options.repeats + 1)
@@ -157,6 +166,8 @@ def main() -> int:
     say(f"- two runs at once: {two_s:.2f} s, {computed} items computed, {unique} distinct")
     say(f"- largest difference from a run without a server: {difference:.1e}")
     ratio = contest.warm.median_s / (contest.floor.median_s + inference_s)
+    against_script = contest.warm.median_s / contest.script.median_s
+    say(f"- warm / the script: {against_script:.2f}")
     target = report.Target("warm / (floor + inference)", ratio, AGAINST_FLOOR_AND_INFERENCE)
     say(str(target))
     is_right = loads == 0 and computed == unique and difference <= agreement.TOLERANCE
