@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 
 from snakemake_executor_gpupool.scheduling import packed
@@ -86,12 +87,18 @@ class JobTable:
 
         Empty if there is no such job. Higher priority goes first.
         """
+        large = [-job.request.priority for job in self._jobs.values() if job.backlog]
+        last = min(large, default=math.inf)
         best: tuple[int, float, int] | None = None
         items: list[WorkItem] = []
         for job_id, job in self._jobs.items():
             undone = (item for item in job.items if not item.is_done)
             lacking = list(dict.fromkeys(undone)) if job.all_read else []
-            if not lacking or not all(item in waiting for item in lacking):
+            if (
+                not lacking
+                or -job.request.priority > last
+                or not all(item in waiting for item in lacking)
+            ):
                 continue
             work = (-job.request.priority, sum(item.cost for item in lacking), job_id)
             if best is None or work < best:

@@ -213,6 +213,16 @@ def test_a_large_job_of_nothing_but_duplicates_is_columns_all_the_same() -> None
     assert world.notes("job_done")[1]["duplicates"] == 40
 
 
+def test_the_very_first_batch_is_not_that_of_a_job_behind_a_large_one() -> None:
+    """Nobody can say how soon the large one is done; that it goes first is known."""
+    with sizes(5, 2):
+        world = World(budget_tokens=3)
+        world.submit(1, [f"i{n}" for n in range(12)], priority=1)
+        world.submit(2, ["other"])
+        world.run()
+    assert "other" in world.computed and "other" not in world.batches[0]
+
+
 def test_duplicates_behind_an_item_that_is_not_done_do_not_become_objects_all_at_once() -> None:
     with sizes(8, 2):
         world, most = World(budget_tokens=1), 0
