@@ -74,6 +74,8 @@ class Node:
     @property
     def identity(self) -> str:
         """What identifies it whatever it is numbered, and whatever others this process may see."""
+        if not self.properties.get("location_id"):  # two such would be one, and share a lock
+            return f"AMD-KFD-{self.gpu_id}"
         if not self.unique_id:
             return f"AMD-{self.pci}"
         function = self.pci[-1]  # partitions of a card differ in it, and the first has 0

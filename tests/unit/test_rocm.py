@@ -6,6 +6,7 @@ this was ever run on such a card.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -237,6 +238,31 @@ def test_a_job_sees_its_cards_by_one_variable(tmp_path: Path) -> None:  # S7
     nvidia = visible_env([Device("cuda:1", "cuda", 1, visible_id="1")])
     assert nvidia["HIP_VISIBLE_DEVICES"] == "-1" and nvidia["ROCR_VISIBLE_DEVICES"] == ""
     assert found(tree, **nvidia) == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("rows", [MI210, MI308, DESKTOP], ids=["MI210", "MI308", "desktop"])
+def test_files_that_are_missing_or_damaged(tmp_path: Path, rows: list[Row], seed: int) -> None:
+    """As in containers that hide a part, and under other drivers: no card is taken for another."""
+    tree, kind, chance = Tree(tmp_path, rows, cpus=1), RocmKind(), random.Random(seed)
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    for path in chance.sample(files, len(files) // 3):
+        text = path.read_text()
+        how = chance.choice(["gone", "empty", "directory", "garbage", "cut", "lines"])
+        path.unlink()
+        if how == "directory":
+            path.mkdir()
+        elif how == "garbage":
+            path.write_bytes(chance.randbytes(40))
+        elif how != "gone":
+            lines = text.splitlines(keepends=True)
+            left = {"empty": "", "cut": text[: len(text) // 2]}
+            path.write_text(left.get(how, "".join(chance.sample(lines, (len(lines) + 1) // 2))))
+    cards = kind.find({}, tree).devices
+    assert len({card.uuid for card in cards}) == len({c.visible_id for c in cards}) == len(cards)
+    for card in cards:
+        kind.memory_used_mib(card, tree)
+        kind.memory_by_pid(card, tree)
 
 
 def test_a_machine_without_amd_cards(tmp_path: Path) -> None:  # D12
