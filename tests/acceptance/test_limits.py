@@ -13,6 +13,9 @@ translate.MINUTE_S = 6.0  # of runtime
 rule all:
     input: "slow.txt", "again.txt", "quick.txt", "large.txt", "cpu.txt", "m1.txt", "m2.txt"
 
+rule all_at_once:  # Snakemake makes up 1000 MB for each
+    input: expand("s{n}.txt", n=range(3))
+
 rule slow:
     output: "slow.txt"
     log: "slow.log"
@@ -40,6 +43,13 @@ rule without_device:
     resources: runtime=1
     shell: "sleep 7; touch {output}"
 
+rule silent:
+    output: "s{n}.txt"
+    priority: 10
+    shell:
+        "touch here.{wildcards.n}; for i in $(seq 200); do [ $(ls here.* | wc -l) = 3 ] && break; "
+        "sleep 0.05; done; [ $(ls here.* | wc -l) = 3 ]; touch {output}"
+
 rule memory:
     output: "m{n}.txt"
     resources: mem_mb=1500
@@ -59,6 +69,9 @@ def test_limits_are_kept_and_said(tmp_path: Path) -> None:  # K3
     assert "asks for mem_mb=2001, but its jobs may take 2000 MB" in done.text
     (first, second) = sorted(tuple(map(float, done.read(f"m{n}.txt").split())) for n in (1, 2))
     assert first[1] <= second[0]
+
+    done = workflow.run("all_at_once", *options, GPUPOOL_SIMULATE="1")
+    assert done.code == 0, done.text
 
     without = ("--gpupool-memory", "off", "--gpupool-runtime-limits", "off", "--cores", "2")
     done = workflow.run("large.txt", *without, GPUPOOL_SIMULATE="1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
@@ -11,8 +12,10 @@ import pytest
 
 pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
 
+from tests import containers
 from tests.acceptance.running import Workflow
-from tests.acceptance.test_environments import SDM, WITH_CONDA, make_environment
+from tests.acceptance.test_environments import CONDA, SDM, make_environment
+from tests.containers import make_image, make_root, with_apptainer
 from tests.integration.test_running_dask import options, running_dask
 
 SNAKEFILE = r"""
@@ -21,6 +24,7 @@ shell.prefix("set -euo pipefail; export OF_PREFIX='a b'; ")
 envvars: "DECLARED"
 
 CASES = ["env", "names", "quoted", "long", "kept", "threads", "conda", "again", "stdin", "tmpdir"]
+CASES += ["modules", *config.get("contained", [])]
 
 rule all:
     input:
@@ -73,6 +77,20 @@ rule conda:
     conda: config["prefix"]
     shell: "onlyhere > {output}; echo $HOOK ${{PYTHONPATH-none}} >> {output}"
 
+rule modules:
+    output: "out/modules.txt"
+    envmodules: "compiler/1.0", "library/2.0"
+    shell: "echo $LOADED > {output}; type -t module >> {output}"
+
+rule contained:
+    output: "out/contained.txt"
+    log: "log/contained.log"
+    container: "image.sif"
+    threads: 2
+    shell:
+        "echo $LABEL [$CUDA_VISIBLE_DEVICES] $OMP_NUM_THREADS 'a  b' > {output}; "
+        "ls /usr >> {output}; echo from inside > {log}; pwd > /dev/null"
+
 rule again:
     output: "out/again.txt"
     retries: 2
@@ -123,6 +141,11 @@ rule failing:
     log: "log/failing.log"
     shell: "echo of the log > {log}; echo half > {output[0]}; echo said >&2; false | cat; echo no"
 
+rule inside:
+    output: "out/inside.txt"
+    container: "image.sif"
+    shell: "echo half > {output}; echo said inside >&2; exit 5"
+
 rule late:
     input: "out/failing.txt"
     output: "late.txt"
@@ -141,23 +164,41 @@ OF_NODES = ("out/env.txt", "out/names.txt", "out/again.txt", "out/tmpdir.txt")
 COMPARES_ALL = os.environ.get("GPUPOOL_TEST_BOTH_WAYS") == "1"
 
 
-def test_a_command_leaves_what_it_would_leave_otherwise(tmp_path: Path) -> None:  # K4 S4
+#: As sites have it: a function of the shell, which their start files define.
+MODULE = """
+module() {
+    case $1 in
+    purge) export LOADED=purged ;;
+    load) shift; export LOADED="$LOADED $*" ;;
+    esac
+}
+"""
+CONTAINED = [] if containers.why_not() else ["contained"]
+
+
+def test_a_command_leaves_what_it_would_leave_otherwise(tmp_path: Path) -> None:  # K1 K4 S4
     """Beside a Snakemake on the node for each job, and beside the local executor."""
-    prefix = tmp_path / "prefix"
+    prefix, modules = tmp_path / "prefix", tmp_path / "modules.sh"
     make_environment(sys.executable, prefix)
     (tmp_path / "node tmp").mkdir()
+    modules.write_text(MODULE)
+    software = {"BASH_ENV": str(modules), **with_apptainer(str(CONDA.parent))}
     node = {"TMPDIR": str(tmp_path / "node tmp"), "ON_NODE": "1", "PYTHONPATH": str(tmp_path)}
-    config = ("--config", f"prefix={prefix}", *SDM)
+    config = ("--config", f"prefix={prefix}", f"contained={json.dumps(CONTAINED)}")
+    config += (*SDM, "env-modules", *(["apptainer"] if CONTAINED else []))
+    root = make_root(tmp_path / "root") if CONTAINED else None
     found, failed = {}, {}
     for way in ("auto", "always"):
-        workflow = new_workflow(tmp_path / way)
+        workflow = new_workflow(tmp_path / way, root)
         targets = OF_NODES if way == "always" and not COMPARES_ALL else ()
-        with running_dask(workflow, {**node, **WITH_CONDA}) as dask:
+        with running_dask(workflow, {**node, **software}) as dask:
             cluster = (*options(dask), "--gpupool-cpu-rules", "cluster", *config)
-            found[way] = run_once(workflow, way, *cluster, "--", *targets)
-            failed[way] = run_failing(workflow, way, *cluster)
-    local = new_workflow(tmp_path / "local")
-    found["local"] = run_once(local, "auto", "--executor", "local", "--cores", "2", *config)
+            seen = {"GPUPOOL_NODE_SNAKEMAKE": way, "DECLARED": "x y", **software}
+            found[way] = run_once(workflow, seen, *cluster, "--", *targets)
+            failed[way] = run_failing(workflow, seen, *cluster)
+    local = new_workflow(tmp_path / "local", root)
+    seen |= {"GPUPOOL_NODE_SNAKEMAKE": "auto"}
+    found["local"] = run_once(local, seen, "--executor", "local", "--cores", "2", *config)
     fast, whole, here = found["auto"], found["always"], found["local"]
     assert "snakemake" not in (tmp_path / "auto/parent.txt").read_text()
     assert "snakemake" in (tmp_path / "always/parent.txt").read_text()
@@ -169,38 +210,40 @@ def test_a_command_leaves_what_it_would_leave_otherwise(tmp_path: Path) -> None:
     }
     assert "ON_NODE=1" in fast["out/env.txt"] and "node tmp" in fast["out/tmpdir.txt"]
     assert (tmp_path / "auto/again.tries").read_text() == "1\n2\n"
+    assert fast["out/modules.txt"] == "644 purged compiler/1.0 library/2.0\nfunction\n"
+    if CONTAINED:
+        assert fast["out/contained.txt"].startswith("644 image [] 2 a  b\n")
+        assert "local" in fast["out/contained.txt"] and "share" not in fast["out/contained.txt"]
 
 
-def new_workflow(directory: Path) -> Workflow:
-    """The workflow, not run yet."""
+def new_workflow(directory: Path, root: Path | None) -> Workflow:
+    """The workflow, not run yet; ``root``: of its image."""
     files = {"in/a b.txt": "a\n", "in/1.txt": "1\n", "in/2.txt": "2\n"}
-    return Workflow(directory, SNAKEFILE + FAILING, files)
+    workflow = Workflow(directory, SNAKEFILE + FAILING, files)
+    if root is not None:
+        make_image(directory / "image.sif", root, LABEL="image")
+    return workflow
 
 
-def environment(way: str) -> dict[str, str]:
-    """Snakemake's environment."""
-    return {"GPUPOOL_NODE_SNAKEMAKE": way, "DECLARED": "x y", **WITH_CONDA}
-
-
-def run_once(workflow: Workflow, way: str, *arguments: str) -> dict[str, str]:
+def run_once(workflow: Workflow, env: dict[str, str], *arguments: str) -> dict[str, str]:
     """Run it, and return what it leaves behind."""
-    done = workflow.run(*arguments, timeout_s=500, **environment(way))
+    done = workflow.run(*arguments, timeout_s=500, **env)
     assert done.code == 0, done.text[-6000:]
     assert "on stderr" in done.text
     return tree(workflow.directory)
 
 
-def run_failing(workflow: Workflow, way: str, *arguments: str) -> dict[str, object]:
+def run_failing(workflow: Workflow, env: dict[str, str], *arguments: str) -> dict[str, object]:
     """Run jobs that fail, and return what is said and left."""
-    targets = ("late.txt", "out/silent.txt")
-    failed = workflow.run(
-        *arguments, "--keep-going", "--", *targets, timeout_s=500, **environment(way)
-    )
-    exists = {name: (failed.directory / name).exists() for name in ("out/failing.txt", "late.txt")}
+    targets = ("late.txt", "out/silent.txt", *(["out/inside.txt"] if CONTAINED else []))
+    failed = workflow.run(*arguments, "--keep-going", "--", *targets, timeout_s=500, **env)
+    names = ("out/failing.txt", "late.txt", "out/inside.txt")
+    exists = {name: (failed.directory / name).exists() for name in names}
     return {
         "code": failed.code,
         "names": "Error in rule failing" in failed.text,
         "said": "said" in failed.text,
+        "inside": "said inside" in failed.text and "Error in rule inside" in failed.text,
         "log": failed.read("log/failing.log"),
         "missing": "Missing files after" in failed.text,
         **exists,

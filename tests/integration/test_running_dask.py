@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -10,18 +11,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
 
 from snakemake_executor_gpupool.hosts.cluster.security import Credentials
+from tests import containers
 from tests.acceptance.running import TOOLS, Workflow
-from tests.acceptance.test_environments import OWN, WITH_CONDA, expected, make_environment
+from tests.acceptance.test_environments import CONDA, OWN, expected, make_environment
+from tests.containers import make_image, make_root, with_apptainer
 from tests.waiting import eventually
 
 SNAKEFILE = """
 rule all:
-    input: expand("out/{i}.up", i=range(4)), "own.txt", "gpu.txt", "cpu.txt"
+    input:
+        expand("out/{i}.up", i=range(4)), "own.txt", "gpu.txt", "cpu.txt",
+        config.get("contained", [])
 
 rule up:
     input: "in/{i}.txt"
@@ -44,7 +50,51 @@ rule gpu:
 rule cpu:
     output: "cpu.txt"
     shell: "echo $NODE > {output}"
+
+rule served_inside:
+    input: "words.txt"
+    output: "served_inside.txt"
+    log: "served_inside.log"
+    container: "image.sif"
+    resources: gpupool_tool="places.py:Places", gpu=1
+    script: "places.py"
+
+rule gpu_inside:
+    output: "gpu_inside.txt"
+    container: "image.sif"
+    resources: gpu=1
+    shell: "echo $LABEL [$CUDA_VISIBLE_DEVICES] $NODE > {output}"
+
+rule cpu_inside:
+    output: "cpu_inside.txt"
+    container: "image.sif"
+    shell: "echo $LABEL [$CUDA_VISIBLE_DEVICES] $NODE > {output}"
 """
+PLACES = '''
+import os
+from pathlib import Path
+from snakemake_executor_gpupool import Tool
+
+
+class Places(Tool):
+    """Says of each word where it was computed."""
+
+    def load(self, device):
+        pass
+
+    def read(self, job):
+        yield from Path(job.input[0]).read_text().split()
+
+    def run(self, items):
+        names = ("LABEL", "CUDA_VISIBLE_DEVICES", "NODE")
+        place = " ".join(os.environ.get(name, "none") for name in names)
+        return [f"{item} on {place}" for item in items]
+
+    def write(self, job, results):
+        print("written by", os.environ["LABEL"])
+        Path(job.output[0]).write_text("".join(f"{result}\\n" for result in results))
+'''
+CONTAINED = [] if containers.why_not() else ["served", "gpu", "cpu"]
 
 
 #: A job's five lines are a micro-batch each, so that one node computes more of them; a line and
@@ -96,6 +146,7 @@ rule third:
 """
 
 Dask = tuple[str, Credentials]
+SOFTWARE = with_apptainer(str(CONDA.parent))
 
 
 @contextlib.contextmanager
@@ -147,7 +198,8 @@ def options(dask: Dask) -> list[str]:
 def dask(tmp_path: Path) -> Iterator[Dask]:
     """A cluster of one node."""
     node = {"GPUPOOL_SIMULATE": "2x16GiB", "CUDA_VISIBLE_DEVICES": "0,1", "NODE": "theirs"}
-    with running_dask(Workflow(tmp_path, SNAKEFILE), {**node, **WITH_CONDA}) as running:
+    node |= {**SOFTWARE, "STANDIN_LOG": str(tmp_path / "containers.log")}
+    with running_dask(Workflow(tmp_path, SNAKEFILE), node) as running:
         yield running
 
 
@@ -200,30 +252,53 @@ def test_chains_run_on_a_node_and_are_published_from_there(tmp_path: Path) -> No
     assert set(published.values()) <= {"n1", "n2"}
 
 
+def inside_of(root: Path, pid: int) -> bool:
+    """Whether a process is in a container of an image, or starts one."""
+    with contextlib.suppress(psutil.Error):
+        return str(root) in " ".join(psutil.Process(pid).cmdline())
+    return False
+
+
 def both_are_there(directory: Path) -> bool:
     """Whether two workers have registered with the scheduler."""
     return (directory / "dask.log").read_text().count("Registered to:") == 2
 
 
-def test_all_kinds_of_rules(tmp_path: Path, dask: Dask) -> None:  # S5 S6 S7 D2
+def test_all_kinds_of_rules(tmp_path: Path, dask: Dask) -> None:  # K1 S5 S6 S7 D2
     files = {f"in/{i}.txt": f"line {i}\n" for i in range(4)}
     files["words.txt"] = "alpha\nbeta\n"
     files["environs.py"] = (TOOLS / "environs.py").read_text()
     workflow = Workflow(tmp_path, SNAKEFILE, files)
     prefix = tmp_path / f"py{OWN}"
     make_environment(sys.executable, prefix)
+    if CONTAINED:
+        (tmp_path / "places.py").write_text(PLACES)
+        make_image(tmp_path / "image.sif", make_root(tmp_path / "root"), LABEL="image")
+    inside = [f"{name}_inside.txt" for name in CONTAINED]
     run = workflow.run(
         *options(dask),
         *("--gpupool-cpu-rules", "cluster"),
-        *("--sdm", "conda", "--config", f"prefix={prefix}"),
+        *("--sdm", "conda", *(["apptainer"] if CONTAINED else [])),
+        *("--config", f"prefix={prefix}", f"contained={json.dumps(inside)}"),
         NODE="ours",
-        **WITH_CONDA,
+        **SOFTWARE,
     )
     assert run.code == 0, run.text + (tmp_path / "dask.log").read_text()[-3000:]
     assert [run.read(f"out/{i}.up") for i in range(4)] == [f"LINE {i}.plain\n" for i in range(4)]
     assert run.read("own.txt") == expected(OWN), "the worker is in the rule's own environment"
     assert run.read("gpu.txt") == "0,1 theirs\n"
     assert run.read("cpu.txt") == "theirs\n"
+    if CONTAINED:
+        cards = ("0", "1")
+        served = [f"alpha on image {card} theirs\nbeta on image {card} theirs\n" for card in cards]
+        assert run.read("served_inside.txt") in served
+        assert run.read("served_inside.log").endswith("written by image\n")
+        assert run.read("gpu_inside.txt") in [f"image [{card}] theirs\n" for card in cards]
+        assert run.read("cpu_inside.txt") == "image [] theirs\n"
+        calls = (tmp_path / "containers.log").read_text().splitlines()
+        started = [json.loads(call) for call in calls if "worker/main.py" in call]
+        assert {"--nv" in words for words in started} == {True, False}, "a model, and files"
+        assert not [pid for pid in psutil.pids() if inside_of(tmp_path / "root", pid)]
     again = workflow.run(
         *("--forceall", "--gpupool-cluster", dask[0].replace("tls://", "tcp://")),
         *("--config", f"prefix={prefix}"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
+from snakemake.resources import Resource, Resources
 
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.snakemake.memory import (
@@ -66,3 +69,24 @@ def test_a_job_that_asks_for_more_than_there_is_fails_by_itself(workflow: StubWo
     assert workflow.failed == ["a"] and workflow.finished == ["b"]
     told = workflow.told("a")
     assert "mem_mb=1001" in told and "1000 MB" in told and "--gpupool-memory off" in told
+
+
+def test_what_snakemake_makes_up_for_a_rule_that_says_nothing_counts_as_nothing() -> None:  # K3
+    """As under the local executor; by the sizes of inputs it may be more than the machine has."""
+
+    def job(resource: Any) -> Any:
+        rule = SimpleNamespace(resources={"mem_mb": resource})
+        return SimpleNamespace(rule=rule, resources={"mem_mb": 8000}, is_group=lambda: False)
+
+    made_up, said = Resources.default("full")._data["mem_mb"], Resource("mem_mb", 8000)
+    by_the_user = Resource.from_cli_expression("mem", "max(2*input.size_mb, 500)")
+    assert asked_mb(job(made_up)) == 0
+    assert asked_mb(job(said)) == 8000
+    assert asked_mb(job(by_the_user.standardize_size())) == 8000
+    assert asked_mb(job(Resource("mem_mb", lambda wildcards, attempt: attempt))) == 8000
+
+    def group(*members: Any) -> Any:
+        return SimpleNamespace(jobs=members, resources={"mem_mb": 8000}, is_group=lambda: True)
+
+    assert asked_mb(group(job(made_up), job(made_up))) == 0
+    assert asked_mb(group(job(made_up), job(said))) == 8000

@@ -5,6 +5,7 @@ Megabytes here are Snakemake's: millions of bytes.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,29 @@ def _limit(path: Path) -> list[int]:
 
 
 def asked_mb(job: Any) -> int:
-    """Return a job's ``mem_mb``; 0: it does not say, or it is not known."""
+    """Return a job's ``mem_mb``; 0: it does not say, or it is not known.
+
+    For executors that are not its local one Snakemake makes up a value for rules that say nothing,
+    of the sizes of inputs.
+    """
     value = job.resources.get("mem_mb")
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return max(int(value), 0) if is_number else 0
+    if not is_number or not any(map(_says, job.jobs if job.is_group() else [job])):
+        return 0
+    return max(int(value), 0)
+
+
+def _says(job: Any) -> bool:
+    """Return whether a job's rule, or the user, says how much memory it takes."""
+    from snakemake.resources import Resources
+
+    resource = job.rule.resources.get("mem_mb")
+    evaluator = getattr(resource, "_evaluator", None)
+    if evaluator is None:
+        return True
+    made_up = Resources.DEFAULTS["full"].get("mem")
+    said = inspect.getclosurevars(inspect.unwrap(evaluator)).nonlocals.get("value")
+    return said is None or said != made_up
 
 
 def too_much(asked: int, budget: int) -> str:

@@ -128,7 +128,8 @@ def _start(
         assert options.tls is not None
         engine = _engine(options.way, tls(*options.tls), paths.run_id)
         undo.callback(engine.close)
-        return engine, RunningDask(engine.count_workers())
+        # Its workers may still be on their way.
+        return engine, RunningDask(max(engine.count_workers(), 1))
     credentials = Credentials(paths.directory / "tls")
     undo.callback(credentials.remove)
     security = credentials.security()
