@@ -97,7 +97,10 @@ class Chains(Place):
 def outputs(run: Workflow | Finished) -> dict[str, bytes]:
     """All that a run has made, but for records."""
     found = [*run.directory.glob("*/*.txt"), *run.directory.glob("*/.gpupool*")]
-    return {str(p.relative_to(run.directory)): p.read_bytes() for p in found if p.is_file()}
+    return {
+        str(path.relative_to(run.directory)): path.read_bytes() if path.is_file() else b"directory"
+        for path in found
+    }
 
 
 @pytest.fixture
