@@ -104,12 +104,24 @@ def start_of(stamp: str) -> str:
     return stamp.partition(".")[0]
 
 
+def anywhere(tool: ToolRef) -> ToolRef:
+    """Return a tool without the directory that its processes start in, where it has a stamp.
+
+    Of a tool that may start anywhere, since nothing there is of interest to it, results are the
+    same wherever that was.
+    """
+    start, dot, codes = tool.stamp.partition(".")
+    if not codes:
+        return tool
+    return dataclasses.replace(tool, base_dir="", stamp=f"{start.partition('~')[0]}{dot}{codes}")
+
+
 def joined_stamp(stamps: Iterable[str]) -> str:
     """Return the stamp of a process that has the tools of several, which start from the same.
 
     ::
 
-        <what it starts from>.<code of the first>+<code of the second>
+        <what it starts from>~<where>.<code of the first>+<code of the second>
     """
     stamps = list(dict.fromkeys(stamps))
     codes = "+".join(stamp.partition(".")[2] for stamp in stamps)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.retirement import PATIENCE_S, tools_of
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef, anywhere
 from tests.unit.test_chains import Pipeline, all_succeeded, pipeline
 
 
@@ -88,3 +92,23 @@ def test_a_row_is_forgotten_with_any_of_its_tools() -> None:
         world.at(world.now_s, lambda: world.take(ev.TimePassed()))
         world.run()
     assert row not in world.scheduler.dispatch.models.values()
+
+
+def test_a_guess_may_have_started_elsewhere_than_its_job_will_but_not_from_anything_else() -> None:
+    tool = ToolRef("t", "/flow", "python", stamp="env~flow.code-0")
+    guess = Request(0, "rule b", tool, b"", b"", "/flow", bare=b"b")
+    made = StagedOutputs(guess, tool, (), (), (), (), 0, 0, 0.0)
+
+    def is_for(**changes: str) -> bool:
+        other = dataclasses.replace(tool, **changes)  # type: ignore[arg-type]
+        return made.is_for(dataclasses.replace(guess, tool=other))
+
+    assert is_for() and is_for(base_dir="/empty", stamp="env~empty.code-0")
+    there = dataclasses.replace(tool, base_dir="/empty", stamp="env~empty.code-0")
+    elsewhere = dataclasses.replace(made, guess=dataclasses.replace(guess, tool=there))
+    assert not elsewhere.is_for(guess), "what is in the job's directory may have come since"
+    assert not is_for(stamp="other~flow.code-0"), "other variables"
+    assert not is_for(stamp="env~flow.edited-0")
+    assert not is_for(spec="u") and not is_for(python="another")
+    plain = dataclasses.replace(tool, stamp="")
+    assert anywhere(plain) == plain != anywhere(tool)

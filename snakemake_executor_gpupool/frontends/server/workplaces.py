@@ -134,8 +134,8 @@ class Workplaces:
         depends = is_here or self._depends_on(job.cwd, code, variables, job.job.params)
         start = job.cwd if depends else self.neutral
         entrance = job.entrance
-        begins = [python, repr(entrance), sorted(variables.items()), job.umask, start]
-        base = f"{_digest(begins)}.{_digest([job.spec, code.watched])}"
+        begins = [python, repr(entrance), sorted(variables.items()), job.umask]
+        base = f"{_digest(begins)}~{_digest([start])}.{_digest([job.spec, code.watched])}"
         stamp = f"{base}-{self._spoiled[base]}"
         known = self._known.get(stamp)
         if known is None:

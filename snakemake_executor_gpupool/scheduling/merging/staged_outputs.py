@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost
-from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef, anywhere
 
 Identity = tuple[str, ...]
 
@@ -15,7 +15,7 @@ Identity = tuple[str, ...]
 MAX_STAGED_BYTES = 1024**3
 MAX_STAGED = 10_000
 #: What a request has in common with the guess, if that has come true.
-_DECISIVE = ("bare", "tool", "cwd", "devices", "instance")
+_DECISIVE = ("bare", "cwd", "devices", "instance")
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,12 @@ class StagedOutputs:
 
     def is_for(self, request: Request) -> bool:
         """Tell whether a job is the one that was guessed."""
-        return request.attempt == 1 and all(
-            getattr(request, name) == getattr(self.guess, name) for name in _DECISIVE
-        )
+        tool, its = request.tool, self.guess.tool
+        # Where the job is to be is as good as anywhere, though not the other way round: what is
+        # there may have come since.
+        is_same = tool == its or (its.base_dir == request.cwd and anywhere(tool) == anywhere(its))
+        decisive = ((getattr(request, name), getattr(self.guess, name)) for name in _DECISIVE)
+        return request.attempt == 1 and is_same and all(one == other for one, other in decisive)
 
 
 class StagedTable:
