@@ -82,6 +82,7 @@ class Workplace:
             env={**self.env, **(env or {})},
             capture_output=True,
             text=True,
+            errors="backslashreplace",
             timeout=120,
             check=False,
         )
@@ -117,6 +118,7 @@ class Workplace:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="backslashreplace",
             **options,
         )
 

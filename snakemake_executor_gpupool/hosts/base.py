@@ -39,6 +39,8 @@ class WorkerGone:
     expected: bool
     #: It ended because its machine left: nothing that it computed was the cause.
     blameless: bool = False
+    #: Its exit code, negative for a signal; None: unknown, or it was ended against its will.
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True)

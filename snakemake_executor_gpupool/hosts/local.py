@@ -41,6 +41,8 @@ ENDING_POLL_S = 0.01
 HANDLELESS_POLL_S = 0.25
 #: Upper bound of one wait.
 MAX_POLL_S = 3600.0
+#: What comes before the end of a worker's log, where messages quote it.
+QUOTED = "; the end of its log ("
 
 
 @dataclass(eq=False)
@@ -334,7 +336,9 @@ class LocalHost:
         del self._running[worker_id]
         if self.launcher.early is not None:
             self.launcher.early.ended(worker_id)
-        self._events.append(WorkerGone(worker_id, self._obituary(running), running.expected))
+        code = None if running.complaint else running.process.exit_code()
+        why = self._obituary(running)
+        self._events.append(WorkerGone(worker_id, why, running.expected, exit_code=code))
 
     def _receive_last(self, worker_id: str, running: _Running) -> None:
         """Receive what a process sent before its end, then stop watching its channel."""
@@ -360,7 +364,7 @@ class LocalHost:
             reason = f"{running.complaint}, {reason}"
         words = running.process.last_words()
         if words:
-            return f"{reason}; the end of its log ({running.process.log_path}):\n{words}"
+            return f"{reason}{QUOTED}{running.process.log_path}):\n{words}"
         return f"{reason}; its log: {running.process.log_path}"
 
     def wants(self, demand: Demand) -> None:

@@ -47,7 +47,7 @@ EVENTS = {
     "`wildcards`, `threads`, `attempt` (from the second on), `limit_s` (its rule's `runtime`, in "
     "seconds), `inputs`, `outputs` and `logs` (the first 20 of each), `n_inputs`, `n_outputs`.",
     "job_read": "All items of a job are known: `job_id`, `items`, `missing` (how many have no "
-    "result yet), `model`.",
+    "result yet), `duplicates` and `reused` as `job_done`, `model`.",
     "remark": "A warning that a user saw: `worker`, `text`.",
     "job_done": "Its outputs are in place: `job`, `job_id`; `items`, `duplicates` (items that "
     "another place had asked for before), `reused` (distinct ones whose results an earlier run had "
@@ -78,7 +78,11 @@ EVENTS = {
     "tool_imported": "It has imported its tool: `worker`, `seconds`, `versions` (of its Python, "
     "and of libraries that are loaded).",
     "worker_stopping": "It was asked to end: `worker`, `why`.",
-    "worker_ended": "It has ended: `worker`, `reason`, `expected`.",
+    "printed": "In a server: a tool has printed something, which stands in the log of its process "
+    "(`workers/WORKER.log`) from byte `start` to `end`: `worker`, `doing` (`import`, `read`, "
+    "`load`, `run`, `write`), `job_id` or `batch`.",
+    "worker_ended": "It has ended: `worker`, `reason`, `expected`, `exit` (its exit code, or the "
+    "negative number of the signal that ended it; not of one that gpupool has killed).",
     "worker_died": "A model's worker ended by itself: `worker`, `reason`.",
     "read_sent": "A process is to read a job's input: `worker`, `job_id`.",
     "write_sent": "It is to write a job's output: `worker`, `job_id`.",
@@ -94,7 +98,8 @@ EVENTS = {
     "batch_sent": "A micro-batch went to a worker: `batch`, `worker`, `items`, `jobs` that wait "
     "for them, `tokens`, `padded_tokens` (what the device computes), `longest_tokens`.",
     "batch_done": "Its results are back: `batch`, `worker`, `seconds`, `items`, `failed` (items), "
-    "`jobs` and `device_s` (what each of them is charged for it, in the same order), `overhead_s` "
+    "`jobs` and `device_s` (what each of them is charged for it, in the same order), `own_items` "
+    "(about how many are this run's, if a server computed it for others, too), `overhead_s` "
     "(device seconds that no job is charged for, by cause), `peak_mib`, `energy_j`.",
     "batch_lost": "Its worker ended before it was done: `batch`, `worker`, `lost_s` (device "
     "seconds that came to nothing); of a merged dispatch whose first stages were done, also as "

@@ -60,6 +60,8 @@ from snakemake_executor_gpupool.wire.messages_out import (
 )
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
 
+#: So many names of logs are remembered.
+MAX_SHOWN_LOGS = 1000
 #: What the user hears of results kept across runs, by kind.
 _TROUBLES = {
     DAMAGED: "a kept result is not as it was written; such are removed and computed again",
@@ -341,6 +343,8 @@ class Actions:
 
     def _shown_log(self, worker: str) -> str:
         if worker not in self._shown_logs:
+            if len(self._shown_logs) >= MAX_SHOWN_LOGS:
+                self._shown_logs.clear()
             log, here = self._log_of(worker), Path.cwd()
             shown = log.relative_to(here) if log.is_relative_to(here) else log
             self._shown_logs[worker] = str(shown)

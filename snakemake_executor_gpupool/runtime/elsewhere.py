@@ -9,6 +9,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.records.events import EventLog
 from snakemake_executor_gpupool.records.provenance.recorder import ProvenanceRecorder
+from snakemake_executor_gpupool.runtime.models_elsewhere import ModelsElsewhere
 
 #: What the report of a call says that has gone down with the other process, and can be made again.
 LOST_CALL = "the server has ended, or does not take it: call again"
@@ -51,6 +52,7 @@ class Elsewhere:
         #: beforehand in, which one.
         self._worker_of: dict[int, str] = {}
         self._made_in: dict[int, int] = {}
+        self.models = ModelsElsewhere()
         self._handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {
             "job_done": self._done,
             "job_failed": self._failed,
@@ -67,10 +69,11 @@ class Elsewhere:
             "batch_lost": self._batch,
         }
 
-    def take_news(self, news: Iterable[News]) -> None:
+    def take_news(self, news: Iterable[News], now_s: float) -> None:
         """Write down what the other process says, as if it had happened here."""
         for each in news:
             if not each.is_fact:
+                self.models.take(each.name, each.fields, now_s)
                 self._events.write(each.name, each.fields, each.time_s)
                 handler = self._handlers.get(each.name)
                 if handler is not None:

@@ -196,7 +196,8 @@ class RunLoop:
                 self.host.wants(demand_of(self.scheduler.dispatch, self.allocator, now_s))
             if self._progress.is_due(now_s):
                 models = self.scheduler.dispatch.models.values()
-                states = (state_of(model, now_s) for model in models)
+                states = [state_of(model, now_s) for model in models]
+                states += self.elsewhere.models.states(now_s)
                 for line in self._progress.lines(states, now_s):
                     self.lines.say(line)
 
@@ -237,6 +238,7 @@ class RunLoop:
     def _note_exit(self, end: WorkerGone) -> None:
         first_line = end.reason.partition("\n")[0]
         fields = {"worker": end.worker_id, "reason": first_line, "expected": end.expected}
+        fields |= {} if end.exit_code is None else {"exit": end.exit_code}
         self.events.write("worker_ended", fields)
 
     def _frame(self, worker_id: str, frame: Frame, now_s: float) -> None:

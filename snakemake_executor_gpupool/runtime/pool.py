@@ -226,7 +226,7 @@ class Pool:
 
     def take_news(self, news: Sequence[News]) -> None:
         """Write down what another process, which serves jobs for this run, says of them."""
-        self._inbox.post_if_open(lambda now_s: self._loop.elsewhere.take_news(news))
+        self._inbox.post_if_open(lambda now_s: self._loop.elsewhere.take_news(news, now_s))
 
     def take_back(self, job_id: int) -> None:
         """Say that a call's results have been read."""

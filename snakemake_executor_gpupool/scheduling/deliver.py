@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
+from snakemake_executor_gpupool.scheduling.notes import note_printed
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.messages import (
     ImportFailed,
     ItemsRead,
     Message,
+    OutputPrinted,
     Published,
     ReadFailed,
     RemarkMade,
@@ -105,6 +107,8 @@ class Deliverer:
                 scheduler.moved(worker_id, is_away, now_s)
             case MoveFailed(error=error):
                 scheduler.move_failed(worker_id, error, now_s)
+            case OutputPrinted():
+                note_printed(scheduler.outbox, worker_id, message)
             case StoreTroubleMet(kind=kind, why=why):
                 scheduler.store_trouble(worker_id, kind, why)
             case _:

@@ -24,6 +24,7 @@ from snakemake_executor_gpupool.wire.messages import (
     ImportFailed,
     ItemsRead,
     Message,
+    OutputPrinted,
     Published,
     ReadFailed,
     RemarkMade,
@@ -60,6 +61,8 @@ _SAID_OF: dict[JobPhase, tuple[type[Message], ...]] = {
     JobPhase.WRITING: (Written, WriteFailed),
     JobPhase.PUBLISHING: (Published, Unpublished),
 }
+#: In which stage a model's worker may have printed something at what.
+_PRINTED_IN = {"import": Stage.STARTING, "load": Stage.LOADING, "run": Stage.READY}
 #: What a file of the spool may be called.
 _FILE_NAME = re.compile(r"\w[\w.-]{0,200}", re.ASCII)
 
@@ -120,8 +123,10 @@ class FrameGate:
     def _is_of_files(self, worker: FileWorker, message: Message) -> bool:
         """Tell whether a message is about the job that a file process is at."""
         match message:
-            case ToolImported() | ImportFailed():
+            case ToolImported() | ImportFailed() | OutputPrinted(doing="import"):
                 return not worker.ready
+            case OutputPrinted(doing="read" | "write", about=job_id):
+                return bool(worker.in_flight) and worker.in_flight[0] == job_id
             case (
                 RemarkMade(job_id=job_id)
                 | ItemsRead(job_id=job_id)
@@ -142,6 +147,8 @@ class FrameGate:
 def _is_of_model(worker: ModelWorker, message: Message) -> bool:
     """Tell whether a message is about what a model's worker is at."""
     stage = _SAID_IN.get(type(message))
+    if isinstance(message, OutputPrinted):
+        stage = _PRINTED_IN.get(message.doing)
     if stage is None or worker.stage not in (stage, Stage.STOPPING):
         return False
     match message:
@@ -152,6 +159,8 @@ def _is_of_model(worker: ModelWorker, message: Message) -> bool:
         case StageDone():
             batch = _oldest(worker, message.batch_id)
             return batch is not None and worker.model.is_chain and is_next_stage(batch, message)
+        case OutputPrinted(doing="run", about=batch_id):
+            return _oldest(worker, batch_id) is not None
         case Moved():
             return worker.stage is not Stage.MOVING or worker.is_leaving == message.is_away
     return True

@@ -50,7 +50,7 @@ class Intake:
         if job.request.loads_only:
             self._dispatch.await_model(job, model, now_s)
             return
-        model.params_of_group.setdefault(message.model.group, job.request.params)
+        self._dispatch.models.know_params(model, message.model.group, job.request.params)
         model.places += len(message.payloads)
         job.model = message.model.model
         if message.is_last:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from snakemake_executor_gpupool.scheduling.effects import Fact, Outbox
 from snakemake_executor_gpupool.scheduling.job_state import JobState
-from snakemake_executor_gpupool.wire.messages import ItemsRead
+from snakemake_executor_gpupool.wire.messages import ItemsRead, OutputPrinted
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 
@@ -28,11 +28,13 @@ def note_submitted(outbox: Outbox, request: Request) -> None:
 
 def note_read(outbox: Outbox, job: JobState, model_name: str) -> None:
     """All items of a job are known."""
+    counts = {"duplicates": job.duplicates, "reused": job.reused}
     outbox.note(
         "job_read",
         job_id=job.request.job_id,
         items=job.item_count,
         missing=job.missing,
+        **{name: count for name, count in counts.items() if count},
         model=model_name,
     )
 
@@ -44,6 +46,14 @@ def note_imported(
     outbox.note(
         "tool_imported", worker=worker_id, seconds=round(seconds, 3), versions=dict(versions)
     )
+
+
+def note_printed(outbox: Outbox, worker_id: str, message: OutputPrinted) -> None:
+    """A tool has printed something."""
+    number = {"run": "batch", "read": "job_id", "write": "job_id"}.get(message.doing)
+    about = {number: message.about} if number is not None else {}
+    place = {"start": message.start, "end": message.end}
+    outbox.note("printed", worker=worker_id, doing=message.doing, **about, **place)
 
 
 def note_models(outbox: Outbox, tool: ToolRef, message: ItemsRead) -> None:

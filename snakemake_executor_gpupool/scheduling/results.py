@@ -9,7 +9,7 @@ within a bound, so that an equal item that comes an hour later costs nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.scheduling.models.plan import Level
@@ -107,12 +107,13 @@ class ResultLedger:
 
     Parameters
     ----------
-    keep_bytes
-        How many bytes of results to keep for items yet to come.
+    keep_bytes, keep_most
+        How many bytes of results, and how many, to keep for items yet to come.
     """
 
-    def __init__(self, keep_bytes: int = 512 * 1024**2) -> None:
+    def __init__(self, keep_bytes: int = 512 * 1024**2, keep_most: int = MAX_KEPT) -> None:
         self._keep_bytes = keep_bytes
+        self._keep_most = keep_most
         self._kept_bytes = 0
         self._work_items: dict[Hashable, WorkItem] = {}
         #: What is done of large jobs. A key is here or among the work items, never in both.
@@ -286,23 +287,42 @@ class ResultLedger:
             self._kept[key] = item
             self._kept_bytes += blob_size(item.result)
             self._kept_items += 1
-        if self._kept_bytes > self._keep_bytes or self._kept_items > MAX_KEPT:
+        if self._is_full:
             self._shrink()
 
+    @property
+    def _is_full(self) -> bool:
+        return self._kept_bytes > self._keep_bytes or self._kept_items > self._keep_most
+
     def _shrink(self) -> None:
-        while self._kept and (self._kept_bytes > self._keep_bytes or self._kept_items > MAX_KEPT):
-            key, item = self._kept.popitem(last=False)
-            if isinstance(item, SettledItems):
-                self._kept_bytes -= item.size_bytes
-                self._kept_items -= len(item)
-                self._settled.remove(item)
-                continue
-            self._kept_bytes -= blob_size(item.result)
-            self._kept_items -= 1
-            if item.holders == 0:
-                del self._work_items[key]
-                self._discard(item.result)
+        while self._kept and self._is_full:
+            self._drop(*self._kept.popitem(last=False))
+
+    def _drop(self, key: Hashable, item: WorkItem | SettledItems) -> None:
+        """Let go of what is not kept any longer."""
+        if isinstance(item, SettledItems):
+            self._kept_bytes -= item.size_bytes
+            self._kept_items -= len(item)
+            self._settled.remove(item)
+            return
+        self._kept_bytes -= blob_size(item.result)
+        self._kept_items -= 1
+        if item.holders == 0:
+            del self._work_items[key]
+            self._discard(item.result)
+
+    def forget_models(self, idents: Collection[str]) -> None:
+        """Let go of the results of models of which no more jobs will come."""
+        for key in [key for key, item in self._kept.items() if model_of(key, item) in idents]:
+            self._drop(key, self._kept.pop(key))
 
     def _discard(self, blob: Blob | None) -> None:
         if isinstance(blob, SpoolFile):
             self.discarded.append(blob)
+
+
+def model_of(key: Hashable, item: WorkItem | SettledItems) -> str:
+    """Return the model that a kept result is of, as file processes call it; empty: unknown."""
+    if isinstance(item, SettledItems):
+        return str(item.head[1]) if isinstance(item.head, tuple) else ""
+    return str(key[-3]) if isinstance(key, tuple) else ""

@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
-from snakemake_executor_gpupool.scheduling.results import WorkItem
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: Why a process of a tool that was retired is ended.
@@ -35,6 +35,7 @@ class Retirement:
         dispatch: Dispatch,
         merges: MergedRuns,
         outlook: Outlook,
+        ledger: ResultLedger,
         outbox: Outbox,
     ) -> None:
         self._jobs = jobs
@@ -42,6 +43,7 @@ class Retirement:
         self._dispatch = dispatch
         self._merges = merges
         self._outlook = outlook
+        self._ledger = ledger
         self._outbox = outbox
         #: Values mean nothing; a dict has an order.
         self._retired: dict[ToolRef, None] = {}
@@ -128,8 +130,10 @@ class Retirement:
             is_over = not any(model.workers for model in models)
             if is_over and (tool is None or not tool.workers):
                 for model in models:
-                    self._outlook.forget(model)
                     self._dispatch.models.remove(model)
+                still = {model.ident for model in self._dispatch.models.values()}
+                gone = {model.ident for model in models}
+                self._ledger.forget_models(gone - still)
                 self._files.forget(ref)
                 self._retired.pop(ref, None)
 

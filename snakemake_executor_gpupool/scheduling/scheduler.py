@@ -38,6 +38,7 @@ from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
+from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.notes import note_imported, note_submitted
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
@@ -72,15 +73,17 @@ class Scheduler:
         file_workers: int = 1,
         figures: Mapping[str, Figures] | None = None,
     ) -> None:
+        config = config or DispatchConfig()
         self.outbox = Outbox()
-        self.ledger = ResultLedger()
+        self.ledger = ResultLedger(keep_most=config.results_kept)
         self._events = DomainEvents()
         devices = DeviceRequests(allocator)
         models = ModelTable(devices, figures or {})
         self.outlook = Outlook(models)
+        models.on_removed = self._model_removed
         allocator.foresight = self.outlook
         self.jobs = JobTable(self.ledger, self.outbox, self._events, self.outlook)
-        blame_tracker = BlameTracker()
+        self._blame_tracker = blame_tracker = BlameTracker()
         self.files = FileScheduler(self.jobs, self.outbox, blame_tracker, allocator, file_workers)
         self.dispatch = Dispatch(
             allocator,
@@ -90,7 +93,7 @@ class Scheduler:
             self.outbox,
             self._events,
             blame_tracker,
-            config or DispatchConfig(),
+            config,
             self.outlook,
         )
         choice = MergeChoice(models, self.outlook, self.outbox)
@@ -106,7 +109,7 @@ class Scheduler:
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
         self.leaving = LeavingMachines(self.dispatch, self.files, self.outbox)
         parts = self.jobs, self.files, self.dispatch, self.merges
-        self.retirement = Retirement(*parts, self.outlook, self.outbox)
+        self.retirement = Retirement(*parts, self.outlook, self.ledger, self.outbox)
         self._allocator = allocator
         self._is_looking = False
 
@@ -135,6 +138,10 @@ class Scheduler:
             self._settle(now_s)
             self._is_looking = False
         self.leaving.settle()
+
+    def _model_removed(self, model: Model) -> None:
+        self.outlook.forget(model)
+        self._blame_tracker.forget(model)
 
     # -- served jobs -----------------------------------------------------------
     def foresee(self, forecast: Forecast, now_s: float, run: str = "") -> None:

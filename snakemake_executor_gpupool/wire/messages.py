@@ -32,6 +32,7 @@ from snakemake_executor_gpupool.wire.fields import (
     is_seconds,
     is_text,
     one_of,
+    whole_up_to,
 )
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.kept import TROUBLES
@@ -43,6 +44,9 @@ from snakemake_executor_gpupool.wire.model_messages import (
     MoveFailed,
     StageDone,
 )
+
+#: What a process may be at when a tool prints.
+DOING = "import", "read", "write", "load", "run"
 
 
 # -- of any process ----------------------------------------------------------------------
@@ -95,6 +99,39 @@ class StoreTroubleMet:
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
         """Read a ``store_trouble`` frame."""
         return cls(fields.take("kind", one_of(TROUBLES)), fields.take("why", is_text))
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPrinted:
+    """What a tool has printed while a process did something, as a place in its log.
+
+    Attributes
+    ----------
+    doing
+        One of ``DOING``.
+    about
+        The number of the job or batch; 0: there is none.
+    start, end
+        Bytes of the log.
+    """
+
+    doing: str
+    about: int
+    start: int
+    end: int
+
+    @classmethod
+    def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
+        """Read a ``printed`` frame."""
+        message = cls(
+            fields.take("doing", one_of(DOING)),
+            fields.take("about", is_id),
+            fields.take("start", whole_up_to(2**63)),
+            fields.take("end", whole_up_to(2**63)),
+        )
+        if message.start >= message.end:
+            raise ProtocolError("a 'printed' frame has its end before its start")
+        return message
 
 
 # -- of processes that read and write -----------------------------------------------------
@@ -271,6 +308,7 @@ Message = (
     ToolImported
     | ImportFailed
     | StoreTroubleMet
+    | OutputPrinted
     | ItemsRead
     | RemarkMade
     | ReadFailed
@@ -290,6 +328,7 @@ MESSAGES: dict[str, type[Message]] = {
     "tool": ToolImported,
     "tool_failed": ImportFailed,
     "store_trouble": StoreTroubleMet,
+    "printed": OutputPrinted,
     "items": ItemsRead,
     "remark": RemarkMade,
     "read_failed": ReadFailed,

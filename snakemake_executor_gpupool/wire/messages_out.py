@@ -70,6 +70,7 @@ def read_job(request: Request, store: StoreAddress | None, *, hashes: bool = Tru
         "hashes": hashes,
         "items": not request.loads_only,
         "strict": request.is_strict,
+        "prints_apart": request.prints_apart,
     }
     return Frame(meta, [request.job, *(later.job for later in request.follow)])
 
@@ -136,6 +137,7 @@ def write_job(
         "touched": request.touched,
         "directories": request.directories,
         "hashes": hashes,
+        "prints_apart": request.prints_apart,
     }
     return Frame(meta, [request.job, *results])
 

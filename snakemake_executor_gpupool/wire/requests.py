@@ -296,6 +296,9 @@ class Request:
     is_strict
         Whether a param that the tool does not know is an error, as on the command line; in a rule
         it belongs to the job.
+    prints_apart
+        Whether what its tool prints does not go to its log: whoever has asked for it finds it in
+        the logs of processes, and knows what else is to be beside it.
     texts
         Those in its params that may be paths relative to its directory.
     """
@@ -328,6 +331,7 @@ class Request:
     staging: str = dataclasses.field(default="", metadata=NOT_RECORDED)
     has_provenance: bool = dataclasses.field(default=True, metadata=NOT_RECORDED)
     is_strict: bool = dataclasses.field(default=False, metadata=NOT_RECORDED)
+    prints_apart: bool = dataclasses.field(default=False, metadata=NOT_RECORDED)
     texts: tuple[str, ...] = dataclasses.field(default=(), metadata=NOT_RECORDED)
 
     @property

@@ -23,12 +23,12 @@ from snakemake_executor_gpupool.wire.bounds import printable, shortened, shown
 
 
 @contextlib.contextmanager
-def job_log(job: Job, text: str = "") -> Iterator[None]:
+def job_log(job: Job, text: str = "", *, is_apart: bool = False) -> Iterator[None]:
     """Redirect output meanwhile, of Python and of libraries below it, to the job's first log file.
 
-    Without a ``log:`` it goes to the worker's own log, as usual.
+    Without a ``log:``, or if it is kept apart, it goes to the worker's own log, as usual.
     """
-    if not job.log:
+    if not job.log or is_apart:
         yield
         return
     log = _open_log(job.log[0])

@@ -29,6 +29,7 @@ from snakemake_executor_gpupool.worker.early import Early, Told
 from snakemake_executor_gpupool.worker.end_signals import outlast
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.output_capture import tell_error
+from snakemake_executor_gpupool.worker.printed import Printed
 from snakemake_executor_gpupool.worker.server import Server
 from snakemake_executor_gpupool.worker.unchanged import Unchanged
 
@@ -64,6 +65,8 @@ def start(
         from snakemake_executor_gpupool.worker.chain_server import ChainServer
     unchanged = Unchanged.of_this_process()
     OBSERVER.is_anywhere = unchanged.is_anywhere
+    printed = Printed(is_wanted=bool(unchanged.tool))
+    printed.begin()
     OBSERVER.pass_over([*frame.meta["spool"], _PACKAGE_DIRECTORY])
     started_s = time.perf_counter()
     try:
@@ -81,16 +84,18 @@ def start(
     except BaseException as error:  # a tool's module may even call sys.exit
         if early is not None:
             early.begin_anew()
+        printed.tell(channel, "import")
         channel.send({"type": "tool_failed", "error": tell_error(error)})
         return None
     figures = {"seconds": time.perf_counter() - started_s, "versions": versions()}
+    printed.tell(channel, "import")
     channel.send({"type": "tool", "info": info, **figures})
     told = Told(channel, tool_class, is_wanted=frame.meta["early"] is not None)
     told.tell()
     spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
     if more:
         return ChainServer(channel, [tool_class, *more], spool, unchanged).handle
-    server = Server(channel, tool_class, spool, frame.meta["base_dir"], unchanged)
+    server = Server(channel, tool_class, spool, frame.meta["base_dir"], unchanged, printed)
 
     def handle(frame: Frame) -> None:
         server.handle(frame)

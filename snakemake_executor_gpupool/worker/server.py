@@ -34,6 +34,7 @@ a job's last items alone, ``origin`` once for each model.
 Before any answer there may be a message for the user::
 
                                                store_trouble {kind, why}
+                                               printed {doing, about, start, end}
 
 Where several machines take part, every frame whose files another one may have written says
 ``latency_wait_s``, how long to wait for them.
@@ -91,6 +92,7 @@ from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.origin import origin_of
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.overlap import are_ours
+from snakemake_executor_gpupool.worker.printed import Printed
 from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.run_store import RunStore
 from snakemake_executor_gpupool.worker.travel import packed_item, unpacked_items
@@ -113,8 +115,10 @@ class Server:
         spool: Spool,
         base_dir: str,
         unchanged: Unchanged | None = None,
+        printed: Printed | None = None,
     ) -> None:
         self._unchanged = unchanged or Unchanged("")
+        self._printed = printed or Printed(is_wanted=False)
         self._channel = channel
         self._tool_class = tool_class
         self._spool = spool
@@ -127,7 +131,7 @@ class Server:
         self._later = LaterTools(self._unchanged, base_dir)
         self._restored = RestoredTools()
         self._store = RunStore(channel)
-        writer = Writer(channel, tool_class, self._restored, self._unchanged)
+        writer = Writer(channel, tool_class, self._restored, self._unchanged, self._printed)
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
             "foresee": self._foresee,
@@ -143,6 +147,7 @@ class Server:
         """Answer one frame."""
         if frame.type != "run":
             self._channel.settle()
+        self._printed.begin()
         self._handlers[frame.type](frame)
 
     # -- results kept across runs ----------------------------------------------
@@ -164,9 +169,10 @@ class Server:
             os.chdir(frame.meta["cwd"])
             wait_for_files(job.input, latency_of(frame))
             watched = Watched(job.input if frame.meta["hashes"] else ())
-            with job_log(job), explained_inputs(job):
+            with job_log(job, is_apart=frame.meta["prints_apart"]), explained_inputs(job):
                 self._announce_items(ident, job, frame, watched)
         except Exception as error:
+            self._printed.tell(self._channel, "read", ident)
             self._channel.send({"type": "read_failed", "job": ident, "error": tell_error(error)})
 
     def _foresee(self, frame: Frame) -> None:
@@ -256,6 +262,7 @@ class Server:
             head |= self._origin_of(tool, job, head["model"], frame)
             columns = {**columns_of(items), "kept": found, "last": True}
             columns["inputs"] = watched.hashes()
+            self._printed.tell(self._channel, "read", ident)
             self._channel.send({**head, **columns}, payloads.take())
 
     # -- the model -------------------------------------------------------------
@@ -279,10 +286,12 @@ class Server:
             budget = batch_budget(self._model.show(params), device)
             answer = {"type": "loaded", "batch_tokens": budget}
         except Exception as error:
+            self._printed.tell(self._channel, "load")
             self._channel.send({"type": "load_failed", "error": tell_error(error)})
             return
         settle_memory()
         seconds = time.perf_counter() - started_s
+        self._printed.tell(self._channel, "load")
         figures = {"seconds": seconds, "peak_mib": peak_memory_mib(device)}
         self._channel.send({**answer, **figures, "versions": versions()})
         self._channel.overlap(items_ahead)
@@ -311,7 +320,11 @@ class Server:
             packed = pack_outcomes(tool, outcomes, keys, kept, spool)
             figures["seconds"] = time.perf_counter() - started_s
 
+        printed = self._printed.since("run", frame.meta["batch"])
+
         def send() -> None:
+            if printed is not None:
+                self._channel.send(printed)
             notes, blobs = packed or pack_outcomes(tool, outcomes, keys, None, spool)
             meta = {"type": "done", "batch": frame.meta["batch"], **outcome_fields(notes)}
             self._channel.send({**meta, **figures}, blobs)

@@ -21,6 +21,7 @@ from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_fo
 from snakemake_executor_gpupool.worker.loaded import RestoredTools
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
+from snakemake_executor_gpupool.worker.printed import Printed
 from snakemake_executor_gpupool.worker.staging_folders import StagingFolders
 from snakemake_executor_gpupool.worker.unchanged import Unchanged
 from snakemake_executor_gpupool.worker.written import Expected
@@ -35,7 +36,9 @@ class Writer:
         tool_class: type[Tool],
         restored: RestoredTools,
         unchanged: Unchanged,
+        printed: Printed | None = None,
     ) -> None:
+        self._printed = printed or Printed(is_wanted=False)
         self._channel = channel
         self._tool_class = tool_class
         self._restored = restored
@@ -60,15 +63,18 @@ class Writer:
         started_s = time.perf_counter()
         try:
             os.chdir(frame.meta["cwd"])
-            with job_log(job, frame.meta.get("log_text", "")):
+            is_apart = frame.meta["prints_apart"]
+            with job_log(job, frame.meta.get("log_text", ""), is_apart=is_apart):
                 hashes = self._write_outputs(job, frame)
         except Exception as error:
             self._folders.clear()
+            self._printed.tell(self._channel, "write", ident)
             self._channel.send({"type": "write_failed", "job": ident, "error": tell_error(error)})
             return
         # Once this job is reported, others may look into its directories.
         self._folders.clear(keep=self._next_places())
         seconds = time.perf_counter() - started_s
+        self._printed.tell(self._channel, "write", ident)
         answer = {"type": "written", "job": ident, "seconds": seconds, "outputs": hashes}
         self._channel.send(answer)
 

@@ -47,6 +47,7 @@ ERROR = {"kind": "tool", "type": "ValueError", "message": "x", "traceback": ""}
 #: What a worker says only when it was asked to, complete and well-formed.
 UNASKED = {
     "store_trouble": {"kind": "none that there is", "why": ""},
+    "printed": {"doing": "run", "about": 7, "start": 0, "end": 1},
     "tool": {"info": INFO, "seconds": 0.1, "versions": {}},
     "tool_failed": {"error": ERROR},
     "items": {

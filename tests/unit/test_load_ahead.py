@@ -98,7 +98,7 @@ def test_devices_of_other_runs_are_not_asked_for_again_and_again() -> None:
     world.submit(1, ["y"], model="b", wave=wave_of[1])
     world.run(1000.0)
     assert world.reports == {1: None, 2: None}
-    assert sum(world.scheduler.dispatch.lifecycle._numbers.values()) <= 4
+    assert sum(world.scheduler.dispatch.lifecycle._names._numbers.values()) <= 4
 
 
 def test_a_job_that_is_tried_again_is_not_one_of_those_to_come() -> None:

@@ -34,6 +34,7 @@ SOUND: dict[str, tuple[dict[str, Any], list[bytes]]] = {
     "tool": ({"info": INFO, "seconds": 0.5, "versions": {"python": "3.12"}}, []),
     "tool_failed": ({"error": ERROR}, []),
     "store_trouble": ({"kind": "damaged", "why": "x"}, []),
+    "printed": ({"doing": "run", "about": 7, "start": 0, "end": 9}, []),
     "items": (
         {
             **MODEL,
@@ -168,6 +169,9 @@ def test_a_blob_too_many_is_refused(kind: str) -> None:  # W1
         ("stage", {"chains": [{**STAGED, "outputs": ["../x"], "logs": []}]}, "'outputs'"),
         ("stage", {"chains": [{**STAGED, "outputs": [], "logs": ["/x"]}]}, "'logs'"),
         ("store_trouble", {"kind": ["damaged"]}, "'kind'"),
+        ("printed", {"doing": "sleep"}, "'doing'"),
+        ("printed", {"start": 9}, "its end before its start"),
+        ("printed", {"start": -1}, "'start'"),
         ("moved", {"type": 7}, "there is no '7' frame"),
     ],
 )

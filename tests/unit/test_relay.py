@@ -174,7 +174,7 @@ def test_figures_add_up(tmp_path: Path) -> None:
     elsewhere = Elsewhere(EventLog(tmp_path / "events"), None)
 
     def happens(name: str, **fields: Any) -> None:
-        elsewhere.take_news([News(1.0, name, fields)])
+        elsewhere.take_news([News(1.0, name, fields)], 1.0)
 
     happens("worker_attached", worker="w", devices=["cuda:0", "cuda:1"])
     happens("batch_done", worker="w", jobs=[1], device_s=[3.0])

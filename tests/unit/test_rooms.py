@@ -184,7 +184,7 @@ BEFORE_THE_DOOR = {
     # Any value as JSON, and read again.
     *("runtime.plain", "runtime.recording", "runtime.replay"),
     # Events of a server, on their way into a run's files as they are.
-    "runtime.elsewhere",
+    *("runtime.elsewhere", "runtime.models_elsewhere"),
 }
 
 

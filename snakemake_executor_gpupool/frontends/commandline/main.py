@@ -32,6 +32,7 @@ from snakemake_executor_gpupool.frontends.commandline.output import (
     EXIT_INTERRUPTED,
     EXIT_MISUSE,
     complain,
+    open_standard_streams,
 )
 
 RUN_DESCRIPTION = """\
@@ -67,6 +68,7 @@ class _Lines(argparse.RawDescriptionHelpFormatter):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    open_standard_streams()
     options = parsed(sys.argv[1:] if arguments is None else arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:

@@ -20,7 +20,12 @@ from snakemake_executor_gpupool.frontends.commandline.job_words import (
     mode_asked,
     open_log,
 )
-from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED, complain
+from snakemake_executor_gpupool.frontends.commandline.output import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    complain,
+    put,
+)
 from snakemake_executor_gpupool.tool_api.known_params import DECLARE, refuse_unknown
 from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -51,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         "output": list(job.output),
     }
     if options.json:
-        print(json.dumps({**done, "error": failure} if failure else done))
+        put(json.dumps({**done, "error": failure} if failure else done))
     if failure:
         complain(f"{options.tool}: {failure}" + (f" (log: {options.log})" if options.log else ""))
     return EXIT_FAILED if failure else EXIT_DONE

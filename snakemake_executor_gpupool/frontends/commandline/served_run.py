@@ -6,9 +6,9 @@ Light: what a cold job needs is not imported.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import sys
 import time
 from typing import Any
 
@@ -21,7 +21,13 @@ from snakemake_executor_gpupool.frontends.commandline.job_words import (
     mode_asked,
     open_log,
 )
-from snakemake_executor_gpupool.frontends.commandline.output import EXIT_DONE, EXIT_FAILED, complain
+from snakemake_executor_gpupool.frontends.commandline.output import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    complain,
+    explain,
+    put,
+)
 from snakemake_executor_gpupool.frontends.server.address import OFF, wish_of
 from snakemake_executor_gpupool.frontends.server.client import Client
 
@@ -44,8 +50,7 @@ def run_served(options: argparse.Namespace) -> int | None:
         check_inputs(job)
     except InputError:
         return None  # a cold run says what is wrong, without loading anything
-    if options.log:
-        os.close(open_log(options.log))
+    target = open_log(options.log) if options.log else 2
     started_s = time.perf_counter()
     names = ("tool", "rule", "input", "output", "param", "wildcard", "threads", "log")
     words = {name: getattr(options, name) for name in names}
@@ -54,8 +59,9 @@ def run_served(options: argparse.Namespace) -> int | None:
     if answer is None:
         return None
     is_done = answer["type"] == "done"
+    answer["shown"].copy_to(target)
     if not is_done:
-        _tell(options, answer)
+        _tell(options, answer, target)
     if options.json:
         done: dict[str, Any] = {
             "status": "done" if is_done else "failed",
@@ -67,8 +73,8 @@ def run_served(options: argparse.Namespace) -> int | None:
             "seconds": round(time.perf_counter() - started_s, 3),
             "output": list(job.output),
         }
-        print(json.dumps(done if is_done else {**done, "error": answer["message"]}))
-    return EXIT_DONE if is_done else EXIT_FAILED
+        put(json.dumps(done if is_done else {**done, "error": answer["message"]}))
+    return EXIT_DONE if is_done else int(answer.get("exit_code") or EXIT_FAILED)
 
 
 def _mode(options: argparse.Namespace) -> tuple[bool, int]:
@@ -84,15 +90,15 @@ def _mode(options: argparse.Namespace) -> tuple[bool, int]:
     return mode.is_reproducible, mode.seed
 
 
-def _tell(options: argparse.Namespace, answer: dict[str, Any]) -> None:
+def _tell(options: argparse.Namespace, answer: dict[str, Any], target: int) -> None:
     """Say why a job has failed, on standard error and in its log."""
     message, traceback = str(answer.get("message")), str(answer.get("traceback") or "")
     if answer.get("is_misuse"):
         raise ConfigError(message)
     more = f"{traceback.rstrip()}\n" if traceback else ""
     if options.log:
-        with os.fdopen(os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "w") as log:
-            log.write(more or f"error: {message}\n")
+        with contextlib.suppress(OSError):
+            os.write(target, (more or f"error: {message}\n").encode(errors="backslashreplace"))
     elif more:
-        sys.stderr.write(more)
+        explain(more)
     complain(f"{options.tool}: {message}" + (f" (log: {options.log})" if options.log else ""))

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from snakemake_executor_gpupool.errors import ConfigError, FrameError
+from snakemake_executor_gpupool.frontends.commandline.output import complain
 from snakemake_executor_gpupool.frontends.server.address import (
     AUTO,
     LOG,
@@ -36,6 +37,7 @@ from snakemake_executor_gpupool.frontends.server.own import (
     inside_of,
     surroundings,
 )
+from snakemake_executor_gpupool.frontends.server.showing import Shown
 from snakemake_executor_gpupool.frontends.server.talk import encode, receive
 
 #: How long a server may take to greet a client, and to start.
@@ -343,8 +345,8 @@ def last_line(directory: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line on standard error."""
-    print(f"gpupool: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    """Print a line on standard error; where nobody reads that, the job goes on."""
+    complain(line)
 
 
 def _asked(connection: socket.socket, message: dict[str, Any]) -> dict[str, Any]:
@@ -367,6 +369,8 @@ def _asked(connection: socket.socket, message: dict[str, Any]) -> dict[str, Any]
         signal.signal(signal.SIGTERM, previous)
     if answer is None:
         raise ServerLost
+    # Opened before the server is left: the logs are its own, and end with it.
+    answer["shown"] = Shown(answer)
     return answer
 
 

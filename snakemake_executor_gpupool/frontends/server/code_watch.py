@@ -102,7 +102,8 @@ class CodeWatch:
         self._known: OrderedDict[tuple[str, str], ToolCode] = OrderedDict()
         #: When the last look at each began: one counts for all that asked before.
         self._looked_s: dict[tuple[str, str], float] = {}
-        self._asking: dict[tuple[str, str], asyncio.Lock] = {}
+        #: What is being asked for, one after the other, and how many want to know.
+        self._asking: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
 
     async def code_of(
         self,
@@ -129,24 +130,30 @@ class CodeWatch:
             It cannot be imported.
         """
         ident, asked_s = (spec, software), time.monotonic()
-        lock = self._asking.setdefault(ident, asyncio.Lock())
-        async with lock:
-            code = self._known.get(ident)
-            if code is not None and self._looked_s[ident] < asked_s:
-                self._looked_s[ident] = time.monotonic()
-                if not await asyncio.to_thread(code.holds):
-                    code = None
-                    self._known.pop(ident, None)
-            if code is None:
-                self._looked_s[ident] = time.monotonic()
-                code = await self._ask(spec, variables, cwd, entrance)
-                self._known[ident] = code
-            self._known.move_to_end(ident)
+        lock, waiting = self._asking.get(ident, (asyncio.Lock(), 0))
+        self._asking[ident] = lock, waiting + 1
+        try:
+            async with lock:
+                code = self._known.get(ident)
+                if code is not None and self._looked_s[ident] < asked_s:
+                    self._looked_s[ident] = time.monotonic()
+                    if not await asyncio.to_thread(code.holds):
+                        code = None
+                        self._known.pop(ident, None)
+                if code is None:
+                    self._looked_s[ident] = time.monotonic()
+                    code = await self._ask(spec, variables, cwd, entrance)
+                self._known[ident] = code  # once more, if others have displaced it meanwhile
+                self._known.move_to_end(ident)
+        finally:
+            _, waiting = self._asking.pop(ident)
+            if waiting > 1:
+                self._asking[ident] = lock, waiting - 1
+            elif ident not in self._known:
+                self._looked_s.pop(ident, None)
         while len(self._known) > MAX_TOOLS:
             oldest, _ = self._known.popitem(last=False)
             self._looked_s.pop(oldest, None)
-            if not self._asking[oldest].locked():
-                del self._asking[oldest]
         return code
 
     def forget(self, spec: str, software: str) -> None:

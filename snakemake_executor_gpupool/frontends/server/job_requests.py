@@ -7,12 +7,14 @@ import dataclasses
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, parse_device
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.frontends.commandline.job_words import build_job
+from snakemake_executor_gpupool.frontends.server.printouts import Printout
+from snakemake_executor_gpupool.hosts.local import QUOTED
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 from snakemake_executor_gpupool.tool_api.values import Job
@@ -31,6 +33,8 @@ PICKLE_PROTOCOL = 5
 MISUSE = ("UnknownTool", "UnknownParam", "ConfigError")
 #: The types of messages that hold a job: what is to be done of it.
 RUN, PRELOAD = "run", "preload"
+#: What an error is called that is the end of a process.
+WORKER_DIED = "WorkerDied"
 _TEXTS = ("tool", "cwd", "rule")
 _GROUPS = ("input", "output", "param", "wildcard")
 
@@ -86,6 +90,8 @@ class ClientJob:
     entrance: Entrance | None = None
     #: The jobs that are known to follow it, as far as models may be merged.
     after: ClassVar[tuple[ClientJob, ...]] = ()
+    #: What was printed for each of its tries.
+    printouts: list[Printout] = field(default_factory=list, compare=False)
 
     @property
     def title(self) -> str:
@@ -100,6 +106,12 @@ class ClientJob:
 
     #: Whether it can be begun again after its tool's code has changed.
     is_repeatable: ClassVar[bool] = True
+    #: Whether its client shows what its tool prints.
+    is_shown: ClassVar[bool] = True
+
+    def take_printout(self, printout: Printout) -> None:
+        """Take what was printed for a try, which has ended."""
+        self.printouts.append(printout)
 
     def submit(self, pool: Pool, job_id: int, ref: ToolRef, after: Sequence[ToolRef] = ()) -> None:
         """Have the pool do it; ``after`` are the tools of as many jobs that follow."""
@@ -125,6 +137,7 @@ class ClientJob:
             facts=JobFacts.of(job.rule, job.wildcards, *files, job.threads),
             has_provenance=False,
             is_strict=True,
+            prints_apart=True,
         )
 
 
@@ -188,11 +201,19 @@ def _spec_of(tool: str, cwd: str) -> str:
 
 def answer_of(report: JobReport, job: ClientJob, version: str) -> dict[str, Any]:
     """Return what a client is told of its job's end."""
+    printout = job.printouts[-1] if job.printouts else Printout()
+    shown = {"printed": printout.places, "left_out": printout.left_out}
     if report.error is None:
-        return {"type": "done", "version": version, "seconds": report.seconds}
+        return {"type": "done", "version": version, "seconds": report.seconds, **shown}
     first, _, rest = report.error.partition("\n")
     message = first.removeprefix(f"{job.title}: ")
-    return failure(message, report.cause, rest)
+    has_died = report.cause is None or report.cause.type == WORKER_DIED
+    if not has_died or printout.exit_code is None:
+        return {**failure(message, report.cause, rest), **shown}
+    # What it has printed is shown, and need not be quoted.
+    message = message.partition(QUOTED)[0]
+    code = {"exit_code": printout.exit_code} if printout.exit_code else {}
+    return {**failure(message, report.cause), **shown, **code}
 
 
 def failure(message: str, cause: WorkerError | None, traceback: str = "") -> dict[str, Any]:

@@ -328,8 +328,10 @@ class Relay:
             told = {name: value for name, value in fields.items() if name != "overhead_s"}
             if "jobs" in fields:
                 told |= {"jobs": [job for job, _ in own], "device_s": [s for _, s in own]}
+            share = sum(s for _, s in own) / total_s if total_s else 1 / len(runs)
+            if len(own) < len(charged) and "items" in fields:
+                told["own_items"] = round(fields["items"] * share)
             if fields.get("energy_j") is not None:
-                share = sum(s for _, s in own) / total_s if total_s else 1 / len(runs)
                 told["energy_j"] = fields["energy_j"] * share
             if number and "lost_s" in told:  # lost once, and so told once
                 told["lost_s"] = 0.0

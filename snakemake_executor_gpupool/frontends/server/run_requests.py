@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from snakemake_executor_gpupool.frontends.server.job_requests import BadMessage, ClientJob, Entrance
+from snakemake_executor_gpupool.frontends.server.printouts import Printout
 from snakemake_executor_gpupool.runtime.plain import from_plain, to_plain
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.forecast import wave_of_client
@@ -65,6 +66,10 @@ class RunJob(ClientJob):
     numbered: Callable[[int, ToolRef], None]
     run: str
     after: tuple[RunJob, ...] = ()  # type: ignore[misc]
+    is_shown = False
+
+    def take_printout(self, printout: Printout) -> None:
+        """Its run has logs of its own."""
 
     @property
     def title(self) -> str:

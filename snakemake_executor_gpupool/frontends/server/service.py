@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool import __version__
@@ -43,10 +44,12 @@ from snakemake_executor_gpupool.frontends.server.job_requests import (
     read_job,
 )
 from snakemake_executor_gpupool.frontends.server.leftovers import remove_staged
+from snakemake_executor_gpupool.frontends.server.printouts import Printouts
 from snakemake_executor_gpupool.frontends.server.relay import Relay
 from snakemake_executor_gpupool.frontends.server.run_session import RunSession
 from snakemake_executor_gpupool.frontends.server.streams import receive_from, uid_of_peer
 from snakemake_executor_gpupool.frontends.server.talk import encode
+from snakemake_executor_gpupool.frontends.server.upkeep import Upkeep
 from snakemake_executor_gpupool.frontends.server.variables import depends_on_place, digest_of, shown
 from snakemake_executor_gpupool.frontends.server.workplaces import (
     Workplace,
@@ -62,8 +65,8 @@ from snakemake_executor_gpupool.wire.requests import JobReport
 LOG = logging.getLogger("snakemake_executor_gpupool.serve")
 #: How often a job is begun again because its tool's code has changed meanwhile.
 MAX_CHANGES = 5
-#: How long after its last job a workplace's files stay, for processes that are about to start.
-FORGET_S = 60.0
+#: How long a client may take to open the files that say what was printed for it.
+TAKEN_S = 10.0
 
 #: Errors after which a tool's processes are not to be asked again: the next ones may do better.
 SPOILING = ("CodeChanged", "UnlistedCode", "UnknownTool", "WorkerDied", "ImportError")
@@ -87,7 +90,7 @@ class Service:
     def __init__(self, key: str, workplaces: Workplaces, idle: IdleTime) -> None:
         self.key = key
         self.workplaces = workplaces
-        self._idle = idle
+        self.upkeep = Upkeep(workplaces, idle)
         self._watch = CodeWatch()
         self._package = fingerprint()
         self._ids = itertools.count(1)
@@ -99,6 +102,7 @@ class Service:
         self._groups = [os.getegid(), *sorted(os.getgroups())]
         #: Passes what happens on to runs that are attached.
         self.relay = Relay()
+        self.printouts = Printouts(self._log_of)
         #: Connections that have a job.
         self.clients = 0
         self.done = self.failed = 0
@@ -109,6 +113,9 @@ class Service:
     def opened(self, pool: Pool) -> None:
         """Say which pool does the work; called from the event loop."""
         self._pool, self._loop = pool, asyncio.get_running_loop()
+
+    def _log_of(self, worker: str) -> Path:
+        return self.pool.paths.worker_log(worker)
 
     # -- from the pool's reporting thread ------------------------------------------------
     def report(self, report: JobReport) -> None:
@@ -148,12 +155,12 @@ class Service:
             return
         kind = message["type"]
         if kind in (RUN, PRELOAD):
-            # A client says nothing more, unless it does not want the job any longer, or ends.
-            answer = await self.run(message, asyncio.ensure_future(reader.read(1)))
-        elif kind == "attach":
+            await self._run_for(message, reader, writer)
+            return
+        if kind == "attach":
             await RunSession(self, writer).talk(message, reader)
             return
-        elif kind == "status":
+        if kind == "status":
             answer = await self._status()
         elif kind == "stop":
             answer = {"type": "stopping", "jobs": self.clients, "pid": os.getpid()}
@@ -203,6 +210,22 @@ class Service:
         self.failed += answer["type"] == "failed"
         return answer
 
+    async def _run_for(
+        self, message: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Do the job of a client that waits for it."""
+        # A client says nothing more, unless it does not want the job any longer, or ends.
+        answer = await self.run(message, asyncio.ensure_future(reader.read(1)))
+        self.clients += 1  # the logs that the answer names are there until it has opened them
+        try:
+            writer.write(encode(answer))
+            await writer.drain()
+            if answer.get("printed"):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(), TAKEN_S)
+        finally:
+            self.left()
+
     def left(self) -> None:
         """A client has ended."""
         self.clients -= 1
@@ -240,8 +263,6 @@ class Service:
             plain = WorkerError(str(error), "input", type(error).__name__)
             cause = error.error if isinstance(error, ToolError) else plain
             return failure(cause.message, cause, cause.traceback)
-        except ConnectionError:
-            raise
 
     async def perform(
         self,
@@ -333,7 +354,7 @@ class Service:
             raise Renewed
         what = sys.executable, self.pool.config.mode, code, variables, software, job
         place = self.workplaces.of_job(*what, is_here=is_here)
-        self._retire_earlier(place)
+        self.upkeep.retire_earlier(self.pool, place)
         return place, code.version
 
     def _device_lacking(self, job: ClientJob) -> str:
@@ -356,6 +377,8 @@ class Service:
         self._waiting[job_id] = report
         for place in places:
             place.jobs += 1
+        if job.is_shown:
+            self.printouts.add(job_id, places[0].ref.stamp)
         try:
             job.submit(pool, job_id, places[0].ref, [place.ref for place in places[1:]])
             ends = (report, gone) if late is None else (report, gone, late)
@@ -370,48 +393,12 @@ class Service:
             return report.result()
         finally:
             self._waiting.pop(job_id, None)
+            job.take_printout(self.printouts.finish(job_id))
             for place in places:
                 place.jobs -= 1
                 place.used_s = time.monotonic()
 
-    # -- what is out of use ------------------------------------------------------------------
-    def _retire_earlier(self, place: Workplace) -> None:
-        """End the processes of a tool's earlier code: no job will come for them."""
-        for other in self.workplaces:
-            is_same_tool = (other.ref.spec, other.software) == (place.ref.spec, place.software)
-            is_over = other.code != place.code or not self.workplaces.is_current(other)
-            if is_same_tool and is_over and other is not place and not other.jobs:
-                self._retire(other)
 
-    @property
-    def has_models(self) -> bool:
-        """Whether the processes of any tool are kept."""
-        return any(not place.is_retired for place in self.workplaces)
-
-    async def look_after(self) -> None:
-        """End what has had no job for long; called again and again.
-
-        Models end by themselves; here the processes that read and write for them do.
-        """
-        now_s = time.monotonic()
-        unused = [p for p in self.workplaces if not p.jobs and now_s - p.used_s >= self._idle.of(0)]
-        if not unused:
-            return
-        kept = [place for place in unused if not place.is_retired]
-        loads_s = await asyncio.to_thread(self.pool.load_times) if kept else {}
-        for place in unused:
-            unused_s = now_s - place.used_s
-            if place.jobs:
-                continue  # one has come meanwhile
-            if place.is_retired:
-                if unused_s >= place.kept_s + FORGET_S:
-                    self.workplaces.forget(place)
-                continue
-            place.kept_s = self._idle.of(loads_s.get(place.ref))
-            if unused_s >= place.kept_s:
-                self._retire(place)
-
-    def _retire(self, place: Workplace) -> None:
-        if not place.is_retired:
-            place.is_retired = True
-            self.pool.retire(place.ref)
+def _lacks_a_file(error: WorkerError | None) -> bool:
+    words = ("FileNotFoundError", "No such file or directory")
+    return error is not None and any(word in f"{error.type}: {error.message}" for word in words)

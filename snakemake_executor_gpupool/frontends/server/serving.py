@@ -28,6 +28,7 @@ from snakemake_executor_gpupool.frontends.server.address import (
     socket_of,
 )
 from snakemake_executor_gpupool.frontends.server.local_files import is_locked
+from snakemake_executor_gpupool.frontends.server.printouts import Hearers
 from snakemake_executor_gpupool.frontends.server.service import Service
 from snakemake_executor_gpupool.frontends.server.workplaces import Workplaces
 from snakemake_executor_gpupool.records.paths import SPOOL_PREFIX
@@ -49,6 +50,8 @@ LOOK_S = 1.0
 BACKLOG = 1024
 #: After so long the directory of a server that has ended is removed.
 OLD_S = 7 * 86400.0
+#: For items that are asked for again, of all runs and clients: each takes a kilobyte or more.
+RESULTS_KEPT = 100_000
 #: Of the files of the server's run, which goes on for long.
 MAX_EVENTS_BYTES = 64 * 1024**2
 
@@ -188,7 +191,7 @@ async def _serve(key: str, directory: Path, path: str, options: ServerOptions) -
     service = Service(key, Workplaces(directory), options.idle)
     callbacks = Callbacks(service.report, _no_leases, service.broken, LOGGER.info, LOGGER.warning)
     run_root = Path(tempfile.mkdtemp(prefix=SPOOL_PREFIX, dir=directory))
-    dispatch = DispatchConfig(idle=options.idle)
+    dispatch = DispatchConfig(idle=options.idle, results_kept=RESULTS_KEPT)
     config = build_config(run_root=run_root, dispatch=dispatch, **options.pool)
     given = {name: value for name, value in options.pool.items() if value is not None}
     pool = Pool(
@@ -198,7 +201,7 @@ async def _serve(key: str, directory: Path, path: str, options: ServerOptions) -
             origin=Origin("server", given, {"gpupool": __version__}),
             surroundings=service.workplaces.surroundings,
             max_events_bytes=MAX_EVENTS_BYTES,
-            listener=service.relay,
+            listener=Hearers(service.relay, service.printouts),
         ),
         callbacks,
     )
@@ -246,7 +249,7 @@ async def _answer(service: Service, key: str, path: str, idle_s: float | None) -
     while not service.ending.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(service.ending.wait(), LOOK_S)
-        await service.look_after()
+        await service.upkeep.look_after(service.pool)
         if _is_out_of_use(service, idle_s):
             service.end(f"it was out of use for {time.monotonic() - service.used_s:.0f} s")
         elif key_of(os.environ) != key:
@@ -273,7 +276,7 @@ def _is_out_of_use(service: Service, idle_s: float | None) -> bool:
         return False
     if idle_s is not None:
         return unused_s >= idle_s
-    return unused_s >= SERVER_IDLE_S and not service.has_models
+    return unused_s >= SERVER_IDLE_S and not service.upkeep.has_models
 
 
 async def _listening(service: Service, path: str) -> asyncio.Server:

@@ -165,8 +165,7 @@ class Workplaces:
 
     def is_current(self, workplace: Workplace) -> bool:
         """Return whether later jobs may have it: it was not given up."""
-        base, _, number = workplace.ref.stamp.rpartition("-")
-        return int(number) == self._spoiled[base]
+        return workplace.ref.stamp == f"{_base_of(workplace)}-{self._spoiled[_base_of(workplace)]}"
 
     def spoil(self, workplace: Workplace) -> None:
         """Have later jobs start from the same, but in processes of their own."""
@@ -176,6 +175,9 @@ class Workplaces:
     def forget(self, workplace: Workplace) -> None:
         """Forget a workplace whose processes have ended."""
         self._known.pop(workplace.ref.stamp, None)
+        base = _base_of(workplace)
+        if not any(_base_of(other) == base for other in self._known.values()):
+            self._spoiled.pop(base, None)  # nothing has a number any longer
         with contextlib.suppress(OSError):
             workplace.expected.unlink()
 
@@ -199,3 +201,8 @@ async def places_after(job: ClientJob, place: Workplace, place_of: PlaceOf) -> l
             break
         places.append(its)
     return places
+
+
+def _base_of(workplace: Workplace) -> str:
+    """Return the stamp without its number."""
+    return workplace.ref.stamp.rpartition("-")[0]

@@ -30,7 +30,7 @@ from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorke
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
-from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
+from snakemake_executor_gpupool.scheduling.results import MAX_KEPT, ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import INPUT, WorkerError
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
 
@@ -59,12 +59,15 @@ class DispatchConfig:
         if that is more than its tool's ``batch_limit_s``.
     load_limit_s
         How long starting, loading or moving a model may take.
+    results_kept
+        How many results are kept at most for items yet to come.
     """
 
     batch_window_s: float = 0.2
     idle: IdleTime = field(default_factory=IdleTime)
     batch_limit_factor: float = 20.0
     load_limit_s: float = 1800.0
+    results_kept: int = MAX_KEPT
 
 
 class Dispatch:

@@ -22,6 +22,8 @@ MAX_DEATHS_ALONE = 2
 MAX_LOAD_DEATHS = 3
 #: Workers of a merged run that may die; its requests go the ordinary way from then on.
 MAX_CHAIN_DEATHS = 3
+#: Of a model: so many groups of items are known to fail without being tried.
+MAX_BROKEN = 1000
 
 
 class Failures:
@@ -124,6 +126,8 @@ class Failures:
     def give_up_group(self, model: Model, group: str, error: WorkerError) -> None:
         """Fail what waits with the same params, and have what comes later fail, too."""
         model.broken[group] = error
+        if len(model.broken) > MAX_BROKEN:
+            del model.broken[next(iter(model.broken))]
         self._outbox.note("model_failed", model=model.name, error=error.message)
         waiting = [*model.suspects, *(item for _, item in model.resting), *model.oversized]
         gone = {item for item in (*waiting, *model.queue) if item.group == group}

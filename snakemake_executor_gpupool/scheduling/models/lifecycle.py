@@ -38,6 +38,7 @@ from snakemake_executor_gpupool.scheduling.effects import (
 )
 from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
 from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.worker_names import WorkerNames
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.model_messages import Loaded
 
@@ -67,7 +68,7 @@ class WorkerLifecycle:
         self._outbox = outbox
         self._events = events
         self._blame_tracker = blame_tracker
-        self._numbers: Counter[str] = Counter()
+        self._names = WorkerNames()
         self.workers: dict[str, ModelWorker] = {}
         self.counts: Counter[str] = Counter()
         #: What is granted, and being taken against other processes, by its holder.
@@ -88,8 +89,7 @@ class WorkerLifecycle:
         ahead
             Before there is work for it: on devices that are free, or not at all.
         """
-        self._numbers[model.tool.name] += 1
-        worker_id = f"{model.tool.name}.{self._numbers[model.tool.name]}"
+        worker_id = self._names.new(model.tool.name)
         worker = ModelWorker(worker_id, model, since_s=now_s, is_alone=alone, is_ahead=ahead)
         self.workers[worker_id] = model.workers[worker_id] = worker
         request = self.request_of(model, worker_id, alone=alone)

@@ -16,7 +16,7 @@ import functools
 import math
 import statistics
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.device import Device
@@ -41,6 +41,8 @@ ITEMS_PER_UNMEASURED_WORKER = 8
 JUDGED_ONE_BY_ONE = 64
 #: Towards the end micro-batches become smaller, until the fixed part of their time is this share.
 MAX_OVERHEAD = 0.5
+#: So many of a model's loads are remembered, the latest.
+MAX_LOADS = 32
 
 
 class Stage(enum.Enum):
@@ -159,6 +161,8 @@ class Model:
     oversized: deque[WorkItem] = field(default_factory=deque)
     resting: list[tuple[float, WorkItem]] = field(default_factory=list)
     params_of_group: dict[str, bytes] = field(default_factory=dict)
+    #: With so many of them, those of no item are forgotten.
+    most_groups: int = 0
     workers: dict[str, ModelWorker] = field(default_factory=dict)
     #: Jobs that wait until it is loaded, and want nothing of it.
     awaited_by: list[int] = field(default_factory=list)
@@ -187,7 +191,7 @@ class Model:
     items_total: int = 0
     #: Items of all jobs, duplicates included.
     places: int = 0
-    _loads_s: list[float] = field(default_factory=list)
+    _loads_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_LOADS))
 
     @property
     def is_chain(self) -> bool:
@@ -199,6 +203,20 @@ class Model:
         """What the tool's process said of it."""
         assert self.tool.info is not None
         return self.tool.info
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether it has no worker and no work."""
+        has_work = bool(self.awaited_by) or any(True for _ in self.items())
+        return not self.workers and not has_work
+
+    def items(self) -> Iterator[WorkItem]:
+        """Yield the items that wait, rest or are in flight."""
+        yield from (*self.queue, *self.suspects, *self.oversized)
+        yield from (item for _, item in self.resting)
+        for worker in self.workers.values():
+            for batch in worker.in_flight:
+                yield from batch.items
 
     @property
     def waiting(self) -> int:
@@ -354,7 +372,9 @@ class Model:
         """Start from what earlier runs measured."""
         self.load_s = figures.load_s
         # One observation among those to come: that load may have found a cold disk.
-        self._loads_s = [] if figures.load_s is None else [figures.load_s]
+        self._loads_s.clear()
+        if figures.load_s is not None:
+            self._loads_s.append(figures.load_s)
         self.speed = Speed(figures.s_per_cost, figures.fixed_s)
         self.budget_tokens = figures.budget_tokens
         self.memory = MemoryUse(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, ValuesView
+from collections.abc import Callable, Hashable, Iterator, Mapping, ValuesView
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.wire.described import ModelInfo
 from snakemake_executor_gpupool.wire.requests import Request
+
+#: So many models, or groups of a model's items, that have no work are kept at most; measured
+#: figures of so many that are not.
+MAX_IDLE, MAX_MEASURED = 250, 2000
 
 
 class ModelTable(Mapping[Hashable, Model]):
@@ -25,9 +30,14 @@ class ModelTable(Mapping[Hashable, Model]):
     def __init__(self, devices: DeviceRequests, figures: Mapping[str, Figures]) -> None:
         self._devices = devices
         self._figures = dict(figures)
+        self._most_figures = len(self._figures) + MAX_MEASURED
         self._models: dict[Hashable, Model] = {}
+        #: How many models there were when idle ones were forgotten last.
+        self._tidied = 0
         #: Of models that are forgotten.
         self.measured: dict[str, Figures] = {}
+        #: Told of each of them.
+        self.on_removed: Callable[[Model], None] = lambda model: None
 
     def __getitem__(self, key: Hashable) -> Model:
         return self._models[key]
@@ -44,6 +54,8 @@ class ModelTable(Mapping[Hashable, Model]):
 
     def add(self, model: Model) -> Model:
         """Take in a model that is new, and return it."""
+        if len(self._models) >= self._tidied + MAX_IDLE:
+            self._forget_idle()
         self._models[model.key] = model
         model.recall(self._figures.get(model.profile_key, Figures()))
         return model
@@ -51,8 +63,37 @@ class ModelTable(Mapping[Hashable, Model]):
     def remove(self, model: Model) -> None:
         """Forget a model that has no worker and no work; what was measured of it is kept."""
         del self._models[model.key]
-        self._figures[model.profile_key] = model.figures()
-        self.measured[model.profile_key] = model.figures()
+        for table, most in ((self._figures, self._most_figures), (self.measured, MAX_MEASURED)):
+            table.pop(model.profile_key, None)  # the newest last
+            table[model.profile_key] = model.figures()
+            if len(table) > most:
+                del table[next(iter(table))]
+        self.on_removed(model)
+
+    def _forget_idle(self) -> None:
+        """Forget the models that have no worker and no work, where there are very many."""
+        homes = {merged.home for merged in self._merged()}
+        for model in [model for model in self._models.values() if model.is_unused]:
+            if model.key not in homes:
+                self.remove(model)
+        self._tidied = len(self._models)
+
+    def _merged(self) -> Iterator[MergedRequest]:
+        """Yield the merged requests that wait or are in flight."""
+        chains = (model for model in self._models.values() if model.is_chain)
+        items = (item for chain in chains for item in chain.items())
+        return (item for item in items if isinstance(item, MergedRequest))
+
+    def know_params(self, model: Model, group: str, params: bytes) -> None:
+        """Note the params of a group of items; those of no item are forgotten now and then."""
+        known = model.params_of_group
+        if group not in known and len(known) >= max(model.most_groups, MAX_IDLE):
+            merged = [each for each in self._merged() if each.home == model.key]
+            parts = [part for each in merged for part in each.parts]
+            in_use = {item.group for item in (*model.items(), *parts)}
+            model.params_of_group = {name: known[name] for name in known if name in in_use}
+            model.most_groups = len(model.params_of_group) + MAX_IDLE
+        model.params_of_group.setdefault(group, params)
 
     def of_request(self, request: Request, tool: FileWorkerPool, described: ModelInfo) -> Model:
         """Return the model that a job's items are computed by, new if it was never asked for.
