@@ -179,6 +179,7 @@ class JobFacts:
         logs: Sequence[str],
         threads: int = 1,
         params: Mapping[str, object] | None = None,
+        recipe: str = "",
     ) -> JobFacts:
         """Take what is needed of a job's names and files."""
 
@@ -197,6 +198,7 @@ class JobFacts:
             all_outputs=tuple(map(str, outputs)),
             first_inputs=tuple(str(path) for path in inputs[:MAX_INPUTS]),
             params=params_text(params),
+            recipe=recipe,
         )
 
     def fields(self) -> dict[str, object]:

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from snakemake.iocontainers import Params
 
+from snakemake_executor_gpupool.frontends.snakemake.following import DagView
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     MANY_BYTES,
@@ -121,6 +123,22 @@ def test_which_jobs_are_served(workflow: Any) -> None:
     joined.is_pipe = True
     assert not is_served(joined)
     assert title(joined) == "rule a (name=a)"
+
+
+@pytest.mark.parametrize("is_local", [False, True])
+def test_a_job_that_cannot_be_served_is_not_evaluated_to_see_whether_it_follows(
+    is_local: bool,
+) -> None:
+    class Unevaluated:
+        def __init__(self) -> None:
+            self.is_local = is_local
+            named = {"gpupool_tool": "tool"} if is_local else {}
+            self.rule = SimpleNamespace(resources=named, params=Params())
+
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt(name)  # which nothing suppresses
+
+    assert not DagView(None, lambda job: False).is_servable(Unevaluated())
 
 
 def test_a_script_is_the_rules_own_python() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     evaluate_here,
     flagged,
     is_served,
+    may_be_served,
 )
 from snakemake_executor_gpupool.records.reference import RESOURCES
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
@@ -43,10 +45,12 @@ class DagView:
 
     def is_servable(self, job: Any) -> bool:
         """Return whether a pending job would be served, and reads and writes plain local files."""
+        # No executor is asked to run a local rule's job. What is asked first takes no time: a rule
+        # that gathers thousands of outputs is asked for each of them.
+        if job.is_local or not may_be_served(job.rule):
+            return False
         with contextlib.suppress(Exception), untouched(job):
-            # No executor is asked to run a local rule's job.
-            is_ours = is_served(job) and not job.is_local
-            return is_ours and is_plain(job) and is_movable(job) and not self._cached(job)
+            return is_served(job) and is_plain(job) and is_movable(job) and not self._cached(job)
         return False
 
 
@@ -69,10 +73,12 @@ class Following:
         self._workflow = workflow
         self._tool_of = tool_of
         self._cached = cached
-        self._near: dict[Path, bool] = {}
+        self._near: dict[str, bool] = {}
 
-    def requests(self, job: Any) -> tuple[Request, ...]:
+    def requests(self, job: Any, here: str = "") -> tuple[Request, ...]:
         """Return the requests of the chain of jobs that follows a job, as far as it is known.
+
+        ``here``: the working directory, if that is known.
 
         The chain ends at a job whose params are functions of files that do not exist yet.
         """
@@ -87,18 +93,20 @@ class Following:
                         break
                     if not all(map(self.is_near, later.output)):
                         break
-                    request = build_request(self._workflow, later, 0, self._tool_of(later))
+                    tool = self._tool_of(later)
+                    request = build_request(self._workflow, later, 0, tool, here=here)
                     requests.append(dataclasses.replace(request, job=request.bare))
         return tuple(requests)
 
     def is_near(self, path: str) -> bool:
         """Return whether an output can be renamed into place from the run's own directory."""
-        parent = Path(path).parent
-        if parent not in self._near:
+        directory = os.path.dirname(path)  # noqa: PTH120 - asked for each output of each job
+        if directory not in self._near:
+            parent = Path(directory)
             there = next(each for each in (parent, *parent.absolute().parents) if each.exists())
             here = Path(self._workflow.persistence.path)
-            self._near[parent] = there.stat().st_dev == here.stat().st_dev
-        return self._near[parent]
+            self._near[directory] = there.stat().st_dev == here.stat().st_dev
+        return self._near[directory]
 
 
 def is_plain(job: Any) -> bool:

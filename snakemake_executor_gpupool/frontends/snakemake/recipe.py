@@ -6,22 +6,20 @@ import json
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.values import Job
-from snakemake_executor_gpupool.wire.requests import JobFacts, ToolRef
+from snakemake_executor_gpupool.wire.requests import ToolRef, params_text
 
 #: Resources that say where a job runs, not what it computes.
 _OF_PLACE = ("tmpdir", "gpu", "gpu_model", "gpu_manufacturer", "device", "vram_mb", "runtime")
 MAX_RECIPE = 4000
 
 
-def recipe_of(job: Job, facts: JobFacts, tool: ToolRef, snakemake_job: Any, **flags: Any) -> str:
+def recipe_of(job: Job, tool: ToolRef, snakemake_job: Any, **flags: Any) -> str:
     """Return the recipe of a job as JSON; it says so if the job cannot be done again.
 
     Parameters
     ----------
     job
         As its tool gets it.
-    facts
-        What is recorded of it.
     flags
         ``touched``, the numbers of outputs that nobody writes; ``updates``, outputs whose old
         content counts.
@@ -36,7 +34,7 @@ def recipe_of(job: Job, facts: JobFacts, tool: ToolRef, snakemake_job: Any, **fl
             if isinstance(value, (str, int, float)) and not _is_of_place(name)
         },
         "python": tool.python if tool.environment and tool.container is None else "",
-        "why_not": _why_not(job, facts, snakemake_job, flags["updates"]),
+        "why_not": _why_not(job, snakemake_job, flags["updates"]),
     }
     text = json.dumps({name: value for name, value in recipe.items() if value})
     if len(text) > MAX_RECIPE:
@@ -48,12 +46,12 @@ def _is_of_place(name: str) -> bool:
     return name.startswith(("_", "gpupool")) or name in _OF_PLACE
 
 
-def _why_not(job: Job, facts: JobFacts, snakemake_job: Any, updates: Any) -> str:
+def _why_not(job: Job, snakemake_job: Any, updates: Any) -> str:
     if updates:
         return "it updates outputs, and what they held before is gone"
     if snakemake_job.shadow_dir:
         return "it ran in a shadow directory, which is gone"
-    recorded = json.loads(facts.params) if facts.params else {}
-    if recorded != dict(job.params):
+    text = params_text(job.params)
+    if (json.loads(text) if text else {}) != dict(job.params):
         return "it has params that JSON cannot hold, or very long ones, which were not recorded"
     return ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.errors import PoolEnded
@@ -135,12 +135,12 @@ class Serving:
 
     def _submit(self, jobs: list[tuple[Any, Done]], *, goes_on: bool = False) -> None:
         requests = []
+        here = str(Path.cwd())
         for job, done in jobs:
             job_id = self._expect(self._noting_start(job, self._with_benchmark(job, done)))
             self._unstarted[job_id] = job
             try:
-                request = self._request(job, job_id)
-                requests.append(dataclasses.replace(request, goes_on=True) if goes_on else request)
+                requests.append(self._request(job, job_id, here, goes_on=goes_on))
             except Exception as error:
                 self._report(JobReport(job_id, f"{title(job)}: {error}"))
         try:
@@ -163,13 +163,18 @@ class Serving:
 
         return ended
 
-    def _request(self, job: Any, job_id: int) -> Request:
-        request = build_request(self._workflow, job, job_id, self._tool(job))
-        if wave := self._wave_of(job):
-            request = dataclasses.replace(request, wave=wave)
-        if not self._merges or uses_cache(self._workflow, job):
-            return request
-        return dataclasses.replace(request, follow=self._following.requests(job))
+    def _request(self, job: Any, job_id: int, here: str, *, goes_on: bool) -> Request:
+        merges = self._merges and not uses_cache(self._workflow, job)
+        return build_request(
+            self._workflow,
+            job,
+            job_id,
+            self._tool(job),
+            here=here,
+            goes_on=goes_on,
+            wave=self._wave_of(job),
+            follow=self._following.requests(job, here) if merges else (),
+        )
 
     def _tool(self, job: Any) -> ToolRef:
         """Return a rule's tool; looked up once per rule, since it means looking for files."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pickle
 import stat
@@ -67,6 +66,11 @@ def tool_name(job: Any) -> str:
     return script_of(job.rule) if spec == "script" else spec
 
 
+def may_be_served(rule: Any) -> bool:
+    """Return whether a rule names a tool, whatever comes of it; no job is looked at."""
+    return TOOL in rule.resources or rule.params.get(TOOL) is not None
+
+
 def is_served(job: Any) -> bool:
     """Return whether a job goes to the pool: it names a tool, and no pipe or service joins it."""
     if tool_spec(job) is None:
@@ -99,8 +103,23 @@ def evaluate_here(job: Any) -> None:
                 member._params = None
 
 
-def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Request:
+def build_request(
+    workflow: Any,
+    job: Any,
+    job_id: int,
+    tool: ToolRef,
+    *,
+    here: str = "",
+    **more: Any,
+) -> Request:
     """Return the request of a served job. Call it after the job was prepared.
+
+    Parameters
+    ----------
+    here
+        The working directory, if that is known: to ask for it takes as long as all else.
+    more
+        Further fields of the request.
 
     Raises
     ------
@@ -110,9 +129,9 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
     needs = needs_of(job)
     plain = plain_job(job)
     bare = pickle.dumps(plain.replace(resources={}), PICKLE_PROTOCOL)
-    facts = facts_of(job, plain.params)
     touched, updates = flagged(job, "touch"), updated_outputs(workflow, job)
-    recipe = recipe_of(plain, facts, tool, job, touched=touched, updates=updates)
+    recipe = recipe_of(plain, tool, job, touched=touched, updates=updates)
+    here = here or str(Path.cwd())
     return Request(
         job_id=job_id,
         title=title(job),
@@ -120,7 +139,7 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         job=pickle.dumps(plain, PICKLE_PROTOCOL),
         bare=bare,
         params=pickle.dumps(dict(plain.params), PICKLE_PROTOCOL),
-        cwd=str(Path(job.shadow_dir or ".").absolute()),
+        cwd=str(Path(here, job.shadow_dir)) if job.shadow_dir else here,
         devices=needs.spec if needs.is_counted else None,
         card=needs.card,
         instance=str(job.resources.get("gpupool_instance") or ""),
@@ -133,12 +152,13 @@ def build_request(workflow: Any, job: Any, job_id: int, tool: ToolRef) -> Reques
         touched=touched,
         directories=flagged(job, "directory"),
         identity=identity(job),
-        facts=dataclasses.replace(facts, recipe=recipe),
+        facts=facts_of(job, plain.params, recipe),
         texts=tuple(sorted(set(texts_of(plain.params)))),
+        **more,
     )
 
 
-def facts_of(job: Any, params: Mapping[str, Any] | None = None) -> JobFacts:
+def facts_of(job: Any, params: Mapping[str, Any] | None = None, recipe: str = "") -> JobFacts:
     """Return what the run's files say of a job; of a group, what its members have together."""
     if job.is_group():
         members = list(job.jobs)
@@ -149,7 +169,7 @@ def facts_of(job: Any, params: Mapping[str, Any] | None = None) -> JobFacts:
         title_of_group = f"group {job.groupid}"
         return JobFacts.of(title_of_group, {}, files["input"], files["output"], files["log"])
     named = job.rule.name, job.wildcards_dict, job.input, job.output, job.log
-    return JobFacts.of(*named, int(job.threads), params)
+    return JobFacts.of(*named, int(job.threads), params, recipe)
 
 
 def flagged(job: Any, flag: str) -> tuple[int, ...]:
