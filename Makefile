@@ -134,7 +134,7 @@ reference: $(READY)
 	$(BIN)/python docs/tables.py
 
 # Each is a program of its own; one that misses its target does not keep the others from running.
-BENCHES := pipeline overhead frames esm2 offload planning lookahead plan balance api duplicates streaming merging merging_grid groups provenance scale serve warm items busy reproducible
+BENCHES := pipeline overhead frames esm2 offload planning lookahead plan balance api duplicates streaming merging merging_grid groups provenance scale growth serve warm items busy reproducible
 
 bench: $(READY)
 	@failed=; for bench in $(BENCHES); do \

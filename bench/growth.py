@@ -29,7 +29,7 @@ ROOM = OUT / "growth"
 SNAKEFILE = rivals.HERE / "growth.smk"
 #: Where a run leaves its files.
 RECORDS = Path(".snakemake", "gpupool")
-#: Bounds of how much more than the floor's the cost of a job grows, and of what is left open.
+#: Bounds of how much what gpupool adds to a job grows, and the memory of Snakemake's process.
 MAX_GROWTH, MAX_EXTRA_BYTES = 1.1, 20_000
 #: What Snakemake prints when it hands a job over, and when it has looked after one.
 BEGUN, ENDED = LogCount(b"\nrule noop:\n"), LogCount(b" steps (")
@@ -118,8 +118,12 @@ def judge(cases: list[Case]) -> list[report.Target]:
     floor = by_name.pop("floor")
     found = []
     for name, (small, *_, large) in by_name.items():
-        times = (large.per_job_ms / small.per_job_ms) / (floor[-1].per_job_ms / floor[0].per_job_ms)
-        found.append(report.Target(f"{name}: growth of a job's time / floor's", times, MAX_GROWTH))
+        added = [
+            case.per_job_ms - least.per_job_ms
+            for case, least in ((small, floor[0]), (large, floor[-1]))
+        ]
+        text = f"{name}: growth of what a job takes beyond the floor's"
+        found.append(report.Target(text, added[1] / added[0], MAX_GROWTH))
         extra = per_job_bytes(small, large) - per_job_bytes(floor[0], floor[-1])
         text = f"{name}: bytes of memory for each further job beyond the floor's"
         found.append(report.Target(text, extra, MAX_EXTRA_BYTES))

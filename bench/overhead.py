@@ -3,6 +3,7 @@
 python bench/overhead.py                         1,000 and 5,000 jobs
 python bench/overhead.py --jobs 1000 20000       how the cost of a job grows
 python bench/overhead.py --jobs 200 --repeats 1       a quick look
+python bench/overhead.py --usual      jobs with an input, params, a log and a benchmark (no target)
 
 Beside them the same executor whose jobs end on another thread, as those of any executor do that
 starts something and hears of its end later: what Snakemake does then is no executor's own. At the
@@ -40,6 +41,7 @@ class Size:
     """Both rivals at one number of jobs."""
 
     jobs: int
+    snakefile: Path
     floor: Runs = field(init=False)
     later: Runs = field(init=False)
     served: Runs = field(init=False)
@@ -53,14 +55,16 @@ class Size:
         """Run all once; ``settings`` are for gpupool, over those that it ships."""
         room = ROOM / f"jobs{self.jobs}-round{number}"
         for name, runs, run, options in self._rivals(settings):
-            run(runs, room / name, *options, snakefile=rivals.NOOP)
+            run(runs, room / name, *options, snakefile=self.snakefile)
             print(f"  {runs.label}: {runs.walls_s[-1]:.2f} s", flush=True)
 
     def sample(self, settings: list[str]) -> list[sampled.Sampled]:
         """Run all once more, and look at them meanwhile."""
         room = ROOM / f"jobs{self.jobs}-sampled"
         return [
-            sampled.sample(name, self.jobs, run, room / name, *options)
+            sampled.sample(
+                name, self.jobs, partial(run, snakefile=self.snakefile), room / name, *options
+            )
             for name, _, run, options in self._rivals(settings)
         ]
 
@@ -96,7 +100,8 @@ def main() -> int:
     facts = machine()
     print("\n".join(report.facts_lines(facts)), flush=True)
     shutil.rmtree(ROOM, ignore_errors=True)
-    sizes = [Size(jobs) for jobs in options.jobs]
+    snakefile = rivals.USUAL if options.usual else rivals.NOOP
+    sizes = [Size(jobs, snakefile) for jobs in options.jobs]
     settings = ["--scheduler", options.scheduler] if options.scheduler else []
     try:
         for number in range(options.repeats):
@@ -121,7 +126,7 @@ def judge(sizes: list[Size]) -> list[report.Target]:
     found = [
         report.Target(f"d / c at {size.jobs:,} jobs", size.ratio, AGAINST_FLOOR)
         for size in sizes
-        if size.jobs == JUDGED_AT
+        if size.jobs == JUDGED_AT and size.snakefile == rivals.NOOP
     ]
     small, large = sizes[0], sizes[-1]
     if large.jobs >= GROWN_TO:
@@ -167,6 +172,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cores", type=int, default=2, help="cores for both (default: 2)")
     parser.add_argument(
         "--scheduler", help="Snakemake's scheduler under gpupool (default: as its profile has it)"
+    )
+    parser.add_argument(
+        "--usual", action="store_true", help="jobs with an input, params, a log and a benchmark"
     )
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     options = parser.parse_args()

@@ -50,7 +50,7 @@ def sample(
     """Run a rival once more, slowed down a little by being looked at."""
     path = directory.with_name(f"{directory.name}.json")
     env = {"BENCH_SAMPLES": str(path), "PYTHONPATH": str(SAMPLER)}
-    run(Runs(label), directory, *options, snakefile=rivals.NOOP, env=env)
+    run(Runs(label), directory, *options, env=env)
     seen = json.loads(path.read_text())
     return Sampled(label, jobs, **{name: seen[name] for name in FIELDS})
 

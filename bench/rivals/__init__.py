@@ -21,6 +21,8 @@ from measure import Runs, run_timed
 HERE = Path(__file__).resolve().parent
 EMBED = HERE / "embed.smk"
 NOOP = HERE / "noop.smk"
+#: The same with an input, params, a log and a benchmark.
+USUAL = HERE / "usual.smk"
 #: The settings that gpupool ships.
 PROFILE = HERE.parents[1] / "workflow" / "profiles" / "default"
 #: The local executor at its best: no limit on the rate of jobs, the quicker scheduler.
