@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
 from snakemake_executor_gpupool.devices.allocation.foresight import Foresight
 from snakemake_executor_gpupool.scheduling.forecast import Forecast, Need, Wave, kind_of
@@ -51,7 +51,7 @@ class Outlook(Foresight):
         self._cost_read: defaultdict[Hashable, float] = defaultdict(float)
         self._ready_in_s: dict[str, float] = {}
         self._ranks: dict[Hashable, tuple[float, ...]] = {}
-        self._on_model: dict[Hashable, tuple[list[Wave], list[Wave]]] = {}
+        self._on_model: dict[tuple[Hashable, bool], list[Wave]] = {}
         self._estimated_s = -math.inf
         self._to_load: int | None = None
         #: What a load, and a job, of a model takes, in the median of all; None: to be looked up.
@@ -287,22 +287,27 @@ class Outlook(Foresight):
 
     def _waves_of(self, model: Model, *, possible: bool = False) -> Iterator[Wave]:
         """Yield the waves with jobs to come that are a model's; ``possible``: that may be."""
-        if model.key not in self._on_model:
+        key = model.key, possible
+        found = self._on_model.get(key)
+        if found is None:
+            # By the names of kinds: to look for the model's key takes many times as long.
+            kinds, tool = self._kinds_of.get(model.key, set()), str(model.tool.ref)
             waves = self._table.waves.values()
-            likely = [wave for wave in waves if model.key in self._kinds.get(wave.kind, {})]
-            others = [wave for wave in waves if self._may_be(wave, model)]
-            self._on_model[model.key] = likely, others
-        for wave in self._on_model[model.key][possible]:
+            if possible:
+                found = [wave for wave in waves if self._may_be(wave, kinds, tool)]
+            else:
+                found = [wave for wave in waves if wave.kind in kinds]
+            self._on_model[key] = found
+        for wave in found:
             count = self._table.counts[wave.name]
             if count.coming or count.unread:
                 yield wave
 
-    def _may_be(self, wave: Wave, model: Model) -> bool:
-        known = self._kinds.get(wave.kind, {})
-        if len(known) == 1:
-            return model.key in known
+    def _may_be(self, wave: Wave, kinds: Collection[str], tool: str) -> bool:
+        if len(self._kinds.get(wave.kind, ())) == 1:
+            return wave.kind in kinds
         # A kind that has never come, or as several models, may be any model of its tool.
-        return wave.tool == str(model.tool.ref)
+        return wave.tool == tool
 
     # -- times ---------------------------------------------------------------------------
     def ready_in_s(self, wave: Wave) -> float:

@@ -150,8 +150,8 @@ class Allocator(DeviceInventory):
         return [Granted(request.request_id, there)]
 
     def _grant_cpu(self, waiting: WaitingRequest) -> Granted:
-        """Grant CPU slots at once: any number of workers shares them."""
-        placement = find_placement(waiting.request, self._occupancy())
+        """Grant CPU slots at once: any number of workers shares them, and nobody has to leave."""
+        placement = find_placement(waiting.request, self._occupancy(Foresight()))
         assert placement is not None and not placement.in_the_way
         return self._grant(waiting, placement.devices)
 
@@ -387,9 +387,9 @@ class Allocator(DeviceInventory):
 
     # --- small helpers
 
-    def _occupancy(self) -> Occupancy:
+    def _occupancy(self, foresight: Foresight | None = None) -> Occupancy:
         there = [holder for holder in self._holders if holder.phase is not Phase.OFFLOADED]
-        on_devices = [with_next_use(holder, self.foresight) for holder in there]
+        on_devices = [with_next_use(holder, foresight or self.foresight) for holder in there]
         return Occupancy(self._usable, on_devices, self._foreign, self._packing, self._given_at)
 
     def _devices_of(self, holder: Holder) -> tuple[Device, ...]:
