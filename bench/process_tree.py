@@ -102,7 +102,8 @@ class Watch:
             now: dict[str, Use] = {}
             for pid in pids:
                 with contextlib.suppress(OSError):
-                    _add(now.setdefault(_kind_of(pid), Use()), pid)
+                    kind = "snakemake" if pid == pids[0] else _kind_of(pid)
+                    _add(now.setdefault(kind, Use()), pid)
             for kind, use in now.items():
                 self._most.setdefault(kind, Use()).take(use)
 
@@ -139,8 +140,8 @@ def _kind_of(pid: int) -> str:
     for pair in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
         if pair.startswith(b"GPUPOOL_WORKER="):
             return "files" if b".files" in pair else "models"
-    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return "snakemake" if b"snakemake" in command else "other"
+    # For a moment a new process looks like the one that starts it: never count it with that.
+    return "other"
 
 
 def _add(use: Use, pid: int) -> None:
