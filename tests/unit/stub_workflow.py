@@ -26,6 +26,7 @@ from snakemake_executor_gpupool.frontends.snakemake.executor import Executor
 from snakemake_executor_gpupool.frontends.snakemake.local_jobs import LocalLane
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
 from snakemake_executor_gpupool.frontends.snakemake.signals import Signals
+from snakemake_executor_gpupool.frontends.snakemake.translate import TOOL
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig
@@ -182,8 +183,12 @@ class StubJob:
         self.name, self.workflow, self.dag = name, workflow, workflow.dag
         self.rule = SimpleNamespace(
             name=name,
-            resources={},
-            params=Params(),
+            resources={
+                name: SimpleNamespace(value=value, is_evaluable=lambda: False)
+                for name, value in resources.items()
+                if name == TOOL
+            },
+            params=Params(fromdict={k: v for k, v in (params or {}).items() if k == TOOL}),
             cache=None,
             script=None,
             is_handover=False,
