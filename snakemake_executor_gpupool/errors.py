@@ -12,6 +12,7 @@
     ├── JobFailed            a job, or an item of a call, failed in a worker
     ├── PoolEnded            the pool takes no more work: it is closed, or has failed
     ├── CodeChanged          a tool's code is not the one that its process was to start from
+    │   └── WeightsChanged       nor its weights those that its jobs were read with
     ├── UnlistedCode         a tool has imported code that nobody could look after
     ├── RecordingError       a recorded run cannot be read, or is damaged
     ├── Uncontainable        a container, or the image of one, cannot be used
@@ -89,6 +90,10 @@ class PoolEnded(GpupoolError):
 
 class CodeChanged(GpupoolError):
     """A tool's code, software or weights are not those that its process was to start from."""
+
+
+class WeightsChanged(CodeChanged):
+    """A tool's weights are not those that its jobs were read with."""
 
 
 class UnlistedCode(GpupoolError):

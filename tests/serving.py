@@ -125,6 +125,9 @@ class Workplace:
     def out(self, name: str) -> str:
         return (self.directory / f"{name}.out").read_text()
 
+    def out_exists(self, name: str) -> bool:
+        return (self.directory / f"{name}.out").exists()
+
     def n_loads(self) -> int:
         return len(list(self.loads.iterdir()))
 

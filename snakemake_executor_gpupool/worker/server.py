@@ -47,7 +47,7 @@ import os
 import time
 from typing import Any, Callable
 
-from snakemake_executor_gpupool.errors import CodeChanged, GpupoolError
+from snakemake_executor_gpupool.errors import GpupoolError, WeightsChanged
 from snakemake_executor_gpupool.tool_api.class_checks import refuse_missing, remarks_on
 from snakemake_executor_gpupool.tool_api.contract import items_of
 from snakemake_executor_gpupool.tool_api.known_params import (
@@ -282,7 +282,7 @@ class Server:
             self._may_keep = is_same and is_of_kind()
             self._unchanged.require()
             if self._unchanged.tool and not is_same:
-                raise CodeChanged("its weights have changed since its jobs were read")
+                raise WeightsChanged("its weights have changed since its jobs were read")
             budget = batch_budget(self._model.show(params), device)
             answer = {"type": "loaded", "batch_tokens": budget}
         except Exception as error:

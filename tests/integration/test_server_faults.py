@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -239,3 +240,45 @@ def test_where_there_is_no_server_cold_jobs_take_turns(work: Workplace) -> None:
         assert [work.out(f"c{n}") for n in range(5)] == [f"WORD{n} loud!\n" for n in range(5)]
     finally:
         directory.unlink()
+
+
+def test_a_full_disk_costs_no_job(work: Workplace) -> None:
+    """A small file system of the server's own, in a mount namespace of its own."""
+    place = work.directory / "small"
+    place.mkdir()
+    other = work.directory / "other.py"
+    other.write_text(work.tool.read_text().replace("loud", "silent"))
+    for name in ("a", "b", "c", "d"):
+        words = work.words_of(name, f"word{name}")
+    run = " ".join(shlex.quote(word) for word in work.command(*words[:1]))
+    script = f"""
+        mount -t tmpfs -o size=4m none {place} || exit 77
+        serve() {{ {run.removesuffix(" run")} serve --directory {place}/s "$@"; }}
+        job() {{ {run} "$2" --input $1.txt --output $1.out --server {place}/s; }}
+        serve 2>/dev/null & server=$!
+        until serve --status >/dev/null; do sleep 0.1; done
+        job a {work.tool}
+        dd if=/dev/zero of={place}/filler bs=64k 2>/dev/null
+        dd if=/dev/zero of={place}/filler2 bs=1 count=4000 2>/dev/null
+        echo known; job b {work.tool}
+        echo new; job c {other}
+        rm {place}/filler
+        echo again; job d {other}
+        serve --stop; wait $server
+    """
+    shell = ["unshare", "--mount", "bash", "-c", script]
+    done = subprocess.run(
+        shell, cwd=work.directory, env=work.env, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    if done.returncode in (1, 77) and not work.out_exists("a"):
+        pytest.skip("no file system can be mounted here")
+    assert done.returncode == 0, done.stderr
+    assert [work.out(name) for name in "abc"] == [
+        *("WORDA loud!\n", "WORDB loud!\n"),
+        "WORDC silent!\n",
+    ]
+    assert work.out("d") == "WORDD silent!\n"
+    assert done.stderr.count("computed here, cold") == 1, done.stderr
+    assert "No space left" in done.stderr
+    assert work.n_loads() == 3  # by workers of both tools, and by the cold command

@@ -6,12 +6,12 @@ import argparse
 import dataclasses
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, parse_device
-from snakemake_executor_gpupool.errors import GpupoolError
+from snakemake_executor_gpupool.errors import CodeChanged, GpupoolError, WeightsChanged
 from snakemake_executor_gpupool.frontends.commandline.job_words import build_job
 from snakemake_executor_gpupool.frontends.server.printouts import Printout
 from snakemake_executor_gpupool.hosts.local import QUOTED
@@ -31,6 +31,15 @@ from snakemake_executor_gpupool.wire.requests import (
 PICKLE_PROTOCOL = 5
 #: Errors of the command line's words, as the cold command has them.
 MISUSE = ("UnknownTool", "UnknownParam", "ConfigError")
+#: Errors of a tool's processes that have not met what they were to start from.
+CHANGES = CodeChanged.__name__, WeightsChanged.__name__
+#: Errors after which a tool's processes are not to be asked again: the next ones may do better.
+SPOILING = (*CHANGES, "UnlistedCode", "UnknownTool", "WorkerDied", "ImportError")
+#: What is said of a tool whose jobs are in a shadow directory, and see no weights there.
+RELATIVE = (
+    "{} has weights whose relative name is another file, or none, where its job is done (in a "
+    "shadow directory, for example): with an absolute name the server loads them"
+)
 #: The types of messages that hold a job: what is to be done of it.
 RUN, PRELOAD = "run", "preload"
 #: What an error is called that is the end of a process.
@@ -99,6 +108,16 @@ class ClientJob:
         if self.job.rule:
             return f"rule {self.job.rule}"
         return f"{'preload' if self.loads_only else 'run'} of {self.name}"
+
+    def device_lacking(self, there: Iterable[str]) -> str:
+        """Return which devices it names that are not among these."""
+        names, known = (self.device.names if self.device is not None else ()), set(there)
+        return ", ".join(name for name in names or () if name not in known)
+
+    @property
+    def files_in(self) -> str:
+        """Where its relative paths start from."""
+        return self.cwd
 
     def outputs(self) -> list[str]:
         """Return its outputs by their absolute paths."""
@@ -181,6 +200,18 @@ def read_job(message: Mapping[str, Any]) -> ClientJob:
         variables=message["variables"],
         loads_only=message["type"] == PRELOAD,
     )
+
+
+def refuse_relative_weights(kind: str, job: ClientJob, ref: ToolRef) -> None:
+    """See that an error is not that of weights which are elsewhere for a job than for its model.
+
+    Raises
+    ------
+    ComputeThere
+        It is: processes that start where the job's tool does can never agree.
+    """
+    if kind == WeightsChanged.__name__ and ref.base_dir == job.cwd != job.files_in:
+        raise ComputeThere(RELATIVE.format(job.name))
 
 
 def _are_groups(value: Any) -> bool:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from snakemake_executor_gpupool.frontends.server.day_log import DayLog
 from snakemake_executor_gpupool.records.events import Listener
 
 #: Places of one job; further ones are left out.
@@ -327,14 +328,18 @@ class Printouts:
 
 
 class Hearers:
-    """Passes what happens on to the relay and to the printouts; runs have logs of their own."""
+    """Passes what happens on to the relay, the printouts and the log of the server.
 
-    def __init__(self, relay: Listener, printouts: Printouts) -> None:
-        self._relay, self._printouts = relay, printouts
+    Runs hear of nothing printed: they have logs of their own.
+    """
+
+    def __init__(self, relay: Listener, printouts: Printouts, log: DayLog) -> None:
+        self._relay, self._printouts, self._log = relay, printouts, log
 
     def take(self, time_s: float, event: str, fields: Fields) -> None:
         """Take in an event."""
         self._printouts.take(time_s, event, fields)
+        self._log.take(event, fields)
         if event != "printed":
             self._relay.take(time_s, event, fields)
 

@@ -76,6 +76,11 @@ class RunJob(ClientJob):
         """What messages call it."""
         return self.base.title
 
+    @property
+    def files_in(self) -> str:
+        """Where its relative paths start from: it may be a shadow directory."""
+        return self.base.cwd
+
     def outputs(self) -> list[str]:
         """Return its outputs by their absolute paths."""
         return [os.path.join(self.base.cwd, path) for path in self.wanted]

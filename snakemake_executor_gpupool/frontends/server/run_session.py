@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ from snakemake_executor_gpupool.frontends.server.run_requests import (
     read_job,
     report_message,
 )
-from snakemake_executor_gpupool.frontends.server.streams import receive_from
+from snakemake_executor_gpupool.frontends.server.streams import pid_of_peer, receive_from
 from snakemake_executor_gpupool.frontends.server.talk import encode
 from snakemake_executor_gpupool.scheduling.job_state import JobState, explain
 from snakemake_executor_gpupool.wire.described import WorkerError
@@ -51,6 +52,7 @@ from snakemake_executor_gpupool.wire.requests import JobReport, ToolRef
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.frontends.server.service import Service
 
+LOG = logging.getLogger("snakemake_executor_gpupool.serve")
 REPORT = "report"
 _numbers = itertools.count(1)
 
@@ -92,6 +94,8 @@ class RunSession:
         self._service.clients += 1
         self._relay.attach(self)
         farewell = asyncio.ensure_future(self._say_farewell(reader))
+        who = f"the run of process {pid_of_peer(self._writer)} in {client.cwd}"
+        LOG.info("%s attaches", who)
         try:
             self._writer.write(encode({"type": "attached", **self._who()}))
             while (message := await receive_from(reader)) is not None:
@@ -106,6 +110,7 @@ class RunSession:
                 self._take_back(own_id)
             self._service.pool.run_left(self._run)
             self._service.left()
+            LOG.info("%s has left", who)
 
     async def _say_farewell(self, reader: asyncio.StreamReader) -> None:
         """Once the server is to end, say so; go once the jobs in flight have ended."""

@@ -19,11 +19,11 @@ from typing import Any
 
 from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.errors import (
-    CodeChanged,
     FrameError,
     GpupoolError,
     PoolEnded,
     UnlistedCode,
+    WeightsChanged,
 )
 from snakemake_executor_gpupool.frontends.server.address import key_of, namespace, root_directory
 from snakemake_executor_gpupool.frontends.server.code_watch import (
@@ -32,8 +32,10 @@ from snakemake_executor_gpupool.frontends.server.code_watch import (
     is_in_container,
 )
 from snakemake_executor_gpupool.frontends.server.job_requests import (
+    CHANGES,
     PRELOAD,
     RUN,
+    SPOILING,
     BadMessage,
     ClientJob,
     ComputeThere,
@@ -42,6 +44,7 @@ from snakemake_executor_gpupool.frontends.server.job_requests import (
     failure,
     lacks_a_file,
     read_job,
+    refuse_relative_weights,
 )
 from snakemake_executor_gpupool.frontends.server.leftovers import remove_staged
 from snakemake_executor_gpupool.frontends.server.printouts import Printouts
@@ -67,9 +70,6 @@ LOG = logging.getLogger("snakemake_executor_gpupool.serve")
 MAX_CHANGES = 5
 #: How long a client may take to open the files that say what was printed for it.
 TAKEN_S = 10.0
-
-#: Errors after which a tool's processes are not to be asked again: the next ones may do better.
-SPOILING = ("CodeChanged", "UnlistedCode", "UnknownTool", "WorkerDied", "ImportError")
 
 Message = dict[str, Any]
 
@@ -150,8 +150,7 @@ class Service:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(encode({"type": "hello", "key": self.key, "version": __version__}))
-        message = await receive_from(reader)
-        if message is None:
+        if (message := await receive_from(reader)) is None:
             return
         kind = message["type"]
         if kind in (RUN, PRELOAD):
@@ -197,8 +196,7 @@ class Service:
     # -- a job -----------------------------------------------------------------------------
     async def run(self, message: Message, gone: asyncio.Future[bytes]) -> Message:
         """Do the job that a message asks for, unless its client has gone; return the answer."""
-        refusal = self.refusal(message)
-        if refusal is not None:
+        if (refusal := self.refusal(message)) is not None:
             return refusal
         self.clients += 1
         try:
@@ -284,7 +282,7 @@ class Service:
         ComputeThere, Renewed, GpupoolError, ConnectionError
             It is not done here; cannot be begun, by its own fault; nobody wants it any longer.
         """
-        lacking = self._device_lacking(job)
+        lacking = job.device_lacking(device.name for device in self.pool.config.devices)
         if lacking:
             raise ComputeThere(f"the server does not manage {lacking}")
         try:
@@ -323,10 +321,13 @@ class Service:
                 raise ComputeThere("the server was ended")
             if kind == UnlistedCode.__name__:
                 raise ComputeThere(f"the server cannot serve {job.name}: {report.error}")
-            if kind == CodeChanged.__name__ and job.is_repeatable:
-                LOG.info("%s: %s", job.title, report.error)
-            elif lacks and place.ref.base_dir != job.cwd:
-                is_here = True  # it may be one that the tool looks for where its job runs
+            refuse_relative_weights(kind, job, place.ref)
+            lacks = lacks or (job.is_repeatable and kind == WeightsChanged.__name__)
+            if lacks and place.ref.base_dir != job.cwd:
+                is_here = True  # a file that the tool looks for where its job runs
+            elif kind in CHANGES and job.is_repeatable:
+                why = str(report.error).partition("\n")[0]
+                LOG.info("%s; the job is begun again, by other processes", why)
             else:
                 return report, job, version
         raise ComputeThere(f"the code of {job.name} changes again and again")
@@ -356,11 +357,6 @@ class Service:
         place = self.workplaces.of_job(*what, is_here=is_here)
         self.upkeep.retire_earlier(self.pool, place)
         return place, code.version
-
-    def _device_lacking(self, job: ClientJob) -> str:
-        names = job.device.names if job.device is not None else ()
-        there = {device.name for device in self.pool.config.devices}
-        return ", ".join(name for name in names or () if name not in there)
 
     async def _once(
         self,

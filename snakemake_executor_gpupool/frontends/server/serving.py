@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from snakemake_executor_gpupool.frontends.server.address import (
     make_directory,
     socket_of,
 )
+from snakemake_executor_gpupool.frontends.server.day_log import DayLog
 from snakemake_executor_gpupool.frontends.server.local_files import is_locked
 from snakemake_executor_gpupool.frontends.server.printouts import Hearers
 from snakemake_executor_gpupool.frontends.server.service import Service
@@ -189,7 +190,8 @@ def _sweep(directory: str) -> None:
 
 async def _serve(key: str, directory: Path, path: str, options: ServerOptions) -> None:
     service = Service(key, Workplaces(directory), options.idle)
-    callbacks = Callbacks(service.report, _no_leases, service.broken, LOGGER.info, LOGGER.warning)
+    say, warn = (_without_name(log) for log in (LOGGER.info, LOGGER.warning))
+    callbacks = Callbacks(service.report, _no_leases, service.broken, say, warn)
     run_root = Path(tempfile.mkdtemp(prefix=SPOOL_PREFIX, dir=directory))
     dispatch = DispatchConfig(idle=options.idle, results_kept=RESULTS_KEPT)
     config = build_config(run_root=run_root, dispatch=dispatch, **options.pool)
@@ -201,7 +203,7 @@ async def _serve(key: str, directory: Path, path: str, options: ServerOptions) -
             origin=Origin("server", given, {"gpupool": __version__}),
             surroundings=service.workplaces.surroundings,
             max_events_bytes=MAX_EVENTS_BYTES,
-            listener=Hearers(service.relay, service.printouts),
+            listener=Hearers(service.relay, service.printouts, DayLog(LOGGER)),
         ),
         callbacks,
     )
@@ -211,7 +213,7 @@ async def _serve(key: str, directory: Path, path: str, options: ServerOptions) -
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop_now, service, pool, number)
         for warning in config.warnings:
-            LOGGER.warning("gpupool: %s", warning)
+            LOGGER.warning("%s", warning)
         names = ", ".join(device.name for device in config.devices)
         what = f"gpupool {__version__} serves on {names}, process {os.getpid()}, {path}"
         LOGGER.info(what)
@@ -219,7 +221,8 @@ async def _serve(key: str, directory: Path, path: str, options: ServerOptions) -
         await _answer(service, key, path, options.server_idle_s)
         await loading
     finally:
-        LOGGER.info("the server ends: %s", service.why_ended or "it has failed")
+        jobs = f"{service.done} jobs done, {service.failed} failed"
+        LOGGER.info("the server ends: %s; %s", service.why_ended or "it has failed", jobs)
         await asyncio.to_thread(pool.close)
 
 
@@ -294,6 +297,11 @@ def _inode(path: str) -> int:
         return os.stat(path).st_ino
     except OSError:
         return -1
+
+
+def _without_name(log: Callable[..., None]) -> Callable[[str], None]:
+    """Return what takes lines for a user, all of which say who speaks: a log need not."""
+    return lambda line: log("%s", line.removeprefix("gpupool: "))
 
 
 def _no_leases(*wanted: object) -> None:

@@ -27,7 +27,17 @@ async def receive_from(reader: asyncio.StreamReader) -> dict[str, Any] | None:
 
 def uid_of_peer(writer: asyncio.StreamWriter) -> int:
     """Return whose process is at the other end."""
+    return _credentials_of_peer(writer)[1]
+
+
+def pid_of_peer(writer: asyncio.StreamWriter) -> int:
+    """Return the number of the process at the other end, as it is seen here."""
+    return _credentials_of_peer(writer)[0]
+
+
+def _credentials_of_peer(writer: asyncio.StreamWriter) -> tuple[int, int, int]:
     connection = writer.get_extra_info("socket")
     size = struct.calcsize("3i")
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    return int(struct.unpack("3i", credentials)[1])
+    pid, uid, gid = struct.unpack("3i", credentials)
+    return pid, uid, gid
