@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 from pathlib import Path
 
 import pytest
 
+from snakemake_executor_gpupool.frontends.commandline.serve import _timeout
 from snakemake_executor_gpupool.frontends.server import code_watch
 from snakemake_executor_gpupool.frontends.server.code_watch import CodeWatch, ToolCode, ToolError
 from snakemake_executor_gpupool.frontends.server.day_log import DayLog
@@ -78,6 +80,12 @@ def test_weights_that_a_shadow_directory_lacks_are_no_change_of_code() -> None:
         refuse_relative_weights("WeightsChanged", shadowed, there)
     refuse_relative_weights("WeightsChanged", job(), there)
     refuse_relative_weights("CodeChanged", shadowed, there)
+
+
+@pytest.mark.parametrize("text", ["x", "0", "nan", "1e9", "-5"])
+def test_a_time_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"takes seconds .* not '{text}'"):
+        _timeout(text)
 
 
 def test_the_log_says_what_has_happened(caplog: pytest.LogCaptureFixture) -> None:

@@ -68,9 +68,12 @@ def add_serve(commands: Any) -> None:
 
 
 def _timeout(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0.1 <= value <= 1e7:
-        raise argparse.ArgumentTypeError("takes seconds from 0.1 to 1e7")
+        raise argparse.ArgumentTypeError(f"takes seconds from 0.1 to 1e7, not {text!r}")
     return value
 
 
