@@ -53,7 +53,7 @@ class Outlook(Foresight):
         self._ranks: dict[Hashable, tuple[float, ...]] = {}
         self._on_model: dict[tuple[Hashable, bool], list[Wave]] = {}
         self._estimated_s = -math.inf
-        self._to_load: int | None = None
+        self._used: set[Hashable] | None = None
         #: What a load, and a job, of a model takes, in the median of all; None: to be looked up.
         self._typical: tuple[float | None, float | None] | None = None
 
@@ -112,7 +112,7 @@ class Outlook(Foresight):
     def time_is(self, now_s: float) -> None:
         """Estimate anew what was estimated a while ago."""
         if now_s - self._estimated_s >= RENEWED_AFTER_S:
-            self._estimated_s, self._to_load = now_s, None
+            self._estimated_s, self._used = now_s, None
             self._ranks.clear()
             self._loaded = self._typical = None
             self._forget_estimates()
@@ -127,9 +127,17 @@ class Outlook(Foresight):
         return self._table.is_known
 
     @property
-    def paid_loads(self) -> float:
-        """For how many times its load a worker computes before it makes room for others."""
-        return PAID_LOADS if self.is_known else 1.0
+    def is_complete(self) -> bool:
+        """Whether no job will come that nobody foresees."""
+        return self._table.is_complete
+
+    def paid_loads(self, model: Model) -> float:
+        """Return for how many times its load a worker computes before it makes room for others.
+
+        Another worker of its model goes on with the work, if there is one.
+        """
+        workers = sum(worker.is_feedable for worker in model.workers.values())
+        return PAID_LOADS if self.is_known and workers <= 1 else 1.0
 
     def jobs_to_come(self, wave: str) -> int:
         """Return how many jobs of a wave are still to come, as far as is known."""
@@ -179,14 +187,16 @@ class Outlook(Foresight):
         return self._typical
 
     def rank(self, group: Hashable) -> tuple[float, ...]:
-        """Those first that need not be loaded again; then those on which most depends."""
+        """Those last that would be loaded again for little; first those on which most depends."""
         if group not in self._ranks:
             model = self._models.get(group)
             if model is None or not self.weighs(model):
                 self._ranks[group] = (0.0, 0.0)
             else:
-                first, then = float(self._is_blocked(model)), -float(self._rows_after(model))
-                self._ranks[group] = (first, then)
+                # Work that takes longer than a load is worth one more.
+                pays = model.load_s is not None and model.waiting_s > model.load_s
+                comes_back = not pays and self._is_blocked(model)
+                self._ranks[group] = (float(comes_back), -float(self._rows_after(model)))
         return self._ranks[group]
 
     def _is_blocked(self, model: Model) -> bool:
@@ -259,14 +269,29 @@ class Outlook(Foresight):
             default=0.0,
         )
 
-    def models_to_load(self) -> int:
-        """Return how many models have jobs to come and no worker."""
-        if self._to_load is None:
-            self._to_load = sum(
-                not model.alive and self.model_next_use_s(model) < math.inf
-                for model in self._models.values()
-            )
-        return self._to_load
+    def others_to_come(self, model: Model) -> int:
+        """Return how many other models have work, or jobs to come: any may want a device more."""
+        if self._used is None:
+            self._used = {
+                key
+                for key, other in self._models.items()
+                if self.model_next_use_s(other) < math.inf
+            }
+        return len(self._used - {model.key})
+
+    def to_be_had(self, model: Model) -> int:
+        """Return how many workers of other models can go, so that none has to be loaded again.
+
+        Those of models without a job left, and all but one of each other model.
+        """
+        number = 0
+        for other in self._models.values():
+            workers = sum(worker.is_coming for worker in other.workers.values())
+            if other is model or not workers:
+                continue
+            is_used = other.in_flight or self.model_next_use_s(other) < math.inf
+            number += workers - 1 if is_used else workers
+        return number
 
     def is_reading(self, model: Model) -> bool:
         """Whether jobs are being read that may be of a model."""

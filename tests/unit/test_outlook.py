@@ -267,6 +267,70 @@ def test_jobs_that_are_held_back_are_waited_for_no_longer_than_the_window() -> N
     assert 0.1 < waited_s < DispatchConfig().batch_window_s + 0.1
 
 
+def test_a_worker_makes_room_sooner_where_another_goes_on_with_its_work() -> None:
+    """Two workers of a, whose jobs are many; the first of b's follows on a's first."""
+    jobs: list[tuple[str, float, list[int]]] = [("a", 5.0, []) for _ in range(40)]
+    jobs += [("b", 30.0, [0]), ("b", 30.0, [40])]
+    _, ahead = both(graph_of(*jobs, devices=2, load_s=10.0))
+    _, alone = both(graph_of(*jobs, devices=1, load_s=10.0))
+    assert loaded_models(ahead)[:3] == ["a", "a", "b"]
+    assert loads_of(ahead.world, "b")[0] < 100.0 < loads_of(alone.world, "b")[0]
+
+
+def test_a_model_of_unknown_speed_takes_no_device_of_one_that_is_needed_again() -> None:
+    """Of c many items wait, and nothing was measured; b is idle, but for a moment."""
+    jobs = [GraphJob("a", (1.0,)), GraphJob("b", (3.0,), (0,))]
+    jobs += [GraphJob("c", (1.0,) * 20, (1,)), GraphJob("b", (1.0,), (2,))]
+    mistakes = (1.0,) * len(jobs)
+    graph = Graph("test", tuple(jobs), 2, 100.0, mistakes, knows_figures=False)
+    without, ahead = both(graph)
+    assert loaded_models(without) == ["a", "b", "c", "c", "b"]
+    assert loaded_models(ahead) == ["a", "b", "c"]
+
+
+def test_work_that_will_come_takes_no_device_that_others_may_want() -> None:
+    """As above, but jobs of c are to come, too, and nobody knows how many it will want."""
+    jobs: list[tuple[str, float, list[int]]] = [("c", 1.0, [])]
+    for number in range(6):
+        jobs += [("a", 4.0, [2 * number - 1] if number else [0]), ("b", 20.0, [2 * number + 1])]
+    _, alone = both(graph_of(*jobs, devices=4))
+    _, beside = both(graph_of(*jobs, ("c", 1.0, [11]), devices=4))
+    at_once = [sum(s < 26.0 for s in loads_of(run.world, "b")) for run in (alone, beside)]
+    assert at_once[0] > at_once[1] == 1
+
+
+def test_work_that_is_worth_a_load_does_not_wait_for_other_models() -> None:
+    """b will be loaded again for its last job, and has more or less to do than a load takes."""
+    some = [("a", 1.0, []), ("b", 1.0, []), ("c", 1.0, []), ("b", 1.0, [2]), ("d", 1.0, [1])]
+    much = [some[0], ("b", 15.0, []), *some[2:]]
+    orders = [loaded_models(both(graph_of(*jobs, devices=1))[1]) for jobs in (some, much)]
+    assert [order[:2] for order in orders] == [["a", "c"], ["a", "b"]]
+
+
+def test_a_worker_without_a_job_left_does_not_hold_others_up() -> None:
+    """Two idle workers of a; b and c, which both have jobs to come, get one more each."""
+    jobs: list[tuple[str, float, list[int]]] = [("a", 20.0, []) for _ in range(3)]
+    jobs += [("b", 8.0, [0, 1, 2]) for _ in range(6)]
+    _, ahead = both(graph_of(*jobs, devices=3, load_s=10.0))
+    began_s = max(ahead.world.report_times[n] for n in range(3))
+    assert [s - began_s < 1.0 for s in loads_of(ahead.world, "b")] == [True] * 3
+
+
+def test_no_batch_waits_behind_another_where_a_worker_comes_sooner() -> None:
+    """A worker has three seconds to go; a second one, which pays, is ready in half a second."""
+    known = Figures(load_s=0.5, s_per_cost=1.0)
+    world = World(gpus=2, load_s=0.5, start_s=0.0, figures={"m": known})
+    world.submit(1, [FakeItem("x")])
+    world.run()
+    world.submit(2, [FakeItem("short", 3.0)])
+    world.run(world.now_s + 0.1)
+    began_s = world.now_s
+    world.submit(3, [FakeItem("long", 20.0)])
+    world.run()
+    assert world.scheduler.dispatch.counts["model_loads"] == 2
+    assert world.finished_s["long"] - began_s < 21.0
+
+
 @pytest.mark.parametrize("seed", QUICK[:4])
 def test_the_empty_forecast_changes_nothing(seed: int) -> None:
     runs = [GraphRun(random_graph(seed), looks_ahead=False) for _ in range(2)]

@@ -64,7 +64,9 @@ class Batching:
         most_in_flight = model.most_in_flight_for_another()
         for worker in ready:
             ahead = len(worker.in_flight) == 1 and worker.in_flight[0].cost < most_in_flight
-            if ahead and not self._is_turn_over(worker, now_s) and not self._has_suspect(worker):
+            if not ahead or self._has_suspect(worker) or comes_sooner(worker, now_s):
+                continue
+            if not self._is_turn_over(worker, now_s):
                 self._send_batch(worker, now_s)
                 most_in_flight = model.most_in_flight_for_another()
 
@@ -77,7 +79,7 @@ class Batching:
 
     def _is_turn_over(self, worker: ModelWorker, now_s: float) -> bool:
         """Whether a worker should stop here, although there is work, for somebody else's."""
-        load_s = (worker.model.load_s or 0.0) * self._outlook.paid_loads
+        load_s = (worker.model.load_s or 0.0) * self._outlook.paid_loads(worker.model)
         return self._allocator.wants_yield(
             worker.worker_id, now_s, since_s=worker.ready_s, load_s=load_s
         )
@@ -199,3 +201,13 @@ class Batching:
             cause = oversize_error(error, worker) if is_oversized else error
             where = blamed(model, cause) if cause.is_of_contract else ""
             self._jobs.item_failed(item, cause, where)
+
+
+def comes_sooner(worker: ModelWorker, now_s: float) -> bool:
+    """Tell whether another worker of a model is ready before a busy one can begin what waits."""
+    model = worker.model
+    coming = [w for w in model.workers.values() if w.is_coming and not w.is_feedable]
+    if not coming or model.load_s is None:
+        return False
+    free_in_s = model.free_in_s(worker, now_s)
+    return any(model.free_in_s(other, now_s) < free_in_s for other in coming)

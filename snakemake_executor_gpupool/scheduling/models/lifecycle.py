@@ -218,10 +218,10 @@ class WorkerLifecycle:
         else:
             self.apply(self._allocator.foreign(device_name, True, now_s), now_s)
         worker = self.workers.get(holder_id)
-        if worker is not None and worker.stage is Stage.CLAIMING and worker.is_ahead:
-            self.withdraw_asking(worker.model, now_s)
-            return
         if worker is not None and worker.stage is Stage.CLAIMING:
+            if worker.is_ahead:
+                self.withdraw_asking(worker.model, now_s)
+                return
             worker.stage = Stage.ASKING
         elif worker is not None or not self._allocator.has_devices(holder_id):
             return  # it ends, or is no longer wanted
@@ -250,8 +250,7 @@ class WorkerLifecycle:
         for name in names:
             self.apply(self._allocator.lost(name, now_s), now_s)
         for worker in self.workers.values():
-            home = {device.name for device in worker.devices}
-            if worker.stage is Stage.AWAY and home.intersection(names):
+            if worker.stage is Stage.AWAY and any(d.name in names for d in worker.devices):
                 self.stop(worker, GONE)
 
     def make_room(self, device_name: str) -> None:

@@ -219,6 +219,11 @@ class Model:
                 yield from batch.items
 
     @property
+    def is_measured(self) -> bool:
+        """Whether it is known what a load takes, and what items do."""
+        return self.load_s is not None and self.speed.s_per_cost is not None
+
+    @property
     def waiting(self) -> int:
         """How many items wait and can be sent now."""
         return len(self.queue) + len(self.suspects)
@@ -241,6 +246,11 @@ class Model:
         batches = len(under_way) + (self.speed.batches_of(self.waiting) if self.waiting else 0.0)
         seconds = self.speed.seconds(cost, batches)
         return None if seconds is None or not working else seconds / working
+
+    @property
+    def waiting_s(self) -> float:
+        """What all that waits takes one worker; 0 if nothing does, or nothing was measured."""
+        return (self.speed.seconds(self._waiting_cost()) or 0.0) if self.waiting else 0.0
 
     def _waiting_cost(self) -> float:
         return self.queue.load + sum(item.cost for item in self.suspects)
@@ -266,7 +276,7 @@ class Model:
         # The fixed time of each worker's first batch; that of further ones is in the items' share.
         fixed_s = self.speed.fixed_s
         coming = [worker for worker in self.workers.values() if worker.is_coming]
-        free_at_s = [self._free_in_s(worker, now_s) + fixed_s for worker in coming]
+        free_at_s = [self.free_in_s(worker, now_s) + fixed_s for worker in coming]
         items_s = [*self._items_s(), *later_s]
         return workers_that_pay(items_s, free_at_s, self.load_s + fixed_s, free, most)
 
@@ -281,7 +291,7 @@ class Model:
         share_s = self.speed.fixed_s * more_batches / len(costs)
         return [self.speed.s_per_cost * cost + share_s for cost in costs]
 
-    def _free_in_s(self, worker: ModelWorker, now_s: float) -> float:
+    def free_in_s(self, worker: ModelWorker, now_s: float) -> float:
         """Estimate in how many seconds a worker can start with what waits."""
         if worker.is_feedable:
             end_s = sum(self.speed.seconds(batch.cost) or 0.0 for batch in worker.in_flight)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
@@ -32,13 +35,34 @@ class WorkerScaling:
         managed = len(self._allocator.like(model.spec))
         return max(managed // max(model.spec.count, 1), 1)
 
-    def free_places(self, model: Model) -> int:
-        """Return how many more of a model's workers could start where nobody else is."""
+    def free_places(self, model: Model, *, empty: bool = False) -> int:
+        """Return how many more of a model's workers could start where nobody is, or is needed.
+
+        Devices whose workers' models have no job left are divided among those models that have
+        some. ``empty``: only where nobody is.
+        """
         if not is_gpu(model.spec):
             return self.capacity(model)
         users = self._allocator.allocation_map()
         suited = [device.name for device in self._allocator.like(model.spec)]
-        return sum(not users.get(name) for name in suited) // max(model.spec.count, 1)
+        free = sum(not users.get(name) for name in suited)
+        needless = Counter[str]() if empty else self._needless(model)
+        if needless:
+            idle = sum(0 < len(users.get(name, ())) <= needless[name] for name in suited)
+            free += math.ceil(idle / (1 + self._outlook.others_to_come(model)))
+        return free // max(model.spec.count, 1)
+
+    def _needless(self, model: Model) -> Counter[str]:
+        """Count on each device the idle workers whose model has no job left."""
+        if not self._outlook.is_complete or not self._outlook.weighs(model):
+            return Counter()
+        return Counter(
+            device.name
+            for worker in self._lifecycle.workers.values()
+            if worker.is_feedable and worker.idle_since_s is not None
+            if self._outlook.is_over(worker.model)
+            for device in worker.devices
+        )
 
     def adjust(self, model: Model, now_s: float) -> None:
         """Have as many of a model's workers come as pay; those who wait beyond that step back."""
@@ -63,8 +87,12 @@ class WorkerScaling:
         if self._allocator.is_wanted_by_others(model.key):
             # A device taken from another model would do no more work than before.
             most = min(max(coming + free, 1), capacity)
+        elif self._outlook.is_known and not model.is_measured and self._outlook.weighs(model):
+            # Nobody knows yet that more are worth what others would have to load again.
+            places = self.free_places(model, empty=True) + self._outlook.to_be_had(model)
+            most = min(max(coming + places, 1), capacity)
         # On devices that no other model will need, work counts that will come.
-        to_spare = free > self._outlook.models_to_load()
+        to_spare = free > self._outlook.others_to_come(model)
         later_s = self._outlook.work_within(model, model.load_s or 0.0) if to_spare else []
         wanted = model.workers_wanted(free, most, now_s, later_s) - coming
         for worker in in_line[max(wanted, 0) :]:
