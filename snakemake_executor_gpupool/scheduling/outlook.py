@@ -74,7 +74,7 @@ class Outlook(Foresight):
             del self._kinds[kind][model.key]
         self._jobs_read.pop(model.key, None)
         self._cost_read.pop(model.key, None)
-        self._on_model, self._loaded, self._to_load, self._typical = {}, None, None, None
+        self._on_model, self._loaded, self._used, self._typical = {}, None, None, None
         self._ranks.clear()
         self._forget_estimates()
 
