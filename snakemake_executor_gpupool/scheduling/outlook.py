@@ -194,7 +194,7 @@ class Outlook(Foresight):
                 self._ranks[group] = (0.0, 0.0)
             else:
                 # Work that takes longer than a load is worth one more.
-                pays = model.load_s is not None and model.waiting_s > model.load_s
+                pays = model.load_s is not None and waiting_s(model) > model.load_s
                 comes_back = not pays and self._is_blocked(model)
                 self._ranks[group] = (float(comes_back), -float(self._rows_after(model)))
         return self._ranks[group]
@@ -390,3 +390,8 @@ def median(known: Iterable[float | None]) -> float | None:
     """Return the median of what is known; None: nothing is."""
     values = [value for value in known if value is not None]
     return statistics.median(values) if values else None
+
+
+def waiting_s(model: Model) -> float:
+    """Return what all that waits takes one worker; 0 if nothing does, or nothing was measured."""
+    return (model.speed.seconds(model.waiting_cost()) or 0.0) if model.waiting else 0.0

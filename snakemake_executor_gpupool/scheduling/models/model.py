@@ -219,11 +219,6 @@ class Model:
                 yield from batch.items
 
     @property
-    def is_measured(self) -> bool:
-        """Whether it is known what a load takes, and what items do."""
-        return self.load_s is not None and self.speed.s_per_cost is not None
-
-    @property
     def waiting(self) -> int:
         """How many items wait and can be sent now."""
         return len(self.queue) + len(self.suspects)
@@ -242,17 +237,13 @@ class Model:
         """Estimate the seconds until all is done; None if nothing was measured yet."""
         working = sum(worker.is_feedable for worker in self.workers.values())
         under_way = [batch for w in self.workers.values() for batch in w.in_flight]
-        cost = self._waiting_cost() + sum(batch.cost for batch in under_way)
+        cost = self.waiting_cost() + sum(batch.cost for batch in under_way)
         batches = len(under_way) + (self.speed.batches_of(self.waiting) if self.waiting else 0.0)
         seconds = self.speed.seconds(cost, batches)
         return None if seconds is None or not working else seconds / working
 
-    @property
-    def waiting_s(self) -> float:
-        """What all that waits takes one worker; 0 if nothing does, or nothing was measured."""
-        return (self.speed.seconds(self._waiting_cost()) or 0.0) if self.waiting else 0.0
-
-    def _waiting_cost(self) -> float:
+    def waiting_cost(self) -> float:
+        """Return the cost of all that waits."""
         return self.queue.load + sum(item.cost for item in self.suspects)
 
     def workers_wanted(
@@ -286,7 +277,7 @@ class Model:
         if self.waiting <= JUDGED_ONE_BY_ONE:
             costs = [item.cost for item in (*self.suspects, *self.queue)]
         else:
-            costs = [self._waiting_cost() / JUDGED_ONE_BY_ONE] * JUDGED_ONE_BY_ONE
+            costs = [self.waiting_cost() / JUDGED_ONE_BY_ONE] * JUDGED_ONE_BY_ONE
         more_batches = self.speed.batches_of(self.waiting) - 1.0
         share_s = self.speed.fixed_s * more_batches / len(costs)
         return [self.speed.s_per_cost * cost + share_s for cost in costs]

@@ -87,7 +87,7 @@ class WorkerScaling:
         if self._allocator.is_wanted_by_others(model.key):
             # A device taken from another model would do no more work than before.
             most = min(max(coming + free, 1), capacity)
-        elif self._outlook.is_known and not model.is_measured and self._outlook.weighs(model):
+        elif self._outlook.is_known and not is_measured(model) and self._outlook.weighs(model):
             # Nobody knows yet that more are worth what others would have to load again.
             places = self.free_places(model, empty=True) + self._outlook.to_be_had(model)
             most = min(max(coming + places, 1), capacity)
@@ -118,3 +118,8 @@ class WorkerScaling:
             return True
         is_tried = any(not worker.has_loaded for worker in model.alive)
         return not is_tried and self._blame_tracker.next_try_s(model) <= now_s
+
+
+def is_measured(model: Model) -> bool:
+    """Return whether it is known what a load of a model takes, and what its items do."""
+    return model.load_s is not None and model.speed.s_per_cost is not None
