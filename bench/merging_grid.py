@@ -23,15 +23,17 @@ from pathlib import Path
 
 import numpy as np
 import report
-from measure import Runs, end_on_sigterm, machine
+from measure import Runs, end_on_sigterm, machine, run_timed
 from merging import TOOL, Driver, rows
-from rivals import HERE, gpupool
+from rivals import HERE, PROFILE, snakemake
 from tools.layer import WIDTH
 
 STAGES, TOKENS = 3, 8
 STEP = f"{Path(__file__).with_name('tools') / 'steps.py'}:Step"
 SNAKEFILE = HERE / "chains.smk"
 MAX_RATIO = 1.02
+#: A device that does not exist.
+SIMULATED = "1x16GiB"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Chains(Driver):
     def __init__(self, room: Path, merges: bool, kind: Kind) -> None:
         self.tool = kind.tool
         self.params = {"load_s": kind.load_s} if kind.tool == STEP else {}
-        self.devices, self.env = kind.devices, {"GPUPOOL_SIMULATE": os.environ["GPUPOOL_SIMULATE"]}
+        self.devices, self.env = kind.devices, {"GPUPOOL_SIMULATE": SIMULATED}
         super().__init__(room, merges)
 
 
@@ -80,12 +82,13 @@ def snakemake_s(kind: Kind, requests: int, merges: bool) -> float:
         room = Path(directory)
         (room / "in").mkdir()
         for number in range(requests):
-            np.full((TOKENS, WIDTH), number, np.float32).tofile(room / "in" / f"{number}")
+            np.full((TOKENS, WIDTH), number, np.float32).tofile(room / "in" / f"{number}.rows")
         config = [f"rows={requests}", f"inputs={room / 'in'}", f"tool={kind.tool}"]
         options = ["--gpupool-devices", kind.devices, "--gpupool-merge"]
         options += ["auto" if merges else "off", "--config", *config, f"load_s={kind.load_s}"]
         runs = Runs("auto" if merges else "off")
-        gpupool(runs, room / "run", *options, snakefile=SNAKEFILE)
+        command = snakemake(SNAKEFILE, "gpupool", "--profile", str(PROFILE), *options)
+        run_timed(runs, command, room / "run", {"GPUPOOL_SIMULATE": SIMULATED})
         return runs.walls_s[-1]
 
 
@@ -94,7 +97,6 @@ def main() -> int:
     options = parse_arguments()
     end_on_sigterm()
     os.environ["GPUPOOL_PROFILE"] = "off"
-    os.environ["GPUPOOL_SIMULATE"] = "1x16GiB"
     print("\n".join(report.facts_lines(machine())))
     print("\n| models | requests | | auto, s | off, s | auto / off |\n|---|---|---|---|---|---|")
     targets = []
