@@ -134,6 +134,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[Any, Any]:
     options.dryrun, options.quiet = False, {Quietness.ALL}
     options.jobs = options.jobs or sys.maxsize
     options.logger = []
+    options.gpupool_early_start = "off"  # nothing runs that could take the processes over
     return parser, options
 
 
