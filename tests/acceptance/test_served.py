@@ -79,7 +79,7 @@ def test_the_rules_own_script_can_be_the_tool(tmp_path: Path, place: str) -> Non
     assert run.summary["jobs_served"] == 6
 
 
-def test_rules_that_share_a_model_share_the_computation(tmp_path: Path) -> None:  # P5
+def test_rules_that_share_a_model_share_the_computation(tmp_path: Path) -> None:  # P5 S3
     snakefile = """
         rule all:
             input: expand("{rule}/{i}.up", rule=["one", "two"], i=range(6))

@@ -94,7 +94,7 @@ def resave(path: Path, by: float) -> None:
     np.savez(path, **arrays)
 
 
-def test_what_a_run_has_written_is_verified(ran: Path) -> None:
+def test_what_a_run_has_written_is_verified(ran: Path) -> None:  # R7
     before = {path: path.stat().st_mtime_ns for path in (ran / "out").iterdir()}
     code, found, _ = verified(ran, "--sample", "2", "--seed", "7")
     assert code == 0 and len(found) == 4, found

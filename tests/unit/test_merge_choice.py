@@ -27,14 +27,14 @@ NOTHING = (None, None, None)
 
 
 # -- numbers in, a decision out --------------------------------------------------------------
-def test_few_requests_are_merged_before_anything_is_known_and_many_are_not() -> None:  # M1
+def test_few_requests_are_merged_before_anything_is_known_and_many_are_not() -> None:  # M1 F2
     assert judge(Case(1, NOTHING, None)).pays
     turn = int(2 * START_S / (2 * SHARE * STAGE_S))
     assert judge(Case(turn - 1, NOTHING, None)).pays
     assert not judge(Case(turn + 10, NOTHING, None)).pays
 
 
-def test_what_is_loaded_is_used() -> None:  # M1
+def test_what_is_loaded_is_used() -> None:  # M1 F2
     assert not judge(Case(1, (0.0, 0.0, 0.0), None)).pays, "another load would only cost"
     assert not judge(Case(1, (0.0, 0.0, 0.0), 5.0)).pays
     assert judge(Case(1, (0.0, 0.0, 0.0), 0.0)).pays, "one dispatch instead of three"
@@ -43,7 +43,7 @@ def test_what_is_loaded_is_used() -> None:  # M1
     assert not judge(Case(1, (0.0, 0.0, 2.0), 9.0)).pays, "two models would be loaded again"
 
 
-def test_slow_stages_and_waits_weigh_against_loads() -> None:  # M1
+def test_slow_stages_and_waits_weigh_against_loads() -> None:  # M1 F2
     there = Case(100, (1.0, 1.0, 1.0), 0.0)
     assert judge(there).pays
     assert not judge(dataclasses.replace(there, stage_s=0.1)).pays
@@ -59,7 +59,7 @@ def test_slow_stages_and_waits_weigh_against_loads() -> None:  # M1
 )
 def test_more_requests_never_turn_it_in_favour_of_merging(
     requests: int, loads_s: list[float | None], merged_s: float | None, stage_s: float
-) -> None:  # M1
+) -> None:  # M1 F2
     case = Case(requests, loads_s, merged_s, stage_s)
     more = judge(dataclasses.replace(case, requests=requests + 1))
     assert judge(case).pays or not more.pays
@@ -101,7 +101,7 @@ def decided(world: Pipeline) -> list[bool]:
     return [note["merged"] for note in world.notes("merge_decided")]
 
 
-def test_many_requests_go_job_by_job_to_the_last(slow_stages: None) -> None:  # M1
+def test_many_requests_go_job_by_job_to_the_last(slow_stages: None) -> None:  # M1 F2
     """The last ones, too, although few wait by then: the models are there, or will be."""
     world = pipeline(gpus=0, cpus=1, seconds_per_cost=1e-4, budget_tokens=1000, read_s=1e-3)
     many(world, 150)
@@ -113,7 +113,7 @@ def test_many_requests_go_job_by_job_to_the_last(slow_stages: None) -> None:  # 
 
 def test_a_few_that_come_after_are_merged_again_once_nothing_is_loaded(
     slow_stages: None,
-) -> None:  # M1
+) -> None:  # M1 F2
     world = pipeline(gpus=0, cpus=1, seconds_per_cost=1e-4, budget_tokens=1000, read_s=1e-3)
     many(world, 150)
     world.run()
@@ -125,7 +125,7 @@ def test_a_few_that_come_after_are_merged_again_once_nothing_is_loaded(
     assert decided(world) == [False, True] and world.counts["merged"] == 3
 
 
-def test_after_waiting_for_one_process_for_long_the_others_are_loaded() -> None:  # M1
+def test_after_waiting_for_one_process_for_long_the_others_are_loaded() -> None:  # M1 F2
     """Wave after wave, each too small to pay for loads by itself."""
     world = pipeline(gpus=0, cpus=1, seconds_per_cost=0.05, budget_tokens=1000, release_s=1e-3)
     for wave in range(40):
@@ -138,7 +138,7 @@ def test_after_waiting_for_one_process_for_long_the_others_are_loaded() -> None:
     assert 8 <= merged < 320 and merged % 8 == 0, "a wave goes one way"
 
 
-def test_lone_requests_are_merged_for_ever() -> None:  # M1
+def test_lone_requests_are_merged_for_ever() -> None:  # M1 F2
     """None of them waits for another one."""
     world = pipeline(gpus=0, cpus=1, seconds_per_cost=0.5, release_s=1e-3)
     for number in range(1, 41):
@@ -147,7 +147,7 @@ def test_lone_requests_are_merged_for_ever() -> None:  # M1
     assert all_succeeded(world) and decided(world) == [True] and world.counts["merged"] == 40
 
 
-def test_models_that_were_never_loaded_apart_are_taken_to_be_like_the_first() -> None:  # M1
+def test_models_that_were_never_loaded_apart_are_taken_to_be_like_the_first() -> None:  # M1 F2
     """A model that takes long to load is not loaded apart because START_S is short."""
     world = pipeline(gpus=0, cpus=1, seconds_per_cost=1e-3, release_s=1e-3, load_s=30.0)
     world.budget_tokens = 1000
@@ -159,7 +159,7 @@ def test_models_that_were_never_loaded_apart_are_taken_to_be_like_the_first() ->
 
 def test_a_job_that_failed_before_its_followers_came_holds_nobody_to_its_way(
     slow_stages: None,
-) -> None:  # M1
+) -> None:  # M1 F2
     world = pipeline(gpus=0, cpus=1, bad={f"r{n}/0" for n in range(1, 151)}, read_s=1e-3)
     world.short_tokens, world.budget_tokens, world.seconds_per_cost = 128, 1000, 1e-4
     many(world, 150)

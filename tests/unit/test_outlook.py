@@ -52,7 +52,7 @@ def both(graph: Graph) -> tuple[GraphRun, GraphRun]:
     return runs
 
 
-def test_the_model_is_evicted_whose_next_use_is_farthest() -> None:
+def test_the_model_is_evicted_whose_next_use_is_farthest() -> None:  # F1
     """Of two idle models the one used least recently is needed again, the other is not."""
     jobs = ("a", 1.0, []), ("b", 3.0, []), ("c", 1.0, [0, 1]), ("a", 1.0, [2])
     lru, belady = both(graph_of(*jobs, devices=2))
@@ -78,7 +78,7 @@ def test_a_worker_computes_many_times_its_load_before_it_makes_room() -> None:
     assert loaded_models(long) == ["a", "b"]
 
 
-def test_a_free_device_loads_what_is_used_next() -> None:
+def test_a_free_device_loads_what_is_used_next() -> None:  # F1
     """b was evicted; c has no job left, so that its device gets free, long before b is needed."""
     jobs = ("a", 60.0, []), ("b", 1.0, []), ("c", 1.0, [1]), ("b", 1.0, [0, 2])
     without, ahead = both(graph_of(*jobs, devices=2))
@@ -94,7 +94,7 @@ def test_an_idle_worker_without_a_job_left_makes_room_at_once() -> None:
     assert 0.0 < after_s < 1.5 < GRACE_S
 
 
-def test_as_many_workers_are_loaded_ahead_as_pay_for_the_jobs_to_come() -> None:
+def test_as_many_workers_are_loaded_ahead_as_pay_for_the_jobs_to_come() -> None:  # F1
     jobs = [("a", 60.0, []), ("b", 1.0, []), *[("b", 10.0, [0]) for _ in range(8)]]
     without, ahead = both(graph_of(*jobs, devices=4))
     a_ends_s = ahead.world.report_times[0]
@@ -252,7 +252,7 @@ def trickle(*, holds_back: bool = False, is_known: bool = True, fixed_s: float =
     return world
 
 
-def test_the_window_waits_for_many_jobs_that_are_a_moment_away() -> None:
+def test_the_window_waits_for_many_jobs_that_are_a_moment_away() -> None:  # F1
     assert [len(b) for b in trickle(is_known=False).batches if "i8" in b] == [1]
     # One more than are still to come: those do not wait for the last ones.
     assert [len(b) for b in trickle().batches if "i8" in b] == [4]

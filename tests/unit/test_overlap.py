@@ -146,7 +146,7 @@ class Ends:
         return [frame.type for frame in frames]
 
 
-def test_frames_are_prepared_while_an_earlier_one_is_answered() -> None:
+def test_frames_are_prepared_while_an_earlier_one_is_answered() -> None:  # P10
     second = threading.Event()
 
     def prepare(frame: Frame) -> str:
