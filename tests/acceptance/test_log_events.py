@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.acceptance.running import LOCAL, Workflow
 
@@ -112,6 +115,8 @@ def test_plugins_hear_what_they_hear_under_the_local_executor(tmp_path: Path) ->
     local = Workflow(tmp_path / "local", SNAKEFILE, files | inputs)
     pool = Workflow(tmp_path / "pool", SNAKEFILE, files | inputs)
     expected = by_job(records(local, "local", *LOCAL))
+    if not expected and version("snakemake-interface-logger-plugins") < "2":
+        pytest.skip("under this interface the plugin hears nothing from the local executor either")
     recorded = records(pool, "pool")
     seen = by_job(recorded)
 
