@@ -119,6 +119,8 @@ READ = {
     "space": "",
     "hashes": True,
     "items": True,
+    "strict": False,
+    "prints_apart": False,
 }
 
 
@@ -150,7 +152,8 @@ def test_items_of_a_job_lie_in_one_file(worker: Worker) -> None:
 
 
 WRITE = {"job": 1, "cwd": "/", "order": [1, 0, 1], "names": ["a", "b", "c"], "updates": []}
-WRITE |= {"touched": [], "directories": [], "hashes": True}
+WRITE |= {"touched": [], "directories": [], "hashes": True, "prints_apart": False}
+WRITE |= {"settled": 0, "log_text": ""}
 
 
 def test_late_results_are_waited_for(worker: Worker) -> None:
