@@ -10,14 +10,13 @@ groups of many rows; and neither::
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import report
 import rivals
-from measure import OUT, RivalFailed, Runs, end_on_sigterm, limit_cores, machine
+from measure import OUT, RivalFailed, Runs
 from timeline import summary
 from tools.layer import WIDTH
 
@@ -82,10 +81,7 @@ def _last(runs: Runs) -> Path:
 def main() -> int:
     """Run the bench; return 0 if the ways agree and the target is reached."""
     options = parse_arguments()
-    end_on_sigterm()
-    limit_cores(options.cores)
-    shutil.rmtree(ROOM, ignore_errors=True)
-    print("\n".join(report.facts_lines(machine())), flush=True)
+    report.begin(ROOM, options.cores)
     ways = rivals_of()
     try:
         for number in range(options.repeats):

@@ -13,7 +13,6 @@ wall time on a machine that others use.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import report
 import rivals
-from measure import OUT, RivalFailed, Runs, end_on_sigterm, limit_cores, machine
+from measure import OUT, RivalFailed, Runs
 from process_tree import LogCount, Watch
 
 ROOM = OUT / "growth"
@@ -148,11 +147,7 @@ def table(cases: list[Case]) -> list[str]:
 def main() -> int:
     """Run the bench; return 0 if every target is reached."""
     options = parse_arguments()
-    end_on_sigterm()
-    limit_cores(options.cores)
-    facts = machine()
-    print("\n".join(report.facts_lines(facts)), flush=True)
-    shutil.rmtree(ROOM, ignore_errors=True)
+    facts = report.begin(ROOM, options.cores)
     cases = [
         Case(name, jobs, max(jobs // options.per_model, 1), run)
         for jobs in options.jobs

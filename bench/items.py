@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import report
 import rivals
-from measure import OUT, RivalFailed, Runs, end_on_sigterm, limit_cores, machine
+from measure import OUT, RivalFailed, Runs
 from timeline import LATEST
 
 ROOM = OUT / "items"
@@ -255,10 +254,7 @@ def main() -> int:
         print(json.dumps(asdict(measure(int(sys.argv[3])))))
         return 0
     options = parse_arguments()
-    end_on_sigterm()
-    limit_cores(options.cores)
-    print("\n".join(report.facts_lines(machine())), flush=True)
-    shutil.rmtree(ROOM, ignore_errors=True)
+    report.begin(ROOM, options.cores)
     costs: list[Cost] = []
     targets: list[report.Target] = []
     try:

@@ -13,7 +13,6 @@ end each runs once more at the largest size, looked at from inside: where its ti
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ import report
 import rivals
 import sampled
 import timeline
-from measure import OUT, RivalFailed, Runs, end_on_sigterm, limit_cores, machine
+from measure import OUT, RivalFailed, Runs
 
 ROOM = OUT / "overhead"
 #: Bound of gpupool / floor at 5,000 jobs: with fewer, the start of both outweighs the jobs; with
@@ -95,11 +94,7 @@ class Size:
 def main() -> int:
     """Run the bench; return 0 if every target is reached."""
     options = parse_arguments()
-    end_on_sigterm()
-    limit_cores(options.cores)
-    facts = machine()
-    print("\n".join(report.facts_lines(facts)), flush=True)
-    shutil.rmtree(ROOM, ignore_errors=True)
+    facts = report.begin(ROOM, options.cores)
     snakefile = rivals.USUAL if options.usual else rivals.NOOP
     sizes = [Size(jobs, snakefile) for jobs in options.jobs]
     settings = ["--scheduler", options.scheduler] if options.scheduler else []

@@ -11,13 +11,12 @@ less, is shown beside it::
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import sys
 
 import report
 import rivals
-from measure import OUT, RivalFailed, Runs, end_on_sigterm, limit_cores, machine, run_timed
+from measure import OUT, RivalFailed, Runs, run_timed
 
 ROOM = OUT / "provenance"
 #: Bound of what a run of 5,000 jobs takes longer.
@@ -28,11 +27,7 @@ JUDGED_AT = 5_000
 def main() -> int:
     """Run the bench; return 0 if the target is reached."""
     options = parse_arguments()
-    end_on_sigterm()
-    limit_cores(options.cores)
-    facts = machine()
-    print("\n".join(report.facts_lines(facts)), flush=True)
-    shutil.rmtree(ROOM, ignore_errors=True)
+    facts = report.begin(ROOM, options.cores)
     ways = {"on": Runs("with provenance"), "off": Runs("without")}
     try:
         for number in range(options.repeats):

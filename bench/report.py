@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measure import Runs
+from measure import Runs, end_on_sigterm, limit_cores, machine
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,22 @@ class Target:
 def facts_lines(facts: dict[str, str]) -> list[str]:
     """Return one line per fact."""
     return [f"- {name}: {value}" for name, value in facts.items()]
+
+
+def begin(room: Path, cores: int) -> dict[str, str]:
+    """Empty a bench's directory, keep it to so many cores, and print the machine's facts.
+
+    Returns
+    -------
+    dict
+        The facts.
+    """
+    end_on_sigterm()
+    limit_cores(cores)
+    shutil.rmtree(room, ignore_errors=True)
+    facts = machine()
+    print("\n".join(facts_lines(facts)), flush=True)
+    return facts
 
 
 def table(rivals: Iterable[Runs]) -> list[str]:

@@ -104,6 +104,13 @@ class Place:
         answer: dict[str, Any] = json.loads(done.stdout or "{}")
         return answer
 
+    def end_server(self) -> None:
+        """End the server, if there is one, and see that it ends."""
+        pid = self.serve("--status").get("pid")
+        if pid:
+            os.kill(pid, signal.SIGTERM)
+            assert eventually(lambda: not Path(f"/proc/{pid}").exists(), 30.0)
+
     def n_loads(self) -> int:
         return len(self._lines("loads"))
 
@@ -119,10 +126,7 @@ class Place:
 def place(tmp_path: Path) -> Iterator[Place]:
     there = Place(tmp_path)
     yield there
-    pid = there.serve("--status").get("pid")
-    if pid:
-        os.kill(pid, signal.SIGTERM)
-        assert eventually(lambda: not Path(f"/proc/{pid}").exists(), 30.0)
+    there.end_server()
 
 
 def test_a_second_run_finds_all_loaded_and_edited_code_is_new(place: Place) -> None:  # G1 G4

@@ -1,4 +1,4 @@
-"""Chains of models, and what is to come, of runs whose served jobs a server does (19)."""
+"""Chains of models, and what is to come, of runs whose served jobs a server does."""
 
 from __future__ import annotations
 
@@ -107,10 +107,7 @@ def outputs(run: Workflow | Finished) -> dict[str, bytes]:
 def place(tmp_path: Path) -> Iterator[Chains]:
     there = Chains(tmp_path)
     yield there
-    pid = there.serve("--status").get("pid")
-    if pid:
-        os.kill(pid, signal.SIGTERM)
-        assert eventually(lambda: not Path(f"/proc/{pid}").exists(), 30.0)
+    there.end_server()
 
 
 def test_chains_of_an_attached_run_are_those_of_a_run_of_its_own(place: Chains) -> None:  # M1 G2

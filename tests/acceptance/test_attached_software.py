@@ -1,10 +1,9 @@
-"""``conda:`` and ``container:`` rules of runs whose served jobs a server does (19)."""
+"""``conda:`` and ``container:`` rules of runs whose served jobs a server does."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from tests.acceptance.running import Finished, Workflow
 from tests.acceptance.test_attached import Place
 from tests.acceptance.test_environments import WITH_CONDA, make_environment
 from tests.containers import make_image, make_root, with_apptainer
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.skipif(bool(containers.why_not()), reason=containers.why_not())
 
@@ -98,7 +96,4 @@ def test_software_of_rules_is_kept_warm_by_the_server_and_never_taken_for_anothe
         assert third.read("box.txt").startswith("a: nothing in two")
         assert third.summary["model_loads"] == 2
     finally:
-        pid = place.serve("--status").get("pid")
-        if pid:
-            os.kill(pid, signal.SIGTERM)
-            assert eventually(lambda: not Path(f"/proc/{pid}").exists(), 30.0)
+        place.end_server()

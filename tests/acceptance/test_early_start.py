@@ -1,4 +1,4 @@
-"""The second run of a workflow finds its processes started (issue 20, 7)."""
+"""The second run of a workflow finds its processes started."""
 
 from __future__ import annotations
 

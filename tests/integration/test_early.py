@@ -1,4 +1,4 @@
-"""Processes that are started before the run knows what for (issue 20, 7): taken over, or not."""
+"""Processes that are started before the run knows what for: taken over, or not."""
 
 from __future__ import annotations
 

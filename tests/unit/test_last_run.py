@@ -1,4 +1,4 @@
-"""What is known of a workflow's last run: kept, and never believed blindly (issue 20, 7)."""
+"""What is known of a workflow's last run: kept, and never believed blindly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server tells runs of their jobs, and what a run makes of it (19)."""
+"""What a server tells runs of their jobs, and what a run makes of it."""
 
 from __future__ import annotations
 

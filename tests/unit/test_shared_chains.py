@@ -1,4 +1,4 @@
-"""Rows of models that several runs use: what one run no longer wants, and what it leaves (19)."""
+"""Rows of models that several runs use: what one run no longer wants, and what it leaves."""
 
 from __future__ import annotations
 
