@@ -59,9 +59,7 @@ class LeavingMachines:
             if worker.stage in _BEFORE_WORK or self._has_answered(worker):
                 lifecycle.stop(worker, GONE, force=True)
         for file_worker in self._files.on_hosts(self._hosts):
-            if not file_worker.in_flight and not file_worker.is_ending:
-                file_worker.is_ending = True
-                self._outbox.put(StopWorker(file_worker.worker_id, GONE))
+            self._files.end_idle(file_worker, GONE)
 
     def _has_answered(self, worker: ModelWorker) -> bool:
         """Whether all that a worker has in flight was only sent ahead."""

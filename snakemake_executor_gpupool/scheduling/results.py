@@ -174,6 +174,8 @@ class ResultLedger:
         if piece is None:
             return None
         self.discard(item.payload, item.result or b"")
+        if piece in self._kept:  # it was used now
+            self._kept.move_to_end(piece)
         row = piece.row(rest)
         return WorkItem(
             *(item.key, item.group, item.cost, item.tokens, b"", item.name),

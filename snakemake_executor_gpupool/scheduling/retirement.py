@@ -13,7 +13,6 @@ from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
-from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
@@ -34,7 +33,6 @@ class Retirement:
         files: FileScheduler,
         dispatch: Dispatch,
         merges: MergedRuns,
-        outlook: Outlook,
         ledger: ResultLedger,
         outbox: Outbox,
     ) -> None:
@@ -42,7 +40,6 @@ class Retirement:
         self._files = files
         self._dispatch = dispatch
         self._merges = merges
-        self._outlook = outlook
         self._ledger = ledger
         self._outbox = outbox
         #: Values mean nothing; a dict has an order.
@@ -148,9 +145,7 @@ class Retirement:
 
     def _end_files(self, tool: FileWorkerPool) -> None:
         for worker in tool.workers.values():
-            if not worker.in_flight and not worker.is_ending:
-                worker.is_ending = True
-                self._outbox.put(StopWorker(worker.worker_id, RETIRED))
+            self._files.end_idle(worker, RETIRED)
 
 
 def tools_of(model: Model) -> list[ToolRef]:

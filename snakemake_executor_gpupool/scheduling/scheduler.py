@@ -96,7 +96,7 @@ class Scheduler:
             config,
             self.outlook,
         )
-        choice = MergeChoice(models, self.outlook, self.outbox)
+        self._choice = choice = MergeChoice(models, self.outlook, self.outbox)
         selection = MergeSelection(allocator, devices, models, self.dispatch.scaling, choice)
         self.merges = MergedRuns(
             selection, choice, self.dispatch, self.files, self.jobs, self.ledger, self.outbox
@@ -109,7 +109,7 @@ class Scheduler:
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
         self.leaving = LeavingMachines(self.dispatch, self.files, self.outbox)
         parts = self.jobs, self.files, self.dispatch, self.merges
-        self.retirement = Retirement(*parts, self.outlook, self.ledger, self.outbox)
+        self.retirement = Retirement(*parts, self.ledger, self.outbox)
         self._allocator = allocator
         self._is_looking = False
 
@@ -142,6 +142,7 @@ class Scheduler:
     def _model_removed(self, model: Model) -> None:
         self.outlook.forget(model)
         self._blame_tracker.forget(model)
+        self._choice.forget(model)
 
     # -- served jobs -----------------------------------------------------------
     def foresee(self, forecast: Forecast, now_s: float, run: str = "") -> None:

@@ -51,7 +51,7 @@ class Early:
         #: What came with them.
         self._imported: set[str] = set()
         #: What an ordinary worker would have been started from.
-        self._variables: dict[str, str] = {}
+        self._variables = dict(os.environ)
         self._cwd, self._umask = os.getcwd(), os.umask(0o077)
         os.umask(self._umask)
 
@@ -80,7 +80,7 @@ class Early:
             frame = channel.peek(UNUSED_S)
             if frame is not None:
                 _become(frame.meta["early"], said)
-                self._variables = dict(os.environ)
+                self._variables.update(frame.meta["early"]["variables"])
         return frame
 
     def require(self, tool_class: type[Tool]) -> None:

@@ -48,9 +48,11 @@ class StagingFolders:
     def give_back(self, folder: str) -> None:
         """Keep a directory for the next job, without what the last one has left in it."""
         with contextlib.suppress(OSError):
-            if not os.listdir(folder):
-                place = os.path.abspath(folder)
-                self._spare[os.path.dirname(place)] = place, os.path.isabs(folder)
+            place = os.path.abspath(folder)
+            parent = os.path.dirname(place)
+            # One job may have two: for outputs by relative paths, and by absolute ones.
+            if parent not in self._spare and not os.listdir(folder):
+                self._spare[parent] = place, os.path.isabs(folder)
                 return
         remove_folder(folder)
 

@@ -54,11 +54,8 @@ class Writer:
 
     def write(self, frame: Frame) -> None:
         """Have a job's outputs written, and say how that went."""
-        job: Job
-        if self._next is not None and self._next[0] is frame:
-            _, job = self._next
-        else:
-            job = load_payload(frame.blobs[0])
+        waited, self._next = self._next, None  # not held any longer than needed: it may be large
+        job: Job = waited[1] if waited and waited[0] is frame else load_payload(frame.blobs[0])
         ident = frame.meta["job"]
         started_s = time.perf_counter()
         try:
@@ -80,7 +77,7 @@ class Writer:
 
     def _next_places(self) -> set[str]:
         """Return the directories that outputs are written to next, if that is known already."""
-        frame, self._next = self._channel.waiting(), None
+        frame = self._channel.waiting()
         if frame is None or frame.type != "write":
             return set()
         with contextlib.suppress(Exception):  # met again, and reported, when it is its turn

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.merging import worth
 from snakemake_executor_gpupool.scheduling.merging.worth import (
     SHARE,
@@ -21,6 +22,7 @@ from snakemake_executor_gpupool.scheduling.merging.worth import (
     excess_of,
     judge,
 )
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 from tests.unit.test_chains import STAGES, Pipeline, all_succeeded, pipeline
 
 NOTHING = (None, None, None)
@@ -171,6 +173,26 @@ def test_a_job_that_failed_before_its_followers_came_holds_nobody_to_its_way(
     many(world, 1, first=4000)
     world.run()
     assert world.counts["merged"] == 1
+
+
+@pytest.mark.parametrize("has_left", [True, False])
+def test_a_run_that_has_left_holds_nobody_to_its_way(slow_stages: None, has_left: bool) -> None:
+    world = pipeline(gpus=0, cpus=2, bad={f"r{n}/0" for n in range(1, 151)}, read_s=1e-3)
+    world.short_tokens, world.budget_tokens, world.seconds_per_cost = 128, 1000, 1e-4
+    world.submit(9, [FakeItem("long", 1e7, 1000)], model="other")
+    many(world, 150)
+
+    def later() -> None:
+        assert decided(world) == [False] and 9 not in world.reports
+        for row in world.rows.values() if has_left else ():
+            for job_id in row:
+                world.take(ev.RunLeft(str(job_id)))  # here each job is of a run of its own
+        world.bad.clear()
+        many(world, 1, first=4000)
+
+    world.at(500.0, later)
+    world.run()
+    assert world.counts["merged"] == (1 if has_left else 0)
 
 
 def test_a_stage_that_cannot_be_loaded_ends_the_rows_that_are_merged() -> None:  # M5 W8

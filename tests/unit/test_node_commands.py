@@ -13,14 +13,17 @@ import pytest
 pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
 
 from snakemake_executor_gpupool.hosts.cluster.commands import (
-    FAILED_CODE,
     MAX_OVERTAKES,
     NodeCommands,
 )
 from snakemake_executor_gpupool.hosts.cluster.messages import CommandDone, RunCommand, unpack
 from snakemake_executor_gpupool.hosts.cluster.processes import SharedCores
 from snakemake_executor_gpupool.hosts.cluster.session import Session
-from snakemake_executor_gpupool.hosts.cluster.shell_command import OTHER_PLACE_CODE, ShellCommand
+from snakemake_executor_gpupool.hosts.cluster.shell_command import (
+    FAILED_CODE,
+    OTHER_PLACE_CODE,
+    ShellCommand,
+)
 from snakemake_executor_gpupool.hosts.time_limit import LEFT_CODE
 from tests.waiting import PATIENCE_S, eventually
 
@@ -182,6 +185,14 @@ def test_what_a_command_printed_is_printed_once(
     assert not log.exists()
 
 
+def test_an_exit_code_counts_whatever_became_of_the_log(running: Running) -> None:
+    node = Told("n1")
+    running.join((node, 1))
+    running.run("unseen", threads=1)
+    running.end(node, "unseen", has_log=True)  # another node's file is not there yet
+    assert running.codes == {"unseen": 0}
+
+
 def test_at_the_end_nobody_waits_and_nothing_is_sent(running: Running) -> None:
     node = Told("n1")
     running.join((node, 1))
@@ -226,6 +237,7 @@ def test_an_agent_runs_a_command_and_says_what_it_printed(
     assert not (tmp_path / "log").exists()
     assert node("head -c 20000 /dev/zero") == CommandDone(7, 0, has_log=True)
     assert (tmp_path / "log").stat().st_size == 20000
+    assert node(f"rm {tmp_path}/log; exit 4").code == 4, "whatever became of the log"
 
 
 def test_a_command_that_cannot_be_started_fails_with_the_reason(

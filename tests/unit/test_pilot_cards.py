@@ -91,10 +91,12 @@ def test_a_card_that_no_node_has_is_refused_with_what_there_is(sinfo: list[list[
 
 
 def test_who_chooses_cards_by_options_is_not_asked_about_them(sinfo: list[list[str]]) -> None:
-    for option in ("--gres=gpu:v100:2", "--gpus-per-node=v100:2", "-G 2"):
+    for option in ("--gres=gpu:v100:2", "--gpus-per-node=v100:2", "-G 2", "-G2"):
         assert cards_of_slurm({H100: "x"}, None, (option,)).kinds == ("",)
     assert cards_of_slurm({ANY_CARD: "x"}, None, ()).kinds == ("",)
     assert not sinfo
+    how = ("--gres-flags=enforce-binding",)  # says nothing of the card
+    assert cards_of_slurm({CardWish(("v100",)): "x"}, "old", how).kinds == ("v100",)
 
 
 def test_a_pilot_asks_for_its_card(tmp_path: Path) -> None:

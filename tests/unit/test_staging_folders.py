@@ -48,6 +48,17 @@ def test_a_directory_serves_for_the_next_job_under_another_name(parent: str) -> 
     assert not hidden()
 
 
+def test_of_two_by_one_job_none_stays() -> None:
+    """A job's outputs may be named by relative paths and by absolute ones."""
+    folders = StagingFolders()
+    two = folders.take("out"), folders.take(str(Path("out").absolute()))
+    for folder in two:
+        folders.give_back(folder)
+    assert len(hidden()) == 1
+    folders.clear()
+    assert not hidden()
+
+
 def test_a_directory_is_found_from_another_working_directory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

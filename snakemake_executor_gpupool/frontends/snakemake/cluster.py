@@ -11,15 +11,17 @@ from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.devices.visibility import visible_env
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.snakemake.checks import is_served_safely
-from snakemake_executor_gpupool.frontends.snakemake.needs import Needs, needs_of
+from snakemake_executor_gpupool.frontends.snakemake.needs import (
+    CARD_RESOURCES,
+    DEVICE_RESOURCES,
+    Needs,
+    needs_of,
+)
 from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.runtime.config import Machines
 from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE
 from snakemake_executor_gpupool.tool_api.reproducible import mode_here
-
-#: Resources that say which card.
-CARD_RESOURCES = ("gpu_model", "gpu_manufacturer")
 
 
 class RunningCluster:
@@ -109,7 +111,7 @@ def wished_cards(workflow: Any) -> dict[CardWish, str]:
     for job in workflow.dag.needrun_jobs():
         name = job.rule.name
         # Only functions may give each job of a rule another card.
-        asked = (job.rule.resources.get(each) for each in CARD_RESOURCES)
+        asked = (job.rule.resources.get(each) for each in (*DEVICE_RESOURCES, *CARD_RESOURCES))
         varies = any(each is not None and each.is_evaluable() for each in asked)
         if job.is_local or (name in seen and not varies):
             continue

@@ -46,6 +46,8 @@ GRAMMAR = (
 )
 #: The resources that say which devices a rule needs, and how much memory on each.
 DEVICE_RESOURCES = ("device", "gpu", "vram_mb")
+#: Standard resources that say which card.
+CARD_RESOURCES = ("gpu_model", "gpu_manufacturer")
 #: What ``gpu_model`` and ``gpu_manufacturer`` say for any card, as from outside no resource can be
 #: taken away.
 ANY = "any"

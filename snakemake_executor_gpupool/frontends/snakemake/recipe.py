@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from snakemake_executor_gpupool.frontends.snakemake.needs import CARD_RESOURCES, DEVICE_RESOURCES
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.requests import ToolRef, params_text
 
 #: Resources that say where a job runs, not what it computes.
-_OF_PLACE = ("tmpdir", "gpu", "gpu_model", "gpu_manufacturer", "device", "vram_mb", "runtime")
+_OF_PLACE = ("tmpdir", "runtime", *DEVICE_RESOURCES, *CARD_RESOURCES)
 MAX_RECIPE = 4000
 
 

@@ -11,6 +11,7 @@ node is lost, its processes are lost with it, and the job is run again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import sys
@@ -19,11 +20,8 @@ from pathlib import Path
 
 from snakemake_executor_gpupool.hosts.cluster.messages import CommandDone, RunCommand
 from snakemake_executor_gpupool.hosts.cluster.nodes import Node
-from snakemake_executor_gpupool.hosts.cluster.shell_command import OTHER_PLACE_CODE, ShellCommand
-from snakemake_executor_gpupool.hosts.time_limit import LEFT_CODE
+from snakemake_executor_gpupool.hosts.cluster.shell_command import FAILED_CODE, ShellCommand
 
-#: Of a job that no node can start.
-FAILED_CODE = 1
 #: How many later commands may overtake one that does not fit the free cores.
 MAX_OVERTAKES = 32
 
@@ -120,15 +118,14 @@ class NodeCommands:
         answer = command.answer
         if answer is None:
             return None
-        if answer.code not in (LEFT_CODE, OTHER_PLACE_CODE):
-            # Its output goes where a local job's goes; that of one that runs again nowhere.
-            said = answer.said
-            if answer.has_log:
-                said += log.read_text(encoding="utf-8", errors="replace")
-            if said:
-                sys.stderr.write(said)
+        said = answer.said
         if answer.has_log:
-            log.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # its exit code counts, whatever became of the log
+                said += log.read_text(encoding="utf-8", errors="replace")
+                log.unlink()
+        if said and answer.code not in ShellCommand.NO_EXIT_CODES:
+            # Its output goes where a local job's goes; that of one that runs again nowhere.
+            sys.stderr.write(said)
         return answer.code
 
     # -- where they run; the lock is held --------------------------------------------------
@@ -215,8 +212,8 @@ class NodeCommands:
         """Return whether any command runs on a node."""
         with self._lock:
             place = self._places.get(name)
-            running = [each for each in self._commands.values() if each.place is place]
-            return place is not None and bool(running)
+            there = (each.place for each in self._commands.values())
+            return place is not None and place in there
 
     @property
     def pending(self) -> int:

@@ -277,7 +277,7 @@ class Membership:
         ending = [node.name for node in self._nodes.values() if node.ends_s - now_s < DRAIN_S]
         self._drain(ending, "its time limit is near")
         self._launcher.look(now_s)
-        if self._has_hope and not self._launcher.has_hope and not self._closed:
-            self._has_hope = False
+        had_hope, self._has_hope = self._has_hope, self._launcher.has_hope or self._closed
+        if had_hope and not self._has_hope:
             self.commands.no_more_nodes(f"no node is left; {self._launcher.where_to_look()}")
             self._events.append(DevicesExpected(()))

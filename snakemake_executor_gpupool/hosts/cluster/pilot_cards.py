@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.errors import ConfigError
 #: Any card.
 ANY_TYPE = ""
 #: Options of pilots by which users choose cards themselves.
-_CHOOSES = re.compile(r"--(gres|gpus|gpus-per-\w+|tres-per-\w+)\b|-G\b")
+_CHOOSES = re.compile(r"--(gres|gpus|gpus-per-\w+|tres-per-\w+)(?![\w-])|-G")
 #: A generic resource of a node: ``gpu:4``, ``gpu:a100:4(S:0-1)``.
 _GPU = re.compile(r"\bgpu(?::([^:,()\s]+))?:\d+")
 #: How long Slurm may take to answer.
@@ -68,8 +68,8 @@ def type_of(wish: CardWish, types: Iterable[str]) -> str | None:
     if not wish or not types:
         return ANY_TYPE
     named = [each for each in types if each and _may_be_by(wish.makers, each)]
-    if not wish.models:
-        return named[0] if named else None if ANY_TYPE not in types else ANY_TYPE
+    if not wish.models and named:
+        return named[0]
     for model in wish.models:
         found = next(_matches(model, named), None)
         if found is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -49,6 +50,7 @@ from snakemake_executor_gpupool.hosts.cluster.node import (
     why_not_shared,
 )
 from snakemake_executor_gpupool.hosts.cluster.processes import NodeProcesses, SharedCores
+from snakemake_executor_gpupool.hosts.cluster.shell_command import FAILED_CODE
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.hosts.mailbox import Mailbox
 from snakemake_executor_gpupool.records.paths import RunPaths
@@ -67,8 +69,6 @@ LATER_S = 0.5
 MAX_COMMANDS = 1024
 #: How much of what a command printed is sent along with its end.
 MAX_SAID_BYTES = 16 * 1024
-#: Of a command that could not be started.
-FAILED_CODE = 1
 
 _shared_cores = SharedCores()
 
@@ -107,11 +107,6 @@ class Session:
         self._held: list[tuple[float, WorkerGone]] = []
         self._thread = threading.Thread(target=self._run, name="gpupool-agent", daemon=True)
         self._thread.start()
-
-    @property
-    def has_joined(self) -> bool:
-        """Whether it takes part in the run."""
-        return self._host is not None
 
     @property
     def is_over(self) -> bool:
@@ -298,12 +293,12 @@ class Session:
         code = self.processes.run(
             command.shell, command.cwd, command.environment, command.log, command.limit_s
         )
-        log = Path(command.log)
-        size_bytes = log.stat().st_size if log.exists() else 0
-        if size_bytes > MAX_SAID_BYTES:
-            return CommandDone(command.number, code, has_log=True)
-        said = log.read_text(encoding="utf-8", errors="replace") if size_bytes else ""
-        log.unlink(missing_ok=True)
+        log, said = Path(command.log), ""
+        with contextlib.suppress(OSError):  # its exit code counts, whatever became of its log
+            if log.stat().st_size > MAX_SAID_BYTES:
+                return CommandDone(command.number, code, has_log=True)
+            said = log.read_text(encoding="utf-8", errors="replace")
+            log.unlink()
         return CommandDone(command.number, code, said)
 
     # -- what happens here -----------------------------------------------------------------

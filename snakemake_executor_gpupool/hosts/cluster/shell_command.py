@@ -14,6 +14,8 @@ from snakemake_executor_gpupool.wire.late import wait_until
 
 #: Stands for the exit code of a command that the node cannot run as it is.
 OTHER_PLACE_CODE = -1_002
+#: Of a command that no node can start.
+FAILED_CODE = 1
 #: What Snakemake calls the place for temporary files.
 TMPDIRS = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
 
@@ -70,7 +72,7 @@ class ShellCommand:
             return None
         shown = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
         why = f"not visible on this node within {self.wait_s:g} s (--latency-wait)"
-        return 1, f"gpupool: {why}: {shown}\n"
+        return FAILED_CODE, f"gpupool: {why}: {shown}\n"
 
     def variables(self, own: dict[str, str]) -> dict[str, str]:
         """Return its environment on this node, which has ``own``."""

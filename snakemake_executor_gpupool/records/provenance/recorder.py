@@ -77,6 +77,7 @@ class ProvenanceRecorder:
             "worker_attached": self._worker_attached,
             "model_loaded": self._model_loaded,
             "stage_loaded": self._stage_loaded,
+            "worker_ended": self._worker_ended,
             "lease_requested": self._lease_requested,
             "lease_granted": self._lease_granted,
             "lease_released": self._lease_released,
@@ -155,6 +156,10 @@ class ProvenanceRecorder:
         load_s = (known.get("load_s") or 0.0) + fields["seconds"]
         self._loaded[name] = {**known, "versions": fields["versions"], "load_s": load_s}
         self._add("worker", f"worker/{name}", self._loaded[name])
+
+    def _worker_ended(self, time_s: float, fields: Mapping[str, Any]) -> None:
+        self._workers.pop(fields["worker"], None)
+        self._loaded.pop(fields["worker"], None)
 
     def _worker_attached(self, time_s: float, fields: Mapping[str, Any]) -> None:
         self._worker_started(time_s, fields)

@@ -170,9 +170,14 @@ class FileScheduler:
             self._end_stale(worker)
 
     def _end_stale(self, worker: FileWorker) -> None:
-        if worker.is_stale and not worker.in_flight and not worker.is_ending:
+        if worker.is_stale:
+            self.end_idle(worker, "it knows code that has changed")
+
+    def end_idle(self, worker: FileWorker, why: str) -> None:
+        """End a process, unless it has something to do."""
+        if not worker.in_flight and not worker.is_ending:
             worker.is_ending = True
-            self._outbox.put(StopWorker(worker.worker_id, "it knows code that has changed"))
+            self._outbox.put(StopWorker(worker.worker_id, why))
 
     def foresee(self, ref: ToolRef, node: str, now_s: float) -> None:
         """Have a process ready on a node when the first results come from there."""

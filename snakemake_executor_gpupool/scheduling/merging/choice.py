@@ -117,13 +117,28 @@ class MergeChoice:
         is_alone
             No other job is in flight: others that were to follow will not come.
         """
-        key = self._apart.pop(request.identity, None)
-        if key is not None:
-            self._open[key] -= 1
-        if is_alone and key is None:
+        is_held = request.identity in self._apart
+        if is_held:
+            self._comes_no_more(request.identity)
+        elif is_alone:
             self._apart.clear()
             self._open.clear()
-        return key is not None
+        return is_held
+
+    def _comes_no_more(self, identity: Identity) -> None:
+        key = self._apart.pop(identity)
+        self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]
+
+    def forget_run(self, run: str) -> None:
+        """None of a run's jobs will come: they hold nobody to their way."""
+        for identity in [each for each in self._apart if each[:1] == (run,)]:
+            self._comes_no_more(identity)
+
+    def forget(self, row: Model) -> None:
+        """A row is not needed any longer."""
+        self._rows.pop(row.key, None)
 
     # -- measuring -------------------------------------------------------------------
     def stage_done(self, row: Model, stage: int, seconds: float, requests: int) -> None:

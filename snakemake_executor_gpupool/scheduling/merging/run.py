@@ -334,6 +334,7 @@ class MergedRuns:
     def forget_run(self, run: str) -> None:
         """None of a run's jobs will come: nothing is kept for them."""
         self._staged.forget(run)
+        self._choice.forget_run(run)
         for _, merged in self._in_flight():
             merged.is_unclaimed |= merged.request.identity[:1] == (run,)
 
