@@ -239,7 +239,7 @@ class RunLoop:
         first_line = end.reason.partition("\n")[0]
         fields = {"worker": end.worker_id, "reason": first_line, "expected": end.expected}
         fields |= {} if end.exit_code is None else {"exit": end.exit_code}
-        self.events.write("worker_ended", fields)
+        self._effects.append(Note("worker_ended", fields))
 
     def _frame(self, worker_id: str, frame: Frame, now_s: float) -> None:
         energy_j = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,11 @@ class ModelsElsewhere:
         handler = self._handlers.get(event)
         if handler is not None:
             handler(fields, now_s)
+
+    def forget(self, job_ids: Iterable[int]) -> None:
+        """Leave jobs out that are not done elsewhere any longer."""
+        for job_id in job_ids:
+            self._jobs.pop(job_id, None)
 
     def states(self, now_s: float) -> list[ModelState]:
         """Return the progress of each model."""

@@ -228,6 +228,10 @@ class Pool:
         """Write down what another process, which serves jobs for this run, says of them."""
         self._inbox.post_if_open(lambda now_s: self._loop.elsewhere.take_news(news, now_s))
 
+    def forget_elsewhere(self, job_ids: Sequence[int]) -> None:
+        """Leave jobs out of the progress of others' models: this pool does them after all."""
+        self._inbox.post_if_open(lambda now_s: self._loop.elsewhere.models.forget(job_ids))
+
     def take_back(self, job_id: int) -> None:
         """Say that a call's results have been read."""
         self._inbox.post_if_open(lambda now_s: self._loop.take(ev.ResultsRead(job_id), now_s))

@@ -60,5 +60,5 @@ def note_models(outbox: Outbox, tool: ToolRef, message: ItemsRead) -> None:
     """A process has said what models were made of."""
     for model in (message.model, *(following.model for following in message.following)):
         if model.origin:
-            names = {"model": model.model, "label": model.label, "software": tool.surroundings}
+            names = {"model": model.model, "label": model.label, "software": tool.software}
             outbox.put(Fact("model", {**names, **model.origin}))

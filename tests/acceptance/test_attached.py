@@ -104,6 +104,19 @@ class Place:
         answer: dict[str, Any] = json.loads(done.stdout or "{}")
         return answer
 
+    def ask(self, workflow: Workflow, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run gpupool's command line in a workflow's directory; what it computes is not counted."""
+        apart = self.directory / "apart"
+        apart.mkdir(exist_ok=True)
+        return subprocess.run(
+            [*COMMAND, *words],
+            cwd=workflow.directory,
+            env=workflow.environment(**{**self.env, "SEEN": str(apart)}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def end_server(self) -> None:
         """End the server, if there is one, and see that it ends."""
         pid = self.serve("--status").get("pid")
@@ -151,11 +164,11 @@ def test_a_second_run_finds_all_loaded_and_edited_code_is_new(place: Place) -> N
     assert served["costs"]["jobs_s"] > 0
     assert {event["job_id"] for event in done.events("job_done")} == {1, 2, 3, 4}
     assert done.read(".snakemake/gpupool/latest/jobs.tsv").count("COMPLETED") == 4
-    why = subprocess.run(
-        [*COMMAND, "why", "out/1.txt"],
-        cwd=second.directory, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    why = place.ask(second, "why", "out/1.txt")
     assert why.returncode == 0 and "shout" in why.stdout and "in/1.txt" in why.stdout, why.stderr
+    for workflow in (first, second):  # the second's first file has been computed for the first's
+        verified = place.ask(workflow, "verify", "out/0.txt", "out/1.txt")
+        assert verified.returncode == 0 and "2 agree" in verified.stdout, verified.stdout
 
     place.tool.write_text(TOOL.replace("item.upper()", "item.title()"))
     edited = place.run(second, "on", "--forceall")

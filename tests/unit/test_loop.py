@@ -193,6 +193,16 @@ def test_a_dead_worker_is_replaced_and_its_job_served(stepped: Stepped) -> None:
     assert end["reason"] == "killed by SIGKILL" and end["expected"] is False
 
 
+def test_a_worker_s_end_is_noted_after_what_it_had_said(stepped: Stepped) -> None:
+    stepped.submit(1)
+    stepped.steps(2)
+    (reader,) = stepped.host.sent
+    stepped.host.dies(reader, "killed by SIGKILL")  # its answer comes in the same turn
+    stepped.steps()
+    names = [event["event"] for event in stepped.events()]
+    assert names.index("job_read") < names.index("worker_ended")
+
+
 def test_a_cancelled_run_reports_every_job_and_ends_every_worker(stepped: Stepped) -> None:  # S10
     stepped.host.silent = {"run"}
     stepped.submit(1, 2)

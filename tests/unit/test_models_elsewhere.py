@@ -49,3 +49,14 @@ def test_items_of_this_run_s_jobs_are_counted_and_no_others() -> None:
     told(models, 9.0, "worker_ended", worker="server.w")
     assert lines(models, 20.0) == []
     assert not models._jobs
+
+
+def test_jobs_that_are_handed_back_are_not_waited_for() -> None:
+    models = ModelsElsewhere()
+    told(models, 0.0, "worker_attached", **MODEL, devices=["cpu:0"], seconds=3.0)
+    for job_id in (1, 2):
+        told(models, 0.0, "job_read", job_id=job_id, items=10, model="Shout (m)")
+    models.forget([2, 3])
+    assert "0/10" in lines(models, 9.0)[0]
+    models.forget([1])
+    assert lines(models, 9.0) == []

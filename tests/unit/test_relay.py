@@ -125,12 +125,15 @@ def test_an_earlier_batch_is_told_before_the_job_that_has_a_result_of_it() -> No
     world = World()
     world.load()
     world.batch()
-    world.relay.fact("model", {"model": "m", "label": "M"})
+    for software in ("", "another environment"):
+        made = {"model": "m", "label": "M", "software": software}
+        world.relay.fact("model", made)
     late = Run()
     world.relay.attach(late)
     world.relay.add(30, late, 5, "s1")
     world.end(30, late)
     assert late.names() == ["model", "worker_attached", "batch", "job", "job_done"]
+    assert late.fields("model")["software"] == "", "the job's own"
     job = late.fields("job")
     assert job["batches"] == [(3 + BATCH_OFFSET, 1)], "and none that it has not been told of"
     assert job["duplicate_of"] == [], "other runs' jobs are not its own"

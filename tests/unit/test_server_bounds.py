@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,35 @@ def test_tools_that_cannot_be_imported_are_not_remembered(monkeypatch: pytest.Mo
     asyncio.run(jobs())
     assert len(watch._known) == len(watch._looked_s) == 3
     assert not watch._asking
+
+
+def test_a_tool_that_is_displaced_while_it_is_looked_at_is_known_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch = CodeWatch()
+    monkeypatch.setattr(code_watch, "MAX_TOOLS", 1)
+    is_looked_at, goes_on = threading.Event(), threading.Event()
+
+    class Slow(ToolCode):
+        def holds(self) -> bool:
+            is_looked_at.set()
+            return goes_on.wait(60.0)
+
+    async def ask(spec: str, *more: object) -> ToolCode:
+        return (Slow if spec == "slow" else ToolCode)((), (), "1")
+
+    async def jobs() -> None:
+        monkeypatch.setattr(watch, "_ask", ask)
+        first = await watch.code_of("slow", {}, "env", "/")
+        again = asyncio.ensure_future(watch.code_of("slow", {}, "env", "/"))
+        await asyncio.to_thread(is_looked_at.wait, 60.0)
+        await watch.code_of("other", {}, "env", "/")
+        goes_on.set()
+        assert await again is first
+        assert await watch.code_of("slow", {}, "env", "/") is first
+
+    asyncio.run(jobs())
+    assert len(watch._known) == len(watch._looked_s) == 1
 
 
 def job(cwd: str = "/flow") -> ClientJob:

@@ -1,7 +1,7 @@
 """A run's pool whose served jobs a server does; everything else it does by itself.
 
 The run hands whole jobs over, and writes down what the server tells of them as if it had seen it
-itself: events, figures, provenance, reports. Leases, and jobs that are not for a server, are its
+itself: events, figures, provenance, reports. Leases, and jobs that the server hands back, are its
 own, and so are all jobs once the server is lost, if the run may go on without.
 """
 
@@ -92,19 +92,19 @@ class AttachedPool(Pool):
     # -- called by the run -----------------------------------------------------------------
     def submit(self, requests: Sequence[Request]) -> None:
         """Serve jobs, by the server where that can. Returns at once."""
+        if not requests:
+            return
         with self._state:
-            over = self._over or self._cancelled
-            theirs = [] if over else list(requests)
-            self._outstanding.update((request.job_id, request) for request in theirs)
-            self._still.handed_over(theirs)
-        handed_over = {request.job_id for request in theirs}
-        own = [request for request in requests if request.job_id not in handed_over]
-        if self._over and not self._falls_back and own:
+            is_own = bool(self._over or self._cancelled)
+            if not is_own:
+                self._outstanding.update((request.job_id, request) for request in requests)
+                self._still.handed_over(requests)
+        if not is_own:
+            self._connection.send({"type": "jobs", "jobs": [*map(self._message, requests)]})
+            return
+        if self._over and not self._falls_back:
             self.fail(ConfigError(f"{self._over}, and this run was to have one"))
-        if own:
-            super().submit(own)
-        if theirs:
-            self._connection.send({"type": "jobs", "jobs": [*map(self._message, theirs)]})
+        super().submit(requests)
 
     def _message(self, request: Request) -> dict[str, Any]:
         own = replace(request, has_provenance=self._has_provenance, store=self.store)
@@ -297,6 +297,7 @@ class AttachedPool(Pool):
 
     def _serve_here(self, requests: Sequence[Request]) -> None:
         """Have workers of this run do jobs; items of calls have gone with the server."""
+        self.forget_elsewhere([request.job_id for request in requests])
         calls = [request for request in requests if request.job_id in self._calls]
         for request in calls:
             self._calls.discard(request.job_id)

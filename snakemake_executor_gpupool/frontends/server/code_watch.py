@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.errors import GpupoolError, ProtocolError
-from snakemake_executor_gpupool.frontends.server.job_requests import Entrance
+from snakemake_executor_gpupool.frontends.server.job_requests import WORKER_DIED, Entrance
 from snakemake_executor_gpupool.hosts.containers import variables_in
 from snakemake_executor_gpupool.hosts.process import CHILD_ENTRY, PACKAGE_DIR, describe_exit
 from snakemake_executor_gpupool.wire.described import WorkerError
@@ -134,16 +134,17 @@ class CodeWatch:
         self._asking[ident] = lock, waiting + 1
         try:
             async with lock:
-                code = self._known.get(ident)
-                if code is not None and self._looked_s[ident] < asked_s:
-                    self._looked_s[ident] = time.monotonic()
+                code, looked_s = self._known.get(ident), self._looked_s.get(ident, 0.0)
+                if code is not None and looked_s < asked_s:
+                    looked_s = time.monotonic()
                     if not await asyncio.to_thread(code.holds):
                         code = None
                         self._known.pop(ident, None)
                 if code is None:
-                    self._looked_s[ident] = time.monotonic()
+                    looked_s = time.monotonic()
                     code = await self._ask(spec, variables, cwd, entrance)
-                self._known[ident] = code  # once more, if others have displaced it meanwhile
+                # Both once more: others may have displaced it meanwhile.
+                self._known[ident], self._looked_s[ident] = code, looked_s
                 self._known.move_to_end(ident)
         finally:
             _, waiting = self._asking.pop(ident)
@@ -156,10 +157,6 @@ class CodeWatch:
             self._looked_s.pop(oldest, None)
         return code
 
-    def forget(self, spec: str, software: str) -> None:
-        """Ask again for the next job."""
-        self._known.pop((spec, software), None)
-
     async def _ask(
         self, spec: str, variables: Mapping[str, str], cwd: str, entrance: Entrance | None
     ) -> ToolCode:
@@ -171,7 +168,7 @@ class CodeWatch:
                 break
             await asyncio.sleep(wait_s)  # it was killed, perhaps by no fault of the tool's
         message = f"importing it ended its process, {describe_exit(code)}: {words}"
-        raise ToolError(WorkerError(message, type="WorkerDied"))
+        raise ToolError(WorkerError(message, type=WORKER_DIED))
 
 
 async def _asked(

@@ -33,8 +33,10 @@ PICKLE_PROTOCOL = 5
 MISUSE = ("UnknownTool", "UnknownParam", "ConfigError")
 #: Errors of a tool's processes that have not met what they were to start from.
 CHANGES = CodeChanged.__name__, WeightsChanged.__name__
+#: What an error is called that is the end of a process.
+WORKER_DIED = "WorkerDied"
 #: Errors after which a tool's processes are not to be asked again: the next ones may do better.
-SPOILING = (*CHANGES, "UnlistedCode", "UnknownTool", "WorkerDied", "ImportError")
+SPOILING = (*CHANGES, "UnlistedCode", "UnknownTool", WORKER_DIED, "ImportError")
 #: What is said of a tool whose jobs are in a shadow directory, and see no weights there.
 RELATIVE = (
     "{} has weights whose relative name is another file, or none, where its job is done (in a "
@@ -42,8 +44,6 @@ RELATIVE = (
 )
 #: The types of messages that hold a job: what is to be done of it.
 RUN, PRELOAD = "run", "preload"
-#: What an error is called that is the end of a process.
-WORKER_DIED = "WorkerDied"
 _TEXTS = ("tool", "cwd", "rule")
 _GROUPS = ("input", "output", "param", "wildcard")
 

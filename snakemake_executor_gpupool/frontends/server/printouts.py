@@ -142,8 +142,8 @@ class Printouts:
         self._workers: dict[str, _Worker] = {}
         #: By stamp and model: processes that have died before the model was there.
         self._dead: OrderedDict[tuple[str, str], _Worker] = OrderedDict()
-        #: Batches that are done, the process of each, what it has printed and for which jobs.
-        self._done: OrderedDict[int, tuple[_Worker, Place | None, set[int]]] = OrderedDict()
+        #: Batches that are done, the process of each, what it has printed and for how many jobs.
+        self._done: OrderedDict[int, tuple[_Worker, Place | None, int]] = OrderedDict()
         self._handlers: dict[str, Callable[[Fields], None]] = {
             "device_granted": self._granted,
             "worker_started": self._started,
@@ -195,10 +195,10 @@ class Printouts:
             for number, _ in fields["batches"] if job is not None else ():
                 if number in self._done and job is not None and number not in job.batches:
                     worker, place, jobs = self._done[number]
-                    jobs.add(job_id)
+                    self._done[number] = worker, place, jobs + 1
                     job.meet(worker)
                     if place is not None:
-                        job.add(place._replace(jobs=len(jobs)))
+                        job.add(place._replace(jobs=jobs + 1))
 
     # -- processes -------------------------------------------------------------------------
     def _worker(self, fields: Fields) -> _Worker:
@@ -322,7 +322,7 @@ class Printouts:
             job.batches.add(fields["batch"])
             if place is not None:
                 job.add(place._replace(jobs=len(jobs)))
-        self._done[fields["batch"]] = worker, place, set(jobs)
+        self._done[fields["batch"]] = worker, place, len(jobs)
         while len(self._done) > MAX_BATCHES:
             self._done.popitem(last=False)
 

@@ -45,7 +45,7 @@ class _Known:
     own_ids: dict[int, int] = field(default_factory=dict)
     workers: set[str] = field(default_factory=set)
     batches: set[int] = field(default_factory=set)
-    models: set[str] = field(default_factory=set)
+    models: set[tuple[str, str]] = field(default_factory=set)
     #: What its jobs needed: stamps, and names of models.
     used: set[tuple[str, str]] = field(default_factory=set)
 
@@ -90,7 +90,8 @@ class Relay:
         self._in_flight: dict[int, list[Run]] = {}
         self._batches: OrderedDict[int, tuple[dict[str, Any], _Worker]] = OrderedDict()
         self._members = 0
-        self._models: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        #: By name and software: one in two environments is two.
+        self._models: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
         self._handlers: dict[str, Callable[[float, str, Fields], None]] = {
             "device_granted": self._granted,
             "worker_started": self._started,
@@ -152,7 +153,7 @@ class Relay:
         """Take in a fact of provenance; its time is that of the event that follows it."""
         with self._lock:
             if kind == "model":
-                self._models[fields["model"]] = dict(fields)
+                self._models[fields["model"], fields["software"]] = dict(fields)
                 while len(self._models) > MAX_MODELS:
                     self._models.popitem(last=False)
             elif kind == "batch":
@@ -287,7 +288,7 @@ class Relay:
         known = self._runs.get(route.run) if route is not None else None
         if route is None or known is None:
             return
-        self._tell_model(route.run, known, fields["model"])
+        self._tell_model(route.run, known, (fields["model"], fields["request"].tool.software))
         batches = []
         for number, items in fields["batches"]:
             if number not in known.batches and number in self._batches:
@@ -299,8 +300,8 @@ class Relay:
         told |= {"job_id": route.own_id, "batches": batches, "duplicate_of": others}
         route.held.append((FACT, 0.0, "job", told))
 
-    def _tell_model(self, run: Run, known: _Known, ident: Any) -> None:
-        if ident and ident not in known.models and ident in self._models:
+    def _tell_model(self, run: Run, known: _Known, ident: tuple[str, str]) -> None:
+        if ident not in known.models and ident in self._models:
             known.models.add(ident)
             self._tell(run, (FACT, 0.0, "model", self._models[ident]))
 
@@ -358,7 +359,6 @@ class Relay:
             if worker.name not in self._workers:
                 over = {"worker": worker.name, "reason": "", "expected": True}
                 self._tell(run, (EVENT, now_s, "worker_ended", _renamed(over)))
-        self._tell_model(run, known, fields.get("model"))
         self._tell(run, (FACT, 0.0, "batch", _renamed(fields)))
 
 

@@ -55,8 +55,6 @@ class RunJob(ClientJob):
         The paths of all its outputs.
     numbered
         Called with each number that the server gives it, one for each try.
-    run
-        Tells its run from others.
     after
         The jobs that follow it, as they are guessed.
     """
@@ -64,7 +62,6 @@ class RunJob(ClientJob):
     base: Request
     wanted: tuple[str, ...]
     numbered: Callable[[int, ToolRef], None]
-    run: str
     after: tuple[RunJob, ...] = ()  # type: ignore[misc]
     is_shown = False
 
@@ -253,7 +250,6 @@ def read_job(
             base=base,
             wanted=tuple(str(path) for path in message["outputs"]),
             numbered=numbered,
-            run=run,
             entrance=None if entrance is None else from_plain(Entrance, entrance),
             after=tuple(
                 read_job(later, client, numbered, spools, run) for later in message["follow"]

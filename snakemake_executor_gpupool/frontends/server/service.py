@@ -202,7 +202,6 @@ class Service:
         try:
             answer = await self._answer(message, gone)
         finally:
-            gone.cancel()
             self.left()
         self.done += answer["type"] == "done"
         self.failed += answer["type"] == "failed"
@@ -213,16 +212,19 @@ class Service:
     ) -> None:
         """Do the job of a client that waits for it."""
         # A client says nothing more, unless it does not want the job any longer, or ends.
-        answer = await self.run(message, asyncio.ensure_future(reader.read(1)))
-        self.clients += 1  # the logs that the answer names are there until it has opened them
+        gone = asyncio.ensure_future(reader.read(1))
         try:
-            writer.write(encode(answer))
-            await writer.drain()
-            if answer.get("printed"):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(reader.read(), TAKEN_S)
+            answer = await self.run(message, gone)
+            self.clients += 1  # the logs that the answer names are there until it has opened them
+            try:
+                writer.write(encode(answer))
+                await writer.drain()
+                if answer.get("printed"):
+                    await asyncio.wait((gone,), timeout=TAKEN_S)
+            finally:
+                self.left()
         finally:
-            self.left()
+            gone.cancel()
 
     def left(self) -> None:
         """A client has ended."""
@@ -312,7 +314,6 @@ class Service:
                 continue
             report = await self._once(job, await self._places(job, place), gone, late)
             kind = report.cause.type if report.cause is not None else ""
-            lacks = job.is_repeatable and lacks_a_file(report.cause)
             if kind in SPOILING:
                 self.workplaces.spoil(place)
                 if key_of(os.environ) != self.key:
@@ -322,8 +323,8 @@ class Service:
             if kind == UnlistedCode.__name__:
                 raise ComputeThere(f"the server cannot serve {job.name}: {report.error}")
             refuse_relative_weights(kind, job, place.ref)
-            lacks = lacks or (job.is_repeatable and kind == WeightsChanged.__name__)
-            if lacks and place.ref.base_dir != job.cwd:
+            lacks = lacks_a_file(report.cause) or kind == WeightsChanged.__name__
+            if lacks and job.is_repeatable and place.ref.base_dir != job.cwd:
                 is_here = True  # a file that the tool looks for where its job runs
             elif kind in CHANGES and job.is_repeatable:
                 why = str(report.error).partition("\n")[0]
@@ -393,8 +394,3 @@ class Service:
             for place in places:
                 place.jobs -= 1
                 place.used_s = time.monotonic()
-
-
-def _lacks_a_file(error: WorkerError | None) -> bool:
-    words = ("FileNotFoundError", "No such file or directory")
-    return error is not None and any(word in f"{error.type}: {error.message}" for word in words)

@@ -209,7 +209,7 @@ class ProvenanceRecorder:
         request: Request = fields["request"]
         facts, name = request.facts, f"job/{request.job_id}"
         is_call = not request.identity
-        model = _name_of_model(fields["model"], request.tool.surroundings)
+        model = _name_of_model(fields["model"], request.tool.software)
         outputs = _files("output", facts.all_outputs, facts.n_outputs, fields["outputs"])
         inputs = fields["inputs"] if len(fields["inputs"]) == facts.n_inputs else ()
         shared = [self._id(f"job/{number}") for number in fields["duplicate_of"]]
