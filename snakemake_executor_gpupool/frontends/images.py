@@ -67,7 +67,9 @@ def _read_image(path: str) -> tuple[str, str]:
         if image_version(path) == version:
             digests[path, version] = digest
             return version, digest
-    raise Uncontainable(f"the image of its container, {path}, changes while it is read")
+    raise Uncontainable(
+        f"the image of its container, {path}, changes while it is read: try again later"
+    )
 
 
 def _digest(path: str) -> str:

@@ -19,7 +19,8 @@ RESOURCES = {
     "device": "Which devices, as a device string (`cuda`, `cudax2`, `cuda:0`, `cpu`); takes "
     "precedence over `gpu`.",
     "gpu_model": "Which model of card, as in `a100`, or several, as in `a100,h100`; case and "
-    "punctuation do not count, and `any` is any. Without `gpu` or `device` it asks for one GPU, as "
+    "punctuation do not count, and `any` is any (after `--set-resources` `ANY`: Snakemake takes "
+    "`any` for a function of Python's). Without `gpu` or `device` it asks for one GPU, as "
     "under the Slurm plugin; for a served rule, for as many as its tool takes.",
     "gpu_manufacturer": "Whose cards: `nvidia`, `amd`. Alone it asks for no GPU.",
     "gpupool_instance": "A name. Rules that give different ones have models and workers of their "

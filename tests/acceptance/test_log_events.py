@@ -115,7 +115,7 @@ def test_plugins_hear_what_they_hear_under_the_local_executor(tmp_path: Path) ->
     local = Workflow(tmp_path / "local", SNAKEFILE, files | inputs)
     pool = Workflow(tmp_path / "pool", SNAKEFILE, files | inputs)
     expected = by_job(records(local, "local", *LOCAL))
-    if not expected and version("snakemake-interface-logger-plugins") < "2":
+    if not expected and int(version("snakemake-interface-logger-plugins").partition(".")[0]) < 2:
         pytest.skip("under this interface the plugin hears nothing from the local executor either")
     recorded = records(pool, "pool")
     seen = by_job(recorded)

@@ -129,6 +129,7 @@ def test_a_variable_near_one_of_ours_is_a_warning() -> None:
         "the environment variable GPUPOOL_MANAGED_DEVISES means nothing; did you mean "
         "GPUPOOL_MANAGED_DEVICES?"
     ]
+    assert near_variables({"GPUPOOL_EARLI": "1"}) == [], "only gpupool sets GPUPOOL_EARLY"
     assert near_variables({"GPUPOOL_TEST_SLURM": "1", "GPUPOOL_FUZZ_CASES": "1"}) == []
 
 

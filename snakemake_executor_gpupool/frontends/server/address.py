@@ -135,6 +135,11 @@ def why_unsafe(directory: str) -> str:
         return f"{directory} is no directory"
     if status.st_uid != os.getuid():
         return f"{directory} belongs to user {status.st_uid}"
+    if status.st_mode & stat.S_ISVTX:
+        return (
+            f"{directory} is shared by all users: a server has a directory of its own "
+            "(gpupool serve --status says which)"
+        )
     if status.st_mode & 0o077:
         return f"others may reach {directory} (chmod 700 {directory})"
     return ""

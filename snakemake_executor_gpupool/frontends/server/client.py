@@ -214,7 +214,7 @@ class Client:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise NoServer(
                 f"there is none in {self.directory} ({why}); gpupool serve starts one, and so "
-                "does --server auto"
+                "does --server auto (of Snakemake: --gpupool-server auto)"
             ) from error
         except BaseException:
             connection.close()

@@ -61,7 +61,7 @@ WITHOUT_GPU = (
 #: How to go on where the wanted card is not there.
 OTHER_CARD = (
     "Name one of these in gpu_model (several: separated by commas), leave it out to take any "
-    "(--set-resources RULE:gpu_model=any), or start where such a card is"
+    "(--set-resources RULE:gpu_model=ANY), or start where such a card is"
 )
 
 #: With at least this many jobs at a time, batches are full for most models.

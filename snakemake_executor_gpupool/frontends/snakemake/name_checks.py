@@ -12,6 +12,8 @@ PREFIX = "gpupool"
 #: How similar a resource must be to one of ours for a warning: rules have resources of their own.
 CLOSE = 0.8
 OURS = {name for name in RESOURCES if name.startswith(PREFIX)}
+#: Variables that only gpupool sets.
+INTERNAL = {name for name, text in VARIABLES.items() if text.startswith("Set ")}
 
 
 def misspelt_names(rules: Iterable[Any]) -> dict[str, str]:
@@ -80,6 +82,6 @@ def near_variables(environ: Mapping[str, str]) -> list[str]:
         f"the environment variable {name} means nothing; did you mean {meant}?"
         for name in sorted(environ)
         if name.startswith("GPUPOOL_") and name not in VARIABLES
-        for meant in [nearest(name, set(VARIABLES) - set(environ), 0.85)]
+        for meant in [nearest(name, set(VARIABLES) - set(environ) - INTERNAL, 0.85)]
         if meant is not None
     ]

@@ -118,7 +118,7 @@ def cards_of_slurm(
                 f"rule {rule} asks for a card that no node of {where} has: {wish}. There are "
                 f"{', '.join(filter(None, types))}. Name one of these in gpu_model (several: "
                 "separated by commas), leave it out to take any (--set-resources "
-                f"{rule}:gpu_model=any), or choose where pilots run with --gpupool-partition"
+                f"{rule}:gpu_model=ANY), or choose where pilots run with --gpupool-partition"
             )
         found[wish] = kind
     return PilotCards(found)
