@@ -12,8 +12,9 @@ from ready form a wave::
 A job that becomes ready names its wave (:attr:`~.Request.wave`), so that the scheduler counts on by
 itself. The empty forecast says that nothing is known, not that nothing is to come.
 
-Several frontends of one scheduler each have a forecast of their own: :meth:`Forecast.merged` makes
-one of them, in which waves have other names (:func:`wave_of_client`). Kinds are common to all.
+Several frontends of one scheduler each have a forecast of their own, kept apart: in the scheduler
+its waves have other names (:meth:`Forecast.merged`, :func:`wave_of_client`). Kinds are common to
+all.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
 from snakemake_executor_gpupool.devices.allocation.foresight import Foresight
 from snakemake_executor_gpupool.scheduling.forecast import Forecast, Need, Wave, kind_of
+from snakemake_executor_gpupool.scheduling.job_kinds import JobKinds
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.plan import workers_that_pay
 from snakemake_executor_gpupool.scheduling.waves import Count, WaveTable
@@ -44,8 +45,7 @@ class Outlook(Foresight):
     def __init__(self, models: Mapping[Hashable, Model]) -> None:
         self._models = models
         self._table = WaveTable()
-        self._kinds: dict[str, dict[Hashable, None]] = {}
-        self._kinds_of: defaultdict[Hashable, set[str]] = defaultdict(set)
+        self._kinds = JobKinds()
         self._loaded: set[Hashable] | None = None
         self._jobs_read: Counter[Hashable] = Counter()
         self._cost_read: defaultdict[Hashable, float] = defaultdict(float)
@@ -64,14 +64,14 @@ class Outlook(Foresight):
         ``client``: whose it is, of several.
         """
         self._table.replace(forecast, client)
+        self._kinds.forget_unused(self._table.kinds())
         self._on_model, self._loaded = {}, None
         self._ranks.clear()
         self._forget_estimates()
 
     def forget(self, model: Model) -> None:
         """Forget a model that is about to be forgotten."""
-        for kind in self._kinds_of.pop(model.key, ()):
-            del self._kinds[kind][model.key]
+        self._kinds.forget_model(model.key)
         self._jobs_read.pop(model.key, None)
         self._cost_read.pop(model.key, None)
         self._on_model, self._loaded, self._used, self._typical = {}, None, None, None
@@ -86,13 +86,9 @@ class Outlook(Foresight):
     def job_read(self, request: Request, model: Model, cost: float) -> None:
         """All items of a job are known: which model computes them, and what they cost."""
         self._table.job_read(request.job_id)
-        if request.wave:
-            known = self._kinds.setdefault(kind_of(request.wave), {})
-            if model.key not in known:
-                known[model.key] = None
-                self._kinds_of[model.key].add(kind_of(request.wave))
-                self._on_model, self._loaded = {}, None
-                self._ranks.clear()
+        if request.wave and self._kinds.add(kind_of(request.wave), model.key):
+            self._on_model, self._loaded = {}, None
+            self._ranks.clear()
         # Others change by it, too, a little: their ranks are renewed in a moment anyway.
         self._ranks.pop(model.key, None)
         self._forget_estimates()
@@ -216,7 +212,7 @@ class Outlook(Foresight):
                 wave = self._table.waves.get(name)
                 count = self._table.counts.get(name)
                 if wave is not None and count is not None and count.total > count.done:
-                    kinds = self._kinds.get(wave.kind, {})
+                    kinds = self._kinds.models(wave.kind)
                     memo[name] = bool(kinds) and all(
                         key in loaded or key == model.key for key in kinds
                     )
@@ -227,7 +223,7 @@ class Outlook(Foresight):
 
     def _rows_after(self, model: Model) -> int:
         """Return how many waves follow one after the other on a model's jobs in flight."""
-        kinds, rows = self._kinds_of[model.key], self._table.rows
+        kinds, rows = self._kinds.of(model.key), self._table.rows
         flying = self._table.of_jobs_in_flight()
         return max((rows.get(name, 0) for name in flying if kind_of(name) in kinds), default=0)
 
@@ -316,7 +312,7 @@ class Outlook(Foresight):
         found = self._on_model.get(key)
         if found is None:
             # By the names of kinds: to look for the model's key takes many times as long.
-            kinds, tool = self._kinds_of.get(model.key, set()), str(model.tool.ref)
+            kinds, tool = self._kinds.of(model.key), str(model.tool.ref)
             waves = self._table.waves.values()
             if possible:
                 found = [wave for wave in waves if self._may_be(wave, kinds, tool)]
@@ -329,7 +325,7 @@ class Outlook(Foresight):
                 yield wave
 
     def _may_be(self, wave: Wave, kinds: Collection[str], tool: str) -> bool:
-        if len(self._kinds.get(wave.kind, ())) == 1:
+        if len(self._kinds.models(wave.kind)) == 1:
             return wave.kind in kinds
         # A kind that has never come, or as several models, may be any model of its tool.
         return wave.tool == tool
@@ -368,7 +364,7 @@ class Outlook(Foresight):
         return max(start_s, self.ready_in_s(wave)) + open_s + (lacking - at_work) * job_s
 
     def _models_of(self, kind: str) -> list[Model]:
-        return [self._models[key] for key in self._kinds.get(kind, ())]
+        return [self._models[key] for key in self._kinds.models(kind)]
 
     def _pace(self, models: Iterable[Model]) -> tuple[float, float]:
         """Return what a job takes all workers together, and in how long they can begin."""

@@ -10,6 +10,7 @@ from snakemake_executor_gpupool.scheduling.forecast import (
     Forecast,
     Need,
     Wave,
+    kind_of,
     rows_after,
     wave_of_client,
 )
@@ -76,7 +77,7 @@ class WaveTable:
         """Whether several clients may have forecasts, so that others may come at any time."""
         return any(self._forecasts)
 
-    # -- what happens; each returns whether a count has changed ---------------------------
+    # -- what happens; some return whether a count has changed ---------------------------
     def replace(self, forecast: Forecast, client: str = "") -> None:
         """Take in a new forecast; jobs in flight keep the waves that they came with.
 
@@ -157,6 +158,11 @@ class WaveTable:
     def of_jobs_in_flight(self) -> Iterator[str]:
         """Yield the names of waves with jobs in flight."""
         return (name for name, count in self.counts.items() if count.in_flight)
+
+    def kinds(self) -> set[str]:
+        """Return the kinds of jobs that are to come, or in flight."""
+        coming = {wave.kind for wave in self.waves.values()}
+        return coming.union(map(kind_of, self.of_jobs_in_flight()))
 
     def is_reading_unforeseen(self, tool: str) -> bool:
         """Whether jobs of a tool are being read that nobody foresaw."""

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling import job_kinds
+from snakemake_executor_gpupool.scheduling.forecast import Node, forecast_of, wave_of_client
 from snakemake_executor_gpupool.scheduling.models import failures, table, worker_names
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
+from tests.unit.test_chains import pipeline
 
 #: So many jobs, after which a table that has one entry for each stands out.
 JOBS = 50
@@ -117,6 +120,21 @@ def deadly(world: World) -> Callable[[int], None]:
     return jobs
 
 
+def foreseen(world: World) -> Callable[[int], None]:
+    """Each is of a run of its own."""
+
+    def jobs(number: int) -> None:
+        forecast, wave_of = forecast_of({number: Node(f"k{number}", "tool")})
+        world.take(ev.JobsForeseen(forecast, f"run{number}"))
+        wave = wave_of_client(wave_of[number], f"run{number}")
+        world.submit(number, [f"i{number}"], wave=wave)
+        world.run(world.now_s + 10.0)
+        world.take(ev.RunLeft(f"run{number}"))
+        world._act()
+
+    return jobs
+
+
 def cancelled(world: World) -> Callable[[int], None]:
     def jobs(number: int) -> None:
         world.submit(number, [FakeItem(f"i{number}", cost=1000.0, group=f"g{number}")])
@@ -143,7 +161,7 @@ def oversized(world: World) -> Callable[[int], None]:
     "kind",
     [
         *(other_params, other_models, other_tools, failing, broken_groups, failing_loads),
-        *(deadly, cancelled, preloads, oversized),
+        *(deadly, cancelled, preloads, oversized, foreseen),
     ],
 )
 def test_no_table_grows_with_jobs_that_have_ended(  # W7
@@ -153,5 +171,24 @@ def test_no_table_grows_with_jobs_that_have_ended(  # W7
     monkeypatch.setattr(table, "MAX_MEASURED", 8)
     monkeypatch.setattr(failures, "MAX_BROKEN", 8)
     monkeypatch.setattr(worker_names, "MAX_NUMBERED", 8)
+    monkeypatch.setattr(job_kinds, "MAX_KINDS", 8)
     world = a_world()
     assert grown(world, kind(world)) == {}
+
+
+def test_no_table_grows_with_rows_of_models(monkeypatch: pytest.MonkeyPatch) -> None:  # W7
+    for where, name in ((table, "MAX_IDLE"), (table, "MAX_MEASURED"), (failures, "MAX_BROKEN")):
+        monkeypatch.setattr(where, name, 8)
+    monkeypatch.setattr(worker_names, "MAX_NUMBERED", 8)
+    config = DispatchConfig(idle=IdleTime(5.0), results_kept=10)
+    world = pipeline(gpus=0, cpus=1, load_s=0.1, seconds_per_cost=0.01, config=config)
+
+    def jobs(number: int) -> None:
+        first = 100 * (number + 1)
+        world.rows[first] = [first, first + 1, first + 2]
+        for stage, job_id in enumerate(world.rows[first]):
+            item = FakeItem(f"i{number}/{stage}", group=f"g{number}.{stage}")
+            world.declare(job_id, [item], model=f"m{number}.{stage}")
+        world.release(first)
+
+    assert grown(world, jobs) == {}

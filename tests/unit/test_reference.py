@@ -26,11 +26,12 @@ def noted_events() -> set[str]:
     events = set()
     for path in sources():
         for node in nodes(path):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                owner = ast.unparse(node.func.value)
-                writes = node.func.attr == "note" or owner.endswith("events")
-                if writes and node.args and isinstance(node.args[0], ast.Constant):
-                    events.add(node.args[0].value)
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            writes = called == "Note" or called.endswith(".note") or "events." in called
+            if writes and node.args and isinstance(node.args[0], ast.Constant):
+                events.add(node.args[0].value)
     return events
 
 

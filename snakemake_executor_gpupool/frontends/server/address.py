@@ -135,13 +135,10 @@ def why_unsafe(directory: str) -> str:
         return f"{directory} is no directory"
     if status.st_uid != os.getuid():
         return f"{directory} belongs to user {status.st_uid}"
-    if status.st_mode & stat.S_ISVTX:
-        return (
-            f"{directory} is shared by all users: a server has a directory of its own "
-            "(gpupool serve --status says which)"
-        )
     if status.st_mode & 0o077:
-        return f"others may reach {directory} (chmod 700 {directory})"
+        is_for_all = status.st_mode & stat.S_ISVTX  # as /tmp, which must stay so
+        advice = "name one of your own" if is_for_all else f"chmod 700 {directory}"
+        return f"others may reach {directory} ({advice})"
     return ""
 
 
