@@ -105,7 +105,7 @@ def test_what_a_run_has_written_is_verified(ran: Path) -> None:  # R7
     assert verified(ran, "--sample", "2", "--seed", "8")[1].keys() != found.keys()
 
 
-def test_what_has_befallen_an_output_is_said(ran: Path) -> None:
+def test_what_has_befallen_an_output_is_said(ran: Path) -> None:  # R7
     resave(ran / "out/1.npz", 1e-5)
     resave(ran / "out/2.npz", 1e-2)
     text = ran / "out/3.tsv"

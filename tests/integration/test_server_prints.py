@@ -126,6 +126,7 @@ def test_jobs_of_one_batch_and_those_that_come_later_are_shown_it(talk: Workplac
         assert f"reading {number}.txt" in lines
         assert f"word{number}" in text
         assert not any(f"reading {other}.txt" in lines for other in range(4) if other != number)
+    assert sum("printed once for" in text for text in texts) >= 3, "those of one batch"
     assert "sleep1" in again
     assert "printed once for" in again
 

@@ -48,7 +48,7 @@ def test_what_a_process_waited_for_work_is_not_what_a_frame_takes() -> None:
     for job_id in range(200):  # each comes a second after the one before
         worker.sent(job_id, 0, float(job_id))
         worker.answered(job_id + 1e-4)
-    assert worker.frame_s is None or worker.frame_s < 2e-4
+    assert worker.frame_s is None
 
 
 def test_a_process_that_becomes_slow_gets_few_again() -> None:

@@ -85,11 +85,29 @@ def test_garbage_is_nothing(tmp_path: Path, text: str) -> None:
     assert kept(path).read() is None
 
 
-def test_what_others_could_have_written_is_nothing(tmp_path: Path) -> None:
+def test_what_others_could_have_written_is_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    for mode in (0o620, 0o602):
+        kept(path).write(LastRun((ONE,)))
+        path.chmod(mode)
+        assert kept(path).read() is None
+    kept(path).write(LastRun((ONE,)))
+    assert kept(path).read() is not None
+    owner = path.stat().st_uid
+    monkeypatch.setattr(last_run.os, "geteuid", lambda: owner + 1)
+    assert kept(path).read() is None
+
+
+def test_no_more_processes_are_remembered_than_may_be_started(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     kept(path).write(LastRun((ONE,)))
-    path.chmod(0o620)
-    assert kept(path).read() is None
+    content = json.loads(path.read_text())
+    content["processes"] *= 100
+    path.write_text(json.dumps(content))
+    last = kept(path).read()
+    assert last is not None and len(last.processes) == last_run.MAX_PROCESSES
 
 
 def test_few_workflows_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +168,22 @@ def test_only_calls_that_run_a_workflow_begin_early(words: str, runs: bool) -> N
 def test_settings_that_nobody_asked_for_on_a_command_line_start_nothing() -> None:
     ExecutorSettings()
     assert early_start._begun == []
+
+
+@pytest.mark.parametrize(("module", "begun"), [("snakemake.cli", 1), ("another.cli", 0)])
+def test_only_snakemake_s_own_command_line_begins_early(
+    module: str, begun: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(early_start, "_begun", [])
+    monkeypatch.setattr(early_start.COLLECTOR, "pass_over_imports", lambda: None)
+    monkeypatch.setenv("GPUPOOL_PROFILE", str(tmp_path / "profile.json"))
+    monkeypatch.delenv("GPUPOOL_LEASE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Snakefile").touch()
+    caller: dict[str, Any] = {"__name__": module, "make": ExecutorSettings}
+    exec("def args_to_api(args):\n    make()", caller)
+    caller["args_to_api"](arguments("--jobs", "1"))
+    assert len(early_start._begun) == begun
 
 
 @pytest.mark.parametrize(

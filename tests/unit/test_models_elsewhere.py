@@ -60,3 +60,14 @@ def test_jobs_that_are_handed_back_are_not_waited_for() -> None:
     assert "0/10" in lines(models, 9.0)[0]
     models.forget([1])
     assert lines(models, 9.0) == []
+
+
+def test_a_second_process_may_load_while_one_is_there() -> None:
+    models = ModelsElsewhere()
+    told(models, 0.0, "worker_attached", **MODEL, devices=["cpu:0"], seconds=3.0)
+    told(models, 1.0, "job_read", job_id=1, items=9, model="Shout (m)")
+    second = {"worker": "server.v", "devices": ["cpu:1"]}
+    told(models, 2.0, "device_granted", **second, model="Shout (m)")
+    told(models, 2.0, "worker_started", **second)
+    [line] = lines(models, 9.0)
+    assert "loading" not in line

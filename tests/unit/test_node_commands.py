@@ -159,12 +159,29 @@ def test_where_no_node_is_left_and_none_will_come_commands_fail(
     running.run("last", threads=1)
     running.run("waits", threads=1)
     running.commands.no_more_nodes("no pilot can be submitted")
-    assert "waits" not in running.codes, "a node is there"
+    assert running.commands.pending == 2, "a node is there"
     running.commands.gone("n1")
     running.run("late", threads=1)
     assert eventually(lambda: len(running.codes) == 3)
     assert running.codes == {"last": None, "waits": FAILED_CODE, "late": FAILED_CODE}
     assert "cannot be started: no pilot can be submitted" in capsys.readouterr().err
+
+
+def test_a_node_that_joins_after_all_gives_hope(running: Running) -> None:
+    running.commands.no_more_nodes("no pilot can be submitted")
+    running.join((Told("n1"), 1))
+    running.commands.gone("n1")
+    running.run("hopes", threads=1)
+    assert running.commands.pending == 1
+
+
+def test_commands_go_to_the_node_with_most_free_cores(running: Running) -> None:
+    small, large = Told("n1"), Told("n2")
+    running.join((small, 1), (large, 3))
+    for text in ("a", "b"):
+        running.run(text, threads=1)
+    assert (small.texts(), large.texts()) == ([], ["a", "b"])
+    assert running.commands.are_on("n2") and not running.commands.are_on("n1")
 
 
 def test_what_a_command_printed_is_printed_once(
@@ -263,3 +280,7 @@ def test_two_runs_share_the_cores_of_an_agent() -> None:
     thread.join(PATIENCE_S)
     cores.take(5, 2, lambda: True)  # all is over: nobody waits
     assert order == ["first", "second"]
+
+
+def test_a_command_that_is_wider_than_its_agent_runs_alone() -> None:
+    SharedCores().take(5, 2, lambda: pytest.fail("nothing else runs"))

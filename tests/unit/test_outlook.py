@@ -87,7 +87,7 @@ def test_a_free_device_loads_what_is_used_next() -> None:  # F1
     assert early_s == pytest.approx(end_s - 10.0, abs=0.2)
 
 
-def test_an_idle_worker_without_a_job_left_makes_room_at_once() -> None:
+def test_an_idle_worker_without_a_job_left_makes_room_at_once() -> None:  # F1
     jobs = ("a", 60.0, []), ("b", 1.0, []), ("c", 1.0, [1]), ("b", 1.0, [0, 2])
     _, ahead = both(graph_of(*jobs, devices=2))
     after_s = loads_of(ahead.world, "b")[1] - ahead.world.report_times[2]
@@ -316,7 +316,7 @@ def test_a_worker_without_a_job_left_does_not_hold_others_up() -> None:
     assert [s - began_s < 1.0 for s in loads_of(ahead.world, "b")] == [True] * 3
 
 
-def test_no_batch_waits_behind_another_where_a_worker_comes_sooner() -> None:
+def test_no_batch_waits_behind_another_where_a_worker_comes_sooner() -> None:  # P10
     """A worker has three seconds to go; a second one, which pays, is ready in half a second."""
     known = Figures(load_s=0.5, s_per_cost=1.0)
     world = World(gpus=2, load_s=0.5, start_s=0.0, figures={"m": known})
@@ -364,12 +364,17 @@ def test_runs_have_forecasts_of_their_own_and_take_them_along() -> None:  # G2
     counts = world.scheduler.outlook._table.counts
     assert (counts["k@0:run1"].coming, counts["k@0:run1"].in_flight) == (4, 1), "it counts on"
     assert counts["k@0:run2"].coming == 2
+    foresee(world, "run1", "k", 4)
+    count = world.scheduler.outlook._table.counts["k@0:run1"]
+    assert (count.coming, count.in_flight, count.unread) == (4, 1, 1), "the same, said anew"
     world.run()
     assert not world.scheduler.outlook._table.is_complete, "others may come at any time"
     world.take(ev.RunLeft("run1"))
     assert set(world.scheduler.outlook._table.waves) == {"k@0:run2"}
+    assert world.scheduler.outlook._table.is_shared
     world.take(ev.RunLeft("run2"))
     assert not world.scheduler.outlook.is_known
+    assert not world.scheduler.outlook._table.is_shared
 
 
 def test_what_a_job_takes_to_decide_does_not_grow_with_the_square_of_the_models(

@@ -99,6 +99,16 @@ def test_who_chooses_cards_by_options_is_not_asked_about_them(sinfo: list[list[s
     assert cards_of_slurm({CardWish(("v100",)): "x"}, "old", how).kinds == ("v100",)
 
 
+def test_where_slurm_does_not_say_what_there_is_any_card_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(*words: Any, **options: Any) -> Any:
+        raise FileNotFoundError("sinfo")
+
+    monkeypatch.setattr(pilot_cards.subprocess, "run", run)
+    assert cards_of_slurm({H100: "x"}, None, ()).kinds == ("",)
+
+
 def test_a_pilot_asks_for_its_card(tmp_path: Path) -> None:
     written = script("slurm", tmp_path, "--qos=long", card="a100")
     assert "#SBATCH --gres=gpu:a100:4" in written and "#SBATCH --qos=long" in written
@@ -128,6 +138,11 @@ def test_each_type_is_asked_for_as_much_as_it_is_wanted() -> None:
     assert some._kind_of_next() == "a100"
     some._demand, some._commands = Demand(), 9
     assert some.wanted == 3, "commands need no card"
+    some = Some({"p0": "a100"})
+    some._demand, some._commands = Demand(0, frozenset(), ((A100, 1), (H100, 3)), ()), 9
+    assert some.wanted == 3, "and run on pilots of any"
+    some._demand, some._commands = Demand(0, frozenset({"n0"}), (), ()), 0
+    assert some._targets() == {"a100": 1, "h100": 0}, "it computes"
 
 
 def test_a_pilot_in_the_way_of_another_card_is_given_back() -> None:
@@ -141,6 +156,15 @@ def test_a_pilot_in_the_way_of_another_card_is_given_back() -> None:
     some._demand = Demand(0, frozenset({"n1"}), ((H100, 8),), ())
     some._options = ClusterOptions("slurm", 0, 3, gpus_per_node=2)
     assert some.in_the_way() == [], "there is room for another one"
+    some = Some({"p0": "a100", "p1": "a100", "p2": "h100"}, most=3)
+    some._demand = Demand(0, frozenset({"n0", "n2"}), ((H100, 8),), ())
+    assert some.in_the_way() == ["p1"], "the other one computes"
+    some = Some({"p0": "a100", "p1": "h100"}, most=2)
+    some._demand, some._commands = Demand(0, frozenset({"n1"}), ((H100, 8),), ()), 1
+    assert some.in_the_way() == [] == some.idle(1), "commands may run anywhere"
+    some = Some({"p0": "h100", "p1": "a100"})
+    some._demand = Demand(0, frozenset(), ((H100, 2),), ())
+    assert some.idle(1) == ["p1"], "the other one's card is wanted"
 
 
 def test_it_is_given_back_once_it_has_been_so_for_a_while() -> None:

@@ -141,6 +141,89 @@ def test_a_death_that_a_job_outlives_leaves_nothing(
     assert told.shown(1, capfd) == ["files import", "files2 read"]
 
 
+def test_a_death_that_a_job_outlives_gives_it_no_exit_code(told: Told) -> None:
+    told.printouts.add(1, "s")
+    told("read_sent", worker="files", job_id=1)
+    told("worker_ended", worker="files", reason="", expected=False, exit=-9)
+    told.start("files2")
+    told("read_sent", worker="files2", job_id=1)
+    told("file_done", worker="files2", job_id=1)
+    assert told.printouts.finish(1).exit_code is None
+
+
+def test_a_death_is_the_end_of_the_job_that_was_at_work(told: Told) -> None:
+    for number in (1, 2):
+        told.printouts.add(number, "s")
+        told("read_sent", worker="files", job_id=number)
+    told("worker_ended", worker="files", reason="", expected=False, exit=-9)
+    for number in (1, 2):
+        told("job_failed", job_id=number)
+    assert [told.printouts.finish(number).exit_code for number in (1, 2)] == [137, None]
+
+
+def test_a_process_that_ends_later_says_nothing_of_a_job(told: Told) -> None:
+    told.job(1)
+    told("worker_ended", worker="files", reason="", expected=False, exit=-9)
+    told("batch_sent", batch=7, worker="w", jobs=[1])
+    told("worker_ended", worker="w", reason="", expected=True, exit=-15)
+    told("job_failed", job_id=1)
+    assert told.printouts.finish(1).exit_code is None
+
+
+@pytest.mark.parametrize("stamp", ["s", "another"])
+def test_a_model_that_could_not_be_loaded_is_shown_to_later_jobs_of_its_processes(
+    told: Told, stamp: str
+) -> None:
+    told.job(1)
+    told("job_read", job_id=1, model="other")
+    told("device_granted", worker="v", model="other", devices=["cpu:0"])
+    told("worker_started", worker="v", stamp=stamp, devices=["cpu:0"])
+    told.writes("v", "v no card\n")
+    told("worker_ended", worker="v", reason="", expected=False, exit=1)
+    told("job_failed", job_id=1)
+    printout = told.printouts.finish(1)
+    is_shown = any(place.path.endswith("v.log") for place in printout.places)
+    assert (is_shown, printout.exit_code) == ((True, 1) if stamp == "s" else (False, None))
+
+
+def test_it_is_forgotten_once_the_model_was_loaded(
+    told: Told, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told.start("v", "other")
+    told.writes("v", "no card\n")
+    told("worker_ended", worker="v", reason="", expected=False, exit=1)
+    told.start("v2", "other")
+    told.prints("v2", "load")
+    told("model_loaded", worker="v2", model="other")
+    told.job(1)
+    told("job_read", job_id=1, model="other")
+    told("job_failed", job_id=1)
+    printout = told.printouts.finish(1)
+    assert printout.exit_code is None
+    assert not any(place.path.endswith("/v.log") for place in printout.places)
+
+
+def test_for_how_many_jobs_something_was_printed_is_said_of_each_place(
+    told: Told, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for number in (1, 2):
+        told.job(number)
+    told.batch(7, "w", 2)
+    told.batch(8, "w", 1, 2)
+    header = "gpupool: printed once for 2 jobs:"
+    assert told.shown(2, capfd)[2:] == ["w load", "w run 7", header, "w run 8"]
+
+
+def test_what_a_write_prints_comes_last(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
+    told.job(1)
+    told.job(2)
+    told.batch(8, "w", 1)
+    told.prints("files", "write", "write 2", job_id=2)
+    fields = {"request": SimpleNamespace(job_id=2), "batches": [(8, 1)]}
+    told.printouts.fact("job", fields)
+    assert told.shown(2, capfd)[-1] == "files write 2"
+
+
 def test_a_load_that_fails_is_shown_to_the_jobs_that_waited_for_it(
     told: Told, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,6 +166,7 @@ def test_stages_of_a_row_of_models_are_told_to_the_run_whose_job_they_are_of() -
 def test_a_row_s_load_is_told_to_the_first_run_that_waits_for_its_first_model() -> None:
     world = World()
     started = {"tool": "t + u", "pid": 5, "devices": ["cpu:0"], "node": ""}
+    world.relay.add(10, world.one, 3, "p.b")  # waits for the row's second model
     world.relay.add(9, world.two, 2, "p.a")
     world.event("job_read", job_id=9, items=1, model="A")
     world.event("worker_started", worker="c.1", **started, stamp="p.a+b")

@@ -41,6 +41,7 @@ def test_one_look_for_all_that_have_ended_meanwhile() -> None:
     scheduler.schedule()
     assert scheduler.seen == list(range(100))
     assert scheduler.rounds == 1
+    assert not scheduler._open_jobs.acquire(blocking=False), "no look is left to do"
 
 
 def test_no_job_is_left_unseen_whoever_reports_meanwhile() -> None:

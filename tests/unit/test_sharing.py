@@ -106,7 +106,6 @@ def test_what_is_claimed_ahead_of_work_asks_nobody_to_make_room(runs: tuple[Run,
     holder.ask("w1")
     holder.sharing.claim((CARDS[0],))
     assert other.sharing.claim((CARDS[0],), asks=False) is not None
-    other.look()
     holder.look()
     assert holder.made_room == [] and other.lines == []
 
