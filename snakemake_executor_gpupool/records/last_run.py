@@ -11,12 +11,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from snakemake_executor_gpupool.records.profile import profile_path, text_of
+from snakemake_executor_gpupool.records.profile import profile_path, text_of, write_json
 from snakemake_executor_gpupool.wire.known_process import KnownProcess, LastRun
 
 VERSION = 1
@@ -49,10 +47,7 @@ class LastRunFile:
     def read(self) -> LastRun | None:
         """Return what the file says; None: nothing, or nothing that can be believed."""
         try:
-            status = self.path.stat()
-            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                return None  # somebody else could have written it: it names programs to start
-            data = json.loads(text_of(self.path))
+            data = json.loads(text_of(self.path, is_own=True))  # it names programs to start
             if (data["version"], data["gpupool"]) != (VERSION, self._version):
                 return None
             processes = [KnownProcess.from_json(entry) for entry in data["processes"]]
@@ -69,14 +64,7 @@ class LastRunFile:
         with contextlib.suppress(Exception):
             room = self.path.parent
             room.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, staged = tempfile.mkstemp(dir=room, prefix=".early-")
-            try:
-                with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
-                    json.dump(content, file)
-                Path(staged).replace(self.path)
-            except BaseException:
-                Path(staged).unlink(missing_ok=True)
-                raise
+            write_json(self.path, content)
             _forget_oldest(list(room.glob("*.json")))
 
 

@@ -72,7 +72,7 @@ class Profile:
             with _locked(path.with_suffix(".lock")):
                 self._entries = self._read()
                 self._merge()
-                self._write(path)
+                write_json(path, {"version": VERSION, "entries": self._entries})
 
     def _merge(self) -> None:
         for key, figures in self._new.items():
@@ -81,16 +81,6 @@ class Profile:
             self._entries[key] = {**self._entries.pop(key, {}), **measured}
         for key in list(self._entries)[:-MAX_ENTRIES]:
             del self._entries[key]
-
-    def _write(self, path: Path) -> None:
-        descriptor, staged = tempfile.mkstemp(dir=path.parent, prefix=".profile-")
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
-                json.dump({"version": VERSION, "entries": self._entries}, file)
-            Path(staged).replace(path)
-        except BaseException:
-            Path(staged).unlink(missing_ok=True)
-            raise
 
     def _read(self) -> dict[str, dict[str, Any]]:
         """Return the entries; none if the file cannot be read, for whatever reason."""
@@ -111,19 +101,44 @@ class Profile:
             return {}
 
 
-def text_of(path: Path) -> str:
+def write_json(path: Path, content: Any) -> None:
+    """Write a file whole or not at all, for this user alone.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    descriptor, staged = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:32]}-")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+            json.dump(content, file)
+        Path(staged).replace(path)
+    except BaseException:
+        Path(staged).unlink(missing_ok=True)
+        raise
+
+
+def text_of(path: Path, *, is_own: bool = False) -> str:
     """Return the content of a regular file; never blocks on a pipe or device.
+
+    Parameters
+    ----------
+    is_own
+        Nobody else may have been able to write it.
 
     Raises
     ------
     OSError, ValueError
-        It cannot be read, is not a regular file, or is too large.
+        It cannot be read, is not a regular file, is too large, or may be somebody else's.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
+        if is_own and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+            raise ValueError("somebody else could have written it")
         if status.st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES} bytes")
         return file.read(MAX_BYTES).decode("utf-8")

@@ -130,7 +130,7 @@ def test_jobs_are_reported_when_the_pool_takes_no_more(
 
 def test_nobody_waits_while_an_image_is_read(
     workflow: StubWorkflow, monkeypatch: pytest.MonkeyPatch
-) -> None:  # K1 P1
+) -> None:  # K1 P1 S3
     image, program = workflow.directory / "image.sif", workflow.directory / "bin/apptainer"
     image.write_bytes(b"image")
     program.parent.mkdir()

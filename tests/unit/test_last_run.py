@@ -14,7 +14,7 @@ import pytest
 from snakemake_executor_gpupool.frontends.snakemake import early as early_start
 from snakemake_executor_gpupool.frontends.snakemake.early import runs_workflow
 from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSettings
-from snakemake_executor_gpupool.records import last_run
+from snakemake_executor_gpupool.records import last_run, profile
 from snakemake_executor_gpupool.records.last_run import LastRunFile, last_run_path
 from snakemake_executor_gpupool.wire.known_process import KnownProcess, LastRun
 
@@ -96,7 +96,7 @@ def test_what_others_could_have_written_is_nothing(
     kept(path).write(LastRun((ONE,)))
     assert kept(path).read() is not None
     owner = path.stat().st_uid
-    monkeypatch.setattr(last_run.os, "geteuid", lambda: owner + 1)
+    monkeypatch.setattr(profile.os, "geteuid", lambda: owner + 1)
     assert kept(path).read() is None
 
 

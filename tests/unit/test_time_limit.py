@@ -19,7 +19,7 @@ def test_what_takes_too_long_is_asked_to_end_and_may_tidy_up(tmp_path: Path) -> 
     note, up = tmp_path / "note", tmp_path / "up"
     body = f"trap 'echo tidy > {note}; exit 4' TERM; touch {up}; while :; do sleep 0.05; done"
     process = started(f'bash -c "{body}"; exit $?')
-    eventually(up.exists)
+    assert eventually(up.exists)
     limit = TimeLimit(process.pid, 0.01, grace_s=PATIENCE_S)
     assert process.wait(PATIENCE_S) == 4 and limit.is_reached
     limit.over()
@@ -30,10 +30,10 @@ def test_what_does_not_end_is_killed_with_what_it_has_started(tmp_path: Path) ->
     inner = tmp_path / "inner"
     stubborn = f"trap '' TERM; echo \\$\\$ > {inner}; while :; do sleep 0.05; done"
     process = started(f"trap '' TERM; setsid bash -c \"{stubborn}\"; :")
-    eventually(lambda: inner.exists() and inner.read_text().strip())
+    assert eventually(lambda: inner.exists() and inner.read_text().strip())
     limit = TimeLimit(process.pid, 0.01, grace_s=0.05)
     assert process.wait(PATIENCE_S) < 0 and limit.is_reached
-    eventually(lambda: is_gone(int(inner.read_text())))
+    assert eventually(lambda: is_gone(int(inner.read_text())))
 
 
 def test_a_daemon_of_it_is_ended_too(tmp_path: Path) -> None:  # K3
@@ -42,7 +42,7 @@ def test_a_daemon_of_it_is_ended_too(tmp_path: Path) -> None:  # K3
     variables = {**os.environ, **mark.variables}
     command = ["bash", "-c", f"setsid bash -c '{daemon}'; sleep 300"]
     process = subprocess.Popen(command, start_new_session=True, env=variables)
-    eventually(lambda: note.exists() and note.read_text().endswith("\n"))
+    assert eventually(lambda: note.exists() and note.read_text().endswith("\n"))
     limit = TimeLimit(process.pid, 0.01, others=mark.processes)
     process.wait(PATIENCE_S)
     limit.over()

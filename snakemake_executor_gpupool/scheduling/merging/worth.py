@@ -11,7 +11,8 @@ at the same time::
 
 One that is loaded stays the cheaper way for request after request, although in the end loading the
 others would have paid. So what requests have waited for it adds up (``spent_s``), and once that is
-as much as these loads, they are loaded: at most, twice of what is best is spent.
+as much as these loads, they are loaded: once loads and stages are measured, at most twice the best
+possible time is spent.
 """
 
 from __future__ import annotations
