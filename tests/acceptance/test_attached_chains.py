@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.running import Finished, Workflow
-from tests.acceptance.test_attached import COMMAND, Place
+from tests.acceptance.test_attached import Place
 from tests.waiting import eventually
 
 TOOLS = """
@@ -133,14 +132,12 @@ def test_chains_of_an_attached_run_are_those_of_a_run_of_its_own(place: Chains) 
     run = (first.directory / ".snakemake/gpupool/latest").resolve()
     assert not list(run.glob("staged-*")), "nothing is left of what was staged"
 
-    second = place.run(place.chains("other", "c d"), "auto")
+    other = place.chains("other", "c d")
+    second = place.run(other, "auto")
     assert second.code == 0, second.text
     assert second.read("marked/1.txt") == "C! D! 1REHTO!\n"
     assert second.summary["model_loads"] == 0 and second.summary["chains_merged"]
-    why = subprocess.run(
-        [*COMMAND, "why", "marked/1.txt"],
-        cwd=second.directory, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    why = place.ask(other, "why", "marked/1.txt")
     assert why.returncode == 0 and "turned/1.txt" in why.stdout, why.stderr
 
     # The code of the middle model is edited; the first one's was imported together with it.
