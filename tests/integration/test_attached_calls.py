@@ -7,11 +7,15 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snakemake_executor_gpupool import ToolPool
 from snakemake_executor_gpupool.errors import ConfigError, JobFailed
+from snakemake_executor_gpupool.frontends.python import pool as python_pool
+from snakemake_executor_gpupool.wire.frames import SpoolFile
+from snakemake_executor_gpupool.wire.messages import ItemsRead
 from tests.serving import Workplace
 from tests.waiting import eventually
 
@@ -53,3 +57,24 @@ def test_calls_find_the_model_loaded_and_go_on_without_a_server(work: Workplace)
         caller.join(60)
         assert result == [f"{large.upper()} loud", "E loud"]
         assert eventually(lambda: work.n_loads() == 2)
+
+
+def test_a_server_that_ends_before_it_has_the_items_costs_no_call(
+    work: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool, large = f"{work.tool}:Shout", "x" * 400_000  # by file, which goes with the server
+    with ToolPool(server="auto") as pool:
+        assert pool.run(tool, ["a"]) == ["A loud"]
+        pid, read = work.status()["pid"], python_pool.items_read
+
+        def late(*arguments: Any) -> ItemsRead:
+            items = read(*arguments)
+            monkeypatch.setattr(python_pool, "items_read", read)
+            (blob,) = items.payloads
+            assert isinstance(blob, SpoolFile)
+            os.kill(pid, signal.SIGKILL)
+            assert eventually(lambda: pool._pool._over and not Path(blob.path).exists())  # type: ignore[attr-defined]
+            return items
+
+        monkeypatch.setattr(python_pool, "items_read", late)
+        assert pool.run(tool, [large]) == [f"{large.upper()} loud"]

@@ -35,6 +35,7 @@ from snakemake_executor_gpupool.runtime.elsewhere import LOST_CALL, News
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.forecast import Forecast
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
+from snakemake_executor_gpupool.wire.frames import SpoolFile
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
 
@@ -149,12 +150,23 @@ class AttachedPool(Pool):
             if not over:
                 self._outstanding[request.job_id] = request
                 self._calls.add(request.job_id)
+        if self._over and self._are_gone(items):
+            self._lose_call(request.job_id)
+            return
         if over:
             super().submit_items(request, info, items)
             return
         own = replace(request, has_provenance=False, store=self.store)
         message = {**call_message(own, info, items), "job_id": request.job_id}
         self._connection.send({"type": "jobs", "jobs": [message]})
+
+    def _are_gone(self, items: ItemsRead) -> bool:
+        """Whether the server has ended since items were put into its directories."""
+        files = [blob for blob in items.payloads if isinstance(blob, SpoolFile)]
+        return any(os.path.dirname(file.path) in self._server.spools for file in files)
+
+    def _lose_call(self, job_id: int) -> None:
+        self._report(JobReport(job_id, LOST_CALL, cause=WorkerError(LOST_CALL)))
 
     def take_back(self, job_id: int) -> None:
         """Say that a call's results have been read."""
@@ -301,7 +313,7 @@ class AttachedPool(Pool):
         calls = [request for request in requests if request.job_id in self._calls]
         for request in calls:
             self._calls.discard(request.job_id)
-            self._report(JobReport(request.job_id, LOST_CALL, cause=WorkerError(LOST_CALL)))
+            self._lose_call(request.job_id)
         requests = [request for request in requests if request not in calls]
         try:
             super().submit(requests)
