@@ -23,8 +23,10 @@ STATES = {
     "model_loaded": "idle",
     "model_moved": "idle",
 }
-#: How long it looks for a worker in a phase where it has killed nobody yet.
-HUNT_S = 3.0
+#: How often it looks, and with which odds it then strikes a worker in a phase where it has
+#: killed nobody yet: the shortest phases last ten looks, and there are many of them.
+LOOK_S = 0.002
+ODDS = 0.05
 #: Kills beyond one for each such phase that are kept: a worker may be through when it is met.
 SPARE = 2
 
@@ -74,8 +76,8 @@ class Replay:
 class Killer(threading.Thread):
     """Sends SIGKILL to a random worker every few hundred milliseconds, ``kills`` times.
 
-    One in two goes to a worker in a phase where nobody was killed yet, if it meets one soon;
-    the last ones are kept for such phases, which may come late in a run.
+    Beside them, it meets workers in phases where nobody was killed yet as they come up; the
+    last kills are kept for such phases, which may come late in a run.
     """
 
     def __init__(self, directory: Path, seed: int, kills: int) -> None:
@@ -90,33 +92,29 @@ class Killer(threading.Thread):
 
     def run(self) -> None:
         """Kill until it has killed enough, or the run is over."""
-        while self._left and not self._done.wait(self._draw.uniform(0.15, 0.6)):
+        due_s = time.monotonic()
+        while self._left and not self._done.wait(LOOK_S):
             self._look()
             missing = PHASES - set(+self._replay.killed)
-            if missing and (self._left <= len(missing) + SPARE or self._draw.random() < 0.5):
-                self._hunt(missing)
-            elif candidates := self._candidates():
-                self._strike(self._draw.choice(candidates))
+            if time.monotonic() >= due_s:
+                due_s = time.monotonic() + self._draw.uniform(0.15, 0.6)
+                if self._left > len(missing) + SPARE * bool(missing):
+                    self._strike(self._candidates())
+            elif missing and self._draw.random() < ODDS:
+                self._strike([n for n in self._candidates() if self._replay.phase(n) in missing])
 
     def stop(self) -> None:
         """Kill nobody any more."""
         self._done.set()
         self.join()
 
-    def _hunt(self, phases: set[str]) -> None:
-        deadline_s = time.monotonic() + HUNT_S
-        while time.monotonic() < deadline_s and not self._done.wait(0.002):
-            self._look()
-            found = [name for name in self._candidates() if self._replay.phase(name) in phases]
-            if found:
-                self._strike(self._draw.choice(found))
-                return
-
     def _candidates(self) -> list[str]:
         return sorted(n for n, pid in self._replay.pids.items() if pid not in self._struck)
 
-    def _strike(self, worker: str) -> None:
-        pid = self._replay.pids[worker]
+    def _strike(self, candidates: list[str]) -> None:
+        if not candidates:
+            return
+        pid = self._replay.pids[self._draw.choice(candidates)]
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             self._struck.add(pid)

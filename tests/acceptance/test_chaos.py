@@ -21,7 +21,7 @@ from tests.acceptance.test_faults import worker_pids
 from tests.waiting import eventually
 
 MIN_KILLS = 10
-#: Two models that take turns: each file goes through the one, then through the other.
+#: Six models on two devices, so that they take turns: each file goes through two of them.
 PACED = """
 rule all:
     input: expand("out/{i}.second", i=range(FILES))
@@ -30,14 +30,14 @@ rule first:
     input: "in/{i}.txt"
     output: "out/{i}.first"
     resources: gpupool_tool="paced.py:Paced"
-    params: model="m1", child="CHILD"
+    params: model=lambda wildcards: f"m{int(wildcards.i) % 3}", child="CHILD"
     script: "paced.py"
 
 rule second:
     input: "out/{i}.first"
     output: "out/{i}.second"
     resources: gpupool_tool="paced.py:Paced"
-    params: model="m2", child="CHILD"
+    params: model=lambda wildcards: f"n{int(wildcards.i) % 3}", child="CHILD"
     script: "paced.py"
 """
 #: Each file through one of eight models: devices have to change hands.
@@ -52,6 +52,7 @@ rule embed:
     params: model=lambda wildcards: MODELS[int(wildcards.n) % len(MODELS)]
     script: "steady_esm2.py"
 """
+TWO_DEVICES = {"GPUPOOL_SIMULATE": "2x16GiB"}
 FOUR_DEVICES = {"GPUPOOL_SIMULATE": "4x16GiB"}
 #: Merged, the two models would be side by side, and nothing would move.
 TURNS = ("--gpupool-offload-strategy", "cpu", "--gpupool-merge", "off")
@@ -74,8 +75,8 @@ def undisturbed(directory: Path) -> dict[str, bytes]:
     written = {}
     for path in (directory / "in").glob("*.txt"):
         lines = path.read_text().splitlines()
-        for step, model in (("first", "m1"), ("second", "m2")):
-            lines = [f"{line.upper()}.{model}" for line in lines]
+        for step, model in (("first", "m"), ("second", "n")):
+            lines = [f"{line.upper()}.{model}{int(path.stem) % 3}" for line in lines]
             written[f"out/{path.stem}.{step}"] = "".join(f"{line}\n" for line in lines).encode()
     return written
 
@@ -105,9 +106,15 @@ def contents(directory: Path) -> dict[str, bytes]:
     }
 
 
-def survives(workflow: Workflow, expected: dict[str, bytes], seed: int, kills: int) -> None:
+def survives(
+    workflow: Workflow,
+    devices: dict[str, str],
+    expected: dict[str, bytes],
+    seed: int,
+    kills: int,
+) -> None:
     """Run to the end while somebody kills workers: nothing may tell that it did."""
-    run = workflow.start(*TURNS, **FOUR_DEVICES)
+    run = workflow.start(*TURNS, **devices)
     killer = Killer(workflow.directory, seed, kills)
     killer.start()
     try:
@@ -129,7 +136,7 @@ def survives(workflow: Workflow, expected: dict[str, bytes], seed: int, kills: i
 
 def test_killed_workers_change_nothing(tmp_path: Path) -> None:  # W4 W10
     workflow = paced(tmp_path, 50)
-    survives(workflow, undisturbed(tmp_path), seed=1, kills=14)
+    survives(workflow, TWO_DEVICES, undisturbed(tmp_path), seed=1, kills=14)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +152,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_killed_workers_change_no_embedding(
     tmp_path: Path, embedded: dict[str, bytes], seed: int
 ) -> None:  # W4 W10
-    survives(esm2(tmp_path), embedded, seed, kills=15)
+    survives(esm2(tmp_path), FOUR_DEVICES, embedded, seed, kills=15)
 
 
 # -- the coordinator -----------------------------------------------------------------
