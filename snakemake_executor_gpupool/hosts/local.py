@@ -22,10 +22,7 @@ from snakemake_executor_gpupool.hosts.base import (
     HostEvent,
     WorkerGone,
 )
-from snakemake_executor_gpupool.hosts.containers import (
-    marked_by,
-    why_not_as_read,
-)
+from snakemake_executor_gpupool.hosts.containers import marked_by, why_not_as_read
 from snakemake_executor_gpupool.hosts.launcher import Launcher
 from snakemake_executor_gpupool.hosts.process import WorkerProcess
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
@@ -98,6 +95,8 @@ class LocalHost:
         self.launcher = Launcher(paths, threads, launch)
         self._memory_release = memory_release or MemoryRelease()
         self._running: dict[str, _Running] = {}
+        #: Those to be looked at again and again: they are ending, or their ends cannot be heard of.
+        self._looked_after: dict[str, None] = {}
         self._selector = selectors.DefaultSelector()
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
@@ -160,6 +159,8 @@ class LocalHost:
         self._selector.register(process.socket, selectors.EVENT_READ, worker_id)
         if process.handle >= 0:
             self._selector.register(process.handle, selectors.EVENT_READ, _End(worker_id))
+        else:
+            self._looked_after[worker_id] = None
         self.send(worker_id, first.meta)
         return process.pid
 
@@ -207,9 +208,8 @@ class LocalHost:
         running.expected = not complaint
         running.complaint = running.complaint or complaint
         if force:
-            running.steps = 2
-        if running.next_step_s is None or force:
-            running.next_step_s = self._clock_s()
+            running.steps, running.next_step_s = 2, None
+        self._begin_end(worker_id, running)
 
     # -- what happened ---------------------------------------------------------------
     def poll(self, timeout_s: float) -> list[HostEvent]:
@@ -219,7 +219,9 @@ class LocalHost:
             if key.data is None:
                 self._drain_wakes()
             elif isinstance(key.data, _End):
-                self._process_ended(self._running[key.data.worker_id])
+                running = self._running[key.data.worker_id]
+                self._selector.unregister(running.process.handle)
+                self._begin_end(key.data.worker_id, running)
             else:
                 self._service(key.data, events)
         self._advance_ends()
@@ -230,17 +232,17 @@ class LocalHost:
         """Return how long :meth:`poll` may wait, in seconds."""
         if self._events:
             return 0.0
-        if any(running.next_step_s is not None for running in self._running.values()):
+        if any(self._running[each].next_step_s is not None for each in self._looked_after):
             return ENDING_POLL_S
-        if any(running.process.handle < 0 for running in self._running.values()):
+        if self._looked_after:
             return HANDLELESS_POLL_S
         return MAX_POLL_S
 
-    def _process_ended(self, running: _Running) -> None:
-        """Begin a process's end, though something that it started may still hold its channel."""
-        self._selector.unregister(running.process.handle)
+    def _begin_end(self, worker_id: str, running: _Running) -> None:
+        """Look after a process's end, whoever still holds its channel."""
         if running.next_step_s is None:
             running.next_step_s = self._clock_s()
+        self._looked_after[worker_id] = None
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -257,7 +259,7 @@ class LocalHost:
         try:
             for frame in running.process.receive():
                 if frame is None:
-                    self._channel_ended(running)
+                    self._channel_ended(worker_id, running)
                 elif frame.type == "imports" and self.launcher.early is not None:
                     self.launcher.early.heard(worker_id, frame)
                 else:
@@ -293,20 +295,18 @@ class LocalHost:
         """End a worker that broke the protocol, and ignore what it still sends."""
         running = self._running.get(worker_id)
         if running is not None:
-            self._channel_ended(running)
+            self._channel_ended(worker_id, running)
             self.stop(worker_id, force=True, complaint=f"broke the protocol ({why})")
 
-    def _channel_ended(self, running: _Running) -> None:
+    def _channel_ended(self, worker_id: str, running: _Running) -> None:
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.process.socket)
-        if running.next_step_s is None:
-            running.next_step_s = self._clock_s()
+        self._begin_end(worker_id, running)
 
     def _advance_ends(self) -> None:
         now_s = self._clock_s()
-        for worker_id, running in list(self._running.items()):
-            if running.next_step_s is None and running.process.handle >= 0:
-                continue
+        for worker_id in list(self._looked_after):
+            running = self._running[worker_id]
             if running.process.exit_code() is not None:
                 self._ended(worker_id, running, now_s)
             elif running.next_step_s is None:
@@ -333,7 +333,7 @@ class LocalHost:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(descriptor)
         running.process.close()
-        del self._running[worker_id]
+        del self._running[worker_id], self._looked_after[worker_id]
         if self.launcher.early is not None:
             self.launcher.early.ended(worker_id)
         code = None if running.complaint else running.process.exit_code()
@@ -352,6 +352,7 @@ class LocalHost:
         for running in self._running.values():
             running.process.in_child()
         self._running.clear()
+        self._looked_after.clear()
         self._selector.close()
         self._woken.close()
         self._waker.close()

@@ -74,13 +74,22 @@ class ModelsElsewhere:
 
     def states(self, now_s: float) -> list[ModelState]:
         """Return the progress of each model."""
-        return [self._state(name, model, now_s) for name, model in self._models.items()]
+        jobs_of: dict[str, list[_Job]] = {}
+        for job in self._jobs.values():
+            jobs_of.setdefault(job.model, []).append(job)
+        workers_of: dict[str, list[str]] = {}
+        for worker, name in self._model_of.items():
+            workers_of.setdefault(name, []).append(worker)
+        return [
+            self._state(name, model, jobs_of.get(name, []), workers_of.get(name, []), now_s)
+            for name, model in self._models.items()
+        ]
 
-    def _state(self, name: str, model: _Model, now_s: float) -> ModelState:
-        jobs = [job for job in self._jobs.values() if job.model == name]
+    def _state(
+        self, name: str, model: _Model, jobs: list[_Job], workers: list[str], now_s: float
+    ) -> ModelState:
         total = model.over + sum(job.distinct for job in jobs)
         done = model.over + int(sum(min(job.computed, job.distinct) for job in jobs))
-        workers = [worker for worker, its in self._model_of.items() if its == name]
         is_ready = any(worker not in model.loading for worker in workers)
         worked_s = now_s - model.began_s if model.began_s is not None else 0.0
         since_s = min(model.loading.values(), default=None)

@@ -76,7 +76,7 @@ class Sharing:
         seen: list[Event] = []
         on = self._allocator.allocation_map()
         self._ownership.keep_only(name for name, owners in on.items() if owners)
-        waits = bool(self._allocator.snapshot().waiting)
+        waits = self._allocator.is_wanted_by_others(None)
         if not waits:
             self._ownership.forget_refused()
         if self._ownership.refused:

@@ -86,6 +86,11 @@ class BlameTracker:
             death.doubts = 0
 
     @property
+    def suspects(self) -> Collection[object]:
+        """Those who have yet to succeed."""
+        return self._records.keys()
+
+    @property
     def has_suspects(self) -> bool:
         """Whether there is anybody who has yet to succeed."""
         return bool(self._records)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.devices.kinds import CPU, KINDS, kind_of, kinds_for_tool
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.requests import Request
+
+if TYPE_CHECKING:
+    from snakemake_executor_gpupool.scheduling.models.model import Model
 
 
 class DeviceRequests:
@@ -58,3 +63,16 @@ class DeviceRequests:
         """Name the kind of device, as far as figures measured on one hold for another."""
         names = {device.model_name for device in self._allocator.like(spec)}
         return f"{spec.kind}x{spec.count}:{min(names, default='')}"
+
+
+def need_mib(model: Model, allocator: Allocator) -> int | None:
+    """Return a model's memory need on each of its devices: as declared, else as measured.
+
+    What was only measured never makes a request impossible.
+    """
+    if model.vram_mib is not None or model.memory.need_mib is None:
+        return model.vram_mib
+    count = model.spec.count
+    sizes = [device.memory_mib or 0 for device in allocator.like(model.spec)]
+    most_mib = sorted(sizes, reverse=True)[count - 1] if count <= len(sizes) else 0
+    return min(model.memory.need_mib, most_mib) if most_mib else None

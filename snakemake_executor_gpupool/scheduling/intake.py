@@ -60,7 +60,7 @@ class Intake:
         is_one = job.is_brief or job.wants_results
         for piece in [message] if is_one else pieces_of(message):
             if job.backlog or not has_room(job, len(piece.keys)):
-                job.backlog.append(PackedItems(piece))
+                self._jobs.put_off(job, PackedItems(piece))
             else:
                 self._open(job, model, tool, piece, now_s)
         if message.is_last and job.backlog and self._is_in_flight(job):

@@ -20,6 +20,7 @@ from snakemake_executor_gpupool.scheduling.job_state import (
 )
 from snakemake_executor_gpupool.scheduling.models.cost_shares import UNCLAIMED, Work
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
+from snakemake_executor_gpupool.scheduling.packed import PackedItems
 from snakemake_executor_gpupool.scheduling.provenance import Came
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.bounds import printable
@@ -55,6 +56,8 @@ class JobTable:
         self._outlook = outlook or Outlook({})
         self._jobs: dict[int, JobState] = {}
         self._lent: dict[int, list[WorkItem]] = {}
+        #: Jobs that had items which were not work yet, and may still have some.
+        self._large: dict[int, None] = {}
         self.served = 0
         self.failed = 0
         self.withdrawn = 0
@@ -87,11 +90,14 @@ class JobTable:
 
         Empty if there is no such job. Higher priority goes first.
         """
-        large = [-job.request.priority for job in self._jobs.values() if job.backlog]
-        last = min(large, default=math.inf)
+        large = filter(None, map(self._jobs.get, self._large))
+        last = min((-job.request.priority for job in large if job.backlog), default=math.inf)
         best: tuple[int, float, int] | None = None
         items: list[WorkItem] = []
-        for job_id, job in self._jobs.items():
+        for job_id in dict.fromkeys(job_id for item in waiting for job_id in item.waiters):
+            job = self._jobs.get(job_id)
+            if job is None:
+                continue
             undone = (item for item in job.items if not item.is_done)
             lacking = list(dict.fromkeys(undone)) if job.all_read else []
             if (
@@ -141,6 +147,11 @@ class JobTable:
         if len(job.items) > packed.MAX_OPEN:
             self._settle(job)
         return new
+
+    def put_off(self, job: JobState, items: PackedItems) -> None:
+        """Keep items of a large job that are not work yet."""
+        job.backlog.append(items)
+        self._large[job.request.job_id] = None
 
     def handed_out(self, items: Iterable[WorkItem]) -> None:
         """A worker is given items: the jobs that first asked for them have begun."""
@@ -353,6 +364,7 @@ class JobTable:
 
     def _forget(self, job: JobState, *, is_lent: bool = False) -> None:
         del self._jobs[job.request.job_id]
+        self._large.pop(job.request.job_id, None)
         self._outlook.job_over(job.request)
         for item in job.items if job.missing else ():
             self._awaits_no_more(item, job.request.job_id)

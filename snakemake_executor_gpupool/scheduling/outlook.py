@@ -15,6 +15,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from snakemake_executor_gpupool.devices.allocation.foresight import Foresight
 from snakemake_executor_gpupool.scheduling.forecast import Forecast, Need, Wave, kind_of
 from snakemake_executor_gpupool.scheduling.job_kinds import JobKinds
+from snakemake_executor_gpupool.scheduling.model_waves import ModelWaves
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.plan import workers_that_pay
 from snakemake_executor_gpupool.scheduling.waves import Count, WaveTable
@@ -46,12 +47,15 @@ class Outlook(Foresight):
         self._models = models
         self._table = WaveTable()
         self._kinds = JobKinds()
-        self._loaded: set[Hashable] | None = None
+        self._waves = ModelWaves(self._table, self._kinds)
+        #: By wave: the model that it and all that it waits for lacks; see :meth:`_lacking`.
+        self._lacks: dict[str, frozenset[Hashable] | None] = {}
+        #: By kind: how many waves follow on its jobs in flight; None: to be looked up.
+        self._rows_of_kind: dict[str, int] | None = None
         self._jobs_read: Counter[Hashable] = Counter()
         self._cost_read: defaultdict[Hashable, float] = defaultdict(float)
         self._ready_in_s: dict[str, float] = {}
         self._ranks: dict[Hashable, tuple[float, ...]] = {}
-        self._on_model: dict[tuple[Hashable, bool], list[Wave]] = {}
         self._estimated_s = -math.inf
         self._used: set[Hashable] | None = None
         #: What a load, and a job, of a model takes, in the median of all; None: to be looked up.
@@ -64,18 +68,17 @@ class Outlook(Foresight):
         ``client``: whose it is, of several.
         """
         self._table.replace(forecast, client)
-        self._kinds.forget_unused(self._table.kinds())
-        self._on_model, self._loaded = {}, None
-        self._ranks.clear()
+        self._waves.forecast_replaced()
+        self._forget_ranks()
         self._forget_estimates()
 
     def forget(self, model: Model) -> None:
         """Forget a model that is about to be forgotten."""
-        self._kinds.forget_model(model.key)
+        self._waves.forget(model.key)
         self._jobs_read.pop(model.key, None)
         self._cost_read.pop(model.key, None)
-        self._on_model, self._loaded, self._used, self._typical = {}, None, None, None
-        self._ranks.clear()
+        self._used = self._typical = None
+        self._forget_ranks()
         self._forget_estimates()
 
     def job_ready(self, request: Request) -> None:
@@ -86,9 +89,8 @@ class Outlook(Foresight):
     def job_read(self, request: Request, model: Model, cost: float) -> None:
         """All items of a job are known: which model computes them, and what they cost."""
         self._table.job_read(request.job_id)
-        if request.wave and self._kinds.add(kind_of(request.wave), model.key):
-            self._on_model, self._loaded = {}, None
-            self._ranks.clear()
+        if self._waves.needs(request.wave, model.key):
+            self._forget_ranks()
         # Others change by it, too, a little: their ranks are renewed in a moment anyway.
         self._ranks.pop(model.key, None)
         self._forget_estimates()
@@ -108,13 +110,17 @@ class Outlook(Foresight):
     def time_is(self, now_s: float) -> None:
         """Estimate anew what was estimated a while ago."""
         if now_s - self._estimated_s >= RENEWED_AFTER_S:
-            self._estimated_s, self._used = now_s, None
-            self._ranks.clear()
-            self._loaded = self._typical = None
+            self._estimated_s, self._used, self._typical = now_s, None, None
+            self._forget_ranks()
             self._forget_estimates()
 
     def _forget_estimates(self) -> None:
         self._ready_in_s.clear()
+
+    def _forget_ranks(self) -> None:
+        self._ranks.clear()
+        self._lacks.clear()
+        self._rows_of_kind = None
 
     # -- what is known -----------------------------------------------------------------
     @property
@@ -144,11 +150,11 @@ class Outlook(Foresight):
         """Whether no job of a model will come any more, as far as can be told for certain."""
         if not self._table.is_complete or model.is_chain:
             return False
-        return not any(self._waves_of(model, possible=True))
+        return not any(self._possible_waves(model))
 
     def is_nobodys(self, model: Model) -> bool:
         """Whether no client foresees a job of a model, where several have forecasts."""
-        return self._table.is_shared and not any(self._waves_of(model, possible=True))
+        return self._table.is_shared and not any(self._possible_waves(model))
 
     def model_next_use_s(self, model: Model) -> float:
         """Estimate in how many seconds a model gets work; infinite: never, as far as is known."""
@@ -156,7 +162,7 @@ class Outlook(Foresight):
             return 0.0
         if model.waiting:
             return 0.0
-        return min((self.ready_in_s(wave) for wave in self._waves_of(model)), default=math.inf)
+        return min((self.ready_in_s(wave) for wave in self._waves.of(model.key)), default=math.inf)
 
     def next_use_s(self, group: Hashable) -> float:
         """The same, by the model's key; 0 where a load costs next to nothing."""
@@ -197,39 +203,53 @@ class Outlook(Foresight):
 
     def _is_blocked(self, model: Model) -> bool:
         """Whether some jobs of a model wait for models that are not loaded."""
-        if self._loaded is None:
-            self._loaded = {
-                key
-                for key, each in self._models.items()
-                if any(worker.is_feedable for worker in each.workers.values())
-            }
-        loaded = self._loaded
-        memo: dict[str, bool] = {}
+        own = {model.key}
+        lacking = (self._lacking(wave.name) for wave in self._waves.of(model.key))
+        return not all(keys is not None and keys <= own for keys in lacking)
 
-        def is_free(name: str) -> bool:
-            if name not in memo:
-                memo[name] = True
-                wave = self._table.waves.get(name)
-                count = self._table.counts.get(name)
-                if wave is not None and count is not None and count.total > count.done:
-                    kinds = self._kinds.models(wave.kind)
-                    memo[name] = bool(kinds) and all(
-                        key in loaded or key == model.key for key in kinds
-                    )
-                    memo[name] = memo[name] and all(is_free(need.wave) for need in wave.after)
-            return memo[name]
+    def _lacking(self, name: str) -> frozenset[Hashable] | None:
+        """Return the model that a wave, and all that it waits for, lacks; None: more, or unknown.
 
-        return not all(is_free(wave.name) for wave in self._waves_of(model))
+        Found once for all models: with as many of them as waves, the square of their number counts.
+        """
+        if name in self._lacks:
+            return self._lacks[name]
+        self._lacks[name] = found = frozenset[Hashable]()  # whatever a forecast says, this ends
+        wave, count = self._table.waves.get(name), self._table.counts.get(name)
+        if wave is None or count is None or count.total <= count.done:
+            return found
+        kinds = self._kinds.models(wave.kind)
+        parts = [self._unloaded(kinds) if kinds else None]
+        parts += [self._lacking(need.wave) for need in wave.after]
+        known = [part for part in parts if part is not None]
+        joined = frozenset[Hashable]().union(*known)
+        is_clear = len(known) == len(parts) and len(joined) <= 1
+        self._lacks[name] = joined if is_clear else None
+        return self._lacks[name]
+
+    def _unloaded(self, keys: Collection[Hashable]) -> frozenset[Hashable] | None:
+        """Return which of some models is not loaded; None: several are not."""
+        lacking = set[Hashable]()
+        for key in keys:
+            if not any(worker.is_feedable for worker in self._models[key].workers.values()):
+                lacking.add(key)
+                if len(lacking) > 1:
+                    return None
+        return frozenset(lacking)
 
     def _rows_after(self, model: Model) -> int:
         """Return how many waves follow one after the other on a model's jobs in flight."""
-        kinds, rows = self._kinds.of(model.key), self._table.rows
-        flying = self._table.of_jobs_in_flight()
-        return max((rows.get(name, 0) for name in flying if kind_of(name) in kinds), default=0)
+        if self._rows_of_kind is None:
+            rows = self._rows_of_kind = {}
+            for name in self._table.of_jobs_in_flight():
+                kind = kind_of(name)
+                rows[kind] = max(rows.get(kind, 0), self._table.rows.get(name, 0))
+        rows = self._rows_of_kind
+        return max((rows.get(kind, 0) for kind in self._kinds.of(model.key)), default=0)
 
     def workers_ahead(self, model: Model, most: int) -> int:
         """Return how many workers a model should have when its next jobs come; at least one."""
-        waves = sorted(self._waves_of(model), key=self.ready_in_s)
+        waves = sorted(self._waves.of(model.key), key=self.ready_in_s)
         job_s = self.job_s(model)
         if not waves or not job_s or model.load_s is None:
             return 1
@@ -243,7 +263,7 @@ class Outlook(Foresight):
         job_s = self.job_s(model)
         if not self.is_known or not job_s or not self.weighs(model):
             return []
-        jobs = sum(self._jobs_within(wave, within_s) for wave in self._waves_of(model))
+        jobs = sum(self._jobs_within(wave, within_s) for wave in self._waves.of(model.key))
         return [job_s] * min(jobs, 64)
 
     def _jobs_within(self, wave: Wave, within_s: float) -> int:
@@ -273,7 +293,7 @@ class Outlook(Foresight):
                 for key, other in self._models.items()
                 if self.model_next_use_s(other) < math.inf
             }
-        return len(self._used - {model.key})
+        return len(self._used) - (model.key in self._used)
 
     def to_be_had(self, model: Model) -> int:
         """Return how many workers of other models can go, so that none has to be loaded again.
@@ -282,8 +302,10 @@ class Outlook(Foresight):
         """
         number = 0
         for other in self._models.values():
+            if other is model or not other.workers:
+                continue
             workers = sum(worker.is_coming for worker in other.workers.values())
-            if other is model or not workers:
+            if not workers:
                 continue
             is_used = other.in_flight or self.model_next_use_s(other) < math.inf
             number += workers - 1 if is_used else workers
@@ -293,12 +315,12 @@ class Outlook(Foresight):
         """Whether jobs are being read that may be of a model."""
         if self._table.is_reading_unforeseen(str(model.tool.ref)):
             return True
-        waves = self._waves_of(model, possible=True)
+        waves = self._possible_waves(model)
         return any(self._table.counts[wave.name].unread for wave in waves)
 
     def items_imminent(self, model: Model) -> float:
         """Estimate how many items come of jobs whose inputs are all being written, or there."""
-        jobs = sum(self._table.imminent(wave) for wave in self._waves_of(model))
+        jobs = sum(self._table.imminent(wave) for wave in self._waves.of(model.key))
         return jobs * model.items_total / max(self._jobs_read[model.key], 1)
 
     def job_s(self, model: Model) -> float | None:
@@ -306,29 +328,8 @@ class Outlook(Foresight):
         jobs = self._jobs_read[model.key]
         return model.speed.seconds(self._cost_read[model.key] / jobs) if jobs else None
 
-    def _waves_of(self, model: Model, *, possible: bool = False) -> Iterator[Wave]:
-        """Yield the waves with jobs to come that are a model's; ``possible``: that may be."""
-        key = model.key, possible
-        found = self._on_model.get(key)
-        if found is None:
-            # By the names of kinds: to look for the model's key takes many times as long.
-            kinds, tool = self._kinds.of(model.key), str(model.tool.ref)
-            waves = self._table.waves.values()
-            if possible:
-                found = [wave for wave in waves if self._may_be(wave, kinds, tool)]
-            else:
-                found = [wave for wave in waves if wave.kind in kinds]
-            self._on_model[key] = found
-        for wave in found:
-            count = self._table.counts[wave.name]
-            if count.coming or count.unread:
-                yield wave
-
-    def _may_be(self, wave: Wave, kinds: Collection[str], tool: str) -> bool:
-        if len(self._kinds.models(wave.kind)) == 1:
-            return wave.kind in kinds
-        # A kind that has never come, or as several models, may be any model of its tool.
-        return wave.tool == tool
+    def _possible_waves(self, model: Model) -> Iterator[Wave]:
+        return self._waves.possible(model.key, str(model.tool.ref))
 
     # -- times ---------------------------------------------------------------------------
     def ready_in_s(self, wave: Wave) -> float:

@@ -83,7 +83,7 @@ class Retirement:
         """Forget what only a job that has ended was waiting for."""
         gone = {item for item in items if not item.waiters}
         if gone and job.phase is JobPhase.COMPUTING:
-            for model in self._dispatch.models.values():
+            for model in list(self._dispatch.models.of_ident(job.model)):
                 self._dispatch.drop(model, gone, now_s)
 
     # -- a tool ------------------------------------------------------------------------
@@ -110,6 +110,10 @@ class Retirement:
             worker = self._merges.writer_of(job) if job is not None and job.unwanted else None
             if worker is not None:
                 self._dispatch.lifecycle.stop(worker, UNWANTED, force=True)
+
+    def wake(self, now_s: float) -> None:
+        """End the workers that have taken too long."""
+        self._lose_patience(now_s)
 
     def tick(self, now_s: float) -> None:
         """End and forget what has nothing to do any longer."""

@@ -50,6 +50,10 @@ from snakemake_executor_gpupool.wire.messages import ItemsRead, ToolImported
 from snakemake_executor_gpupool.wire.model_messages import BatchDone, Loaded, StageDone
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
+#: All models, workers and tools are looked at not more often; those for which something is due, in
+#: between.
+LOOK_AT_ALL_S = 0.5
+
 
 class Scheduler:
     """Jobs in, effects out.
@@ -112,6 +116,7 @@ class Scheduler:
         self.retirement = Retirement(*parts, self.ledger, self.outbox)
         self._allocator = allocator
         self._is_looking = False
+        self._looked_s = -math.inf
 
     def _settle(self, now_s: float) -> None:
         """React to what the parts have appended, the last step of each external event."""
@@ -141,6 +146,7 @@ class Scheduler:
 
     def _model_removed(self, model: Model) -> None:
         self.outlook.forget(model)
+        self.dispatch.forget(model)
         self._blame_tracker.forget(model)
         self._choice.forget(model)
 
@@ -282,9 +288,12 @@ class Scheduler:
 
     def tick(self, now_s: float) -> None:
         """Time has passed."""
-        self.files.tick(now_s)
-        self.dispatch.tick(now_s)
-        self.retirement.tick(now_s)
+        parts = self.files, self.dispatch, self.retirement
+        looks_at_all = now_s - self._looked_s >= LOOK_AT_ALL_S
+        if looks_at_all:
+            self._looked_s = now_s
+        for part in parts:
+            (part.tick if looks_at_all else part.wake)(now_s)
         self._settle(now_s)
 
     def next_wake_s(self, now_s: float) -> float:
@@ -348,7 +357,7 @@ class Scheduler:
 
     def lease_done(self, job_id: int, now_s: float, error: str | None = None) -> None:
         """The leased job has ended; ``error`` says why, if it has failed."""
-        if self.leases.done(job_id, now_s, error):
+        if self.leases.done(job_id, now_s, error) and self.dispatch.ahead.free_gpus():
             self.dispatch.feed_all(now_s)
         self._settle(now_s)
 

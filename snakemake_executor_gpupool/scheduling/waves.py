@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.scheduling.forecast import (
@@ -56,6 +56,9 @@ class WaveTable:
 
     def __init__(self) -> None:
         self.waves: dict[str, Wave] = {}
+        self._of_kind: dict[str, list[Wave]] = {}
+        #: Where each stands among all.
+        self._places: dict[str, int] = {}
         self.counts: dict[str, Count] = {}
         self.rows: dict[str, int] = {}
         self.is_complete = False
@@ -64,8 +67,9 @@ class WaveTable:
         self._wave_of: dict[int, str] = {}
         self._unread: dict[int, Count] = {}
         self._computed: dict[int, Count] = {}
-        #: Jobs that are being read and that nobody foresaw, and their tools.
+        #: Jobs that are being read and that nobody foresaw, with their tools, and how many of each.
         self._unforeseen: dict[int, str] = {}
+        self._unforeseen_of: Counter[str] = Counter()
 
     @property
     def is_known(self) -> bool:
@@ -94,6 +98,10 @@ class WaveTable:
             del self._forecasts[client]
         known = self._forecasts.values()
         self.waves = {wave.name: wave for each in known for wave in each.waves}
+        self._places = {name: place for place, name in enumerate(self.waves)}
+        self._of_kind = {}
+        for wave in self.waves.values():
+            self._of_kind.setdefault(wave.kind, []).append(wave)
         self.is_complete = bool(known) and all(each.is_complete for each in known)
         self.rows = rows_after(Forecast(tuple(self.waves.values())))
         in_flight = Counter(name for name in self._wave_of.values() if _is_of(client, name))
@@ -115,7 +123,8 @@ class WaveTable:
         """A job has come."""
         count = self.counts.get(request.wave)
         if count is None:
-            self._unforeseen[request.job_id] = str(request.tool)
+            self._unforeseen[request.job_id] = tool = str(request.tool)
+            self._unforeseen_of[tool] += 1
             return False
         self._wave_of[request.job_id] = request.wave
         if request.attempt > 1:  # it was counted before
@@ -129,7 +138,11 @@ class WaveTable:
 
     def job_read(self, job_id: int) -> None:
         """All items of a job are known, or none ever will be."""
-        self._unforeseen.pop(job_id, None)
+        tool = self._unforeseen.pop(job_id, None)
+        if tool is not None:
+            self._unforeseen_of[tool] -= 1
+            if not self._unforeseen_of[tool]:
+                del self._unforeseen_of[tool]
         count = self._unread.pop(job_id, None)
         if count is not None:
             count.unread -= 1
@@ -159,6 +172,14 @@ class WaveTable:
         """Yield the names of waves with jobs in flight."""
         return (name for name, count in self.counts.items() if count.in_flight)
 
+    def of_kind(self, kind: str) -> Sequence[Wave]:
+        """Return the waves of the latest forecast that are of a kind, in its order."""
+        return self._of_kind.get(kind, ())
+
+    def place_of(self, wave: Wave) -> int:
+        """Return where a wave stands in the latest forecast."""
+        return self._places[wave.name]
+
     def kinds(self) -> set[str]:
         """Return the kinds of jobs that are to come, or in flight."""
         coming = {wave.kind for wave in self.waves.values()}
@@ -166,7 +187,7 @@ class WaveTable:
 
     def is_reading_unforeseen(self, tool: str) -> bool:
         """Whether jobs of a tool are being read that nobody foresaw."""
-        return tool in self._unforeseen.values()
+        return tool in self._unforeseen_of
 
     def imminent(self, wave: Wave) -> int:
         """Return how many jobs to come wait for nothing but what is being written, or is there.

@@ -24,6 +24,7 @@ from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.requests import DEVICE_ARGUMENTS, Container, ToolRef
+from tests.unit.test_growth_of_work import Lines
 
 CARD = Device("cuda:0", "cuda", 0, "GPU-0", visible_id="0")
 
@@ -374,3 +375,21 @@ def test_closing_takes_so_long_and_says_who_is_left(machine: Machine) -> None:  
     FakeProcess.made.clear()
     machine.host._running.clear()
     machine.host = LocalHost(machine.paths, 1)  # for the fixture to close
+
+
+def test_a_look_takes_as_long_however_many_workers_there_are(machine: Machine) -> None:  # P6
+    def lines_of_a_look() -> int:
+        machine.after(0.0)
+        with Lines("/hosts/local.py") as lines:
+            machine.after(0.0)
+        return lines.count
+
+    process = machine.start("w0")
+    alone = lines_of_a_look()
+    for number in range(1, 20):
+        machine.start(f"w{number}")
+    assert lines_of_a_look() == alone > 0
+    process.ends(0)
+    (end,) = machine.after(0.0)
+    assert isinstance(end, WorkerGone) and end.worker_id == "w0"
+    assert lines_of_a_look() == alone

@@ -44,6 +44,7 @@ from snakemake_executor_gpupool.devices.allocation.round import (
     Grant,
     Patience,
     Removal,
+    may_press,
     plan_round,
     should_yield,
 )
@@ -103,6 +104,8 @@ class Allocator(DeviceInventory):
         self._all_claimed = False  # waiting requests have claimed every GPU
         self._given_at: dict[str, int] = {}
         self._serial = 0
+        #: The names of usable devices with which every holder was on some of them.
+        self._without_strays: frozenset[str] | None = None
         #: Knows what is still to come; to be replaced by who does.
         self.foresight = Foresight()
 
@@ -235,15 +238,12 @@ class Allocator(DeviceInventory):
             return False
         if self._is_stray(holder):
             return True
-        if not self._queue:
-            return False
-        return should_yield(
-            holder,
-            self._queue.in_order(self.foresight),
-            self._occupancy,
-            Patience(now_s, self._yield_after_s),
-            has_paid=now_s - since_s >= max(self._yield_after_s, load_s),
-        )
+        patience = Patience(now_s, self._yield_after_s)
+        has_paid = now_s - since_s >= max(self._yield_after_s, load_s)
+        if not any(may_press(each, holder, patience, has_paid) for each in self._queue.firsts()):
+            return False  # asked between any two batches, however many wait
+        queue = list(self._queue.in_order(self.foresight))
+        return should_yield(holder, queue, self._occupancy, patience, has_paid=has_paid)
 
     def is_wanted_by_others(self, group: Hashable) -> bool:
         """Tell whether a request of anybody but one group is waiting."""
@@ -369,21 +369,20 @@ class Allocator(DeviceInventory):
 
     def _evict_strays(self) -> list[AllocationEffect]:
         """End idle workers on devices that are lost or no longer managed."""
-        idle = [holder for holder in self._holders if holder.phase is Phase.IDLE]
-        return [self._evict(holder) for holder in idle if self._is_stray(holder)]
+        if self._usable_names is self._without_strays:
+            return []
+        strays = [holder for holder in self._holders if self._is_stray(holder)]
+        if not strays:
+            self._without_strays = self._usable_names
+        return [self._evict(holder) for holder in strays if holder.phase is Phase.IDLE]
 
     def _is_stray(self, holder: Holder) -> bool:
         return not self._usable_names.issuperset(holder.device_names)
 
     def _refuse_impossible(self) -> list[AllocationEffect]:
         """Refuse the waiting requests that a change of the devices has made impossible."""
-        refused: list[AllocationEffect] = []
-        for waiting in list(self._queue):
-            reason = why_impossible(waiting.request, (*self._usable, *self._expected))
-            if reason:
-                self._queue.leave(waiting)
-                refused.append(Impossible(waiting.request_id, reason))
-        return refused
+        reasons = self._queue.leave_impossible((*self._usable, *self._expected))
+        return [Impossible(request_id, reason) for request_id, reason in reasons.items()]
 
     # --- small helpers
 

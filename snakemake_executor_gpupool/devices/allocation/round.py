@@ -8,7 +8,7 @@ nobody is overtaken on a device that would have served them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from snakemake_executor_gpupool.devices.allocation.occupancy import Occupancy
@@ -153,9 +153,15 @@ def presses(
     return patience.is_over(waiting) and not occupancy.is_served(waiting.request)
 
 
+def may_press(waiting: WaitingRequest, holder: Holder, patience: Patience, has_paid: bool) -> bool:
+    """Tell whether a request, or one that has waited less, may press a holder to make room."""
+    is_first = waiting.request.priority > holder.request.priority
+    return is_first or (has_paid and patience.is_over(waiting))
+
+
 def should_yield(
     holder: Holder,
-    queue: Iterable[WaitingRequest],
+    queue: Sequence[WaitingRequest],
     occupancy_now: Callable[[], Occupancy],
     patience: Patience,
     *,

@@ -37,7 +37,8 @@ class DagView:
 
     def writers(self, job: Any) -> Iterable[Any]:
         """Return the jobs that write what a job reads."""
-        return list(self._dag.dependencies[job]) if job in self._dag.dependencies else []
+        found: Iterable[Any] = self._dag.dependencies.get(job, ())
+        return found
 
     def is_pending(self, job: Any) -> bool:
         """Return whether a job has still to run, or is running."""

@@ -55,9 +55,19 @@ class Lookahead(Generic[JobT]):
     def _next(self, chain: list[JobT]) -> JobT | None:
         view = self._view
         pending = [reader for reader in view.readers(chain[-1]) if view.is_pending(reader)]
-        served = [reader for reader in pending if view.is_servable(reader)]
-        if len(served) != 1 or served[0] in chain:
+        # What gathers the outputs of thousands of jobs is left at the first of them: it is asked
+        # for each, and whether it could be served takes as long as its inputs are many.
+        next_ones = [reader for reader in pending if self._awaits_only(reader, chain)]
+        if not next_ones:
             return None
-        (following,) = served
-        awaited = [writer for writer in view.writers(following) if view.is_pending(writer)]
-        return following if all(writer in chain for writer in awaited) else None
+        served = [reader for reader in pending if view.is_servable(reader)]
+        return served[0] if len(served) == 1 and served[0] in next_ones else None
+
+    def _awaits_only(self, job: JobT, chain: list[JobT]) -> bool:
+        """Return whether all else that a job reads is there, or comes from jobs of a chain."""
+        if job in chain:
+            return False
+        return all(
+            writer in chain or not self._view.is_pending(writer)
+            for writer in self._view.writers(job)
+        )

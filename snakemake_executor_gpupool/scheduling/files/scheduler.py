@@ -334,10 +334,18 @@ class FileScheduler:
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when a tool whose process has died may next be tried; else infinity."""
-        tools = self._tools.values() if self._blame_tracker.has_suspects else ()
+        if not self._blame_tracker.has_suspects:
+            return float("inf")
+        tools = self._tools.values()
         tries_s = [*map(self._blame_tracker.next_try_s, tools)]
-        tries_s += [until_s for tool in self._tools.values() for until_s, _ in tool.resting]
+        tries_s += [until_s for tool in tools for until_s, _ in tool.resting]
         return min((try_s for try_s in tries_s if try_s > now_s), default=float("inf"))
+
+    def wake(self, now_s: float) -> None:
+        """Try again what has waited for that."""
+        for tool in self._tools.values() if self._blame_tracker.has_suspects else ():
+            self._wake_resting(tool, now_s)
+            self._send(tool, now_s)
 
     def tick(self, now_s: float) -> None:
         """End processes that hang: on a pipe that nobody writes to, a file system that is gone."""

@@ -95,7 +95,7 @@ class MergeChoice:
 
         One that was never loaded by itself is taken to be like the first one of the row.
         """
-        own = [model for model in self._models.values() if model.ident == stage.model]
+        own = self._models.of_ident(stage.model)
         if any(worker.is_coming or worker.has_loaded for m in own for worker in m.alive):
             return 0.0
         loads_s = [model.load_s for model in own if model.load_s is not None]

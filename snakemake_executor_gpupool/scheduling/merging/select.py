@@ -70,7 +70,7 @@ class MergeSelection:
             except ImpossibleRequest:
                 break
             model = its.model
-            if any(own.ident == model.model and own.error for own in self._models.values()):
+            if any(own.error for own in self._models.of_ident(model.model)):
                 break  # it cannot be loaded
             names = model.model, model.label, model.group, model.short_tokens
             stage = MergedStage(each, *names, its.info, spec)
@@ -123,7 +123,7 @@ class MergeSelection:
         declared = stage.request.vram_mib or stage.info.vram_mib
         if declared:
             return declared
-        needs = (m.memory.need_mib for k, m in self._models.items() if k[0] == stage.model)  # type: ignore[index]
+        needs = (model.memory.need_mib for model in self._models.of_ident(stage.model))
         return max((need for need in needs if need is not None), default=None)
 
     def _largest_mib(self, spec: DeviceSpec) -> float:

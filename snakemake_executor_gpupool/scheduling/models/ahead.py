@@ -53,7 +53,7 @@ class LoadAhead:
         if now_s < self._next_s or self._allocator.is_wanted_by_others(None):
             return
         self._next_s = now_s + LOOK_AGAIN_S
-        free = len(self._free_gpus())
+        free = len(self.free_gpus())
         # Where no device is free, one may be made free.
         wanted = [use for use in self._wanted(max(free, 1)) if use[1] > len(use[0].alive)]
         if not wanted:
@@ -85,33 +85,31 @@ class LoadAhead:
 
     def _end_needless(self, now_s: float) -> None:
         """End an idle worker whose model has no job left: another is to be loaded there."""
-        for worker in self._lifecycle.workers.values():
+        for worker in self._lifecycle.idle_on_gpus.values():
             since_s = worker.idle_since_s
-            if not worker.is_feedable or since_s is None or not is_gpu(worker.model.spec):
+            if not worker.is_feedable or since_s is None:
                 continue
             is_left = now_s - since_s >= NOBODYS_S and self._outlook.is_nobodys(worker.model)
             if is_left or self._outlook.is_over(worker.model):
                 self._lifecycle.stop(worker, "no job of its model is left")
                 return
 
-    def _free_gpus(self) -> list[Device]:
+    def free_gpus(self) -> list[Device]:
         """Return the GPUs that nobody is on, other runs included."""
-        users = self._allocator.allocation_map()
-        return [
-            device
-            for device in self._allocator.devices
-            if is_gpu(device)
-            and not users.get(device.name)
-            and not self._allocator.is_foreign(device)
-        ]
+        gpus = [device for device in self._allocator.devices if is_gpu(device)]
+        users = self._allocator.allocation_map() if gpus else {}
+        is_foreign = self._allocator.is_foreign
+        return [gpu for gpu in gpus if not users.get(gpu.name) and not is_foreign(gpu)]
 
     def _has_place(self, model: Model) -> bool:
         request = self._lifecycle.request_of(model, "ahead")
-        suited = (device for device in self._free_gpus() if suits(request, device))
+        suited = (device for device in self.free_gpus() if suits(request, device))
         return fit_one_process(suited, model.spec.count)
 
     def _is_worth_it(self, model: Model) -> bool:
-        if model.waiting or model.in_flight or model.error is not None or model.is_chain:
+        if not is_gpu(model.spec) or model.waiting or model.in_flight:
             return False
-        can_wait = is_gpu(model.spec) and model.info.persistent and self._outlook.weighs(model)
+        if model.error is not None or model.is_chain:
+            return False
+        can_wait = model.info.persistent and self._outlook.weighs(model)
         return can_wait and not self._blame_tracker.is_suspect(model)

@@ -11,7 +11,7 @@ What one turn does, read downwards::
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
@@ -23,6 +23,7 @@ from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.ahead import LoadAhead
 from snakemake_executor_gpupool.scheduling.models.batching import Batching
 from snakemake_executor_gpupool.scheduling.models.charging import Charging
+from snakemake_executor_gpupool.scheduling.models.due import DueModels
 from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed
 from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
@@ -40,8 +41,6 @@ MAX_VAIN_WINDOWS = 2
 KEPT_S = 1.0
 #: So long without work a worker is kept whose model has no job left: one may be tried again.
 GRACE_S = 5.0
-#: How often it is looked, while a window is open, whether inputs are still being read.
-GATHER_LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Dispatch:
         self._outlook = outlook
         self._blame_tracker = blame_tracker
         self._config = config
-        self._kept_until_s = 0.0
+        self._due = DueModels(config.batch_window_s, blame_tracker)
         self.models = models
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
         self.scaling = WorkerScaling(allocator, self.lifecycle, blame_tracker, outlook)
@@ -114,6 +113,10 @@ class Dispatch:
             blame_tracker,
             outlook,
         )
+
+    def forget(self, model: Model) -> None:
+        """Forget a model that is about to be forgotten."""
+        self._due.forget(model)
 
     def owns(self, worker_id: str) -> bool:
         """Tell whether a process holds, or is to hold, a model."""
@@ -172,6 +175,10 @@ class Dispatch:
 
     def feed(self, model: Model, now_s: float) -> None:
         """Do for one model what can be done now."""
+        self._feed(model, now_s)
+        self._due.watch(model, now_s)
+
+    def _feed(self, model: Model, now_s: float) -> None:
         if model.awaited_by:
             self._report_loaded(model)
         if model.error is not None:
@@ -225,13 +232,14 @@ class Dispatch:
         left_s = worker.spare_since_s + limit_s - now_s
         if left_s <= 0.0 or self._outlook.model_next_use_s(worker.model) > left_s:
             return False
-        self._kept_until_s = max(self._kept_until_s, now_s + left_s)
+        self._due.keeps(worker.model, now_s + left_s)
         return True
 
     def feed_all(self, now_s: float) -> None:
-        """Do for every model what can be done now."""
+        """Do for every model what can be done now, unless there is nothing to do."""
         for model in self.models.values():
-            self.feed(model, now_s)
+            if not is_at_rest(model):
+                self.feed(model, now_s)
 
     def _is_gathering(self, model: Model, now_s: float) -> bool:
         """Whether to let more inputs arrive before the first batch is cut."""
@@ -317,7 +325,7 @@ class Dispatch:
 
     # -- time ------------------------------------------------------------------------
     def tick(self, now_s: float) -> None:
-        """Act on what only time brings: windows, idle workers, hung batches."""
+        """Look at all models and workers: which are idle, which hang, what would now pay."""
         for worker in list(self.lifecycle.workers.values()):
             if self._is_hung(worker, now_s):
                 worker.hung = True
@@ -326,7 +334,13 @@ class Dispatch:
                 self.lifecycle.stop(worker, "idle")
             elif self._is_done_with(worker, now_s):
                 self.lifecycle.stop(worker, "no job of its model is left")
+        self._due.all_looked_at(now_s)
         self.feed_all(now_s)
+
+    def wake(self, now_s: float) -> None:
+        """Act on what is due: windows that end, suspects to be tried again."""
+        for model in self._due.take(now_s):
+            self.feed(model, now_s)
 
     def _is_idle_too_long(self, worker: ModelWorker, now_s: float) -> bool:
         """Whether nobody has wanted it for long, wherever its weights are."""
@@ -358,21 +372,13 @@ class Dispatch:
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when time alone may next change something, at most a second away."""
-        wake_s = now_s + (GATHER_LOOK_S if self._kept_until_s > now_s else 1.0)
-        for model in self.models.values():
-            opened_s = model.window_opened_s
-            if opened_s is not None:
-                # Until the window closes; a model that loads longer is fed once it is loaded.
-                end_s = opened_s + self._config.batch_window_s
-                wake_s = min(wake_s, end_s, now_s + GATHER_LOOK_S) if end_s > now_s else wake_s
-            if model.resting:
-                wake_s = _soonest(wake_s, now_s, (until_s for until_s, _ in model.resting))
-        if self._blame_tracker.has_suspects:
-            tries_s = map(self._blame_tracker.next_try_s, self.models.values())
-            wake_s = _soonest(wake_s, now_s, tries_s)
-        return wake_s
+        return self._due.next_wake_s(now_s)
 
 
-def _soonest(wake_s: float, now_s: float, times_s: Iterable[float]) -> float:
-    """Return the first of times that are still to come; ``wake_s`` if all come later."""
-    return min((time_s for time_s in times_s if now_s < time_s < wake_s), default=wake_s)
+def is_at_rest(model: Model) -> bool:
+    """Tell whether a model has no work, and each of its workers, if any, is known to idle."""
+    has_work = model.waiting or model.resting or model.oversized or model.awaited_by
+    if has_work or model.error is not None or model.window_opened_s is not None:
+        return False
+    workers = model.workers.values()
+    return all(w.idle_since_s is not None or w.stage is Stage.STOPPING for w in workers)

@@ -21,6 +21,7 @@ from snakemake_executor_gpupool.devices.allocation.allocator import (
 from snakemake_executor_gpupool.devices.device import Device, OffloadStrategy
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
+from snakemake_executor_gpupool.scheduling.device_requests import need_mib
 from snakemake_executor_gpupool.scheduling.domain_events import (
     DomainEvents,
     LeaseDecided,
@@ -70,6 +71,8 @@ class WorkerLifecycle:
         self._blame_tracker = blame_tracker
         self._names = WorkerNames()
         self.workers: dict[str, ModelWorker] = {}
+        #: Those that idle on GPUs, or did until they were told to leave.
+        self.idle_on_gpus: dict[str, ModelWorker] = {}
         self.counts: Counter[str] = Counter()
         #: What is granted, and being taken against other processes, by its holder.
         self._claiming: dict[str, tuple[Device, ...]] = {}
@@ -108,7 +111,7 @@ class WorkerLifecycle:
             owner=model.name,
             group=model.key,
             priority=max(priority, model.priority),
-            vram_mib=self._need_mib(model),
+            vram_mib=need_mib(model, self._allocator),
             can_offload=model.info.can_move and model.info.persistent,
             alone=alone,
         )
@@ -120,18 +123,6 @@ class WorkerLifecycle:
                 worker.is_ahead = False
                 if worker.stage in (Stage.STARTING, Stage.LOADING):
                     self._allocator.busy(worker.worker_id, now_s)
-
-    def _need_mib(self, model: Model) -> int | None:
-        """Return a model's memory need: as declared, else as measured.
-
-        What was only measured never makes a request impossible.
-        """
-        if model.vram_mib is not None or model.memory.need_mib is None:
-            return model.vram_mib
-        count = model.spec.count
-        sizes = [device.memory_mib or 0 for device in self._allocator.like(model.spec)]
-        most_mib = sorted(sizes, reverse=True)[count - 1] if count <= len(sizes) else 0
-        return min(model.memory.need_mib, most_mib) if most_mib else None
 
     def step_back(self, worker: ModelWorker, now_s: float) -> None:
         """Let a worker wait for devices no longer."""
@@ -157,6 +148,7 @@ class WorkerLifecycle:
 
     def _forget(self, worker: ModelWorker) -> None:
         del self.workers[worker.worker_id], worker.model.workers[worker.worker_id]
+        self.idle_on_gpus.pop(worker.worker_id, None)
 
     # -- what the allocator decides ----------------------------------------------
     def apply(self, effects: Iterable[AllocationEffect], now_s: float) -> None:
@@ -302,8 +294,12 @@ class WorkerLifecycle:
     # -- between batches -----------------------------------------------------------
     def busy(self, worker: ModelWorker, now_s: float) -> None:
         """A worker is given work."""
-        worker.idle_since_s = worker.spare_since_s = None
+        self._idles_no_more(worker)
         self._allocator.busy(worker.worker_id, now_s)
+
+    def _idles_no_more(self, worker: ModelWorker) -> None:
+        worker.idle_since_s = worker.spare_since_s = None
+        self.idle_on_gpus.pop(worker.worker_id, None)
 
     def rest(self, model: Model, workers: Sequence[ModelWorker], now_s: float) -> None:
         """Let those of these workers idle that have nothing to do: an eviction may take them."""
@@ -313,6 +309,8 @@ class WorkerLifecycle:
                     self.stop(worker, "one-shot tool")
                     continue
                 worker.idle_since_s = now_s
+                if is_gpu(model.spec):
+                    self.idle_on_gpus[worker.worker_id] = worker
                 if not model.waiting:
                     for other in [w for w in model.workers.values() if w.is_in_line]:
                         self.step_back(other, now_s)
@@ -398,5 +396,5 @@ class WorkerLifecycle:
 
     def _ready(self, worker: ModelWorker, now_s: float) -> None:
         worker.stage, worker.ready_s = Stage.READY, now_s
-        worker.idle_since_s = worker.spare_since_s = None
+        self._idles_no_more(worker)
         self._events.append(WorkerSettled(worker.worker_id))

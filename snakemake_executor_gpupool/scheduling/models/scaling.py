@@ -58,8 +58,8 @@ class WorkerScaling:
             return Counter()
         return Counter(
             device.name
-            for worker in self._lifecycle.workers.values()
-            if worker.is_feedable and worker.idle_since_s is not None
+            for worker in self._lifecycle.idle_on_gpus.values()
+            if worker.is_feedable
             if self._outlook.is_over(worker.model)
             for device in worker.devices
         )
@@ -87,7 +87,7 @@ class WorkerScaling:
         if self._allocator.is_wanted_by_others(model.key):
             # A device taken from another model would do no more work than before.
             most = min(max(coming + free, 1), capacity)
-        elif self._outlook.is_known and not is_measured(model) and self._outlook.weighs(model):
+        elif is_gpu(model.spec) and self._may_be_needless(model):
             # Nobody knows yet that more are worth what others would have to load again.
             places = self.free_places(model, empty=True) + self._outlook.to_be_had(model)
             most = min(max(coming + places, 1), capacity)
@@ -100,6 +100,11 @@ class WorkerScaling:
         for _ in range(wanted - len(in_line)):
             if model.error is None:
                 self._get_one_more(model, capacity, now_s)
+
+    def _may_be_needless(self, model: Model) -> bool:
+        """Whether models that are foreseen may need devices more than a model needs one more."""
+        is_known = self._outlook.is_known and self._outlook.weighs(model)
+        return is_known and not is_measured(model)
 
     def _get_one_more(self, model: Model, capacity: int, now_s: float) -> None:
         """Have a worker come back whose devices are free, else a new one, else any come back."""

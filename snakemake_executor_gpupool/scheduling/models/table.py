@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, ValuesView
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, ValuesView
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
@@ -32,6 +32,8 @@ class ModelTable(Mapping[Hashable, Model]):
         self._figures = dict(figures)
         self._most_figures = len(self._figures) + MAX_MEASURED
         self._models: dict[Hashable, Model] = {}
+        #: By what file processes call them.
+        self._of_ident: dict[str, dict[Hashable, Model]] = {}
         #: How many models there were when idle ones were forgotten last.
         self._tidied = 0
         #: Of models that are forgotten.
@@ -49,6 +51,13 @@ class ModelTable(Mapping[Hashable, Model]):
         """Return all models; that of a mapping would look each of them up."""
         return self._models.values()
 
+    def of_ident(self, ident: str) -> Collection[Model]:
+        """Return the models that file processes call so: on other devices, or of other instances.
+
+        Not the rows of models, which they do not know.
+        """
+        return self._of_ident.get(ident, {}).values()
+
     def __len__(self) -> int:
         return len(self._models)
 
@@ -57,12 +66,19 @@ class ModelTable(Mapping[Hashable, Model]):
         if len(self._models) >= self._tidied + MAX_IDLE:
             self._forget_idle()
         self._models[model.key] = model
+        if model.ident:
+            self._of_ident.setdefault(model.ident, {})[model.key] = model
         model.recall(self._figures.get(model.profile_key, Figures()))
         return model
 
     def remove(self, model: Model) -> None:
         """Forget a model that has no worker and no work; what was measured of it is kept."""
         del self._models[model.key]
+        if model.ident:
+            same = self._of_ident[model.ident]
+            del same[model.key]
+            if not same:
+                del self._of_ident[model.ident]
         for table, most in ((self._figures, self._most_figures), (self.measured, MAX_MEASURED)):
             table.pop(model.profile_key, None)  # the newest last
             table[model.profile_key] = model.figures()
