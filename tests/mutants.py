@@ -150,15 +150,15 @@ MUTANTS = (
     Mutant(
         "a kept result that is handed out is held: its file stays while a job needs it",
         "scheduling/results.py",
-        "        known.holders += 1\n",
+        "            known.holders += 1\n",
         "",
         ("test_ledger.py",),
     ),
     Mutant(
         "an item that failed is computed again when it is asked for again",
         "scheduling/results.py",
-        "            self._work_items.pop(item.key, None)\n            return\n",
-        "            return\n",
+        '        item.payload = b""\n        self._work_items.pop(item.key, None)\n',
+        '        item.payload = b""\n',
         ("test_ledger.py",),
     ),
     Mutant(
@@ -328,9 +328,23 @@ MUTANTS = (
     Mutant(
         "an item that another job holds, too, is not put into columns",
         "scheduling/results.py",
-        "            is_last = is_known and not item.holders\n",
-        "            is_last = is_known\n",
+        "            is_last = not item.holders and key is not None",
+        "            is_last = key is not None",
         ("test_large_jobs.py",),
+    ),
+    Mutant(
+        "a call's caller is asked for more only while there is room",
+        "scheduling/intake.py",
+        "if job.asks and not job.backlog and job.has_room_for_next",
+        "if job.asks and not job.backlog",
+        ("test_calls_bit_by_bit.py",),
+    ),
+    Mutant(
+        "what a caller has still to bring is work that more workers may be worth",
+        "scheduling/models/large_jobs.py",
+        "        self._later[job_id] = later\n",
+        "",
+        ("test_calls_bit_by_bit.py",),
     ),
     Mutant(
         "what waits of a job that has ended is let go of",

@@ -30,6 +30,7 @@ from snakemake_executor_gpupool.scheduling.effects import (
     StopWorker,
     StoreTrouble,
     Unstage,
+    WantItems,
     WriteJob,
 )
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
@@ -91,6 +92,8 @@ class Callbacks:
         A line for the user; one that says that something is not as it should be (None: as any).
     started
         Items of these jobs are being computed; a job may be told of many times. None: untold.
+    wants_items
+        There is room for more items of a call, of which he is told the number.
     gathers
         Whoever is told does better if he is told of many jobs together, a few milliseconds later.
     """
@@ -101,6 +104,7 @@ class Callbacks:
     log: Callable[[str], None]
     warn: Callable[[str], None] | None = None
     started: Callable[[list[int]], None] | None = None
+    wants_items: Callable[[int], None] = lambda job_id: None
     gathers: bool = False
 
     def tell_warning(self, line: str) -> None:
@@ -212,7 +216,7 @@ class Actions:
                 self._send_publish(effect)
             case Unstage(paths, root):
                 self._tell(lambda: remove(self._where(paths, root)))
-            case Report() | Remark():
+            case Report() | Remark() | WantItems():
                 self._tell_user(effect)
             case GrantLease():
                 self._grant(effect)
@@ -236,10 +240,12 @@ class Actions:
             for taker in self._fact_takers:
                 taker.fact(effect.kind, effect.fields)
 
-    def _tell_user(self, effect: Report | Remark) -> None:
+    def _tell_user(self, effect: Report | Remark | WantItems) -> None:
         if isinstance(effect, Report):
             self._kept.pop(effect.report.job_id, None)
             self._tell(lambda: self._callbacks.report(effect.report))
+        elif isinstance(effect, WantItems):
+            self._tell(lambda: self._callbacks.wants_items(effect.job_id))
         else:
             self._tell(lambda: self._callbacks.tell_warning(f"gpupool: {effect.text}"))
 
@@ -280,6 +286,10 @@ class Actions:
 
     def _send_batch(self, effect: RunBatch) -> None:
         items = [item.payload for item in effect.items]
+        if self._store is None and not self._kept:
+            frame = run_batch(effect.batch_id, effect.params, items, [None] * len(items), None)
+            self._send(effect.worker_id, frame)
+            return
         plain = _Keeping(self._store, None)
         kept = [self._kept.get(item.job_id, plain) for item in effect.items]
         # A batch keeps its results in one place; whose first job keeps them elsewhere are not.

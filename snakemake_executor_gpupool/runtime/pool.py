@@ -21,6 +21,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
@@ -199,9 +200,22 @@ class Pool:
         """Have others take the place of the processes that read and write for a tool."""
         self._inbox.post_if_open(lambda now_s: self._loop.take(ev.FilesRenewed(tool), now_s))
 
-    def submit_items(self, request: Request, info: ToolInfo, items: ItemsRead) -> None:
-        """Serve items that are in memory; the report's details have the results."""
-        event = ev.CallReady(request, info, items)
+    def submit_items(
+        self, request: Request, info: ToolInfo, items: ItemsRead, to_come: int = 0
+    ) -> None:
+        """Serve items that are in memory; the report's details have the results.
+
+        Parameters
+        ----------
+        to_come
+            How many more there are: ``wants_items`` of the callbacks asks for the next of them.
+        """
+        event = ev.CallReady(request, info, items, to_come)
+        self._post_work(lambda now_s: self._loop.take(event, now_s))
+
+    def more_items(self, items: ItemsRead) -> None:
+        """Serve the next items of a call, which were asked for."""
+        event = ev.CallContinued(items)
         self._post_work(lambda now_s: self._loop.take(event, now_s))
 
     def tell_trouble(self, kind: str, why: str) -> None:
@@ -213,6 +227,9 @@ class Pool:
         if self._refusal and self._cause is None:
             raise PoolEnded(self._refusal)
         self._inbox.post(act)
+
+    #: Whether it takes a call's items bit by bit.
+    takes_pieces: ClassVar[bool] = True
 
     @property
     def places(self) -> list[str]:

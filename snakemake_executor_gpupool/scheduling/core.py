@@ -96,8 +96,10 @@ class Core:
                 sched.files.renew(tool)
             case ev.JobReady(request=request):
                 sched.submit(request, now_s)
-            case ev.CallReady(request, info, items):
-                sched.submit_items(request, info, items, now_s)
+            case ev.CallReady(request, info, items, to_come):
+                sched.submit_items(request, info, items, now_s, to_come)
+            case ev.CallContinued(items=items):
+                sched.more_items(items, now_s)
             case ev.ResultsRead(job_id=job_id):
                 sched.jobs.take_back(job_id)
             case ev.JobUnwanted(job_id, reason):

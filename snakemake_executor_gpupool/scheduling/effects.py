@@ -161,6 +161,13 @@ class Report:
 
 
 @dataclass(frozen=True)
+class WantItems:
+    """There is room for more items of a call, whose caller has some."""
+
+    job_id: int
+
+
+@dataclass(frozen=True)
 class Remark:
     """Warn the user of something that fails no job."""
 
@@ -228,6 +235,7 @@ Effect = (
     | RunBatch
     | RunMerged
     | Report
+    | WantItems
     | Remark
     | GrantLease
     | StoreTrouble

@@ -43,10 +43,24 @@ class JobsForeseen:
 
 @dataclass(frozen=True)
 class CallReady:
-    """A call from Python has items; ``info`` is of its tool."""
+    """A call from Python has items; ``info`` is of its tool.
+
+    Attributes
+    ----------
+    to_come
+        How many more items it has, which its caller brings once it is asked for them.
+    """
 
     request: Request
     info: ToolInfo
+    items: ItemsRead
+    to_come: int = 0
+
+
+@dataclass(frozen=True)
+class CallContinued:
+    """A call's caller brings the next of its items."""
+
     items: ItemsRead
 
 
@@ -215,6 +229,7 @@ Event = (
     | FilesRenewed
     | RunLeft
     | CallReady
+    | CallContinued
     | ResultsRead
     | JobUnwanted
     | ToolRetired

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from snakemake_executor_gpupool.errors import ImpossibleRequest
-from snakemake_executor_gpupool.scheduling.effects import Outbox
+from snakemake_executor_gpupool.scheduling import packed
+from snakemake_executor_gpupool.scheduling.effects import Outbox, WantItems
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState, has_room
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
@@ -17,7 +18,6 @@ from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.packed import PackedItems, pieces_of
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
-from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 
 
@@ -56,25 +56,50 @@ class Intake:
         if message.is_last:
             job.input_hashes = message.inputs
         job.is_brief = is_whole_and_short(job, message)
-        # The items of a call are there anyway: in the caller's memory, and in the message.
-        is_one = job.is_brief or job.wants_results
-        for piece in [message] if is_one else pieces_of(message):
-            if job.backlog or not has_room(job, len(piece.keys)):
-                self._jobs.put_off(job, PackedItems(piece))
+        if job.later.to_come:
+            job.later.mean_cost = sum(message.costs) / max(len(message.costs), 1)
+            job.asks, job.phase = True, JobPhase.COMPUTING
+            self._jobs.put_off(job)
+            model.large_jobs.add(job.request.job_id, job.later)
+        for piece in self._pieces(job, message):
+            is_full = job.backlog or not has_room(job, len(piece.keys))
+            if is_full and self._is_in_flight(job):
+                self._put_by(job, model, piece)
             else:
                 self._open(job, model, tool, piece, now_s)
         if message.is_last and job.backlog and self._is_in_flight(job):
             job.phase = JobPhase.COMPUTING
+        self._ask_for_more(job)
+
+    def _pieces(self, job: JobState, message: ItemsRead) -> Iterable[ItemsRead]:
+        """Divide what was read, unless all of it may be work at once and is best seen as one."""
+        is_one = job.wants_results and has_room(job, len(message.keys)) and not job.backlog
+        is_one = is_one and len(message.keys) <= packed.MAX_OPEN
+        return [message] if is_one or job.is_brief else pieces_of(message)
+
+    def _put_by(self, job: JobState, model: Model, piece: ItemsRead) -> None:
+        """Keep items of a large job, packed, until there is room for them."""
+        self._jobs.put_off(job, PackedItems(piece))
+        model.large_jobs.add(job.request.job_id, job.later)
 
     def open_more(self, job: JobState, tool: FileWorkerPool, now_s: float) -> None:
         """Make work of what waits of a large job, as much as there is room for."""
-        while self._is_in_flight(job) and job.backlog and has_room(job, job.backlog[0].count):
-            piece = job.backlog.popleft().unpack()
+        while self._is_in_flight(job) and job.backlog and job.has_room_for_next:
+            items = job.backlog.popleft()
+            job.later.packed_cost -= items.cost if job.backlog else job.later.packed_cost
+            piece = items.unpack()
             model = self._model_of(job, tool, piece)
             if model is not None:
                 self._open(job, model, tool, piece, now_s)
             if job.missing and job.has_many_objects:
                 return  # more with the next results
+        self._ask_for_more(job)
+
+    def _ask_for_more(self, job: JobState) -> None:
+        """Have a call's caller bring more of its items, if he has some and there is room."""
+        if job.asks and not job.backlog and job.has_room_for_next and self._is_in_flight(job):
+            job.asks = False
+            self._outbox.put(WantItems(job.request.job_id))
 
     def _model_of(self, job: JobState, tool: FileWorkerPool, message: ItemsRead) -> Model | None:
         """Return the model of items that were read; None: no device will do, and the job fails."""
@@ -98,10 +123,11 @@ class Intake:
         claimed = self._ledger.claimed
         new = self._jobs.place(job, self._items_of(job, tool, message))
         job.claimed += self._ledger.claimed - claimed
+        read = job.items[-len(message.keys) :] if message.keys else []
+        job.cost_read += sum([item.cost for item in read if item.result is None])
         if message.is_last:
             note_read(self._outbox, job, model.name)
-            cost = sum(item.cost for item in job.items if not item.is_done)
-            self._outlook.job_read(job.request, model, cost)
+            self._outlook.job_read(job.request, model, job.cost_read)
         may_merge = job.is_brief and job.request.follow
         if may_merge and self._merges.take(job, model, tool, message, new, now_s):
             return
@@ -118,24 +144,18 @@ class Intake:
         """Return a work item for each item read, with the result that an earlier run left."""
         assert tool.info is not None
         is_deterministic, group = tool.info.deterministic, message.model.group
-        head = result_key(job.request.space, message.model.model, group, "")[:-1]
+        space, model = job.request.space, message.model.model
         level = -job.request.priority, 0 if job.is_brief else 1
-        kept = message.kept
+        kept, first = message.kept, self._arrivals + 1
+        self._arrivals += len(message.keys)
         columns = message.keys, message.costs, message.tokens, message.names, message.payloads
-        for position, (key, cost, tokens, name, payload) in enumerate(zip(*columns, strict=True)):
-            self._arrivals += 1
-            is_kept = position in kept
-            yield WorkItem(
-                (*head, key) if is_deterministic else None,
-                group,
-                cost,
-                tokens,
-                b"" if is_kept else payload,
-                name,
-                level,
-                self._arrivals,
-                result=payload if is_kept else None,
-            )
+        rows = zip(*columns, strict=True)
+        for arrival, (key, cost, tokens, name, payload) in enumerate(rows, first):
+            own = (space, model, group, key) if is_deterministic else None  # as ``result_key`` does
+            item = WorkItem(own, group, cost, tokens, payload, name, level, arrival)
+            if kept and arrival - first in kept:
+                item.payload, item.result = b"", payload
+            yield item
 
 
 def is_whole_and_short(job: JobState, message: ItemsRead) -> bool:

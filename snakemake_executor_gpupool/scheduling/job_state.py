@@ -10,7 +10,7 @@ from snakemake_executor_gpupool.scheduling import packed
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost
-from snakemake_executor_gpupool.scheduling.packed import PackedItems
+from snakemake_executor_gpupool.scheduling.packed import Later, PackedItems
 from snakemake_executor_gpupool.scheduling.provenance import Came, came_merged
 from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.scheduling.settled import SettledItems
@@ -45,8 +45,14 @@ class JobState:
         Its items, in its order: of a large job results of the first ones, then work items.
     names
         Of those in ``items``.
-    backlog
-        Of a large job: what was read of it and is not yet work.
+    backlog, later
+        Of a large job: what was read of it and is not yet work; how much of it is still to come.
+    asks
+        It is a call whose caller waits to be asked for more of its items.
+    most_in_batch
+        How many of its items were computed together.
+    cost_read
+        Of its items that had no result when they came.
     missing
         How many of ``items`` have no result yet.
     cost_on
@@ -65,6 +71,10 @@ class JobState:
     names: list[str] = field(default_factory=list)
     settled: list[SettledItems] = field(default_factory=list)
     backlog: deque[PackedItems] = field(default_factory=deque)
+    later: Later = field(default_factory=Later)
+    asks: bool = False
+    most_in_batch: int = 0
+    cost_read: float = 0.0
     missing: int = 0
     all_read: bool = False
     seconds: float = 0.0
@@ -113,8 +123,25 @@ class JobState:
 
     @property
     def may_settle(self) -> bool:
-        """Whether results may be put into columns; those of a call are in its caller's memory."""
-        return not (self.has_files or self.wants_results or self.is_brief)
+        """Whether results may be put into columns."""
+        return not (self.has_files or self.is_brief)
+
+    @property
+    def has_room_for_next(self) -> bool:
+        """Whether items that wait packed, or at a call's caller, may become work now."""
+        if self.backlog:
+            return has_room(self, self.backlog[0].count)
+        if not self.asks or not has_room(self, packed.CALL_ITEMS):
+            return False
+        most = max(packed.CALL_OPEN, packed.CALL_BATCHES * self.most_in_batch)
+        most *= 1 + len(self.workers)
+        return not self.missing or self.missing + packed.CALL_ITEMS <= most
+
+    @property
+    def is_large(self) -> bool:
+        """Whether those of its items that are done become columns, one after the other."""
+        most = packed.CALL_FIRST if self.wants_results else packed.MAX_OPEN
+        return bool(self.settled) or len(self.items) > most
 
     @property
     def has_many_objects(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from snakemake_executor_gpupool.scheduling import packed
 from snakemake_executor_gpupool.scheduling.domain_events import (
@@ -16,7 +16,6 @@ from snakemake_executor_gpupool.scheduling.job_state import (
     JobPhase,
     JobState,
     explain,
-    has_room,
 )
 from snakemake_executor_gpupool.scheduling.models.cost_shares import UNCLAIMED, Work
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
@@ -90,8 +89,9 @@ class JobTable:
 
         Empty if there is no such job. Higher priority goes first.
         """
-        large = filter(None, map(self._jobs.get, self._large))
-        last = min((-job.request.priority for job in large if job.backlog), default=math.inf)
+        large = [job for job in map(self._jobs.get, self._large) if job is not None]
+        large = [job for job in large if job.backlog or job.later.to_come]
+        last = min((-job.request.priority for job in large), default=math.inf)
         best: tuple[int, float, int] | None = None
         items: list[WorkItem] = []
         for job_id in dict.fromkeys(job_id for item in waiting for job_id in item.waiters):
@@ -121,36 +121,38 @@ class JobTable:
     # -- items -------------------------------------------------------------
     def place(self, job: JobState, items: Iterable[WorkItem]) -> list[WorkItem]:
         """Add the next items of a job; return those work items that have to be computed."""
-        job_id, place = job.request.job_id, self._ledger.place
-        waiter = (job_id,)
-        new: list[WorkItem] = []
-        placed_items: list[WorkItem] = []
-        names: list[str] = []
-        for item in items:
-            placed, is_new = place(item, waiter)
-            placed_items.append(placed)
-            names.append(item.name)
+        items, job_id = list(items), job.request.job_id
+        placed_items, new = self._ledger.place_all(items, (job_id,))
+        for item in new:
+            item.job_id = job_id
+        job.missing += len(new)
+        if len(new) < len(items):
+            self._take_known(job, items, placed_items)
+        job.items += placed_items
+        job.names += [item.name for item in items]
+        if job.is_large:
+            self._settle(job)
+        return new
+
+    @staticmethod
+    def _take_known(job: JobState, items: list[WorkItem], placed_items: list[WorkItem]) -> None:
+        """Count those of a job's items that need not be computed for it alone."""
+        job_id = job.request.job_id
+        for item, placed in zip(items, placed_items, strict=True):
             if placed is not item:
                 job.duplicates += 1
                 placed.is_repeat = placed.is_repeat and placed.job_id == job_id
                 job.cost.saved_s += placed.device_s
                 job.missing += placed.result is None
-                continue
-            item.job_id = job_id
-            if is_new:
-                new.append(item)
-            else:
+            elif item.result is not None:
+                item.job_id = job_id
                 job.reused += 1
-        job.missing += len(new)
-        job.items += placed_items
-        job.names += names
-        if len(job.items) > packed.MAX_OPEN:
-            self._settle(job)
-        return new
 
-    def put_off(self, job: JobState, items: PackedItems) -> None:
-        """Keep items of a large job that are not work yet."""
-        job.backlog.append(items)
+    def put_off(self, job: JobState, items: PackedItems | None = None) -> None:
+        """Keep items of a large job that are not work yet; None: a call's caller has them."""
+        if items is not None:
+            job.backlog.append(items)
+            job.later.packed_cost += items.cost
         self._large[job.request.job_id] = None
 
     def handed_out(self, items: Iterable[WorkItem]) -> None:
@@ -170,6 +172,8 @@ class JobTable:
         job.items, job.names, job.missing, job.all_read = [], [], 0, False
         job.settled, job.done_items, job.came = [], 0, None
         job.backlog.clear()
+        job.later.clear()
+        job.cost_read = 0.0
         job.duplicates = job.reused = 0
         job.cost.saved_s = 0.0
 
@@ -236,8 +240,8 @@ class JobTable:
 
     def items_done(
         self,
-        items: Iterable[WorkItem],
-        results: Iterable[Blob],
+        items: Sequence[WorkItem],
+        results: Sequence[Blob],
         worker_id: str,
         node: str = "",
         seconds: float = 0.0,
@@ -251,24 +255,24 @@ class JobTable:
         seconds
             What each took, as far as nobody was charged for it.
         """
-        finish = self._ledger.finish
         found: dict[int, int] = {}
-        for item, result in zip(items, results, strict=True):
+        for item in items:
             waiters, item.waiters = item.waiters, ()
-            finish(item, result, None)
             for job_id in waiters:
                 found[job_id] = found.get(job_id, 0) + 1
             if node or seconds:
                 self._worked_on(item, waiters, node, seconds)
+        self._ledger.finish_all(items, results)
         for job_id, count in found.items():
             job = self._jobs.get(job_id)
             if job is None:
                 continue
             job.missing -= count
+            job.most_in_batch = max(job.most_in_batch, count)
             job.workers.add(worker_id)
-            if len(job.items) > packed.MAX_OPEN or job.settled:
+            if job.is_large:
                 self._settle(job)
-            if job.backlog and has_room(job, job.backlog[0].count):
+            if (job.backlog or job.asks) and job.has_room_for_next:
                 self._events.append(JobHasRoom(job_id))
             if not job.missing and job.is_computed and job.phase is JobPhase.COMPUTING:
                 self._computed(job)
@@ -288,9 +292,11 @@ class JobTable:
             if piece is None:
                 job.has_files = True
                 return
-            job.came = job.came or Came(job.request.job_id)
-            job.came.add(some)
-            piece.repeats = size - len({id(item) for item in some if not item.is_repeat})
+            if not job.wants_results:  # what a call gives back is not written down
+                job.came = job.came or Came(job.request.job_id)
+                job.came.add(some)
+            if job.duplicates:
+                piece.repeats = size - len({id(item) for item in some if not item.is_repeat})
             for item in some:
                 item.is_repeat = item.is_repeat or item.job_id == job.request.job_id
             job.settled.append(piece)
@@ -323,7 +329,7 @@ class JobTable:
         details: dict[str, object] = {}
         if job.wants_results:
             order, blobs = job.gather()
-            details = {"order": order, "blobs": blobs}
+            details = {"order": order, "blobs": blobs, "settled": tuple(job.settled)}
         elif not job.request.loads_only:
             self._outbox.put(Fact("job", job.origin()))
         self._end(job, None, details)
@@ -369,6 +375,7 @@ class JobTable:
         for item in job.items if job.missing else ():
             self._awaits_no_more(item, job.request.job_id)
         self._let_go_of_packed(job)
+        job.later.clear()
         if is_lent:
             self._lent[job.request.job_id] = job.items
         else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.messages import ItemsRead
@@ -22,8 +22,39 @@ from snakemake_executor_gpupool.wire.messages import ItemsRead
 MAX_OPEN = 16_384
 #: So many items are packed and unpacked at once; as many as a frame of a file process has.
 PIECE_ITEMS = 500
+#: So many items of a call come first, and so many at a time after them.
+CALL_FIRST, CALL_ITEMS = 4096, 1000
+#: So many of them are work for each worker that has a part in it, or as many as it takes in so many
+#: micro-batches, and as many more: the caller has the others.
+CALL_OPEN, CALL_BATCHES = 2048, 4
 #: Characters of a key that is the hash of an item's content.
 DIGEST_TEXT = 64
+
+
+@dataclass(slots=True)
+class Later:
+    """Items of a large job that are not work yet.
+
+    Attributes
+    ----------
+    packed_cost
+        Of those that wait packed.
+    to_come, mean_cost
+        Of a call: how many items its caller has still to bring, and what each costs about.
+    """
+
+    packed_cost: float = 0.0
+    to_come: int = 0
+    mean_cost: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """Estimate the cost of all of them."""
+        return self.packed_cost + self.to_come * self.mean_cost
+
+    def clear(self) -> None:
+        """There are none any longer."""
+        self.packed_cost, self.to_come = 0.0, 0
 
 
 class PackedItems:
@@ -38,6 +69,11 @@ class PackedItems:
         self._names = packed_texts(message.names)
         self._costs, self._tokens = array("d", message.costs), array("q", message.tokens)
         self._payloads, self._sizes = packed_blobs(message.payloads)
+
+    @property
+    def cost(self) -> float:
+        """Sum of the items' costs."""
+        return sum(self._costs)
 
     def unpack(self) -> ItemsRead:
         """Return what was read."""

@@ -144,39 +144,51 @@ class ResultLedger:
         waiter
             The number of its job, alone in a tuple.
         """
-        self.items += 1
-        key = item.key
-        if len(self._settled) and key is not None and key not in self._work_items:
-            copy = self._copy_of_settled(item)
-            if copy is not None:
-                return copy, False
-        known = item if key is None else self._work_items.setdefault(key, item)
-        known.holders += 1
-        if known is item:
-            if item.result is None:
-                self.unique += 1
+        (placed,), new = self.place_all([item], waiter)
+        return placed, bool(new)
+
+    def place_all(
+        self, items: Sequence[WorkItem], waiter: tuple[int, ...]
+    ) -> tuple[list[WorkItem], list[WorkItem]]:
+        """Do so for several items; return the work item of each, and the new ones of these."""
+        self.items += len(items)
+        settled = self._settled.find_all([item.key for item in items])
+        work_items = self._work_items
+        placed: list[WorkItem] = []
+        new: list[WorkItem] = []
+        for number, item in enumerate(items):
+            key = item.key
+            if number in settled and key not in work_items:
+                placed.append(self._copy_of_settled(item, settled[number]))
+                continue
+            known = item if key is None else work_items.setdefault(key, item)
+            known.holders += 1
+            placed.append(known)
+            if known is not item:
+                self._place_again(item, known, waiter)
+            elif item.result is None:
                 item.waiters += waiter
-                return item, True
-            self.reused += 1
-            return item, False
+                new.append(item)
+            else:
+                self.reused += 1
+        self.unique += len(new)
+        return placed, new
+
+    def _place_again(self, item: WorkItem, known: WorkItem, waiter: tuple[int, ...]) -> None:
+        """Another place of a known item."""
         self.discard(item.payload, item.result or b"")
         self._asked_for(known)
         if known.result is None:
             known.waiters += waiter
         if item.order < known.order:
             known.level, known.arrival = item.level, item.arrival
-        return known, False
 
-    def _copy_of_settled(self, item: WorkItem) -> WorkItem | None:
-        """Return an item like this one with the result that a large job has; None: none has it."""
-        head, rest = split(item.key)
-        piece = self._settled.find((head, rest))
-        if piece is None:
-            return None
+    def _copy_of_settled(self, item: WorkItem, piece: SettledItems) -> WorkItem:
+        """Return an item like this one with the result that a piece of a large job has."""
         self.discard(item.payload, item.result or b"")
         if piece in self._kept:  # it was used now
             self._kept.move_to_end(piece)
-        row = piece.row(rest)
+        row = piece.row(split(item.key)[1])
         return WorkItem(
             *(item.key, item.group, item.cost, item.tokens, b"", item.name),
             *(item.level, item.arrival),
@@ -195,9 +207,9 @@ class ResultLedger:
         All are done. The job holds what is returned instead of them, until it hands it back to
         :meth:`release_settled`.
         """
-        results = [item.result for item in items if not isinstance(item.result, SpoolFile | None)]
+        results = [item.result for item in items if item.result is not None]
         keys = split_all([item.key for item in items])
-        if len(results) < len(items) or keys is None:
+        if len(results) < len(items) or keys is None or not are_in_memory(results):
             return None
         head, parts = keys
         rests: list[Hashable | None] = []
@@ -205,13 +217,14 @@ class ResultLedger:
         for item, rest in zip(items, parts, strict=True):
             item.holders -= 1
             key = item.key
-            is_known = key is not None and work_items.get(key) is item and key not in kept
-            is_last = is_known and not item.holders
+            is_last = not item.holders and key is not None and work_items.get(key) is item
+            is_last = is_last and not (kept and key in kept)
             if is_last:
                 del work_items[key]
             rests.append(rest if is_last else None)
-        rows = [(item.job_id, item.batch_id, item.device_s) for item in items]
-        piece = SettledItems(names, results, head, rests, rows)
+        numbers = [item.job_id for item in items], [item.batch_id for item in items]
+        device_s = [item.device_s for item in items]
+        piece = SettledItems(names, results, head, rests, *numbers, device_s)
         self._settled.add(piece)
         return piece
 
@@ -225,16 +238,24 @@ class ResultLedger:
 
     def finish(self, item: WorkItem, result: Blob | None, error: WorkerError | None) -> None:
         """Record how an item ended. A failed one is forgotten: a retry computes it again."""
-        item.result, item.error = result, error
-        if isinstance(item.payload, SpoolFile):
-            self.discarded.append(item.payload)
-        item.payload = b""
-        if error is not None:
-            self._work_items.pop(item.key, None)
+        if result is not None:
+            self.finish_all([item], [result])
             return
-        self.computed += 1
-        if item.holders == 0:
-            self._keep(item)
+        item.error = error
+        self._discard(item.payload)
+        item.payload = b""
+        self._work_items.pop(item.key, None)
+
+    def finish_all(self, items: Sequence[WorkItem], results: Sequence[Blob]) -> None:
+        """Record that items were computed."""
+        for item, result in zip(items, results, strict=True):
+            item.result = result
+            if type(item.payload) is not bytes:
+                self._discard(item.payload)
+            item.payload = b""
+            if item.holders == 0:
+                self._keep(item)
+        self.computed += len(items)
 
     def offer(self, key: Hashable, result: Blob, batch_id: int = 0) -> None:
         """Keep the result of an item that no job has asked for yet, within the bound."""

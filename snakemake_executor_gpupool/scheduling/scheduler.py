@@ -176,14 +176,31 @@ class Scheduler:
         info: ToolInfo,
         message: ItemsRead,
         now_s: float,
+        to_come: int = 0,
     ) -> None:
-        """A call's items are ready; their results are reported, not written."""
+        """A call's items are ready; their results are reported, not written.
+
+        Parameters
+        ----------
+        to_come
+            How many more it has; :meth:`more_items` brings them, each time that it is asked to.
+        """
         note_submitted(self.outbox, request)
         job = self.jobs.add(request)
-        job.wants_results = True
+        job.wants_results, job.later.to_come = True, to_come
         tool = self.files.tool(request.tool)
         tool.info = tool.info or info
         self.intake.take(job, tool, message, now_s)
+        self._settle(now_s)
+
+    def more_items(self, message: ItemsRead, now_s: float) -> None:
+        """The next items of a call are ready."""
+        job = self.jobs.get(message.job_id)
+        if job is None:  # it has failed meanwhile
+            self.ledger.discard(*message.payloads)
+        else:
+            job.later.to_come -= len(message.keys)
+            self.intake.take(job, self.files.tool(job.request.tool), message, now_s)
         self._settle(now_s)
 
     def process_ready(self, worker_id: str, message: ToolImported, now_s: float) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from snakemake_executor_gpupool.scheduling.packed import (
     DIGEST_TEXT,
     packed_blobs,
+    packed_keys,
     packed_texts,
     unpacked_blobs,
     unpacked_texts,
@@ -51,7 +53,7 @@ class SettledItems:
     head, rests
         What the items' keys start with, and what is left of each; None where others have the
         result, too, and keep it.
-    rows
+    job_ids, batch_ids, device_s
         The job, batch and device seconds of each item.
 
     Attributes
@@ -77,9 +79,10 @@ class SettledItems:
         results: Sequence[Blob],
         head: Hashable,
         rests: Sequence[Hashable | None],
-        rows: Sequence[tuple[int, int, float]],
+        job_ids: Sequence[int],
+        batch_ids: Sequence[int],
+        device_s: Sequence[float],
     ) -> None:
-        job_ids, batch_ids, device_s = zip(*rows, strict=True)
         self.head, self.rests = head, tuple(rests)
         self.size_bytes = sum(map(len, results))
         self.is_held, self.repeats = True, 0
@@ -144,11 +147,24 @@ class SettledTable:
         pieces = self._pieces.get(key[0])
         return None if pieces is None else pieces.get(key[1])
 
+    def find_all(self, keys: Sequence[Hashable]) -> dict[int, SettledItems]:
+        """Return, by the place of each key that a piece has, that piece."""
+        parts = split_all(keys) if self._count else None
+        if parts is None:
+            found = (self.find(split(key)) for key in keys) if self._count else ()
+            return {place: piece for place, piece in enumerate(found) if piece is not None}
+        pieces = self._pieces.get(parts[0])
+        if not pieces:
+            return {}
+        places = [place for place, rest in enumerate(parts[1]) if rest in pieces]
+        return {place: pieces[parts[1][place]] for place in places}
+
     def add(self, piece: SettledItems) -> None:
         """Take in the keys of a piece."""
         pieces = self._pieces.setdefault(piece.head, {})
         before = len(pieces)
-        pieces.update((rest, piece) for rest in piece.rests if rest is not None)
+        rests = [rest for rest in piece.rests if rest is not None]
+        pieces.update(zip(rests, itertools.repeat(piece), strict=False))
         self._count += len(pieces) - before
 
     def remove(self, piece: SettledItems) -> None:
@@ -187,8 +203,33 @@ def short_rest(text: str) -> int | str:
 
 def split_all(keys: Sequence[Hashable]) -> tuple[Hashable, Sequence[Hashable]] | None:
     """Return what all keys start with, and what is left of each; None: they start differently."""
+    texts = _texts_of(keys)
+    if texts is not None:
+        return keys[0][:3], _short_rests(texts)  # type: ignore[index]
     parts = [*map(split, keys)]
-    head = parts[0][0]
-    if any(each != head for each, _ in parts):
+    if len({head for head, _ in parts}) != 1:
         return None
-    return head, [rest for _, rest in parts]
+    return parts[0][0], [rest for _, rest in parts]
+
+
+def _texts_of(keys: Sequence[Hashable]) -> list[str] | None:
+    """Return the last parts of keys that differ in no other; None: they are not of that kind."""
+    if {*map(type, keys)} != {tuple}:
+        return None
+    tuples = cast("Sequence[tuple[str, str, str, str]]", keys)
+    if {*map(len, tuples)} != {4}:
+        return None
+    space, model, group, _ = tuples[0]
+    # Keys that were made together have the same objects.
+    texts = [text for s, m, g, text in tuples if g is group and m is model and s is space]
+    is_one = len(texts) == len(keys) and {*map(type, texts)} == {str}
+    return texts if is_one else None
+
+
+def _short_rests(texts: Sequence[str]) -> list[int | str]:
+    """Return each of some items' own keys as :func:`short_rest` has it."""
+    data = packed_keys(texts)
+    if not isinstance(data, bytes):
+        return [*map(short_rest, texts)]
+    size, number = DIGEST_TEXT // 2, int.from_bytes
+    return [number(data[at : at + size], "big") for at in range(0, len(data), size)]

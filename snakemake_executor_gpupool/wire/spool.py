@@ -55,7 +55,7 @@ class Spool:
 
     def put(self, parts: Sequence[Any], inline_bytes: int = SPOOL_BYTES) -> Blob:
         """Return parts (bytes, or views of bytes) as one blob, in memory if small, else a file."""
-        size_bytes = sum(map(len, parts))
+        size_bytes = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         if size_bytes <= min(SPOOL_BYTES, inline_bytes) or not self.directories:
             return parts[0] if len(parts) == 1 and type(parts[0]) is bytes else b"".join(parts)
         *preferred, last = self._choose(size_bytes)

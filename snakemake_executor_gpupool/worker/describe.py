@@ -163,7 +163,8 @@ def _hashed(value: Any) -> str:
 
 def item_name(tool: Tool, item: Any, position: int) -> str:
     """Return an item's name for messages: the tool's, else its position."""
-    return str(tool.name(item) or f"#{position}")
+    name = tool.name(item) or f"#{position}"
+    return name if type(name) is str else str(name)
 
 
 class Described(NamedTuple):
@@ -185,7 +186,8 @@ def describe_item(tool: Tool, item: Any, position: int) -> Described:
     ValueError
         What the tool says of the item is out of bounds; the message names the method.
     """
-    name = item_name(tool, item, position)
+    name = tool.name(item) or f"#{position}"
+    name = name if type(name) is str else str(name)
     what = type(tool).__name__
     if len(name) > MAX_NAME:
         raise ValueError(
@@ -200,7 +202,7 @@ def describe_item(tool: Tool, item: Any, position: int) -> Described:
             f"item {name} has {tokens} tokens; {what} takes at most "
             f"{tool.max_batch_tokens} in one batch"
         )
-    if has_shapes(tool):
+    if tool.reproducible == SHAPE and has_shapes(tool):
         tokens = rung_of(tool, item)  # what it takes of a batch; batches of a rung are cut full
     cost = tool.cost(item)
     if type(cost) is not float or not MIN_COST <= cost <= MAX_COST:
@@ -238,6 +240,8 @@ def item_key(tool: Tool, item: Any) -> str | bytes:
 
 def key_text(key: Any) -> str:
     """Return a tool's key as text that passes through a frame unchanged, and is short enough."""
+    if type(key) is str and len(key) <= MAX_TEXT and key.isascii():  # what most are
+        return key
     text = key.hex() if isinstance(key, bytes) else str(key)
     if len(text) <= MAX_TEXT and text.isascii():
         return text

@@ -32,6 +32,8 @@ LONGEST_NAME = 255
 #: A file or directory that was changed less than so long ago may change again without a visible
 #: difference in its time of change.
 SETTLED_S = 2.0
+#: So long after that was found nobody looks whether it has settled.
+UNSETTLED_S = 0.05
 #: How many digests are cached.
 MAX_DIGESTS = 10_000
 #: Directories below a model's that hold no weights.
@@ -41,6 +43,8 @@ INDEX_SUFFIX = ".index.json"
 
 _DIGESTS: OrderedDict[tuple[Any, ...], str] = OrderedDict()
 _LISTINGS: dict[tuple[Any, ...], frozenset[str]] = {}
+#: Until when the working directory counts as one that is still changing.
+_UNSETTLED = {"until_s": 0.0}
 
 
 class Bounds(NamedTuple):
@@ -152,7 +156,9 @@ def _attributes(value: Any) -> Iterator[Any]:
 
 
 def _may_be_path(value: str | bytes) -> bool:
-    return 0 < len(value) < LONGEST_PATH and _may_exist(os.fsdecode(value))
+    if not 0 < len(value) < LONGEST_PATH:
+        return False
+    return _may_exist(value if type(value) is str else os.fsdecode(value))
 
 
 def _may_exist(path: str) -> bool:
@@ -171,17 +177,31 @@ def _is_here(name: str) -> bool:
     """Return whether the working directory has an entry of that name, a dangling link left out."""
     if len(name) > LONGEST_NAME:
         return False
+    listing = _listing()
+    if listing is not None:
+        return name in listing
+    try:
+        return os.access(name, os.F_OK)  # half the time of a look that raises
+    except ValueError:  # no file can have such a name
+        return False
+
+
+def _listing() -> frozenset[str] | None:
+    """Return the entries of the working directory; None: it is still changing."""
+    now_s = time.monotonic()
+    if now_s < _UNSETTLED["until_s"]:  # looking for a name takes half the time of looking at both
+        return None
     status = os.stat(".")
+    ident = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+    listing = _LISTINGS.get(ident)
+    if listing is not None:
+        return listing
     if not is_settled(status):
-        try:
-            return os.access(name, os.F_OK)  # half the time of a look that raises
-        except ValueError:  # no file can have such a name
-            return False
-    ident = (status.st_dev, status.st_ino, status.st_mtime_ns)
-    if ident not in _LISTINGS:
-        _LISTINGS.clear()
-        _LISTINGS[ident] = frozenset(os.listdir("."))
-    return name in _LISTINGS[ident]
+        _UNSETTLED["until_s"] = now_s + UNSETTLED_S
+        return None
+    _LISTINGS.clear()
+    _LISTINGS[ident] = frozenset(os.listdir("."))
+    return _LISTINGS[ident]
 
 
 def is_settled(status: os.stat_result) -> bool:

@@ -67,14 +67,14 @@ def test_a_server_that_ends_before_it_has_the_items_costs_no_call(
         assert pool.run(tool, ["a"]) == ["A loud"]
         pid, read = work.status()["pid"], python_pool.items_read
 
-        def late(*arguments: Any) -> ItemsRead:
-            items = read(*arguments)
+        def late(*arguments: Any) -> Iterator[ItemsRead]:
+            (items,) = read(*arguments)
             monkeypatch.setattr(python_pool, "items_read", read)
             (blob,) = items.payloads
             assert isinstance(blob, SpoolFile)
             os.kill(pid, signal.SIGKILL)
             assert eventually(lambda: pool._pool._over and not Path(blob.path).exists())  # type: ignore[attr-defined]
-            return items
+            yield items
 
         monkeypatch.setattr(python_pool, "items_read", late)
         assert pool.run(tool, [large]) == [f"{large.upper()} loud"]

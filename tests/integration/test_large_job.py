@@ -8,8 +8,9 @@ from unittest import mock
 import pytest
 
 from snakemake_executor_gpupool import ToolPool
-from snakemake_executor_gpupool.errors import JobFailed
+from snakemake_executor_gpupool.errors import ContractError, JobFailed
 from snakemake_executor_gpupool.scheduling import packed
+from tests.waiting import eventually
 
 TEXTUAL = f"{Path(__file__).parent.parent / 'tools' / 'textual.py'}:Textual"
 ITEMS = 5_000
@@ -43,3 +44,18 @@ def test_a_bad_item_fails_a_large_job_which_leaves_nothing(
             pool.run_job(TEXTUAL, input=[str(tmp_path / "in.txt")], output=[str(output)])
         assert pool.run(TEXTUAL, words[:2]) == ["W0.plain", "W1.plain"]
     assert not output.parent.exists() or not list(output.parent.iterdir())
+
+
+def test_a_call_of_which_a_late_item_cannot_be_sent_ends_and_leaves_the_pool_at_work() -> None:
+    """Its first items are computed by then: nobody waits for them any more."""
+    words: list[object] = [f"w{number}" for number in range(ITEMS)]
+    with ToolPool(devices="cpu:1") as pool:
+        with pytest.raises(ContractError, match=f"item #{ITEMS} "):
+            pool.run(TEXTUAL, [*words, lambda: 0])
+        assert pool.run(TEXTUAL, ["w4999", "new"]) == ["W4999.plain", "NEW.plain"]
+        assert eventually(lambda: not pool._opened()._inbox.ask(lambda: in_flight(pool)))
+
+
+def in_flight(pool: ToolPool) -> int:
+    """Return how many calls a pool has; on its loop's thread."""
+    return len(pool._opened()._loop.scheduler.jobs)

@@ -112,7 +112,11 @@ def test_results_of_a_call_are_lent_until_it_has_read_them() -> None:
     table.done("a")
     table.jobs.succeed(job)
     report = table.reports()[1]
-    assert report.error is None and report.details == {"order": [0, 0], "blobs": [b"a!"]}
+    assert report.error is None and report.details == {
+        "order": [0, 0],
+        "blobs": [b"a!"],
+        "settled": (),
+    }
     assert table.work_items["a"].holders == 2
     table.jobs.take_back(1)
     table.jobs.take_back(1)

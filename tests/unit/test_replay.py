@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -208,16 +209,25 @@ def test_every_event_is_among_what_is_tried_or_can_be_read_back(tmp_path: Path) 
     ]
     for event in rare:
         assert from_plain(type(event), json.loads(json.dumps(to_plain(event)))) == event
-    others = {"CallReady", "ResultsRead", *(type(event).__name__ for event in rare)}
+    others = {
+        "CallReady",
+        "CallContinued",
+        "ResultsRead",
+        *(type(event).__name__ for event in rare),
+    }
     assert recorded | others == {each.__name__ for each in typing.get_args(ev.Event)}
 
 
 def call(world: World) -> None:
-    """Call for one item's result, and read it."""
-    world.declare(1, [FakeItem("a")])
+    """Call for two items' results, which are brought one by one, and read them."""
+    world.declare(1, [FakeItem("a"), FakeItem("b")])
     items = ItemsRead(1, ModelInfo("m", "", "g", 0), ("a",), (1.0,), (1,), ("a",), (b"a",))
+    more = dataclasses.replace(items, keys=("b",), names=("b",), payloads=(b"b",))
     info = ToolInfo.from_fields(Fields(INFO, "a tool"))
-    world.take(ev.CallReady(world.requests[1], info, items))
+    first = dataclasses.replace(items, is_last=False)
+    effects = world.take(ev.CallReady(world.requests[1], info, first, to_come=1))
+    assert fx.WantItems(1) in effects
+    world.take(ev.CallContinued(more))
     world._act()
     world.run()
     world.take(ev.ResultsRead(1))
@@ -227,7 +237,8 @@ def test_a_call_is_decided_again_as_it_was(tmp_path: Path) -> None:
     steps = list(Recording(record(World(), tmp_path / "r.jsonl", call)).replay())
     assert all(step.is_same for step in steps) and steps[-1].event == "ResultsRead"
     (report,) = [e for step in steps for e in step.replayed if e["effect"] == "Report"]
-    assert report["report"]["details"]["blobs"] == [to_plain(b"result of a")]
+    results = [to_plain(b"result of a"), to_plain(b"result of b")]
+    assert report["report"]["details"]["blobs"] == results
 
 
 # -- what differs ------------------------------------------------------------------------------

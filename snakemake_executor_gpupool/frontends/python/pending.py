@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import itertools
+import queue
 from collections.abc import Callable
 
 from snakemake_executor_gpupool.errors import JobFailed, PoolEnded
 from snakemake_executor_gpupool.wire.requests import JobReport
+
+#: What a call may hear: how its job ended, that there will be no report, or (None) that there is
+#: room for more of its items.
+_News = queue.SimpleQueue["JobReport | PoolEnded | None"]
 
 
 class PendingCalls:
@@ -24,14 +28,25 @@ class PendingCalls:
     def __init__(self, discard: Callable[[int], None]) -> None:
         self._discard = discard
         self._ids = itertools.count(1)
-        self._futures: dict[int, concurrent.futures.Future[JobReport]] = {}
+        self._news: dict[int, _News] = {}
 
     def new_id(self) -> int:
         """Return a number for a job that no other job has."""
         return next(self._ids)
 
-    def wait(self, job_id: int, tool: str, submit: Callable[[], None]) -> JobReport:
+    def wait(
+        self,
+        job_id: int,
+        tool: str,
+        submit: Callable[[], None],
+        go_on: Callable[[], None] = lambda: None,
+    ) -> JobReport:
         """Submit a job and wait for its report.
+
+        Parameters
+        ----------
+        go_on
+            Called by this thread each time that there is room for more of the job's items.
 
         Raises
         ------
@@ -40,34 +55,43 @@ class PendingCalls:
         PoolEnded
             The pool has ended, and there will be no report.
         """
-        future = self._futures[job_id] = concurrent.futures.Future()
+        news = self._news[job_id] = queue.SimpleQueue()
         try:
             submit()
-            report = future.result()
+            while (heard := news.get()) is None:
+                go_on()
         except BaseException:
-            if self._futures.pop(job_id, None) is None:
+            if self._news.pop(job_id, None) is None:
                 self._discard(job_id)  # it was reported before this call was interrupted
             raise
-        if report.error is not None:
-            raise JobFailed(report.error, tool)
-        return report
+        if isinstance(heard, PoolEnded):
+            raise heard
+        if heard.error is not None:
+            raise JobFailed(heard.error, tool)
+        return heard
+
+    def more(self, job_id: int) -> None:
+        """There is room for more items of a job."""
+        news = self._news.get(job_id)
+        if news is not None:
+            news.put(None)
 
     def report(self, report: JobReport) -> None:
         """Pass a report on to the call that waits for it."""
-        future = self._futures.pop(report.job_id, None)
-        if future is None:
+        news = self._news.pop(report.job_id, None)
+        if news is None:
             self._discard(report.job_id)  # its call was interrupted
         else:
-            future.set_result(report)
+            news.put(report)
 
     def end(self, error: PoolEnded, cause: BaseException | None = None) -> None:
         """Raise ``error`` in every call that still waits: there will be no report."""
         error.__cause__ = cause
-        for job_id in list(self._futures):
-            future = self._futures.pop(job_id, None)
-            if future is not None:
-                future.set_exception(error)
+        for job_id in list(self._news):
+            news = self._news.pop(job_id, None)
+            if news is not None:
+                news.put(error)
 
     def forget(self) -> None:
         """Drop all of them: they belong to the process that this one was forked from."""
-        self._futures = {}
+        self._news = {}

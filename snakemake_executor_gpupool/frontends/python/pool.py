@@ -27,19 +27,26 @@ from snakemake_executor_gpupool.errors import GpupoolError, PoolEnded
 from snakemake_executor_gpupool.frontends.python import opening
 from snakemake_executor_gpupool.frontends.python.calls import check_call, check_params
 from snakemake_executor_gpupool.frontends.python.pending import PendingCalls
-from snakemake_executor_gpupool.frontends.python.submission import Files, items_read, job_of
+from snakemake_executor_gpupool.frontends.python.submission import (
+    Bringing,
+    Files,
+    items_read,
+    job_of,
+)
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.loop import what_broke
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.idle_time import idle_time
+from snakemake_executor_gpupool.scheduling.packed import CALL_FIRST
+from snakemake_executor_gpupool.scheduling.settled import SettledItems
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class, resolve_spec
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.frames import Blob
-from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL, load_places
+from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL, load_payloads, load_places
 from snakemake_executor_gpupool.wire.requests import (
     JobFacts,
     JobReport,
@@ -140,8 +147,10 @@ class ToolPool:
                 directory = opening.temporary_directory()
                 undo.callback(shutil.rmtree, directory, ignore_errors=True)
                 config = opening.configured(directory, self._options)
+                calls = self._calls
                 callbacks = Callbacks(
-                    self._calls.report, _no_leases, self._broken, _silent, LOG.warning
+                    *(calls.report, _no_leases, self._broken, _silent, LOG.warning),
+                    wants_items=calls.more,
                 )
                 self._pool = opening.opened_pool(config, callbacks, self._server, self._options)
                 if self._pool.store is not None:
@@ -311,19 +320,19 @@ class ToolPool:
 
         def call() -> tuple[Request, JobReport]:
             request = self._request(spec, tool, Job(params=params), device, instance)
-            # Nothing here keeps what the pool lets go of while this call waits.
-            messages = [items_read(described_by, items, request, Spool(pool.spools), kept)]
-
-            def submit() -> None:
-                pool.submit_items(request, info, messages.pop())
-
-            return request, self._calls.wait(request.job_id, tool, submit)
+            first = CALL_FIRST if pool.takes_pieces else len(items)
+            pieces = items_read(described_by, items, request, Spool(pool.spools), kept, first)
+            with Bringing(pool, request, info, pieces, len(items)) as on_its_way:
+                submit, go_on = on_its_way.submit, on_its_way.go_on
+                return request, self._calls.wait(request.job_id, tool, submit, go_on)
 
         request, report = opening.tried_again(call)
+        settled: tuple[SettledItems, ...] = report.details["settled"]  # type: ignore[assignment]
         blobs: list[Blob] = report.details["blobs"]  # type: ignore[assignment]
         order: list[int] = report.details["order"]  # type: ignore[assignment]
         try:
-            results = load_places(blobs, order)
+            results = [result for piece in settled for result in load_payloads(piece.results())]
+            results += load_places(blobs, order)
         finally:
             pool.take_back(request.job_id)
         return described_by.results_of_call(items, results)

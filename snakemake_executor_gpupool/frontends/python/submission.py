@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.runtime.pool import Pool
+from snakemake_executor_gpupool.scheduling.packed import CALL_ITEMS
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Named
-from snakemake_executor_gpupool.wire.described import ModelInfo
+from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
 from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.kept import result_key
@@ -19,6 +22,7 @@ from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.code_digest import forget_changed_code
 from snakemake_executor_gpupool.worker.dependencies import holds
 from snakemake_executor_gpupool.worker.describe import (
+    Described,
     describe_item,
     describe_model,
 )
@@ -30,9 +34,19 @@ Files = Sequence[str] | Mapping[str, Any]
 
 
 def items_read(
-    tool: Tool, items: Sequence[Any], request: Request, spool: Spool, kept: KeptResults | None
-) -> ItemsRead:
-    """Do for a call's items what a file process does for a job's.
+    tool: Tool,
+    items: Sequence[Any],
+    request: Request,
+    spool: Spool,
+    kept: KeptResults | None,
+    first: int,
+) -> Iterator[ItemsRead]:
+    """Do for a call's items what a file process does for a job's, bit by bit; yield each bit.
+
+    Parameters
+    ----------
+    first
+        How many items come first; then ``CALL_ITEMS`` at a time.
 
     Raises
     ------
@@ -44,39 +58,106 @@ def items_read(
     forget_changed_code()  # a notebook lives longer than the code that it imports
     if kept is not None:
         kept.check_with(functools.partial(holds, tool_class=type(tool)))
-    model = ModelInfo.from_fields(Fields(describe_model(tool), "a model"))
-    keys: list[str] = []
-    costs: list[float] = []
-    tokens: list[int] = []
-    names: list[str] = []
-    payloads: list[Blob] = []
-    found: set[int] = set()
-    head = request.space, model.model, model.group
-    seen: set[str] = set()
-    for position, item in enumerate(items):
-        parts = packed_item(tool, item, position)
-        key, cost, size, name = describe_item(tool, item, position)
-        keys.append(key)
-        costs.append(cost)
-        tokens.append(size)
-        names.append(name)
-        if kept is not None and key not in seen:
-            seen.add(key)
-            result = kept.find(result_key(*head, key))
-            if result is not None:
-                found.add(position)
-                parts = [result]
-        payloads.append(spool.put(parts))
-    return ItemsRead(
-        request.job_id,
-        model,
-        keys=tuple(keys),
-        costs=tuple(costs),
-        tokens=tuple(tokens),
-        names=tuple(names),
-        payloads=tuple(payloads),
-        kept=frozenset(found),
-    )
+    described = _Described(tool, items, request, spool, kept)
+    start, end, count = 0, first, len(items)
+    while end < count:
+        yield described.part(start, end)
+        start, end = end, end + CALL_ITEMS
+    yield described.part(start, count)
+
+
+class _Described:
+    """Describes a call's items."""
+
+    def __init__(
+        self,
+        tool: Tool,
+        items: Sequence[Any],
+        request: Request,
+        spool: Spool,
+        kept: KeptResults | None,
+    ) -> None:
+        self._tool, self._items, self._spool, self._kept = tool, items, spool, kept
+        self._job_id = request.job_id
+        self._model = ModelInfo.from_fields(Fields(describe_model(tool), "a model"))
+        self._head = request.space, self._model.model, self._model.group
+        self._seen: set[str] = set()
+
+    def part(self, start: int, end: int) -> ItemsRead:
+        """Return some of the items; nothing of them is kept here."""
+        tool, items, put = self._tool, self._items, self._spool.put
+        columns: list[Described] = []
+        payloads: list[Blob] = []
+        found: set[int] = set()
+        for position in range(start, end):
+            parts = packed_item(tool, items[position], position)
+            described = describe_item(tool, items[position], position)
+            columns.append(described)
+            if self._kept is not None:
+                result = self._find(described.key)
+                if result is not None:
+                    found.add(position - start)
+                    parts = [result]
+            payloads.append(put(parts))
+        keys, costs, tokens, names = zip(*columns, strict=True) if columns else ((), (), (), ())
+        is_last = end == len(items)
+        rest = tuple(payloads), frozenset(found), is_last
+        return ItemsRead(self._job_id, self._model, keys, costs, tokens, names, *rest)
+
+    def _find(self, key: str) -> bytearray | None:
+        """Return an item's kept result, once for all that are equal; None: there is none."""
+        if self._kept is None or key in self._seen:
+            return None
+        self._seen.add(key)
+        return self._kept.find(result_key(*self._head, key))
+
+
+class Bringing:
+    """A call's items on their way to the pool: one bit is ready while the pool has the last ones.
+
+    A context manager: if the call ends before all are there, the pool need not wait for the others.
+
+    Parameters
+    ----------
+    pieces
+        Of the items, as :func:`items_read` yields them.
+    count
+        How many items there are.
+    """
+
+    def __init__(
+        self, pool: Pool, request: Request, info: ToolInfo, pieces: Iterator[ItemsRead], count: int
+    ) -> None:
+        self._pool, self._request, self._info = pool, request, info
+        self._pieces, self._to_come = pieces, count
+        # Nothing else keeps what the pool lets go of.
+        self._ready: list[ItemsRead] = []
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._ready += itertools.islice(self._pieces, 1)
+
+    def _next(self) -> ItemsRead:
+        items = self._ready.pop()
+        self._to_come -= len(items.keys)
+        return items
+
+    def submit(self) -> None:
+        """Hand the first items over."""
+        self._pool.submit_items(self._request, self._info, self._next(), self._to_come)
+        self._prepare()
+
+    def go_on(self) -> None:
+        """Hand the next items over."""
+        self._pool.more_items(self._next())
+        self._prepare()
+
+    def __enter__(self) -> Bringing:
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is not None and self._to_come:
+            self._pool.unwanted(self._request.job_id, "its call has ended")
 
 
 def job_of(

@@ -140,7 +140,12 @@ class AttachedPool(Pool):
         """The directories that items of calls are to be put into."""
         return super().spools if self._over else self._server.spools
 
-    def submit_items(self, request: Request, info: ToolInfo, items: ItemsRead) -> None:
+    #: A call's message to the server holds all of its items.
+    takes_pieces = False
+
+    def submit_items(
+        self, request: Request, info: ToolInfo, items: ItemsRead, to_come: int = 0
+    ) -> None:
         """Serve items that are in memory; the report's details have the results.
 
         They were put into ``spools``, and so go with the server should that end meanwhile.

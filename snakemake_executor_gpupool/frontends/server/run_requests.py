@@ -263,10 +263,15 @@ def read_job(
 
 def report_message(report: JobReport, own_id: int) -> dict[str, Any]:
     """Return how a job has ended, under the number that its run has given it."""
+    settled: Any = report.details.get("settled", ())
+    first = [blob for piece in settled for blob in piece.results()]
     blobs: Any = report.details.get("blobs", ())
+    order: Any = report.details.get("order")
+    if order is not None:
+        order = [*range(len(first)), *(len(first) + place for place in order)]
     return {
-        "order": report.details.get("order"),
-        "blobs": [*map(blob_message, blobs)],
+        "order": order,
+        "blobs": [*map(blob_message, [*first, *blobs])],
         "job_id": own_id,
         "error": report.error,
         "seconds": report.seconds,
@@ -290,6 +295,7 @@ def read_report(message: Mapping[str, Any]) -> JobReport:
     if message["order"] is not None:
         details["order"] = [int(place) for place in message["order"]]
         details["blobs"] = [*map(read_blob, message["blobs"])]
+        details["settled"] = ()
     return JobReport(
         int(message["job_id"]),
         None if error is None else str(error),

@@ -183,7 +183,7 @@ class Batching:
         self, worker: ModelWorker, batch: Batch, message: BatchDone, again: Collection[int]
     ) -> None:
         model, items = worker.model, batch.items
-        for item in items:
+        for item in items if self._blame_tracker.has_suspects else ():
             self._blame_tracker.exonerate(item)
         done = items
         if message.errors:

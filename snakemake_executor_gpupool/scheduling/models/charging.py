@@ -102,7 +102,7 @@ def parts_of(worker: ModelWorker, items: list[WorkItem]) -> list[WorkItem]:
 def members_of(worker: ModelWorker, batch: Batch) -> dict[str, object]:
     """Return where a micro-batch ran, its shape and its members' own keys."""
     members = parts_of(worker, batch.items)
-    keys = [item.key for item in members if isinstance(item.key, tuple)]
+    keys = [item.key for item in members if type(item.key) is tuple]
     # Of merged requests, members are the items of their first stage.
     head = keys[0] if keys else (None,) * 4
     return {

@@ -136,11 +136,13 @@ class Dispatch:
         """Queue new items of a model."""
         if not model.waiting and not model.in_flight:
             model.window_opened_s = now_s
-        for item in items:
-            if item.group in model.broken:
-                error = model.broken[item.group]
-                self._jobs.item_failed(item, error, blamed(model, error))
-        model.push([item for item in items if not item.is_done])
+        if model.broken:
+            for item in items:
+                if item.group in model.broken:
+                    error = model.broken[item.group]
+                    self._jobs.item_failed(item, error, blamed(model, error))
+            items = [item for item in items if not item.is_done]
+        model.push(items)
         self.feed(model, now_s)
 
     def await_model(self, job: JobState, model: Model, now_s: float) -> None:

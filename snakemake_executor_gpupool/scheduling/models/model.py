@@ -16,7 +16,7 @@ import functools
 import math
 import statistics
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.device import Device
@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPo
 from snakemake_executor_gpupool.scheduling.models.batch_time import Speed
 from snakemake_executor_gpupool.scheduling.models.cost_shares import Work
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
+from snakemake_executor_gpupool.scheduling.models.large_jobs import LargeJobs
 from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
 from snakemake_executor_gpupool.scheduling.models.plan import (
     WorkQueue,
@@ -191,6 +192,7 @@ class Model:
     items_total: int = 0
     #: Items of all jobs, duplicates included.
     places: int = 0
+    large_jobs: LargeJobs = field(default_factory=LargeJobs)
     _loads_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_LOADS))
 
     @property
@@ -272,13 +274,19 @@ class Model:
         return workers_that_pay(items_s, free_at_s, self.load_s + fixed_s, free, most)
 
     def _items_s(self) -> list[float]:
-        """Estimate the seconds of what waits, item by item if there are few."""
+        """Estimate the seconds of what waits, item by item if there are few.
+
+        What is not work yet of large jobs is counted as more of the same.
+        """
         assert self.speed.s_per_cost is not None
-        if self.waiting <= JUDGED_ONE_BY_ONE:
+        cost, times = self.waiting_cost(), 1.0
+        if later := self.large_jobs.later_cost:
+            times = (cost + later) / cost if cost else 1.0
+        if self.waiting <= JUDGED_ONE_BY_ONE and not later:
             costs = [item.cost for item in (*self.suspects, *self.queue)]
         else:
-            costs = [self.waiting_cost() / JUDGED_ONE_BY_ONE] * JUDGED_ONE_BY_ONE
-        more_batches = self.speed.batches_of(self.waiting) - 1.0
+            costs = [(cost + later) / JUDGED_ONE_BY_ONE] * JUDGED_ONE_BY_ONE
+        more_batches = self.speed.batches_of(self.waiting) * times - 1.0
         share_s = self.speed.fixed_s * more_batches / len(costs)
         return [self.speed.s_per_cost * cost + share_s for cost in costs]
 
@@ -291,9 +299,8 @@ class Model:
             end_s, since_s = self.load_s or 0.0, worker.since_s
         return max(since_s + end_s - now_s, 0.0)
 
-    def push(self, items: Iterable[WorkItem]) -> None:
+    def push(self, items: Sequence[WorkItem]) -> None:
         """Queue items."""
-        items = list(items)
         self.items_total += len(items)
         self.queue.push(items)
         self.has_short = self.has_short or self.queue.has_levels

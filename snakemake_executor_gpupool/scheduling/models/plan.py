@@ -117,11 +117,8 @@ class WorkQueue(Generic[ItemT]):
             self._push_to_wave(some)
 
     def _push_to_wave(self, items: list[ItemT]) -> None:
-        runs: dict[Kind, list[ItemT]] = {}
-        for item in items:
-            runs.setdefault((item.level, self._wave, item.group), []).append(item)
-        for kind, run in runs.items():
-            run.sort(key=rank_of, reverse=True)
+        for kind, run in self._runs_of(items).items():
+            _sort(run)
             if kind not in self._heaps:
                 self._groups[kind[0]] += 1
             heap = self._heaps.setdefault(kind, [])
@@ -132,6 +129,16 @@ class WorkQueue(Generic[ItemT]):
                 self._put_up(kind)
         self._count += len(items)
         self.load += sum([item.cost for item in items])
+
+    def _runs_of(self, items: list[ItemT]) -> dict[Kind, list[ItemT]]:
+        """Divide items by what may share a micro-batch; mostly all may."""
+        wave = self._wave
+        if len({*[item.level for item in items]}) == len({*[item.group for item in items]}) == 1:
+            return {(items[0].level, wave, items[0].group): [*items]}
+        runs: dict[Kind, list[ItemT]] = {}
+        for item in items:
+            runs.setdefault((item.level, wave, item.group), []).append(item)
+        return runs
 
     def _put_up(self, kind: Kind) -> None:
         level, wave, group = kind
@@ -230,6 +237,18 @@ class WorkQueue(Generic[ItemT]):
 def rank_of(item: Weighted) -> Rank:
     """Return where an item stands in its group: the costliest first, then the longest."""
     return -item.cost, -item.tokens, item.arrival
+
+
+def _sort(run: list[ItemT]) -> None:
+    """Put those last that are to be taken first; where all weigh the same, by arrival alone."""
+    if len({*[item.cost for item in run]}) == len({*[item.tokens for item in run]}) == 1:
+        run.sort(key=_arrival_of, reverse=True)
+    else:
+        run.sort(key=rank_of, reverse=True)
+
+
+def _arrival_of(item: Weighted) -> int:
+    return item.arrival
 
 
 class _Budget:
