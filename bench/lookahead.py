@@ -1,12 +1,14 @@
 """What knowing the graph of jobs is worth, in simulated time: the same rules with and without.
 
 Random graphs (layers, diamonds, chains, waves) of 2 to 8 models on 1 to 8 devices, with loads of 0
-to 100 times an item and costs that are wrong by 0.5 to 2. Their jobs are run by the real scheduler
-twice: with ready jobs alone (the least recently used model is evicted), and with a forecast. Loads
-stand beside the fewest that anybody who knows all could do with. The figures do not depend on the
-machine::
+to 100 times an item and costs that are wrong by 0.5 to 2. Loads are drawn in two ways: in steps of
+0, 0.3, 1, 3, 10, 30 and 100 items, so that half are short, and evenly from 0 to 100 items. Jobs are
+run by the real scheduler twice: with ready jobs alone (the least recently used model is evicted),
+and with a forecast. Loads stand beside the fewest that anybody who knows all could do with. The
+figures do not depend on the machine::
 
-    python bench/lookahead.py                 200 graphs, some minutes
+    python bench/lookahead.py                 200 graphs of each draw, some minutes
+    python bench/lookahead.py --draw even     one draw alone
     python bench/lookahead.py --seeds 20      a quick look
     python bench/lookahead.py --best 300      beside the best of 300 schedules that know all, too
 """
@@ -28,11 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from snakemake_executor_gpupool.testing.clairvoyant import best_makespan, least_makespan
 from snakemake_executor_gpupool.testing.fewest_loads import fewest_loads
 from snakemake_executor_gpupool.testing.graph_runs import GraphRun, Outcome
-from snakemake_executor_gpupool.testing.graphs import SHAPES, Graph, random_graph
+from snakemake_executor_gpupool.testing.graphs import DRAWS, SHAPES, Graph, random_graph
 
 LOADS_OF_OPTIMUM = 1.1
 NEVER_LATER = 1.03
 SOONER_WHERE_SCARCE = 0.9
+#: How loads are drawn.
+NAMES = {"steps": "in steps, half of them three items or less", "even": "evenly, 0 to 100 items"}
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,9 @@ class Compared:
         )
 
 
-def compare(seed: int, tries: int = 0) -> Compared:
+def compare(seed: int, draw: str, tries: int = 0) -> Compared:
     """Run one graph; ``tries``: how many schedules are made that know all."""
-    graph = random_graph(seed)
+    graph = random_graph(seed, draw)
     today = GraphRun(graph, looks_ahead=False).run()
     ahead = GraphRun(graph, looks_ahead=True).run()
     best_s = best_makespan(graph, tries, seed) if tries else math.nan
@@ -149,30 +153,23 @@ def targets(compared: Sequence[Compared]) -> list[report.Target]:
     ]
 
 
-def main() -> int:
-    """Run all; return 0 if every target is reached."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=200, help="(default: 200)")
-    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
-    parser.add_argument("--best", type=int, default=0, help="so many schedules that know all")
-    parser.add_argument("--each", action="store_true", help="print a line for each graph")
-    options = parser.parse_args()
-    if options.seeds < len(SHAPES):
-        parser.error(f"--seeds must be at least {len(SHAPES)}")
+def run_all(seeds: Sequence[int], draw: str, tries: int, *, prints_each: bool) -> bool:
+    """Run the graphs of some seeds, and print what came of it; return whether it is enough."""
     compared = []
-    for seed in range(options.first, options.first + options.seeds):
-        each = compare(seed, options.best)
+    for seed in seeds:
+        each = compare(seed, draw, tries)
         compared.append(each)
-        if options.each:
+        if prints_each:
             graph = each.graph
             print(
                 f"{seed} {graph.shape} jobs={len(graph.jobs)} models={len(graph.models)} "
-                f"devices={graph.devices} load={graph.load_s:g} known={graph.knows_figures} "
+                f"devices={graph.devices} load={graph.load_s:.3g} known={graph.knows_figures} "
                 f"loads {each.today.loads} -> {each.ahead.loads} (fewest {each.fewest}"
                 f"{'' if each.is_exact else ' or more'}) time {each.time_ratio:.3f} "
                 f"best {each.best:.3f} bound {each.bound:.3f}",
                 flush=True,
             )
+    print(f"\nSeeds {seeds[0]} to {seeds[-1]}, loads drawn {NAMES[draw]}:\n")
     print("\n".join(table(groups(compared))))
     unproven = sum(not each.is_exact for each in compared)
     print(
@@ -180,7 +177,26 @@ def main() -> int:
     )
     reached = targets(compared)
     print("\n".join(map(str, reached)), flush=True)
-    return 0 if all(target.reached for target in reached) else 1
+    return all(target.reached for target in reached)
+
+
+def main() -> int:
+    """Run all; return 0 if every target is reached."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=200, help="(default: 200)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument("--draw", choices=DRAWS, help="of loads (default: both)")
+    parser.add_argument("--best", type=int, default=0, help="so many schedules that know all")
+    parser.add_argument("--each", action="store_true", help="print a line for each graph")
+    options = parser.parse_args()
+    if options.seeds < len(SHAPES):
+        parser.error(f"--seeds must be at least {len(SHAPES)}")
+    seeds = range(options.first, options.first + options.seeds)
+    reached = [
+        run_all(seeds, draw, options.best, prints_each=options.each)
+        for draw in ([options.draw] if options.draw else DRAWS)
+    ]
+    return 0 if all(reached) else 1
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 SHAPES = ("layers", "diamonds", "chains", "waves")
-#: Load times, in times of an item.
+#: Load times, in times of an item: half of them are three items or less.
 LOADS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+#: How loads are drawn: from :data:`LOADS`, or evenly from 0 to the longest of them.
+DRAWS = ("steps", "even")
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,23 @@ class Graph:
         return sorted({job.model for job in self.jobs})
 
 
-def random_graph(seed: int) -> Graph:
-    """Return a graph with 2 to 8 models on 1 to 8 devices."""
+def random_graph(seed: int, draw: str = "steps") -> Graph:
+    """Return a graph with 2 to 8 models on 1 to 8 devices.
+
+    ``draw``: of :data:`DRAWS`; graphs of one seed differ in nothing but their loads.
+    """
     rng = random.Random(seed)
     shape = SHAPES[seed % len(SHAPES)]
     models = [f"m{number}" for number in range(rng.randint(2, 8))]
     jobs = _SHAPES[shape](rng, models)
+    devices, load_s = rng.randint(1, 8), rng.choice(LOADS)
+    if draw == "even":
+        load_s = random.Random(f"load of {seed}").uniform(0.0, max(LOADS))
     return Graph(
         shape,
         tuple(jobs),
-        devices=rng.randint(1, 8),
-        load_s=rng.choice(LOADS),
+        devices,
+        load_s,
         mistakes=tuple(2 ** rng.uniform(-1.0, 1.0) for _ in jobs),
         knows_figures=rng.random() < 0.5,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -139,3 +140,11 @@ def test_a_model_is_loaded_while_the_job_before_is_computed() -> None:
     made = ListSchedule(graph, Weights(), random.Random(0))
     assert made.run() == pytest.approx(10.0 + 31.0 + 2 * DISPATCH_S)
     assert made.loads == 2 and math.isclose(made.done[1][0], 0.0)
+
+
+def test_the_ways_to_draw_loads_change_nothing_else() -> None:
+    pairs = [(random_graph(seed), random_graph(seed, "even")) for seed in range(20)]
+    assert all(dataclasses.replace(even, load_s=steps.load_s) == steps for steps, even in pairs)
+    loads_s = [even.load_s for _, even in pairs]
+    assert len(set(loads_s)) == len(loads_s)
+    assert 0.0 <= min(loads_s) < 25.0 and 75.0 < max(loads_s) < 100.0
