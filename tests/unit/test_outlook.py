@@ -23,7 +23,7 @@ from snakemake_executor_gpupool.testing.world_options import FakeItem
 
 ONE_GPU = DeviceSpec("cuda", 1, ())
 #: Seeds of small graphs, some of each shape; `bench/lookahead.py` tries hundreds.
-QUICK = (15, 32, 36, 39, 50, 53, 59, 61, 64, 67, 86, 93)
+QUICK = (15, 32, 33, 36, 39, 50, 53, 59, 61, 64, 67, 86, 93)
 
 
 def graph_of(*jobs: tuple[str, float, list[int]], devices: int, load_s: float = 10.0) -> Graph:

@@ -18,6 +18,7 @@ from snakemake_executor_gpupool.scheduling.models.plan import (
     finish_s,
     workers_that_pay,
 )
+from snakemake_executor_gpupool.scheduling.models.shares import deal
 
 COSTS = st.lists(st.floats(0, 1e6, allow_nan=False), max_size=60)
 
@@ -218,3 +219,19 @@ def test_no_other_number_of_workers_would_be_much_sooner(
     strict = workers_that_pay(items_s, free_at_s, load_s, 0, most)
     for count in range(max(now, 1), strict):
         assert end_s(count) - end_s(count + 1) > load_s
+
+
+@pytest.mark.parametrize(
+    ("works_s", "workers", "devices", "dealt"),
+    [
+        ([42.0, 35.0], [5, 2], 1, [0, 1]),
+        ([42.0, 35.0], [1, 1], 4, [2, 2]),
+        ([60.0, 10.0], [0, 0], 3, [3, 0]),
+        ([60.0, 0.0], [1, 0], 2, [2, 0]),
+        ([], [], 3, []),
+    ],
+)
+def test_devices_go_where_most_waits_for_each_worker(
+    works_s: list[float], workers: list[int], devices: int, dealt: list[int]
+) -> None:
+    assert deal(works_s, workers, devices) == dealt

@@ -99,7 +99,7 @@ class Dispatch:
         self._due = DueModels(config.batch_window_s, blame_tracker)
         self.models = models
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
-        self.scaling = WorkerScaling(allocator, self.lifecycle, blame_tracker, outlook)
+        self.scaling = WorkerScaling(allocator, models, self.lifecycle, blame_tracker, outlook)
         self.failures = Failures(self.lifecycle, jobs, ledger, outbox, events, blame_tracker)
         self.ahead = LoadAhead(allocator, models, self.lifecycle, outlook, blame_tracker)
         self.charging = Charging(jobs, outbox)

@@ -10,7 +10,9 @@ from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
-from snakemake_executor_gpupool.scheduling.outlook import Outlook
+from snakemake_executor_gpupool.scheduling.models.shares import deal
+from snakemake_executor_gpupool.scheduling.models.table import ModelTable
+from snakemake_executor_gpupool.scheduling.outlook import Outlook, waiting_s
 
 
 class WorkerScaling:
@@ -19,10 +21,12 @@ class WorkerScaling:
     def __init__(
         self,
         allocator: Allocator,
+        models: ModelTable,
         lifecycle: WorkerLifecycle,
         blame_tracker: BlameTracker,
         outlook: Outlook,
     ) -> None:
+        self._models = models
         self._outlook = outlook
         self._allocator = allocator
         self._lifecycle = lifecycle
@@ -39,7 +43,7 @@ class WorkerScaling:
         """Return how many more of a model's workers could start where nobody is, or is needed.
 
         Devices whose workers' models have no job left are divided among those models that have
-        some. ``empty``: only where nobody is.
+        some, and go first where most waits. ``empty``: only where nobody is.
         """
         if not is_gpu(model.spec):
             return self.capacity(model)
@@ -49,7 +53,8 @@ class WorkerScaling:
         needless = Counter[str]() if empty else self._needless(model)
         if needless:
             idle = sum(0 < len(users.get(name, ())) <= needless[name] for name in suited)
-            free += math.ceil(idle / (1 + self._outlook.others_to_come(model)))
+            share = math.ceil(idle / (1 + self._outlook.others_to_come(model)))
+            free += min(share, self._dealt(model, idle))
         return free // max(model.spec.count, 1)
 
     def _needless(self, model: Model) -> Counter[str]:
@@ -62,6 +67,17 @@ class WorkerScaling:
             if worker.is_feedable
             if self._outlook.is_over(worker.model)
             for device in worker.devices
+        )
+
+    def _dealt(self, model: Model, devices: int) -> int:
+        """Return how many of some devices a model gets, of all models that have work."""
+        ready = [other for other in self._models.values() if other.waiting]
+        works_s = [waiting_s(other) for other in ready]
+        workers = [sum(w.is_coming for w in other.workers.values()) for other in ready]
+        return sum(
+            count
+            for other, count in zip(ready, deal(works_s, workers, devices), strict=True)
+            if other is model
         )
 
     def adjust(self, model: Model, now_s: float) -> None:

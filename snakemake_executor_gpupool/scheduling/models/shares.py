@@ -1,0 +1,34 @@
+"""How devices that several models could use are divided among them. Pure."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+
+def deal(works_s: Sequence[float], workers: Sequence[int], devices: int) -> list[int]:
+    """Return how many of some devices each model gets: one after the other goes where most is left.
+
+    That is LPT among models: each device goes to the one whose workers would finish last.
+
+    Parameters
+    ----------
+    works_s
+        For each model what all that waits takes one worker.
+    workers
+        How many workers each has, or is getting.
+    devices
+        How many there are to deal out.
+    """
+    dealt = [0] * len(works_s)
+    last = [
+        (-work_s / max(count, 1), number)
+        for number, (work_s, count) in enumerate(zip(works_s, workers, strict=True))
+    ]
+    heapq.heapify(last)
+    for _ in range(devices if last else 0):
+        number = last[0][1]
+        dealt[number] += 1
+        count = max(workers[number] + dealt[number], 1)
+        heapq.heapreplace(last, (-works_s[number] / count, number))
+    return dealt
