@@ -17,7 +17,8 @@ PLUGIN = """
 import json, os, time
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 
-NAMES = "jobs jobid job_id rule_name rule_msg threads log benchmark wildcards".split()
+NAMES = "jobs jobid job_id rule_name rule_msg threads input output log benchmark wildcards".split()
+NAMES += "shellcmd printshellcmd priority is_checkpoint is_handover".split()
 
 class LogHandler(LogHandlerBase):
     def __post_init__(self):
@@ -44,6 +45,7 @@ rule served:
     input: "in/{name}.txt"
     output: "out/{name}.txt"
     benchmark: "bench/{name}.tsv"
+    message: "Serves {wildcards.name} of {output} by {threads}"
     threads: 2
     resources: gpupool_tool="textual.py"
     shell: "gpupool run textual.py --input {input} --output {output}"
@@ -88,9 +90,8 @@ def records(workflow: Workflow, name: str, *arguments: str) -> list[dict[str, An
     """Run a workflow, and return what a logger plugin was given."""
     path = workflow.directory / f"{name}.jsonl"
     environment = {"PYTHONPATH": str(workflow.directory / "plugin"), "RECORDED": str(path)}
-    done = workflow.run(
-        "--logger", "recording", "--keep-going", *arguments, **environment, GPUPOOL_SIMULATE="1"
-    )
+    asked = "--logger", "recording", "--keep-going", "--printshellcmds"
+    done = workflow.run(*asked, *arguments, **environment, GPUPOOL_SIMULATE="1")
     assert done.code == 1, done.text
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -109,12 +110,19 @@ def by_job(recorded: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return of
 
 
+def commands(recorded: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return the shell commands that are told by themselves, in order."""
+    told = [record for record in recorded if record["event"] == "shellcmd"]
+    return sorted((record["text"], record["shellcmd"]) for record in told)
+
+
 def test_plugins_hear_what_they_hear_under_the_local_executor(tmp_path: Path) -> None:
     files = {"plugin/snakemake_logger_plugin_recording/__init__.py": PLUGIN}
     inputs = {"in/a.txt": "one\ntwo\n", "in/bad.txt": "fine\nbad\n"}
     local = Workflow(tmp_path / "local", SNAKEFILE, files | inputs)
     pool = Workflow(tmp_path / "pool", SNAKEFILE, files | inputs)
-    expected = by_job(records(local, "local", *LOCAL))
+    told_locally = records(local, "local", *LOCAL)
+    expected = by_job(told_locally)
     if not expected and int(version("snakemake-interface-logger-plugins").partition(".")[0]) < 2:
         pytest.skip("under this interface the plugin hears nothing from the local executor either")
     recorded = records(pool, "pool")
@@ -124,12 +132,16 @@ def test_plugins_hear_what_they_hear_under_the_local_executor(tmp_path: Path) ->
     for title, there in seen.items():
         here, described = expected[title][0], there[0]
         assert [record["event"] for record in there[:2]] == ["job_info", "job_started"], title
-        names = ("rule_name", "threads", "log", "benchmark", "wildcards", "resources")
-        assert {n: described[n] for n in names} == {n: here[n] for n in names}
+        passing = "text", "time_s", "jobid"
+        assert {n: described[n] for n in described if n not in passing} == {
+            n: here[n] for n in here if n not in passing
+        }
         ends = [record["event"] for record in there[2:]]
         # A group fails as a whole: its members' outputs are removed.
         wanted = ["job_error"] if title == "begin {}" else [expected[title][-1]["event"]]
         assert ends == wanted, title
+
+    assert commands(recorded) == commands(told_locally) and len(commands(recorded)) == 9
 
     # The second GPU job waits for the first one, and its duration does not have that wait in it.
     spans = [(j[1]["time_s"], j[-1]["time_s"]) for t, j in seen.items() if t.startswith("gpu ")]

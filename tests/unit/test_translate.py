@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from snakemake.io import pipe
 from snakemake.iocontainers import Params
 
 from snakemake_executor_gpupool.frontends.snakemake.following import DagView
@@ -119,7 +120,7 @@ def test_which_jobs_are_served(workflow: Any) -> None:
     assert is_served(StubJob(workflow, "a", gpupool_tool="tool"))
     assert is_served(StubJob(workflow, "a", params={"gpupool_tool": "tool"}))
     assert tool_spec(StubJob(workflow, "a", gpupool_tool="")) is None
-    joined = StubJob(workflow, "a", gpupool_tool="tool")
+    joined = StubJob(workflow, "a", outputs=[pipe("a.txt")], gpupool_tool="tool")
     joined.is_pipe = True
     assert not is_served(joined)
     assert title(joined) == "rule a (name=a)"

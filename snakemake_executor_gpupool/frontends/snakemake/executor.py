@@ -30,6 +30,7 @@ from snakemake_executor_gpupool.devices.process_environment import (
 from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.snakemake.alone import Alone, Expected, Leased
+from snakemake_executor_gpupool.frontends.snakemake.announcing import announce
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle, part_of_group
 from snakemake_executor_gpupool.frontends.snakemake.checks import (
     check_start,
@@ -44,6 +45,7 @@ from snakemake_executor_gpupool.frontends.snakemake.foreseeing import Foreseeing
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
 from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_started
+from snakemake_executor_gpupool.frontends.snakemake.many_inputs import ManyInputs
 from snakemake_executor_gpupool.frontends.snakemake.memory import memory_budget
 from snakemake_executor_gpupool.frontends.snakemake.needs import keep_words, needs_of
 from snakemake_executor_gpupool.frontends.snakemake.pool_options import (
@@ -63,6 +65,7 @@ from snakemake_executor_gpupool.frontends.snakemake.signals import Signals
 from snakemake_executor_gpupool.frontends.snakemake.timers import drop_timers
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     evaluate_here,
+    is_prepared_here,
     is_served,
     title,
 )
@@ -131,6 +134,7 @@ class Executor(RealExecutor):
         self._signals = Signals(self._terminate, self._lane.kill, self._progress)
         self._halt = Halt(self.workflow, self._wind_down)
         self._foreseeing = Foreseeing(self.workflow)
+        self._many_inputs = ManyInputs()
         merges = self.executor_settings.merge != "off"
         self._serving = Serving(
             self.workflow,
@@ -200,6 +204,7 @@ class Executor(RealExecutor):
         """Take all jobs that are ready. Returns without waiting for any of them."""
         self._signals.catch()
         COLLECTOR.hold(len(self.workflow.dag))
+        self._many_inputs.look(self.workflow.dag)
         if self._pool.config.looks_ahead and (forecast := self._foreseeing.look()) is not None:
             self._pool.foresee(forecast)
         # Snakemake passes them in no particular order.
@@ -210,6 +215,10 @@ class Executor(RealExecutor):
                 self.run_job_pre(job)
                 self.run_job(job)
             self._serving.flush()
+
+    def printjob(self, job: Any) -> None:
+        """Have Snakemake say that a job starts."""
+        announce(job)
 
     def run_job(self, job: Any) -> None:
         """Start a job in one of the four ways; a served one at the next :meth:`Serving.flush`."""
@@ -388,11 +397,3 @@ class Executor(RealExecutor):
                     done(JobReport(0, why))
         finally:
             self.workflow.scheduler.executor_error_callback(WorkflowError(why))
-
-
-def is_prepared_here(job: Any) -> bool:
-    """Return whether a job is prepared when it is submitted, and not only when it starts."""
-    try:
-        return any(is_served(member) for member in (job.jobs if job.is_group() else (job,)))
-    except Exception:  # its resources are malformed: it is refused elsewhere
-        return False

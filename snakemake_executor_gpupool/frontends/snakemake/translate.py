@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import pickle
 import stat
@@ -75,7 +76,20 @@ def is_served(job: Any) -> bool:
     """Return whether a job goes to the pool: it names a tool, and no pipe or service joins it."""
     if tool_spec(job) is None:
         return False
-    return not (job.is_pipe or job.is_service)
+    return not (has_flags(job) and (job.is_pipe or job.is_service))
+
+
+def has_flags(job: Any) -> bool:
+    """Return whether an output of a job may be flagged; to ask for each flag takes far longer."""
+    return any(getattr(path, "flags", True) for path in job.output)
+
+
+def is_prepared_here(job: Any) -> bool:
+    """Return whether a job is prepared when it is submitted, and not only when it starts."""
+    try:
+        return any(is_served(member) for member in (job.jobs if job.is_group() else (job,)))
+    except Exception:  # its resources are malformed: it is refused elsewhere
+        return False
 
 
 def evaluate_here(job: Any) -> None:
@@ -84,23 +98,38 @@ def evaluate_here(job: Any) -> None:
     A served job runs on this machine, so it gets what it would get under the local executor.
     Params may be functions of resources.
     """
-    from snakemake.common.tbdstring import TBDString
-
     for member in job.jobs if job.is_group() else (job,):
-        if isinstance(member.resources.get(EVALUATED_WHERE_IT_RUNS), TBDString):
+        if isinstance(member.resources.get(EVALUATED_WHERE_IT_RUNS), open_value()):
             rule = member.rule
             if rule.resources[EVALUATED_WHERE_IT_RUNS].raw == DEFAULT_TMPDIR:
                 # Evaluating all resources again would add a tenth to Snakemake's cost of a job.
                 here = {EVALUATED_WHERE_IT_RUNS: tempfile.gettempdir()}
-                member._resources = type(member.resources)(
-                    fromdict={**dict(member.resources.items()), **here}
-                )
+                member._resources = _with(member.resources, here)
             else:
                 member._resources = rule.expand_resources(
                     member.wildcards_dict, member.input, member.attempt
                 )
             if any(callable(param) for param in rule.params):
                 member._params = None
+
+
+def _with(resources: Any, values: dict[str, str]) -> Any:
+    """Return a copy of a job's resources where some that it has have other values."""
+    # Its constructor takes four times as long: it looks at each name anew.
+    copied = copy.copy(resources)
+    for name, value in values.items():
+        copied[copied._names[name][0]] = value
+        setattr(copied, name, value)
+    return copied
+
+
+@functools.cache
+def open_value() -> type[object]:
+    """Return the type of resources that Snakemake leaves open."""
+    from snakemake.common.tbdstring import TBDString
+
+    found: type[object] = TBDString
+    return found
 
 
 def build_request(
@@ -176,6 +205,8 @@ def flagged(job: Any, flag: str) -> tuple[int, ...]:
     """Return the indices of a job's outputs that have a flag, such as ``touch``."""
     from snakemake.io import is_flagged
 
+    if not has_flags(job):
+        return ()
     return tuple(number for number, path in enumerate(job.output) if is_flagged(path, flag))
 
 
