@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from snakemake.resources import Resource, Resources
 from snakemake_executor_gpupool.devices.device import Device, cpu_slot
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, gpus
 from snakemake_executor_gpupool.frontends.snakemake.bundles import Bundle, joint_needs
+from snakemake_executor_gpupool.frontends.snakemake.checks import rules_without_gpu
 from snakemake_executor_gpupool.frontends.snakemake.needs import (
     GRAMMAR,
     NeedNotKnown,
@@ -204,3 +206,44 @@ def test_a_workflow_may_go_on_without_the_gpus_that_it_asks_for() -> None:  # D1
     assert needs(device="cpu:0").names == ("cpu:0",)
     with pytest.raises(Unservable, match="gpu='many'"):
         needs(gpu="many")
+
+
+class CountingJob:
+    """A job whose resources are counted when they are looked at."""
+
+    is_local = False
+
+    def __init__(self, rule: Any, resources: Callable[[], dict[str, object]]) -> None:
+        self.rule, self._evaluate, self.looks = rule, resources, 0
+
+    @property
+    def resources(self) -> dict[str, object]:
+        self.looks += 1
+        return self._evaluate()
+
+
+def unknown() -> dict[str, object]:
+    raise FileNotFoundError("a file that a resource depends on")
+
+
+def test_rules_that_ask_for_gpus_are_found_without_a_look_at_each_job() -> None:
+    def jobs(
+        name: str, value: object, *resources: Callable[[], dict[str, object]]
+    ) -> list[CountingJob]:
+        said = {} if value is None else {"gpu": Resource("gpu", value)}
+        rule = SimpleNamespace(name=name, resources={"mem": Resource("mem", 1), **said})
+        return [CountingJob(rule, each) for each in resources]
+
+    def some() -> int:
+        return 1
+
+    one, none = (lambda: {"gpu": 1}), (lambda: {"gpu": 0})
+    silent = jobs("silent", None, *[none] * 9)
+    constant, zero = jobs("constant", 1, *[one] * 9), jobs("zero", 0, *[none] * 9)
+    late, never = jobs("late", 1, unknown, unknown, one, one), jobs("never", 1, unknown, unknown)
+    by_job = jobs("by_job", some, none, none, one, one)
+    found = rules_without_gpu([*silent, *constant, *zero, *late, *never, *by_job])
+    assert found == ". Rules that ask for one: by_job, constant, late"
+    assert [job.looks for job in (*silent, *zero, *constant)] == [0] * 9 + ([1] + [0] * 8) * 2
+    assert [job.looks for job in (*late, *by_job)] == [1, 1, 1, 0] * 2
+    assert rules_without_gpu([*silent, *zero]) == ""

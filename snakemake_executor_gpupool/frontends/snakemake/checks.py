@@ -29,6 +29,8 @@ from snakemake_executor_gpupool.frontends.snakemake.name_checks import (
     near_variables,
 )
 from snakemake_executor_gpupool.frontends.snakemake.needs import (
+    CARD_RESOURCES,
+    DEVICE_RESOURCES,
     NeedNotKnown,
     Needs,
     go_without_gpus,
@@ -125,17 +127,34 @@ def heed_missing_gpus(workflow: Any, config: PoolConfig, settings: Any) -> None:
         go_without_gpus(workflow)
 
 
-def asks_safely(job: Any) -> bool:
-    """Return whether a job asks for GPUs; False while that is not known, or is malformed."""
+def asks_safely(job: Any) -> bool | None:
+    """Return whether a job asks for GPUs; None while that is not known, or is malformed."""
     try:
         return needs_of(job).gpus > 0
     except Exception:
-        return False
+        return None
 
 
 def rules_without_gpu(jobs: Iterable[Any]) -> str:
-    """Return what the warning that there is no GPU adds: the rules that ask for one."""
-    rules = sorted({job.rule.name for job in jobs if not job.is_local and asks_safely(job)})
+    """Return what the warning that there is no GPU adds: the rules that ask for one.
+
+    No more jobs of a rule are looked at than it takes to know: to evaluate the resources of
+    thousands of jobs takes as long as to start the pool.
+    """
+    asks: dict[str, bool] = {}
+    for job in jobs:
+        rule = job.rule
+        if rule.name in asks or job.is_local:
+            continue
+        names = [n for n in (*DEVICE_RESOURCES, *CARD_RESOURCES) if n in rule.resources]
+        if not names:
+            asks[rule.name] = False
+            continue
+        is_asking = asks_safely(job)
+        is_for_all = not any(rule.resources[name].is_evaluable() for name in names)
+        if is_asking or (is_asking is not None and is_for_all):
+            asks[rule.name] = is_asking
+    rules = sorted(name for name, is_asking in asks.items() if is_asking)
     if not rules:
         return ""
     return f". Rules that ask for one: {', '.join(rules)}"
