@@ -65,9 +65,10 @@ class EventLog:
         listener: Listener | None = None,
     ) -> None:
         self._path = path
-        self._listener = listener
         self._table = table
         self._provenance = provenance
+        hearers = (table, provenance, listener)
+        self._takers = [hearer.take for hearer in hearers if hearer is not None]
         self._begun = begun
         self._most_bytes = most_bytes
         self._file: FileIO | None = None
@@ -80,9 +81,8 @@ class EventLog:
         now_s = round(time.time(), 6) if time_s is None else time_s
         record = {"time_s": now_s, "event": event, **fields}
         self._pending.append(_line(record) + "\n")
-        for hearer in (self._table, self._provenance, self._listener):
-            if hearer is not None:
-                hearer.take(now_s, event, fields)
+        for take in self._takers:
+            take(now_s, event, fields)
 
     def flush(self) -> None:
         """Write the queued events. Never raises: an error is kept in ``error``."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 Tell = Callable[[], None]
@@ -27,7 +26,9 @@ class Reporter:
     ) -> None:
         self._failed = failed
         self._pause_s = pause_s
-        self._outgoing: queue.SimpleQueue[Tell | None] = queue.SimpleQueue()
+        self._outgoing: deque[Tell | None] = deque()
+        self._something = threading.Semaphore(0)
+        self._is_called = False
         self._thread = threading.Thread(target=self._run, name="gpupool-reports", daemon=True)
 
     def start(self) -> None:
@@ -36,17 +37,24 @@ class Reporter:
 
     def put(self, tell: Tell) -> None:
         """Have ``tell`` called after everything put before. Returns at once."""
-        self._outgoing.put(tell)
+        self._put(tell)
+
+    def _put(self, tell: Tell | None) -> None:
+        self._outgoing.append(tell)
+        # To wake the thread costs more than all else here: once is enough until it looks. It looks
+        # at what there is after it has said that it must be called again.
+        if not self._is_called:
+            self._is_called = True
+            self._something.release()
 
     def _run(self) -> None:
         while True:
-            tells = [self._outgoing.get()]
+            self._something.acquire()
             if (pause_s := self._pause_s()) > 0.0:
                 time.sleep(pause_s)
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    tells.append(self._outgoing.get_nowait())
-            for tell in tells:
+            self._is_called = False
+            for _ in range(len(self._outgoing)):
+                tell = self._outgoing.popleft()
                 if tell is None:
                     return
                 self._call(tell)
@@ -59,6 +67,6 @@ class Reporter:
 
     def close(self, patience_s: float) -> None:
         """Call what is left, then end the thread; wait for ``patience_s`` at most."""
-        self._outgoing.put(None)
+        self._put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join(patience_s)

@@ -161,7 +161,7 @@ class Decoder:
 
 def _parse(text: bytes, body: bytes) -> Frame:
     try:
-        meta = json.loads(text)
+        meta = json.loads(text.decode())  # of bytes it would guess the encoding first
         lengths = meta.pop("blobs")
         blobs, used = _split(lengths, body)
     except (

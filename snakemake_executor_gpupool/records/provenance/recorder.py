@@ -9,6 +9,7 @@ same run by their ``id``, so that what many outputs have in common is written on
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import secrets
@@ -34,6 +35,8 @@ _OF_RUN = (
 
 #: Bound into containers; another gpupool may be elsewhere.
 PACKAGE_DIR = str(Path(__file__).resolve().parents[2])
+#: Made once: ``json.loads`` with an option would make one for each text.
+_DECODER = json.JSONDecoder(parse_constant=str)
 
 
 class ProvenanceRecorder:
@@ -305,6 +308,7 @@ def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(maxsize=256)
 def _name_of_model(model: str, software: str) -> str:
     """Return a model's name among the records; one in two environments is two."""
     digest = hashlib.sha256(software.encode()).hexdigest()[:8]
@@ -351,7 +355,7 @@ def _digest_of(texts: Iterable[str]) -> str:
 
 
 def _read(text: str) -> Any:
-    return json.loads(text, parse_constant=str) if text else None
+    return _DECODER.decode(text) if text else None
 
 
 def _device(device: Device) -> dict[str, Any]:
