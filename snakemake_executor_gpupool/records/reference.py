@@ -110,8 +110,8 @@ EVENTS = {
     "stage_loaded": "A worker of merged dispatches has loaded a later stage's model, when it was "
     "needed first: `worker`, `stage` (from 0), `seconds`, `versions`.",
     "merge_decided": "From now on short requests through a row of models are merged (`merged`), or "
-    "are not: `model` (the row), `requests` that go the same way, what merging saves and costs "
-    "(`saved_s`, `costs_s`), as estimated, `why`.",
+    "are not: `model` (the row), `requests` that go the same way, what they take merged and "
+    "job by job (`merged_s`, `apart_s`), as estimated, `why`.",
     "dispatch_saved": "All results of a job existed already, computed with those of the job before "
     "it: `job`, `job_id`, `batch` (which wrote its outputs).",
     "store_trouble": "Something is wrong with results kept across runs: `worker`, `kind` "

@@ -307,7 +307,8 @@ class Actions:
         requests = [merged.request for merged in effect.requests]
         hashes = any(map(self._wants_hashes, requests))
         store = requests[0].store or self._store
-        frame = run_chains(effect.batch_id, chains, store, hashes=hashes)
+        limit_s = effect.item_limit_s
+        frame = run_chains(effect.batch_id, chains, store, hashes=hashes, item_limit_s=limit_s)
         self._send(effect.worker_id, frame)
 
     def _send_files(self, effect: ReadJob | WriteJob) -> None:

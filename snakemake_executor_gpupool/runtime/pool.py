@@ -153,6 +153,7 @@ class Pool:
             file_workers=config.file_workers,
             figures=profile.figures(),
             spools=tuple(self.paths.spools),
+            processors=0 if config.nodes else config.cores,
         )
 
     def _report_pause_s(self) -> float:

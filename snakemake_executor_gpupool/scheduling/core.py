@@ -30,6 +30,8 @@ class Setup:
         What earlier runs measured, by model and kind of device.
     file_workers
         How many processes may read and write for one tool, on each machine.
+    processors
+        How many processes can compute at the same time; 0: any number.
     spools
         The only directories whose files a frame may name.
     """
@@ -42,6 +44,7 @@ class Setup:
     file_workers: int = 1
     figures: Mapping[str, Figures] = field(default_factory=dict)
     spools: tuple[str, ...] = ()
+    processors: int = 0
 
 
 class Core:
@@ -61,7 +64,7 @@ class Core:
         )
         self.allocator.expect(setup.expected, 0.0)
         self.scheduler = Scheduler(
-            self.allocator, setup.dispatch, setup.file_workers, setup.figures
+            self.allocator, setup.dispatch, setup.file_workers, setup.figures, setup.processors
         )
         self._deliverer = Deliverer(self.scheduler, setup.spools)
 

@@ -124,11 +124,18 @@ class RunBatch:
 
 @dataclass(frozen=True)
 class RunMerged:
-    """Send ``chain``: short requests through all models of a row."""
+    """Send ``chain``: short requests through all models of a row.
+
+    Attributes
+    ----------
+    item_limit_s
+        Requests whose items take longer to compute are to go job by job; None: none are.
+    """
 
     worker_id: str
     batch_id: int
     requests: list[MergedRequest]
+    item_limit_s: float | None = None
 
 
 @dataclass(frozen=True)

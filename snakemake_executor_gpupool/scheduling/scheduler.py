@@ -68,6 +68,8 @@ class Scheduler:
         How many processes may read and write for one tool, on each machine.
     figures
         What earlier runs measured, by model and kind of device.
+    processors
+        How many processes can compute at the same time; 0: any number.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Scheduler:
         config: DispatchConfig | None = None,
         file_workers: int = 1,
         figures: Mapping[str, Figures] | None = None,
+        processors: int = 0,
     ) -> None:
         config = config or DispatchConfig()
         self.outbox = Outbox()
@@ -100,7 +103,11 @@ class Scheduler:
             config,
             self.outlook,
         )
-        self._choice = choice = MergeChoice(models, self.outlook, self.outbox)
+        capacity = self.dispatch.scaling.capacity
+        self._choice = choice = MergeChoice(
+            models, self.outlook, self.outbox, capacity, processors, file_workers
+        )
+        self.dispatch.batching.item_limit_s = choice.item_limit_s
         selection = MergeSelection(allocator, devices, models, self.dispatch.scaling, choice)
         self.merges = MergedRuns(
             selection, choice, self.dispatch, self.files, self.jobs, self.ledger, self.outbox

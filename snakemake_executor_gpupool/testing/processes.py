@@ -13,6 +13,7 @@ from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.core import Core
 from snakemake_executor_gpupool.testing.world_options import INFO, FakeItem, WorldOptions
+from snakemake_executor_gpupool.tool_api.short_requests import TRIED
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
 from snakemake_executor_gpupool.wire.requests import Request
 from snakemake_executor_gpupool.wire.spool import Discards
@@ -43,6 +44,8 @@ class SimulatedProcesses(WorldOptions, ABC):
         self._numbers = itertools.count()
         self._free_at: dict[str, float] = {}
         self._alive: set[str] = set()
+        #: Which later models each process of a row has loaded.
+        self._stages_of: dict[str, set[int]] = {}
 
     @abstractmethod
     def at(self, time_s: float, act: Callable[[], object]) -> None:
@@ -151,11 +154,14 @@ class SimulatedProcesses(WorldOptions, ABC):
         whole = list(range(len(effect.requests)))
         for stage in range(stages):
             items = {number: self._stage_items(effect, stage, number) for number in whole}
+            items = self._tried(effect, items)
+            whole = list(items)
             keys = {item.key for each in items.values() for item in each}
             seconds = sum(item.cost for each in items.values() for item in each)
             assert isinstance(self.seconds_per_cost, int | float), "chains take one speed for all"
-            seconds = seconds * self.seconds_per_cost + self.dispatch_s * (stage == 0)
-            seconds += self.staging_s * len(whole)
+            computed_s = seconds * self.seconds_per_cost + self.dispatch_s * (stage == 0)
+            seconds = computed_s + self.staging_s * len(whole)
+            loaded = self._load_later(worker, stage)
             if self.deadly & keys:
                 self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
                 return
@@ -165,9 +171,32 @@ class SimulatedProcesses(WorldOptions, ABC):
             whole = [n for n, each in items.items() if not unfit & {i.key for i in each}]
             done = {number: items[number] for number in whole}
             meta = {"stage": stage, "last": not whole or stage + 1 == stages, "seconds": seconds}
-            self._later(worker, seconds, functools.partial(self._stage_done, effect, meta, done))
+            meta |= {**loaded, "computed_s": computed_s}
+            took_s = seconds + loaded.get("load_s", 0.0)
+            self._later(worker, took_s, functools.partial(self._stage_done, effect, meta, done))
             if not whole:
                 return
+
+    def _load_later(self, worker: str, stage: int) -> dict[str, Any]:
+        if not self.later_load_s or not stage or stage in self._stages_of.setdefault(worker, set()):
+            return {}
+        self._stages_of[worker].add(stage)
+        return {"load_s": self.later_load_s, "versions": {}}
+
+    def _tried(
+        self, effect: fx.RunMerged, items: dict[int, list[FakeItem]]
+    ) -> dict[int, list[FakeItem]]:
+        """Return those that are computed: some, if an item turns out to take too long."""
+        distinct = {item.key: item for each in items.values() for item in each}
+        tried = sorted(distinct.values(), key=lambda item: -item.tokens)[:TRIED]
+        limit_s = effect.item_limit_s
+        if limit_s is None or len(tried) < TRIED or tried[-1].cost * self._item_s() <= limit_s:
+            return items
+        keys = {item.key for item in tried}
+        return {n: each for n, each in items.items() if keys.issuperset(i.key for i in each)}
+
+    def _item_s(self) -> float:
+        return float(self.seconds_per_cost)  # type: ignore[arg-type]
 
     def _model_of(self, effect: fx.RunMerged, stage: int) -> str:
         return self._jobs[int(effect.requests[0].stages[stage].request.job)][0]

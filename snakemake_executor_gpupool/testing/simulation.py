@@ -49,6 +49,7 @@ class World(SimulatedProcesses):
             file_workers=self.file_workers,
             figures={f"{model}/cudax1:": figures for model, figures in self.figures.items()},
             spools=("/spool",),
+            processors=self.processors,
         )
         self.core = Core(self.setup)
         self.allocator, self.scheduler = self.core.allocator, self.core.scheduler

@@ -66,8 +66,12 @@ class WorldOptions:
         What a dispatch takes beside its items.
     staging_s
         What reading and writing take a process with all models of a row, for each request's stage.
+    later_load_s
+        What loading each model after the first takes a process with all models of a row.
     shares
         Whether items and results lie in files, those of a frame together.
+    processors
+        How many processes can compute at the same time, as far as is known; 0: any number.
     hosts
         Nodes of a cluster, each of which has as many devices; empty: there is this machine alone.
     file_workers
@@ -113,7 +117,9 @@ class WorldOptions:
     short_tokens: int = 0
     dispatch_s: float = 0.0
     staging_s: float = 0.0
+    later_load_s: float = 0.0
     shares: bool = False
+    processors: int = 0
     hosts: tuple[str, ...] = ()
     file_workers: int = 1
     write_s: float | None = None

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Union
 
+#: So many items show what one takes to compute: the first one also has what is done only once.
+TRIED = 2
 #: A request of at most so many tokens, batch size times length, is short.
 MAX_SHORT_INFERENCE_TOKENS = 128
 #: The same for weights in NF4, whose kernels are quick for a single token only.

@@ -274,11 +274,16 @@ def run_chains(
     store: StoreAddress | None,
     *,
     hashes: bool = True,
+    item_limit_s: float | None = None,
 ) -> Frame:
-    """Have short requests taken through all models."""
+    """Have short requests taken through all models.
+
+    ``item_limit_s``: where computing an item takes longer, requests end before the stage, but for
+    those that were tried.
+    """
     blobs: list[Blob] = []
     for chain in chains:
         blobs += [request.job for request in chain.requests]
         blobs += chain.items
     meta = {"type": "chain", "batch": batch_id, "chains": [chain.fields() for chain in chains]}
-    return Frame({**meta, "store": store, "hashes": hashes}, blobs)
+    return Frame({**meta, "store": store, "hashes": hashes, "item_limit_s": item_limit_s}, blobs)

@@ -206,6 +206,8 @@ class StageDone:
     load_s, versions
         What loading its model took, which is no part of ``seconds``, and the versions since then;
         None: it was there.
+    computed_s
+        What computing took of ``seconds``; the rest is files. None: it was not said.
     """
 
     batch_id: int
@@ -217,6 +219,7 @@ class StageDone:
     peak_mib: int | None = None
     load_s: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    computed_s: float | None = None
 
     @classmethod
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
@@ -231,6 +234,7 @@ class StageDone:
             peak_mib=fields.take("peak_mib", or_none(is_mib)),
             load_s=fields.maybe("load_s", is_seconds, None),
             versions=fields.maybe("versions", are_versions, {}),
+            computed_s=fields.maybe("computed_s", is_seconds, None),
         )
 
     @property

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import operator
 import os
 import sys
 import types
@@ -236,11 +237,14 @@ def _is_unchanged(value: Any, kept: Any) -> bool:
         # Equal entries may differ otherwise; such a set is filled anew.
         return {id(each) for each in value} == {id(each) for each in kept}
     if isinstance(value, dict):
-        pairs = zip(value.items(), kept.items())
-        return all(a is c and b is d for (a, b), (c, d) in pairs)
+        return _all_same(value, kept) and _all_same(value.values(), kept.values())
     if isinstance(value, bytearray):
         return bool(value == kept)
-    return all(a is b for a, b in zip(value, kept))
+    return _all_same(value, kept)
+
+
+def _all_same(some: Iterable[Any], others: Iterable[Any]) -> bool:
+    return all(map(operator.is_, some, others))
 
 
 def _restore_dict(value: dict[Any, Any], kept: dict[Any, Any]) -> None:

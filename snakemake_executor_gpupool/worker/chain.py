@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from snakemake_executor_gpupool.tool_api.short_requests import TRIED
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.job_log import log_line
@@ -140,6 +141,17 @@ class Chain:
                 if is_misplaced:
                     raise NotStageable(f"{path} contains the path where it was written")
         self.written.update(places)
+
+
+def tried_first(batches: Iterable[list[int]]) -> Iterator[list[int]]:
+    """Yield micro-batches so that the first ``TRIED`` items are computed one by one."""
+    left = TRIED
+    for batch in batches:
+        for place in batch[:left]:
+            yield [place]
+        if batch[left:]:
+            yield batch[left:]
+        left = max(left - len(batch), 0)
 
 
 class Packed:

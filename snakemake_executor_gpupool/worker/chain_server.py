@@ -30,7 +30,7 @@ from typing import Any, Callable
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.tool_api.contract import all_items
 from snakemake_executor_gpupool.tool_api.memory import release_memory
-from snakemake_executor_gpupool.tool_api.short_requests import is_short
+from snakemake_executor_gpupool.tool_api.short_requests import TRIED, is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.payload import (
@@ -46,6 +46,7 @@ from snakemake_executor_gpupool.worker.chain import (
     Packed,
     has_words,
     known_results,
+    tried_first,
     unpack_chains,
 )
 from snakemake_executor_gpupool.worker.chain_models import ChainModels
@@ -179,7 +180,9 @@ class ChainServer:
         """Run one stage of all intact chains, and report it; return whether it was the last."""
         loaded = self._load_later(stage, chains)
         started_s = time.perf_counter()
-        self._compute(stage, [chain for chain in chains if chain.is_whole], kept)
+        whole = [chain for chain in chains if chain.is_whole]
+        self._compute(stage, whole, kept, meta.get("item_limit_s"))
+        computed_s = time.perf_counter() - started_s
         done: list[dict[str, Any]] = []
         for number, chain in enumerate(chains):
             self._guarded(chain, self._end_stage, number, done)
@@ -189,14 +192,27 @@ class ChainServer:
                 for parts in chains[each["chain"]].parts:
                     bundle.add(parts)
             blobs = bundle.take()
-        self._folders.clear()  # before anybody may look at what was written
+        # Before anybody may look at what was written; where it is staged, nobody does.
+        keep = self._next_places() if stage == 0 else ()
+        self._folders.clear(keep, below=[os.path.abspath(root) for root in self._stagings])
         answer = {"type": "stage", "batch": meta["batch"], "stage": stage, **loaded}
+        answer["computed_s"] = computed_s
         seconds, peak_mib = time.perf_counter() - started_s, peak_memory_mib(self._device)
         self._channel.send(
             {**answer, "last": is_last, "chains": done, "seconds": seconds, "peak_mib": peak_mib},
             blobs,
         )
         return is_last
+
+    def _next_places(self) -> set[str]:
+        """Return the directories that the next dispatch writes to, if there is one already."""
+        frame = self._channel.waiting()
+        if frame is None or frame.type != "chain" or not frame.meta["chains"]:
+            return set()
+        with contextlib.suppress(Exception):  # met again when it is its turn
+            cwd, job = frame.meta["chains"][0]["cwd"], load_payload(frame.blobs[0])
+            return {os.path.dirname(os.path.abspath(os.path.join(cwd, p))) for p in job.output}
+        return set()
 
     def _end_stage(self, chain: Chain, number: int, done: list[dict[str, Any]]) -> None:
         """Write a stage's outputs, add its report, and read the next stage's inputs."""
@@ -257,7 +273,9 @@ class ChainServer:
         if not chain.is_whole:
             chain.view.remove(chain.job.log)
 
-    def _compute(self, stage: int, chains: list[Chain], kept: KeptResults | None) -> None:
+    def _compute(
+        self, stage: int, chains: list[Chain], kept: KeptResults | None, limit_s: float | None
+    ) -> None:
         """Compute the stage's items of all chains in common batches, duplicates once."""
         if not chains:
             return
@@ -271,7 +289,7 @@ class ChainServer:
         missing = {key: item for key, item in items.items() if key not in results}
         params = chains[0].jobs[stage].params
         with OBSERVER.watching():
-            computed = self._compute_missing(stage, params, missing)
+            computed = self._compute_missing(stage, params, missing, limit_s)
         try:
             self._require_unchanged()
         except GpupoolError:
@@ -293,9 +311,9 @@ class ChainServer:
             self._guarded(chain, self._take_results, results)
 
     def _compute_missing(
-        self, stage: int, params: dict[str, Any], items: dict[str, Any]
+        self, stage: int, params: dict[str, Any], items: dict[str, Any], limit_s: float | None
     ) -> dict[str, Packed]:
-        """Return the result of each item that has one."""
+        """Return the result of each item that has one; of some if an item takes too long."""
         loaded = self._models.tools[stage]
         tool = loaded.show(params)
         keys, values = list(items), list(items.values())
@@ -303,13 +321,18 @@ class ChainServer:
         if loaded.same_bits is None:  # else it chooses its own batches
             reader = for_files(self._classes[stage], params)
             batches = reader.micro_batches(values, batch_budget(tool, self._device))
-        computed = {}
-        for batch in batches:
+            batches = batches if limit_s is None else tried_first(batches)
+        computed: dict[str, Packed] = {}
+        for number, batch in enumerate(batches, start=1):
+            started_s = time.perf_counter()
             outcomes = run_batch(tool, [values[i] for i in batch], loaded.same_bits)
             for index, outcome in zip(batch, outcomes):
                 with contextlib.suppress(Exception):  # serving the job by itself reports the error
                     if outcome.error is None:
                         computed[keys[index]] = Packed(pack(outcome.result), outcome.result)
+            took_s = time.perf_counter() - started_s
+            if limit_s is not None and number == TRIED and took_s > limit_s:
+                break  # several processes do the others sooner
         return computed
 
     @staticmethod

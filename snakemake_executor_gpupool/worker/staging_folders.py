@@ -56,9 +56,11 @@ class StagingFolders:
                 return
         remove_folder(folder)
 
-    def clear(self, keep: Collection[str] = ()) -> None:
-        """Remove those that no job has, but for those in some directories, absolute paths."""
-        for parent in [parent for parent in self._spare if parent not in keep]:
+    def clear(self, keep: Collection[str] = (), below: Collection[str] = ()) -> None:
+        """Remove those that no job has, but for those in, or ``below``, some absolute paths."""
+        roots = tuple(f"{path}{os.sep}" for path in below)
+        gone = [path for path in self._spare if path not in keep and not path.startswith(roots)]
+        for parent in gone:
             remove_folder(self._spare.pop(parent)[0])
 
 

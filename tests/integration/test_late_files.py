@@ -19,6 +19,7 @@ import pytest
 from snakemake_executor_gpupool.hosts.base import FrameArrived, WorkerGone
 from snakemake_executor_gpupool.hosts.local import LocalHost
 from snakemake_executor_gpupool.records.paths import RunPaths
+from snakemake_executor_gpupool.tool_api.short_requests import TRIED
 from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile
 from snakemake_executor_gpupool.wire.payload import load_payload, pack
@@ -230,4 +231,28 @@ def test_a_chain_waits_too_and_what_never_appears_goes_another_way(
     assert (answer.type, answer.meta["stage"]) == ("stage", 0)
     told = [each["chain"] for each in answer.meta["chains"]]
     assert (told, answer.meta["last"]) == (([0], False) if wait is PATIENT else ([], True))
+    worker.host.close(on_end=lambda end: None)
+
+
+def test_items_of_chains_that_take_too_long_go_another_way_but_for_those_tried(
+    tmp_path: Path,
+) -> None:  # M1 F2
+    worker = Worker(tmp_path, TOOL)
+    (tmp_path / "in.txt").write_text("x")
+    worker.load()
+    chains = [
+        {"cwd": "/", "keys": [f"k{n}"], "known": [False], "order": [0], "names": ["a"]}
+        | {"models": [["", "m", "g"], ["", "n", "g"]], "by": "worker"}
+        | {"updates": [], "touched": [[], []], "lent": False, "staged": str(tmp_path / "staged")}
+        for n in range(4)
+    ]
+    meta = {"batch": 1, "store": None, "chains": chains, "hashes": False}
+    blobs = [blob for n in range(4) for blob in (*[worker.job()] * 2, b"".join(pack(f"w{n}")))]
+    answer = worker.ask("chain", blobs, **meta, item_limit_s=0.0)
+    assert [each["chain"] for each in answer.meta["chains"]] == list(range(TRIED))
+    assert [load_payload(blob) for blob in answer.blobs] == ["W0.plain", "W1.plain"]
+    assert 0.0 < answer.meta["computed_s"] <= answer.meta["seconds"]
+    worker.answer()
+    answer = worker.ask("chain", blobs, **meta)
+    assert [each["chain"] for each in answer.meta["chains"]] == list(range(4))
     worker.host.close(on_end=lambda end: None)

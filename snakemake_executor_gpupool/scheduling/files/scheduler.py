@@ -293,6 +293,7 @@ class FileScheduler:
         """A process has imported its tool."""
         tool = self._tool_of[worker_id]
         tool.info = info
+        tool.start_s = now_s - tool.workers[worker_id].active_s
         self._blame_tracker.exonerate(tool)
         tool.workers[worker_id].ready = True
         self._send(tool, now_s)

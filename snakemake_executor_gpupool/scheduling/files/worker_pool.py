@@ -101,6 +101,8 @@ class FileWorkerPool:
         Jobs that a process died with, and until when they wait before they are tried again.
     reading
         Jobs whose items are arriving.
+    start_s
+        What starting a process has taken, its imports included; None: none has started.
     """
 
     ref: ToolRef
@@ -113,6 +115,7 @@ class FileWorkerPool:
     homes: dict[str, FileQueue] = field(default_factory=dict)
     resting: list[tuple[float, int]] = field(default_factory=list)
     reading: set[int] = field(default_factory=set)
+    start_s: float | None = None
     _on: dict[str, list[FileWorker]] = field(default_factory=dict)
 
     @property

@@ -7,18 +7,25 @@ would cost both: once requests of a row go job by job, so do all that come befor
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedStage
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import Identity
-from snakemake_executor_gpupool.scheduling.merging.worth import Case, RowFigures, judge
+from snakemake_executor_gpupool.scheduling.merging.worth import (
+    NO_LIMIT_S,
+    START_S,
+    Case,
+    item_limit_s,
+    judge,
+)
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
+from snakemake_executor_gpupool.wire.model_messages import StageDone
 from snakemake_executor_gpupool.wire.requests import Request
 
 #: So often at most it is noted that requests of a row go the other way from now on.
@@ -29,7 +36,8 @@ MAX_NOTES = 20
 class _Row:
     """What is known of requests through one row of models."""
 
-    figures: RowFigures = field(default_factory=RowFigures)
+    #: What a later job takes longer merged, as judged last.
+    excess_s: float = 0.0
     is_merged: bool | None = None
     notes: int = 0
 
@@ -41,12 +49,28 @@ class MergeChoice:
     ----------
     models, outlook
         Which models are loaded, and how many jobs will come.
+    capacity
+        Returns how many workers of a model there may be.
+    processors, file_workers
+        How many processes can compute at the same time (0: any number), and how many of a tool
+        read and write files.
     """
 
-    def __init__(self, models: ModelTable, outlook: Outlook, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        models: ModelTable,
+        outlook: Outlook,
+        outbox: Outbox,
+        capacity: Callable[[Model], int],
+        processors: int = 0,
+        file_workers: int = 1,
+    ) -> None:
         self._models = models
         self._outlook = outlook
         self._outbox = outbox
+        self._capacity = capacity
+        self._processors = processors
+        self._file_workers = file_workers
         self._rows: dict[Hashable, _Row] = {}
         # Jobs to come whose requests go job by job, with the keys of their rows.
         self._apart: dict[Identity, Hashable] = {}
@@ -65,30 +89,74 @@ class MergeChoice:
             Of the first stage.
         """
         if self._open[row.key]:
-            self._goes_apart(row.key, stages)
+            self.goes_job_by_job(row, stages)
             return False
-        known = self._rows.setdefault(row.key, _Row())
+        is_merged = row.key in self._rows and self._rows[row.key].is_merged
+        if is_merged and row.merged.compute_s is None and (row.queue or row.in_flight):
+            return True  # nothing new is known
         waiting = len(tool.reads) + len(tool.reading) + len(row.queue)
-        coming = self._outlook.jobs_to_come(request.wave)
-        is_there = any(worker.is_coming for worker in row.workers.values())
-        case = Case(
-            requests=1 + waiting + coming,
-            loads_s=[self._load_s(stage, row) for stage in stages],
-            merged_load_s=0.0 if is_there else row.load_s,
-            stage_s=known.figures.stage_s,
-            spent_s=known.figures.spent_s,
-        )
+        if not self._judged(row, stages, request, 1 + waiting):
+            self.goes_job_by_job(row, stages)
+            return False
+        return True
+
+    def still_pays(self, row: Model, stages: Sequence[MergedStage], tool: FileWorkerPool) -> bool:
+        """Decide once more, by what was measured, for requests that wait for the common process."""
+        if row.merged.compute_s is None:
+            return True
+        waiting = len(tool.reads) + len(tool.reading) + len(row.queue)
+        return self._judged(row, stages, stages[0].request, waiting)
+
+    def _judged(
+        self, row: Model, stages: Sequence[MergedStage], request: Request, there: int
+    ) -> bool:
+        known = self._rows.setdefault(row.key, _Row())
+        case = self._case(row, stages, request, there)
+        known.excess_s = case.excess_s
         verdict = judge(case)
         if verdict.pays is not known.is_merged and known.notes < MAX_NOTES:
             known.notes += 1
-            figures = {"saved_s": round(verdict.saved_s, 3), "costs_s": round(verdict.costs_s, 3)}
+            figures = {"merged_s": round(verdict.merged_s, 3), "apart_s": round(verdict.apart_s, 3)}
             named = {"model": row.name, "merged": verdict.pays, "requests": case.requests}
             self._outbox.note("merge_decided", **named, **figures, why=verdict.why)
         known.is_merged = verdict.pays
-        if not verdict.pays:
-            known.figures.spent_s = 0.0
-            self._goes_apart(row.key, stages)
         return verdict.pays
+
+    def _case(
+        self,
+        row: Model,
+        stages: Sequence[MergedStage],
+        request: Request,
+        there: int,
+    ) -> Case:
+        workers, figures = row.workers.values(), row.merged
+        is_there = any(worker.is_coming for worker in workers)
+        later_s = figures.later_loads_s
+        if any(worker.has_all_stages for worker in workers):
+            later_s = 0.0
+        frames_s = [worker.frame_s for worker in row.tool.workers.values()]
+        frame_s = max((each for each in frames_s if each is not None), default=None)
+        return Case(
+            requests=there + self._outlook.jobs_to_come(request.wave),
+            loads_s=[self._load_s(stage, row) for stage in stages],
+            merged_load_s=0.0 if is_there else row.load_s,
+            later_loads_s=later_s,
+            # On a GPU computing takes the same time either way.
+            compute_s=0.0 if is_gpu(row.spec) else figures.compute_s,
+            files_s=figures.files_s,
+            apart_files_s=None if frame_s is None else 2.0 * frame_s,
+            start_s=START_S if row.tool.start_s is None else row.tool.start_s,
+            spent_s=figures.spent_s,
+            slots=self._capacity(row),
+            processors=self._processors,
+            file_workers=self._file_workers,
+        )
+
+    def item_limit_s(self, row: Model, stages: Sequence[MergedStage], requests: int) -> float:
+        """Return how long computing an item of requests may take for them to stay merged."""
+        if row.merged.compute_s is not None:
+            return NO_LIMIT_S
+        return item_limit_s(self._case(row, stages, stages[0].request, requests))
 
     def _load_s(self, stage: MergedStage, row: Model) -> float | None:
         """Return in how many seconds a model of its own is ready; None: not measured.
@@ -103,11 +171,13 @@ class MergeChoice:
         return row.load_s if known_s is None else known_s
 
     # -- job by job ----------------------------------------------------------------
-    def _goes_apart(self, key: Hashable, stages: Sequence[MergedStage]) -> None:
+    def goes_job_by_job(self, row: Model, stages: Sequence[MergedStage]) -> None:
+        """Have the jobs that follow a request not be merged, and others until these are done."""
+        row.merged.spent_s = 0.0
         for stage in stages[1:]:
             if stage.request.identity not in self._apart:
-                self._apart[stage.request.identity] = key
-                self._open[key] += 1
+                self._apart[stage.request.identity] = row.key
+                self._open[row.key] += 1
 
     def goes_apart(self, request: Request, *, is_alone: bool) -> bool:
         """Tell whether a job that is ready follows one that was not merged.
@@ -141,12 +211,15 @@ class MergeChoice:
         self._rows.pop(row.key, None)
 
     # -- measuring -------------------------------------------------------------------
-    def stage_done(self, row: Model, stage: int, seconds: float, requests: int) -> None:
-        """One stage of a dispatch is done; on a GPU most of its time is the GPU's."""
-        if stage and requests and not is_gpu(row.spec) and row.key in self._rows:
-            self._rows[row.key].figures.stage_done(seconds, requests)
+    def stage_done(self, row: Model, stage: int, message: StageDone) -> None:
+        """One stage of a dispatch is done, of so many requests as its message names."""
+        if message.load_s is not None:
+            row.merged.stage_loaded(stage, message.load_s)
+        if stage and message.requests and message.computed_s is not None:
+            done = len(message.requests)
+            row.merged.stage_done(message.seconds, message.computed_s, done)
 
-    def waited(self, row_key: Hashable) -> None:
+    def waited(self, row: Model) -> None:
         """A job was ready before its stage was done."""
-        if row_key in self._rows:
-            self._rows[row_key].figures.waited()
+        if row.key in self._rows:
+            row.merged.spent_s += self._rows[row.key].excess_s

@@ -16,7 +16,7 @@ whatever way, only ends the merged run: what is left of it goes the ordinary way
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
@@ -25,7 +25,7 @@ from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.choice import MergeChoice
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
-from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, MergedStage
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, merged_request
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import (
     Identity,
     StagedOutputs,
@@ -39,7 +39,6 @@ from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.model_messages import StageDone, StagedRequest
-from snakemake_executor_gpupool.wire.requests import Request
 
 
 class MergedRuns:
@@ -139,41 +138,14 @@ class MergedRuns:
         stages, model = selected
         for item in parts:
             item.merged_runs += 1
-        merged = self._merged_request(job, home, stages, parts, model.key)
+        self._merge_ids += 1
+        models = home.key, model.key
+        merged = merged_request(self._merge_ids, stages, *models, parts, job.items, job.names)
         job.all_read, job.phase, job.merge_id = True, JobPhase.MERGED, merged.merge_id
         model.places += len(job.items)
         self._expected.update((stage.request.identity, merged) for stage in stages[1:])
         self._dispatch.add(model, [merged], now_s)
         return True
-
-    def _merged_request(
-        self,
-        job: JobState,
-        home: Model,
-        stages: tuple[MergedStage, ...],
-        parts: list[WorkItem],
-        row: Hashable,
-    ) -> MergedRequest:
-        self._merge_ids += 1
-        numbers = {id(item): number for number, item in enumerate(parts)}
-        return MergedRequest(
-            key=None,
-            group="|".join([*(stage.group for stage in stages), *_place_of(job.request)]),
-            cost=sum(item.cost for item in parts),
-            tokens=len(parts) * max(item.tokens for item in parts),
-            payload=b"",
-            name=job.request.title,
-            level=(-job.request.priority, 0),
-            arrival=self._merge_ids,
-            waiters=(job.request.job_id,),
-            merge_id=self._merge_ids,
-            stages=stages,
-            row=row,
-            home=home.key,
-            parts=parts,
-            part_of_item=[numbers[id(item)] for item in job.items],
-            item_names=job.names,
-        )
 
     def _job_of(self, merged: MergedRequest) -> JobState | None:
         """Return the first stage's job; None if it has ended, even if its number is used again."""
@@ -194,8 +166,7 @@ class MergedRuns:
                 seconds=round(message.load_s, 3),
                 versions=dict(message.versions),
             )
-        done = len(message.requests)
-        self._choice.stage_done(worker.model, batch.stages_done, message.seconds, done)
+        self._choice.stage_done(worker.model, batch.stages_done, message)
         batch.stages_done += 1
         batch.seconds += message.seconds
         results = iter(message.results)
@@ -209,7 +180,27 @@ class MergedRuns:
                 share_s = message.seconds / len(staged_of)
                 self._answered(merged, staged, result_of, share_s, worker, now_s, shares[number])
             elif not merged.is_over:
-                self.dissolve(merged, now_s)
+                self._ends_early(worker.model, merged, now_s)
+        self._reconsider(worker.model, now_s)
+
+    def _ends_early(self, row: Model, merged: MergedRequest, now_s: float) -> None:
+        if not merged.stages_done:
+            self._choice.goes_job_by_job(row, merged.stages)
+        self.dissolve(merged, now_s)
+
+    def _reconsider(self, row: Model, now_s: float) -> None:
+        """Have requests that wait for a row go job by job, if that is better by what is known."""
+        waiting = list(merged_of(row.queue))
+        if not waiting or self._choice.still_pays(row, waiting[0].stages, row.tool):
+            return
+        for merged in waiting:
+            self._choice.goes_job_by_job(row, merged.stages)
+        self._end_waiting(row, waiting, now_s)
+
+    def _end_waiting(self, row: Model, waiting: list[MergedRequest], now_s: float) -> None:
+        for merged in waiting:
+            self.ended(merged, now_s)
+        self._dispatch.drop(row, set(waiting), now_s)
 
     def _shares(
         self, worker: ModelWorker, requests: Sequence[StagedRequest], work: Work
@@ -270,7 +261,7 @@ class MergedRuns:
         for dropped in [outputs] if merged.is_unclaimed else self._staged.add(outputs):
             self._outbox.put(Unstage.of(dropped))
         if stage.request.identity in self._held and len(worker.in_flight[0].items) > 1:
-            self._choice.waited(merged.row)
+            self._choice.waited(worker.model)
         self._let_go(merged, number, now_s)
 
     def _first_done(
@@ -343,9 +334,7 @@ class MergedRuns:
         chains = [model for model in self._dispatch.models.values() if model.is_chain]
         for model in chains:
             gone = [merged for merged in merged_of(model.queue) if self._job_of(merged) is None]
-            for merged in gone:
-                self.ended(merged, now_s)
-            self._dispatch.drop(model, set(gone), now_s)
+            self._end_waiting(model, gone, now_s)
 
     def _dispatch_apart(self, merged: MergedRequest, now_s: float) -> None:
         """Have a request's first stage computed by its own model."""
@@ -380,11 +369,6 @@ class MergedRuns:
         self._outbox.note(
             "dispatch_saved", job=job.request.title, job_id=job.request.job_id, **batch
         )
-
-
-def _place_of(request: Request) -> list[str]:
-    """Return what keeps requests apart that would keep their results in different places."""
-    return [] if request.store is None else [str(request.store)]
 
 
 def merged_of(items: Iterable[WorkItem]) -> Iterator[MergedRequest]:

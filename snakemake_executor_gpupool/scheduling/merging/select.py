@@ -106,6 +106,7 @@ class MergeSelection:
         state = FileWorkerPool(merged_ref(stages), f"{tool.name}.chain", info=merged_info(stages))
         # It gathers while inputs of its first stage are being read.
         state.reads, state.reading = tool.reads, tool.reading
+        state.workers, state.start_s = tool.workers, tool.start_s
         return Model(
             key=key,
             name=f"chain {name}",

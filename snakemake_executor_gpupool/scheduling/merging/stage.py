@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
@@ -86,3 +86,40 @@ class MergedRequest(WorkItem):
         """The first stage is answered, or nothing comes of it: its items are no longer its own."""
         for item in self.parts:
             item.merged_runs -= 1
+
+
+def merged_request(
+    merge_id: int,
+    stages: tuple[MergedStage, ...],
+    home: Hashable,
+    row: Hashable,
+    parts: list[WorkItem],
+    items: Sequence[WorkItem],
+    names: list[str],
+) -> MergedRequest:
+    """Return a request; ``items`` are those of its first job, ``parts`` the distinct ones."""
+    request = stages[0].request
+    numbers = {id(item): number for number, item in enumerate(parts)}
+    return MergedRequest(
+        key=None,
+        group="|".join([*(stage.group for stage in stages), *_place_of(request)]),
+        cost=sum(item.cost for item in parts),
+        tokens=len(parts) * max(item.tokens for item in parts),
+        payload=b"",
+        name=request.title,
+        level=(-request.priority, 0),
+        arrival=merge_id,
+        waiters=(request.job_id,),
+        merge_id=merge_id,
+        stages=stages,
+        row=row,
+        home=home,
+        parts=parts,
+        part_of_item=[numbers[id(item)] for item in items],
+        item_names=names,
+    )
+
+
+def _place_of(request: Request) -> list[str]:
+    """Return what keeps requests apart that would keep their results in different places."""
+    return [] if request.store is None else [str(request.store)]

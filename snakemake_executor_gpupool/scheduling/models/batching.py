@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.effects import Outbox, RunBatch, RunMerged
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
-from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, MergedStage
 from snakemake_executor_gpupool.scheduling.models.charging import (
     Charging,
     parts_of,
@@ -47,6 +47,9 @@ class Batching:
         self._blame_tracker = blame_tracker
         self._outlook = outlook
         self._batches = 0
+        #: How long an item of a merged request may take to compute.
+        self.item_limit_s: Callable[[Model, Sequence[MergedStage], int], float]
+        self.item_limit_s = lambda model, stages, requests: math.inf
 
     # -- to workers ----------------------------------------------------------------
     def hand_out(self, model: Model, workers: Iterable[ModelWorker], now_s: float) -> None:
@@ -102,7 +105,10 @@ class Batching:
         self._note_sent(worker, batch)
         if worker.model.is_chain:
             requests = [item for item in items if isinstance(item, MergedRequest)]
-            self._outbox.put(RunMerged(worker.worker_id, batch.batch_id, requests))
+            there = len(items) + len(worker.model.queue)
+            limit_s = self.item_limit_s(worker.model, requests[0].stages, there)
+            named = worker.worker_id, batch.batch_id
+            self._outbox.put(RunMerged(*named, requests, limit_s if limit_s < math.inf else None))
             return
         params = worker.model.params_of_group[items[0].group]
         self._outbox.put(RunBatch(worker.worker_id, batch.batch_id, params, items))
@@ -123,9 +129,11 @@ class Batching:
     def _first_look(self, model: Model) -> list[WorkItem]:
         """Return a model's very first batch: the job that is done soonest.
 
-        So there are outputs before the costliest items are done, and a speed to plan by.
+        So there are outputs before the costliest items are done, and a speed to plan by. Merged
+        requests are all short, and while the process for all loads a model nothing goes on.
         """
-        if model.items_done or model.in_flight or model.suspects or model.oversized:
+        is_going_on = model.items_done or model.in_flight or model.suspects or model.oversized
+        if model.is_chain or is_going_on:
             return []
         items = self._jobs.soonest_done(set(model.queue))
         if not items or not model.fits_one_batch(items):

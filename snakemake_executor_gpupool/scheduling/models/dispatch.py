@@ -248,6 +248,9 @@ class Dispatch:
         if model.window_opened_s is None:
             return False
         waited_s = now_s - model.window_opened_s
+        if model.has_full_round:
+            model.window_opened_s = None
+            return False
         if waited_s < self._config.batch_window_s and self._is_reading(model):
             return True
         # A batch less saves its fixed time: that long it pays to wait.

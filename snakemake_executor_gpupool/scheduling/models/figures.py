@@ -21,6 +21,9 @@ class Figures:
         Seconds per unit of the tool's own cost estimate, and of a micro-batch beyond that.
     weights_mib, peak_mib, peak_tokens, full_tokens
         As :class:`~snakemake_executor_gpupool.scheduling.models.memory_use.MemoryUse` has them.
+    later_loads_s, job_compute_s, job_files_s
+        Of a row of models in one process: what loading those after the first takes, and what a
+        job of a merged request takes it, computing and reading and writing.
     budget_tokens
         The micro-batch budget, if memory made it smaller than the tool's.
     """
@@ -33,6 +36,9 @@ class Figures:
     peak_tokens: int | None = None
     full_tokens: int | None = None
     budget_tokens: int | None = None
+    later_loads_s: float | None = None
+    job_compute_s: float | None = None
+    job_files_s: float | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Figures:
@@ -46,6 +52,9 @@ class Figures:
             peak_tokens=_count(data, "peak_tokens"),
             full_tokens=_count(data, "full_tokens"),
             budget_tokens=_count(data, "budget_tokens"),
+            later_loads_s=_amount(data, "later_loads_s"),
+            job_compute_s=_amount(data, "job_compute_s"),
+            job_files_s=_amount(data, "job_files_s"),
         )
 
 

@@ -32,6 +32,7 @@ from snakemake_executor_gpupool.scheduling.models.plan import (
     fair_share,
     workers_that_pay,
 )
+from snakemake_executor_gpupool.scheduling.models.row_figures import RowFigures
 from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.tool_api.micro_batches import size_of
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
@@ -44,6 +45,8 @@ JUDGED_ONE_BY_ONE = 64
 MAX_OVERHEAD = 0.5
 #: So many of a model's loads are remembered, the latest.
 MAX_LOADS = 32
+#: The first dispatch of merged requests may have as many micro-batches of its first model.
+FIRST_ROUND = 4
 
 
 class Stage(enum.Enum):
@@ -180,6 +183,8 @@ class Model:
     broken: dict[str, WorkerError] = field(default_factory=dict)
     #: How many workers of a merged run have died.
     chain_deaths: int = 0
+    #: What was measured of merged requests.
+    merged: RowFigures = field(default_factory=RowFigures)
     #: Whether a worker has ever loaded it in this run.
     has_loaded: bool = False
     has_shrunk: bool = False
@@ -219,6 +224,18 @@ class Model:
         for worker in self.workers.values():
             for batch in worker.in_flight:
                 yield from batch.items
+
+    @property
+    def has_full_round(self) -> bool:
+        """Whether as many merged requests wait as a dispatch should have."""
+        tokens = max(next((item.tokens for item in self.queue), 1), 1)
+        most = (self.budget_tokens or 1) // tokens
+        return self.is_chain and self.merged.is_full(self.queue, 1 + len(self.more_params), most)
+
+    @property
+    def round_size(self) -> int | None:
+        """How many merged requests a dispatch should have; None: as many as fit."""
+        return self.merged.round_size(1 + len(self.more_params)) if self.is_chain else None
 
     @property
     def waiting(self) -> int:
@@ -328,6 +345,9 @@ class Model:
                 return [item], unwanted
             unwanted.append(item)
         budget = self.budget_tokens or 1
+        if self.is_chain and not worker.has_all_stages:
+            # While it loads the models of later stages, there is more to do with the first one's.
+            budget *= FIRST_ROUND
         while batch := self.queue.take(budget, self.info.pads, self._most_batch_cost()):
             unwanted += [item for item in batch if not item.waiters]
             if wanted := [item for item in batch if item.waiters]:
@@ -342,8 +362,11 @@ class Model:
 
     def _most_batch_cost(self) -> float:
         """Return how much cost the next micro-batch may have."""
-        if not self.info.persistent or self.is_chain:
-            return math.inf  # merged requests are all short: only dispatches count
+        if self.is_chain:
+            size = self.round_size if self.queue else None
+            return math.inf if size is None else size * self.queue.load / len(self.queue)
+        if not self.info.persistent:
+            return math.inf
         share = fair_share(self.queue.load, len(self.workers))
         if not self.speed.s_per_cost:
             return share
@@ -362,6 +385,8 @@ class Model:
         Near the end there is none: a batch that waits behind another could run elsewhere. Nor
         is there where short requests come, which would wait for both.
         """
+        if self.round_size is not None and not self.suspects:
+            return math.inf  # they are brief, and meanwhile it would have nothing to do
         if self.suspects or self.has_short:
             return 0.0
         return self.queue.load / (2 * max(len(self.workers), 1))
@@ -384,6 +409,7 @@ class Model:
         if figures.load_s is not None:
             self._loads_s.append(figures.load_s)
         self.speed = Speed(figures.s_per_cost, figures.fixed_s)
+        self.merged = RowFigures.recalled(figures)
         self.budget_tokens = figures.budget_tokens
         self.memory = MemoryUse(
             figures.weights_mib, figures.peak_mib, figures.peak_tokens, figures.full_tokens
@@ -394,7 +420,16 @@ class Model:
         shrunk = self.budget_tokens if self.has_shrunk else None
         held = dataclasses.asdict(self.memory)
         speed = self.speed.s_per_cost, self.speed.fixed_s if self.speed.s_per_cost else None
-        return Figures(self.load_s, *speed, budget_tokens=shrunk, **held)
+        row = self.merged
+        return Figures(
+            self.load_s,
+            *speed,
+            budget_tokens=shrunk,
+            later_loads_s=row.later_loads_s,
+            job_compute_s=row.compute_s,
+            job_files_s=row.files_s,
+            **held,
+        )
 
     def shrink_budget(self, batch: Batch) -> None:
         """A batch did not fit the device's memory: aim at half of it from now on."""

@@ -154,6 +154,7 @@ def _flow(
         dispatch=config.dispatch,
         file_workers=config.file_workers,
         figures=figures,
+        processors=0 if config.nodes else config.cores,
     )
     seen_s = {str(tool): seconds for tool, seconds in foresight.start_s.items()}
     pace = Pace({**seen_s, **history.start_s}, figures=figures, batch_s=history.batch_s)
