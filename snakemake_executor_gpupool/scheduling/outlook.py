@@ -23,6 +23,8 @@ from snakemake_executor_gpupool.wire.requests import Request
 
 #: Nobody knows when a model without a device gets one.
 NO_DEVICE_S = 1e5
+#: Later than anything that is needed at all.
+FAR_S = 1e9
 #: For so many times its load a worker computes before others with work that is not urgent get its
 #: devices: its own work is known, and does not go away.
 PAID_LOADS = 10.0
@@ -164,10 +166,25 @@ class Outlook(Foresight):
             return 0.0
         return min((self.ready_in_s(wave) for wave in self._waves.of(model.key)), default=math.inf)
 
-    def next_use_s(self, group: Hashable) -> float:
-        """The same, by the model's key; 0 where a load costs next to nothing."""
+    def next_use_s(self, group: Hashable, left: int = 0) -> float:
+        """The same, by the model's key; 0 where a load costs next to nothing.
+
+        Later than that of any model without another worker, where those that stay do the work
+        nearly as soon.
+        """
         model = self._models.get(group) if self.is_known else None
-        return 0.0 if model is None or not self.weighs(model) else self.model_next_use_s(model)
+        if model is None or not self.weighs(model):
+            return 0.0
+        next_s = self.model_next_use_s(model)
+        return next_s + FAR_S if left and self._is_enough(model, left) else next_s
+
+    def _is_enough(self, model: Model, workers: int) -> bool:
+        """Whether one worker more would save less than half of its load in the next jobs."""
+        jobs = max(
+            (self._table.counts[w.name].coming for w in self._waves.of(model.key)), default=0
+        )
+        saved_s = (self.job_s(model) or 0.0) * jobs * (1 / workers - 1 / (workers + 1))
+        return model.load_s is not None and saved_s < WEIGHS * model.load_s
 
     def weighs(self, model: Model) -> bool:
         """Whether loading a model takes long enough, beside its jobs, to be avoided."""
@@ -294,22 +311,6 @@ class Outlook(Foresight):
                 if self.model_next_use_s(other) < math.inf
             }
         return len(self._used) - (model.key in self._used)
-
-    def to_be_had(self, model: Model) -> int:
-        """Return how many workers of other models can go, so that none has to be loaded again.
-
-        Those of models without a job left, and all but one of each other model.
-        """
-        number = 0
-        for other in self._models.values():
-            if other is model or not other.workers:
-                continue
-            workers = sum(worker.is_coming for worker in other.workers.values())
-            if not workers:
-                continue
-            is_used = other.in_flight or self.model_next_use_s(other) < math.inf
-            number += workers - 1 if is_used else workers
-        return number
 
     def is_reading(self, model: Model) -> bool:
         """Whether jobs are being read that may be of a model."""

@@ -24,7 +24,7 @@ from snakemake_executor_gpupool.devices.allocation.effects import (
     Snapshot,
     who_is_where,
 )
-from snakemake_executor_gpupool.devices.allocation.foresight import Foresight, with_next_use
+from snakemake_executor_gpupool.devices.allocation.foresight import Foresight, with_next_uses
 from snakemake_executor_gpupool.devices.allocation.holders import HolderTable
 from snakemake_executor_gpupool.devices.allocation.inventory import DeviceInventory
 from snakemake_executor_gpupool.devices.allocation.occupancy import Occupancy
@@ -388,7 +388,7 @@ class Allocator(DeviceInventory):
 
     def _occupancy(self, foresight: Foresight | None = None) -> Occupancy:
         there = [holder for holder in self._holders if holder.phase is not Phase.OFFLOADED]
-        on_devices = [with_next_use(holder, foresight or self.foresight) for holder in there]
+        on_devices = with_next_uses(there, foresight or self.foresight)
         return Occupancy(self._usable, on_devices, self._foreign, self._packing, self._given_at)
 
     def _devices_of(self, holder: Holder) -> tuple[Device, ...]:

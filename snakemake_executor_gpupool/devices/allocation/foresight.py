@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 
 from snakemake_executor_gpupool.devices.allocation.requests import Holder, Phase
@@ -19,8 +20,11 @@ class Foresight:
         """Whether anything is known."""
         return False
 
-    def next_use_s(self, group: Hashable) -> float:
-        """Return in how many seconds a group gets work; infinite: never."""
+    def next_use_s(self, group: Hashable, left: int = 0) -> float:
+        """Return in how many seconds a group gets work; infinite: never.
+
+        ``left``: as it is for one more worker of it than so many that stay.
+        """
         return 0.0
 
     def rank(self, group: Hashable) -> tuple[float, ...]:
@@ -28,9 +32,18 @@ class Foresight:
         return ()
 
 
-def with_next_use(holder: Holder, foresight: Foresight) -> Holder:
-    """Return a holder with what is known of its group's next use; it matters while it is idle."""
-    group = holder.request.group
-    if holder.phase is not Phase.IDLE or group is None or not foresight.is_known:
-        return holder
-    return replace(holder, next_use_s=foresight.next_use_s(group))
+def with_next_uses(holders: Iterable[Holder], foresight: Foresight) -> list[Holder]:
+    """Return holders with what is known of their groups' next use; it matters while they idle."""
+    holders = list(holders)
+    if not foresight.is_known:
+        return holders
+    left = Counter(each.request.group for each in holders if each.phase is not Phase.LEAVING)
+
+    def known(holder: Holder) -> Holder:
+        group = holder.request.group
+        if holder.phase is not Phase.IDLE or group is None:
+            return holder
+        left[group] -= 1
+        return replace(holder, next_use_s=foresight.next_use_s(group, left[group]))
+
+    return [known(holder) for holder in holders]

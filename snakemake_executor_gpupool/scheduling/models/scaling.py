@@ -58,13 +58,13 @@ class WorkerScaling:
         return free // max(model.spec.count, 1)
 
     def _needless(self, model: Model) -> Counter[str]:
-        """Count on each device the idle workers whose model has no job left."""
+        """Count on each device the idle workers of other models without work, or jobs to come."""
         if not self._outlook.is_complete or not self._outlook.weighs(model):
             return Counter()
         return Counter(
             device.name
             for worker in self._lifecycle.idle_on_gpus.values()
-            if worker.is_feedable
+            if worker.is_feedable and worker.model is not model and not worker.model.waiting
             if self._outlook.is_over(worker.model)
             for device in worker.devices
         )
@@ -72,7 +72,10 @@ class WorkerScaling:
     def _dealt(self, model: Model, devices: int) -> int:
         """Return how many of some devices a model gets, of all models that have work."""
         ready = [other for other in self._models.values() if other.waiting]
-        works_s = [waiting_s(other) for other in ready]
+        if all(map(is_measured, ready)):
+            works_s = [waiting_s(other) for other in ready]
+        else:
+            works_s = [float(other.waiting) for other in ready]
         workers = [sum(w.is_coming for w in other.workers.values()) for other in ready]
         return sum(
             count
@@ -103,24 +106,48 @@ class WorkerScaling:
         if self._allocator.is_wanted_by_others(model.key):
             # A device taken from another model would do no more work than before.
             most = min(max(coming + free, 1), capacity)
-        elif is_gpu(model.spec) and self._may_be_needless(model):
-            # Nobody knows yet that more are worth what others would have to load again.
-            places = self.free_places(model, empty=True) + self._outlook.to_be_had(model)
-            most = min(max(coming + places, 1), capacity)
         # On devices that no other model will need, work counts that will come.
         to_spare = free > self._outlook.others_to_come(model)
         later_s = self._outlook.work_within(model, model.load_s or 0.0) if to_spare else []
         wanted = model.workers_wanted(free, most, now_s, later_s) - coming
+        if wanted > free and wanted + coming > 1:
+            wanted = min(wanted, self._most_beside_others(model, coming, wanted))
         for worker in in_line[max(wanted, 0) :]:
             self._lifecycle.step_back(worker, now_s)
         for _ in range(wanted - len(in_line)):
             if model.error is None:
                 self._get_one_more(model, capacity, now_s)
 
-    def _may_be_needless(self, model: Model) -> bool:
-        """Whether models that are foreseen may need devices more than a model needs one more."""
-        is_known = self._outlook.is_known and self._outlook.weighs(model)
-        return is_known and not is_measured(model)
+    def _most_beside_others(self, model: Model, coming: int, wanted: int) -> int:
+        """Return how many more workers of a model may take devices, none of which is needed soon.
+
+        That is before the model would be loaded there; at all, where nobody knows yet whether more
+        are worth what others would have to load again.
+        """
+        if not (is_gpu(model.spec) and self._outlook.is_known and self._outlook.weighs(model)):
+            return wanted
+        places = self.free_places(model, empty=True)
+        if model.load_s is not None and is_measured(model):
+            places += self._to_be_had(model, model.load_s)
+        else:
+            places += self._dealt(model, self._to_be_had(model, math.inf))
+        return max(places, 1 - coming)
+
+    def _to_be_had(self, model: Model, within_s: float) -> int:
+        """Return how many idle workers of other models can go, without one that is needed soon.
+
+        All of models that get no work within some seconds, and all but one of each other model.
+        """
+        number = 0
+        for other in self._models.values():
+            ready = [worker for worker in other.workers.values() if worker.is_feedable]
+            idle = sum(not worker.in_flight for worker in ready)
+            if other is model or not idle:
+                continue
+            next_s = self._outlook.model_next_use_s(other)
+            is_needed = next_s <= within_s and next_s < math.inf
+            number += min(idle, len(ready) - 1) if is_needed else idle
+        return number
 
     def _get_one_more(self, model: Model, capacity: int, now_s: float) -> None:
         """Have a worker come back whose devices are free, else a new one, else any come back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 
 
@@ -21,14 +22,15 @@ def deal(works_s: Sequence[float], workers: Sequence[int], devices: int) -> list
         How many there are to deal out.
     """
     dealt = [0] * len(works_s)
-    last = [
-        (-work_s / max(count, 1), number)
-        for number, (work_s, count) in enumerate(zip(works_s, workers, strict=True))
-    ]
+
+    def left_s(number: int) -> float:
+        count = workers[number] + dealt[number]
+        return works_s[number] / count if count else math.inf
+
+    last = [(-left_s(number), number) for number, work_s in enumerate(works_s) if work_s > 0.0]
     heapq.heapify(last)
     for _ in range(devices if last else 0):
         number = last[0][1]
         dealt[number] += 1
-        count = max(workers[number] + dealt[number], 1)
-        heapq.heapreplace(last, (-works_s[number] / count, number))
+        heapq.heapreplace(last, (-left_s(number), number))
     return dealt

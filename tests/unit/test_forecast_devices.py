@@ -1,0 +1,55 @@
+"""Which model a device is taken from, and for which, where it is known what is still to come."""
+
+from __future__ import annotations
+
+from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling.forecast import Node
+from snakemake_executor_gpupool.testing.graph_runs import GraphRun
+from snakemake_executor_gpupool.testing.graphs import Graph, GraphJob
+from snakemake_executor_gpupool.testing.simulation import World
+from tests.unit.test_outlook import both, foreseen, graph_of, loaded_models
+
+
+def evicted(run: GraphRun) -> list[str]:
+    """Return the models of the workers that were evicted."""
+    models = {e.worker_id: e.params.decode() for e in run.world.effects(fx.LoadModel)}
+    ends = run.world.effects(fx.StopWorker)
+    return [models[end.worker_id] for end in ends if end.why == "evicted"]
+
+
+def test_no_further_worker_takes_a_device_that_is_needed_before_it_would_be_loaded() -> None:
+    """Much waits for b; a is idle, but has a job once c's second one is done, in five seconds."""
+    jobs = [("a", 1.0, []), ("c", 1.0, []), ("c", 5.0, [1]), ("a", 1.0, [2])]
+    lru, ahead = both(graph_of(*jobs, *[("b", 9.0, [0])] * 8, devices=3))
+    assert loaded_models(lru).count("a") == 2
+    assert loaded_models(ahead).count("a") == 1
+
+
+def test_of_several_workers_one_goes_that_is_hardly_missed() -> None:
+    """a and b have two each. a is used next, for one short job, and b later, for many."""
+    jobs: list[tuple[str, float, list[int]]] = [("ab"[n % 2], 6.0, []) for n in range(16)]
+    jobs += [("c", 5.0, list(range(16))), ("a", 6.0, [16]), *[("b", 6.0, [17])] * 8]
+    _, ahead = both(graph_of(*jobs, devices=4))
+    assert loaded_models(ahead)[:5] == ["a", "b", "a", "b", "c"]
+    assert evicted(ahead)[0] == "a"
+
+
+def test_a_models_own_idle_workers_are_no_devices_to_spare() -> None:
+    world = World(gpus=3)
+    wave_of = foreseen(world, {1: Node("a", "tool"), 2: Node("b", "tool")})
+    for number, model in ((1, "a"), (2, "b")):
+        world.submit(number, [model], model=model, wave=wave_of[number])
+    world.run(4.0)
+    a, b = world.scheduler.dispatch.models.values()
+    (device,) = [worker.devices[0].name for worker in a.workers.values()]
+    assert world.scheduler.dispatch.scaling._needless(b) == {device: 1}
+
+
+def test_devices_to_spare_go_to_those_for_whom_most_waits_also_while_nothing_is_measured() -> None:
+    """Four workers of a have no job left; nothing is known of b, c and d but what waits."""
+    items = {"b": 32, "c": 36, "d": 34}
+    jobs = [GraphJob("e", (1.0,)), *[GraphJob("a", (2.0,) * 4) for _ in range(8)]]
+    jobs += [GraphJob(model, (1.0,) * count, (0,)) for model, count in items.items()]
+    graph = Graph("test", tuple(jobs), 5, 60.0, (1.0,) * len(jobs), knows_figures=False)
+    _, ahead = both(graph)
+    assert sorted(loaded_models(ahead)[5:10]) == ["b", "c", "c", "d", "d"]
