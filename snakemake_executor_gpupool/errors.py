@@ -96,6 +96,10 @@ class WeightsChanged(CodeChanged):
     """A tool's weights are not those that its jobs were read with."""
 
 
+class FoundHere(GpupoolError):
+    """A tool looks for something where it was started, and its job's directory has that."""
+
+
 class UnlistedCode(GpupoolError):
     """A tool has imported code that nobody could know of beforehand, and so not look after."""
 

@@ -43,7 +43,7 @@ class ChainModels:
         classes: list[type[Tool]],
         restored: RestoredTools,
         spool: Spool,
-        require_unchanged: Callable[[], None],
+        require_unchanged: Callable[[Callable[[], Tool]], None],
     ) -> None:
         self._classes = classes
         self._restored = restored
@@ -73,7 +73,7 @@ class ChainModels:
                 loaded.load(self._device)
             claim_kind(self._spool.shared_directories, self._device)
             self._by_model[model] = loaded
-        self._require_unchanged()
+        self._require_unchanged(lambda: reader)
         # If the code or weights have changed meanwhile, results are not kept.
         is_same = describe_model(reader)["model"] == model
         self.tools.append(self._by_model[model])

@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.errors import GpupoolError
@@ -95,7 +95,7 @@ class ChainServer:
         self._spool = spool
         self._restored = RestoredTools(tool_classes)
         self._store = RunStore(channel)
-        require = self._require_unchanged
+        require = self._require_lasting
         self._models = ChainModels(tool_classes, self._restored, spool, require)
         self._device = "cpu"
         self._remembered = Memory()
@@ -158,6 +158,17 @@ class ChainServer:
         """Compare with what was expected; a process that is not of it does nothing any longer."""
         try:
             self._unchanged.require()
+        except GpupoolError:
+            self._is_spoiled = True
+            raise
+
+    def _require_lasting(
+        self, reader: Callable[[], Tool], items: Callable[[], Sequence[Any]] = tuple
+    ) -> None:
+        """Compare that, and what the tools have read beside their code."""
+        try:
+            self._unchanged.require()
+            self._unchanged.reads.note(OBSERVER, reader, items)
         except GpupoolError:
             self._is_spoiled = True
             raise
@@ -290,14 +301,14 @@ class ChainServer:
         params = chains[0].jobs[stage].params
         with OBSERVER.watching():
             computed = self._compute_missing(stage, params, missing, limit_s)
+        reader = for_files(self._classes[stage], params)
         try:
-            self._require_unchanged()
+            self._require_lasting(lambda: reader, lambda: list(missing.values()))
         except GpupoolError:
             for chain in chains:
                 chain.is_whole = False
             return
         if kept is not None and computed and head[1] == self._models.idents[stage]:
-            reader = for_files(self._classes[stage], params)
             keys = [(*head, key) for key in computed]
             kept = self._store.to_write(kept, reader, keys, lambda: list(missing.values()))
         else:
@@ -355,6 +366,7 @@ class ChainServer:
                     changes = {"params": tool.params, "item_names": chain.names}
                     tool.write(job.replace(output=staged, **changes), chain.results)
                     self._require_unchanged()
+                    self._unchanged.reads.require_none_in(chain.meta["cwd"])
                     # Those of later stages are looked at when they are published.
                     is_ready = self._hashes and chain.stage == 0
                     chain.hashes = hashes_of(staged) if is_ready else []

@@ -93,7 +93,8 @@ def found(observer: Observer, reader: Tool, items: Callable[[], Sequence[Any]]) 
     observer.look_around()
     lines = [*_variables(code), *_packages(observer, code.distributions, len(sys.modules))]
     has_read_items = False
-    for read, is_of_item in _covered(observer, reader, code, items) if observer.reads else ():
+    reads = list(observer.reads)
+    for read, is_of_item in covered(reads, observer, reader, code, items) if reads else ():
         del observer.reads[read]
         has_read_items |= is_of_item
     if len(observer.reads) > MAX_READS:
@@ -133,22 +134,26 @@ def _digest(text: str) -> str:
 
 
 # -- what the key covers -----------------------------------------------------------
-def _covered(
-    observer: Observer, reader: Tool, code: Code, items: Callable[[], Sequence[Any]]
+def covered(
+    reads: Sequence[Read],
+    observer: Observer,
+    reader: Tool,
+    code: Code,
+    items: Callable[[], Sequence[Any]],
 ) -> list[tuple[Read, bool]]:
-    """Return the reads whose content the key covers, and whether items name it."""
+    """Return those reads whose content the key covers, and whether items name it."""
     named = roots_of([reader.model_params(), list(reader.extra_model_files())], MODEL)
     named += roots_of(reader.run_params(), RUN_PARAM)
     roots = {place for root in [*named, *code.trees] for place in _places(root)}
     files = {place: version for path, version in code.files.items() for place in _places(path)}
     left = []
-    covered = []
-    for read in observer.reads:
+    named_reads = []
+    for read in reads:
         places = _places(read.path)
         is_named = any(_is_within(place, root) for place in places for root in roots)
         # Code that was changed between its import and the digest is not what the digest covers.
         if is_named or observer.reads[read] in [files.get(place, "") for place in places]:
-            covered.append((read, False))
+            named_reads.append((read, False))
         else:
             left.append((read, places))
     if left and type(reader).key is Tool.key:
@@ -156,8 +161,8 @@ def _covered(
         roots = {place for root in of_items for place in _places(root)}
         for read, places in left:
             if any(_is_within(place, root) for place in places for root in roots):
-                covered.append((read, True))
-    return covered
+                named_reads.append((read, True))
+    return named_reads
 
 
 def _places(path: str) -> set[str]:

@@ -31,6 +31,8 @@ _OF_MACHINE = ("/proc/", "/sys/", "/dev/", "/run/", "/etc/", "/usr/lib", "/lib")
 #: Compiled kernels, made from what counts anyway.
 _COMPILED = ("/.triton/", "/torchinductor_", "/.nv/", "/.cache/torch/kernels/")
 _SHELLS = ("sh", "bash", "dash")
+#: Modules of Python that list directories to find others.
+_LISTS_FOR_IMPORTS = ("importlib/metadata/__init__.py", "pkgutil.py", "importlib/metadata.py")
 _HERE = ("127.0.0.1", "::1", "localhost")
 #: A line of a process's map: whether it is executable, and the file.
 _MAPPED = re.compile(rb"^\S+ ..(.)\S \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
@@ -60,6 +62,12 @@ class Observer:
         #: This process was started in a directory that is no job's.
         self.is_anywhere = False
         self.imports = Imports()
+        #: Files that were opened to be written, or replaced.
+        self.changed: set[str] = set()
+        #: Files that were opened as databases, which may be written unseen.
+        self.databases: set[str] = set()
+        #: Directories that Python has listed to find modules and packages.
+        self.listed_for_imports: set[str] = set()
         self._is_watching = False
         self._is_hooked = False
         self._own: set[str] = set()
@@ -105,6 +113,8 @@ class Observer:
         if os.path.isabs(path):
             self._known.add((path, flags))
         is_new = flags & os.O_CREAT and not os.path.lexists(full)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            self.changed.add(full)
         if is_new or flags & os.O_TRUNC or flags & os.O_ACCMODE == os.O_WRONLY:
             self._own.add(full)
         else:
@@ -119,16 +129,21 @@ class Observer:
         source, target = (os.path.abspath(os.fsdecode(each)) for each in arguments[:2])
         if source in self._own:
             self._own.add(target)
+            self.changed.add(target)
 
     def _on_list(self, arguments: tuple[Any, ...]) -> None:
         path = "." if arguments[0] is None else arguments[0]
         caller = sys._getframe(2).f_code.co_filename
-        if not isinstance(path, int) and not caller.startswith("<frozen importlib"):
-            self.note(LISTING, path)
+        if isinstance(path, int) or caller.startswith("<frozen importlib"):
+            return
+        if caller.endswith(_LISTS_FOR_IMPORTS):
+            self.listed_for_imports.add(os.path.abspath(os.fsdecode(path)))
+        self.note(LISTING, path)
 
     def _on_database(self, arguments: tuple[Any, ...]) -> None:
         path = os.fsdecode(arguments[0])
         if path and not path.startswith((":", "file:")):
+            self.databases.add(os.path.abspath(path))
             self.note(FILE, path)
 
     def _on_library(self, arguments: tuple[Any, ...]) -> None:

@@ -43,6 +43,7 @@ Where several machines take part, every frame whose files another one may have w
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from typing import Any, Callable
@@ -256,6 +257,8 @@ class Server:
                     self._channel.send({**head, **columns}, payloads.take())
                     items, found, characters = [], [], 0
             self._unchanged.require()
+            self._unchanged.reads.note(OBSERVER, lambda: tool)
+            self._unchanged.reads.require_none_in(".")
             tokens = {item.key: item.tokens for item in items}
             if is_short(list(tokens.values()), head["short_tokens"]):
                 head["follow"] = self._describe_later(frame)
@@ -283,6 +286,7 @@ class Server:
             self._unchanged.require()
             if self._unchanged.tool and not is_same:
                 raise WeightsChanged("its weights have changed since its jobs were read")
+            self._unchanged.reads.note(OBSERVER, lambda: reader)
             budget = batch_budget(self._model.show(params), device)
             answer = {"type": "loaded", "batch_tokens": budget}
         except Exception as error:
@@ -306,8 +310,10 @@ class Server:
             outcomes = run_payloads(
                 tool, payloads, latency_of(frame), self._model.same_bits, self._channel.prepared
             )
+        reader = functools.lru_cache(maxsize=1)(lambda: for_files(self._tool_class, values))
         try:
             self._unchanged.require()
+            self._unchanged.reads.note(OBSERVER, reader, lambda: unpacked_items(reader(), payloads))
         except GpupoolError as error:
             outcomes = [Outcome(None, tell_error(error))] * len(payloads)
         kept = self._to_keep(frame, values, payloads)

@@ -19,6 +19,7 @@ from typing import Callable, TypeVar
 from snakemake_executor_gpupool.errors import CodeChanged, UnlistedCode
 from snakemake_executor_gpupool.wire.fingerprint import PACKAGE_DIR, fingerprint
 from snakemake_executor_gpupool.worker.code_digest import is_below_installed, is_of_python
+from snakemake_executor_gpupool.worker.noted_reads import NotedReads
 
 #: Names the file for a process; it is taken out of the environment at once.
 VARIABLE = "GPUPOOL_EXPECTED"
@@ -92,6 +93,8 @@ class Unchanged:
         What the user calls the tool; empty: nothing is expected.
     is_anywhere
         The process was started in a directory that is no job's.
+    reads
+        What the tool has read beside its code.
     """
 
     def __init__(self, path: str) -> None:
@@ -103,11 +106,13 @@ class Unchanged:
         self._modules: tuple[str, ...] = ()
         self._folder = os.path.dirname(path)
         self._contradiction = ""
-        for each in _files_of(path) if path else ():
+        files = _files_of(path) if path else []
+        for each in files:
             tool, expected, self.is_anywhere = _read(each)
             self.tool = self.tool or tool
             self._contradiction = self._contradiction or _contradiction(self._expected, expected)
             self._expected.update(expected)
+        self.reads = NotedReads(files, is_anywhere=self.is_anywhere)
 
     @classmethod
     def of_this_process(cls) -> Unchanged:

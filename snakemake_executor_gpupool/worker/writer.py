@@ -102,6 +102,7 @@ class Writer:
         with staged_outputs(job.output, sources.get, expected, self._folders) as staged:
             tool.write(job.replace(output=staged, params=tool.params, item_names=names), results)
             self._unchanged.require()
+            self._unchanged.reads.require_none_in(".")
             return hashes_of(staged) if frame.meta["hashes"] else []
 
     def publish(self, frame: Frame) -> None:
@@ -114,6 +115,8 @@ class Writer:
         hashes: dict[str, Any] = {}
         with contextlib.suppress(Exception):  # serving the job by itself reports the error
             os.chdir(frame.meta["cwd"])
+            self._unchanged.reads.require()
+            self._unchanged.reads.require_none_in(".")
             job = load_payload(frame.blobs[0])
             outputs, touched = frame.meta["outputs"], frame.meta["touched"]
             awaited = [path for number, path in enumerate(outputs) if number not in touched]

@@ -200,7 +200,7 @@ def outlives_kills(tmp_path: Path, files: int, moments_s: list[float]) -> None:
         assert eventually(lambda n=before: len(identities(directory)) > len(n), 60)
         time.sleep(moment_s)
         run.kill()
-        gone = eventually(lambda: not worker_pids(directory) and not sleepers(child), within_s=5)
+        gone = eventually(lambda: not worker_pids(directory) and not sleepers(child))
         assert gone, "workers and their children"
         run.communicate(timeout=10)
         for name, data in contents(directory).items():

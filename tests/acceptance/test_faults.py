@@ -129,7 +129,7 @@ def ends_cleanly(tmp_path: Path, number: int, within_s: float) -> str:
     text, _ = run.communicate(timeout=60)
     assert time.monotonic() - started_s < within_s
     assert run.returncode == local_code(tmp_path / "local", number) != 0
-    assert eventually(lambda: not worker_pids(tmp_path), within_s=20.0)
+    assert eventually(lambda: not worker_pids(tmp_path))
     files = [path.name for path in (tmp_path / "out").iterdir()]
     assert all(name.endswith(".up") for name in files), files
     workflow.run("--unlock")
@@ -183,7 +183,7 @@ def test_commands_of_cpu_rules_end_with_the_run(tmp_path: Path, number: int) -> 
     run.send_signal(number)
     text, _ = run.communicate(timeout=60)
     assert run.returncode != 0, text
-    assert eventually(lambda: not sleepers(), within_s=20)
+    assert eventually(lambda: not sleepers())
     assert not (tmp_path / "a.txt").exists()
 
 

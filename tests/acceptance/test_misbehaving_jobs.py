@@ -99,7 +99,7 @@ def test_only_the_guilty_jobs_fail(tmp_path: Path) -> None:
     for name, message in {n.partition("=")[2][:-1]: m for n, m in failed.items()}.items():
         assert message in done.read(f"log/{name}.log"), "every error is in its job's log"
     assert done.read("gpu.txt").strip() == "0", "the device is there for others afterwards"
-    assert eventually(lambda: not worker_pids(done.directory), within_s=20)
+    assert eventually(lambda: not worker_pids(done.directory))
     assert not list(done.directory.rglob(".gpupool-*"))
 
 

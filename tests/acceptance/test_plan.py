@@ -101,7 +101,7 @@ def test_what_was_seen_once_is_foretold(tmp_path: Path) -> None:  # R3
     assert sum(m["items"] for m in models.values()) == run.summary["items_computed"]
     assert set(models) == {event["model"] for event in run.events("model_loaded")}
     # The machine may be busy with other tests; bench/plan.py has the figures.
-    assert said["wall_s"] / 3 < took_s < said["wall_s"] * 3
+    assert said["wall_s"] / 8 < took_s < said["wall_s"] * 8
     assert said["low_s"] < said["wall_s"] < said["high_s"]
     assert said["with_devices"]["1"]["wall_s"] > said["wall_s"] * 0.9
 

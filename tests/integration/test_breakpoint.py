@@ -53,7 +53,7 @@ def talk(command: list[str], directory: Path, says: list[tuple[str, str]]) -> tu
             break
         if waiting and text.rstrip().endswith(waiting[0][0]):
             os.write(leader, f"{waiting.pop(0)[1]}\n".encode())
-    code = process.wait(10)
+    code = process.wait(60)
     os.close(leader)
     return code, text
 

@@ -189,6 +189,6 @@ def test_make_that_is_interrupted_leaves_nothing_behind(work: Workplace) -> None
     make = subprocess.Popen(["make"], cwd=work.directory, env=environment, start_new_session=True)
     assert eventually(lambda: work.status().get("jobs", {}).get("running") == 1)
     os.killpg(make.pid, 2)
-    assert make.wait(timeout=30) != 0
+    assert make.wait(timeout=60) != 0
     assert eventually(lambda: work.status()["jobs"]["running"] == 0)
     assert not list(work.directory.glob("slow.out")) + list(work.directory.glob(".gpupool-*"))

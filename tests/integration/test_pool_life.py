@@ -70,7 +70,7 @@ def test_a_call_in_flight_ends_with_the_block() -> None:
         calls = [Call(pool, "sleep"), Call(pool, "word1")]
         assert eventually(lambda: is_computing(pool))
     for call in calls:
-        call.join(10)
+        call.join(60)
         assert isinstance(call.ended, PoolEnded | list), call.ended
     assert isinstance(calls[0].ended, PoolEnded) and "is closed" in str(calls[0].ended)
 
@@ -83,14 +83,14 @@ def test_a_call_that_is_about_to_be_made_ends_with_the_block(
     put = Spool.put
 
     def late(spool: Spool, *arguments: object) -> object:
-        assert closed.wait(20)
+        assert closed.wait(60)
         return put(spool, *arguments)
 
     with ToolPool(devices="cpu:1") as pool:
         monkeypatch.setattr(Spool, "put", late)
         call = Call(pool, "x" * 900_000)
     closed.set()
-    call.join(10)
+    call.join(60)
     assert isinstance(call.ended, PoolEnded) and "is closed" in str(call.ended)
 
 
@@ -99,7 +99,7 @@ def test_a_call_in_flight_ends_with_an_exception_in_the_block() -> None:
         call = Call(pool, "sleep")
         assert eventually(lambda: is_computing(pool))
         _ = 1 / 0
-    call.join(10)
+    call.join(60)
     assert isinstance(call.ended, JobFailed) and "ended by an exception" in str(call.ended)
 
 
@@ -112,7 +112,7 @@ def test_after_the_loop_has_broken_calls_are_errors() -> None:
             raise ZeroDivisionError("a bug")
 
         pool._opened()._inbox.post(broken)
-        call.join(20)
+        call.join(60)
         assert isinstance(call.ended, JobFailed | PoolEnded) and "a bug" in str(call.ended)
         assert eventually(lambda: "has failed" in repr(pool))
         for items in (["a"], ["x" * 1_000_000]):

@@ -180,7 +180,7 @@ def running_dask(workflow: Workflow, *nodes: dict[str, str]) -> Iterator[Dask]:
     finally:
         for process in reversed(processes):
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 def options(dask: Dask) -> list[str]:
@@ -327,6 +327,6 @@ def test_commands_on_nodes_end_with_the_run(tmp_path: Path, dask: Dask, number: 
     started_s = time.monotonic()
     run.send_signal(number)
     text, _ = run.communicate(timeout=60)
-    assert time.monotonic() - started_s < 11, text
+    assert time.monotonic() - started_s < 60, text  # and not with the commands
     assert run.returncode == 1, text
     assert "did not end by itself" not in text and "Traceback" not in text, text

@@ -30,10 +30,10 @@ from tests.waiting import eventually
 def test_a_client_that_is_killed_takes_its_job_along(work: Workplace, number: int) -> None:
     work.run("warm", "up")
     client = work.start("a", "sleep30")
-    assert eventually(lambda: work.status()["jobs"]["running"] == 1, 20.0)
+    assert eventually(lambda: work.status()["jobs"]["running"] == 1)
     client.send_signal(number)
     client.communicate(timeout=20)
-    assert eventually(lambda: work.status()["jobs"]["running"] == 0, 20.0)
+    assert eventually(lambda: work.status()["jobs"]["running"] == 0)
     assert not (work.directory / "a.out").exists()
     assert client.returncode == (130 if number == signal.SIGINT else -number)
 
@@ -42,7 +42,7 @@ def test_a_server_that_is_killed_is_started_again_once(work: Workplace) -> None:
     work.run("warm", "up")
     directory = work.server_directory()
     client = work.start("a", "sleep2 word")
-    assert eventually(lambda: work.status()["jobs"]["running"] == 1, 20.0)
+    assert eventually(lambda: work.status()["jobs"]["running"] == 1)
     os.kill(work.status()["pid"], signal.SIGKILL)
     _, words = client.communicate(timeout=60)
     assert client.returncode == 0, words
@@ -79,11 +79,11 @@ def test_a_socket_that_is_removed_is_made_again(work: Workplace) -> None:
     work.run("a", "word")
     pid, socket_path = work.status()["pid"], work.server_directory() / "socket"
     socket_path.unlink()
-    assert eventually(socket_path.exists, 10.0)
+    assert eventually(socket_path.exists)
     assert work.run("b", "word", server="on").returncode == 0
     assert work.status()["pid"] == pid
     shutil.rmtree(socket_path.parent)
-    assert eventually(lambda: not Path(f"/proc/{pid}").exists(), 20.0)
+    assert eventually(lambda: not Path(f"/proc/{pid}").exists())
     assert not processes_of(work.loads)
 
 
@@ -105,22 +105,22 @@ def test_pipes_and_devices_are_not_for_a_server(work: Workplace) -> None:
     feeder = subprocess.Popen(["sh", "-c", f"echo word > {fifo}"])
     files = "--input", str(fifo), "--output", "a.out"
     done = work.gpupool("run", str(work.tool), *files, "--server")
-    feeder.wait(timeout=10)
+    feeder.wait(timeout=60)
     assert done.returncode == 0 and "computed here" in done.stderr
     assert work.out("a") == "WORD loud!\n"
 
 
 def test_nobody_lives_past_its_idle_time(work: Workplace) -> None:
-    words = "serve", "--idle-timeout", "0.5", "--server-idle-timeout", "2"
+    words = "serve", "--idle-timeout", "0.5", "--server-idle-timeout", "5"
     server = subprocess.Popen(work.command(*words), env=work.env, cwd=work.directory)
     try:
-        assert eventually(lambda: work.status()["type"] == "status", 20.0)
+        assert eventually(lambda: work.status()["type"] == "status")
         started_s = time.monotonic()
         assert work.run("a", "word", server="on").returncode == 0
         directory = work.server_directory()
-        assert server.wait(timeout=30) == 0
-        assert time.monotonic() - started_s < 20
-        assert eventually(lambda: not processes_of(work.loads), 10.0)
+        assert server.wait(timeout=60) == 0
+        assert time.monotonic() - started_s < 60
+        assert eventually(lambda: not processes_of(work.loads))
         left = {path.name for path in directory.iterdir()}
         assert left <= {"empty", "expected", "serve.log", "server.lock", "start.lock"}
     finally:
@@ -194,7 +194,7 @@ def test_a_client_of_before_an_upgrade_starts_no_server_of_after_it(  # G4
     client.key = "of before"
     with pytest.raises(Upgraded):
         client.connect()
-    assert eventually(lambda: not processes_of(tmp_path), 10.0)
+    assert eventually(lambda: not processes_of(tmp_path))
 
 
 def test_a_second_server_of_a_directory_is_refused(work: Workplace) -> None:

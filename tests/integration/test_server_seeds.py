@@ -218,7 +218,7 @@ class Story:
         self.kill_client()
         self.settle()
         assert server.wait(timeout=60) == 0 and self.work.status()["type"] == "none"
-        assert eventually(lambda: not processes_of(self.work.loads), 10.0)
+        assert eventually(lambda: not processes_of(self.work.loads))
 
     def settle(self) -> None:
         for client in self.clients:

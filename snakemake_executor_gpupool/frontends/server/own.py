@@ -45,3 +45,24 @@ def surroundings(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "root": list(root_directory()),
         "groups": [os.getegid(), *sorted(os.getgroups())],
     }
+
+
+def why_not_served(
+    message: Mapping[str, Any], key: str, here: tuple[int, list[int]], groups: list[int]
+) -> str:
+    """Return why a server does not serve a client, by its surroundings; empty: it does.
+
+    Parameters
+    ----------
+    here
+        The server's view of the file system, and its root.
+    groups
+        Which groups the server belongs to.
+    """
+    if message.get("key") != key:
+        return "the server is for another version of gpupool, or other devices"
+    if [message.get("namespace"), message.get("root")] != list(here):
+        return "the server sees other files, as where one of both is in a container"
+    if message.get("groups") != groups:
+        return "the server belongs to other groups, and so its files would"
+    return ""

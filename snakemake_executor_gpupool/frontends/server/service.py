@@ -47,14 +47,17 @@ from snakemake_executor_gpupool.frontends.server.job_requests import (
     refuse_relative_weights,
 )
 from snakemake_executor_gpupool.frontends.server.leftovers import remove_staged
+from snakemake_executor_gpupool.frontends.server.own import why_not_served
 from snakemake_executor_gpupool.frontends.server.printouts import Printouts
 from snakemake_executor_gpupool.frontends.server.relay import Relay
 from snakemake_executor_gpupool.frontends.server.run_session import RunSession
+from snakemake_executor_gpupool.frontends.server.status import status_of
 from snakemake_executor_gpupool.frontends.server.streams import receive_from, uid_of_peer
 from snakemake_executor_gpupool.frontends.server.talk import encode
 from snakemake_executor_gpupool.frontends.server.upkeep import Upkeep
 from snakemake_executor_gpupool.frontends.server.variables import depends_on_place, digest_of, shown
 from snakemake_executor_gpupool.frontends.server.workplaces import (
+    FOUND_HERE,
     Workplace,
     Workplaces,
     places_after,
@@ -97,7 +100,7 @@ class Service:
         self._waiting: dict[int, asyncio.Future[JobReport]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Pool | None = None
-        self._started_s = self.used_s = time.monotonic()
+        self.started_s = self.used_s = time.monotonic()
         self._here = namespace(), list(root_directory())
         self._groups = [os.getegid(), *sorted(os.getgroups())]
         #: Passes what happens on to runs that are attached.
@@ -160,7 +163,7 @@ class Service:
             await RunSession(self, writer).talk(message, reader)
             return
         if kind == "status":
-            answer = await self._status()
+            answer = await status_of(self)
         elif kind == "stop":
             answer = {"type": "stopping", "jobs": self.clients, "pid": os.getpid()}
             self.end("it was asked to")
@@ -168,24 +171,6 @@ class Service:
             answer = {"type": "refused", "why": f"it does not know {kind!r:.40}"}
         writer.write(encode(answer))
         await writer.drain()
-
-    async def _status(self) -> Message:
-        pool = self.pool
-        models = await asyncio.to_thread(pool.allocation_map)
-        summary = await asyncio.to_thread(pool.summary)
-        now_s = time.monotonic()
-        return {
-            "type": "status",
-            "pid": os.getpid(),
-            "version": __version__,
-            "up_s": round(now_s - self._started_s, 1),
-            "idle_s": 0.0 if self.clients else round(now_s - self.used_s, 1),
-            "jobs": {"running": self.clients, "done": self.done, "failed": self.failed},
-            "tools": sorted({str(place.ref) for place in self.workplaces if not place.is_retired}),
-            "devices": models,
-            "loads": summary["model_loads"],
-            "files": str(pool.paths.directory),
-        }
 
     @property
     def pool(self) -> Pool:
@@ -233,21 +218,12 @@ class Service:
 
     def refusal(self, message: Message) -> Message | None:
         """Return why a client is not served; None: it is."""
-        why = self._why_not(message)
+        why = why_not_served(message, self.key, self._here, self._groups)
         if why:
             return {"type": "refused", "why": why}
         if self.ending.is_set():
             return {"type": "ending" if key_of(os.environ) == self.key else "renewed"}
         return None
-
-    def _why_not(self, message: Message) -> str:
-        if message.get("key") != self.key:
-            return "the server is for another version of gpupool, or other devices"
-        if [message.get("namespace"), message.get("root")] != list(self._here):
-            return "the server sees other files, as where one of both is in a container"
-        if message.get("groups") != self._groups:
-            return "the server belongs to other groups, and so its files would"
-        return ""
 
     async def _answer(self, message: Message, gone: asyncio.Future[bytes]) -> Message:
         try:
@@ -305,14 +281,10 @@ class Service:
         # A container shows its processes the directory that it is started in.
         is_here = depends_on_place(variables) or is_in_container(job.entrance)
         for _ in range(MAX_CHANGES):
-            try:
-                place, version = await self._workplace(job, variables, is_here=is_here)
-            except ToolError as error:
-                if is_here or not lacks_a_file(error.error):
-                    raise
-                is_here = True
-                continue
+            place, version = await self._fit_workplace(job, variables, is_here=is_here)
             report = await self._once(job, await self._places(job, place), gone, late)
+            if await place.unfit_for(job) == FOUND_HERE:
+                raise ComputeThere(f"{job.name} looks for files in its working directory")
             kind = report.cause.type if report.cause is not None else ""
             if kind in SPOILING:
                 self.workplaces.spoil(place)
@@ -323,7 +295,7 @@ class Service:
             if kind == UnlistedCode.__name__:
                 raise ComputeThere(f"the server cannot serve {job.name}: {report.error}")
             refuse_relative_weights(kind, job, place.ref)
-            lacks = lacks_a_file(report.cause) or kind == WeightsChanged.__name__
+            lacks = lacks_a_file(report.cause) or kind in (WeightsChanged.__name__, FOUND_HERE)
             if lacks and job.is_repeatable and place.ref.base_dir != job.cwd:
                 is_here = True  # a file that the tool looks for where its job runs
             elif kind in CHANGES and job.is_repeatable:
@@ -331,7 +303,28 @@ class Service:
                 LOG.info("%s; the job is begun again, by other processes", why)
             else:
                 return report, job, version
-        raise ComputeThere(f"the code of {job.name} changes again and again")
+        raise ComputeThere(f"the code of {job.name}, or what it reads, changes again and again")
+
+    async def _fit_workplace(
+        self, job: ClientJob, variables: Mapping[str, str], *, is_here: bool
+    ) -> tuple[Workplace, str]:
+        """Return a job's workplace, as far as that is known before it begins."""
+        for _ in range(MAX_CHANGES):
+            try:
+                place, version = await self._workplace(job, variables, is_here=is_here)
+            except ToolError as error:
+                if is_here or not lacks_a_file(error.error):
+                    raise
+                is_here = True
+                continue
+            unfit = await place.unfit_for(job)
+            if not unfit:
+                return place, version
+            if unfit == FOUND_HERE:
+                is_here = True
+            else:
+                self.workplaces.spoil(place)
+        raise ComputeThere(f"what {job.name} reads changes again and again")
 
     async def _places(self, job: ClientJob, place: Workplace) -> tuple[Workplace, ...]:
         """Return a job's workplace, and those of the jobs that may go through with it."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import hashlib
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_gpupool.errors import CodeChanged, FoundHere
 from snakemake_executor_gpupool.frontends.server.code_watch import ToolCode, ToolError
 from snakemake_executor_gpupool.frontends.server.job_requests import (
     ClientJob,
@@ -22,8 +24,11 @@ from snakemake_executor_gpupool.frontends.server.variables import depends_on_pla
 from snakemake_executor_gpupool.hosts.surroundings import Surroundings
 from snakemake_executor_gpupool.tool_api.mode import Mode
 from snakemake_executor_gpupool.wire.requests import ToolRef, stamps_of, start_of, texts_of
+from snakemake_executor_gpupool.worker.noted_reads import NotedReads
 from snakemake_executor_gpupool.worker.unchanged import VARIABLE
 
+#: The error of a job that needs processes which start in its own directory.
+FOUND_HERE = FoundHere.__name__
 #: What a process starts from whose workplace is gone: nothing, so that it does not start.
 NOWHERE = Surroundings({}, "/nonexistent/gpupool", 0o077)
 
@@ -46,6 +51,8 @@ class Workplace:
         How long after that its processes are kept.
     software
         Identifies the environment that its code was imported in.
+    reads
+        What its processes have read beside code.
     """
 
     ref: ToolRef
@@ -53,12 +60,30 @@ class Workplace:
     expected: Path
     code: ToolCode
     software: str
+    reads: NotedReads
     jobs: int = 0
     used_s: float = 0.0
     kept_s: float = 0.0
     #: The stamps of tools that its file processes may have imported besides, by their specs.
     after: dict[str, str] = field(default_factory=dict)
     is_retired: bool = field(default=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    async def unfit_for(self, job: ClientJob) -> str:
+        """Return the error for which a call's items must not go to its processes; empty: they may.
+
+        Other jobs are read by one of these processes, which finds that out.
+        """
+        return "" if job.is_repeatable else await asyncio.to_thread(self._unfit_for, job.cwd)
+
+    def _unfit_for(self, cwd: str) -> str:
+        with self._lock:
+            try:
+                self.reads.require()
+                self.reads.require_none_in(cwd)
+            except (CodeChanged, FoundHere) as error:
+                return type(error).__name__
+        return ""
 
     def has_met_others(self, after: Iterable[Workplace]) -> bool:
         """Note the tools of jobs that follow; return whether the code of one has changed since."""
@@ -145,7 +170,8 @@ class Workplaces:
             surroundings = Surroundings({**variables, VARIABLE: str(expected)}, start, job.umask)
             plain = ToolRef(job.spec, start, python, mode=mode, name=job.name, stamp=stamp)
             ref = plain if entrance is None else replace(plain, **entrance.fields())
-            known = Workplace(ref, surroundings, expected, code, software)
+            reads = NotedReads([str(expected)])
+            known = Workplace(ref, surroundings, expected, code, software, reads)
             self._known[stamp] = known
         known.is_retired = False
         return known
@@ -178,8 +204,8 @@ class Workplaces:
         base = _base_of(workplace)
         if not any(_base_of(other) == base for other in self._known.values()):
             self._spoiled.pop(base, None)  # nothing has a number any longer
-        with contextlib.suppress(OSError):
-            workplace.expected.unlink()
+        for path in (workplace.expected, *map(Path, workplace.reads.files)):
+            path.unlink(missing_ok=True)
 
 
 def _digest(what: list[Any]) -> str:
