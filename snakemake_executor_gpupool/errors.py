@@ -13,6 +13,7 @@
     ├── PoolEnded            the pool takes no more work: it is closed, or has failed
     ├── CodeChanged          a tool's code is not the one that its process was to start from
     │   └── WeightsChanged       nor its weights those that its jobs were read with
+    ├── FoundHere            a tool looks where it is started for what its job's directory has
     ├── UnlistedCode         a tool has imported code that nobody could look after
     ├── RecordingError       a recorded run cannot be read, or is damaged
     ├── Uncontainable        a container, or the image of one, cannot be used
@@ -89,7 +90,7 @@ class PoolEnded(GpupoolError):
 
 
 class CodeChanged(GpupoolError):
-    """A tool's code, software or weights are not those that its process was to start from."""
+    """A tool's code, software, weights or data are not those that its process was to start from."""
 
 
 class WeightsChanged(CodeChanged):
