@@ -213,3 +213,15 @@ def unpack_chains(frame: Frame, stages: int) -> list[Chain]:
         values = [load_payload(blobs.pop(0)) for _ in range(stages + len(meta["keys"]))]
         chains.append(Chain(meta, values[:stages], values[stages:]))
     return chains
+
+
+def is_misplaced(chain: Chain) -> bool:
+    """Return whether items contain the path that they were read from.
+
+    A model that uses the path would look in the wrong directory, or miss published files.
+    """
+    place = os.path.basename(chain.meta["staged"])
+    files = [os.path.basename(path) for path in chain.job.input if path in chain.written]
+    # Arrays of floats contain no paths, and are most of the data.
+    worded = [item for item in chain.items if not is_float_array(item)]
+    return has_words(worded, [place, *files]) or has_words(chain.names, [place])

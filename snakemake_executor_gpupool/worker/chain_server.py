@@ -34,7 +34,6 @@ from snakemake_executor_gpupool.tool_api.short_requests import TRIED, is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.payload import (
-    is_float_array,
     load_payload,
     pack,
 )
@@ -44,7 +43,7 @@ from snakemake_executor_gpupool.worker.chain import (
     Chain,
     Memory,
     Packed,
-    has_words,
+    is_misplaced,
     known_results,
     tried_first,
     unpack_chains,
@@ -95,7 +94,7 @@ class ChainServer:
         self._spool = spool
         self._restored = RestoredTools(tool_classes)
         self._store = RunStore(channel)
-        require = self._require_lasting
+        require = self._require_unchanged
         self._models = ChainModels(tool_classes, self._restored, spool, require)
         self._device = "cpu"
         self._remembered = Memory()
@@ -154,21 +153,19 @@ class ChainServer:
             return
         self._channel.send({"type": "moved", "away": away})
 
-    def _require_unchanged(self) -> None:
-        """Compare with what was expected; a process that is not of it does nothing any longer."""
-        try:
-            self._unchanged.require()
-        except GpupoolError:
-            self._is_spoiled = True
-            raise
-
-    def _require_lasting(
-        self, reader: Callable[[], Tool], items: Callable[[], Sequence[Any]] = tuple
+    def _require_unchanged(
+        self,
+        reader: Callable[[], Tool] | None = None,
+        items: Callable[[], Sequence[Any]] = tuple,
     ) -> None:
-        """Compare that, and what the tools have read beside their code."""
+        """Compare with what was expected, and with a reader what tools have read besides.
+
+        A process for which that does not hold does nothing any longer.
+        """
         try:
             self._unchanged.require()
-            self._unchanged.reads.note(OBSERVER, reader, items)
+            if reader is not None:
+                self._unchanged.reads.note(OBSERVER, reader, items)
         except GpupoolError:
             self._is_spoiled = True
             raise
@@ -280,7 +277,7 @@ class ChainServer:
         chain.names = [each.name for each in described]
         tokens = [described[position].tokens for position in firsts.values()]
         is_brief = is_short(tokens, tool.short_tokens())
-        chain.is_whole = is_brief and not self._is_misplaced(chain)
+        chain.is_whole = is_brief and not is_misplaced(chain)
         if not chain.is_whole:
             chain.view.remove(chain.job.log)
 
@@ -303,7 +300,7 @@ class ChainServer:
             computed = self._compute_missing(stage, params, missing, limit_s)
         reader = for_files(self._classes[stage], params)
         try:
-            self._require_lasting(lambda: reader, lambda: list(missing.values()))
+            self._require_unchanged(lambda: reader, lambda: list(missing.values()))
         except GpupoolError:
             for chain in chains:
                 chain.is_whole = False
@@ -400,14 +397,3 @@ class ChainServer:
         there = [path for path in outermost(chain.job.output) if chain.view.has(path)]
         paths = [os.path.join(chain.view.path, path) for path in there]
         return {**fields, "bytes": sum(map(size_bytes, paths))}
-
-    def _is_misplaced(self, chain: Chain) -> bool:
-        """Return whether items contain the path that they were read from.
-
-        A model that uses the path would look in the wrong directory, or miss published files.
-        """
-        place = os.path.basename(chain.meta["staged"])
-        files = [os.path.basename(path) for path in chain.job.input if path in chain.written]
-        # Arrays of floats contain no paths, and are most of the data.
-        worded = [item for item in chain.items if not is_float_array(item)]
-        return has_words(worded, [place, *files]) or has_words(chain.names, [place])
