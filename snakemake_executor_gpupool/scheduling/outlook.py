@@ -21,6 +21,8 @@ from snakemake_executor_gpupool.scheduling.models.plan import workers_that_pay
 from snakemake_executor_gpupool.scheduling.waves import Count, WaveTable
 from snakemake_executor_gpupool.wire.requests import Request
 
+#: So many jobs that are still to come are looked at.
+MOST_AHEAD = 64
 #: Nobody knows when a model without a device gets one.
 NO_DEVICE_S = 1e5
 #: Later than anything that is needed at all.
@@ -276,12 +278,15 @@ class Outlook(Foresight):
         return max(workers_that_pay([job_s] * min(coming, 64), [], model.load_s, most, most), 1)
 
     def work_within(self, model: Model, within_s: float) -> list[float]:
-        """Estimate the seconds of each job of a model that is ready within a time, at most 64."""
+        """Estimate the seconds of each job of a model that is ready within a time.
+
+        At most ``MOST_AHEAD`` of them.
+        """
         job_s = self.job_s(model)
         if not self.is_known or not job_s or not self.weighs(model):
             return []
         jobs = sum(self._jobs_within(wave, within_s) for wave in self._waves.of(model.key))
-        return [job_s] * min(jobs, 64)
+        return [job_s] * min(jobs, MOST_AHEAD)
 
     def _jobs_within(self, wave: Wave, within_s: float) -> int:
         coming, next_s = self._table.counts[wave.name].coming, self.ready_in_s(wave)

@@ -14,6 +14,7 @@ from snakemake_executor_gpupool.scheduling.models.plan import (
     SLACK,
     WAVE_ITEMS,
     WorkQueue,
+    ends_before_a_load,
     fair_share,
     finish_s,
     workers_that_pay,
@@ -195,6 +196,19 @@ def test_another_worker_only_where_it_pays(
     items_s: list[float], free_at_s: list[float], load_s: float, free: int, wanted: int
 ) -> None:  # P4
     assert workers_that_pay(items_s, free_at_s, load_s, free, most=8) == wanted
+
+
+@given(
+    st.lists(st.floats(0.01, 100), min_size=1, max_size=16),
+    st.lists(st.floats(0, 50), max_size=3),
+    *(st.floats(0, 1000), st.integers(0, 8), st.integers(1, 8)),
+)
+def test_what_one_worker_does_before_a_load_needs_no_look_at_its_items(
+    items_s: list[float], free_at_s: list[float], load_s: float, free: int, most: int
+) -> None:  # P4
+    if ends_before_a_load(sum(items_s), free_at_s, load_s):
+        assert workers_that_pay(items_s, free_at_s, load_s, free, most) == len(free_at_s)
+    assert not ends_before_a_load(0.0, [], load_s), "the first one is needed in any case"
 
 
 @given(

@@ -316,6 +316,21 @@ def finish_s(items_s: Iterable[float], free_at_s: Iterable[float]) -> float:
     return last_s
 
 
+def ends_before_a_load(seconds: float, free_at_s: Sequence[float], load_s: float) -> bool:
+    """Tell whether one worker alone does all that waits before another could be loaded.
+
+    Then no more workers pay, and :func:`workers_that_pay` need not be asked item by item.
+
+    Parameters
+    ----------
+    seconds
+        Of all that waits.
+    free_at_s, load_s
+        As there.
+    """
+    return bool(free_at_s) and min(free_at_s) + seconds <= load_s
+
+
 def workers_that_pay(
     items_s: Sequence[float], free_at_s: Sequence[float], load_s: float, free: int, most: int
 ) -> int:

@@ -10,9 +10,10 @@ from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
+from snakemake_executor_gpupool.scheduling.models.plan import ends_before_a_load
 from snakemake_executor_gpupool.scheduling.models.shares import deal
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
-from snakemake_executor_gpupool.scheduling.outlook import Outlook, waiting_s
+from snakemake_executor_gpupool.scheduling.outlook import MOST_AHEAD, Outlook, waiting_s
 
 
 class WorkerScaling:
@@ -102,6 +103,10 @@ class WorkerScaling:
         if coming >= capacity and coming == len(model.workers):
             return
         in_line = [worker for worker in model.workers.values() if worker.is_in_line]
+        if has_enough_workers(model, now_s, MOST_AHEAD * (self._outlook.job_s(model) or 0.0)):
+            for worker in in_line:
+                self._lifecycle.step_back(worker, now_s)
+            return
         free = self.free_places(model)
         if self._allocator.is_wanted_by_others(model.key):
             # A device taken from another model would do no more work than before.
@@ -166,6 +171,25 @@ class WorkerScaling:
             return True
         is_tried = any(not worker.has_loaded for worker in model.alive)
         return not is_tried and self._blame_tracker.next_try_s(model) <= now_s
+
+
+def has_enough_workers(model: Model, now_s: float, later_s: float) -> bool:
+    """Tell whether no more workers pay, from all that waits together; often that is enough.
+
+    Parameters
+    ----------
+    later_s
+        What comes before one more worker could be ready takes no more than that.
+    """
+    rate_s, fixed_s, load_s = model.speed.s_per_cost, model.speed.fixed_s, model.load_s
+    if not model.waiting or load_s is None or rate_s is None:
+        return False
+    coming = [worker for worker in model.workers.values() if worker.is_coming]
+    free_at_s = [model.free_in_s(worker, now_s) for worker in coming]
+    cost, later = model.waiting_cost(), model.large_jobs.later_cost
+    batches = model.speed.batches_of(model.waiting) * (1.0 + (later / cost if cost else 0.0))
+    seconds = rate_s * (cost + later) + fixed_s * (batches - 1.0) + later_s
+    return ends_before_a_load(seconds, free_at_s, load_s)
 
 
 def is_measured(model: Model) -> bool:
