@@ -298,18 +298,19 @@ class ChainServer:
         params = chains[0].jobs[stage].params
         with OBSERVER.watching():
             computed = self._compute_missing(stage, params, missing, limit_s)
-        reader = for_files(self._classes[stage], params)
+        reader, values = for_files(self._classes[stage], params), list(missing.values())
         try:
-            self._require_unchanged(lambda: reader, lambda: list(missing.values()))
+            self._require_unchanged()
+            if kept is not None and computed and head[1] == self._models.idents[stage]:
+                keys = [(*head, key) for key in computed]
+                kept = self._store.to_write(kept, reader, keys, lambda: values)
+            else:
+                kept = None
+            self._require_unchanged(lambda: reader, lambda: values)
         except GpupoolError:
             for chain in chains:
                 chain.is_whole = False
             return
-        if kept is not None and computed and head[1] == self._models.idents[stage]:
-            keys = [(*head, key) for key in computed]
-            kept = self._store.to_write(kept, reader, keys, lambda: list(missing.values()))
-        else:
-            kept = None
         for key, packed in computed.items():
             if kept is not None:
                 kept.keep((*head, key), packed.parts)

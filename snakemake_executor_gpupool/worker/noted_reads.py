@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.errors import CodeChanged, FoundHere, UnlistedCode
@@ -48,6 +48,9 @@ class NotedReads:
         The files that say what this process and others were to start from; none: it notes nothing.
     is_anywhere
         The process was started in a directory that is no job's, which is the current one.
+    code
+        Returns the files of imported code that are looked after otherwise: one of several tools
+        in a process may change without concern to the others.
 
     Attributes
     ----------
@@ -55,7 +58,14 @@ class NotedReads:
         Where it is noted.
     """
 
-    def __init__(self, expected: Iterable[str], *, is_anywhere: bool = False) -> None:
+    def __init__(
+        self,
+        expected: Iterable[str],
+        *,
+        is_anywhere: bool = False,
+        code: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        self._code = code
         self.files = [f"{os.path.splitext(path)[0]}{SUFFIX}" for path in expected]
         self._is_anywhere = is_anywhere
         self._start = os.getcwd() if is_anywhere else ""
@@ -75,6 +85,8 @@ class NotedReads:
     ) -> None:
         """Note what this process has read since the last time, and compare all that is noted.
 
+        What kept results depend on is found before: reads that are covered are forgotten here.
+
         Parameters
         ----------
         reader
@@ -93,15 +105,16 @@ class NotedReads:
             return
         self._look_around(observer)
         new = [read for read in observer.reads if read not in self._own]
+        code: Collection[str] = ()
         if new:
-            tool = reader()
+            tool, code = reader(), self._code()
             for read, _ in covered(new, observer, tool, code_of(type(tool)), items):
                 del observer.reads[read]
         new = [read for read in new if read in observer.reads]
         lines = [
             self._line_of(read, observer.reads[read], observer)
             for read in new
-            if not _is_changed_by_tool(read, observer)
+            if read.path not in code and not _is_changed_by_tool(read, observer)
         ]
         if len(self._own) + len(new) > MAX_READS:
             raise CodeChanged(f"its process has read more than {MAX_READS} files")

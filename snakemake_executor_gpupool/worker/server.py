@@ -311,12 +311,13 @@ class Server:
                 tool, payloads, latency_of(frame), self._model.same_bits, self._channel.prepared
             )
         reader = functools.lru_cache(maxsize=1)(lambda: for_files(self._tool_class, values))
+        kept = None
         try:
             self._unchanged.require()
+            kept = self._to_keep(frame, values, payloads)
             self._unchanged.reads.note(OBSERVER, reader, lambda: unpacked_items(reader(), payloads))
         except GpupoolError as error:
-            outcomes = [Outcome(None, tell_error(error))] * len(payloads)
-        kept = self._to_keep(frame, values, payloads)
+            kept, outcomes = None, [Outcome(None, tell_error(error))] * len(payloads)
         figures: dict[str, Any] = {"seconds": time.perf_counter() - started_s}
         figures["peak_mib"] = peak_memory_mib(tool.device)
         keys, spool = frame.meta["keys"], self._spool

@@ -112,7 +112,11 @@ class Unchanged:
             self.tool = self.tool or tool
             self._contradiction = self._contradiction or _contradiction(self._expected, expected)
             self._expected.update(expected)
-        self.reads = NotedReads(files, is_anywhere=self.is_anywhere)
+        self.reads = NotedReads(files, is_anywhere=self.is_anywhere, code=self._imported)
+
+    def _imported(self) -> set[str]:
+        """Return the files of code that were imported as expected."""
+        return local_files() & {*self._expected, *self._of_others}
 
     @classmethod
     def of_this_process(cls) -> Unchanged:
