@@ -171,7 +171,7 @@ class SimulatedProcesses(WorldOptions, ABC):
             whole = [n for n, each in items.items() if not unfit & {i.key for i in each}]
             done = {number: items[number] for number in whole}
             meta = {"stage": stage, "last": not whole or stage + 1 == stages, "seconds": seconds}
-            meta |= {**loaded, "computed_s": computed_s}
+            meta |= {**loaded, "computed_s": computed_s, "files_s": seconds - computed_s}
             took_s = seconds + loaded.get("load_s", 0.0)
             self._later(worker, took_s, functools.partial(self._stage_done, effect, meta, done))
             if not whole:

@@ -206,8 +206,8 @@ class StageDone:
     load_s, versions
         What loading its model took, which is no part of ``seconds``, and the versions since then;
         None: it was there.
-    computed_s
-        What computing took of ``seconds``; the rest is files. None: it was not said.
+    computed_s, files_s
+        What computing takes as a rule, and what the files took; None: it was not said.
     """
 
     batch_id: int
@@ -220,6 +220,7 @@ class StageDone:
     load_s: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     computed_s: float | None = None
+    files_s: float | None = None
 
     @classmethod
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
@@ -235,6 +236,7 @@ class StageDone:
             load_s=fields.maybe("load_s", is_seconds, None),
             versions=fields.maybe("versions", are_versions, {}),
             computed_s=fields.maybe("computed_s", is_seconds, None),
+            files_s=fields.maybe("files_s", is_seconds, None),
         )
 
     @property

@@ -101,6 +101,8 @@ class ChainServer:
         #: By their roots: each run has one of its own.
         self._stagings: dict[str, Staging] = {}
         self._folders = StagingFolders()
+        #: What the items of a stage take to compute, as a rule.
+        self._computed_s = 0.0
         #: Whether to say what the content of the outputs of the first jobs is.
         self._hashes = False
         self._handlers: dict[str, Callable[[Frame], None]] = {
@@ -189,8 +191,9 @@ class ChainServer:
         loaded = self._load_later(stage, chains)
         started_s = time.perf_counter()
         whole = [chain for chain in chains if chain.is_whole]
+        self._computed_s = 0.0
         self._compute(stage, whole, kept, meta.get("item_limit_s"))
-        computed_s = time.perf_counter() - started_s
+        files_from_s = time.perf_counter()
         done: list[dict[str, Any]] = []
         for number, chain in enumerate(chains):
             self._guarded(chain, self._end_stage, number, done)
@@ -204,8 +207,9 @@ class ChainServer:
         keep = self._next_places() if stage == 0 else ()
         self._folders.clear(keep, below=[os.path.abspath(root) for root in self._stagings])
         answer = {"type": "stage", "batch": meta["batch"], "stage": stage, **loaded}
-        answer["computed_s"] = computed_s
-        seconds, peak_mib = time.perf_counter() - started_s, peak_memory_mib(self._device)
+        ended_s, peak_mib = time.perf_counter(), peak_memory_mib(self._device)
+        answer |= {"computed_s": self._computed_s, "files_s": ended_s - files_from_s}
+        seconds = ended_s - started_s
         self._channel.send(
             {**answer, "last": is_last, "chains": done, "seconds": seconds, "peak_mib": peak_mib},
             blobs,
@@ -332,16 +336,21 @@ class ChainServer:
             batches = reader.micro_batches(values, batch_budget(tool, self._device))
             batches = batches if limit_s is None else tried_first(batches)
         computed: dict[str, Packed] = {}
-        for number, batch in enumerate(batches, start=1):
+        times_s: list[float] = []
+        for batch in batches:
             started_s = time.perf_counter()
             outcomes = run_batch(tool, [values[i] for i in batch], loaded.same_bits)
             for index, outcome in zip(batch, outcomes):
                 with contextlib.suppress(Exception):  # serving the job by itself reports the error
                     if outcome.error is None:
                         computed[keys[index]] = Packed(pack(outcome.result), outcome.result)
-            took_s = time.perf_counter() - started_s
-            if limit_s is not None and number == TRIED and took_s > limit_s:
+            times_s.append(time.perf_counter() - started_s)
+            if limit_s is not None and len(times_s) == TRIED and times_s[-1] > limit_s:
                 break  # several processes do the others sooner
+        self._computed_s = sum(times_s)
+        if limit_s is not None and len(times_s) > 1 and len(computed) > 1:
+            # The first one also had what is done only once.
+            self._computed_s = sum(times_s[1:]) * len(computed) / (len(computed) - 1)
         return computed
 
     @staticmethod

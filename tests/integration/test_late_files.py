@@ -251,7 +251,7 @@ def test_items_of_chains_that_take_too_long_go_another_way_but_for_those_tried(
     answer = worker.ask("chain", blobs, **meta, item_limit_s=0.0)
     assert [each["chain"] for each in answer.meta["chains"]] == list(range(TRIED))
     assert [load_payload(blob) for blob in answer.blobs] == ["W0.plain", "W1.plain"]
-    assert 0.0 < answer.meta["computed_s"] <= answer.meta["seconds"]
+    assert answer.meta["computed_s"] > 0.0 < answer.meta["files_s"] < answer.meta["seconds"]
     worker.answer()
     answer = worker.ask("chain", blobs, **meta)
     assert [each["chain"] for each in answer.meta["chains"]] == list(range(4))

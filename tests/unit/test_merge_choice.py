@@ -50,6 +50,11 @@ def test_what_is_loaded_is_used() -> None:  # M1 F2
     assert not judge(Case(1, (0.0, 0.0, 2.0), 9.0)).pays, "two models would be loaded again"
 
 
+def test_a_start_that_was_quick_says_nothing_of_loads() -> None:  # M1 F2
+    """Most of what a tool imports it imports when it loads."""
+    assert judge(Case(300, NOTHING, None, apart_files_s=1e-3, start_s=0.15)).pays
+
+
 def test_slow_stages_and_waits_weigh_against_loads() -> None:  # M1 F2
     there = Case(100, (1.0, 1.0, 1.0), 0.0)
     assert judge(there).pays
@@ -106,12 +111,12 @@ def test_an_item_may_take_as_long_as_merging_pays(
 def test_dispatches_of_files_are_brief_and_others_whole() -> None:  # P7
     figures = RowFigures()
     assert figures.round_size(3) is None
-    figures.stage_done(0.065, 0.001, 64)
+    figures.stage_done(0.001, 0.064, 64)
     assert figures.round_size(3) == math.ceil(ROUND_S / 3 / 1e-3)
     assert figures.is_full(range(14), 3, 64) and figures.is_full(range(9), 3, 9)
     assert not figures.is_full(range(13), 3, 64)
     figures = RowFigures()
-    figures.stage_done(1.064, 1.0, 64)
+    figures.stage_done(1.0, 0.064, 64)
     assert figures.round_size(3) == 4000, "computing is not done more often for it"
 
 
@@ -128,7 +133,7 @@ def test_what_was_measured_is_a_job_of_a_request() -> None:
     figures = RowFigures()
     assert (figures.compute_s, figures.files_s) == (None, None)
     for seconds in (0.1, 0.2, 9.0):
-        figures.stage_done(seconds + 0.01, seconds, 10)
+        figures.stage_done(seconds, 0.01, 10)
     assert figures.compute_s == pytest.approx(0.02)
     assert figures.files_s == pytest.approx(0.001)
 

@@ -215,9 +215,9 @@ class MergeChoice:
         """One stage of a dispatch is done, of so many requests as its message names."""
         if message.load_s is not None:
             row.merged.stage_loaded(stage, message.load_s)
-        if stage and message.requests and message.computed_s is not None:
-            done = len(message.requests)
-            row.merged.stage_done(message.seconds, message.computed_s, done)
+        computed_s, files_s = message.computed_s, message.files_s
+        if stage and message.requests and computed_s is not None and files_s is not None:
+            row.merged.stage_done(computed_s, files_s, len(message.requests))
 
     def waited(self, row: Model) -> None:
         """A job was ready before its stage was done."""

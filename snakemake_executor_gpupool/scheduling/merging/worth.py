@@ -189,13 +189,12 @@ def apart_s(case: Case) -> float:
 def _merged_loads_s(case: Case) -> float:
     if case.merged_load_s == 0.0:
         return _or(case.later_loads_s, 0.0)
-    loads_s = [_or(load_s, START_S) for load_s in case.loads_s]
     # One that is there was loaded once, in that time or less.
-    loads_s = [load_s or _or(case.merged_load_s, START_S) for load_s in loads_s]
-    later_s = sum(max(load_s - case.start_s, 0.0) for load_s in loads_s[1:])
+    first_s, *more_s = (_or(case.merged_load_s, START_S) if s == 0.0 else s for s in case.loads_s)
+    later_s = sum(max(load_s - case.start_s, 0.0) for load_s in more_s if load_s is not None)
     if case.later_loads_s is not None:
         later_s = min(later_s, case.later_loads_s)
-    return _or(case.merged_load_s, loads_s[0]) + later_s
+    return _or(case.merged_load_s, _or(first_s, START_S)) + later_s
 
 
 def _apart_files_s(case: Case) -> float:

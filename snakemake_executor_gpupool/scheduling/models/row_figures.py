@@ -50,10 +50,9 @@ class RowFigures:
         """The model of a later stage was loaded."""
         self.later_loads_s = seconds + (self.later_loads_s or 0.0 if stage > 1 else 0.0)
 
-    def stage_done(self, seconds: float, computed_s: float, requests: int) -> None:
+    def stage_done(self, computed_s: float, files_s: float, requests: int) -> None:
         """One stage of so many requests has taken so long."""
-        files_s = max(seconds - computed_s, 0.0) / requests
-        self._latest.append((computed_s, min(computed_s, seconds) / requests, files_s))
+        self._latest.append((computed_s, computed_s / requests, files_s / requests))
         self._batch_s, self.compute_s, self.files_s = map(median, zip(*self._latest, strict=True))
 
     def round_size(self, stages: int) -> int | None:
