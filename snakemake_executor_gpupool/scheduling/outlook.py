@@ -18,6 +18,7 @@ from snakemake_executor_gpupool.scheduling.job_kinds import JobKinds
 from snakemake_executor_gpupool.scheduling.model_waves import ModelWaves
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.plan import workers_that_pay
+from snakemake_executor_gpupool.scheduling.models.shares import waiting_s
 from snakemake_executor_gpupool.scheduling.waves import Count, WaveTable
 from snakemake_executor_gpupool.wire.requests import Request
 
@@ -197,14 +198,17 @@ class Outlook(Foresight):
             job_s = typical_job_s if job_s is None else job_s
         return load_s is None or job_s is None or load_s >= WEIGHS * job_s
 
+    def guessed_s(self, model: Model) -> tuple[float, list[float]] | None:
+        """Guess what a load takes, and each of the jobs so far, by those of other models."""
+        load_s, job_s = self._typical_s()
+        if load_s is None or job_s is None:
+            return None
+        return load_s, [job_s] * min(self._jobs_read[model.key], MOST_AHEAD)
+
     def _typical_s(self) -> tuple[float | None, float | None]:
         if self._typical is None:
             models = self._models.values()
-            loads_s, jobs_s = (
-                [each.load_s for each in models],
-                [self.job_s(each) for each in models],
-            )
-            self._typical = median(loads_s), median(jobs_s)
+            self._typical = median(m.load_s for m in models), median(map(self.job_s, models))
         return self._typical
 
     def rank(self, group: Hashable) -> tuple[float, ...]:
@@ -275,7 +279,13 @@ class Outlook(Foresight):
         pace_s, coming = self._pace_before(waves[0]), self._table.counts[waves[0].name].coming
         if pace_s:  # they come one after the other
             return min(max(math.ceil(job_s / pace_s), 1), most, max(coming, 1))
-        return max(workers_that_pay([job_s] * min(coming, 64), [], model.load_s, most, most), 1)
+        most = workers_that_pay([job_s] * min(coming, MOST_AHEAD), [], model.load_s, most, most)
+        # Beside those that are there, one more has to be ready before they have done all.
+        coming = sum(self._table.counts[wave.name].coming for wave in waves)
+        start_s = max(model.load_s - self.ready_in_s(waves[0]), 0.0)
+        there_s = [0.0 if w.is_feedable else start_s for w in model.workers.values() if w.is_coming]
+        jobs_s = [job_s] * min(coming, MOST_AHEAD)
+        return max(workers_that_pay(jobs_s, there_s, start_s, most - len(there_s), most), 1)
 
     def work_within(self, model: Model, within_s: float) -> list[float]:
         """Estimate the seconds of each job of a model that is ready within a time.
@@ -308,7 +318,7 @@ class Outlook(Foresight):
         )
 
     def others_to_come(self, model: Model) -> int:
-        """Return how many other models have work, or jobs to come: any may want a device more."""
+        """Count the other models that have work, or jobs to come: any may want a device more."""
         if self._used is None:
             self._used = {
                 key
@@ -393,8 +403,3 @@ def median(known: Iterable[float | None]) -> float | None:
     """Return the median of what is known; None: nothing is."""
     values = [value for value in known if value is not None]
     return statistics.median(values) if values else None
-
-
-def waiting_s(model: Model) -> float:
-    """Return what all that waits takes one worker; 0 if nothing does, or nothing was measured."""
-    return (model.speed.seconds(model.waiting_cost()) or 0.0) if model.waiting else 0.0

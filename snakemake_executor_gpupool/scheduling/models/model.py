@@ -266,7 +266,7 @@ class Model:
         return self.queue.load + sum(item.cost for item in self.suspects)
 
     def workers_wanted(
-        self, free: int, most: int, now_s: float, later_s: Sequence[float] = ()
+        self, free: int, most: int, now_s: float, later_s: Sequence[float] = (), price: float = 1.0
     ) -> int:
         """Return how many workers the model should have, what waits considered.
 
@@ -278,6 +278,8 @@ class Model:
             How many there may be.
         later_s
             Seconds of each job that comes before one more worker could be ready.
+        price
+            How many loads one more has to save that takes a device from another model.
         """
         if not self.waiting:
             return min(1 if self.awaited_by else 0, most)
@@ -288,7 +290,8 @@ class Model:
         coming = [worker for worker in self.workers.values() if worker.is_coming]
         free_at_s = [self.free_in_s(worker, now_s) + fixed_s for worker in coming]
         items_s = [*self._items_s(), *later_s]
-        return workers_that_pay(items_s, free_at_s, self.load_s + fixed_s, free, most)
+        start_s = self.load_s + fixed_s
+        return workers_that_pay(items_s, free_at_s, start_s, free, most, price * start_s)
 
     def _items_s(self) -> list[float]:
         """Estimate the seconds of what waits, item by item if there are few.

@@ -332,7 +332,12 @@ def ends_before_a_load(seconds: float, free_at_s: Sequence[float], load_s: float
 
 
 def workers_that_pay(
-    items_s: Sequence[float], free_at_s: Sequence[float], load_s: float, free: int, most: int
+    items_s: Sequence[float],
+    free_at_s: Sequence[float],
+    load_s: float,
+    free: int,
+    most: int,
+    price_s: float | None = None,
 ) -> int:
     """Return on how many devices a model should be.
 
@@ -352,7 +357,10 @@ def workers_that_pay(
         How many more devices nobody uses.
     most
         How many workers there may be.
+    price_s
+        What one more has to save that takes a device from another model; None: ``load_s``.
     """
+    price_s = load_s if price_s is None else price_s
     now = len(free_at_s)
     most = min(most, now + len(items_s))
     if now and (most <= now or finish_s(items_s, free_at_s) <= load_s):
@@ -365,6 +373,6 @@ def workers_that_pay(
     good_s = SLACK * min(reachable)
     wanted = now + next(extra for extra, end_s in enumerate(reachable) if end_s <= good_s)
     if wanted >= now + free:
-        while wanted < most and ends_s[wanted - now] - ends_s[wanted - now + 1] > load_s:
+        while wanted < most and ends_s[wanted - now] - ends_s[wanted - now + 1] > price_s:
             wanted += 1
     return wanted

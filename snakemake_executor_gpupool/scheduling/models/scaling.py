@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
-from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
-from snakemake_executor_gpupool.scheduling.models.plan import ends_before_a_load
-from snakemake_executor_gpupool.scheduling.models.shares import deal
+from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.plan import ends_before_a_load, workers_that_pay
+from snakemake_executor_gpupool.scheduling.models.shares import deal, waiting_s
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
-from snakemake_executor_gpupool.scheduling.outlook import MOST_AHEAD, Outlook, waiting_s
+from snakemake_executor_gpupool.scheduling.outlook import MOST_AHEAD, Outlook
 
 
 class WorkerScaling:
@@ -29,6 +30,8 @@ class WorkerScaling:
     ) -> None:
         self._models = models
         self._outlook = outlook
+        #: Models for which more workers would pay as soon as another one's idle.
+        self.limited: dict[Hashable, Model] = {}
         self._allocator = allocator
         self._lifecycle = lifecycle
         self._blame_tracker = blame_tracker
@@ -112,16 +115,27 @@ class WorkerScaling:
             # A device taken from another model would do no more work than before.
             most = min(max(coming + free, 1), capacity)
         # On devices that no other model will need, work counts that will come.
-        to_spare = free > self._outlook.others_to_come(model)
+        to_spare = self._has_to_spare(model, free)
         later_s = self._outlook.work_within(model, model.load_s or 0.0) if to_spare else []
         wanted = model.workers_wanted(free, most, now_s, later_s) - coming
         if wanted > free and wanted + coming > 1:
-            wanted = min(wanted, self._most_beside_others(model, coming, wanted))
+            cheap = self._most_beside_others(model, coming, wanted)
+            if cheap < wanted:
+                dear = self._wanted_at_twice(model, most, now_s, later_s)
+                wanted = max(cheap, min(wanted, dear - coming))
+                self.limited[model.key] = model
         for worker in in_line[max(wanted, 0) :]:
             self._lifecycle.step_back(worker, now_s)
         for _ in range(wanted - len(in_line)):
             if model.error is None:
                 self._get_one_more(model, capacity, now_s)
+
+    def _has_to_spare(self, model: Model, free: int) -> bool:
+        """Whether more devices can be had than other models may want."""
+        others = self._outlook.others_to_come(model)
+        if free > others or not self._outlook.is_known or not is_measured(model):
+            return free > others
+        return free + self._to_be_had(model, math.inf) > others
 
     def _most_beside_others(self, model: Model, coming: int, wanted: int) -> int:
         """Return how many more workers of a model may take devices, none of which is needed soon.
@@ -138,20 +152,38 @@ class WorkerScaling:
             places += self._dealt(model, self._to_be_had(model, math.inf))
         return max(places, 1 - coming)
 
+    def _wanted_at_twice(
+        self, model: Model, most: int, now_s: float, later_s: Sequence[float]
+    ) -> int:
+        """Return how many workers pay where others have to be loaded again for them."""
+        if is_measured(model):
+            return model.workers_wanted(0, most, now_s, later_s, price=2.0)
+        guessed = self._outlook.guessed_s(model)
+        if guessed is None:
+            return 0
+        load_s, jobs_s = guessed
+        there_s = [0.0 for worker in model.workers.values() if worker.is_coming]
+        return workers_that_pay(jobs_s, there_s, load_s, 0, most, 2 * load_s)
+
     def _to_be_had(self, model: Model, within_s: float) -> int:
         """Return how many idle workers of other models can go, without one that is needed soon.
 
         All of models that get no work within some seconds, and all but one of each other model.
         """
+        idle = defaultdict[Hashable, list[ModelWorker]](list)
+        for worker in self._lifecycle.idle_on_gpus.values():
+            if worker.is_feedable and worker.model is not model:
+                idle[worker.model.key].append(worker)
         number = 0
-        for other in self._models.values():
-            ready = [worker for worker in other.workers.values() if worker.is_feedable]
-            idle = sum(not worker.in_flight for worker in ready)
-            if other is model or not idle:
-                continue
+        for workers in idle.values():
+            other = workers[0].model
             next_s = self._outlook.model_next_use_s(other)
             is_needed = next_s <= within_s and next_s < math.inf
-            number += min(idle, len(ready) - 1) if is_needed else idle
+            if is_needed:
+                ready = sum(worker.is_feedable for worker in other.workers.values())
+                number += min(len(workers), ready - 1)
+            else:
+                number += len(workers)
         return number
 
     def _get_one_more(self, model: Model, capacity: int, now_s: float) -> None:

@@ -6,6 +6,8 @@ import heapq
 import math
 from collections.abc import Sequence
 
+from snakemake_executor_gpupool.scheduling.models.model import Model
+
 
 def deal(works_s: Sequence[float], workers: Sequence[int], devices: int) -> list[int]:
     """Return how many of some devices each model gets: one after the other goes where most is left.
@@ -34,3 +36,8 @@ def deal(works_s: Sequence[float], workers: Sequence[int], devices: int) -> list
         dealt[number] += 1
         heapq.heapreplace(last, (-left_s(number), number))
     return dealt
+
+
+def waiting_s(model: Model) -> float:
+    """Return what all that waits takes one worker; 0 if nothing does, or nothing was measured."""
+    return (model.speed.seconds(model.waiting_cost()) or 0.0) if model.waiting else 0.0
