@@ -172,8 +172,7 @@ class Outlook(Foresight):
     def next_use_s(self, group: Hashable, left: int = 0) -> float:
         """The same, by the model's key; 0 where a load costs next to nothing.
 
-        Later than that of any model without another worker, where those that stay do the work
-        nearly as soon.
+        Later than any model's last worker, where those that stay do the work nearly as soon.
         """
         model = self._models.get(group) if self.is_known else None
         if model is None or not self.weighs(model):
@@ -288,10 +287,7 @@ class Outlook(Foresight):
         return max(workers_that_pay(jobs_s, there_s, start_s, most - len(there_s), most), 1)
 
     def work_within(self, model: Model, within_s: float) -> list[float]:
-        """Estimate the seconds of each job of a model that is ready within a time.
-
-        At most ``MOST_AHEAD`` of them.
-        """
+        """Estimate the seconds of a model's jobs that are ready in time, ``MOST_AHEAD`` at most."""
         job_s = self.job_s(model)
         if not self.is_known or not job_s or not self.weighs(model):
             return []
@@ -320,11 +316,8 @@ class Outlook(Foresight):
     def others_to_come(self, model: Model) -> int:
         """Count the other models that have work, or jobs to come: any may want a device more."""
         if self._used is None:
-            self._used = {
-                key
-                for key, other in self._models.items()
-                if self.model_next_use_s(other) < math.inf
-            }
+            models = self._models.items()
+            self._used = {key for key, m in models if self.model_next_use_s(m) < math.inf}
         return len(self._used) - (model.key in self._used)
 
     def is_reading(self, model: Model) -> bool:
