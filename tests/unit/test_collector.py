@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from snakemake_executor_gpupool.frontends.snakemake.collector import (
+    BEFORE_THE_NEXT,
     BETWEEN_LOOKS,
     LARGE_GRAPH,
     Collector,
@@ -82,3 +83,19 @@ def test_what_was_imported_stays_left_alone_after_a_small_graph(
     collector.hold(LARGE_GRAPH - 1)
     collector.over()
     assert gc.get_freeze_count() > held / 2 > 500
+
+
+def test_older_objects_are_looked_at_less_often_while_a_large_graph_is_worked_off(
+    usual: tuple[int, int, int],
+) -> None:
+    collector = Collector()
+    collector.relax()
+    collector.hold(LARGE_GRAPH)
+    assert gc.get_threshold() == (BETWEEN_LOOKS, BEFORE_THE_NEXT, usual[2])
+    collector.over()
+    assert gc.get_threshold() == usual
+    gc.set_threshold(BETWEEN_LOOKS + 1, 4, 5)  # somebody else's choice
+    collector.relax()
+    collector.hold(LARGE_GRAPH)
+    collector.over()
+    assert gc.get_threshold() == (BETWEEN_LOOKS + 1, 4, 5)

@@ -30,6 +30,7 @@ PLACES = {
     ("scheduling/job_scheduler.py", "run"): "executor: handing jobs over",
     ("snakemake/jobs.py", "prepare"): "Snakemake: preparing a job",
     ("executors/base.py", "printjob"): "Snakemake: printing a job",
+    ("snakemake/jobs.py", "log_info"): "Snakemake: printing a job",
     ("snakemake/jobs.py", "register"): "Snakemake: marking a job as begun",
     (OURS + "executor.py", "__post_init__"): "executor: start",
     (OURS + "executor.py", "shutdown"): "executor: end",

@@ -17,6 +17,9 @@ import gc
 #: So many new objects there are between two looks at the new ones; 700 are Python's own choice.
 #: Older ones are looked at in proportion.
 BETWEEN_LOOKS = 20_000
+#: While a large graph is worked off, those that have outlived one look are looked at again after so
+#: many more looks; 10 are Python's own choice. Nearly all of them are what Snakemake keeps of jobs.
+BEFORE_THE_NEXT = 100
 #: A graph of so many jobs is large.
 LARGE_GRAPH = 1000
 
@@ -54,6 +57,9 @@ class Collector:
         if jobs >= LARGE_GRAPH and self._usual is not None and not self._is_holding:
             self._is_holding = True
             gc.freeze()
+            first, second, third = gc.get_threshold()
+            if first == BETWEEN_LOOKS:
+                gc.set_threshold(first, max(second, BEFORE_THE_NEXT), third)
 
     def over(self) -> None:
         """Look at everything again, and as often as before."""

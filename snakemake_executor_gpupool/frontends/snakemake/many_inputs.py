@@ -2,8 +2,8 @@
 
 Before a job starts, Snakemake asks of each of its inputs whether it is a pipe, and for that goes
 through all jobs before it until it finds the one that writes the input. For a rule that collects
-5,000 files these are twelve million steps, 1.8 s, and with four times as many files sixteen times
-that. Where none of these jobs writes a pipe, the answer is known.
+5,000 files these are twelve million steps, 1.4 s, and for 20,000 files 23 s. Where none of these
+jobs writes a pipe, the answer is known.
 """
 
 from __future__ import annotations
