@@ -190,7 +190,7 @@ class SimulatedProcesses(WorldOptions, ABC):
         distinct = {item.key: item for each in items.values() for item in each}
         tried = sorted(distinct.values(), key=lambda item: -item.tokens)[:TRIED]
         limit_s = effect.item_limit_s
-        if limit_s is None or len(tried) < TRIED or tried[-1].cost * self._item_s() <= limit_s:
+        if limit_s is None or len(tried) < 2 or tried[-1].cost * self._item_s() <= limit_s:
             return items
         keys = {item.key for item in tried}
         return {n: each for n, each in items.items() if keys.issuperset(i.key for i in each)}

@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Union
 
-#: So many items show what one takes to compute: the first one also has what is done only once.
-TRIED = 2
+#: So many items show what one takes to compute: the first one by itself, which also has what is
+#: done only once, and the others together.
+TRIED = 8
 #: A request of at most so many tokens, batch size times length, is short.
 MAX_SHORT_INFERENCE_TOKENS = 128
 #: The same for weights in NF4, whose kernels are quick for a single token only.

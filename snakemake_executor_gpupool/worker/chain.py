@@ -144,14 +144,10 @@ class Chain:
 
 
 def tried_first(batches: Iterable[list[int]]) -> Iterator[list[int]]:
-    """Yield micro-batches so that the first ``TRIED`` items are computed one by one."""
-    left = TRIED
-    for batch in batches:
-        for place in batch[:left]:
-            yield [place]
-        if batch[left:]:
-            yield batch[left:]
-        left = max(left - len(batch), 0)
+    """Yield micro-batches, the first in parts: an item, others up to ``TRIED``, the rest."""
+    for number, batch in enumerate(batches):
+        parts = [batch[:1], batch[1:TRIED], batch[TRIED:]] if number == 0 else [batch]
+        yield from filter(None, parts)
 
 
 class Packed:

@@ -30,7 +30,7 @@ from typing import Any, Callable
 from snakemake_executor_gpupool.errors import GpupoolError
 from snakemake_executor_gpupool.tool_api.contract import all_items
 from snakemake_executor_gpupool.tool_api.memory import release_memory
-from snakemake_executor_gpupool.tool_api.short_requests import TRIED, is_short
+from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.payload import (
@@ -345,7 +345,8 @@ class ChainServer:
                     if outcome.error is None:
                         computed[keys[index]] = Packed(pack(outcome.result), outcome.result)
             times_s.append(time.perf_counter() - started_s)
-            if limit_s is not None and len(times_s) == TRIED and times_s[-1] > limit_s:
+            item_s = times_s[-1] / len(batch)
+            if limit_s is not None and len(times_s) == 2 and item_s > limit_s:
                 break  # several processes do the others sooner
         self._computed_s = sum(times_s)
         if limit_s is not None and len(times_s) > 1 and len(computed) > 1:

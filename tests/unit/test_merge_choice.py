@@ -101,7 +101,9 @@ def test_an_item_may_take_as_long_as_merging_pays(
 ) -> None:  # M1 F2
     case = Case(requests, loads_s, merged_s, spent_s=spent_s)
     limit_s = item_limit_s(case)
-    if limit_s:
+    risked_s = START_S / ((requests - 1) * case.share)
+    assert limit_s >= risked_s
+    if limit_s > 1.01 * risked_s:
         assert judge(dataclasses.replace(case, compute_s=min(limit_s * 0.999, 1e3))).pays
     if limit_s < NO_LIMIT_S:
         assert not judge(dataclasses.replace(case, compute_s=limit_s * 1.01 + 1e-5)).pays
@@ -320,7 +322,7 @@ def test_merging_where_it_pays_takes_less_time(
 
 
 def test_many_slow_requests_take_no_longer_than_without_merging() -> None:  # F2
-    """Merged, they would take more than twice as long: two items are tried."""
+    """Merged, they would take more than twice as long: some items are tried."""
     times = {"load_s": 0.001, "seconds_per_cost": 0.03, "budget_tokens": 4, "cpus": 3}
     auto, off = (simulated(merges, 100, **times) for merges in (True, False))
     assert decided(auto) == [True, False] and auto.counts["merged"] <= 3 * TRIED
@@ -348,7 +350,7 @@ def random_case(seed: int) -> dict[str, Any]:
 def test_with_known_costs_it_is_never_slower_and_else_by_little(seed: int) -> None:  # F2
     case = random_case(seed)
     auto, off = (simulated(merges, **case) for merges in (True, False))
-    assert makespan_s(auto) <= 1.02 * makespan_s(off) + START_S, "nothing is known"
+    assert makespan_s(auto) <= 1.02 * makespan_s(off) + 2 * START_S, "nothing is known"
     known: Figs = {}
     for world in (auto, off):  # a user who had both ways once
         models = world.scheduler.dispatch.models.values()

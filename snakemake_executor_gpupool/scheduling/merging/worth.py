@@ -15,7 +15,7 @@ as much as these loads, they are loaded: once loads and stages are measured, at 
 possible time is spent.
 
 Before anything was measured, a request is taken to be quick to compute, and the process that has
-all models tries: it computes two items, and if an item takes longer than pays
+all models tries: it computes some items, and if one takes longer than pays
 (:func:`item_limit_s`), the other requests go job by job.
 """
 
@@ -141,7 +141,8 @@ def item_limit_s(case: Case) -> float:
     """Return up to how many seconds of computing a job merging pays, all else as it is."""
     if case.compute_s is not None or case.requests == 1 or not case.share:
         return NO_LIMIT_S  # it is known, or costs nothing
-    low_s, high_s = 0.0, MAX_LIMIT_S
+    # Estimates are rough: one process's start is risked.
+    low_s, high_s = START_S / ((case.requests - 1) * case.share), MAX_LIMIT_S
     if judge(dataclasses.replace(case, compute_s=high_s)).pays:
         return NO_LIMIT_S
     for _ in range(STEPS):
