@@ -85,7 +85,7 @@ class Esm2Embed(Tool):
     pads = True
     tolerance = TOLERANCE
     reproducible = "shape"
-    version = "2"
+    version = "3"
 
     _encoder: Any = None
     _contact_head: Any = None
@@ -148,8 +148,10 @@ class Esm2Embed(Tool):
 
         layers = options.resolve_layers(self._encoder.layers)
         with torch.inference_mode():
-            tokens = self._tokens(items)
             lengths = [len(item.sequence) for item in items]
+            if self.device == "cpu" and self.batch_shape is None and not options.contacts:
+                return self._computed_rows(items, layers, options.pool)
+            tokens = self._tokens(items)
             if not options.contacts:
                 is_fixed = self.batch_shape is not None
                 states = self._encoder.hidden_states(tokens, layers, always_mask=is_fixed)
@@ -165,6 +167,32 @@ class Esm2Embed(Tool):
                 result["contacts"] = contacts.float().cpu().numpy().copy()
         return results
 
+    def _computed_rows(
+        self, items: Sequence[Record], layers: Sequence[int], pool: str
+    ) -> list[Arrays]:
+        """Embed sequences one behind the other, which spares a CPU the padding and the mask."""
+        import numpy as np
+        import torch
+
+        lengths = [len(item.sequence) + ADDED_TOKENS for item in items]
+        tokens: Any = np.concatenate([self._tokens_of(item) for item in items])
+        states = self._encoder.hidden_rows(torch.from_numpy(tokens), lengths, layers)
+        results: list[Arrays] = [{} for _ in items]
+        for layer in layers:
+            for result, rows in zip(results, states[layer].split(lengths)):
+                residues = rows[1:-1]
+                found = residues.mean(dim=0) if pool == "mean" else residues
+                result[f"layer{layer}"] = found.numpy().copy()
+        return results
+
+    def _tokens_of(self, item: Record) -> Any:
+        """Return the tokens of one sequence, int64, with its start and end."""
+        import numpy as np
+
+        alphabet = self._encoder.model.alphabet
+        letters = np.frombuffer(item.sequence.encode(), np.uint8)
+        return np.concatenate([[alphabet.cls_idx], self._letters[letters], [alphabet.eos_idx]])
+
     def _tokens(self, items: Sequence[Record]) -> Tensor:
         """Return int64 tokens of shape (B, T), padded at the end.
 
@@ -178,11 +206,8 @@ class Esm2Embed(Tool):
         if self.batch_shape is not None:
             length = self.batch_shape.tokens
         tokens: Any = np.full((len(items), length), alphabet.padding_idx, np.int64)
-        tokens[:, 0] = alphabet.cls_idx
         for row, item in zip(tokens, items):
-            length = len(item.sequence)
-            row[1 : length + 1] = self._letters[np.frombuffer(item.sequence.encode(), np.uint8)]
-            row[length + 1] = alphabet.eos_idx
+            row[: len(item.sequence) + ADDED_TOKENS] = self._tokens_of(item)
         return torch.from_numpy(tokens).to(self.device)
 
     def _loaded_contact_head(self, model: str) -> Any:

@@ -3,17 +3,20 @@
 fair-esm's own forward pass computes logits for every token, keeps the attention
 weights of every layer, and turns the hidden states over twice a layer. Here the
 same sums are done batch-first, with PyTorch's fused attention and GELU, and stop
-at the hidden states. Against fair-esm's forward pass the difference is rounding
-noise (tests hold it to 1e-5). Contact maps need the attention weights: those go
-through fair-esm's own code.
+at the hidden states. On a CPU sequences stand one after the other, without padding:
+attention is computed for each by itself, so that it needs no mask. Against
+fair-esm's forward pass the difference is rounding noise (tests hold it to 1e-5).
+Contact maps need the attention weights: those go through fair-esm's own code.
 
 This module imports torch: only a worker that holds the model imports it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -94,20 +97,41 @@ class Encoder:
         dict of int to Tensor
             float32 of shape (B, T, D) each; what stands at padding is undefined.
         """
-        wanted = set(layers)
         present = tokens.ne(self.model.padding_idx)
-        x = self._embed(tokens, present)
-        states = {0: x} if 0 in wanted else {}
         needs_mask = always_mask or not bool(present.all())
         mask = present[:, None, None, :] if needs_mask else None
         cos_sin = self._cos_sin(tokens.shape[1])
-        for number, layer in enumerate(self.model.layers[: max(wanted)], start=1):
-            x = self._layer(layer, x, cos_sin, mask)
-            if number in wanted:
-                states[number] = x
-        if self.layers in wanted:
-            states[self.layers] = self.model.emb_layer_norm_after(x)
-        return states
+        attend = functools.partial(self._attend, cos_sin=cos_sin, mask=mask)
+        return self._states(self._embed(tokens, present), layers, attend)
+
+    def hidden_rows(
+        self, tokens: Tensor, lengths: Sequence[int], layers: Iterable[int]
+    ) -> dict[int, Tensor]:
+        """Compute the same for sequences that stand one after the other, without padding.
+
+        Parameters
+        ----------
+        tokens
+            int64 of shape (N,), on the model's device: start, residues and end of each sequence.
+        lengths
+            How many tokens each sequence has; N together.
+        layers
+            As in :meth:`hidden_states`.
+
+        Returns
+        -------
+        dict of int to Tensor
+            float32 of shape (N, D) each.
+        """
+        present = tokens.ne(self.model.padding_idx)
+        half = self.model.embed_dim // self._heads // 2
+        tables = [table[:, None, :half] for table in self._cos_sin(max(lengths))]
+        cos, sin = (torch.cat([table[:length] for length in lengths]) for table in tables)
+        # Spread over the heads once, not in every layer.
+        shape = (len(tokens), self._heads, half)
+        cos_sin = cos.expand(shape).contiguous(), sin.expand(shape).contiguous()
+        attend = functools.partial(self._attend_rows, cos_sin=cos_sin, lengths=lengths)
+        return self._states(self._embed(tokens, present), layers, attend)
 
     def states_and_attentions(
         self, tokens: Tensor, layers: Iterable[int]
@@ -124,6 +148,19 @@ class Encoder:
         return output["representations"], output["attentions"]
 
     # -- the parts of the pass -------------------------------------------------
+    def _states(
+        self, x: Tensor, layers: Iterable[int], attend: Callable[..., Tensor]
+    ) -> dict[int, Tensor]:
+        wanted = set(layers)
+        states = {0: x} if 0 in wanted else {}
+        for number, layer in enumerate(self.model.layers[: max(wanted)], start=1):
+            x = self._layer(layer, x, attend)
+            if number in wanted:
+                states[number] = x
+        if self.layers in wanted:
+            states[self.layers] = self.model.emb_layer_norm_after(x)
+        return states
+
     def _embed(self, tokens: Tensor, present: Tensor) -> Tensor:
         x: Tensor = self.model.embed_scale * self.model.embed_tokens(tokens)
         if self.model.token_dropout:
@@ -131,11 +168,9 @@ class Encoder:
         # Not times zero: were the padding's own embedding damaged, all would be.
         return x.masked_fill(~present.unsqueeze(-1), 0.0)
 
-    def _layer(
-        self, layer: Any, x: Tensor, cos_sin: tuple[Tensor, Tensor], mask: Tensor | None
-    ) -> Tensor:
+    def _layer(self, layer: Any, x: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         normed = layer.self_attn_layer_norm(x).to(self._dtype)
-        x = x + self._attend(layer.self_attn, normed, cos_sin, mask)
+        x = x + attend(layer.self_attn, normed)
         normed = layer.final_layer_norm(x).to(self._dtype)
         change: Tensor = layer.fc2(functional.gelu(layer.fc1(normed)))
         return x + change
@@ -150,6 +185,33 @@ class Encoder:
         value = attention.v_proj(x).view(shape).transpose(1, 2)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         projected: Tensor = attention.out_proj(mixed.transpose(1, 2).reshape(x.shape))
+        return projected
+
+    def _attend_rows(
+        self,
+        attention: Any,
+        x: Tensor,
+        cos_sin: tuple[Tensor, Tensor],
+        lengths: Sequence[int],
+    ) -> Tensor:
+        width = x.shape[1]
+        query, key, value = (
+            project(x).view(len(x), self._heads, width // self._heads)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        _rotate_here(query, *cos_sin)
+        _rotate_here(key, *cos_sin)
+        mixed, start = [], 0
+        for length, same in itertools.groupby(lengths):  # neighbours of one length go together
+            end = start + length * sum(1 for _ in same)
+            parts = (
+                each[start:end].unflatten(0, (-1, length)).transpose(1, 2)
+                for each in (query, key, value)
+            )
+            attended = functional.scaled_dot_product_attention(*parts)
+            mixed.append(attended.transpose(1, 2).reshape(end - start, width))
+            start = end
+        projected: Tensor = attention.out_proj(torch.cat(mixed))
         return projected
 
     def _cos_sin(self, length: int) -> tuple[Tensor, Tensor]:
@@ -179,6 +241,14 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate (B, H, T, d) vectors by their positions' angles, (T, d) tables."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def _rotate_here(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotate (N, H, d) vectors in place; the tables, (N, H, d / 2), have each angle once."""
+    first, second = x.chunk(2, dim=-1)
+    kept = first * sin
+    first.mul_(cos).addcmul_(second, sin, value=-1)
+    second.mul_(cos).add_(kept)
 
 
 def residue_means(hidden: Tensor, lengths: Tensor) -> Tensor:

@@ -184,6 +184,20 @@ def check_against_transformers(directory, model, layers, lengths=cases.LENGTHS):
 
 
 class TestRun:
+    def test_rows_without_padding_come_out_as_padded_ones(self, tool):
+        items = cases.proteins((37, 5, 5, 64, 1, 37))
+        lengths = [len(item.sequence) + 2 for item in items]
+        layers = range(tool._encoder.layers + 1)
+        tokens = tool._tokens(items)
+        flat = torch.cat([row[:length] for row, length in zip(tokens, lengths, strict=True)])
+        with torch.inference_mode():
+            padded = tool._encoder.hidden_states(tokens, layers)
+            rows = tool._encoder.hidden_rows(flat, lengths, layers)
+        for layer in layers:
+            parts = rows[layer].split(lengths)
+            for part, row, length in zip(parts, padded[layer], lengths, strict=True):
+                assert cases.largest_difference(part.numpy(), row[:length].numpy()) < 1e-5
+
     @pytest.mark.parametrize("pool", ["mean", "per_token"])
     def test_results_do_not_depend_on_the_batch(self, tool, pool):
         items = cases.proteins([*range(1, 20), 150])
