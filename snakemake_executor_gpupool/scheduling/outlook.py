@@ -212,16 +212,19 @@ class Outlook(Foresight):
 
     def rank(self, group: Hashable) -> tuple[float, ...]:
         """Those last that would be loaded again for little; first those on which most depends."""
-        if group not in self._ranks:
-            model = self._models.get(group)
-            if model is None or not self.weighs(model):
-                self._ranks[group] = (0.0, 0.0)
-            else:
-                # Work that takes longer than a load is worth one more.
-                pays = model.load_s is not None and waiting_s(model) > model.load_s
-                comes_back = not pays and self._is_blocked(model)
-                self._ranks[group] = (float(comes_back), -float(self._rows_after(model)))
-        return self._ranks[group]
+        rank = self._ranks.get(group)
+        if rank is None:
+            self._ranks[group] = rank = self._rank_of(group)
+        return rank
+
+    def _rank_of(self, group: Hashable) -> tuple[float, ...]:
+        model = self._models.get(group)
+        if model is None or not self.weighs(model):
+            return 0.0, 0.0
+        # Work that takes longer than a load is worth one more.
+        pays = model.load_s is not None and waiting_s(model) > model.load_s
+        comes_back = not pays and self._is_blocked(model)
+        return float(comes_back), -float(self._rows_after(model))
 
     def _is_blocked(self, model: Model) -> bool:
         """Whether some jobs of a model wait for models that are not loaded."""

@@ -95,6 +95,7 @@ class Dispatch:
         outlook: Outlook,
     ) -> None:
         self._jobs = jobs
+        self._allocator = allocator
         self._outlook = outlook
         self._blame_tracker = blame_tracker
         self._config = config
@@ -246,9 +247,22 @@ class Dispatch:
 
     def feed_all(self, now_s: float) -> None:
         """Do for every model what can be done now, unless there is nothing to do."""
+        is_full = self._is_full()
         for model in self.models.values():
-            if not is_at_rest(model):
+            if not (is_at_rest(model) or (is_full and self._only_waits(model))):
                 self.feed(model, now_s)
+
+    def _is_full(self) -> bool:
+        """Whether there is no GPU that anybody could have now who waits for one."""
+        return not self.lifecycle.idle_on_gpus and not self.ahead.free_gpus()
+
+    def _only_waits(self, model: Model) -> bool:
+        """Whether a model waits for its first device, as others do, and can do nothing else."""
+        if len(model.workers) != 1 or not self._allocator.is_wanted_by_others(model.key):
+            return False
+        (worker,) = model.workers.values()
+        more = model.suspects or model.oversized or model.resting or model.awaited_by
+        return worker.is_in_line and not worker.has_loaded and model.error is None and not more
 
     def _is_gathering(self, model: Model, now_s: float) -> bool:
         """Whether to let more inputs arrive before the first batch is cut."""

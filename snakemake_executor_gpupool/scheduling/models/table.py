@@ -10,6 +10,7 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPo
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model_key import ModelKey
 from snakemake_executor_gpupool.wire.described import ModelInfo
 from snakemake_executor_gpupool.wire.requests import Request
 
@@ -65,6 +66,8 @@ class ModelTable(Mapping[Hashable, Model]):
         """Take in a model that is new, and return it."""
         if len(self._models) >= self._tidied + MAX_IDLE:
             self._forget_idle()
+        if isinstance(model.key, tuple):
+            model.key = ModelKey(model.key)
         self._models[model.key] = model
         if model.ident:
             self._of_ident.setdefault(model.ident, {})[model.key] = model
