@@ -10,7 +10,7 @@ import gc
 import os
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,13 +53,26 @@ def children() -> Iterator[str]:
 
 
 class Driver:
-    """Sends jobs, some ahead of those that are done, and counts what fails."""
+    """Sends jobs, some ahead of those that are done, and counts what fails.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    Parameters
+    ----------
+    devices
+        The managed ones; None: all.
+    model_of
+        Returns the model of a job by its number.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        devices: str | None = "cpu:1",
+        model_of: Callable[[int], str] = lambda number: "m",
+    ) -> None:
+        self.directory, self._model_of = directory, model_of
         self.errors: list[str] = []
         self._done = threading.Semaphore(AHEAD)
-        config = build_config(run_root=directory / "run", managed_devices="cpu:1")
+        config = build_config(run_root=directory / "run", managed_devices=devices)
         callbacks = Callbacks(self._report, _never, self._broken, lambda line: None)
         self.pool = Pool(config, callbacks)
         self._tool = ToolRef(TOOL, str(directory), config.python, "Textual")
@@ -86,7 +99,9 @@ class Driver:
         source, target = (self.directory / f"{number}.{end}" for end in ("txt", "up"))
         source.write_text(f"word{number}\n")
         files = [Named.from_pairs([(None, str(path))]) for path in (source, target)]
-        job = Job(rule="up", input=files[0], output=files[1], params={"model": "m"})
+        job = Job(
+            rule="up", input=files[0], output=files[1], params={"model": self._model_of(number)}
+        )
         return Request(
             job_id=number,
             title=f"rule up (i={number})",
@@ -123,6 +138,26 @@ def check(directory: Path, jobs: int) -> None:
 
 def test_two_thousand_jobs_leave_little_behind(tmp_path: Path) -> None:
     check(tmp_path, 2000)
+
+
+def test_models_that_come_and_go_leave_no_descriptors(  # P6, W7
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUPOOL_SIMULATE", "1")
+    each, models = 2, 9
+    driver = Driver(tmp_path, devices=None, model_of=lambda number: f"m{number // each}")
+    files, processes = [], []
+    try:
+        for number in range(models):
+            driver.send(range(number * each, (number + 1) * each))
+            files.append(open_files())
+            processes.append(len(list(children())))
+        assert driver.pool.summary()["model_loads"] == models
+        assert driver.pool.summary()["evictions"] == models - 1
+    finally:
+        driver.pool.close()
+    # What a worker that leaves had may still be there when the next one has answered.
+    assert max(files) <= files[0] + 3 and max(processes) <= processes[0] + 1
 
 
 @pytest.mark.chaos
