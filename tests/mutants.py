@@ -140,6 +140,13 @@ MUTANTS = (
         ("test_scheduler.py",),
     ),
     Mutant(
+        "items of other params that are read for the pool are other items",
+        "scheduling/intake.py",
+        "            own = (space, model, group, key) if",
+        '            own = (space, model, "", key) if',
+        ("test_scheduler.py",),
+    ),
+    Mutant(
         "a file that blobs share is removed with the last of them",
         "wire/spool.py",
         "        if needed > 0:\n",

@@ -13,6 +13,7 @@ from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
+from snakemake_executor_gpupool.wire.kept import result_key
 
 
 def test_each_job_gets_its_own_results_in_its_order() -> None:  # P6
@@ -73,8 +74,11 @@ def test_items_with_other_run_params_share_a_worker_but_no_batch() -> None:  # T
     world.submit(2, [FakeItem("a", group="g2")])
     world.run()
     assert world.scheduler.dispatch.counts["model_loads"] == 1
-    groups = [{item.group for item in batch.items} for batch in world.effects(fx.RunBatch)]
-    assert all(len(group) == 1 for group in groups)
+    batches = [batch.items for batch in world.effects(fx.RunBatch)]
+    assert all(len({item.group for item in items}) == 1 for items in batches)
+    for item in (item for items in batches for item in items):
+        space, model, _, key = item.key
+        assert item.key == result_key(space, model, item.group, key), "as kept results are found"
     assert len(world.computed) == 3
 
 
