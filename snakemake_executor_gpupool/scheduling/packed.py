@@ -23,7 +23,7 @@ MAX_OPEN = 16_384
 #: So many items are packed and unpacked at once; as many as a frame of a file process has.
 PIECE_ITEMS = 500
 #: So many items of a call come first, and so many at a time after them.
-CALL_FIRST, CALL_ITEMS = 4096, 1000
+CALL_FIRST, CALL_ITEMS = 4096, 2000
 #: So many of them are work for each worker that has a part in it, or as many as it takes in so many
 #: micro-batches, and as many more: the caller has the others.
 CALL_OPEN, CALL_BATCHES = 2048, 4
