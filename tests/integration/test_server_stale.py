@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_stale import CASES, DRIVER, HERE, LOADED, Case, database, tool, write
+from tests.integration.test_stale import CASES, DRIVER, HERE, LOADED, Case, complete, tool, write
 from tests.serving import Workplace
 
 NO_FILES = "def read(self, job): return []", "def write(self, job, results): pass"
@@ -70,12 +70,7 @@ def laid_out(case: Case, place: Path) -> None:
     write(case.files)
     have_files_read(place)
     Path("in.txt").write_text("a")
-    if "p" in case.files:
-        Path("p").chmod(0o755)
-    if "make.py" in case.files:
-        database("1")
-    if "w1" in case.files:
-        Path("w").symlink_to("w1")
+    complete(case)
 
 
 class Clients:

@@ -281,6 +281,16 @@ def database(value: str) -> None:
         connection.execute("insert into t values (?)", (value,))
 
 
+def complete(case: Case) -> None:
+    """Make what a case has beside texts: a program, a database, a link."""
+    if "p" in case.files:
+        Path("p").chmod(0o755)
+    if "make.py" in case.files:
+        database("1")
+    if "w1" in case.files:
+        Path("w").symlink_to("w1")
+
+
 def driven(way: str, case: Case, items: object) -> tuple[list[str], str]:
     words = [json.dumps(each) for each in (case.spec, items, case.params)]
     done = subprocess.run(
@@ -301,12 +311,7 @@ def test_a_kept_result_is_never_stale(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MY_SETTING", "1")
     write(case.files)
-    if "p" in case.files:
-        Path("p").chmod(0o755)
-    if "make.py" in case.files:
-        database("1")
-    if "w1" in case.files:
-        Path("w").symlink_to("w1")
+    complete(case)
     items = [["a", "f"]] if "f" in case.files else ["a"]
     first, _ = driven("pool", case, items)
     assert driven("pool", case, items)[0] == first

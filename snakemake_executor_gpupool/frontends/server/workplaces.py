@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -205,7 +206,8 @@ class Workplaces:
         if not any(_base_of(other) == base for other in self._known.values()):
             self._spoiled.pop(base, None)  # nothing has a number any longer
         for path in (workplace.expected, *map(Path, workplace.reads.files)):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _digest(what: list[Any]) -> str:
