@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.scheduling.models.plan import Level
+from snakemake_executor_gpupool.scheduling.models.work_queue import Level
 from snakemake_executor_gpupool.scheduling.settled import (
     SettledItems,
     SettledTable,

@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.errors import InputError
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.merging import staged_outputs
-from snakemake_executor_gpupool.scheduling.models.plan import MAX_PASSED
+from snakemake_executor_gpupool.scheduling.models.work_queue import MAX_PASSED
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
 from snakemake_executor_gpupool.tool_api.short_requests import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakemake_executor_gpupool.scheduling.models.plan import WorkQueue
+from snakemake_executor_gpupool.scheduling.models.work_queue import WorkQueue
 from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.tool_api.micro_batches import cut, halves, size_of
 from snakemake_executor_gpupool.tool_api.tool import Tool

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.scheduling.models.plan import (
     SLACK,
-    WAVE_ITEMS,
-    WorkQueue,
     ends_before_a_load,
     fair_share,
     finish_s,
     workers_that_pay,
 )
 from snakemake_executor_gpupool.scheduling.models.shares import deal
+from snakemake_executor_gpupool.scheduling.models.work_queue import WAVE_ITEMS, WorkQueue
 
 COSTS = st.lists(st.floats(0, 1e6, allow_nan=False), max_size=60)
 

@@ -27,12 +27,9 @@ from snakemake_executor_gpupool.scheduling.models.cost_shares import Work
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.large_jobs import LargeJobs
 from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
-from snakemake_executor_gpupool.scheduling.models.plan import (
-    WorkQueue,
-    fair_share,
-    workers_that_pay,
-)
+from snakemake_executor_gpupool.scheduling.models.plan import fair_share, workers_that_pay
 from snakemake_executor_gpupool.scheduling.models.row_figures import RowFigures
+from snakemake_executor_gpupool.scheduling.models.work_queue import WorkQueue
 from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.tool_api.micro_batches import size_of
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError

@@ -1,0 +1,280 @@
+"""The items that wait for a model's workers, in the order in which these take them. Pure.
+
+All workers of a model take from one queue, the costliest items first. That is LPT, longest
+processing time first: the worker that is free first has the least load so far. It needs
+no shards that would have to be corrected when a cost was wrong, a worker is slower, comes
+late or dies; and since the whole queue is in order of cost, neighbours are of like length,
+which keeps padding small.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from typing import Generic, Protocol, TypeVar
+
+from snakemake_executor_gpupool.tool_api.micro_batches import padded_size
+
+#: (negated priority, 0 for short requests else 1): what goes before what.
+Level = tuple[int, int]
+
+
+class Weighted(Protocol):
+    """What the planner must know of an item."""
+
+    @property
+    def cost(self) -> float:
+        """Relative time it takes."""
+
+    @property
+    def tokens(self) -> int:
+        """Its share of a micro-batch's token budget."""
+
+    @property
+    def group(self) -> str:
+        """Items of one group may share a micro-batch."""
+
+    @property
+    def level(self) -> Level:
+        """What goes before what."""
+
+    @property
+    def arrival(self) -> int:
+        """Its number among all items."""
+
+
+ItemT = TypeVar("ItemT", bound=Weighted)
+#: (level, wave, group): items that may share a micro-batch.
+Kind = tuple[Level, int, str]
+#: (negated cost, negated tokens, arrival).
+Rank = tuple[float, int, int]
+#: Of very many items this many at a time are ordered by cost, so that whole jobs get done, and
+#: their results can go, long before all are. Enough for neighbours to be of like length.
+WAVE_ITEMS = 4096
+#: After so many micro-batches of short requests, one of the others of their priority is next.
+MAX_PASSED = 4
+
+
+class WorkQueue(Generic[ItemT]):
+    """The items that wait for one model's workers.
+
+    By priority; then those of short requests; then the costliest first. At most ``MAX_PASSED``
+    micro-batches of short requests in a row go before others of their priority that wait, so
+    that a steady stream of them slows the others down, but never stops them.
+
+    More than ``WAVE_ITEMS`` are taken in waves, by arrival; what remains in the end becomes one
+    wave again, so that the costliest items never come last. What is pushed at once of a group is a
+    run, a list in order; a group is a heap of runs by their first items, and so is the list of a
+    level's groups: many items at once go in and out at next to no cost, and single ones in
+    logarithmic time.
+
+    References
+    ----------
+    R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17 (1969)
+    416-429: with m workers the makespan is at most 4/3 - 1/(3m) times the least possible.
+    """
+
+    def __init__(self) -> None:
+        self._heaps: dict[Kind, list[tuple[Rank, int, list[ItemT]]]] = {}
+        self._runs = 0
+        # Where each of a level's groups stands by its first item. An entry whose item is no
+        # longer its group's first is out of date, and dropped when it comes up.
+        self._heads: dict[Level, list[tuple[int, Rank, str]]] = {}
+        self._groups: Counter[Level] = Counter()
+        # By priority: how many micro-batches of short requests have passed others since one of
+        # these was taken.
+        self._passed: Counter[int] = Counter()
+        self._count = 0
+        self._wave = self._in_wave = 0
+        #: Total cost of the waiting items.
+        self.load = 0.0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[ItemT]:
+        runs = (run for heap in self._heaps.values() for _, _, run in heap)
+        return (item for run in runs for item in reversed(run))
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether short requests and others wait."""
+        return len({is_long for _, is_long in self._heads}) > 1
+
+    def push(self, items: Iterable[ItemT]) -> None:
+        """Add items."""
+        items, start = list(items), 0
+        while start < len(items):
+            if self._in_wave == WAVE_ITEMS:
+                self._wave, self._in_wave = self._wave + 1, 0
+            some = items[start : start + WAVE_ITEMS - self._in_wave]
+            start += len(some)
+            self._in_wave += len(some)
+            self._push_to_wave(some)
+
+    def _push_to_wave(self, items: list[ItemT]) -> None:
+        for kind, run in self._runs_of(items).items():
+            _sort(run)
+            if kind not in self._heaps:
+                self._groups[kind[0]] += 1
+            heap = self._heaps.setdefault(kind, [])
+            self._runs += 1
+            rank = rank_of(run[-1])
+            heapq.heappush(heap, (rank, self._runs, run))
+            if heap[0][0] == rank:
+                self._put_up(kind)
+        self._count += len(items)
+        self.load += sum([item.cost for item in items])
+
+    def _runs_of(self, items: list[ItemT]) -> dict[Kind, list[ItemT]]:
+        """Divide items by what may share a micro-batch; mostly all may."""
+        wave = self._wave
+        if len({*[item.level for item in items]}) == len({*[item.group for item in items]}) == 1:
+            return {(items[0].level, wave, items[0].group): [*items]}
+        runs: dict[Kind, list[ItemT]] = {}
+        for item in items:
+            runs.setdefault((item.level, wave, item.group), []).append(item)
+        return runs
+
+    def _put_up(self, kind: Kind) -> None:
+        level, wave, group = kind
+        heapq.heappush(self._heads.setdefault(level, []), (wave, self._heaps[kind][0][0], group))
+
+    def take(
+        self, budget_tokens: int, pads: bool = True, most_cost: float = math.inf
+    ) -> list[ItemT]:
+        """Take the next micro-batch: items of one group and priority, neighbours in cost.
+
+        Parameters
+        ----------
+        budget_tokens
+            The most tokens of a batch; a padded one takes its longest item's times its size.
+        pads
+            Whether batches are padded.
+        most_cost
+            The most cost of a batch. One item is taken whatever its tokens and cost.
+        """
+        if self._wave and self._count <= WAVE_ITEMS // 2:
+            self.push(self.drain())
+        kind = self._first_kind()
+        if kind is None:
+            return []
+        heap, batch = self._heaps[kind], list[ItemT]()
+        budget = _Budget(budget_tokens, pads, most_cost)
+        is_full = False
+        while heap and not is_full:
+            run = heap[0][2]
+            if len(heap) == 1:
+                is_full = budget.fill(batch, run)
+            else:
+                is_full = budget.fill(batch, run, min(heap[1:3])[0])
+            if run:
+                heapq.heapreplace(heap, (rank_of(run[-1]), heap[0][1], run))
+            else:
+                heapq.heappop(heap)
+        self.load -= budget.cost
+        self._count -= len(batch)
+        self._tidy_up(kind)
+        return batch
+
+    def _first_kind(self) -> Kind | None:
+        """Choose whose turn it is; a waiting item that was passed often enough goes first."""
+        if not self._heads:
+            return None
+        first = min(self._heads)
+        priority, is_long = first
+        others = (priority, 1)
+        if is_long or others not in self._heads:
+            self._passed[priority] = 0
+        elif self._passed[priority] < MAX_PASSED:
+            self._passed[priority] += 1
+        else:
+            self._passed[priority] = 0
+            first = others
+        return self._first_of(first)
+
+    def _first_of(self, level: Level) -> Kind:
+        heads = self._heads[level]
+        while True:
+            wave, rank, group = heads[0]
+            heap = self._heaps.get((level, wave, group))
+            if heap and heap[0][0] == rank:
+                return level, wave, group
+            heapq.heappop(heads)
+
+    def _tidy_up(self, kind: Kind) -> None:
+        """Say where a group stands now that some of it was taken."""
+        level = kind[0]
+        heapq.heappop(self._heads[level])
+        if self._heaps[kind]:
+            self._put_up(kind)
+        else:
+            del self._heaps[kind]
+            self._groups[level] -= 1
+            if not self._groups[level]:
+                del self._heads[level]
+        if not self._count:
+            self.drain()  # what is left of the load is rounding
+
+    def remove(self, items: Collection[ItemT]) -> None:
+        """Take these items out."""
+        others = [item for item in self.drain() if item not in items]
+        self.push(others)
+
+    def drain(self) -> list[ItemT]:
+        """Take every waiting item out."""
+        items = list(self)
+        self._heaps, self._heads, self._count, self.load = {}, {}, 0, 0.0
+        self._wave = self._in_wave = 0
+        self._groups.clear()
+        return items
+
+
+def rank_of(item: Weighted) -> Rank:
+    """Return where an item stands in its group: the costliest first, then the longest."""
+    return -item.cost, -item.tokens, item.arrival
+
+
+def _sort(run: list[ItemT]) -> None:
+    """Put those last that are to be taken first; where all weigh the same, by arrival alone."""
+    if len({*[item.cost for item in run]}) == len({*[item.tokens for item in run]}) == 1:
+        run.sort(key=_arrival_of, reverse=True)
+    else:
+        run.sort(key=rank_of, reverse=True)
+
+
+def _arrival_of(item: Weighted) -> int:
+    return item.arrival
+
+
+class _Budget:
+    """How much one micro-batch may have, and has so far."""
+
+    __slots__ = ("_longest", "_most_cost", "_pads", "_tokens", "_total", "cost")
+
+    def __init__(self, tokens: int, pads: bool, most_cost: float) -> None:
+        self._tokens, self._pads, self._most_cost = tokens, pads, most_cost
+        self._longest = self._total = 0
+        self.cost = 0.0
+
+    def fill(self, batch: list[ItemT], run: list[ItemT], until: Rank | None = None) -> bool:
+        """Move items from the end of a run to the batch; return whether the batch is full.
+
+        ``until``: the rank of the first item that is not in the run.
+        """
+        size = len(batch)
+        while run:
+            item = run[-1]
+            if until is not None and rank_of(item) > until:
+                return False
+            tokens, cost = item.tokens, self.cost + item.cost
+            longest = tokens if tokens > self._longest else self._longest
+            total = self._total + tokens
+            padded = padded_size(size + 1, longest, total, self._pads)
+            if size and (padded > self._tokens or cost > self._most_cost):
+                return True
+            batch.append(run.pop())
+            self._longest, self._total, self.cost, size = longest, total, cost, size + 1
+        return False
