@@ -383,5 +383,10 @@ class JobTable:
 
     @staticmethod
     def _awaits_no_more(item: WorkItem, job_id: int) -> None:
-        if job_id in item.waiters:
-            item.waiters = tuple(waiting for waiting in item.waiters if waiting != job_id)
+        waiting = item.waiters
+        places = waiting.count(job_id)
+        if places == 1:  # there may be thousands of others: they are copied, and not looked at
+            place = waiting.index(job_id)
+            item.waiters = waiting[:place] + waiting[place + 1 :]
+        elif places:
+            item.waiters = tuple(other for other in waiting if other != job_id)

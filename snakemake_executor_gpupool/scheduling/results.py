@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from snakemake_executor_gpupool.scheduling.models.work_queue import Level
+from snakemake_executor_gpupool.scheduling.models.work_queue import Level, Place
 from snakemake_executor_gpupool.scheduling.settled import (
     SettledItems,
     SettledTable,
@@ -37,6 +37,8 @@ class WorkItem:
         (negated priority, 0 if its request is short else 1); one object for all items of a frame.
     arrival
         Its number among all items.
+    run
+        Where it waits in its model's queue; None: not there.
     waiters
         The job of every place that waits for the result; one object for all that only one job has.
     """
@@ -50,6 +52,7 @@ class WorkItem:
     level: Level
     arrival: int
     waiters: tuple[int, ...] = ()
+    run: Place | None = None
     result: Blob | None = None
     error: WorkerError | None = None
     #: How many merged runs are to compute it; no queue has it until the last has come to nothing.

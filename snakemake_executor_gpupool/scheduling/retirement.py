@@ -81,7 +81,7 @@ class Retirement:
 
     def _drop(self, job: JobState, items: Iterable[WorkItem], now_s: float) -> None:
         """Forget what only a job that has ended was waiting for."""
-        gone = {item for item in items if not item.waiters}
+        gone = [item for item in items if not item.waiters]
         if gone and job.phase is JobPhase.COMPUTING:
             for model in list(self._dispatch.models.of_ident(job.model)):
                 self._dispatch.drop(model, gone, now_s)
@@ -139,7 +139,7 @@ class Retirement:
                 self._retired.pop(ref, None)
 
     def _end_model(self, model: Model, now_s: float) -> None:
-        self._dispatch.drop(model, {item for item in model.queue if not item.waiters}, now_s)
+        self._dispatch.drop(model, [item for item in model.queue if not item.waiters], now_s)
         self._dispatch.lifecycle.withdraw_asking(model, now_s)
         for worker in model.alive:
             if worker.stage is Stage.ASKING:

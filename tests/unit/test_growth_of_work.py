@@ -155,3 +155,29 @@ def test_a_job_takes_as_many_steps_with_more_models(  # P6
     monkeypatch.setattr(invariants, "check", lambda scheduler: None)
     few, many = (lines_a_job(WORLDS[kind], models) for models in (MODELS, MORE * MODELS))
     assert many <= MAX_GROWTH * few, f"{few:.0f} lines a job, and {many:.0f}"
+
+
+def jobs_called_off(jobs: int, *, shares: bool, reason: str | None) -> float:
+    """Return the lines that it takes to call off one of many jobs of a model, which all wait."""
+    world = a_world(1)
+    for job_id in range(jobs):
+        own = [FakeItem(f"i{job_id}.{number}", cost=1e5) for number in range(4)]
+        world.submit(job_id, [*own, *[FakeItem("shared", cost=1e5)] * shares])
+    world.run(20.0)
+    waiting = [number for number in world.scheduler.jobs.ids() if number not in world.reports]
+    assert len(waiting) > 0.9 * jobs and all(world.scheduler.jobs[n].all_read for n in waiting)
+    with Lines() as lines:
+        for job_id in waiting:
+            world.take(ev.JobUnwanted(job_id, reason))
+    world.run()
+    assert len(world.reports) == jobs and len(world.computed) <= 16
+    return lines.count / len(waiting)
+
+
+@pytest.mark.parametrize(("shares", "reason"), [(False, "gone"), (True, "gone"), (False, None)])
+def test_calling_off_a_job_takes_as_many_steps_among_more_of_its_model(  # P6
+    shares: bool, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invariants, "check", lambda scheduler: None)
+    few, many = (jobs_called_off(jobs, shares=shares, reason=reason) for jobs in (50, 200))
+    assert many <= MAX_GROWTH * few, f"{few:.0f} lines a job, and {many:.0f}"

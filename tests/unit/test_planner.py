@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from dataclasses import dataclass
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from snakemake_executor_gpupool.scheduling.models import work_queue
 from snakemake_executor_gpupool.scheduling.models.plan import (
     SLACK,
     ends_before_a_load,
@@ -18,24 +21,26 @@ from snakemake_executor_gpupool.scheduling.models.plan import (
     workers_that_pay,
 )
 from snakemake_executor_gpupool.scheduling.models.shares import deal
-from snakemake_executor_gpupool.scheduling.models.work_queue import WAVE_ITEMS, WorkQueue
+from snakemake_executor_gpupool.scheduling.models.work_queue import WAVE_ITEMS, Place, WorkQueue
 
 COSTS = st.lists(st.floats(0, 1e6, allow_nan=False), max_size=60)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Item:
-    """What the planner needs of an item."""
+    """What the queue needs of an item."""
 
     number: int
     cost: float = 1.0
     tokens: int = 1
     group: str = "g"
     priority: int = 0
+    run: Place | None = None
+    short: bool = False
 
     @property
     def level(self) -> tuple[int, int]:
-        return -self.priority, 1
+        return -self.priority, int(not self.short)
 
     @property
     def arrival(self) -> int:
@@ -121,6 +126,92 @@ def test_the_queue_gives_every_item_once(
         given_out += batch
     assert sorted(item.number for item in given_out) == list(range(len(specs)))
     assert (queue.load, queue.take(budget)) == (0.0, [])
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.sampled_from("ab")), max_size=40),
+    st.lists(st.tuples(st.sampled_from(["push", "take", "remove"]), st.integers(1, 9))),
+    st.sampled_from([4, 1000]),
+    st.randoms(use_true_random=False),
+)
+def test_what_is_removed_is_as_if_it_had_never_come(
+    specs: list[tuple[int, int, str]],
+    acts: list[tuple[str, int]],
+    wave_items: int,
+    chance: random.Random,
+) -> None:  # P2 M4
+    coming = [Item(n, cost, cost, group, p) for n, (p, cost, group) in enumerate(specs)]
+    left: dict[Item, None] = {}
+    with mock.patch.object(work_queue, "WAVE_ITEMS", wave_items):
+        queue: WorkQueue[Item] = WorkQueue()
+        for act, count in acts:
+            if act == "push":
+                some, coming = coming[:count], coming[count:]
+                queue.push(some)
+                left |= dict.fromkeys(some)
+            else:
+                some = (
+                    queue.take(count)
+                    if act == "take"
+                    else chance.sample([*left], count % (len(left) + 1))
+                )
+                if act == "remove":
+                    queue.remove(some)
+                assert some or act == "remove" or not left
+                left = {item: None for item in left if item not in some}
+            assert {*queue} == left.keys() and len(queue) == len(left)
+            assert {item for item in (*left, *coming, *some) if item in queue} == left.keys()
+            assert {*queue.of_group("a")} == {item for item in left if item.group == "a"}
+            assert queue.load == pytest.approx(sum(item.cost for item in left))
+        fresh = queue_of([dataclasses.replace(item, run=None) for item in left])
+        taken = taken_alone(queue)
+        assert taken == taken_alone(fresh) or (wave_items == 4 and len(taken) == len(left))
+    assert (len(queue), queue.load) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("runs", "gone", "left"),
+    [("a9 a1, b5", 9, [5, 1]), ("a8, a7 a1, b5", 7, [8, 5, 1]), ("a8, a6, b7 b5", 8, [7, 6, 5])],
+)
+def test_a_group_stands_where_the_first_of_its_items_does_that_was_not_removed(
+    runs: str, gone: int, left: list[int]
+) -> None:  # P2
+    queue: WorkQueue[Item] = WorkQueue()
+    for run in runs.split(", "):
+        queue.push([Item(int(name[1]), float(name[1]), group=name[0]) for name in run.split()])
+    queue.remove([item for item in queue if item.number == gone])
+    assert taken_alone(queue) == left
+
+
+def test_levels_are_gone_with_the_last_of_their_items() -> None:
+    long, short = Item(1), Item(2, short=True)
+    queue = queue_of([long, short])
+    assert queue.has_levels
+    queue.remove([short])
+    assert not queue.has_levels and taken_alone(queue) == [1]
+
+
+def test_removing_items_one_by_one_looks_at_each_a_few_times() -> None:  # P6
+    """Many jobs of one model that are cancelled, each with its items."""
+
+    class Counted(Item):
+        looks = 0
+
+        @property
+        def arrival(self) -> int:
+            Counted.looks += 1
+            return self.number
+
+    jobs = [[Counted(4 * job + n) for n in range(4)] for job in range(500)]
+    queue: WorkQueue[Item] = WorkQueue()
+    for job in jobs:
+        queue.push(job)
+    Counted.looks = 0
+    random.Random(0).shuffle(jobs)
+    for job in jobs:
+        queue.remove(job)
+    assert len(queue) == 0 and Counted.looks <= 4 * 2000
 
 
 def test_very_many_items_go_in_waves_and_the_costliest_never_last() -> None:  # P2 P8

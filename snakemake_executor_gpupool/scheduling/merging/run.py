@@ -200,7 +200,7 @@ class MergedRuns:
     def _end_waiting(self, row: Model, waiting: list[MergedRequest], now_s: float) -> None:
         for merged in waiting:
             self.ended(merged, now_s)
-        self._dispatch.drop(row, set(waiting), now_s)
+        self._dispatch.drop(row, waiting, now_s)
 
     def _shares(
         self, worker: ModelWorker, requests: Sequence[StagedRequest], work: Work

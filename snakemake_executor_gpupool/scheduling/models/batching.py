@@ -138,7 +138,7 @@ class Batching:
         items = self._jobs.soonest_done(set(model.queue))
         if not items or not model.fits_one_batch(items):
             return []
-        model.queue.remove(set(items))
+        model.queue.remove(items)
         return items
 
     def _next_batch(self, worker: ModelWorker) -> list[WorkItem]:

@@ -11,7 +11,7 @@ What one turn does, read downwards::
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
@@ -170,9 +170,9 @@ class Dispatch:
                 self._jobs.fail(job, explain(job, model.error, "the model"), model.error)
         model.awaited_by.clear()
 
-    def drop(self, model: Model, items: set[WorkItem], now_s: float) -> None:
+    def drop(self, model: Model, items: Iterable[WorkItem], now_s: float) -> None:
         """Forget those of the items that wait for a model: nobody waits for them."""
-        waiting = items.intersection(model.queue)
+        waiting = [item for item in dict.fromkeys(items) if item in model.queue]
         if waiting:
             model.queue.remove(waiting)
             self.failures.abandon(sorted(waiting, key=lambda item: item.order))

@@ -130,8 +130,9 @@ class Failures:
             del model.broken[next(iter(model.broken))]
         self._outbox.note("model_failed", model=model.name, error=error.message)
         waiting = [*model.suspects, *(item for _, item in model.resting), *model.oversized]
-        gone = {item for item in (*waiting, *model.queue) if item.group == group}
-        model.queue.remove(gone & set(model.queue))
+        queued = model.queue.of_group(group)
+        gone = {*queued, *[item for item in waiting if item.group == group]}
+        model.queue.remove(queued)
         for items in (model.suspects, model.oversized):
             kept = [item for item in items if item not in gone]
             items.clear()

@@ -12,8 +12,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Generic, Protocol, TypeVar, cast
 
 from snakemake_executor_gpupool.tool_api.micro_batches import padded_size
 
@@ -22,7 +22,10 @@ Level = tuple[int, int]
 
 
 class Weighted(Protocol):
-    """What the planner must know of an item."""
+    """What the queue must know of an item, and what it notes of it."""
+
+    #: Where it waits in a queue; None: in none.
+    run: Place | None
 
     @property
     def cost(self) -> float:
@@ -68,7 +71,7 @@ class WorkQueue(Generic[ItemT]):
     wave again, so that the costliest items never come last. What is pushed at once of a group is a
     run, a list in order; a group is a heap of runs by their first items, and so is the list of a
     level's groups: many items at once go in and out at next to no cost, and single ones in
-    logarithmic time.
+    logarithmic time. Each item knows its run, so that any can be taken out at the cost of its run.
 
     References
     ----------
@@ -77,7 +80,8 @@ class WorkQueue(Generic[ItemT]):
     """
 
     def __init__(self) -> None:
-        self._heaps: dict[Kind, list[tuple[Rank, int, list[ItemT]]]] = {}
+        # An entry whose rank is not that of its run any longer is out of date, and never the first.
+        self._heaps: dict[Kind, list[tuple[Rank, int, Run[ItemT]]]] = {}
         self._runs = 0
         # Where each of a level's groups stands by its first item. An entry whose item is no
         # longer its group's first is out of date, and dropped when it comes up.
@@ -95,8 +99,19 @@ class WorkQueue(Generic[ItemT]):
         return self._count
 
     def __iter__(self) -> Iterator[ItemT]:
-        runs = (run for heap in self._heaps.values() for _, _, run in heap)
-        return (item for run in runs for item in reversed(run))
+        heaps = self._heaps.values()
+        runs = (run for heap in heaps for rank, _, run in heap if rank is run.rank)
+        return (item for run in runs for item in reversed(run.items))
+
+    def __contains__(self, item: object) -> bool:
+        run = getattr(item, "run", None)
+        return run is not None and run.queue is self
+
+    def of_group(self, group: str) -> list[ItemT]:
+        """Return the items of a group."""
+        heaps = [heap for kind, heap in self._heaps.items() if kind[2] == group]
+        runs = [run for heap in heaps for rank, _, run in heap if rank is run.rank]
+        return [item for run in runs for item in reversed(run.items)]
 
     @property
     def has_levels(self) -> bool:
@@ -115,15 +130,16 @@ class WorkQueue(Generic[ItemT]):
             self._push_to_wave(some)
 
     def _push_to_wave(self, items: list[ItemT]) -> None:
-        for kind, run in self._runs_of(items).items():
-            _sort(run)
+        for kind, some in self._runs_of(items).items():
+            _sort(some)
             if kind not in self._heaps:
                 self._groups[kind[0]] += 1
-            heap = self._heaps.setdefault(kind, [])
-            self._runs += 1
-            rank = rank_of(run[-1])
-            heapq.heappush(heap, (rank, self._runs, run))
-            if heap[0][0] == rank:
+                self._heaps[kind] = []
+            run = Run[ItemT](self, kind, some)
+            for item in some:
+                item.run = run
+            self._enter(run)
+            if self._heaps[kind][0][2] is run:
                 self._put_up(kind)
         self._count += len(items)
         self.load += sum([item.cost for item in items])
@@ -137,6 +153,12 @@ class WorkQueue(Generic[ItemT]):
         for item in items:
             runs.setdefault((item.level, wave, item.group), []).append(item)
         return runs
+
+    def _enter(self, run: Run[ItemT]) -> None:
+        """Put a run where it belongs by its first item."""
+        self._runs += 1
+        run.rank = rank_of(run.items[-1])
+        heapq.heappush(self._heaps[run.kind], (run.rank, self._runs, run))
 
     def _put_up(self, kind: Kind) -> None:
         level, wave, group = kind
@@ -167,13 +189,16 @@ class WorkQueue(Generic[ItemT]):
         while heap and not is_full:
             run = heap[0][2]
             if len(heap) == 1:
-                is_full = budget.fill(batch, run)
+                is_full = budget.fill(batch, run.items)
             else:
-                is_full = budget.fill(batch, run, min(heap[1:3])[0])
-            if run:
-                heapq.heapreplace(heap, (rank_of(run[-1]), heap[0][1], run))
+                is_full = budget.fill(batch, run.items, min(heap[1:3])[0])
+            if run.items:
+                run.rank = rank_of(run.items[-1])
+                heapq.heapreplace(heap, (run.rank, heap[0][1], run))
             else:
                 heapq.heappop(heap)
+        for item in batch:
+            item.run = None
         self.load -= budget.cost
         self._count -= len(batch)
         self._tidy_up(kind)
@@ -206,8 +231,14 @@ class WorkQueue(Generic[ItemT]):
 
     def _tidy_up(self, kind: Kind) -> None:
         """Say where a group stands now that some of it was taken."""
+        heapq.heappop(self._heads[kind[0]])
+        self._first_has_changed(kind)
+        if not self._count:
+            self.drain()  # what is left of the load is rounding
+
+    def _first_has_changed(self, kind: Kind) -> None:
+        """Say where a group stands by its first item; nowhere, if it has none."""
         level = kind[0]
-        heapq.heappop(self._heads[level])
         if self._heaps[kind]:
             self._put_up(kind)
         else:
@@ -215,21 +246,74 @@ class WorkQueue(Generic[ItemT]):
             self._groups[level] -= 1
             if not self._groups[level]:
                 del self._heads[level]
-        if not self._count:
-            self.drain()  # what is left of the load is rounding
 
-    def remove(self, items: Collection[ItemT]) -> None:
-        """Take these items out."""
-        others = [item for item in self.drain() if item not in items]
-        self.push(others)
+    def remove(self, items: Iterable[ItemT]) -> None:
+        """Take these items out, all of which wait here."""
+        runs: dict[Run[ItemT], None] = {}
+        for item in items:
+            runs[cast("Run[ItemT]", item.run)] = None
+            item.run = None
+            self._count -= 1
+            self.load -= item.cost
+        for run in runs:
+            run.items = [item for item in run.items if item.run is run]
+            self._take_up(run)
+        if not self._count:
+            self.drain()
+
+    def _take_up(self, run: Run[ItemT]) -> None:
+        """Put a run where it belongs, of which some items were removed."""
+        heap = self._heaps[run.kind]
+        first = heap[0]
+        if not run.items:
+            run.rank = None
+        elif rank_of(run.items[-1]) != run.rank:
+            self._enter(run)
+        _drop_outdated(heap)
+        if not heap or heap[0] is not first:
+            self._first_has_changed(run.kind)
 
     def drain(self) -> list[ItemT]:
         """Take every waiting item out."""
         items = list(self)
+        for item in items:
+            item.run = None
         self._heaps, self._heads, self._count, self.load = {}, {}, 0, 0.0
         self._wave = self._in_wave = 0
         self._groups.clear()
         return items
+
+
+class Place:
+    """Where items wait: in which queue."""
+
+    __slots__ = ("queue",)
+
+    def __init__(self, queue: object) -> None:
+        self.queue = queue
+
+
+class Run(Place, Generic[ItemT]):
+    """Items of one kind, in the order in which they are taken, the first one last.
+
+    Attributes
+    ----------
+    rank
+        Of the first one, as it stands in its heap; None: it has no items.
+    """
+
+    __slots__ = ("items", "kind", "rank")
+
+    def __init__(self, queue: object, kind: Kind, items: list[ItemT]) -> None:
+        super().__init__(queue)
+        self.kind, self.items = kind, items
+        self.rank: Rank | None = None
+
+
+def _drop_outdated(heap: list[tuple[Rank, int, Run[ItemT]]]) -> None:
+    """Drop entries that are out of date, until the first one is not."""
+    while heap and heap[0][0] is not heap[0][2].rank:
+        heapq.heappop(heap)
 
 
 def rank_of(item: Weighted) -> Rank:
