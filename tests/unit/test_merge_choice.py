@@ -119,7 +119,25 @@ def test_dispatches_of_files_are_brief_and_others_whole() -> None:  # P7
     assert not figures.is_full(range(13), 3, 64)
     figures = RowFigures()
     figures.stage_done(1.0, 0.064, 64)
-    assert figures.round_size(3) == 4000, "computing is not done more often for it"
+    assert figures.round_size(3) == 1000, "some of it is taken for what each dispatch takes"
+    figures.stage_done(0.9, 0.016, 16)
+    assert figures.round_size(3) > 3400, "computing is not done more often for it"
+    figures.stage_done(0.9, 0.016, 16)
+    figures.stage_done(0.0, 0.016, 16)
+    assert figures.round_size(3) > 3400, "one that was otherwise is no measure"
+
+
+def test_what_each_request_takes_to_compute_does_not_make_dispatches_large() -> None:  # P7
+    """They were as large as the one before, and nothing was read or published beside them."""
+    figures = RowFigures()
+    figures.stage_done(0.2, 0.1, 100)
+    sizes = []
+    for _ in range(4):
+        size = figures.round_size(3)
+        assert size is not None
+        sizes.append(size)
+        figures.stage_done(0.002 * size, 0.001 * size, size)
+    assert sizes[0] == 200 and sizes[-1] == math.ceil(ROUND_S / 3 / 1e-3)
 
 
 def test_it_says_why() -> None:
@@ -309,6 +327,16 @@ def simulated(merges: bool, rows: int, figures: Figs | None = None, **options: A
 
 def makespan_s(world: Pipeline) -> float:
     return max(world.report_times.values())
+
+
+def test_no_dispatch_is_cut_short_while_more_is_being_read() -> None:  # P7
+    """One request alone was sent beforehand, although its process had enough to do."""
+    world = simulated(True, 60, load_s=0.5, seconds_per_cost=1e-5)
+    world.at(20.0, functools.partial(many, world, 60, 1000))
+    world.run()
+    assert all_succeeded(world)
+    sizes = [len(effect.requests) for effect in world.effects(fx.RunMerged)]
+    assert sum(sizes) == 120 and len(sizes) == 3, "all of the first wave, then whole rounds"
 
 
 @pytest.mark.parametrize("rows", [1, 10, 30, 60])

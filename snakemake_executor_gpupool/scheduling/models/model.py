@@ -386,7 +386,8 @@ class Model:
         is there where short requests come, which would wait for both.
         """
         if self.round_size is not None and not self.suspects:
-            return math.inf  # they are brief, and meanwhile it would have nothing to do
+            # They are brief, and meanwhile it would have nothing to do.
+            return math.inf if self.has_full_round or not self.tool.is_reading else 0.0
         if self.suspects or self.has_short:
             return 0.0
         return self.queue.load / (2 * max(len(self.workers), 1))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 
@@ -14,8 +14,10 @@ from snakemake_executor_gpupool.scheduling.models.figures import Figures
 WINDOW = 64
 #: What a dispatch should take that has mostly files to read and write.
 ROUND_S = 0.04
-#: The share of computing in that at most.
-MAX_COMPUTING = 0.25
+#: The share in that, at most, of what computing takes however few requests there are.
+MAX_FIXED = 0.25
+#: How much of computing is taken for that while all dispatches were of about one size.
+FIXED_SHARE, ABOUT = 0.25, 1.5
 
 
 @dataclass
@@ -36,9 +38,8 @@ class RowFigures:
     spent_s: float = 0.0
     compute_s: float | None = None
     files_s: float | None = None
-    _batch_s: float | None = None
-    #: Of the latest stages: computing a dispatch and a job of it, and a job's files.
-    _latest: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    #: Of the latest stages: how many requests, what computing them took, and a job's files.
+    _latest: deque[tuple[int, float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     @classmethod
     def recalled(cls, figures: Figures) -> RowFigures:
@@ -52,22 +53,41 @@ class RowFigures:
 
     def stage_done(self, computed_s: float, files_s: float, requests: int) -> None:
         """One stage of so many requests has taken so long."""
-        self._latest.append((computed_s, computed_s / requests, files_s / requests))
-        self._batch_s, self.compute_s, self.files_s = map(median, zip(*self._latest, strict=True))
+        self._latest.append((requests, computed_s, files_s / requests))
+        self.compute_s = median(computed_s / number for number, computed_s, _ in self._latest)
+        self.files_s = median(files_s for _, _, files_s in self._latest)
+
+    @property
+    def fixed_s(self) -> float:
+        """What computing a dispatch takes beside what its number of requests takes."""
+        middle = fmean(number for number, _, _ in self._latest)
+        few = [(n, computed_s) for n, computed_s, _ in self._latest if n <= middle]
+        many = [(n, computed_s) for n, computed_s, _ in self._latest if n > middle]
+        (number, computed_s), (more, more_s) = map(_middle, (few, many or few))
+        if more < ABOUT * number:
+            return FIXED_SHARE * median(computed_s for _, computed_s, _ in self._latest)
+        each_s = max((more_s - computed_s) / (more - number), 0.0)
+        return max(computed_s - each_s * number, 0.0)
 
     def round_size(self, stages: int) -> int | None:
         """Return how many requests a dispatch should have; None: as many as fit.
 
         Where files take most of the time, few: others read and publish at the same time, and a
-        dispatch of all would leave them nothing to do. So many that computing, even if it took the
-        same however many there are, is a small part.
+        dispatch of all would leave them nothing to do. So many that what each dispatch takes to
+        compute, however few there are, is a small part.
         """
-        if not self.files_s or self._batch_s is None:
+        if not self.files_s or not self._latest:
             return None
         brief = ROUND_S / (stages * self.files_s)
-        return math.ceil(max(brief, self._batch_s / (MAX_COMPUTING * self.files_s)))
+        return math.ceil(max(brief, self.fixed_s / (MAX_FIXED * self.files_s)))
 
     def is_full(self, waiting: Sized, stages: int, most: float) -> bool:
         """Tell whether as many requests wait as a dispatch should have, ``most`` of which fit."""
         size = self.round_size(stages)
         return size is not None and len(waiting) >= min(size, max(most, 1))
+
+
+def _middle(dispatches: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Return of how many requests dispatches were in the middle, and what computing them took."""
+    numbers, times_s = zip(*dispatches, strict=True)
+    return fmean(numbers), median(times_s)
