@@ -114,6 +114,9 @@ def files_that_are_there(path: str) -> str | None:
 
 def outermost(outputs: Iterable[str]) -> set[str]:
     """Return those outputs that lie in no other one."""
+    outputs = list(outputs)
+    if len(outputs) == 1:
+        return set(outputs)
     places = {path: os.path.abspath(path) for path in outputs}
     outer: set[str] = set()
     for path in sorted(places, key=lambda path: len(places[path])):

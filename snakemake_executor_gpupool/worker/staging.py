@@ -65,9 +65,12 @@ class View:
 
     def has(self, path: str) -> bool:
         """Return whether the chain has written an output."""
-        parent = os.path.dirname(os.path.normpath(path))
-        place = os.path.join(self.path, path)
-        return parent in self._made and os.path.lexists(place) and not os.path.islink(place)
+        if os.path.dirname(os.path.normpath(path)) not in self._made:
+            return False
+        try:
+            return not stat.S_ISLNK(os.lstat(os.path.join(self.path, path)).st_mode)
+        except OSError:
+            return False
 
     def make_way(self, paths: Iterable[str]) -> None:
         """Create the directories of outputs and logs, as Snakemake does for a ready job."""

@@ -34,7 +34,6 @@ class StagingFolders:
         OSError
             There can be none.
         """
-        os.makedirs(parent or ".", exist_ok=True)
         prefix = f"{STAGING_PREFIX}{os.getpid()}-"
         spare, is_absolute = self._spare.pop(os.path.abspath(parent), ("", False))
         if spare:
@@ -43,6 +42,7 @@ class StagingFolders:
             with contextlib.suppress(OSError):  # somebody has removed it
                 os.rename(spare, folder)
                 return folder
+        os.makedirs(parent or ".", exist_ok=True)
         return tempfile.mkdtemp(prefix=prefix, dir=parent or ".")
 
     def give_back(self, folder: str) -> None:
