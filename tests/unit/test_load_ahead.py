@@ -140,3 +140,17 @@ def test_what_none_of_several_runs_will_need_makes_room_once_it_has_idled() -> N
     world.run()
     _, again_s = loads_of_b(world)
     assert over_s + NOBODYS_S <= again_s < world.report_times[1]
+
+
+def test_what_cannot_be_loaded_ahead_is_tried_once_more_when_there_is_work() -> None:
+    """Its device may be full, or its weights be written, for a moment in which nobody needs it."""
+    begins_s = loads_of_b(ahead_world(lambda world: None, 1.0))[1]
+
+    def act(world: World) -> None:
+        world.failing_loads.add("b")
+        world.at(begins_s + 20.0, lambda: world.failing_loads.discard("b"))
+
+    world = ahead_world(act, begins_s - 0.5)
+    assert set(world.reports.values()) == {None}
+    assert len(loads_of_b(world)) == 3, "not again and again"
+    assert not world.notes("model_failed")

@@ -109,7 +109,7 @@ class LoadAhead:
     def _is_worth_it(self, model: Model) -> bool:
         if not is_gpu(model.spec) or model.waiting or model.in_flight:
             return False
-        if model.error is not None or model.is_chain:
+        if model.error is not None or model.fails_ahead or model.is_chain:
             return False
         can_wait = model.info.persistent and self._outlook.weighs(model)
         return can_wait and not self._blame_tracker.is_suspect(model)

@@ -120,6 +120,7 @@ class Dispatch:
     def forget(self, model: Model) -> None:
         """Forget a model that is about to be forgotten."""
         self._due.forget(model)
+        self.scaling.limited.pop(model.key, None)
 
     def owns(self, worker_id: str) -> bool:
         """Tell whether a process holds, or is to hold, a model."""
@@ -317,9 +318,15 @@ class Dispatch:
         self.feed(worker.model, now_s)
 
     def load_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
-        """A model cannot be loaded: jobs that need it fail, all others go on."""
+        """A model cannot be loaded: jobs that need it fail, all others go on.
+
+        Where there is no such job yet, nothing follows from it: it may be had once there is one.
+        """
         worker = self.worker(worker_id)
         self.lifecycle.stop(worker, "loading failed")
+        if worker.is_ahead and not worker.model.awaited_by:
+            worker.model.fails_ahead = True
+            return
         self.failures.give_up_model(worker.model, error, now_s)
 
     def refused(self, model_key: Hashable, now_s: float) -> None:
