@@ -50,7 +50,6 @@ class Intake:
         if job.request.loads_only:
             self._dispatch.await_model(job, model, now_s)
             return
-        self._dispatch.models.know_params(model, message.model.group, job.request.params)
         model.places += len(message.payloads)
         job.model = message.model.model
         if message.is_last:
@@ -120,6 +119,8 @@ class Intake:
         if not self._is_in_flight(job):
             self._ledger.discard(*message.payloads)
             return
+        # Not once for all pieces: those of groups without items are forgotten now and then.
+        self._dispatch.models.know_params(model, message.model.group, job.request.params)
         claimed = self._ledger.claimed
         new = self._jobs.place(job, self._items_of(job, tool, message))
         job.claimed += self._ledger.claimed - claimed

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import packed
+from snakemake_executor_gpupool.scheduling.models import table
 from snakemake_executor_gpupool.scheduling.packed import PackedItems, pieces_of
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.scheduling.settled import split
@@ -379,3 +380,20 @@ def test_an_item_that_others_hold_stays_theirs(is_shared: bool) -> None:
     assert ("a" in ledger._work_items) == is_shared
     again, is_new = ledger.place(WorkItem("a", "g", 1.0, 1, b"", "a", (0, 1), 0), (3,))
     assert not is_new and again.result == b"result" and (again is item) == is_shared
+
+
+def test_params_of_items_that_wait_packed_are_known_when_these_become_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another instance's worker computes all that is open of the second job."""
+    monkeypatch.setattr(table, "MAX_IDLE", 2)
+    world = World(gpus=2, budget_tokens=1)
+    with sizes(4, 2):
+        both = [f"i{number}" for number in range(8)]
+        world.submit(1, both, instance="A")
+        world.submit(2, [*both, "own"], instance="B")
+        for number in range(3, 7):
+            items = [FakeItem(f"x{number}", group=f"g{number}")]
+            world.submit(number, items, instance="B")
+        world.run()
+    assert world.reports == dict.fromkeys(range(1, 7))
