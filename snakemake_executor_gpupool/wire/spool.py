@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.wire.bounds import INLINE_BYTES
@@ -149,9 +149,7 @@ class Bundle:
 
     def drop(self) -> None:
         """Remove blobs that were not taken."""
-        for blob in self.take():
-            if isinstance(blob, SpoolFile):
-                remove_file(blob.path)
+        remove_blobs(self.take())
 
 
 class SharedFileBundle(Bundle):
@@ -224,6 +222,13 @@ def remove_file(path: str) -> None:
     # The name comes from a worker, and may be one that no file can have.
     with contextlib.suppress(OSError, ValueError):
         os.unlink(path)
+
+
+def remove_blobs(blobs: Iterable[Blob]) -> None:
+    """Remove the files of blobs, each of which has one of its own, or is in memory."""
+    for blob in blobs:
+        if isinstance(blob, SpoolFile):
+            remove_file(blob.path)
 
 
 class Discards:

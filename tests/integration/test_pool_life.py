@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_gpupool import DeviceManager, ToolPool
-from snakemake_executor_gpupool.errors import JobFailed, PoolEnded
+from snakemake_executor_gpupool.errors import ContractError, JobFailed, PoolEnded
 from snakemake_executor_gpupool.wire.spool import Spool
 from tests.waiting import eventually
 
@@ -134,7 +134,7 @@ def ctrl_c() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("interrupt", [signal.raise_signal, lambda n: os.kill(os.getpid(), n)])
-def test_an_interrupted_call_leaves_nothing_lent(
+def test_an_interrupted_call_leaves_nothing_lent_and_is_computed_no_further(
     interrupt: Callable[[int], None], ctrl_c: None
 ) -> None:
     """Whether it is interrupted while it waits, or only once its report is there."""
@@ -142,15 +142,21 @@ def test_an_interrupted_call_leaves_nothing_lent(
         pool.run(TEXTUAL, ["warm"])
         timer = threading.Timer(0.5, interrupt, (signal.SIGINT,))
         timer.start()
+        many = [f"{number}" * 20 for number in range(100, 300)]  # each is a micro-batch
         with pytest.raises(KeyboardInterrupt):
-            pool.run(TEXTUAL, ["a"], {"sleep_s": 1.0})
+            pool.run(TEXTUAL, many, {"sleep_s": 0.2})
         timer.join()
         opened = pool._opened()
-        assert eventually(lambda: opened.summary()["jobs_served"] == 2)
         assert eventually(
             lambda: not opened._inbox.ask(lambda: dict(opened._loop.scheduler.jobs._lent))
         )
         assert pool.run(TEXTUAL, ["a"]) == ["A.plain"]
+        assert opened.summary()["jobs_failed"] == 1
+        computed = opened._inbox.ask(lambda: opened._loop.scheduler.ledger.computed)
+        assert computed < len(many), "nobody waits for the others"
+        with pytest.raises(ContractError):
+            pool.run(TEXTUAL, ["x" * 1_000_000, "y" * 1_000_000, lambda: None])
+        assert not any(map(os.listdir, opened.spools)), "nor for what was put there beforehand"
 
 
 def test_the_pool_says_who_is_where() -> None:

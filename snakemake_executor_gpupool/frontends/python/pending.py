@@ -22,7 +22,7 @@ class PendingCalls:
     Parameters
     ----------
     discard
-        Called with the number of a job whose results nobody is going to read.
+        Called with the number of a job whose results nobody is going to read; it may have ended.
     """
 
     def __init__(self, discard: Callable[[int], None]) -> None:
@@ -61,8 +61,8 @@ class PendingCalls:
             while (heard := news.get()) is None:
                 go_on()
         except BaseException:
-            if self._news.pop(job_id, None) is None:
-                self._discard(job_id)  # it was reported before this call was interrupted
+            self._news.pop(job_id, None)
+            self._discard(job_id)
             raise
         if isinstance(heard, PoolEnded):
             raise heard

@@ -399,6 +399,7 @@ class ToolPool:
 
     def _discard(self, job_id: int) -> None:
         if self._pool is not None:
+            self._pool.unwanted(job_id, "its call was interrupted")
             self._pool.take_back(job_id)
 
 

@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.requests import Request
-from snakemake_executor_gpupool.wire.spool import Spool
+from snakemake_executor_gpupool.wire.spool import Spool, remove_blobs
 from snakemake_executor_gpupool.worker.code_digest import forget_changed_code
 from snakemake_executor_gpupool.worker.dependencies import holds
 from snakemake_executor_gpupool.worker.describe import (
@@ -89,16 +89,20 @@ class _Described:
         columns: list[Described] = []
         payloads: list[Blob] = []
         found: set[int] = set()
-        for position in range(start, end):
-            parts = packed_item(tool, items[position], position)
-            described = describe_item(tool, items[position], position)
-            columns.append(described)
-            if self._kept is not None:
-                result = self._find(described.key)
-                if result is not None:
-                    found.add(position - start)
-                    parts = [result]
-            payloads.append(put(parts))
+        try:
+            for position in range(start, end):
+                parts = packed_item(tool, items[position], position)
+                described = describe_item(tool, items[position], position)
+                columns.append(described)
+                if self._kept is not None:
+                    result = self._find(described.key)
+                    if result is not None:
+                        found.add(position - start)
+                        parts = [result]
+                payloads.append(put(parts))
+        except BaseException:
+            remove_blobs(payloads)
+            raise
         keys, costs, tokens, names = zip(*columns, strict=True) if columns else ((), (), (), ())
         is_last = end == len(items)
         rest = tuple(payloads), frozenset(found), is_last
@@ -115,7 +119,7 @@ class _Described:
 class Bringing:
     """A call's items on their way to the pool: one bit is ready while the pool has the last ones.
 
-    A context manager: if the call ends before all are there, the pool need not wait for the others.
+    A context manager: what the pool does not have at its end is removed.
 
     Parameters
     ----------
@@ -155,9 +159,9 @@ class Bringing:
     def __enter__(self) -> Bringing:
         return self
 
-    def __exit__(self, kind: object, *error: object) -> None:
-        if kind is not None and self._to_come:
-            self._pool.unwanted(self._request.job_id, "its call has ended")
+    def __exit__(self, *error: object) -> None:
+        for items in self._ready:
+            remove_blobs(items.payloads)
 
 
 def job_of(
