@@ -103,6 +103,19 @@ def test_jobs_that_need_the_same_model_are_of_one_kind(workflow: StubWorkflow) -
     assert jobs_of_waves(look(Foreseeing(workflow))) == [3, 3, 6]
 
 
+def test_a_whole_configuration_as_a_param_is_looked_at_once_and_not_for_each_job(
+    workflow: StubWorkflow,
+) -> None:
+    table = [*range(1000)]
+    jobs_of(workflow, "a", 2, table=table)
+    jobs_of(workflow, "b", 4, table=lambda wildcards: table)
+    jobs_of(workflow, "c", 1, table=[*table[1:], 0])
+    foreseeing = Foreseeing(workflow)
+    assert jobs_of_waves(look(foreseeing)) == [1, 6]
+    texts = [text for rule in foreseeing._rules.values() if rule for _, text in rule.fixed]
+    assert max(map(len, texts)) <= module.MAX_TEXT
+
+
 def test_params_of_inputs_are_not_evaluated_before_these_are_there(workflow: StubWorkflow) -> None:
     jobs_of(workflow, "a", 4, model=lambda wildcards, input: input.crash)
     (wave,) = look(Foreseeing(workflow)).waves

@@ -30,6 +30,8 @@ PAUSE = 200.0
 #: A param that has more values than this, and another one for every second job, does not choose a
 #: model: it is a name or a seed.
 MAX_VALUES = 16
+#: Characters of a param's value; of a longer one (a whole configuration, say) a digest counts.
+MAX_TEXT = 200
 
 
 @dataclass(eq=False)
@@ -59,7 +61,7 @@ class _Rule:
             return None
         began_s = time.perf_counter()
         try:
-            found = tuple(repr(plain(value_of(value, job))) for _, value in self.varying)
+            found = tuple(text_of(value_of(value, job)) for _, value in self.varying)
         except Exception:
             return None
         if time.perf_counter() - began_s > MAX_EVALUATION_S:
@@ -79,8 +81,7 @@ class _Rule:
             for (name, _), value in zip(self.varying, found or (), strict=True)
             if not self._is_label(name)
         ]
-        said = repr(sorted([*self.fixed, *varying]))
-        return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+        return digest_of(repr(sorted([*self.fixed, *varying])))
 
     def _is_label(self, name: str) -> bool:
         return len(self.values[name]) > max(MAX_VALUES, self.jobs // 2)
@@ -203,9 +204,20 @@ def rule_of(job: Any) -> _Rule | None:
         (name, value) for name, value in params if is_function(value) or has_wildcards(value)
     ]
     names = {name for name, _ in varying}
-    fixed += [(name, repr(plain(value))) for name, value in params if name not in names]
+    fixed += [(name, text_of(value)) for name, value in params if name not in names]
     known = all(takes_wildcards(value) for _, value in varying if is_function(value))
     return _Rule(rule.name, tool, fixed, varying if known else None)
+
+
+def text_of(value: Any) -> str:
+    """Return a param as a short text, another one for each: it is compared for each job."""
+    text = repr(plain(value))
+    return text if len(text) <= MAX_TEXT else digest_of(text)
+
+
+def digest_of(text: str) -> str:
+    """Return a short text, most probably another one for each."""
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
 def value_of(value: Any, job: Any) -> Any:
