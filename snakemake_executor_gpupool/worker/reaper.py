@@ -39,6 +39,7 @@ class Lists:
     def __init__(self) -> None:
         self.groups: dict[int, str] = {}
         self.directories: list[bytes] = []
+        self._ended: set[bytes] = set()
 
     def take(self, line: str) -> None:
         """Follow an order."""
@@ -47,17 +48,21 @@ class Lists:
             self.groups[int(group)] = mark
         elif line.startswith("-"):
             mark = self.groups.pop(int(line[1:]), "")
-            if mark:
-                sweep({mark.encode()})
+            self._ended |= {mark.encode()} - {b""}
         elif line.startswith("d"):
             self.directories.append(bytes.fromhex(line[1:]))
+
+    def sweep_ended(self) -> None:
+        """Kill what is left of those that have ended: one look at all processes for all of them."""
+        sweep(self._ended)
+        self._ended.clear()
 
     def clear_up(self) -> None:
         """Kill all that is on the list, and remove the directories."""
         for group in self.groups:
             with contextlib.suppress(OSError):
                 os.killpg(group, signal.SIGKILL)
-        sweep({mark.encode() for mark in self.groups.values() if mark})
+        sweep(self._ended.union(mark.encode() for mark in self.groups.values() if mark))
         deadline_s = time.monotonic() + REMOVAL_S
         for directory in self.directories:
             remove(directory, deadline_s)
@@ -65,8 +70,9 @@ class Lists:
 
 def sweep(marks: set[bytes]) -> None:
     """Kill every process that has one of these marks in its environment."""
+    variables = {VARIABLE + mark for mark in marks}
     for _ in range(MAX_SWEEPS if marks else 0):
-        if not [pid for pid in own_processes() if kill_marked(pid, marks)]:
+        if not [pid for pid in own_processes() if kill_marked(pid, variables)]:
             return
         time.sleep(0.01)
 
@@ -83,7 +89,7 @@ def own_processes() -> list[int]:
 
 
 def kill_marked(pid: int, marks: set[bytes]) -> bool:
-    """Kill a process if it has one of the marks; return whether it has one and is alive."""
+    """Kill a process if it has one of these variables; return whether it has and is alive."""
     try:
         # Opened first: its number may be given to another process meanwhile.
         handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
@@ -92,7 +98,7 @@ def kill_marked(pid: int, marks: set[bytes]) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = file.read().split(b"\0")
-        if not any(VARIABLE + mark in variables for mark in marks) or is_dead(pid):
+        if marks.isdisjoint(variables) or is_dead(pid):
             return False
         if handle >= 0:
             signal.pidfd_send_signal(handle, signal.SIGKILL)
@@ -140,6 +146,7 @@ def follow(lists: Lists, parent: int) -> None:
                 if line == b".":
                     return
                 lists.take(line.decode())
+            lists.sweep_ended()
             if not data:
                 return
         elif ready:

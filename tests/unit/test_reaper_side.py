@@ -10,6 +10,7 @@ import select
 import pytest
 
 from snakemake_executor_gpupool.hosts.reaper import Reaper, is_ready
+from snakemake_executor_gpupool.worker import reaper as helper
 
 
 @pytest.fixture
@@ -36,3 +37,19 @@ def test_a_helper_ends_with_its_reaper_and_is_waited_for() -> None:  # W7
     assert reaper._process.returncode == 0
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_processes_are_looked_at_once_for_all_that_have_ended(  # P6 W7
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    swept: list[set[bytes]] = []
+    monkeypatch.setattr(helper, "sweep", lambda marks: swept.append(set(marks)))
+    lists = helper.Lists()
+    for line in ("+1 one", "+2 two", "+3 three", "+4", "-1", "-2", "-4"):
+        lists.take(line)
+    assert not swept
+    lists.sweep_ended()
+    assert swept == [{b"one", b"two"}]
+    lists.take("-3")
+    lists.clear_up()  # the coordinator is gone before that was looked after
+    assert swept[1:] == [{b"three"}]
