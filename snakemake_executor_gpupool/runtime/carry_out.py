@@ -13,6 +13,7 @@ from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE, visibl
 from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.records.events import EventLog, Listener
 from snakemake_executor_gpupool.records.provenance.recorder import ProvenanceRecorder
+from snakemake_executor_gpupool.runtime.keeping import Keeping
 from snakemake_executor_gpupool.scheduling.effects import (
     Effect,
     Fact,
@@ -34,7 +35,6 @@ from snakemake_executor_gpupool.scheduling.effects import (
     WriteJob,
 )
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
-from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.files import remove
 from snakemake_executor_gpupool.wire.frames import Frame
@@ -112,23 +112,6 @@ class Callbacks:
         (self.warn or self.log)(line)
 
 
-@dataclass(frozen=True)
-class _Keeping:
-    """Where a job's results are kept across runs; None: nowhere.
-
-    ``space`` is what their keys start with there; None: the same as within the pool.
-    """
-
-    store: StoreAddress | None
-    space: str | None
-
-    def key_of(self, item: WorkItem) -> object:
-        """Return under which key an item's result is kept; None: under none."""
-        if not isinstance(item.key, tuple) or self.space is None:
-            return item.key
-        return self.space, *item.key[1:]
-
-
 class UserLines:
     """Lines for the user, said by the reporting thread; callable from any thread."""
 
@@ -182,11 +165,9 @@ class Actions:
         listener: Listener | None = None,
     ) -> None:
         self._fact_takers = [each for each in (provenance, listener) if each is not None]
-        #: Of jobs whose results are kept elsewhere than all others', or under other keys.
-        self._kept: dict[int, _Keeping] = {}
         self._host = host
         self._events = events
-        self._store = store
+        self._keeping = Keeping(store)
         self._staged = staged
         self._log_of = log_of
         self._callbacks = callbacks
@@ -242,7 +223,7 @@ class Actions:
 
     def _tell_user(self, effect: Report | Remark | WantItems) -> None:
         if isinstance(effect, Report):
-            self._kept.pop(effect.report.job_id, None)
+            self._keeping.forget(effect.report.job_id)
             self._tell(lambda: self._callbacks.report(effect.report))
         elif isinstance(effect, WantItems):
             self._tell(lambda: self._callbacks.wants_items(effect.job_id))
@@ -286,18 +267,7 @@ class Actions:
 
     def _send_batch(self, effect: RunBatch) -> None:
         items = [item.payload for item in effect.items]
-        if self._store is None and not self._kept:
-            frame = run_batch(effect.batch_id, effect.params, items, [None] * len(items), None)
-            self._send(effect.worker_id, frame)
-            return
-        plain = _Keeping(self._store, None)
-        kept = [self._kept.get(item.job_id, plain) for item in effect.items]
-        # A batch keeps its results in one place; whose first job keeps them elsewhere are not.
-        store = next((each.store for each in kept if each.store is not None), None)
-        keys = [
-            each.key_of(item) if store is not None and each.store == store else None
-            for item, each in zip(effect.items, kept, strict=True)
-        ]
+        keys, store = self._keeping.of_batch(effect.items)
         frame = run_batch(effect.batch_id, effect.params, items, keys, store)
         self._send(effect.worker_id, frame)
 
@@ -306,7 +276,7 @@ class Actions:
         chains = [chain_request(merged, by, self._staged) for merged in effect.requests]
         requests = [merged.request for merged in effect.requests]
         hashes = any(map(self._wants_hashes, requests))
-        store = requests[0].store or self._store
+        store = self._keeping.store_of(requests[0])
         limit_s = effect.item_limit_s
         frame = run_chains(effect.batch_id, chains, store, hashes=hashes, item_limit_s=limit_s)
         self._send(effect.worker_id, frame)
@@ -317,10 +287,8 @@ class Actions:
         self._events.write(event, {"worker": effect.worker_id, "job_id": request.job_id})
         hashes = self._wants_hashes(request)
         if isinstance(effect, ReadJob):
-            if request.store is not None or request.tool.stamp:
-                keeping = _Keeping(request.store or self._store, request.kept_space)
-                self._kept[request.job_id] = keeping
-            store = request.store or self._store
+            self._keeping.note(request)
+            store = self._keeping.store_of(request)
             self._send(effect.worker_id, read_job(request, store, hashes=hashes))
             return
         self._send_write(effect, hashes=hashes)

@@ -8,12 +8,17 @@ Standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterable
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.wire.payload import pack
 from snakemake_executor_gpupool.wire.spool import Spool
-from snakemake_executor_gpupool.worker.describe import describe_model, versions
+from snakemake_executor_gpupool.worker.batch import run_batch
+from snakemake_executor_gpupool.worker.chain import Packed, tried_first
+from snakemake_executor_gpupool.worker.describe import batch_budget, describe_model, versions
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import settle_memory
 from snakemake_executor_gpupool.worker.numerics import claim_kind, is_of_kind
@@ -21,7 +26,7 @@ from snakemake_executor_gpupool.worker.observed import OBSERVER
 
 
 class ChainModels:
-    """Loads each model once, however many stages need it.
+    """Loads each model once, however many stages need it, and computes with them.
 
     Parameters
     ----------
@@ -87,6 +92,40 @@ class ChainModels:
         self._load(stage)
         settle_memory()
         return {"load_s": time.perf_counter() - started_s, "versions": versions()}
+
+    def compute(
+        self, stage: int, params: dict[str, Any], items: dict[str, Any], limit_s: float | None
+    ) -> tuple[dict[str, Packed], float]:
+        """Compute a stage's items in its micro-batches.
+
+        Return the result of each item that has one, of some if an item takes longer than
+        ``limit_s``, and how many seconds they took, as a rule.
+        """
+        loaded = self.tools[stage]
+        tool = loaded.show(params)
+        keys, values = list(items), list(items.values())
+        batches: Iterable[list[int]] = [list(range(len(values)))]
+        if loaded.same_bits is None:  # else it chooses its own batches
+            reader = for_files(self._classes[stage], params)
+            batches = reader.micro_batches(values, batch_budget(tool, self._device))
+            batches = batches if limit_s is None else tried_first(batches)
+        computed: dict[str, Packed] = {}
+        times_s: list[float] = []
+        for batch in batches:
+            started_s = time.perf_counter()
+            outcomes = run_batch(tool, [values[i] for i in batch], loaded.same_bits)
+            for index, outcome in zip(batch, outcomes):
+                with contextlib.suppress(Exception):  # serving the job by itself reports the error
+                    if outcome.error is None:
+                        computed[keys[index]] = Packed(pack(outcome.result), outcome.result)
+            times_s.append(time.perf_counter() - started_s)
+            item_s = times_s[-1] / len(batch)
+            if limit_s is not None and len(times_s) == 2 and item_s > limit_s:
+                break  # several processes do the others sooner
+        if limit_s is not None and len(times_s) > 1 and len(computed) > 1:
+            # The first one also had what is done only once.
+            return computed, sum(times_s[1:]) * len(computed) / (len(computed) - 1)
+        return computed, sum(times_s)
 
     def move(self, device: str) -> None:
         """Move all that are loaded to another device."""

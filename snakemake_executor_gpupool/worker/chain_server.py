@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Callable
 
 from snakemake_executor_gpupool.errors import GpupoolError
@@ -33,19 +33,14 @@ from snakemake_executor_gpupool.tool_api.memory import release_memory
 from snakemake_executor_gpupool.tool_api.short_requests import is_short
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.frames import Frame
-from snakemake_executor_gpupool.wire.payload import (
-    load_payload,
-    pack,
-)
+from snakemake_executor_gpupool.wire.payload import load_payload
 from snakemake_executor_gpupool.wire.spool import Spool
-from snakemake_executor_gpupool.worker.batch import run_batch
 from snakemake_executor_gpupool.worker.chain import (
     Chain,
     Memory,
     Packed,
     is_misplaced,
     known_results,
-    tried_first,
     unpack_chains,
 )
 from snakemake_executor_gpupool.worker.chain_models import ChainModels
@@ -301,7 +296,7 @@ class ChainServer:
         missing = {key: item for key, item in items.items() if key not in results}
         params = chains[0].jobs[stage].params
         with OBSERVER.watching():
-            computed = self._compute_missing(stage, params, missing, limit_s)
+            computed, self._computed_s = self._models.compute(stage, params, missing, limit_s)
         reader, values = for_files(self._classes[stage], params), list(missing.values())
         try:
             self._require_unchanged()
@@ -322,37 +317,6 @@ class ChainServer:
         results.update(computed)
         for chain in chains:
             self._guarded(chain, self._take_results, results)
-
-    def _compute_missing(
-        self, stage: int, params: dict[str, Any], items: dict[str, Any], limit_s: float | None
-    ) -> dict[str, Packed]:
-        """Return the result of each item that has one; of some if an item takes too long."""
-        loaded = self._models.tools[stage]
-        tool = loaded.show(params)
-        keys, values = list(items), list(items.values())
-        batches: Iterable[list[int]] = [list(range(len(values)))]
-        if loaded.same_bits is None:  # else it chooses its own batches
-            reader = for_files(self._classes[stage], params)
-            batches = reader.micro_batches(values, batch_budget(tool, self._device))
-            batches = batches if limit_s is None else tried_first(batches)
-        computed: dict[str, Packed] = {}
-        times_s: list[float] = []
-        for batch in batches:
-            started_s = time.perf_counter()
-            outcomes = run_batch(tool, [values[i] for i in batch], loaded.same_bits)
-            for index, outcome in zip(batch, outcomes):
-                with contextlib.suppress(Exception):  # serving the job by itself reports the error
-                    if outcome.error is None:
-                        computed[keys[index]] = Packed(pack(outcome.result), outcome.result)
-            times_s.append(time.perf_counter() - started_s)
-            item_s = times_s[-1] / len(batch)
-            if limit_s is not None and len(times_s) == 2 and item_s > limit_s:
-                break  # several processes do the others sooner
-        self._computed_s = sum(times_s)
-        if limit_s is not None and len(times_s) > 1 and len(computed) > 1:
-            # The first one also had what is done only once.
-            self._computed_s = sum(times_s[1:]) * len(computed) / (len(computed) - 1)
-        return computed
 
     @staticmethod
     def _take_results(chain: Chain, results: dict[str, Packed]) -> None:

@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import logging
 import os
-import pickle
 import shutil
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.manager import DeviceManager
 from snakemake_executor_gpupool.devices.settings import Managed
@@ -32,6 +30,7 @@ from snakemake_executor_gpupool.frontends.python.submission import (
     Files,
     items_read,
     job_of,
+    request_of,
 )
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.loop import what_broke
@@ -46,14 +45,8 @@ from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.frames import Blob
-from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL, load_payloads, load_places
-from snakemake_executor_gpupool.wire.requests import (
-    JobFacts,
-    JobReport,
-    Request,
-    ToolRef,
-    texts_of,
-)
+from snakemake_executor_gpupool.wire.payload import load_payloads, load_places
+from snakemake_executor_gpupool.wire.requests import JobReport, Request
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.describe import tool_info
 from snakemake_executor_gpupool.worker.loaded import for_files
@@ -372,25 +365,8 @@ class ToolPool:
     def _request(
         self, spec: str, name: str, job: Job, device: str | None, instance: str
     ) -> Request:
-        pool = self._at_work()
-        config = pool.config
-        tool = ToolRef(spec, str(Path.cwd()), config.python, mode=config.mode, name=name)
-        return Request(
-            job_id=self._calls.new_id(),
-            title=f"call of {name}",
-            tool=tool,
-            job=pickle.dumps(job, PICKLE_PROTOCOL),
-            params=pickle.dumps(dict(job.params), PICKLE_PROTOCOL),
-            cwd=os.getcwd(),  # noqa: PTH109 - a plain string
-            texts=tuple(sorted(set(texts_of(dict(job.params))))),
-            devices=parse_device(device) if device else None,
-            instance=instance,
-            # Each call is meant to be tried, whatever became of the model in an earlier one.
-            attempt=2,
-            facts=JobFacts.of(
-                "", {}, list(job.input), list(job.output), list(job.log), params=job.params
-            ),
-        )
+        config = self._at_work().config
+        return request_of(config, self._calls.new_id(), spec, name, job, device, instance)
 
     # -- reports, on the pool's reporting thread -----------------------------------------
     def _broken(self, error: BaseException) -> None:

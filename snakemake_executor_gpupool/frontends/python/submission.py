@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from snakemake_executor_gpupool.devices.device_spec import parse_device
+from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.packed import CALL_ITEMS
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -17,7 +20,8 @@ from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.messages import ItemsRead
-from snakemake_executor_gpupool.wire.requests import Request
+from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL
+from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef, texts_of
 from snakemake_executor_gpupool.wire.spool import Spool, remove_blobs
 from snakemake_executor_gpupool.worker.code_digest import forget_changed_code
 from snakemake_executor_gpupool.worker.dependencies import holds
@@ -176,3 +180,32 @@ def _named(files: Files) -> Named:
         files = [str(files)]
     pairs = files.items() if isinstance(files, Mapping) else [(None, f) for f in files]
     return Named.from_pairs(pairs)
+
+
+def request_of(
+    config: PoolConfig,
+    job_id: int,
+    spec: str,
+    name: str,
+    job: Job,
+    device: str | None,
+    instance: str,
+) -> Request:
+    """Return what the pool is asked for by a call; ``name`` is what messages call the tool."""
+    cwd = os.getcwd()  # noqa: PTH109 - a plain string
+    return Request(
+        job_id=job_id,
+        title=f"call of {name}",
+        tool=ToolRef(spec, cwd, config.python, mode=config.mode, name=name),
+        job=pickle.dumps(job, PICKLE_PROTOCOL),
+        params=pickle.dumps(dict(job.params), PICKLE_PROTOCOL),
+        cwd=cwd,
+        texts=tuple(sorted(set(texts_of(dict(job.params))))),
+        devices=parse_device(device) if device else None,
+        instance=instance,
+        # Each call is meant to be tried, whatever became of the model in an earlier one.
+        attempt=2,
+        facts=JobFacts.of(
+            "", {}, list(job.input), list(job.output), list(job.log), params=job.params
+        ),
+    )
