@@ -1,6 +1,6 @@
 """Breaks the code on purpose, one place at a time, and sees which unit tests notice.
 
-``make mutants`` copies the tree, runs the tests that the table names on it as it is, then applies
+``make mutants`` copies the tree, runs the tests that the table names on it as it is, and applies
 each break by itself and runs that break's own tests, for so long at most. It prints what each
 break did and fails if one was noticed by nobody. ``make mutants ARGS="order lock"`` applies those
 whose behaviour or file has one of the words.
@@ -11,11 +11,15 @@ so at once.
 
 from __future__ import annotations
 
+import compileall
 import concurrent.futures
+import contextlib
+import multiprocessing
 import os
+import py_compile
 import queue
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +32,12 @@ PACKAGE = "snakemake_executor_gpupool"
 COPIED = (PACKAGE, "snakemake_executor_plugin_gpupool", "tests", "pyproject.toml", "docs")
 LIMIT_S = 90.0
 AT_ONCE = 2
+#: Test runs are forked from a process that has imported these already, and nothing of gpupool.
+FORKS = multiprocessing.get_context("forkserver")
+IMPORTED = (
+    *("pytest", "_hypothesis_pytestplugin", "hypothesis.stateful", "pytest_timeout", "pytest_cov"),
+    *("xdist.plugin", "anyio.pytest_plugin", "snakemake.executors.local"),
+)
 
 
 class Mutant(NamedTuple):
@@ -536,28 +546,25 @@ class Tree:
                 shutil.copytree(source, directory / name, ignore=skip)
             else:
                 shutil.copy(source, directory / name)
+        # Known by its source, not by its time: a file may be broken and mended within a second.
+        by_source = py_compile.PycInvalidationMode.CHECKED_HASH
+        compileall.compile_dir(directory / PACKAGE, quiet=2, invalidation_mode=by_source)
 
     def notices(self, tests: tuple[str, ...], limit_s: float = LIMIT_S) -> str:
         """Run unit tests; return what one of them has to say, empty if all of them pass."""
-        # No bytecode: a file that is broken and mended within a second looks unchanged.
-        environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-        command += [f"tests/unit/{test}" for test in tests]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=self.root,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=limit_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
+        said = self.root / "said.txt"
+        process = FORKS.Process(target=run_tests, args=(self.root, tests, said))
+        process.start()
+        process.join(limit_s)
+        if process.exitcode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid or 0, signal.SIGKILL)
+            process.join()
             return f"still running after {limit_s:.0f} s"
-        if done.returncode == 0:
+        if process.exitcode == 0:
             return ""
-        lines = done.stdout.splitlines() or done.stderr.splitlines() or [f"{done.returncode}"]
+        lines = said.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = lines or [f"exit code {process.exitcode}"]
         failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
         return (failed or lines[-1:])[0]
 
@@ -570,6 +577,33 @@ class Tree:
             return self.notices(mutant.tests)
         finally:
             path.write_text(whole, encoding="utf-8")
+
+
+def run_tests(root: Path, tests: tuple[str, ...], said: Path) -> None:
+    """Run unit tests of a copy, in a process of its own; what pytest says goes to a file."""
+    os.setsid()
+    with said.open("wb") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    early = [name for name in sys.modules if name.partition(".")[0] in COPIED]
+    if early:
+        sys.exit(f"imported from another tree: {early[0]}")
+    os.chdir(root)
+    sys.path[:] = [str(root), *(p for p in sys.path if ROOT not in (Path(p), Path(p).parent))]
+    sys.dont_write_bytecode = True
+    os.environ.update(PYTHONPATH=str(root), PYTHONDONTWRITEBYTECODE="1")
+    import pytest
+
+    # Plugins that were imported before need no rewriting.
+    options = [
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore::pytest.PytestAssertRewriteWarning",
+    ]
+    sys.exit(pytest.main([*options, *(f"tests/unit/{test}" for test in tests)]))
 
 
 def main(words: list[str]) -> int:
@@ -594,17 +628,19 @@ def main(words: list[str]) -> int:
             finally:
                 trees.put(tree)
 
-        if failed := with_tree(None):
-            print(f"mutants: the tests fail on the code as it is: {failed}")
-            return 2
         survivors = []
+        FORKS.set_forkserver_preload(list(IMPORTED))
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as threads:
+            as_it_is = threads.submit(with_tree, None)
             for mutant, noticed in zip(chosen, threads.map(with_tree, chosen), strict=True):
                 print(f"{'noticed ' if noticed else 'SURVIVED'}  {mutant.file}: {mutant.breaks}")
                 print(
                     f"            {noticed or 'by none of ' + ', '.join(mutant.tests)}", flush=True
                 )
                 survivors += [] if noticed else [mutant]
+        if failed := as_it_is.result():
+            print(f"mutants: the tests fail on the code as it is: {failed}")
+            return 2
     took_s = time.monotonic() - started_s
     print(f"{len(chosen)} breaks, {len(survivors)} survived, {took_s:.0f} s")
     return 1 if survivors else 0
