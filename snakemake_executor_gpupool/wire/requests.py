@@ -16,6 +16,8 @@ from snakemake_executor_gpupool.wire.kept import StoreAddress
 
 #: Stands in the command of a container where arguments for a worker's devices go.
 DEVICE_ARGUMENTS = "@gpupool-device-arguments@"
+#: Of what requests carry pickled: the highest protocol that Python 3.9 reads.
+PICKLE_PROTOCOL = 5
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,13 @@ from snakemake_executor_gpupool.wire.fields import Fields
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.messages import ItemsRead
-from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL
-from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef, texts_of
+from snakemake_executor_gpupool.wire.requests import (
+    PICKLE_PROTOCOL,
+    JobFacts,
+    Request,
+    ToolRef,
+    texts_of,
+)
 from snakemake_executor_gpupool.wire.spool import Spool, remove_blobs
 from snakemake_executor_gpupool.worker.code_digest import forget_changed_code
 from snakemake_executor_gpupool.worker.dependencies import holds

@@ -20,6 +20,7 @@ from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_sp
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.requests import (
+    PICKLE_PROTOCOL,
     Container,
     JobFacts,
     JobReport,
@@ -27,8 +28,6 @@ from snakemake_executor_gpupool.wire.requests import (
     ToolRef,
 )
 
-#: Highest protocol that Python 3.9 reads.
-PICKLE_PROTOCOL = 5
 #: Errors of the command line's words, as the cold command has them.
 MISUSE = ("UnknownTool", "UnknownParam", "ConfigError")
 #: Errors of a tool's processes that have not met what they were to start from.
