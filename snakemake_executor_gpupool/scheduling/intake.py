@@ -62,11 +62,11 @@ class Intake:
             model.large_jobs.add(job.request.job_id, job.later)
         for piece in self._pieces(job, message):
             is_full = job.backlog or not has_room(job, len(piece.keys))
-            if is_full and self._is_in_flight(job):
+            if is_full and self._jobs.has(job):
                 self._put_by(job, model, piece)
             else:
                 self._open(job, model, tool, piece, now_s)
-        if message.is_last and job.backlog and self._is_in_flight(job):
+        if message.is_last and job.backlog and self._jobs.has(job):
             job.phase = JobPhase.COMPUTING
         self._ask_for_more(job)
 
@@ -83,7 +83,7 @@ class Intake:
 
     def open_more(self, job: JobState, tool: FileWorkerPool, now_s: float) -> None:
         """Make work of what waits of a large job, as much as there is room for."""
-        while self._is_in_flight(job) and job.backlog and job.has_room_for_next:
+        while self._jobs.has(job) and job.backlog and job.has_room_for_next:
             items = job.backlog.popleft()
             job.later.packed_cost -= items.cost if job.backlog else job.later.packed_cost
             piece = items.unpack()
@@ -96,7 +96,7 @@ class Intake:
 
     def _ask_for_more(self, job: JobState) -> None:
         """Have a call's caller bring more of its items, if he has some and there is room."""
-        if job.asks and not job.backlog and job.has_room_for_next and self._is_in_flight(job):
+        if job.asks and not job.backlog and job.has_room_for_next and self._jobs.has(job):
             job.asks = False
             self._outbox.put(WantItems(job.request.job_id))
 
@@ -109,14 +109,11 @@ class Intake:
             self._ledger.discard(*message.payloads)
             return None
 
-    def _is_in_flight(self, job: JobState) -> bool:
-        return self._jobs.get(job.request.job_id) is job
-
     def _open(
         self, job: JobState, model: Model, tool: FileWorkerPool, message: ItemsRead, now_s: float
     ) -> None:
         """Make work of a piece of what was read."""
-        if not self._is_in_flight(job):
+        if not self._jobs.has(job):
             self._ledger.discard(*message.payloads)
             return
         # Not once for all pieces: those of groups without items are forgotten now and then.
@@ -134,7 +131,7 @@ class Intake:
             return
         if new:
             self._dispatch.add(model, new, now_s)
-        if message.is_last and self._is_in_flight(job):
+        if message.is_last and self._jobs.has(job):
             if job.claimed and not job.missing:
                 self._merges.saved(job)
             self._jobs.read_complete(job)

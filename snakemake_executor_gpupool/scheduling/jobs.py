@@ -73,6 +73,10 @@ class JobTable:
         """Return a job; None if it has ended."""
         return self._jobs.get(job_id)
 
+    def has(self, job: JobState) -> bool:
+        """Tell whether a job is still in flight."""
+        return self._jobs.get(job.request.job_id) is job
+
     def ids(self) -> list[int]:
         """Return the numbers of all jobs in flight."""
         return list(self._jobs)

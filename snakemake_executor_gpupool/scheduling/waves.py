@@ -106,7 +106,11 @@ class WaveTable:
         self.rows = rows_after(Forecast(tuple(self.waves.values())))
         in_flight = Counter(name for name in self._wave_of.values() if _is_of(client, name))
         own = {name: Count(in_flight=count) for name, count in in_flight.items()}
-        others = {name: each for name, each in self.counts.items() if not _is_of(client, name)}
+        others = {
+            name: each
+            for name, each in self.counts.items()
+            if not _is_of(client, name) and (each.in_flight or name in self.waves)
+        }
         self.counts = {**others, **own}
         for job_id in self._unread:
             if (name := self._wave_of[job_id]) in own:

@@ -135,6 +135,36 @@ def foreseen(world: World) -> Callable[[int], None]:
     return jobs
 
 
+def left_behind(world: World) -> Callable[[int], None]:
+    """Each is of a run that leaves while a worker has its job."""
+
+    def jobs(number: int) -> None:
+        forecast, wave_of = forecast_of({number: Node(f"k{number}", "tool")})
+        world.take(ev.JobsForeseen(forecast, f"run{number}"))
+        wave = wave_of_client(wave_of[number], f"run{number}")
+        world.submit(number, [FakeItem(f"i{number}", cost=100.0)], wave=wave)
+        world.run(world.now_s + 0.5)
+        world.take(ev.RunLeft(f"run{number}"))
+        world._act()
+
+    return jobs
+
+
+def not_read(world: World) -> Callable[[int], None]:
+    """Nobody wants them any longer, after a process has died with them."""
+
+    def jobs(number: int) -> None:
+        world.read_s = 1.0
+        world.submit(number, [f"i{number}"])
+        world.run(world.now_s + 0.5)
+        world.kill(next(iter(world.scheduler.files._tool_of)))
+        world._act()
+        world.take(ev.JobUnwanted(number, "its client has ended"))
+        world.at(world.now_s + 10.0, lambda: world.take(ev.TimePassed()))
+
+    return jobs
+
+
 def cancelled(world: World) -> Callable[[int], None]:
     def jobs(number: int) -> None:
         world.submit(number, [FakeItem(f"i{number}", cost=1000.0, group=f"g{number}")])
@@ -161,7 +191,7 @@ def oversized(world: World) -> Callable[[int], None]:
     "kind",
     [
         *(other_params, other_models, other_tools, failing, broken_groups, failing_loads),
-        *(deadly, cancelled, preloads, oversized, foreseen),
+        *(deadly, cancelled, preloads, oversized, foreseen, left_behind, not_read),
     ],
 )
 def test_no_table_grows_with_jobs_that_have_ended(  # W7

@@ -350,6 +350,7 @@ class FileScheduler:
 
     def tick(self, now_s: float) -> None:
         """End processes that hang: on a pipe that nobody writes to, a file system that is gone."""
+        self._forget_suspects()
         for tool in self._tools.values():
             self._wake_resting(tool, now_s)
             self._send(tool, now_s)
@@ -360,6 +361,12 @@ class FileScheduler:
                     worker.hung = True
                     why = f"no answer for {silent_s:.0f} s"
                     self._outbox.put(StopWorker(worker.worker_id, why, force=True))
+
+    def _forget_suspects(self) -> None:
+        """Forget jobs that have ended otherwise since a process died with them."""
+        for suspect in list(self._blame_tracker.suspects):
+            if isinstance(suspect, JobState) and not self._jobs.has(suspect):
+                self._blame_tracker.forget(suspect)
 
     def _limit_s(self, worker: FileWorker) -> float:
         job = self._jobs.get(worker.in_flight[0]) if worker.in_flight else None

@@ -359,7 +359,7 @@ class MergedRuns:
             return
         del self._expected[identity]
         job = self._held.pop(identity, None)
-        if job is not None and self._jobs.get(job.request.job_id) is job:
+        if job is not None and self._jobs.has(job):
             self.arrived(job, now_s)
 
     def saved(self, job: JobState) -> None:
