@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -133,30 +133,42 @@ def ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("interrupt", [signal.raise_signal, lambda n: os.kill(os.getpid(), n)])
-def test_an_interrupted_call_leaves_nothing_lent_and_is_computed_no_further(
-    interrupt: Callable[[int], None], ctrl_c: None
+def test_a_call_that_is_interrupted_once_its_report_is_there_leaves_nothing_lent(
+    ctrl_c: None,
 ) -> None:
-    """Whether it is interrupted while it waits, or only once its report is there."""
     with ToolPool(devices="cpu:1") as pool:
         pool.run(TEXTUAL, ["warm"])
-        timer = threading.Timer(0.5, interrupt, (signal.SIGINT,))
+        timer = threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(TEXTUAL, ["a"], {"sleep_s": 0.5})
+        timer.join()
+        opened = pool._opened()
+        assert opened.summary()["jobs_served"] == 2
+        assert eventually(
+            lambda: not opened._inbox.ask(lambda: dict(opened._loop.scheduler.jobs._lent))
+        )
+        assert pool.run(TEXTUAL, ["a"]) == ["A.plain"]
+
+
+def test_a_call_that_is_interrupted_or_refused_is_computed_no_further(ctrl_c: None) -> None:
+    with ToolPool(devices="cpu:1") as pool:
+        pool.run(TEXTUAL, ["warm"])
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         many = [f"{number}" * 20 for number in range(100, 300)]  # each is a micro-batch
         with pytest.raises(KeyboardInterrupt):
             pool.run(TEXTUAL, many, {"sleep_s": 0.2})
         timer.join()
         opened = pool._opened()
-        assert eventually(
-            lambda: not opened._inbox.ask(lambda: dict(opened._loop.scheduler.jobs._lent))
-        )
         assert pool.run(TEXTUAL, ["a"]) == ["A.plain"]
         assert opened.summary()["jobs_failed"] == 1
         computed = opened._inbox.ask(lambda: opened._loop.scheduler.ledger.computed)
         assert computed < len(many), "nobody waits for the others"
         with pytest.raises(ContractError):
             pool.run(TEXTUAL, ["x" * 1_000_000, "y" * 1_000_000, lambda: None])
-        assert not any(map(os.listdir, opened.spools)), "nor for what was put there beforehand"
+        left = [path for each in opened.spools for path in Path(each).glob("*.blob")]
+        assert not left, "what was put there beforehand is removed"
 
 
 def test_the_pool_says_who_is_where() -> None:
