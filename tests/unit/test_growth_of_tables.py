@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
-from tests.unit.test_chains import pipeline
+from tests.unit.test_chains import all_succeeded, pipeline
 
 #: So many jobs, after which a table that has one entry for each stands out.
 JOBS = 50
@@ -222,3 +222,15 @@ def test_no_table_grows_with_rows_of_models(monkeypatch: pytest.MonkeyPatch) -> 
         world.release(first)
 
     assert grown(world, jobs) == {}
+
+
+def test_no_model_is_forgotten_for_the_row_that_begins_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has the first stage's items where the row's process dies, or they are not merged."""
+    monkeypatch.setattr(table, "MAX_IDLE", 1)
+    for options in ({"fatal_chains": True}, {"later_load_s": 100.0, "gpus": 3}):
+        world = pipeline(**options)
+        world.row(1, ["a"])
+        world.run()
+        assert all_succeeded(world)

@@ -90,7 +90,7 @@ class MergeSelection:
             known = self._new_model(key, stages, home, tool)
             if known is None or not self._has_room(known):
                 return None
-            self._models.add(known)
+            self._models.add(known, home)
         return known if known.error is None and self._has_room(known) else None
 
     def _new_model(

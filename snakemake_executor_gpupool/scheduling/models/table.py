@@ -62,10 +62,13 @@ class ModelTable(Mapping[Hashable, Model]):
     def __len__(self) -> int:
         return len(self._models)
 
-    def add(self, model: Model) -> Model:
-        """Take in a model that is new, and return it."""
+    def add(self, model: Model, home: Model | None = None) -> Model:
+        """Take in a model that is new, and return it.
+
+        ``home``: of a row of models, the one that its first stage goes to if it is not merged.
+        """
         if len(self._models) >= self._tidied + MAX_IDLE:
-            self._forget_idle()
+            self._forget_idle(home)
         if isinstance(model.key, tuple):
             model.key = ModelKey(model.key)
         self._models[model.key] = model
@@ -89,11 +92,11 @@ class ModelTable(Mapping[Hashable, Model]):
                 del table[next(iter(table))]
         self.on_removed(model)
 
-    def _forget_idle(self) -> None:
+    def _forget_idle(self, home: Model | None) -> None:
         """Forget the models that have no worker and no work, where there are very many."""
         homes = {merged.home for merged in self._merged()}
         for model in [model for model in self._models.values() if model.is_unused]:
-            if model.key not in homes:
+            if model.key not in homes and model is not home:
                 self.remove(model)
         self._tidied = len(self._models)
 
