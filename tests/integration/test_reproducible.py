@@ -68,7 +68,7 @@ def test_pools_of_any_size_agree_also_after_deaths_and_from_what_was_kept(tmp_pa
         expected = bits(pool, items, PARAMS)
     rng.shuffle(items)
     die.touch()
-    with ToolPool(devices="cpu:8", reproducible=True, cache=kept) as pool:
+    with ToolPool(devices="cpu:4", reproducible=True, cache=kept) as pool:
         params = {**PARAMS, "die": str(die)}  # one worker dies on the way
         assert bits(pool, items, params) == expected
         assert pool.summary["worker_crashes"] == 1 and not die.exists()

@@ -1,9 +1,9 @@
 """Computes random selections of items in random order by a built-in tool, as workers would.
 
-``python tool_permutations.py CASE ROUNDS DIRECTORY`` prints as JSON how many results there were,
-how many of them differ in some bit from an earlier one of the same item, and how far they are from
-that of the item alone in default mode, as a part of the tool's tolerance. Models are kept in the
-directory. The environment says whether the run is reproducible.
+``python tool_permutations.py DIRECTORY CASE=ROUNDS...`` prints a line of JSON for each case: its
+name, how many results there were, how many of them differ in some bit from an earlier one of the
+same item, and how far they are from that of the item alone in default mode, as a part of the tool's
+tolerance. Models are kept in the directory. The environment says whether the run is reproducible.
 """
 
 from __future__ import annotations
@@ -145,4 +145,10 @@ def main(name: str, rounds: int, directory: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     assert not numerics.prepare()
-    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))))
+    for words in sys.argv[2:]:
+        case_name, _, rounds = words.partition("=")
+        try:
+            found = main(case_name, int(rounds), Path(sys.argv[1]))
+        except Exception as error:
+            found = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps({"case": case_name, **found}), flush=True)
