@@ -16,85 +16,79 @@ from tests.acceptance.running import Finished, Workflow
 
 EMBED = """
 rule all:
-    input: "good.npz", "case.OUT"
+    input: "good.npz", "packed.npz", BAD, "unknown_suffix.xyz", "official.npz", "absent.npz"
+
+WEIGHTS = {"official": "esm2_t33_650M_UR50D", "absent": "nowhere/w.pt"}
 
 rule embed:
     input: fasta="{name}.fasta"
     output: embeddings="{name}.{suffix}"
     log: "logs/{name}.{suffix}.log"
     resources: gpupool_tool="esm2-embed"
-    params: model=lambda wildcards: "MODEL" if wildcards.name == "case" else "esm2_tiny.pt"
+    params: model=lambda wildcards: WEIGHTS.get(wildcards.name, "MODEL")
     shell: "gpupool run esm2-embed"
 """
 GOOD = ">a\nMKTAYIAKQR\n>b\nGAVLIPFW\n"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A seeded ESM-2 of two layers."""
-    directory = tmp_path_factory.mktemp("weights")
-    return Path(write_seeded_checkpoint(directory, layers=2, width=40, heads=20, seed=7))
-
-
-def run(
-    tmp_path: Path, checkpoint: Path, fasta: str | bytes, *, model: str = "", suffix: str = "npz"
-) -> Finished:
-    snakefile = EMBED.replace("OUT", suffix).replace("MODEL", model or str(checkpoint))
-    workflow = Workflow(tmp_path, snakefile.replace("esm2_tiny.pt", str(checkpoint)))
-    (tmp_path / "good.fasta").write_text(GOOD)
-    data = fasta if isinstance(fasta, bytes) else fasta.encode()
-    (tmp_path / "case.fasta").write_bytes(data)
-    return workflow.run("--keep-going", "--gpupool-devices", "cpu:1")
-
-
-def assert_only_case_failed(done: Finished, *said: str) -> None:
-    assert done.code == 1
-    for words in ("rule embed (name=case", *said):
-        assert words in done.text, done.text
-    assert "Traceback" not in done.text
-    files = {path.name for path in done.directory.iterdir() if not path.name.startswith(".snake")}
-    assert "good.npz" in files
-    assert not {name for name in files if name.startswith(("case.npz", "case.xyz", ".gpupool"))}
-
-
 BAD_FASTA = {
     "empty": (b"", "empty"),
-    "no header": (b"MKTAYIAKQR\n", ">"),
-    "duplicate ids": (b">a\nMK\n>a\nMKV\n", "'a'"),
-    "binary": (bytes(range(256)) * 4, "case.fasta"),
-    "truncated gzip": (gzip.compress(b">a\nMKTAYIAKQRQISFVKSHFSRQ\n" * 9)[:-12], "case.fasta"),
-    "a record without a sequence": (b">a\n>b\nMK\n", "'a'"),
-    "letters that are none": (b">a\nMK1T\n", "1"),
-    "too long": (b">long\n" + b"M" * 1100 + b"\n", "1022"),
+    "no_header": (b"MKTAYIAKQR\n", ">"),
+    "duplicate_ids": (b">a\nMK\n>a\nMKV\n", "'a'"),
+    "binary": (bytes(range(256)) * 4, "binary.fasta"),
+    "truncated_gzip": (gzip.compress(b">a\nMKTAYIAKQRQISFVKSHFSRQ\n" * 9)[:-12], "truncated gzip"),
+    "a_record_without_a_sequence": (b">a\n>b\nMK\n", "'a'"),
+    "letters_that_are_none": (b">a\nMK1T\n", "1"),
+    "too_long": (b">long\n" + b"M" * 1100 + b"\n", "1022"),
+}
+#: What is said of the other jobs that fail.
+BAD_JOBS = {
+    "official": ("esm2_t33_650M_UR50D.pt", "checkpoints"),  # W8
+    "absent": ("nowhere/w.pt",),  # W8
+    "unknown_suffix": (".xyz", ".npz"),
 }
 
 
-@pytest.mark.parametrize("case", BAD_FASTA)
-def test_a_bad_fasta_fails_its_own_job(tmp_path: Path, checkpoint: Path, case: str) -> None:
-    fasta, said = BAD_FASTA[case]
-    assert_only_case_failed(run(tmp_path, checkpoint, fasta), "case.fasta", said)
-
-
-def test_gzip_and_windows_line_ends_are_read(tmp_path: Path, checkpoint: Path) -> None:
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run whose jobs get bad inputs, but for two."""
+    directory, weights = (tmp_path_factory.mktemp(name) for name in ("run", "weights"))
+    model = Path(write_seeded_checkpoint(weights, layers=2, width=40, heads=20, seed=7))
+    bad = ", ".join(f'"{name}.npz"' for name in BAD_FASTA)
+    workflow = Workflow(directory, EMBED.replace("BAD", bad).replace("MODEL", str(model)))
+    for name in ("good", *BAD_JOBS):
+        (directory / f"{name}.fasta").write_text(GOOD)
     packed = gzip.compress(GOOD.replace("\n", "\r\n").encode())
-    done = run(tmp_path, checkpoint, packed)
-    assert done.code == 0, done.text
-    with np.load(tmp_path / "good.npz") as good, np.load(tmp_path / "case.npz") as case:
-        assert list(case) == list(good) == ["a", "b"]
-        np.testing.assert_array_equal(case["a"], good["a"])
+    for name, fasta in (("packed", packed), *((n, fasta) for n, (fasta, _) in BAD_FASTA.items())):
+        (directory / f"{name}.fasta").write_bytes(fasta)
+    return workflow.run("--keep-going", "--gpupool-devices", "cpu:1")
 
 
-def test_missing_weights_name_where_to_put_them(tmp_path: Path, checkpoint: Path) -> None:  # W8
-    done = run(tmp_path, checkpoint, GOOD, model="esm2_t33_650M_UR50D")
-    assert_only_case_failed(done, "esm2_t33_650M_UR50D.pt", "checkpoints")
+def said_of(done: Finished, name: str) -> str:
+    """The lines that a run says of a job's failure: those that name it."""
+    lines = [line for line in done.text.splitlines() if f"rule embed (name={name}" in line]
+    assert lines, done.text
+    return "\n".join(lines)
 
 
-def test_a_missing_checkpoint_file(tmp_path: Path, checkpoint: Path) -> None:  # W8
-    assert_only_case_failed(run(tmp_path, checkpoint, GOOD, model="nowhere/w.pt"), "nowhere/w.pt")
+@pytest.mark.parametrize("case", [*BAD_FASTA, *BAD_JOBS])
+def test_a_bad_input_fails_its_own_job(done: Finished, case: str) -> None:
+    words = BAD_JOBS.get(case) or (f"{case}.fasta", BAD_FASTA[case][1])
+    for each in words:
+        assert each in said_of(done, case)
 
 
-def test_an_unknown_suffix(tmp_path: Path, checkpoint: Path) -> None:
-    assert_only_case_failed(run(tmp_path, checkpoint, GOOD, suffix="xyz"), ".xyz", ".npz")
+def test_all_others_are_done_and_nothing_is_left(done: Finished) -> None:
+    assert done.code == 1
+    assert "Traceback" not in done.text
+    files = {path.name for path in done.directory.iterdir() if not path.name.startswith(".snake")}
+    assert {name for name in files if name.endswith(".npz")} == {"good.npz", "packed.npz"}
+    assert not {name for name in files if name.endswith(".xyz") or name.startswith(".gpupool")}
+
+
+def test_gzip_and_windows_line_ends_are_read(done: Finished) -> None:
+    paths = (done.directory / f"{name}.npz" for name in ("good", "packed"))
+    good, packed = (dict(np.load(path)) for path in paths)
+    assert list(packed) == list(good) == ["a", "b"]
+    np.testing.assert_array_equal(packed["a"], good["a"])
 
 
 GENERIC = """
@@ -123,36 +117,49 @@ def generic(tmp_path: Path, resources: str, *arguments: str, **env: str) -> Fini
 
 
 BAD_RULES = {
-    "unknown tool": ('resources: gpupool_tool="esm2-embedd"', "esm2-embed'"),
-    "no such file": ('resources: gpupool_tool="absent.py:T"', "absent.py"),
-    "no such class": ('resources: gpupool_tool="textual.py:Texture"', "Texture"),
-    "failing import": ('resources: gpupool_tool="broken.py:T"', "no_such_package"),
-    "malformed device": ('resources: gpupool_tool="textual.py:Textual", device="cuda:"', "cudaxN"),
-    "absent device": ('resources: gpupool_tool="textual.py:Textual", device="cuda:7"', "cuda:7"),
-    "too many": ('resources: gpupool_tool="textual.py:Textual", gpu=5', "5 GPUs"),
-    "missing weights": (
+    "unknown_tool": ('resources: gpupool_tool="esm2-embedd"', "esm2-embed'"),
+    "no_such_file": ('resources: gpupool_tool="absent.py:T"', "absent.py"),
+    "no_such_class": ('resources: gpupool_tool="textual.py:Texture"', "Texture"),
+    "failing_import": ('resources: gpupool_tool="broken.py:T"', "no_such_package"),
+    "malformed_device": ('resources: gpupool_tool="textual.py:Textual", device="cuda:"', "cudaxN"),
+    "absent_device": ('resources: gpupool_tool="textual.py:Textual", device="cuda:7"', "cuda:7"),
+    "too_many": ('resources: gpupool_tool="textual.py:Textual", gpu=5', "5 GPUs"),
+    "missing_weights": (
         'resources: gpupool_tool="textual.py:Textual"\n    params: model="missing"',
         "no such weights",
     ),
 }
 
 
-@pytest.mark.parametrize("case", BAD_RULES)
-def test_a_bad_rule_fails_alone_with_keep_going(tmp_path: Path, case: str) -> None:  # S9 D1 D10
-    resources, said = BAD_RULES[case]
-    done = generic(tmp_path, resources, "--keep-going", GPUPOOL_SIMULATE="2x16GiB")
+def with_bad_rules(tmp_path: Path, *names: str) -> Workflow:
+    """A workflow with a good rule, and rules that cannot do."""
+    head, _, rule = GENERIC.partition("rule case:")
+    wanted = ", ".join(f'"cases/{name}.up"' for name in names)
+    rules = [
+        f"rule {name}:{rule}".replace("{name}.up", f"{name}.up")
+        .replace("{name}", "x")
+        .replace("RESOURCES", BAD_RULES[name][0])
+        for name in names
+    ]
+    files = {"in/good.txt": "good\n", "in/x.txt": "x\n", "broken.py": "import no_such_package\n"}
+    return Workflow(tmp_path, head.replace('"CASE"', wanted) + "\n".join(rules), files)
+
+
+def test_bad_rules_fail_alone_with_keep_going(tmp_path: Path) -> None:  # S9 D1 D10
+    done = with_bad_rules(tmp_path, *BAD_RULES).run("--keep-going", GPUPOOL_SIMULATE="2x16GiB")
     assert done.code == 1
-    assert said in done.text and "rule case" in done.text, done.text
+    for name, (_, said) in BAD_RULES.items():
+        lines = [line for line in done.text.splitlines() if f"rule {name}" in line]
+        assert any(said in line for line in lines), (name, done.text)
     assert (tmp_path / "good.up").exists()
-    assert not (tmp_path / "cases/x.up").exists()
+    assert not list((tmp_path / "cases").glob("*"))
 
 
-@pytest.mark.parametrize("case", ["unknown tool", "malformed device", "absent device", "too many"])
+@pytest.mark.parametrize("case", ["unknown_tool", "malformed_device", "absent_device", "too_many"])
 def test_misuse_is_said_at_start(tmp_path: Path, case: str) -> None:  # S9 D10
-    resources, said = BAD_RULES[case]
-    done = generic(tmp_path, resources, GPUPOOL_SIMULATE="2x16GiB")
+    done = with_bad_rules(tmp_path, case).run(GPUPOOL_SIMULATE="2x16GiB")
     assert done.code == 1
-    assert said in done.text and "rule case" in done.text, done.text
+    assert BAD_RULES[case][1] in done.text and f"rule {case}" in done.text, done.text
     assert not (tmp_path / "good.up").exists(), "it failed before anything ran"
 
 
