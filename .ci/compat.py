@@ -96,7 +96,9 @@ def _take_programs(programs: Path) -> None:
 def run(programs: Path, tests: list[str]) -> int:
     """Run tests with an environment's Python and programs."""
     path = f"{programs}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [str(programs / "python"), "-m", "pytest", "--quiet", *tests]
+    # What failed last is noted by the tests that run beside these.
+    command = [str(programs / "python"), "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
+    command += tests
     environment = {**os.environ, "PATH": path}
     return subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode
 
