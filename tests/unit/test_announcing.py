@@ -48,7 +48,8 @@ def test_a_text_that_cannot_be_formatted_fails_as_it_would_have() -> None:
     job.shell = "cp {missing}"
     with pytest.raises(KeyError, match="missing"):
         announce(job)
-    assert "format_wildcards" not in vars(job)
+    job.shell = "cp {output}"
+    assert job.format_wildcards(job.shell) == "cp a"
 
 
 class FixedJob(Job):

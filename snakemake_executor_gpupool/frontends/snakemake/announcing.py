@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from snakemake_executor_gpupool.frontends.snakemake.texts import JobTexts
+
 
 def announce(job: Any) -> None:
-    """Have Snakemake log that a job starts, with the records that it would make anyway."""
+    """Have Snakemake log that a job starts, with the records that it would make anyway.
+
+    From then on the job's texts are put together by :class:`JobTexts`.
+    """
     if job.is_group():
         job.log_info()
         return
@@ -25,7 +30,7 @@ def announce(job: Any) -> None:
 
     # Only until the lines are there: what a text is made of may change later.
     try:
-        plain = job.format_wildcards
+        plain = JobTexts.of(job)
         job.format_wildcards = once
     except AttributeError:  # a version of Snakemake whose jobs take nothing more
         job.log_info()
@@ -33,4 +38,4 @@ def announce(job: Any) -> None:
     try:
         job.log_info()
     finally:
-        del job.format_wildcards
+        job.format_wildcards = plain
