@@ -13,13 +13,13 @@ from snakemake_executor_gpupool.records.jobs_table import JobsTable
 from snakemake_executor_gpupool.records.paths import open_private
 from snakemake_executor_gpupool.records.provenance.recorder import ProvenanceRecorder
 from snakemake_executor_gpupool.wire.bounds import printable
+from snakemake_executor_gpupool.wire.json_text import json_encoder
 
 #: Of the events: 1 had no number, no costs, no files of jobs.
 FORMAT = 2
 #: A table's lines are written so many at a time, or when they are a second old.
 MANY = 32
-#: Made once: ``json.dumps`` with a ``default`` would make one for each line.
-_ENCODER = json.JSONEncoder(default=str)
+_json_of = json_encoder(str)
 
 
 class Listener(Protocol):
@@ -126,10 +126,10 @@ class EventLog:
 
 def _line(record: Any) -> str:
     """Return a record as JSON that every reader accepts: without lone surrogates."""
-    text = _ENCODER.encode(record)
+    text = _json_of(record)
     if "\\ud" not in text:
         return text
-    return _ENCODER.encode(json.loads(text, object_hook=_printable_object))
+    return _json_of(json.loads(text, object_hook=_printable_object))
 
 
 def _printable_object(fields: dict[str, Any]) -> dict[str, Any]:

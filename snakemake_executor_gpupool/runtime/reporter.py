@@ -50,14 +50,25 @@ class Reporter:
     def _run(self) -> None:
         while True:
             self._something.acquire()
-            if (pause_s := self._pause_s()) > 0.0:
+            # While it finds something each time it looks by itself, and nobody has to call it.
+            is_found = True
+            while is_found and (pause_s := self._pause_s()) > 0.0:
                 time.sleep(pause_s)
-            self._is_called = False
-            for _ in range(len(self._outgoing)):
-                tell = self._outgoing.popleft()
-                if tell is None:
+                is_found = bool(self._outgoing)
+                if self._is_closed_by_what_waits():
                     return
-                self._call(tell)
+            self._is_called = False
+            if self._is_closed_by_what_waits():
+                return
+
+    def _is_closed_by_what_waits(self) -> bool:
+        """Call what there is; tell whether the end was among it."""
+        for _ in range(len(self._outgoing)):
+            tell = self._outgoing.popleft()
+            if tell is None:
+                return True
+            self._call(tell)
+        return False
 
     def _call(self, tell: Tell) -> None:
         try:

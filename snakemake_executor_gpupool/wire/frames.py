@@ -27,7 +27,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Union
 
 from snakemake_executor_gpupool.errors import FrameError
+from snakemake_executor_gpupool.wire.json_text import json_encoder
 
+_json_of = json_encoder()
 MAGIC = b"gpPL"
 VERSION = 1
 HEADER = struct.Struct(">4sB3xIQI")
@@ -80,8 +82,10 @@ def encode(meta: dict[str, Any], blobs: Sequence[Blob] = ()) -> list[bytes]:
     else:
         inline = [blob for blob in blobs if not isinstance(blob, SpoolFile)]
         lengths = [list(blob) if isinstance(blob, SpoolFile) else len(blob) for blob in blobs]
-    text = json.dumps({**meta, "blobs": lengths}).encode()
+    text = _json_of({**meta, "blobs": lengths}).encode()
     body_bytes = sum(map(len, inline))
+    if body_bytes <= SPOOL_BYTES:
+        inline = [b"".join(inline)]  # one to check, instead of one for each item
     checked = inline if body_bytes <= CHECKED_BODY_BYTES else []
     crc = _checksum(len(text), body_bytes, text, checked)
     head = HEADER.pack(MAGIC, VERSION, len(text), body_bytes, crc)

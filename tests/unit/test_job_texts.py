@@ -51,7 +51,16 @@ OF_A_JOB = [
     "",
 ]
 OTHERS = ["{config}", "{config[x]} {input}", "{bench_iteration}", "{threads:{jobid}}"]
-WRONG = ["{missing}", "{wildcards.missing}", "{input.missing}", "{a}", "{", "{}", "{0}", "{params[9]}"]
+WRONG = [
+    "{missing}",
+    "{wildcards.missing}",
+    "{input.missing}",
+    "{a}",
+    "{",
+    "{}",
+    "{0}",
+    "{params[9]}",
+]
 
 
 @pytest.mark.parametrize("text", OF_A_JOB)

@@ -126,6 +126,39 @@ def test_callbacks_that_were_gathered_are_called_in_order_and_all_before_the_end
     assert len(failures) == 50
 
 
+def test_while_much_is_gathered_the_thread_is_woken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waking it takes the interpreter's lock from whoever does so."""
+    told: list[int] = []
+    woken: list[int] = []
+    all_told = threading.Event()
+    coming = iter(range(20))
+
+    def pause_s() -> float:
+        number = next(coming, None)
+        if number is None:
+            return 0.0
+        reporter.put(lambda: told.append(number))
+        if number == 19:
+            reporter.put(all_told.set)
+        return 1e-6
+
+    reporter = Reporter(lambda error: None, pause_s)
+    release = reporter._something.release
+
+    def wake() -> None:
+        woken.append(1)
+        release()
+
+    monkeypatch.setattr(reporter._something, "release", wake)
+    reporter.put(lambda: None)
+    reporter.start()
+    assert all_told.wait(PATIENCE_S) and len(woken) == 1
+    # It waits by now, or soon: what comes then is told all the same.
+    reporter.put(lambda: told.append(20))
+    reporter.close(PATIENCE_S)
+    assert told == list(range(21))
+
+
 def test_a_callback_that_fails_costs_no_other() -> None:
     told: list[str] = []
     failures: list[BaseException] = []

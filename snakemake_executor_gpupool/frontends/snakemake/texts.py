@@ -7,6 +7,7 @@ for the record of its outputs. The text is the same; where it may not be, Snakem
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import string
 from collections.abc import Callable
@@ -47,11 +48,9 @@ class JobTexts:
     def __call__(self, text: Any, **variables: Any) -> Any:
         """Return a text with the job's values in it."""
         if not variables and isinstance(text, str) and names_only_a_job(text):
-            try:
+            with contextlib.suppress(Exception):  # Snakemake says what is wrong
                 values = {name: value_of(self._job) for name, value_of in OF_A_JOB.items()}
                 return formatter().vformat(text, (), values)
-            except Exception:  # Snakemake says what is wrong
-                pass
         return self._usual(text, **variables)
 
 

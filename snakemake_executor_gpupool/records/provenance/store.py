@@ -7,7 +7,6 @@ end, so several runs of a workflow may append at once, without a lock that a sto
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any
 
 from snakemake_executor_gpupool.records.paths import open_private
 from snakemake_executor_gpupool.wire.bounds import printable
+from snakemake_executor_gpupool.wire.json_text import json_encoder
 
 #: Of the records.
 FORMAT = 1
 #: Longer records are not written; their parts are bounded so that they stay far below.
 MAX_RECORD_BYTES = 4 * 1024**2
-#: Made once: ``json.dumps`` with a ``default`` would make one for each record.
-_ENCODER = json.JSONEncoder(default=printable)
+_json_of = json_encoder(printable)
 
 
 class ProvenanceStore:
@@ -74,4 +73,4 @@ class ProvenanceStore:
 
 def line_of(record: Mapping[str, Any]) -> bytes:
     """Return a record as a line; readers look for its texts as they stand here."""
-    return _ENCODER.encode(record).encode("ascii") + b"\n"
+    return _json_of(record).encode("ascii") + b"\n"

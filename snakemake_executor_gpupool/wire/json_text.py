@@ -1,0 +1,28 @@
+"""Short objects as JSON, thousands a second.
+
+``json`` makes an encoder anew for each text, which takes as long as a short text itself.
+
+Standard library only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from json import encoder as _encoder
+from typing import Any
+
+
+def json_encoder(default: Callable[[Any], Any] | None = None) -> Callable[[Any], str]:
+    """Return what ``json.JSONEncoder(default=default).encode`` is, made once.
+
+    A value that contains itself ends in a RecursionError, not in a ValueError.
+    """
+    plain = json.JSONEncoder(default=default)
+    make: Any = getattr(_encoder, "c_make_encoder", None)
+    try:
+        escape = _encoder.encode_basestring_ascii
+        encode = make(None, plain.default, escape, None, ": ", ", ", False, False, True)
+    except TypeError:  # another Python, which has none, or another one
+        return plain.encode
+    return lambda value: "".join(encode(value, 0))
