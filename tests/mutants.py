@@ -387,8 +387,8 @@ MUTANTS = (
     Mutant(
         "a callback that fails costs no other callback",
         "runtime/reporter.py",
-        "                self._call(tell)\n",
-        "                tell()\n",
+        "            self._call(tell)\n",
+        "            tell()\n",
         ("test_runtime_threads.py",),
     ),
     Mutant(
