@@ -205,7 +205,7 @@ def test_a_leased_device_is_not_taken_and_a_served_rule_waits(tmp_path: Path) ->
 # -- several runs on one machine (D13) ---------------------------------------------
 LONG = """
 rule all:
-    input: expand("{i}.txt", i=range(6))
+    input: expand("{i}.txt", i=range(3))
 
 rule one:
     output: "{i}.txt"
@@ -252,7 +252,7 @@ def test_a_killed_run_frees_its_devices_at_once(tmp_path: Path) -> None:  # D13 
     first = Workflow(tmp_path / "a", endless).start("--cores", "8", **env)
     log = tmp_path / "a/.snakemake/gpupool/latest/events.jsonl"
     assert eventually(lambda: log.exists() and "lease_granted" in log.read_text())
-    second = Workflow(tmp_path / "b", LONG.replace("range(6)", "range(1)")).start(**env)
+    second = Workflow(tmp_path / "b", LONG.replace("range(3)", "range(1)")).start(**env)
     other = tmp_path / "b/.snakemake/gpupool/latest/events.jsonl"
     assert eventually(lambda: other.exists() and "device_refused" in other.read_text())
     os.kill(first.pid, signal.SIGKILL)
@@ -274,7 +274,7 @@ def test_an_idle_worker_makes_room_for_another_run(tmp_path: Path) -> None:  # D
     first = Workflow(tmp_path / "a", served_then_cpu, {"start.txt": "word\n"})
     run_a = first.start("last.txt", **env)
     assert eventually((tmp_path / "a/0.up").exists)
-    run_b = Workflow(tmp_path / "b", LONG.replace("range(6)", "range(1)")).start(**env)
+    run_b = Workflow(tmp_path / "b", LONG.replace("range(3)", "range(1)")).start(**env)
     text_b, _ = run_b.communicate(timeout=60)
     text_a, _ = run_a.communicate(timeout=60)
     assert (run_a.returncode, run_b.returncode) == (0, 0), text_a + text_b

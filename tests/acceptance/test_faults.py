@@ -189,7 +189,7 @@ def test_commands_of_cpu_rules_end_with_the_run(tmp_path: Path, number: int) -> 
 
 GPU_JOBS = """
 rule all:
-    input: expand("one/{i}.txt", i=range(12)), "two.txt", "named.txt"
+    input: expand("one/{i}.txt", i=range(8)), "two.txt", "named.txt"
 
 rule one:
     output: "one/{i}.txt"
@@ -211,7 +211,7 @@ rule named:
 def test_plain_gpu_rules_get_devices_of_their_own(tmp_path: Path) -> None:  # S7 D6 D11
     run = Workflow(tmp_path, GPU_JOBS).run("--cores", "8", GPUPOOL_SIMULATE="4x16GiB")
     assert run.code == 0, run.text
-    seen = [run.read(f"one/{i}.txt").split() for i in range(12)]
+    seen = [run.read(f"one/{i}.txt").split() for i in range(8)]
     assert {device for device, _ in seen} == {"0", "1", "2", "3"}
     assert {simulated for _, simulated in seen} == {"1"}
     assert len(run.read("two.txt").strip().split(",")) == 2
