@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.hosts.base import Carried
 from snakemake_executor_gpupool.records.progress import ModelState
-from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model_worker import Stage
 from snakemake_executor_gpupool.scheduling.retirement import tools_of
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.requests import ToolRef

@@ -8,7 +8,8 @@ from snakemake_executor_gpupool.devices.allocation.allocator import Allocator, P
 from snakemake_executor_gpupool.devices.card_wish import CardWish
 from snakemake_executor_gpupool.devices.demand import Demand
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
-from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model_worker import Stage
 
 #: More workers than this are never asked for at once.
 MAX_WORKERS = 1024

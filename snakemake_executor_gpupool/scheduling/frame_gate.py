@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorker
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase
 from snakemake_executor_gpupool.scheduling.merging.run import merged_of
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
-from snakemake_executor_gpupool.scheduling.models.model import Batch, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.model_worker import Batch, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile, are_in_memory
 from snakemake_executor_gpupool.wire.messages import (

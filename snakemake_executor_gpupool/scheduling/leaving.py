@@ -13,7 +13,7 @@ from snakemake_executor_gpupool.scheduling.effects import Outbox, StopWorker
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.lifecycle import GONE
-from snakemake_executor_gpupool.scheduling.models.model import ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
 from snakemake_executor_gpupool.wire.messages import ImportFailed, Message, ReadFailed, WriteFailed
 from snakemake_executor_gpupool.wire.model_messages import BatchDone, LoadFailed, MoveFailed
 

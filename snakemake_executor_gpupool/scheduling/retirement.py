@@ -12,7 +12,8 @@ from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
-from snakemake_executor_gpupool.scheduling.models.model import Model, Stage
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model_worker import Stage
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 

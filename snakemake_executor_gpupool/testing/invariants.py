@@ -15,7 +15,7 @@ from typing import Any
 from snakemake_executor_gpupool.devices.allocation.requests import Phase as HolderPhase
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase
-from snakemake_executor_gpupool.scheduling.models.model import ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.testing import item_invariants
 from snakemake_executor_gpupool.testing.item_invariants import jobs_of, models_of

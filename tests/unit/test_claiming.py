@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from snakemake_executor_gpupool.devices.device import OffloadStrategy
 from snakemake_executor_gpupool.devices.device_spec import parse_device
 from snakemake_executor_gpupool.scheduling import effects as fx
-from snakemake_executor_gpupool.scheduling.models.model import Stage
+from snakemake_executor_gpupool.scheduling.models.model_worker import Stage
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
 from snakemake_executor_gpupool.wire.described import WorkerError

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.domain_events import JobComputed
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase
-from snakemake_executor_gpupool.scheduling.models.model import ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.scheduling.waves import Count
 from snakemake_executor_gpupool.testing import invariants, simulation

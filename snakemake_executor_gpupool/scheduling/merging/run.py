@@ -34,7 +34,8 @@ from snakemake_executor_gpupool.scheduling.merging.staged_outputs import (
 from snakemake_executor_gpupool.scheduling.models.charging import work_of
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Work, by_cost
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
-from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.messages import ItemsRead

@@ -18,7 +18,8 @@ from snakemake_executor_gpupool.scheduling.models.charging import (
 )
 from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed, oversize_error
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
-from snakemake_executor_gpupool.scheduling.models.model import Batch, Model, ModelWorker
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model_worker import Batch, ModelWorker
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.model_messages import BatchDone

@@ -13,7 +13,7 @@ from snakemake_executor_gpupool.scheduling.models.cost_shares import (
     Work,
     by_cost,
 )
-from snakemake_executor_gpupool.scheduling.models.model import Batch, ModelWorker
+from snakemake_executor_gpupool.scheduling.models.model_worker import Batch, ModelWorker
 from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
 

@@ -27,7 +27,8 @@ from snakemake_executor_gpupool.scheduling.models.due import DueModels
 from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed
 from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
-from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.outlook import Outlook

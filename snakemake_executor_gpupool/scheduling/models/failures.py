@@ -11,7 +11,8 @@ from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
-from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import INPUT, WorkerError
 

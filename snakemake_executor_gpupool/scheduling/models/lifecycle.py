@@ -38,7 +38,8 @@ from snakemake_executor_gpupool.scheduling.effects import (
     StopWorker,
 )
 from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
-from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.worker_names import WorkerNames
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.model_messages import Loaded

@@ -10,7 +10,8 @@ from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
-from snakemake_executor_gpupool.scheduling.models.model import Model, ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.plan import ends_before_a_load, workers_that_pay
 from snakemake_executor_gpupool.scheduling.models.shares import deal, waiting_s
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable

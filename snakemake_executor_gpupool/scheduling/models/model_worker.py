@@ -1,0 +1,96 @@
+"""A process that holds a model: where it stands, and the micro-batches that it is at. Pure."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.scheduling.models.cost_shares import Work
+from snakemake_executor_gpupool.scheduling.results import WorkItem
+
+if TYPE_CHECKING:
+    from snakemake_executor_gpupool.scheduling.models.model import Model
+
+
+class Stage(enum.Enum):
+    """Where a worker stands."""
+
+    ASKING = "asking"
+    #: Granted devices, which are being taken against other processes.
+    CLAIMING = "claiming"
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    MOVING = "moving"
+    AWAY = "away"
+    STOPPING = "stopping"
+
+
+@dataclass(eq=False)
+class Batch:
+    """One micro-batch in flight at a worker."""
+
+    batch_id: int
+    items: list[WorkItem]
+    sent_s: float
+    #: Of a merged run: how many stages have been answered, what they took, and who pays for it.
+    stages_done: int = 0
+    seconds: float = 0.0
+    work: Work = field(default_factory=Work)
+
+    @functools.cached_property
+    def cost(self) -> float:
+        """Sum of the items' costs."""
+        return sum(item.cost for item in self.items)
+
+
+@dataclass(eq=False)
+class ModelWorker:
+    """One process that holds, or is to hold, a model."""
+
+    worker_id: str
+    model: Model
+    stage: Stage = Stage.ASKING
+    devices: tuple[Device, ...] = ()
+    in_flight: deque[Batch] = field(default_factory=deque)
+    since_s: float = 0.0
+    idle_since_s: float | None = None
+    #: While its weights move: whether to host memory, or back.
+    is_leaving: bool = False
+    #: Nobody else has anything on its devices.
+    is_alone: bool = False
+    has_loaded: bool = False
+    #: When it last got its model onto its devices.
+    ready_s: float = 0.0
+    #: Since when it has had nothing to compute; None: it has, or is not ready.
+    spare_since_s: float | None = None
+    #: It loads its model before there is work for it; whoever has some may take its devices.
+    is_ahead: bool = False
+    #: It was ended because it did not answer.
+    hung: bool = False
+    #: A worker of merged runs that has loaded the models of all stages.
+    has_all_stages: bool = False
+
+    @property
+    def node(self) -> str:
+        """The machine that it is on; empty for this one, or if that does not matter."""
+        return self.devices[0].host if self.devices else ""
+
+    @property
+    def is_feedable(self) -> bool:
+        """Whether it can take a micro-batch."""
+        return self.stage is Stage.READY
+
+    @property
+    def is_in_line(self) -> bool:
+        """Whether it waits for devices, as one of several."""
+        return self.stage is Stage.ASKING and not self.is_alone
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether it has devices, or is the one that gets them emptied."""
+        return not self.is_in_line and self.stage not in (Stage.AWAY, Stage.STOPPING)
