@@ -6,15 +6,12 @@ given. :class:`~snakemake_executor_gpupool.runtime.pool.Pool` steps it on a thre
 
 from __future__ import annotations
 
-import errno
 import math
-import traceback
 from collections import deque
 from collections.abc import Callable
 
 from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.devices.probe import energy_j as read_energy_j
-from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.hosts.base import (
     DevicesExpected,
     DevicesJoined,
@@ -33,6 +30,7 @@ from snakemake_executor_gpupool.records.progress import Progress, closing_line
 from snakemake_executor_gpupool.records.provenance.recorder import ProvenanceRecorder
 from snakemake_executor_gpupool.records.provenance.store import ProvenanceStore
 from snakemake_executor_gpupool.records.result_store import ResultStore
+from snakemake_executor_gpupool.runtime.broken import story_of, what_broke
 from snakemake_executor_gpupool.runtime.carry_out import Actions, Callbacks, UserLines, holder_of
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.elsewhere import Elsewhere
@@ -59,16 +57,6 @@ from snakemake_executor_gpupool.scheduling.effects import (
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.spool import Discards, remove_file
-
-#: Errors that say nothing of gpupool: no room, no more files or processes, no memory.
-OUT_OF = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.EAGAIN,
-    errno.ENOMEM,
-)
 
 
 class RunLoop:
@@ -393,17 +381,3 @@ class RunLoop:
         self.paths.remove_staged()
         if self._store is not None:
             self._store.clean_up()
-
-
-def what_broke(error: BaseException) -> str:
-    """Say what ends a run before its time: a mistake in the set-up plainly, else a bug."""
-    if isinstance(error, ConfigError):
-        return printable(error)
-    if isinstance(error, OSError) and error.errno in OUT_OF:
-        return printable(f"the machine has run out of something that every run needs: {error}")
-    return printable(f"gpupool itself failed, which is a bug: {error!r}")
-
-
-def story_of(error: BaseException) -> str:
-    """Return an error's traceback."""
-    return "".join(traceback.format_exception(error))[-8000:]

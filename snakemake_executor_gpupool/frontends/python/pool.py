@@ -32,8 +32,8 @@ from snakemake_executor_gpupool.frontends.python.submission import (
     job_of,
     request_of,
 )
+from snakemake_executor_gpupool.runtime.broken import what_broke
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
-from snakemake_executor_gpupool.runtime.loop import what_broke
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.idle_time import idle_time

@@ -70,13 +70,13 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     title,
 )
 from snakemake_executor_gpupool.frontends.snakemake.updates import UpdatedOutputs, keep_untouched
+from snakemake_executor_gpupool.runtime.broken import what_broke
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import (
     NO_GPU,
     Machines,
     PoolConfig,
 )
-from snakemake_executor_gpupool.runtime.loop import what_broke
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.wire.requests import JobReport
 
