@@ -17,7 +17,7 @@ _AT_WORK = (Stage.CLAIMING, Stage.STARTING, Stage.LOADING, Stage.MOVING)
 
 
 def demand_of(dispatch: Dispatch, allocator: Allocator, now_s: float) -> Demand:
-    """Return how many devices the work at hand would pay for, and which machines are busy."""
+    """Return how many devices the waiting work would pay for, and which machines are busy."""
     snapshot = allocator.snapshot()
     busy = {
         holder: names

@@ -22,7 +22,7 @@ COMPUTED, DUPLICATE, KEPT, MERGED = "computed", "duplicate", "kept", "merged"
 
 
 class Came:
-    """How a job has come by its items' results, taken in bit by bit.
+    """How a job has come by its items' results, taken in piece by piece.
 
     Parameters
     ----------

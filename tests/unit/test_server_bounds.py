@@ -135,7 +135,7 @@ def test_the_log_says_what_has_happened(caplog: pytest.LogCaptureFixture) -> Non
         "Shout (m) on cpu:0: makes room for another model, or another run",
         "Shout (m) on cpu:0: its process is ended: idle",
         "process v: its process has died: killed by SIGKILL",
-        "Shout (n): cannot be had: no weights",
+        "Shout (n): cannot be loaded: no weights",
         "a job has failed: rule a: no weights",
     ]
     assert not log._names

@@ -123,7 +123,7 @@ class ToolPool:
         self._calls = PendingCalls(self._discard)
         self._classes: dict[str, type[Tool]] = {}
         self._pool: Pool | None = None
-        #: Why there is no more work to be had.
+        #: Why it takes no more work.
         self._end = NOT_OPEN
         self._kept: KeptResults | None = None
         self._cleanup = contextlib.ExitStack()

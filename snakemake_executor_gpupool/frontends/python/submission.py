@@ -50,7 +50,7 @@ def items_read(
     kept: KeptResults | None,
     first: int,
 ) -> Iterator[ItemsRead]:
-    """Do for a call's items what a file process does for a job's, bit by bit; yield each bit.
+    """Do for a call's items what a file process does for a job's, in pieces; yield each piece.
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ class ToolCode:
 
 
 class ToolError(GpupoolError):
-    """A tool cannot be had; ``error`` is what its import said."""
+    """A tool cannot be imported; ``error`` says why."""
 
     def __init__(self, error: WorkerError) -> None:
         super().__init__(error.message)

@@ -60,7 +60,7 @@ class DayLog:
             self._say("%s: its process has died: %s", name, fields["reason"])
 
     def _failed(self, fields: Fields) -> None:
-        self._say("%s: cannot be had: %s", fields["model"], _first_line(fields["error"]))
+        self._say("%s: cannot be loaded: %s", fields["model"], _first_line(fields["error"]))
 
     def _job_failed(self, fields: Fields) -> None:
         self._say("a job has failed: %s", _first_line(fields["error"]))

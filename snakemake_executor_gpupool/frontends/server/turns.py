@@ -1,6 +1,6 @@
 """Cold jobs that a server was to do take turns: as many at a time as the pool has devices.
 
-Where a server cannot be had, all of an engine's tasks that wait would load their models at once,
+Where no server can be reached, all of an engine's tasks that wait would load their models at once,
 and with them fill the machine's memory. A turn is a locked file of the user's, let go when the
 process ends, however it does.
 """

@@ -17,7 +17,7 @@ import gc
 #: So many new objects there are between two looks at the new ones; 700 are Python's own choice.
 #: Older ones are looked at in proportion.
 BETWEEN_LOOKS = 20_000
-#: While a large graph is worked off, those that have outlived one look are looked at again after so
+#: While a large graph is executed, those that have outlived one look are looked at again after so
 #: many more looks; 10 are Python's own choice. Nearly all of them are what Snakemake keeps of jobs.
 BEFORE_THE_NEXT = 100
 #: A graph of so many jobs is large.

@@ -24,7 +24,7 @@ OPTION = "--gpupool-server"
 
 
 def check_server_option(settings: ExecutorSettings) -> None:
-    """Refuse what cannot be had together with a server, before anything is started.
+    """Refuse what cannot be combined with a server, before anything is started.
 
     Raises
     ------

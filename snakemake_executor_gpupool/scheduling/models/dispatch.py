@@ -161,7 +161,7 @@ class Dispatch:
         self.feed(model, now_s)
 
     def _report_loaded(self, model: Model) -> None:
-        """Tell those that wait for nothing but the model: it is there, or cannot be had."""
+        """Tell those that wait for nothing but the model: it is loaded, or cannot be."""
         is_there = any(worker.is_feedable for worker in model.alive)
         if model.error is None and not is_there:
             return

@@ -1,4 +1,4 @@
-"""What becomes of work whose worker died, and of models that cannot be had. Pure decisions."""
+"""What becomes of work whose worker died, and of models that cannot be loaded. Pure decisions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_BROKEN = 1000
 
 
 class Failures:
-    """Finds what is to blame for a death, and fails the jobs that need what cannot be had."""
+    """Finds what is to blame for a death, and fails the jobs whose model cannot be loaded."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Failures:
 
     # -- what is given up --------------------------------------------------------------
     def give_up_model(self, model: Model, error: WorkerError, now_s: float) -> None:
-        """Fail all jobs that need a model that cannot be had, now and later."""
+        """Fail all jobs that need a model that cannot be loaded, now and later."""
         model.error = error
         self._blame_tracker.forget(model)
         self._outbox.note("model_failed", model=model.name, error=error.message)

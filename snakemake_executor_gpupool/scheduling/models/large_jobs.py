@@ -1,4 +1,4 @@
-"""What is still to come of jobs that bring their items bit by bit. Pure bookkeeping."""
+"""What is still to come of jobs whose items become work piece by piece. Pure bookkeeping."""
 
 from __future__ import annotations
 
