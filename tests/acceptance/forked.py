@@ -131,10 +131,10 @@ def become(request: dict[str, Any], descriptors: list[int]) -> None:
     os.umask(request["umask"])
     os.environ.clear()
     os.environ.update(request["variables"])
-    import snakemake
+    import snakemake.workflow
 
     sys.argv = [str(Path(snakemake.__file__).parent / "__main__.py"), *request["arguments"]]
-    sys.path[0] = str(Path.cwd())
+    sys.path[0] = snakemake.workflow.Workflow._rundir = str(Path.cwd())
 
 
 def main(door: socket.socket) -> None:
