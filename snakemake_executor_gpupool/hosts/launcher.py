@@ -69,7 +69,7 @@ class Launcher:
         mark = secrets.token_hex(16)
         there = self.surroundings(tool)
         own = own_environment() if there is None else there.variables
-        ours = worker_variables(worker_id, tool, devices, self._threads, own)
+        ours = worker_variables(worker_id, tool, devices, self._threads)
         ours |= {**self.lend(worker_id, devices), PROCESS_VARIABLE: mark}
         place: dict[str, Any] = {} if there is None else {"cwd": there.cwd, "umask": there.umask}
         environment, command = {**own, **ours}, tool.activation

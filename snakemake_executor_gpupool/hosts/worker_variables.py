@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.devices.kinds import computes_on_cpu
@@ -13,19 +13,10 @@ from snakemake_executor_gpupool.wire.requests import ToolRef
 # glibc gives every freed activation back to the kernel and faults it in again on the next
 # batch; keeping it cut a CPU worker's time by a third (docs/benchmarks.md).
 CPU_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**3)}
-# Between two operations libgomp's threads spin for milliseconds, each on a core that others want,
-# and longest where the thread that they wait for has none (docs/benchmarks.md).
-BRIEF_SPINS = {"GOMP_SPINCOUNT": "1000"}
-#: Who sets one of these has said how threads wait.
-HOW_THREADS_WAIT = frozenset({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"})
 
 
 def worker_variables(
-    worker_id: str,
-    tool: ToolRef,
-    devices: Sequence[Device],
-    threads: int,
-    inherited: Mapping[str, str],
+    worker_id: str, tool: ToolRef, devices: Sequence[Device], threads: int
 ) -> dict[str, str]:
     """Return the variables of a worker.
 
@@ -33,8 +24,6 @@ def worker_variables(
     ----------
     threads
         How many threads it may use if it computes on the CPU.
-    inherited
-        The variables that it has beside these.
     """
     variables = visible_env(devices)
     variables |= {"GPUPOOL_WORKER": worker_id, "GPUPOOL_ENVIRONMENT": tool.environment}
@@ -45,8 +34,6 @@ def worker_variables(
     if all(map(computes_on_cpu, devices)):
         variables |= dict.fromkeys(THREADS_VARIABLES, str(threads if devices else 1))
         variables |= CPU_MALLOC
-        if HOW_THREADS_WAIT.isdisjoint(inherited):
-            variables |= BRIEF_SPINS
     if tool.mode.is_reproducible:
         variables |= NUMERIC_VARIABLES
     return variables
