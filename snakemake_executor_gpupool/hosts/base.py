@@ -142,10 +142,13 @@ class Host(Protocol):
         tool: ToolRef,
         devices: tuple[Device, ...],
         node: str | None = None,
+        *,
+        is_ahead: bool = False,
     ) -> int | None:
         """Start a process where its devices are, else on ``node``, else anywhere.
 
-        A start that fails is reported by :meth:`poll` as :class:`WorkerGone`.
+        A start that fails is reported by :meth:`poll` as :class:`WorkerGone`. ``is_ahead``: there
+        is no job for it yet, and it notes what it sees.
 
         Returns
         -------

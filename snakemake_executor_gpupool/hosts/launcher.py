@@ -58,7 +58,14 @@ class Launcher:
         #: What was started before the run knew what for; None: nothing, nor is it noted.
         self.early: EarlyProcesses | None = None
 
-    def launch(self, worker_id: str, tool: ToolRef, devices: tuple[Device, ...]) -> Launched:
+    def launch(
+        self,
+        worker_id: str,
+        tool: ToolRef,
+        devices: tuple[Device, ...],
+        *,
+        is_ahead: bool = False,
+    ) -> Launched:
         """Start a process, or take over one that was started early.
 
         Raises
@@ -89,4 +96,5 @@ class Launcher:
             mark,
         )
         spools, is_shared = self._paths.spools, self._paths.is_shared
-        return Launched(process, mark, serve_tool(tool, spools, is_shared=is_shared, early=told))
+        first = serve_tool(tool, spools, is_shared=is_shared, early=told, is_ahead=is_ahead)
+        return Launched(process, mark, first)

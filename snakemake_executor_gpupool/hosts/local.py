@@ -141,6 +141,8 @@ class LocalHost:
         tool: ToolRef,
         devices: tuple[Device, ...],
         node: str | None = None,
+        *,
+        is_ahead: bool = False,
     ) -> int | None:
         """Start a process for a tool and return its id; None if it could not be started.
 
@@ -149,7 +151,7 @@ class LocalHost:
         """
         self._memory_release.arrived(worker_id, devices)
         try:
-            process, mark, first = self.launcher.launch(worker_id, tool, devices)
+            process, mark, first = self.launcher.launch(worker_id, tool, devices, is_ahead=is_ahead)
         except WorkerStartError as error:
             self._events.append(WorkerGone(worker_id, str(error), expected=False))
             return None

@@ -96,6 +96,8 @@ EVENTS = {
     "model_moved": "Its weights were moved: `worker`, `to`.",
     "move_failed": "They could not be moved, and the worker is ended: `worker`, `error`.",
     "model_failed": "A model was given up: `model`, `error`.",
+    "ahead_failed": "A model could not be loaded before it had a job; that counts for nothing: "
+    "`model`, `error`.",
     "batch_sent": "A micro-batch went to a worker: `batch`, `worker`, `items`, `jobs` that wait "
     "for them, `tokens`, `padded_tokens` (what the device computes), `longest_tokens`.",
     "batch_done": "Its results are back: `batch`, `worker`, `seconds`, `items`, `failed` (items), "

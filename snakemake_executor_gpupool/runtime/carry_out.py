@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from snakemake_executor_gpupool.devices.device import Device
@@ -15,6 +15,8 @@ from snakemake_executor_gpupool.records.events import EventLog, Listener
 from snakemake_executor_gpupool.records.provenance.recorder import ProvenanceRecorder
 from snakemake_executor_gpupool.runtime.keeping import Keeping
 from snakemake_executor_gpupool.scheduling.effects import (
+    CheckWorker,
+    DescribeModel,
     Effect,
     Fact,
     GrantLease,
@@ -50,6 +52,8 @@ from snakemake_executor_gpupool.wire.kept import (
 )
 from snakemake_executor_gpupool.wire.messages_out import (
     ChainRequest,
+    check_process,
+    describe_model,
     load_model,
     move_model,
     publish_job,
@@ -232,6 +236,10 @@ class Actions:
 
     def _see_to_worker(self, effect: Effect) -> None:
         match effect:
+            case DescribeModel(worker, number, request):
+                self._send(worker, describe_model(replace(request, job_id=number)))
+            case CheckWorker(worker, params, model):
+                self._send(worker, check_process(model, params))
             case StartWorker():
                 self._start(effect)
             case StopWorker():
@@ -258,7 +266,8 @@ class Actions:
         self._host.send(worker_id, *frame)
 
     def _start(self, effect: StartWorker) -> None:
-        pid = self._host.start(effect.worker_id, effect.tool, effect.devices, effect.node)
+        where = effect.devices, effect.node
+        pid = self._host.start(effect.worker_id, effect.tool, *where, is_ahead=effect.is_ahead)
         names = [device.name for device in effect.devices]
         node = effect.devices[0].host if effect.devices else effect.node or ""
         fields = {"worker": effect.worker_id, "tool": str(effect.tool), "devices": names}

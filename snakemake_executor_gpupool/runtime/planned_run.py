@@ -36,6 +36,8 @@ from snakemake_executor_gpupool.wire.requests import JobReport, Request, ToolRef
 MOVE_S = 0.5
 #: What is assumed of a model that was never seen, so that the rest can be foretold.
 GUESSED_LOAD_S, GUESSED_BATCH_S = 5.0, 0.5
+#: Nothing changes in a planned run that was read before there was a job.
+HOLDS: dict[str, object] = {"type": "checked", "holds": True}
 #: How far a clock goes on at least between two looks at it.
 TICK_S = 0.001
 #: What a stage of a merged dispatch takes beside its models, and what publishing outputs does.
@@ -187,6 +189,11 @@ class PlannedRun:
             case fx.ReadJob(worker_id=worker, request=request):
                 seconds = self._jobs[request.job_id].read_s * self._pace.factor
                 self._later(worker, seconds, lambda: self._read(worker, request))
+            case fx.DescribeModel(worker_id=worker, number=number, request=request):
+                seconds = self._jobs[request.job_id].read_s * self._pace.factor
+                self._later(worker, seconds, lambda: self._foresee(worker, number, request))
+            case fx.CheckWorker(worker_id=worker):
+                self._later(worker, 0.0, lambda: self._answer(worker, HOLDS))
             case fx.WriteJob(worker_id=worker, request=request):
                 seconds = self._jobs[request.job_id].write_s * self._pace.factor
                 self._later(worker, seconds, lambda: self._written(worker, request, "written"))
@@ -261,6 +268,12 @@ class PlannedRun:
             ],
         }
         self._answer(worker_id, fields, [b""] * len(items.keys))
+
+    def _foresee(self, worker_id: str, number: int, request: Request) -> None:
+        fields: dict[str, object] = {"type": "foreseen", "job": number, "batch_tokens": None}
+        fields |= model_fields(self._jobs[request.job_id].model)
+        fields |= {"keys": [], "costs": [], "tokens": [], "kept": 0, "count": 0, "whole": True}
+        self._answer(worker_id, fields)
 
     def _written(self, worker_id: str, request: Request, what: str) -> None:
         self._answer(worker_id, {"type": what, "job": request.job_id, "seconds": 0.0})

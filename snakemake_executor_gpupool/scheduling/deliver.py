@@ -8,8 +8,10 @@ from typing import assert_never
 from snakemake_executor_gpupool.scheduling.frame_gate import FrameGate
 from snakemake_executor_gpupool.scheduling.notes import note_printed
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.wire.foreseen import Foreseen, Unforeseen
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.messages import (
+    Checked,
     ImportFailed,
     ItemsRead,
     Message,
@@ -107,6 +109,12 @@ class Deliverer:
                 scheduler.moved(worker_id, is_away, now_s)
             case MoveFailed(error=error):
                 scheduler.move_failed(worker_id, error, now_s)
+            case Foreseen(job_id=number, model=model):
+                scheduler.ahead.described(worker_id, number, model, now_s)
+            case Unforeseen(job_id=number):
+                scheduler.ahead.described(worker_id, number, None, now_s)
+            case Checked(holds=holds):
+                scheduler.ahead.checked(worker_id, holds=holds, now_s=now_s)
             case OutputPrinted():
                 note_printed(scheduler.outbox, worker_id, message)
             case StoreTroubleMet(kind=kind, why=why):

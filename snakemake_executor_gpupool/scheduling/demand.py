@@ -13,7 +13,7 @@ from snakemake_executor_gpupool.scheduling.models.model_worker import Stage
 
 #: More workers than this are never asked for at once.
 MAX_WORKERS = 1024
-_AT_WORK = (Stage.CLAIMING, Stage.STARTING, Stage.LOADING, Stage.MOVING)
+_AT_WORK = (Stage.CLAIMING, Stage.STARTING, Stage.LOADING, Stage.CHECKING, Stage.MOVING)
 
 
 def demand_of(dispatch: Dispatch, allocator: Allocator, now_s: float) -> Demand:

@@ -40,12 +40,15 @@ class StartWorker:
     node
         Where, if it is one for files: a machine's name, empty for the one where Snakemake is.
         None: where its devices are, or if it has none, anywhere.
+    is_ahead
+        There is no job for it yet: it notes what it sees, for :class:`CheckWorker`.
     """
 
     worker_id: str
     tool: ToolRef
     devices: tuple[Device, ...] = ()
     node: str | None = None
+    is_ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,36 @@ class ReadJob:
 
     worker_id: str
     request: Request
+
+
+@dataclass(frozen=True)
+class DescribeModel:
+    """Send ``foresee``: which model will a job need, which is still to come.
+
+    Attributes
+    ----------
+    number
+        Of the question, no job's.
+    """
+
+    worker_id: str
+    number: int
+    request: Request
+
+
+@dataclass(frozen=True)
+class CheckWorker:
+    """Send ``check``: whether what a process has done before there was a job still holds.
+
+    Attributes
+    ----------
+    params, model
+        Of the model that it has loaded, as with :class:`LoadModel`; without params, none.
+    """
+
+    worker_id: str
+    params: tuple[bytes, ...] = ()
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -236,6 +269,8 @@ Effect = (
     | LoadModel
     | MoveModel
     | ReadJob
+    | DescribeModel
+    | CheckWorker
     | WriteJob
     | PublishJob
     | Unstage

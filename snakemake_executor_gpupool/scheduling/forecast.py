@@ -20,8 +20,10 @@ all.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+from snakemake_executor_gpupool.wire.requests import Request
 
 #: Of a graph with more, only the nearest are foretold: looking at all would take too long.
 MAX_WAVES = 256
@@ -85,11 +87,15 @@ class Forecast:
         still add some.
     is_cut
         There are more waves, which come later than these.
+    foretold
+        By kind, what its first job will ask of its model, of kinds of which that is known already:
+        a request for nothing else (:attr:`~.Request.loads_only`), and a guess.
     """
 
     waves: tuple[Wave, ...] = ()
     is_complete: bool = False
     is_cut: bool = False
+    foretold: Mapping[str, Request] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.waves) or self.is_complete
@@ -120,7 +126,8 @@ class Forecast:
         ]
         waves.sort(key=lambda wave: depth_of(wave.name))
         is_cut = len(waves) > MAX_WAVES or any(part.is_cut for part in parts.values())
-        return cls(tuple(waves[:MAX_WAVES]), is_cut=is_cut)
+        foretold = {kind: each for part in parts.values() for kind, each in part.foretold.items()}
+        return cls(tuple(waves[:MAX_WAVES]), is_cut=is_cut, foretold=foretold)
 
 
 @dataclass(frozen=True)
@@ -224,6 +231,30 @@ def forecast_of(
         wave_of = {key: name for key, name in wave_of.items() if name in near}
         return Forecast(tuple(made[:MAX_WAVES]), is_cut=True), wave_of
     return Forecast(tuple(made), is_complete), wave_of
+
+
+def first_of(
+    kinds: Collection[str], forecast: Forecast, wave_of: Mapping[Hashable, str]
+) -> dict[str, Hashable]:
+    """Return for each of some kinds a job to come that is among the nearest; none: there is none.
+
+    Parameters
+    ----------
+    wave_of
+        The wave of each job to come, as :func:`forecast_of` returns them.
+    """
+    nearest: dict[str, str] = {}
+    for wave in forecast.waves:
+        if wave.kind in kinds:
+            nearest.setdefault(wave.kind, wave.name)
+    lacking, first = set(nearest.values()), {}
+    for key, name in wave_of.items() if lacking else ():
+        if name in lacking:
+            first[kind_of(name)] = key
+            lacking.remove(name)
+            if not lacking:
+                break
+    return first
 
 
 def kind_of(wave: str) -> str:

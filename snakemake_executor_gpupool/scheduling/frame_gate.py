@@ -13,14 +13,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 from snakemake_executor_gpupool.errors import ProtocolError
+from snakemake_executor_gpupool.scheduling.files.ahead import question
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorker
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase
 from snakemake_executor_gpupool.scheduling.merging.run import merged_of
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.model_worker import Batch, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
+from snakemake_executor_gpupool.wire.foreseen import Foreseen, Unforeseen
 from snakemake_executor_gpupool.wire.frames import Blob, Frame, SpoolFile, are_in_memory
 from snakemake_executor_gpupool.wire.messages import (
+    Checked,
     ImportFailed,
     ItemsRead,
     Message,
@@ -50,6 +53,7 @@ _SAID_IN: dict[type[Message], Stage] = {
     ImportFailed: Stage.STARTING,
     Loaded: Stage.LOADING,
     LoadFailed: Stage.LOADING,
+    Checked: Stage.CHECKING,
     BatchDone: Stage.READY,
     StageDone: Stage.READY,
     Moved: Stage.MOVING,
@@ -125,6 +129,8 @@ class FrameGate:
         match message:
             case ToolImported() | ImportFailed() | OutputPrinted(doing="import"):
                 return not worker.ready
+            case Checked() | Foreseen() | Unforeseen():
+                return _is_ahead_of_jobs(worker, message)
             case OutputPrinted(doing="read" | "write", about=job_id):
                 return bool(worker.in_flight) and worker.in_flight[0] == job_id
             case (
@@ -142,6 +148,14 @@ class FrameGate:
                 # A job that has failed meanwhile is no longer known: its answer changes nothing.
                 return job is None or isinstance(message, _SAID_OF.get(job.phase, ()))
         return False
+
+
+def _is_ahead_of_jobs(worker: FileWorker, message: Message) -> bool:
+    """Tell whether a process was asked before there was a job, or whether it may have one."""
+    if isinstance(message, Foreseen | Unforeseen):
+        at = worker.in_flight[0] if worker.in_flight else 0
+        return at < 0 and at == question(message.job_id)
+    return worker.is_checked and worker.is_ahead
 
 
 def _is_of_model(worker: ModelWorker, message: Message) -> bool:

@@ -20,7 +20,7 @@ from snakemake_executor_gpupool.wire.model_messages import BatchDone, LoadFailed
 #: Why a process is ended that reports a failure after its machine was told to end.
 DOUBTED = "its machine was told to end, which may be why it failed"
 #: What is not begun anew elsewhere if it is cut off.
-_BEFORE_WORK = (Stage.STARTING, Stage.LOADING, Stage.MOVING)
+_BEFORE_WORK = (Stage.STARTING, Stage.LOADING, Stage.CHECKING, Stage.MOVING)
 
 
 class LeavingMachines:

@@ -44,11 +44,21 @@ class ModelWaves:
 
     def needs(self, wave: str, key: Hashable) -> bool:
         """Note that a job of a wave needs a model; return whether that is new."""
-        if not wave or not self._kinds.add(kind_of(wave), key):
+        if not wave:
             return False
-        self._own.pop(key, None)
+        guess = self._kinds.guess(kind_of(wave))
+        if not self._kinds.add(kind_of(wave), key):
+            return False
+        for each in (key, guess):
+            self._own.pop(each, None)
         self._anybodys = None
         return True
+
+    def foretell(self, kind: str, key: Hashable) -> None:
+        """Take a model to be that of a kind that has had no job yet."""
+        self._kinds.foretell(kind, key)
+        self._own.pop(key, None)
+        self._anybodys = None
 
     # -- what is known -------------------------------------------------------------------
     def of(self, key: Hashable) -> Iterator[Wave]:

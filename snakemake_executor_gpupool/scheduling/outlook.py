@@ -13,26 +13,23 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
 from snakemake_executor_gpupool.devices.allocation.foresight import Foresight
-from snakemake_executor_gpupool.scheduling.forecast import Forecast, Need, Wave, kind_of
+from snakemake_executor_gpupool.scheduling.forecast import Forecast, Wave, kind_of
 from snakemake_executor_gpupool.scheduling.job_kinds import JobKinds
 from snakemake_executor_gpupool.scheduling.model_waves import ModelWaves
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.plan import workers_that_pay
 from snakemake_executor_gpupool.scheduling.models.shares import waiting_s
-from snakemake_executor_gpupool.scheduling.waves import Count, WaveTable
+from snakemake_executor_gpupool.scheduling.ready_times import ReadyTimes
+from snakemake_executor_gpupool.scheduling.waves import WaveTable
 from snakemake_executor_gpupool.wire.requests import Request
 
 #: So many jobs that are still to come are looked at.
 MOST_AHEAD = 64
-#: Nobody knows when a model without a device gets one.
-NO_DEVICE_S = 1e5
 #: Later than anything that is needed at all.
 FAR_S = 1e9
 #: For so many times its load a worker computes before others with work that is not urgent get its
 #: devices: its own work is known, and does not go away.
 PAID_LOADS = 10.0
-#: What a job is taken to need while nothing was measured, in seconds.
-UNMEASURED_S = 1.0
 #: A load that takes a smaller share of a job's time is not worth another order.
 WEIGHS = 0.5
 #: So long an estimate of a time counts: it costs more than most events.
@@ -59,7 +56,7 @@ class Outlook(Foresight):
         self._rows_of_kind: dict[str, int] | None = None
         self._jobs_read: Counter[Hashable] = Counter()
         self._cost_read: defaultdict[Hashable, float] = defaultdict(float)
-        self._ready_in_s: dict[str, float] = {}
+        self._times = ReadyTimes(self._table, self._kinds, models, self.job_s)
         self._ranks: dict[Hashable, tuple[float, ...]] = {}
         self._estimated_s = -math.inf
         self._used: set[Hashable] | None = None
@@ -120,14 +117,43 @@ class Outlook(Foresight):
             self._forget_estimates()
 
     def _forget_estimates(self) -> None:
-        self._ready_in_s.clear()
+        self._times.forget()
 
     def _forget_ranks(self) -> None:
         self._ranks.clear()
         self._lacks.clear()
         self._rows_of_kind = None
 
+    def foretell(self, kind: str, key: Hashable) -> None:
+        """Take a model to be that of a kind that has had no job yet."""
+        self._waves.foretell(kind, key)
+        self._used = None
+        self._forget_ranks()
+        self._forget_estimates()
+
     # -- what is known -----------------------------------------------------------------
+    def unmet(self) -> list[tuple[float, str, Request]]:
+        """Return the kinds without a job so far whose model can be asked for, first used first.
+
+        Each with in how many seconds its first job is ready, and what that will ask for.
+        """
+        table, kinds = self._table, self._kinds
+        return sorted(
+            (
+                (self._times.ready_in_s(wave), wave.kind, table.foretold[wave.kind])
+                for wave in table.waves.values()
+                if wave.kind in table.foretold and not kinds.models(wave.kind)
+            ),
+            key=lambda each: each[:2],
+        )
+
+    def knows_what_is_ready(self) -> bool:
+        """Whether it is known what all jobs need that are ready, or may be at any moment."""
+        if not all(map(self._kinds.models, self._table.kinds_read())):
+            return False
+        waves = () if self._jobs_read else self._table.waves.values()
+        return all(wave.after or wave.waits_elsewhere for wave in waves)
+
     @property
     def is_known(self) -> bool:
         """Whether there is a forecast."""
@@ -167,7 +193,9 @@ class Outlook(Foresight):
             return 0.0
         if model.waiting:
             return 0.0
-        return min((self.ready_in_s(wave) for wave in self._waves.of(model.key)), default=math.inf)
+        return min(
+            (self._times.ready_in_s(wave) for wave in self._waves.of(model.key)), default=math.inf
+        )
 
     def next_use_s(self, group: Hashable, left: int = 0) -> float:
         """The same, by the model's key; 0 where a load costs next to nothing.
@@ -274,17 +302,17 @@ class Outlook(Foresight):
 
     def workers_ahead(self, model: Model, most: int) -> int:
         """Return how many workers a model should have when its next jobs come; at least one."""
-        waves = sorted(self._waves.of(model.key), key=self.ready_in_s)
+        waves = sorted(self._waves.of(model.key), key=self._times.ready_in_s)
         job_s = self.job_s(model)
         if not waves or not job_s or model.load_s is None:
             return 1
-        pace_s, coming = self._pace_before(waves[0]), self._table.counts[waves[0].name].coming
+        pace_s, coming = self._times.pace_before(waves[0]), self._table.counts[waves[0].name].coming
         if pace_s:  # they come one after the other
             return min(max(math.ceil(job_s / pace_s), 1), most, max(coming, 1))
         most = workers_that_pay([job_s] * min(coming, MOST_AHEAD), [], model.load_s, most, most)
         # Beside those that are there, one more has to be ready before they have done all.
         coming = sum(self._table.counts[wave.name].coming for wave in waves)
-        start_s = max(model.load_s - self.ready_in_s(waves[0]), 0.0)
+        start_s = max(model.load_s - self._times.ready_in_s(waves[0]), 0.0)
         there_s = [0.0 if w.is_feedable else start_s for w in model.workers.values() if w.is_coming]
         jobs_s = [job_s] * min(coming, MOST_AHEAD)
         return max(workers_that_pay(jobs_s, there_s, start_s, most - len(there_s), most), 1)
@@ -298,29 +326,24 @@ class Outlook(Foresight):
         return [job_s] * min(jobs, MOST_AHEAD)
 
     def _jobs_within(self, wave: Wave, within_s: float) -> int:
-        coming, next_s = self._table.counts[wave.name].coming, self.ready_in_s(wave)
+        coming, next_s = self._table.counts[wave.name].coming, self._times.ready_in_s(wave)
         if not wave.after or wave.waits_elsewhere or next_s > within_s or not coming:
             return 0
-        pace_s = self._pace_before(wave)
+        pace_s = self._times.pace_before(wave)
         return min(coming, 1 + int((within_s - next_s) / pace_s)) if pace_s else coming
 
-    def _pace_before(self, wave: Wave) -> float:
-        """Estimate in which time one more job of a wave is ready; 0: all are at once."""
-        waves, counts = self._table.waves, self._table.counts
-        return max(
-            (
-                self._pace(self._models_of(waves[need.wave].kind))[0]
-                for need in wave.after
-                if need.wave in waves and need.jobs < counts[need.wave].total
-            ),
-            default=0.0,
-        )
-
     def others_to_come(self, model: Model) -> int:
-        """Count the other models that have work, or jobs to come: any may want a device more."""
+        """Count the other models that have work, or had and have jobs to come.
+
+        Any of them may want a device more. One that had no job so far is loaded ahead where nobody
+        else wants the device, and takes none from those that do.
+        """
         if self._used is None:
-            models = self._models.items()
-            self._used = {key for key, m in models if self.model_next_use_s(m) < math.inf}
+            self._used = {
+                key
+                for key, each in self._models.items()
+                if not each.is_foretold and self.model_next_use_s(each) < math.inf
+            }
         return len(self._used) - (model.key in self._used)
 
     def is_reading(self, model: Model) -> bool:
@@ -342,57 +365,6 @@ class Outlook(Foresight):
 
     def _possible_waves(self, model: Model) -> Iterator[Wave]:
         return self._waves.possible(model.key, str(model.tool.ref))
-
-    # -- times ---------------------------------------------------------------------------
-    def ready_in_s(self, wave: Wave) -> float:
-        """Estimate in how many seconds the next job of a wave is ready."""
-        if self._table.counts[wave.name].unread:
-            return 0.0
-        known_s = self._ready_in_s.get(wave.name)
-        if known_s is None:
-            self._ready_in_s[wave.name] = 0.0  # whatever a forecast says, this ends
-            known_s = max((self._needed_s(wave, need) for need in wave.after), default=0.0)
-            self._ready_in_s[wave.name] = known_s
-        return known_s
-
-    def _needed_s(self, wave: Wave, need: Need) -> float:
-        """The first job waits for ``need.jobs``, the last one for all, those between for some."""
-        count, theirs = self._table.counts[wave.name], self._table.counts.get(need.wave, Count())
-        least = min(need.jobs, theirs.total)
-        share = count.arrived / max(count.total - 1, 1)
-        return self._done_in_s(need.wave, math.ceil(least + (theirs.total - least) * share))
-
-    def _done_in_s(self, name: str, jobs: int) -> float:
-        """Estimate in how many seconds so many jobs of a wave are done."""
-        count = self._table.counts.get(name, Count())
-        lacking, at_work = jobs - count.done - count.computed, count.in_flight - count.computed
-        if lacking <= 0:
-            return 0.0
-        wave = self._table.waves.get(name)
-        models = self._models_of(wave.kind) if wave else []
-        job_s, start_s = self._pace(models)
-        open_s = min(lacking, at_work) * job_s
-        if lacking <= at_work or wave is None:
-            return start_s + open_s
-        return max(start_s, self.ready_in_s(wave)) + open_s + (lacking - at_work) * job_s
-
-    def _models_of(self, kind: str) -> list[Model]:
-        return [self._models[key] for key in self._kinds.models(kind)]
-
-    def _pace(self, models: Iterable[Model]) -> tuple[float, float]:
-        """Return what a job takes all workers together, and in how long they can begin."""
-        paces = [self._pace_of(model) for model in models]
-        if not paces:
-            return UNMEASURED_S, NO_DEVICE_S
-        return sum(pace[0] for pace in paces) / len(paces), min(pace[1] for pace in paces)
-
-    def _pace_of(self, model: Model) -> tuple[float, float]:
-        working = sum(worker.is_feedable for worker in model.workers.values())
-        job_s = self.job_s(model)
-        start_s = 0.0 if working else model.load_s or UNMEASURED_S
-        if not any(worker.is_coming for worker in model.workers.values()):
-            start_s += NO_DEVICE_S
-        return (UNMEASURED_S if job_s is None else job_s) / max(working, 1), start_s
 
 
 def median(known: Iterable[float | None]) -> float | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.scheduling.ahead_answers import AheadAnswers
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
 from snakemake_executor_gpupool.scheduling.domain_events import (
@@ -38,6 +39,7 @@ from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
+from snakemake_executor_gpupool.scheduling.models.foretelling import Foretelling
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.notes import note_imported, note_submitted
@@ -117,6 +119,8 @@ class Scheduler:
         )
         at_files = self.jobs, self.files, self.intake, self.merges, self.ledger, self.outbox
         self.answers = FileAnswers(*at_files, self._settle)
+        self._foretelling = Foretelling(self.files, models, self.outlook, self.dispatch.ahead)
+        self.ahead = AheadAnswers(self.files, self.dispatch, self._foretelling, self._settle)
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
         self.leaving = LeavingMachines(self.dispatch, self.files, self.outbox)
         parts = self.jobs, self.files, self.dispatch, self.merges
@@ -145,11 +149,16 @@ class Scheduler:
                     self.leases.decided(decision)
         if not self._is_looking and self.outlook.is_known and not self.jobs.is_winding_down:
             self._is_looking = True
-            self.outlook.time_is(now_s)
-            self.dispatch.ahead.look(now_s)
-            self._settle(now_s)
+            self._look_ahead(now_s)
             self._is_looking = False
         self.leaving.settle()
+
+    def _look_ahead(self, now_s: float) -> None:
+        self.outlook.time_is(now_s)
+        most = self.dispatch.ahead.look(now_s)
+        self._settle(now_s)
+        if most:
+            self._foretelling.ask(most, now_s)
 
     def _model_removed(self, model: Model) -> None:
         self.outlook.forget(model)

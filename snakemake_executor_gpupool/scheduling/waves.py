@@ -50,7 +50,7 @@ class WaveTable:
         Of these, and of waves of earlier forecasts that have jobs in flight.
     rows
         How many waves follow on each.
-    is_complete
+    is_complete, foretold
         See :class:`~.forecast.Forecast`.
     """
 
@@ -62,6 +62,7 @@ class WaveTable:
         self.counts: dict[str, Count] = {}
         self.rows: dict[str, int] = {}
         self.is_complete = False
+        self.foretold: dict[str, Request] = {}
         #: By whose they are.
         self._forecasts: dict[str, Forecast] = {}
         self._wave_of: dict[int, str] = {}
@@ -103,6 +104,7 @@ class WaveTable:
         for wave in self.waves.values():
             self._of_kind.setdefault(wave.kind, []).append(wave)
         self.is_complete = bool(known) and all(each.is_complete for each in known)
+        self.foretold = {kind: each for part in known for kind, each in part.foretold.items()}
         self.rows = rows_after(Forecast(tuple(self.waves.values())))
         in_flight = Counter(name for name in self._wave_of.values() if _is_of(client, name))
         own = {name: Count(in_flight=count) for name, count in in_flight.items()}
@@ -172,6 +174,11 @@ class WaveTable:
         return True
 
     # -- what is known ----------------------------------------------------------------------
+    def kinds_read(self) -> Iterator[str]:
+        """Yield the kinds of jobs that are being read; empty: of one that nobody foresaw."""
+        yield from ("" for _ in self._unforeseen)
+        yield from (kind_of(name) for name, count in self.counts.items() if count.unread)
+
     def of_jobs_in_flight(self) -> Iterator[str]:
         """Yield the names of waves with jobs in flight."""
         return (name for name, count in self.counts.items() if count.in_flight)

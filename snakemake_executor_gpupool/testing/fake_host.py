@@ -50,7 +50,7 @@ class FakeHost(Host):
         taken, self.events = self.events, []
         return taken
 
-    def start(self, worker_id: str, *tool_devices_node: Any) -> None:
+    def start(self, worker_id: str, *tool_devices_node: Any, is_ahead: bool = False) -> None:
         self._ask("start", worker_id, *tool_devices_node)
         self.sent[worker_id] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 from collections.abc import Hashable, Mapping
@@ -14,6 +15,13 @@ from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.testing.graphs import Graph
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+
+
+def request_for(model: str) -> Request:
+    """Return what a job will ask of its model, as a forecast has it."""
+    tool = ToolRef("tool", "", "python")
+    return Request(0, "", tool, b"", model.encode(), "/", loads_only=True)
 
 
 def mistaken(nodes: Mapping[Hashable, Node], rng: random.Random) -> dict[Hashable, Node]:
@@ -57,12 +65,19 @@ class GraphRun:
     ----------
     looks_ahead
         Whether the scheduler gets a forecast.
+    foretells
+        Whether that says which models jobs will need of which none has come yet.
     mistakes
         Draws what is wrong with forecasts, which come late and again and again; None: nothing is.
     """
 
     def __init__(
-        self, graph: Graph, *, looks_ahead: bool, mistakes: random.Random | None = None
+        self,
+        graph: Graph,
+        *,
+        looks_ahead: bool,
+        foretells: bool = True,
+        mistakes: random.Random | None = None,
     ) -> None:
         self.graph = graph
         truth: dict[str, float] = {}
@@ -101,6 +116,9 @@ class GraphRun:
             }
             if mistakes is None:
                 forecast, self._wave_of = forecast_of(nodes)
+                if foretells:
+                    models = {job.model: request_for(job.model) for job in graph.jobs}
+                    forecast = dataclasses.replace(forecast, foretold=models)
                 self.world.take(ev.JobsForeseen(forecast))
             else:
                 self._mislead(nodes, mistakes)

@@ -25,6 +25,7 @@ PHASES = {
     Stage.CLAIMING: {HolderPhase.BUSY},
     Stage.STARTING: {HolderPhase.BUSY},
     Stage.LOADING: {HolderPhase.BUSY},
+    Stage.CHECKING: {HolderPhase.BUSY},
     Stage.READY: {HolderPhase.BUSY, HolderPhase.IDLE},
     Stage.MOVING: {HolderPhase.BUSY, HolderPhase.LEAVING},
     Stage.AWAY: {HolderPhase.OFFLOADED},

@@ -134,6 +134,19 @@ class SimulatedProcesses(WorldOptions, ABC):
         payloads = [f"{item.key}".encode() for item in items]
         self._answer(worker, "items", payloads, job=job_id, **meta)
 
+    def _foresee(self, effect: fx.DescribeModel) -> None:
+        """Say which model a job will need; a request's params name it."""
+        worker, model = effect.worker_id, effect.request.params.decode()
+        if model in self.unforeseen:
+            error = {"kind": "input", "type": "InputError", "message": "no such model"}
+            error["traceback"] = ""
+            self._answer(worker, "unforeseen", job=effect.number, error=error)
+            return
+        meta: dict[str, Any] = {"model": model, "model_label": model, "group": "g"}
+        meta |= {"short_tokens": self.short_tokens, "batch_tokens": None, "kept": 0, "count": 0}
+        meta |= {"keys": [], "costs": [], "tokens": [], "whole": True, "job": effect.number}
+        self._answer(worker, "foreseen", **meta)
+
     def _publish(self, worker: str, job_id: int) -> None:
         """Put results in place, unless the job's inputs have changed."""
         if job_id in self.changed:

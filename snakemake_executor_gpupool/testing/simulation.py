@@ -249,6 +249,11 @@ class World(SimulatedProcesses):
                 self._later(worker, 0.05, lambda: self._answer(worker, "moved", away=away))
             case fx.ReadJob(worker_id=worker, request=request):
                 self._later(worker, self.read_s, lambda: self._read(worker, request.job_id))
+            case fx.DescribeModel():
+                self._later(effect.worker_id, self.read_s, lambda: self._foresee(effect))
+            case fx.CheckWorker(worker_id=worker):
+                holds = worker not in self.changed_workers
+                self._later(worker, 0.0, lambda: self._answer(worker, "checked", holds=holds))
             case fx.WriteJob(worker_id=worker, request=request):
                 values = [self.text(b) for piece in effect.settled for b in piece.results()]
                 values += [self.text(effect.blobs[place]) for place in effect.order]

@@ -60,6 +60,10 @@ class WorldOptions:
         Jobs whose inputs are not what a chain made of them.
     failing_loads, fatal_loads
         Models for which ``load`` raises, or kills its worker.
+    unforeseen
+        Models that no process can name before there is a job.
+    changed_workers
+        Processes started ahead of jobs that have read what has changed since.
     short_tokens
         Up to how many tokens a job is short; 0: none is.
     dispatch_s
@@ -109,6 +113,8 @@ class WorldOptions:
     changed: set[int] = field(default_factory=set)
     failing_loads: set[str] = field(default_factory=set)
     fatal_loads: set[str] = field(default_factory=set)
+    unforeseen: set[str] = field(default_factory=set)
+    changed_workers: set[str] = field(default_factory=set)
     info: dict[str, Any] = field(default_factory=dict)
     config: DispatchConfig = field(default_factory=DispatchConfig)
     strategy: OffloadStrategy = OffloadStrategy.RESTART

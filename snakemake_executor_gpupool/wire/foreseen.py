@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.wire.bounds import MAX_TOKENS, shown
@@ -19,7 +20,7 @@ from snakemake_executor_gpupool.wire.fields import (
     or_none,
     whole_up_to,
 )
-from snakemake_executor_gpupool.wire.frames import Frame
+from snakemake_executor_gpupool.wire.frames import Blob, Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,25 @@ class Foreseen:
     count: int = 0
     is_whole: bool = True
 
+    @classmethod
+    def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
+        """Read a ``foreseen`` frame; raises ProtocolError."""
+        answer = cls(
+            job_id=fields.take("job", is_id),
+            model=ModelInfo.from_fields(fields),
+            batch_tokens=fields.take("batch_tokens", or_none(whole_up_to(MAX_TOKENS, least=1))),
+            keys=tuple(fields.take("keys", are_texts)),
+            costs=tuple(fields.take("costs", are_costs)),
+            tokens=tuple(fields.take("tokens", are_tokens)),
+            kept=fields.take("kept", is_count),
+            count=fields.take("count", is_count),
+            is_whole=fields.take("whole", is_flag),
+        )
+        lengths = [len(answer.keys), len(answer.costs), len(answer.tokens)]
+        if lengths != [lengths[0]] * 3 or not answer.kept <= lengths[0] <= answer.count:
+            raise ProtocolError(f"a 'foreseen' frame has {lengths} of {answer.count} items")
+        return answer
+
 
 @dataclass(frozen=True, slots=True)
 class Unforeseen:
@@ -57,6 +77,11 @@ class Unforeseen:
 
     job_id: int
     error: WorkerError
+
+    @classmethod
+    def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
+        """Read an ``unforeseen`` frame; raises ProtocolError."""
+        return cls(fields.take("job", is_id), WorkerError.from_fields(fields.inner("error")))
 
 
 def foreseen_of(frame: Frame) -> Foreseen | Unforeseen:
@@ -71,29 +96,10 @@ def foreseen_of(frame: Frame) -> Foreseen | Unforeseen:
     fields.take("type", is_text)
     answer: Foreseen | Unforeseen
     if frame.type == "unforeseen":
-        job_id = fields.take("job", is_id)
-        answer = Unforeseen(job_id, WorkerError.from_fields(fields.inner("error")))
+        answer = Unforeseen.from_frame(fields, frame.blobs)
     elif frame.type == "foreseen":
-        answer = _foreseen(fields)
+        answer = Foreseen.from_frame(fields, frame.blobs)
     else:
         raise ProtocolError(f"{shown(frame.type, 60)} frame where none was asked for")
     fields.end()
-    return answer
-
-
-def _foreseen(fields: Fields) -> Foreseen:
-    answer = Foreseen(
-        job_id=fields.take("job", is_id),
-        model=ModelInfo.from_fields(fields),
-        batch_tokens=fields.take("batch_tokens", or_none(whole_up_to(MAX_TOKENS, least=1))),
-        keys=tuple(fields.take("keys", are_texts)),
-        costs=tuple(fields.take("costs", are_costs)),
-        tokens=tuple(fields.take("tokens", are_tokens)),
-        kept=fields.take("kept", is_count),
-        count=fields.take("count", is_count),
-        is_whole=fields.take("whole", is_flag),
-    )
-    lengths = [len(answer.keys), len(answer.costs), len(answer.tokens)]
-    if lengths != [lengths[0]] * 3 or not answer.kept <= lengths[0] <= answer.count:
-        raise ProtocolError(f"a 'foreseen' frame has {lengths} of {answer.count} items")
     return answer

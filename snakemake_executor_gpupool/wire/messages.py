@@ -34,6 +34,7 @@ from snakemake_executor_gpupool.wire.fields import (
     one_of,
     whole_up_to,
 )
+from snakemake_executor_gpupool.wire.foreseen import Foreseen, Unforeseen
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.kept import TROUBLES
 from snakemake_executor_gpupool.wire.model_messages import (
@@ -132,6 +133,18 @@ class OutputPrinted:
         if message.start >= message.end:
             raise ProtocolError("a 'printed' frame has its end before its start")
         return message
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Whether what a process has imported and loaded ahead is what it would be now."""
+
+    holds: bool
+
+    @classmethod
+    def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
+        """Read a ``checked`` frame."""
+        return cls(fields.take("holds", is_flag))
 
 
 # -- of processes that read and write -----------------------------------------------------
@@ -309,6 +322,9 @@ Message = (
     | ImportFailed
     | StoreTroubleMet
     | OutputPrinted
+    | Checked
+    | Foreseen
+    | Unforeseen
     | ItemsRead
     | RemarkMade
     | ReadFailed
@@ -329,6 +345,9 @@ MESSAGES: dict[str, type[Message]] = {
     "tool_failed": ImportFailed,
     "store_trouble": StoreTroubleMet,
     "printed": OutputPrinted,
+    "checked": Checked,
+    "foreseen": Foreseen,
+    "unforeseen": Unforeseen,
     "items": ItemsRead,
     "remark": RemarkMade,
     "read_failed": ReadFailed,

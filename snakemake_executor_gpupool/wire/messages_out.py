@@ -35,6 +35,7 @@ def serve_tool(
     *,
     is_shared: bool,
     early: Mapping[str, object] | None = None,
+    is_ahead: bool = False,
 ) -> Frame:
     """Have a process import its tool; the first frame that it gets.
 
@@ -47,10 +48,25 @@ def serve_tool(
     early
         Not None: it is to say which packages the tool imports. A process that was started before
         this was known takes its ``log`` and ``variables`` from there.
+    is_ahead
+        There is no job for it yet: it notes what it sees, for :func:`check_process`.
     """
     names = {"spec": tool.spec, "base_dir": tool.base_dir, "more": tool.more}
     places = {"spool": spools, "shared": is_shared}
-    return Frame({"type": "tool", **names, **places, "early": early}, [])
+    return Frame({"type": "tool", **names, **places, "early": early, "ahead": is_ahead}, [])
+
+
+def check_process(model: str = "", params: Iterable[bytes] = ()) -> Frame:
+    """Have it said whether what was imported and loaded ahead is what it would be now.
+
+    Parameters
+    ----------
+    model
+        What file processes call the model that was loaded; empty: none was.
+    params
+        Its pickled params.
+    """
+    return Frame({"type": "check", "model": model}, list(params))
 
 
 # -- to processes that read and write --------------------------------------------------------
@@ -100,6 +116,11 @@ def foresee_job(
         "space": request.kept_space,
     }
     return Frame(meta, [request.job])
+
+
+def describe_model(request: Request) -> Frame:
+    """Have it said which model a job will need, and nothing else of it."""
+    return foresee_job(request, "", None, reads=False, most=0)
 
 
 def write_job(

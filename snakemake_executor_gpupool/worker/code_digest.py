@@ -82,6 +82,12 @@ def code_digest(tool_class: type) -> str:
     return code_of(tool_class).digest
 
 
+def is_code_as_it_was(tool_class: type) -> bool:
+    """Return whether a tool's code is as it was on the first call in this process, if any."""
+    known = _KNOWN.get(tool_class)
+    return known is None or known.digest == _code_of(tool_class).digest
+
+
 def code_of(tool_class: type) -> Code:
     """Return a tool's code as it is on the first call in this process."""
     if tool_class not in _KNOWN:

@@ -1,4 +1,4 @@
-"""What a job will ask of its model, without a model: for ``gpupool plan``.
+"""What a job will ask of its model, without a model: for ``gpupool plan``, and ahead of jobs.
 
 ::
 
@@ -8,7 +8,8 @@
                                                                 costs, tokens, kept, count, whole}
                                                        | unforeseen {job, error}
 
-``reads``: read the job's inputs, which are there. Of its items up to ``most`` are described, and
+Without a ``device`` only the model is asked for. ``reads``: read the job's inputs, which are
+there. Of its items up to ``most`` are described, and
 the others counted for a while; ``whole`` says whether all were. ``kept`` is how many of those
 described have a result in the ``store`` of results kept across runs.
 
@@ -68,7 +69,7 @@ def foresee(
 def _budget(tool: Tool, device: str) -> int | None:
     """Return the token budget of a micro-batch; None: only a loaded model knows it."""
     with contextlib.suppress(Exception):
-        return batch_budget(tool, device)
+        return batch_budget(tool, device) if device else None
     return None
 
 

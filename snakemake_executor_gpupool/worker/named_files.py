@@ -241,7 +241,7 @@ def _parts_of_index(path: str) -> list[str]:
 
 def _content_of_directory(path: str, bounds: Bounds) -> str:
     total, files, size_bytes = hashlib.blake2b(digest_size=32), [], 0
-    for name in _files_below(path):
+    for name in files_below(path):
         status = os.stat(os.path.join(path, name))
         files.append((name, status))
         size_bytes += status.st_size
@@ -256,7 +256,7 @@ def _content_of_directory(path: str, bounds: Bounds) -> str:
     return f"dir:{total.hexdigest()}"
 
 
-def _files_below(top: str) -> Iterator[str]:
+def files_below(top: str) -> Iterator[str]:
     """Yield the regular files of a directory and of those below, links followed, once each."""
     entered = set()
     for directory, inner, files in os.walk(top, followlinks=True):

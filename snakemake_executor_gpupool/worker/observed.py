@@ -25,9 +25,12 @@ from snakemake_executor_gpupool.worker.code_digest import (
     version_of,
 )
 from snakemake_executor_gpupool.worker.imports import Imports
+from snakemake_executor_gpupool.worker.looks import Looks
 
 #: Files below these belong to the machine, not to a tool.
 _OF_MACHINE = ("/proc/", "/sys/", "/dev/", "/run/", "/etc/", "/usr/lib", "/lib")
+#: But for this one: jobs may leave files there.
+_SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - nothing is put there
 #: Compiled kernels, made from what counts anyway.
 _COMPILED = ("/.triton/", "/torchinductor_", "/.nv/", "/.cache/torch/kernels/")
 _SHELLS = ("sh", "bash", "dash")
@@ -62,6 +65,11 @@ class Observer:
         #: This process was started in a directory that is no job's.
         self.is_anywhere = False
         self.imports = Imports()
+        #: Names of programs that it has started, and whether it has connected to anything.
+        self.programs: set[str] = set()
+        self.has_connected = False
+        #: Notes what is looked at without being opened; None: nobody asks for it.
+        self.looks: Looks | None = None
         #: Files that were opened to be written, or replaced.
         self.changed: set[str] = set()
         #: Files that were opened as databases, which may be written unseen.
@@ -89,8 +97,10 @@ class Observer:
             sys.addaudithook(self._hook)
         before, self._is_watching = self._is_watching, True
         self._known.clear()
+        looks = contextlib.nullcontext() if self.looks is None else self.looks.watching()
         try:
-            yield
+            with looks:
+                yield
         finally:
             self._is_watching = before
 
@@ -160,11 +170,13 @@ class Observer:
         first = words[0] if isinstance(words, (list, tuple)) and words else words
         name = os.fsdecode(arguments[0] or first)
         path = shutil.which(name)
+        self.programs.add(os.path.basename(name))
         self.remarks.setdefault("programs", f"starts programs ({os.path.basename(name)})")
         if path is not None and os.path.basename(path) not in _SHELLS:
             self.note(FILE, path)
 
     def _on_shell(self, arguments: tuple[Any, ...]) -> None:
+        self.programs.add(_SHELLS[0])
         self.remarks.setdefault("programs", f"starts programs ({str(arguments[0])[:80]})")
 
     def _on_fork(self, _: tuple[Any, ...]) -> None:
@@ -172,6 +184,7 @@ class Observer:
 
     def _on_connection(self, arguments: tuple[Any, ...]) -> None:
         address = arguments[1]
+        self.has_connected = True
         if isinstance(address, tuple) and address[0] not in _HERE:
             self.remarks.setdefault("network", f"connects to {address[0]}")
 
@@ -183,13 +196,17 @@ class Observer:
             with contextlib.suppress(ValueError):
                 full = source_from_cache(full)
         read = Read(kind, full, os.path.isabs(raw))
-        if read not in self.reads and not self._is_ignored(full):
+        if read not in self.reads and not self.is_ignored(full):
             self.reads[read] = None  # listing it raises the same event
             self.reads[read] = state_of(read)
 
-    def _is_ignored(self, path: str) -> bool:
+    def is_ignored(self, path: str) -> bool:
+        """Return whether a path is the machine's, or of installed code, or made by what runs here.
+
+        Of these nothing is noted.
+        """
         return (
-            path.startswith(_OF_MACHINE)
+            (path.startswith(_OF_MACHINE) and not path.startswith(_SHARED_MEMORY))
             or is_below_installed(path + os.sep)
             or is_of_python(path)
             or any(part in path for part in _COMPILED)
@@ -209,7 +226,8 @@ class Observer:
     def look_around(self) -> None:
         """Record files that are open or mapped now, whatever has opened them, and modules."""
         for path in {*_open_files(), *_mapped_files()}:
-            if os.path.isfile(path):
+            # Libraries exchange what they have computed in memory.
+            if os.path.isfile(path) and not path.startswith(_SHARED_MEMORY):
                 self.note(FILE, path)
         if len(sys.modules) != self._count_of_modules:
             self._count_of_modules = len(sys.modules)

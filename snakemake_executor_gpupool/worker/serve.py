@@ -3,12 +3,13 @@
 ::
 
     coordinator → worker                                worker → coordinator
-    tool {spec, more, base_dir, spool, shared, early}   tool {info, seconds, versions}
+    tool {spec, more, base_dir, spool, shared, early,
+          ahead}                                        tool {info, seconds, versions}
                                                         | tool_failed {error}
                                                         imports {names, code}
 
 ``more`` names the tools of a chain's later stages: with it :mod:`.chain_server` answers what
-follows, else :mod:`.server` does.
+follows, else :mod:`.server` does. ``ahead``: there is no job for it yet (:mod:`.ahead`).
 
 Standard library only, Python >= 3.9.
 """
@@ -23,6 +24,7 @@ from snakemake_executor_gpupool.tool_api.reproducible import mode_here, refuse_u
 from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.spool import Spool
+from snakemake_executor_gpupool.worker.ahead import SeenAhead
 from snakemake_executor_gpupool.worker.channel import Channel
 from snakemake_executor_gpupool.worker.describe import tool_info, versions
 from snakemake_executor_gpupool.worker.early import Early, Told
@@ -68,6 +70,7 @@ def start(
     printed = Printed(is_wanted=bool(unchanged.tool))
     printed.begin()
     OBSERVER.pass_over([*frame.meta["spool"], _PACKAGE_DIRECTORY])
+    ahead = SeenAhead() if frame.meta["ahead"] else None
     started_s = time.perf_counter()
     try:
         specs = [frame.meta["spec"], *frame.meta["more"]]
@@ -95,7 +98,8 @@ def start(
     spool = Spool(frame.meta["spool"], shared=frame.meta["shared"])
     if more:
         return ChainServer(channel, [tool_class, *more], spool, unchanged).handle
-    server = Server(channel, tool_class, spool, frame.meta["base_dir"], unchanged, printed)
+    about = frame.meta["base_dir"], unchanged, printed, ahead
+    server = Server(channel, tool_class, spool, *about)
 
     def handle(frame: Frame) -> None:
         server.handle(frame)

@@ -23,6 +23,7 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
                                                done {batch, items, failed, errors, out_of_memory,
                                                      seconds, peak_mib} [result...]
     move  {device, away}                       moved {away} | move_failed
+    check (see ahead)
     chain (see chain_server)
     (end of file)                              the process ends
 
@@ -65,6 +66,7 @@ from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.kept import result_key
 from snakemake_executor_gpupool.wire.payload import load_payload
 from snakemake_executor_gpupool.wire.spool import Spool
+from snakemake_executor_gpupool.worker.ahead import SeenAhead
 from snakemake_executor_gpupool.worker.batch import (
     Outcome,
     items_ahead,
@@ -117,6 +119,7 @@ class Server:
         base_dir: str,
         unchanged: Unchanged | None = None,
         printed: Printed | None = None,
+        ahead: SeenAhead | None = None,
     ) -> None:
         self._unchanged = unchanged or Unchanged("")
         self._printed = printed or Printed(is_wanted=False)
@@ -124,6 +127,8 @@ class Server:
         self._tool_class = tool_class
         self._spool = spool
         self._model: LoadedTool | None = None
+        #: What was done here before there was a job; None: nothing.
+        self._ahead = ahead
         #: Whether its results may be kept for other runs.
         self._may_keep = False
         self._remarked: set[str] = set()
@@ -142,6 +147,7 @@ class Server:
             "load": self._load,
             "run": self._run,
             "move": self._move,
+            "check": self._check,
         }
 
     def handle(self, frame: Frame) -> None:
@@ -187,7 +193,11 @@ class Server:
             find = self._finder(tool, head, frame)
             return find is not None and find(key) is not None
 
-        self._channel.send(foresee(frame, tool_of, is_kept))
+        if not frame.meta["device"]:
+            self._ahead = self._ahead or SeenAhead()
+        with OBSERVER.watching():
+            answer = foresee(frame, tool_of, is_kept)
+        self._channel.send(answer)
 
     def _describe_later(self, frame: Frame) -> list[dict[str, Any]]:
         """Return which models the following jobs need, as far as that is known.
@@ -275,6 +285,8 @@ class Server:
         try:
             params = load_payload(frame.blobs[0])
             reader = for_files(self._tool_class, params)
+            if self._ahead is not None:
+                self._ahead.loads(reader)
             idents = {frame.meta["model"], describe_model(reader)["model"]}
             with OBSERVER.watching():
                 self._model = LoadedTool(self._tool_class, params)
@@ -299,6 +311,20 @@ class Server:
         figures = {"seconds": seconds, "peak_mib": peak_memory_mib(device)}
         self._channel.send({**answer, **figures, "versions": versions()})
         self._channel.overlap(items_ahead)
+
+    def _check(self, frame: Frame) -> None:
+        """Say whether what was done ahead of the first job still holds."""
+        holds, ahead, self._ahead = False, self._ahead, None
+        if ahead is not None:
+            with contextlib.suppress(Exception):  # then a process that has just begun reports it
+                self._unchanged.require()
+                holds = ahead.holds(self._tool_class)
+                for params in frame.blobs:
+                    reader = for_files(self._tool_class, load_payload(params))
+                    holds &= describe_model(reader)["model"] == frame.meta["model"]
+                    holds &= ahead.holds_for(reader)
+            ahead.end()
+        self._channel.send({"type": "checked", "holds": holds})
 
     def _run(self, frame: Frame) -> None:
         assert self._model is not None, "run before load"

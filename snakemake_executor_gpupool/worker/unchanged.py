@@ -44,7 +44,7 @@ def signature(kind: str, path: str) -> str:
         if kind == PLACE:
             status = os.stat(path)
             return f"{status.st_mtime_ns}:{status.st_ino}:{status.st_dev}"
-        return fingerprint(path) if kind == PACKAGE else "/".join(sorted(_names_in(path)))
+        return fingerprint(path) if kind == PACKAGE else "/".join(sorted(importable_in(path)))
     except OSError:
         return ""
 
@@ -69,7 +69,7 @@ def _of_content(path: str) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def _names_in(directory: str) -> Iterator[str]:
+def importable_in(directory: str) -> Iterator[str]:
     """Yield what an import may find in a directory."""
     for entry in os.scandir(directory):
         if entry.name.endswith(_IMPORTABLE) or (

@@ -41,7 +41,7 @@ class AnsweringHost(FakeHost):
         self.events.append(FrameArrived(worker_id, Frame({"type": kind, **meta}, list(blobs))))
         self.wake()
 
-    def start(self, worker_id: str, *tool_devices_node: Any) -> None:
+    def start(self, worker_id: str, *tool_devices_node: Any, is_ahead: bool = False) -> None:
         super().start(worker_id, *tool_devices_node)
         if "tool" not in self.silent:
             self.says(worker_id, "tool", info=INFO, seconds=0.1, versions={})
@@ -58,6 +58,15 @@ class AnsweringHost(FakeHost):
         more = {**columns, "names": items, "kept": [], "last": True, "follow": []}
         payloads = [item.encode() for item in items]
         self.says(worker_id, "items", payloads, job=meta["job"], **model, **more)
+
+    def _foresee(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob]) -> None:
+        model = {"model": "m", "model_label": "m", "group": "g", "short_tokens": 0}
+        columns: dict[str, list[Any]] = {"keys": [], "costs": [], "tokens": []}
+        more = {"batch_tokens": None, "kept": 0, "count": 0, "whole": True}
+        self.says(worker_id, "foreseen", job=meta["job"], **model, **columns, **more)
+
+    def _check(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob]) -> None:
+        self.says(worker_id, "checked", holds=True)
 
     def _load(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob]) -> None:
         figures = {"batch_tokens": 8, "seconds": 0.1, "peak_mib": None, "versions": {}}

@@ -59,7 +59,7 @@ class Local:
         self.started: list[str] = []
         self.sent: list[dict[str, Any]] = []
 
-    def start(self, worker_id: str, *where: object) -> None:
+    def start(self, worker_id: str, *where: object, is_ahead: bool = False) -> None:
         self.started.append(worker_id)
 
     def send(self, worker_id: str, meta: dict[str, Any], blobs: object = ()) -> None:

@@ -19,7 +19,7 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     may_be_served,
 )
 from snakemake_executor_gpupool.records.reference import RESOURCES
-from snakemake_executor_gpupool.wire.requests import Request, ToolRef
+from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef
 from snakemake_executor_gpupool.worker.staging import is_inside
 
 
@@ -88,16 +88,37 @@ class Following:
         requests = []
         with contextlib.suppress(Exception):
             for later in Lookahead(DagView(self._workflow.dag, self._cached)).chain(job):
-                with untouched(later):
-                    evaluate_here(later)
-                    if not is_known(later) or not is_read(self._workflow, later):
-                        break
-                    if not all(map(self.is_near, later.output)):
-                        break
-                    tool = self._tool_of(later)
-                    request = build_request(self._workflow, later, 0, tool, here=here)
-                    requests.append(dataclasses.replace(request, job=request.bare))
+                if not all(map(self.is_near, later.output)):
+                    break
+                request = self._guess(later, here)
+                if request is None:
+                    break
+                requests.append(request)
         return tuple(requests)
+
+    def model_of(self, job: Any) -> Request | None:
+        """Return what a job that is not ready will ask of its model; None: that is not known yet.
+
+        It is for nothing but the model, and a guess: what the job asks for once it is ready counts.
+        """
+        with contextlib.suppress(Exception):  # of a mistake in the rule, the job will tell
+            if is_plain(job) and not self._cached(job):
+                request = self._guess(job)
+                if request is not None:
+                    return dataclasses.replace(
+                        request, facts=JobFacts(), identity=(), loads_only=True
+                    )
+        return None
+
+    def _guess(self, job: Any, here: str = "") -> Request | None:
+        """Return the request of a job that is not ready; None: it is not known yet."""
+        with untouched(job):
+            evaluate_here(job)
+            if not is_known(job) or not is_read(self._workflow, job):
+                return None
+            tool = self._tool_of(job)
+            request = build_request(self._workflow, job, 0, tool, here=here)
+            return dataclasses.replace(request, job=request.bare)
 
     def is_near(self, path: str) -> bool:
         """Return whether an output can be renamed into place from the run's own directory."""

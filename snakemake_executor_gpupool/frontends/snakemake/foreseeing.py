@@ -7,8 +7,8 @@ import hashlib
 import inspect
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from snakemake_executor_gpupool.frontends.snakemake.following import untouched
@@ -19,12 +19,21 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     tool_name,
 )
 from snakemake_executor_gpupool.records.reference import RESOURCES
-from snakemake_executor_gpupool.scheduling.forecast import Forecast, Node, forecast_of
+from snakemake_executor_gpupool.scheduling.forecast import (
+    Forecast,
+    Node,
+    first_of,
+    forecast_of,
+    kind_of,
+)
+from snakemake_executor_gpupool.wire.requests import Request
 
 #: So long may a rule's params take for a job, and all of them for each job of the graph; what takes
 #: longer is not known before its jobs are ready.
 MAX_EVALUATION_S = 2e-2
 EVALUATION_S_PER_JOB = 2e-5
+#: Of a small graph.
+LEAST_EVALUATION_S = 5e-3
 #: A graph is looked at again when so many times what that took has passed.
 PAUSE = 200.0
 #: A param that has more values than this, and another one for every second job, does not choose a
@@ -32,6 +41,11 @@ PAUSE = 200.0
 MAX_VALUES = 16
 #: Characters of a param's value; of a longer one (a whole configuration, say) a digest counts.
 MAX_TEXT = 200
+#: With it ends the kind of jobs whose params cannot be known beforehand.
+NOT_KNOWN = "*"
+#: So long it is asked at a time which models kinds will need; for the first job of a rule, its tool
+#: is looked for, which has to be done once in any case.
+MAX_ASKING_S = 0.1
 
 
 @dataclass(eq=False)
@@ -75,7 +89,7 @@ class _Rule:
     def kind(self, found: tuple[str, ...] | None) -> str:
         """Return what a job has in common with those that need the same model."""
         if self.varying is None or (self.varying and found is None):
-            return f"{self.name}*"
+            return f"{self.name}{NOT_KNOWN}"
         varying = [
             (name, value)
             for (name, _), value in zip(self.varying, found or (), strict=True)
@@ -90,14 +104,25 @@ class _Rule:
 class Foreseeing:
     """Makes forecasts of a workflow's graph; used by Snakemake's main thread alone.
 
+    Parameters
+    ----------
+    model_of
+        Returns what a job that is not ready will ask of its model; None: it is not known yet.
+
     Attributes
     ----------
     spent_s
         What that took so far.
     """
 
-    def __init__(self, workflow: Any) -> None:
+    def __init__(
+        self, workflow: Any, model_of: Callable[[Any], Request | None] = lambda job: None
+    ) -> None:
         self._workflow = workflow
+        self._model_of = model_of
+        #: By kind. Jobs of one kind ask for the same.
+        self._models: dict[str, Request | None] = {}
+        self._is_asking = False
         self._rules: dict[str, _Rule | None] = {}
         self._found: dict[Any, tuple[str, ...] | None] = {}
         self._wave_of: dict[Hashable, str] = {}
@@ -125,7 +150,7 @@ class Foreseeing:
                 return None
             forecast, self._wave_of = self._forecast(dag, failed)
             # Of a large graph only the beginning is known: what follows, once that is done.
-            self._seen = None if forecast.is_cut else seen
+            self._seen = None if forecast.is_cut or self._is_asking else seen
         except Exception:  # nothing but time depends on it
             self._seen, forecast, self._wave_of = None, Forecast(), {}
         took_s = time.monotonic() - now_s
@@ -154,7 +179,22 @@ class Foreseeing:
                 kind = kinds.get(key) or kinds.setdefault(key, rule.kind(self._found.get(job)))
             nodes[job] = Node(kind, tool, after, self._begun.get(job, ""))
         is_complete = not dag.checkpoint_jobs and None not in self._rules.values()
-        return forecast_of(nodes, is_complete=is_complete)
+        forecast, wave_of = forecast_of(nodes, is_complete=is_complete)
+        return replace(forecast, foretold=self._foretold(forecast, wave_of)), wave_of
+
+    def _foretold(self, forecast: Forecast, wave_of: Mapping[Any, str]) -> dict[str, Request]:
+        """Return what kinds will ask of their models, of which no job has become ready."""
+        met = set(map(kind_of, self._begun.values()))
+        unmet = {wave.kind for wave in forecast.waves if not wave.kind.endswith(NOT_KNOWN)} - met
+        until_s = time.perf_counter() + MAX_ASKING_S
+        self._is_asking = False
+        for kind, job in first_of(unmet - self._models.keys(), forecast, wave_of).items():
+            if time.perf_counter() > until_s:
+                self._is_asking = True  # the next time that jobs are ready
+                break
+            self._models[kind] = self._model_of(job)
+        asked = ((kind, self._models.get(kind)) for kind in sorted(unmet))
+        return {kind: request for kind, request in asked if request is not None}
 
     @staticmethod
     def _lost(dag: Any, failed: Iterable[Any]) -> set[Any]:
@@ -171,7 +211,8 @@ class Foreseeing:
     # -- kinds -----------------------------------------------------------------------------
     def _look_at(self, jobs: Sequence[Any]) -> dict[str, _Rule | None]:
         """See which rules there are, and what differs between the jobs of each."""
-        until_s = time.perf_counter() + EVALUATION_S_PER_JOB * len(jobs)
+        least_s = max(EVALUATION_S_PER_JOB * len(jobs), LEAST_EVALUATION_S)
+        until_s = time.perf_counter() + least_s
         for job in jobs:
             name = job.rule.name
             if name not in self._rules:

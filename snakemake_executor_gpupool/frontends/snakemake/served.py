@@ -191,6 +191,10 @@ class Serving:
             return done
         return lambda report: done(with_benchmark(self._workflow, job, report))
 
+    def model_of(self, job: Any) -> Request | None:
+        """Return what a job that is not ready will ask of its model; None: it is not known yet."""
+        return self._following.model_of(job)
+
     # -- Snakemake's cache between workflows -------------------------------------------
     def _serve_cached(self, job: Any, done: Done, goes_on: bool = False) -> None:
         """Serve a job of a rule with ``cache:``, unless the cache has its outputs."""

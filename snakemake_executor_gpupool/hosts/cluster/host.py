@@ -106,6 +106,8 @@ class ClusterHost(Membership):
         tool: ToolRef,
         devices: tuple[Device, ...],
         node: str | None = None,
+        *,
+        is_ahead: bool = False,
     ) -> int | None:
         """Start a process where its devices are, else on ``node``, else on any node.
 
@@ -120,12 +122,12 @@ class ClusterHost(Membership):
             self._where[worker_id] = place
             place.workers[worker_id] = devices
             names = tuple(device.local_name for device in devices)
-            place.tell(StartProcess(worker_id, tool, names))
+            place.tell(StartProcess(worker_id, tool, names, is_ahead))
         elif name:
             reason = f"node {name} was lost"
             self._events.append(WorkerGone(worker_id, reason, expected=False, blameless=True))
         else:
-            return self._local.start(worker_id, tool, devices)
+            return self._local.start(worker_id, tool, devices, is_ahead=is_ahead)
         return None
 
     def _any_node(self) -> Node | None:

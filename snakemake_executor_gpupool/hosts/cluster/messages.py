@@ -68,11 +68,14 @@ class StartProcess:
     ----------
     device_names
         Its devices, as the node names them.
+    is_ahead
+        There is no job for it yet.
     """
 
     worker_id: str
     tool: ToolRef
     device_names: tuple[str, ...]
+    is_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)

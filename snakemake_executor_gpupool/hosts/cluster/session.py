@@ -270,7 +270,7 @@ class Session:
     def _start(self, start: StartProcess) -> None:
         assert self._host is not None, "start before begin"
         devices = tuple(self._devices[name] for name in start.device_names)
-        self._host.start(start.worker_id, start.tool, devices)
+        self._host.start(start.worker_id, start.tool, devices, is_ahead=start.is_ahead)
 
     # -- commands, each on a thread of its own -------------------------------------------
     def _run_command(self, command: RunCommand) -> None:

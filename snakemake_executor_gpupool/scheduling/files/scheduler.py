@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device import natural_key
-from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, BlameTracker
+from snakemake_executor_gpupool.scheduling.blame import BlameTracker
 from snakemake_executor_gpupool.scheduling.effects import (
     Outbox,
     PublishJob,
@@ -27,6 +27,8 @@ from snakemake_executor_gpupool.scheduling.effects import (
     Unstage,
     WriteJob,
 )
+from snakemake_executor_gpupool.scheduling.files.ahead import AheadOfJobs, question
+from snakemake_executor_gpupool.scheduling.files.deaths import FileDeaths
 from snakemake_executor_gpupool.scheduling.files.queue import FileQueue
 from snakemake_executor_gpupool.scheduling.files.worker_pool import (
     FRAMES_AHEAD,
@@ -39,15 +41,7 @@ from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.results import blobs_size
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
-from snakemake_executor_gpupool.wire.requests import ToolRef
-
-#: A process that is at one file, or at importing its tool, for so long counts as hung; at a
-#: file sooner, if its job's runtime is less.
-FILE_LIMIT_S = 900.0
-#: Deaths of a process with the same job in flight before the job is given up.
-MAX_DEATHS = 2
-#: Deaths of a tool's process while it starts, one after the other, before the tool is given up.
-MAX_START_DEATHS = 3
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 
 class FileScheduler:
@@ -75,6 +69,8 @@ class FileScheduler:
         self._blame_tracker = blame_tracker
         self._allocator = allocator
         self._max_workers = max_workers
+        self._ahead = AheadOfJobs(outbox)
+        self._deaths = FileDeaths(jobs, outbox, blame_tracker, self._ahead, self.give_up_staged)
         self._tools: dict[ToolRef, FileWorkerPool] = {}
         self._tool_of: dict[str, FileWorkerPool] = {}
         self._numbers = 0
@@ -127,6 +123,12 @@ class FileScheduler:
         return self._tool_of[worker_id]
 
     # -- work in ---------------------------------------------------------------
+    def ask(self, number: int, request: Request, now_s: float) -> None:
+        """Have a process say which model a job will need that is not there yet."""
+        tool = self.tool(request.tool)
+        tool.questions[number] = request
+        self._send(tool, now_s)
+
     def read(self, job: JobState, now_s: float) -> None:
         """Have a job's inputs read, unless nothing new is to be started."""
         if self._jobs.is_winding_down and not job.has_begun:
@@ -188,16 +190,19 @@ class FileScheduler:
             self._start(tool, node, now_s)
 
     def _send(self, tool: FileWorkerPool, now_s: float) -> None:
+        if tool.has_work:
+            self._ahead.check(tool.workers.values())
         if tool.homes:
             self._send_home(tool, now_s)
         waiting = len(tool.reads) + len(tool.writes)
-        if not waiting:
+        if not waiting and not tool.questions:
             return
         nodes = self._allocator.hosts
         workers = [worker for worker in tool.workers.values() if worker.node in nodes]
-        if self._wants_worker(tool, workers, waiting, len(nodes), now_s):
-            self._start(tool, self._emptiest(tool, nodes), now_s)
+        if self._wants_worker(tool, workers, max(waiting, 1), len(nodes), now_s):
+            self._start(tool, self._emptiest(tool, nodes), now_s, is_ahead=not waiting)
         self._fill(tool, workers, (tool.writes, tool.reads), now_s)
+        self._ahead.ask(tool, workers, now_s)
 
     def _send_home(self, tool: FileWorkerPool, now_s: float) -> None:
         """Send writes to their nodes; what cannot be done there is left to any."""
@@ -257,12 +262,15 @@ class FileScheduler:
         free = [node for node in nodes if len(tool.on(node)) < self._max_workers]
         return min(free, key=lambda node: (counts[node], natural_key(node)))
 
-    def _start(self, tool: FileWorkerPool, node: str, now_s: float) -> None:
+    def _start(
+        self, tool: FileWorkerPool, node: str, now_s: float, *, is_ahead: bool = False
+    ) -> None:
         self._numbers += 1
-        worker = FileWorker(f"{tool.name}.files{self._numbers}", node, active_s=now_s)
+        worker_id = f"{tool.name}.files{self._numbers}"
+        worker = FileWorker(worker_id, node, active_s=now_s, is_ahead=is_ahead)
         tool.add(worker)
         self._tool_of[worker.worker_id] = tool
-        self._outbox.put(StartWorker(worker.worker_id, tool.ref, node=node))
+        self._outbox.put(StartWorker(worker_id, tool.ref, node=node, is_ahead=is_ahead))
 
     def _next(self, queues: Iterable[FileQueue]) -> JobState | None:
         for queue in queues:
@@ -300,17 +308,12 @@ class FileScheduler:
 
     def tool_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
         """A tool cannot be imported: all its jobs fail, the first with the whole story."""
-        self._give_up(self._tool_of[worker_id], error, now_s)
-
-    def _give_up(self, tool: FileWorkerPool, error: WorkerError, now_s: float) -> None:
-        tool.error = error
-        for number, job_id in enumerate(tool.take_waiting()):
-            job = self._jobs.get(job_id)
-            if job is not None and job.phase is JobPhase.PUBLISHING:
-                self.give_up_staged(job, now_s)
-            elif job is not None:
-                shown = error if number == 0 else error.brief()
-                self._jobs.fail(job, explain(job, shown, f"tool {tool.ref}"), error)
+        tool = self._tool_of[worker_id]
+        if tool.workers[worker_id].is_ahead:
+            tool.workers[worker_id].is_ending = True
+            self._ahead.bar(tool)
+            return
+        self._deaths.give_up(tool, error, now_s)
 
     def answered(self, worker_id: str, job_id: int, now_s: float) -> FileWorkerPool:
         """A process has finished with a job: it gets the next one."""
@@ -321,9 +324,21 @@ class FileScheduler:
             worker.answered(now_s)
             self._end_stale(worker)
             tool.reading.discard(job_id)
-            self._outbox.note("file_done", worker=worker_id, job_id=job_id)
-            self._blame_tracker.exonerate(self._jobs.get(job_id))
+            if job_id >= 0:
+                self._outbox.note("file_done", worker=worker_id, job_id=job_id)
+                self._blame_tracker.exonerate(self._jobs.get(job_id))
         return tool
+
+    def described(self, worker_id: str, number: int, now_s: float) -> None:
+        """A process has answered a question."""
+        self.answered(worker_id, question(number), now_s)
+        self.send_more(self._tool_of[worker_id], now_s)
+
+    def checked(self, worker_id: str, *, holds: bool, now_s: float) -> None:
+        """A process has said whether it may have jobs although it was started before there were."""
+        tool = self._tool_of[worker_id]
+        self._ahead.checked(tool, tool.workers[worker_id], holds=holds)
+        self._send(tool, now_s)
 
     def heard_of(self, worker_id: str, now_s: float) -> None:
         """A process has sent something: it is not hung."""
@@ -345,33 +360,16 @@ class FileScheduler:
     def wake(self, now_s: float) -> None:
         """Try again what has waited for that."""
         for tool in self._tools.values() if self._blame_tracker.has_suspects else ():
-            self._wake_resting(tool, now_s)
+            self._deaths.wake_resting(tool, now_s)
             self._send(tool, now_s)
 
     def tick(self, now_s: float) -> None:
         """End processes that hang: on a pipe that nobody writes to, a file system that is gone."""
-        self._forget_suspects()
+        self._deaths.forget_suspects()
         for tool in self._tools.values():
-            self._wake_resting(tool, now_s)
+            self._deaths.wake_resting(tool, now_s)
             self._send(tool, now_s)
-            for worker in tool.workers.values():
-                silent_s = now_s - worker.active_s
-                at_work = worker.in_flight or not worker.ready
-                if at_work and not worker.hung and silent_s > self._limit_s(worker):
-                    worker.hung = True
-                    why = f"no answer for {silent_s:.0f} s"
-                    self._outbox.put(StopWorker(worker.worker_id, why, force=True))
-
-    def _forget_suspects(self) -> None:
-        """Forget jobs that have ended otherwise since a process died with them."""
-        for suspect in list(self._blame_tracker.suspects):
-            if isinstance(suspect, JobState) and not self._jobs.has(suspect):
-                self._blame_tracker.forget(suspect)
-
-    def _limit_s(self, worker: FileWorker) -> float:
-        job = self._jobs.get(worker.in_flight[0]) if worker.in_flight else None
-        runtime_s = job.request.timeout_s if job is not None else None
-        return min(runtime_s or FILE_LIMIT_S, FILE_LIMIT_S)
+            self._deaths.end_hung(tool, now_s)
 
     def send_more(self, tool: FileWorkerPool, now_s: float) -> None:
         """Hand out what waits, now that a process has room."""
@@ -383,67 +381,14 @@ class FileScheduler:
         worker = tool.remove(worker_id)
         expected = (expected and not worker.hung) or worker.is_ending
         if not expected and tool.error is None:
-            self._blame(tool, worker, reason, now_s)
+            self._deaths.blame(tool, worker, reason, now_s)
         # In reverse, so that they wait in the order in which they were sent.
         for job_id in reversed(worker.in_flight):
             tool.reading.discard(job_id)
             job = self._jobs.get(job_id)
             if job is not None:
-                self._take_back(tool, job, reason, now_s)
+                self._deaths.take_back(tool, job, reason, now_s)
         self._send(tool, now_s)
-
-    def _blame(self, tool: FileWorkerPool, worker: FileWorker, reason: str, now_s: float) -> None:
-        if not worker.ready:
-            self._blame_tracker.died([tool], now_s)
-            # Whatever this one's trouble was, others serve.
-            is_served = any(other.ready for other in tool.workers.values())
-            if not is_served and self._blame_tracker.is_guilty(
-                tool, MAX_START_DEATHS, now_s, least_s=MIN_TRIAL_S
-            ):
-                error = crash_error(f"its process ended while starting: {reason}")
-                self._give_up(tool, error, now_s)
-            return
-        first = self._jobs.get(worker.in_flight[0]) if worker.in_flight else None
-        self._blame_tracker.died([first] if first is not None else [], now_s)
-
-    def _take_back(self, tool: FileWorkerPool, job: JobState, reason: str, now_s: float) -> None:
-        if job.unwanted:
-            self._jobs.fail(job, f"{job.request.title}: {job.unwanted}")
-            return
-        if job.phase is JobPhase.PUBLISHING:
-            self.give_up_staged(job, now_s)
-            return
-        was_reading = job.phase is JobPhase.READING
-        if self._blame_tracker.is_guilty(job, MAX_DEATHS, now_s):
-            doing = "reading its input" if was_reading else "writing its output"
-            deaths = self._blame_tracker.deaths_alone(job)
-            self._blame_tracker.forget(job)
-            message = f"{deaths} processes died while {doing}: {reason}"
-            self._jobs.fail(job, f"{job.request.title}: {message}")
-            return
-        if was_reading:
-            self._jobs.forget_items(job)
-        until_s = self._blame_tracker.next_try_s(job)
-        if until_s > now_s:
-            tool.resting.append((until_s, job.request.job_id))
-        elif was_reading:
-            tool.reads.appendleft(job.request.job_id, job.read_level)
-        else:
-            tool.to_write_first(job.request.job_id, job.home, job.write_level)
-
-    def _wake_resting(self, tool: FileWorkerPool, now_s: float) -> None:
-        due = [job_id for until_s, job_id in tool.resting if until_s <= now_s]
-        tool.resting = [(until_s, n) for until_s, n in tool.resting if until_s > now_s]
-        for job in filter(None, map(self._jobs.get, due)):
-            if job.phase is JobPhase.WRITING:
-                tool.to_write(job.request.job_id, job.home, job.write_level)
-            else:
-                tool.reads.append(job.request.job_id, job.read_level)
-
-
-def crash_error(message: str) -> WorkerError:
-    """Return an error that no tool raised, in the form of one that it did."""
-    return WorkerError(message, type="WorkerDied")
 
 
 def write_effect(worker_id: str, job: JobState) -> WriteJob:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.scheduling.files.queue import FileQueue, Level
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
-from snakemake_executor_gpupool.wire.requests import ToolRef
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: Frames sent ahead to one process, while their files are less than so many bytes together.
 FRAMES_AHEAD = 8
@@ -44,6 +44,10 @@ class FileWorker:
     is_ending: bool = False
     #: Another is to take its place as soon as it has nothing to do.
     is_stale: bool = False
+    #: It has done something before there was a job for it, and has not said that this still holds.
+    is_ahead: bool = False
+    #: That it is asked.
+    is_checked: bool = False
     #: What a frame has lately taken it while it had no lack of them; None: not measured.
     frame_s: float | None = None
     _sizes: deque[int] = field(default_factory=deque)
@@ -61,7 +65,7 @@ class FileWorker:
     def has_room(self) -> bool:
         """Whether it can be sent another frame."""
         is_free = len(self.in_flight) < self.frames_ahead and self._ahead_bytes < BYTES_AHEAD
-        return self.ready and is_free and not (self.is_ending or self.is_stale)
+        return self.ready and is_free and not (self.is_ending or self.is_stale or self.is_ahead)
 
     def pause_s(self, answers: int) -> float:
         """Return for how long its answers may be gathered, of which there are so many already."""
@@ -103,6 +107,10 @@ class FileWorkerPool:
         Jobs whose items are arriving.
     start_s
         What starting a process has taken, its imports included; None: none has started.
+    questions
+        Which model do jobs need that are not there yet? By the numbers of these questions.
+    is_barred_ahead
+        No further ones are asked.
     """
 
     ref: ToolRef
@@ -116,12 +124,19 @@ class FileWorkerPool:
     resting: list[tuple[float, int]] = field(default_factory=list)
     reading: set[int] = field(default_factory=set)
     start_s: float | None = None
+    questions: dict[int, Request] = field(default_factory=dict)
+    is_barred_ahead: bool = False
     _on: dict[str, list[FileWorker]] = field(default_factory=dict)
 
     @property
     def is_reading(self) -> bool:
         """Whether inputs are still being read."""
         return bool(self.reads or self.reading)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether jobs wait for a process."""
+        return bool(self.reads or self.writes or self.homes)
 
     # -- processes -----------------------------------------------------------------
     def add(self, worker: FileWorker) -> None:

@@ -48,11 +48,29 @@ class LoadAhead:
         """Leave free devices to other runs for a while: one waits for some."""
         self._next_s = now_s + HOLD_OFF_S
 
-    def look(self, now_s: float) -> None:
-        """Load what is used next, as far as devices are free and nobody waits for one."""
+    def leave_to_ready(self, until_s: float) -> None:
+        """Leave devices that have just become idle to those that have work: they look first."""
+        self._next_s = max(self._next_s, until_s)
+
+    def look_soon(self, now_s: float) -> None:
+        """Look at the next opportunity: more is known. Not while devices are left to others."""
+        if self._next_s <= now_s + LOOK_AGAIN_S:
+            self._next_s = now_s
+
+    def look(self, now_s: float) -> int:
+        """Load what is used next, as far as devices are free and nobody waits for one.
+
+        Return of how many models more it is worth knowing which they are: one that comes after
+        these, and each that has a free GPU.
+        """
         if now_s < self._next_s or self._allocator.is_wanted_by_others(None):
-            return
+            return 0
         self._next_s = now_s + LOOK_AGAIN_S
+        self._load(now_s)
+        has_gpus = any(map(is_gpu, self._allocator.devices))
+        return max(len(self.free_gpus()), 1) if has_gpus else 0
+
+    def _load(self, now_s: float) -> None:
         free = len(self.free_gpus())
         # Where no device is free, one may be made free.
         wanted = [use for use in self._wanted(max(free, 1)) if use[1] > len(use[0].alive)]
@@ -72,10 +90,11 @@ class LoadAhead:
 
     def _wanted(self, most: int) -> list[tuple[Model, int]]:
         """Return which models should have how many workers beforehand, first used first."""
+        knows = self._outlook.knows_what_is_ready()
         uses = [
             (self._outlook.model_next_use_s(model), number, model)
             for number, model in enumerate(self._models.values())
-            if self._is_worth_it(model)
+            if self._is_worth_it(model) and (knows or not model.is_foretold)
         ]
         return [
             (model, self._outlook.workers_ahead(model, most + len(model.alive)))
@@ -109,7 +128,8 @@ class LoadAhead:
     def _is_worth_it(self, model: Model) -> bool:
         if not is_gpu(model.spec) or model.waiting or model.in_flight:
             return False
-        if model.error is not None or model.fails_ahead or model.is_chain:
+        if model.error is not None or model.is_chain or model.is_barred_ahead:
             return False
-        can_wait = model.info.persistent and self._outlook.weighs(model)
+        weighs = model.is_foretold or self._outlook.weighs(model)
+        can_wait = model.info.persistent and weighs
         return can_wait and not self._blame_tracker.is_suspect(model)

@@ -59,7 +59,7 @@ class Batching:
         Every free worker gets a micro-batch; then those that will soon have finished theirs
         get a second one beforehand.
         """
-        ready = [worker for worker in workers if worker.is_feedable]
+        ready = [worker for worker in workers if worker.is_feedable and not worker.is_provisional]
         for worker in ready:
             if not worker.in_flight and not self._is_turn_over(worker, now_s):
                 self._send_batch(worker, now_s)

@@ -29,6 +29,7 @@ from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.provisional import Provisional
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
@@ -103,6 +104,7 @@ class Dispatch:
         self._due = DueModels(config.batch_window_s, blame_tracker)
         self.models = models
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
+        self.provisional = Provisional(self.lifecycle, allocator, outbox, events)
         self.scaling = WorkerScaling(allocator, models, self.lifecycle, blame_tracker, outlook)
         self.failures = Failures(self.lifecycle, jobs, ledger, outbox, events, blame_tracker)
         self.ahead = LoadAhead(allocator, models, self.lifecycle, outlook, blame_tracker)
@@ -194,7 +196,7 @@ class Dispatch:
             return
         model.wake_resting(now_s)
         if model.waiting:
-            self.lifecycle.promote(model, now_s)
+            self.provisional.promote(model, now_s)
         self.scaling.adjust(model, now_s)
         if model.error is not None:
             return  # refused just now
@@ -231,6 +233,7 @@ class Dispatch:
         if len(self.lifecycle.idle_on_gpus) > idle and self.scaling.limited:
             for other in self.scaling.limited.values():
                 self._due.keeps(other, now_s + LOOK_SOON_S)
+            self.ahead.leave_to_ready(now_s + LOOK_SOON_S)
             self.scaling.limited.clear()
 
     def _is_kept(self, worker: ModelWorker, now_s: float) -> bool:
@@ -325,10 +328,11 @@ class Dispatch:
         """
         worker = self.worker(worker_id)
         self.lifecycle.stop(worker, "loading failed")
-        if worker.is_ahead and not worker.model.awaited_by:
-            worker.model.fails_ahead = True
-            return
-        self.failures.give_up_model(worker.model, error, now_s)
+        if worker.is_provisional:
+            self.failures.bar_ahead(worker.model, error.message)
+            self.feed(worker.model, now_s)
+        else:
+            self.failures.give_up_model(worker.model, error, now_s)
 
     def refused(self, model_key: Hashable, now_s: float) -> None:
         """No device will ever do for a model: jobs that need it fail."""
@@ -345,7 +349,9 @@ class Dispatch:
         """A process is gone and what it held is free."""
         worker, crashed = self.lifecycle.remove(worker_id, reason)
         self.charging.lose(worker, now_s)
-        if crashed and not blameless:
+        if crashed and worker.is_provisional:
+            self.failures.bar_ahead(worker.model, reason)
+        elif crashed and not blameless:
             self.failures.blame(worker, reason, now_s)
         self.failures.take_back(worker)
         self.lifecycle.release(worker, now_s)
@@ -365,6 +371,7 @@ class Dispatch:
                 worker.hung = True
                 self.lifecycle.stop(worker, "hung", force=True)
             elif self._is_idle_too_long(worker, now_s):
+                worker.model.is_barred_ahead |= worker.is_ahead
                 self.lifecycle.stop(worker, "idle")
             elif self._is_done_with(worker, now_s):
                 self.lifecycle.stop(worker, "no job of its model is left")
@@ -391,7 +398,7 @@ class Dispatch:
         return idle and self._outlook.is_over(worker.model)
 
     def _is_hung(self, worker: ModelWorker, now_s: float) -> bool:
-        if worker.stage in (Stage.STARTING, Stage.LOADING, Stage.MOVING):
+        if worker.stage in (Stage.STARTING, Stage.LOADING, Stage.CHECKING, Stage.MOVING):
             return now_s - worker.since_s > self._config.load_limit_s
         if worker.stage is not Stage.READY or not worker.in_flight:
             return False

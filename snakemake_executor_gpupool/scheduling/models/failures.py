@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from snakemake_executor_gpupool.scheduling.blame import MIN_TRIAL_S, BlameTracker
 from snakemake_executor_gpupool.scheduling.domain_events import DomainEvents, MergeEnded
 from snakemake_executor_gpupool.scheduling.effects import Outbox
-from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
+from snakemake_executor_gpupool.scheduling.files.deaths import crash_error
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model
@@ -115,6 +115,14 @@ class Failures:
             self._events.append(MergeEnded(item))
 
     # -- what is given up --------------------------------------------------------------
+    def bar_ahead(self, model: Model, why: str) -> None:
+        """Load a model only once there is work for it: before, it could not be had.
+
+        That counts for nothing: what it needs may be there by then. If not, the job will say so.
+        """
+        model.is_barred_ahead = True
+        self._outbox.note("ahead_failed", model=model.name, error=why)
+
     def give_up_model(self, model: Model, error: WorkerError, now_s: float) -> None:
         """Fail all jobs that need a model that cannot be loaded, now and later."""
         model.error = error

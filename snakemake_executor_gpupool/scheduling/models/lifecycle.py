@@ -37,7 +37,7 @@ from snakemake_executor_gpupool.scheduling.effects import (
     StartWorker,
     StopWorker,
 )
-from snakemake_executor_gpupool.scheduling.files.scheduler import crash_error
+from snakemake_executor_gpupool.scheduling.files.deaths import crash_error
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.worker_names import WorkerNames
@@ -95,6 +95,7 @@ class WorkerLifecycle:
         """
         worker_id = self._names.new(model.tool.name)
         worker = ModelWorker(worker_id, model, since_s=now_s, is_alone=alone, is_ahead=ahead)
+        worker.is_provisional, worker.vram_mib = ahead, model.vram_mib
         self.workers[worker_id] = model.workers[worker_id] = worker
         request = self.request_of(model, worker_id, alone=alone)
         self.apply(self._allocator.request(request, now_s), now_s)
@@ -116,14 +117,6 @@ class WorkerLifecycle:
             can_offload=model.info.can_move and model.info.persistent,
             alone=alone,
         )
-
-    def promote(self, model: Model, now_s: float) -> None:
-        """There is work for what was loaded ahead: nobody else may take its devices."""
-        for worker in model.workers.values():
-            if worker.is_ahead and worker.stage is not Stage.STOPPING:
-                worker.is_ahead = False
-                if worker.stage in (Stage.STARTING, Stage.LOADING):
-                    self._allocator.busy(worker.worker_id, now_s)
 
     def step_back(self, worker: ModelWorker, now_s: float) -> None:
         """Let a worker wait for devices no longer."""
@@ -269,7 +262,8 @@ class WorkerLifecycle:
         else:
             worker.stage = Stage.STARTING
             tool = worker.model.tool.ref
-            self._outbox.put(StartWorker(worker.worker_id, tool, devices))
+            is_ahead = worker.is_provisional
+            self._outbox.put(StartWorker(worker.worker_id, tool, devices, is_ahead=is_ahead))
             self._events.append(WorkerStarted(tool, worker.node))
             if worker.is_ahead:
                 self.apply(self._allocator.idle(worker.worker_id, now_s), now_s)
@@ -368,7 +362,7 @@ class WorkerLifecycle:
         model.memory = model.memory.loaded(message.peak_mib, message.batch_tokens)
         if model.budget_tokens is None:
             model.budget_tokens = message.batch_tokens
-        self._ready(worker, now_s)
+        self.ready(worker, now_s)
 
     def moved(self, worker_id: str, is_away: bool, now_s: float) -> None:
         """A worker's weights are in host memory, or back on its devices."""
@@ -383,7 +377,7 @@ class WorkerLifecycle:
             self.apply(self._allocator.offloaded(worker_id, now_s), now_s)
             self._events.append(WorkerSettled(worker_id))
         else:
-            self._ready(worker, now_s)
+            self.ready(worker, now_s)
 
     def move_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
         """Weights could not be moved: the worker ends, its devices are free once it has."""
@@ -395,7 +389,8 @@ class WorkerLifecycle:
             self.apply(self._allocator.offload_failed(worker_id, now_s), now_s)
         self.stop(worker, "its weights could not be moved")
 
-    def _ready(self, worker: ModelWorker, now_s: float) -> None:
+    def ready(self, worker: ModelWorker, now_s: float) -> None:
+        """A worker can be given work."""
         worker.stage, worker.ready_s = Stage.READY, now_s
         self._idles_no_more(worker)
         self._events.append(WorkerSettled(worker.worker_id))

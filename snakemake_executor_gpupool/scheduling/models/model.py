@@ -101,6 +101,12 @@ class Model:
     merged: RowFigures = field(default_factory=RowFigures)
     #: Whether a worker has ever loaded it in this run.
     has_loaded: bool = False
+    #: It has had no job yet: one that is to come will need it, most likely.
+    is_foretold: bool = False
+    #: It is not loaded before there is work for it: once that came to nothing.
+    is_barred_ahead: bool = False
+    #: So many workers more would pay, but may not have the devices that there are.
+    held_back: int = 0
     has_shrunk: bool = False
     window_opened_s: float | None = None
     #: How often jobs were waited for that did not come.
@@ -228,7 +234,7 @@ class Model:
 
     def free_in_s(self, worker: ModelWorker, now_s: float) -> float:
         """Estimate in how many seconds a worker can start with what waits."""
-        if worker.is_feedable:
+        if worker.is_feedable or worker.stage is Stage.CHECKING:
             end_s = sum(self.speed.seconds(batch.cost) or 0.0 for batch in worker.in_flight)
             since_s = worker.in_flight[0].sent_s if worker.in_flight else now_s
         else:
@@ -286,7 +292,7 @@ class Model:
             return math.inf if size is None else size * self.queue.load / len(self.queue)
         if not self.info.persistent:
             return math.inf
-        share = fair_share(self.queue.load, len(self.workers))
+        share = fair_share(self.queue.load, len(self.workers) + min(self.held_back, 1))
         if not self.speed.s_per_cost:
             return share
         return max(share, self.speed.fixed_s / self.speed.s_per_cost / MAX_OVERHEAD)
@@ -309,7 +315,7 @@ class Model:
             return math.inf if self.has_full_round or not self.tool.is_reading else 0.0
         if self.suspects or self.has_short:
             return 0.0
-        return self.queue.load / (2 * max(len(self.workers), 1))
+        return self.queue.load / (2 * max(len(self.workers) + min(self.held_back, 1), 1))
 
     def learn_load(self, seconds: float) -> None:
         """Take in how long it took from asking for a process until it was ready."""

@@ -24,6 +24,8 @@ class Stage(enum.Enum):
     CLAIMING = "claiming"
     STARTING = "starting"
     LOADING = "loading"
+    #: It has loaded ahead, and is asked whether that still holds, now that there is work.
+    CHECKING = "checking"
     READY = "ready"
     MOVING = "moving"
     AWAY = "away"
@@ -70,6 +72,11 @@ class ModelWorker:
     spare_since_s: float | None = None
     #: It loads its model before there is work for it; whoever has some may take its devices.
     is_ahead: bool = False
+    #: Its process was started before there was work for it: what it has read is to be looked at
+    #: before it gets some, and what goes wrong until then counts for nothing.
+    is_provisional: bool = False
+    #: What of the devices' memory its model was said to take when it asked for them.
+    vram_mib: int | None = None
     #: It was ended because it did not answer.
     hung: bool = False
     #: A worker of merged runs that has loaded the models of all stages.

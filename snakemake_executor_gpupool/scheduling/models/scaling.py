@@ -103,6 +103,7 @@ class WorkerScaling:
     def _ask_for_more(self, model: Model, now_s: float) -> None:
         """Let as many workers wait for devices as pay, no matter what was thought before."""
         most = capacity = self.capacity(model)
+        model.held_back = 0
         coming = sum(worker.is_coming for worker in model.workers.values())
         if coming >= capacity and coming == len(model.workers):
             return
@@ -125,11 +126,36 @@ class WorkerScaling:
                 dear = self._wanted_at_twice(model, most, now_s, later_s)
                 wanted = max(cheap, min(wanted, dear - coming))
                 self.limited[model.key] = model
+        self._note_held_back(model, most, coming + wanted, now_s)
         for worker in in_line[max(wanted, 0) :]:
             self._lifecycle.step_back(worker, now_s)
         for _ in range(wanted - len(in_line)):
             if model.error is None:
                 self._get_one_more(model, capacity, now_s)
+
+    def _note_held_back(self, model: Model, most: int, wanted: int, now_s: float) -> None:
+        """Note how many more workers would pay on devices that others will soon be done with.
+
+        A batch should leave them something, or there is nothing to do for those that come later.
+        """
+        if not self._outlook.is_complete or not is_measured(model) or not is_gpu(model.spec):
+            return
+        if not self._outlook.weighs(model):
+            return
+        more = model.workers_wanted(most, most, now_s) - wanted
+        model.held_back = min(more, self._ending(model)) if more > 0 else 0
+        if model.held_back:
+            self.limited[model.key] = model
+
+    def _ending(self, model: Model) -> int:
+        """Count the workers of other models that compute the last of their jobs."""
+        others = {w.model.key: w.model for w in self._lifecycle.workers.values() if w.is_coming}
+        return sum(
+            worker.is_coming
+            for other in others.values()
+            if other is not model and is_gpu(other.spec) and self._outlook.is_over(other)
+            for worker in other.workers.values()
+        )
 
     def _has_to_spare(self, model: Model, free: int) -> bool:
         """Whether more devices can be had than other models may want."""

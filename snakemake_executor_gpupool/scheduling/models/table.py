@@ -117,8 +117,17 @@ class ModelTable(Mapping[Hashable, Model]):
             model.most_groups = len(model.params_of_group) + MAX_IDLE
         model.params_of_group.setdefault(group, params)
 
-    def of_request(self, request: Request, tool: FileWorkerPool, described: ModelInfo) -> Model:
+    def of_request(
+        self,
+        request: Request,
+        tool: FileWorkerPool,
+        described: ModelInfo,
+        *,
+        is_foretold: bool = False,
+    ) -> Model:
         """Return the model that a job's items are computed by, new if it was never asked for.
+
+        ``is_foretold``: the job is still to come, and what is known of it is a guess.
 
         Raises
         ------
@@ -143,8 +152,13 @@ class ModelTable(Mapping[Hashable, Model]):
                     priority=request.priority,
                     ident=described.model,
                     profile_key=self._profile_key(described.model, spec),
+                    is_foretold=is_foretold,
                 )
             )
+        elif model.is_foretold and not is_foretold:
+            model.is_foretold = False
+            model.params, model.priority = request.params, request.priority
+            model.vram_mib = request.vram_mib or tool.info.vram_mib
         if model.error is not None and request.attempt > 1:
             # What could not be loaded may be there by now.
             model.error = None

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
 
 from snakemake_executor_gpupool.frontends.snakemake.planned import PlannedJob, Way
 from snakemake_executor_gpupool.runtime.expected import ExpectedJob
-from snakemake_executor_gpupool.scheduling.forecast import Forecast, Node, forecast_of
+from snakemake_executor_gpupool.scheduling.forecast import (
+    Forecast,
+    Node,
+    first_of,
+    forecast_of,
+)
+from snakemake_executor_gpupool.wire.requests import Request
 
 #: Of a large graph only the beginning is told; what follows, so much later.
 LOOK_AGAIN_S = 10.0
@@ -33,6 +40,7 @@ class JobsToCome:
         is_complete: bool = True,
     ) -> None:
         self._jobs, self._expected, self._is_complete = jobs, expected, is_complete
+        self._requests: dict[Hashable, Request | None] = {job.number: job.request for job in jobs}
         self._wave_of: dict[Hashable, str] = {}
         self._begun: dict[int, str] = {}
         self._next_s: float | None = 0.0
@@ -46,7 +54,10 @@ class JobsToCome:
         }
         forecast, self._wave_of = forecast_of(nodes, is_complete=self._is_complete)
         self._next_s = now_s + LOOK_AGAIN_S if forecast.is_cut else None
-        return forecast
+        first = first_of({wave.kind for wave in forecast.waves}, forecast, self._wave_of)
+        requests = {kind: self._requests.get(number) for kind, number in first.items()}
+        foretold = {kind: each for kind, each in requests.items() if each is not None}
+        return replace(forecast, foretold=foretold)
 
     def wave_of(self, number: int) -> str:
         """Return the wave of a job that becomes ready; empty: it has none."""
