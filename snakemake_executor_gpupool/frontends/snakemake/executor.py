@@ -22,7 +22,6 @@ from snakemake_interface_executor_plugins.executors.real import RealExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecMode
 
 from snakemake_executor_gpupool.devices.device import Device
-from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.devices.process_environment import (
     hide_devices,
     show_devices,
@@ -79,7 +78,7 @@ from snakemake_executor_gpupool.runtime.config import (
     PoolConfig,
 )
 from snakemake_executor_gpupool.runtime.pool import Pool
-from snakemake_executor_gpupool.wire.requests import JobReport, Request
+from snakemake_executor_gpupool.wire.requests import JobReport
 
 common_settings = CommonSettings(
     # Lets any number of jobs be ready at once: --jobs bounds them, cores do not.
@@ -135,7 +134,7 @@ class Executor(RealExecutor):
         self._signals = Signals(self._terminate, self._lane.kill, self._progress)
         self._halt = Halt(self.workflow, self._wind_down)
         self._many_inputs = ManyInputs()
-        self._foreseeing = Foreseeing(self.workflow, self._model_of)
+        self._foreseeing = Foreseeing(self.workflow, lambda job: self._serving.model_of(job))
         merges = self.executor_settings.merge != "off"
         self._serving = Serving(
             self.workflow,
@@ -351,12 +350,6 @@ class Executor(RealExecutor):
             len(self._expected),
             self._lane.running,
         )
-
-    def _model_of(self, job: Any) -> Request | None:
-        """Return what a job that is not ready will ask of its model, where loading it can pay."""
-        if job.rule.name in self._refused or not any(map(is_gpu, self._managed)):
-            return None
-        return self._serving.model_of(job)
 
     def _started(self, job_ids: list[int]) -> None:
         self._serving.started(job_ids)

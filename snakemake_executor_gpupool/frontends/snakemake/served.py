@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.errors import PoolEnded
 from snakemake_executor_gpupool.frontends.snakemake.containers import is_read
 from snakemake_executor_gpupool.frontends.snakemake.following import Following
@@ -192,8 +193,13 @@ class Serving:
         return lambda report: done(with_benchmark(self._workflow, job, report))
 
     def model_of(self, job: Any) -> Request | None:
-        """Return what a job that is not ready will ask of its model; None: it is not known yet."""
-        return self._following.model_of(job)
+        """Return what a job that is not ready will ask of its model; None: it is not known yet.
+
+        Neither is it asked where there is no GPU: nothing is loaded ahead on the CPU.
+        """
+        config = self._pool.config
+        has_gpus = any(map(is_gpu, (*config.devices, *config.expected)))
+        return self._following.model_of(job) if has_gpus else None
 
     # -- Snakemake's cache between workflows -------------------------------------------
     def _serve_cached(self, job: Any, done: Done, goes_on: bool = False) -> None:

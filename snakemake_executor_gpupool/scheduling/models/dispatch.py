@@ -324,7 +324,7 @@ class Dispatch:
     def load_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
         """A model cannot be loaded: jobs that need it fail, all others go on.
 
-        Where there is no such job yet, nothing follows from it: it may be had once there is one.
+        Where there was no such job yet, nothing follows from it: it may be had once there is one.
         """
         worker = self.worker(worker_id)
         self.lifecycle.stop(worker, "loading failed")

@@ -111,8 +111,6 @@ class Model:
     window_opened_s: float | None = None
     #: How often jobs were waited for that did not come.
     vain_windows: int = 0
-    #: It could not be loaded before there was work for it: its first job tries again.
-    fails_ahead: bool = False
     #: Whether short requests have come beside others.
     has_short: bool = False
     items_done: int = 0
