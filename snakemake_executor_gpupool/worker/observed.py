@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from importlib.util import source_from_cache
 from typing import Any, NamedTuple
 
+from snakemake_executor_gpupool.wire.fingerprint import PACKAGE_DIR
 from snakemake_executor_gpupool.worker.code_digest import (
     is_below_installed,
     is_of_python,
@@ -39,6 +40,8 @@ _LISTS_FOR_IMPORTS = ("importlib/metadata/__init__.py", "pkgutil.py", "importlib
 _HERE = ("127.0.0.1", "::1", "localhost")
 #: A line of a process's map: whether it is executable, and the file.
 _MAPPED = re.compile(rb"^\S+ ..(.)\S \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
+_OWN_CODE = PACKAGE_DIR + os.sep
+_OWN_TOOLS = os.path.join(PACKAGE_DIR, "tools") + os.sep
 #: Kinds of what is read: a file's content, the names in a directory.
 FILE, LISTING = "file", "list"
 
@@ -144,7 +147,7 @@ class Observer:
     def _on_list(self, arguments: tuple[Any, ...]) -> None:
         path = "." if arguments[0] is None else arguments[0]
         caller = sys._getframe(2).f_code.co_filename
-        if isinstance(path, int) or caller.startswith("<frozen importlib"):
+        if isinstance(path, int) or caller.startswith("<frozen importlib") or _is_own(caller):
             return
         if caller.endswith(_LISTS_FOR_IMPORTS):
             self.listed_for_imports.add(os.path.abspath(os.fsdecode(path)))
@@ -235,6 +238,11 @@ class Observer:
                 file = getattr(module, "__dict__", {}).get("__file__")
                 if isinstance(file, str) and name not in ("__main__", "__mp_main__"):
                     self.note(FILE, file)  # some are loaded before anything is watched
+
+
+def _is_own(caller: str) -> bool:
+    """Return whether code is gpupool's own, which lists directories for each job anew."""
+    return caller.startswith(_OWN_CODE) and not caller.startswith(_OWN_TOOLS)
 
 
 def _open_files() -> Iterator[str]:

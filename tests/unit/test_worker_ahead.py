@@ -16,8 +16,10 @@ from types import ModuleType
 
 import pytest
 
+from snakemake_executor_gpupool.tool_api import neighbours
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.worker.ahead import SeenAhead
+from snakemake_executor_gpupool.worker.imports import has_neighbour
 from snakemake_executor_gpupool.worker.looks import _LOOKS
 from snakemake_executor_gpupool.worker.observed import Observer
 
@@ -148,6 +150,16 @@ def test_what_was_listed_counts_with_its_content(tmp_path: Path, seen: Seen) -> 
 def test_what_python_has_listed_to_import_from_may_get_outputs(tmp_path: Path, seen: Seen) -> None:
     """A tool's directory is mostly the one that a workflow writes to."""
     seen.sees(lambda: list(importlib.metadata.distributions(path=[str(tmp_path)])))
+    (tmp_path / "output.txt").touch()
+    assert seen.holds
+
+
+def test_what_gpupool_itself_lists_is_nothing_that_the_tool_has_read(
+    tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each job it looks for neighbours of a tool's file, and files that params name."""
+    monkeypatch.setattr(neighbours, "directories", lambda: [str(tmp_path)])
+    seen.sees(lambda: has_neighbour({"torch"}))
     (tmp_path / "output.txt").touch()
     assert seen.holds
 

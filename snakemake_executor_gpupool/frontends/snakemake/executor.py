@@ -134,7 +134,8 @@ class Executor(RealExecutor):
         self._signals = Signals(self._terminate, self._lane.kill, self._progress)
         self._halt = Halt(self.workflow, self._wind_down)
         self._many_inputs = ManyInputs()
-        self._foreseeing = Foreseeing(self.workflow, lambda job: self._serving.model_of(job))
+        # It is made before what builds requests.
+        self._foreseeing = Foreseeing(self.workflow, lambda job: self._serving.model_of(job))  # noqa: PLW0108
         merges = self.executor_settings.merge != "off"
         self._serving = Serving(
             self.workflow,
