@@ -36,7 +36,12 @@ _SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - nothing is put there
 _COMPILED = ("/.triton/", "/torchinductor_", "/.nv/", "/.cache/torch/kernels/")
 _SHELLS = ("sh", "bash", "dash")
 #: Modules of Python that list directories to find others.
-_LISTS_FOR_IMPORTS = ("importlib/metadata/__init__.py", "pkgutil.py", "importlib/metadata.py")
+_LISTS_FOR_IMPORTS = (
+    "importlib/metadata/__init__.py",
+    "importlib_metadata/__init__.py",  # the same for other versions of Python
+    "importlib/metadata.py",
+    "pkgutil.py",
+)
 _HERE = ("127.0.0.1", "::1", "localhost")
 #: A line of a process's map: whether it is executable, and the file.
 _MAPPED = re.compile(rb"^\S+ ..(.)\S \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
