@@ -177,6 +177,11 @@ class Outlook(Foresight):
         count = self._table.counts.get(wave)
         return 0 if count is None else count.coming
 
+    def model_of(self, request: Request) -> Model | None:
+        """Return the model of a job that is to be read; None: nobody knows yet."""
+        keys = self._kinds.models(kind_of(request.wave)) if request.wave else ()
+        return self._models[next(iter(keys))] if len(keys) == 1 else None
+
     def is_over(self, model: Model) -> bool:
         """Whether no job of a model will come any more, as far as can be told for certain."""
         if not self._table.is_complete or model.is_chain:

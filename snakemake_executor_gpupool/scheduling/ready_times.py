@@ -56,6 +56,9 @@ class ReadyTimes:
         if known_s is None:
             self._ready_in_s[wave.name] = 0.0  # whatever a forecast says, this ends
             known_s = max((self._needed_s(wave, need) for need in wave.after), default=0.0)
+            if wave.after and not known_s and not self._table.counts[wave.name].arrived:
+                # Some of its jobs wait for none of one wave, and some for none of another.
+                known_s = min(self._first_done_in_s(need.wave) for need in wave.after)
             self._ready_in_s[wave.name] = known_s
         return known_s
 
@@ -77,6 +80,9 @@ class ReadyTimes:
         least = min(need.jobs, theirs.total)
         share = count.arrived / max(count.total - 1, 1)
         return self._done_in_s(need.wave, math.ceil(least + (theirs.total - least) * share))
+
+    def _first_done_in_s(self, name: str) -> float:
+        return self._done_in_s(name, min(self._table.counts.get(name, Count()).total, 1))
 
     def _done_in_s(self, name: str, jobs: int) -> float:
         """Estimate in how many seconds so many jobs of a wave are done."""

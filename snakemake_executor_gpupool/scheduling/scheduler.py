@@ -183,6 +183,7 @@ class Scheduler:
         job = self.jobs.add(request)
         self.retirement.wanted(request)
         note_submitted(self.outbox, request)
+        self.dispatch.expect(request, now_s)
         self.merges.arrived(job, now_s)
         self._settle(now_s)
 

@@ -208,8 +208,15 @@ class WaveTable:
         if wave.waits_elsewhere or not wave.after:
             return 0
         count = self.counts[wave.name]
+        if not any(map(self._has_begun, wave.after)):
+            return 0  # where some wait for none of one wave, they wait for some of another
         free = min(self._free_after(wave, need) for need in wave.after)
         return min(count.coming, free - count.arrived)
+
+    def _has_begun(self, need: Need) -> bool:
+        """Return whether all results are there of a job of a wave that another one waits for."""
+        theirs = self.counts.get(need.wave, Count())
+        return theirs.done + theirs.computed > 0 or not theirs.total
 
     def _free_after(self, wave: Wave, need: Need) -> int:
         """Return how many jobs of a wave, from its first on, wait for no more of another one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 
 import pytest
 
@@ -11,6 +12,7 @@ from snakemake_executor_gpupool.scheduling.forecast import Node
 from snakemake_executor_gpupool.testing.graph_runs import GraphRun
 from snakemake_executor_gpupool.testing.graphs import Graph, GraphJob
 from snakemake_executor_gpupool.testing.simulation import World
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 from tests.unit.test_outlook import both, foreseen, graph_of, loaded_models, loads_of
 
 
@@ -101,3 +103,28 @@ def test_what_nothing_is_known_of_is_guessed_by_other_models() -> None:
         _, ahead = both(dataclasses.replace(graph, knows_figures=False))
         loads.append(loaded_models(ahead)[2:].count("b"))
     assert loads == [2, 1]
+
+
+def test_who_has_work_is_looked_at_before_a_device_loads_ahead() -> None:
+    """Much waits for b when a's last job ends; c, which follows on b, was never loaded."""
+    jobs: list[tuple[str, float, list[int]]] = [("a", 2.0, []) for _ in range(16)]
+    jobs += [("b", 8.0, [number]) for number in range(16)]
+    jobs += [("c", 1.0, [16 + number]) for number in range(16)]
+    graph = dataclasses.replace(graph_of(*jobs, devices=2, load_s=30.0), knows_figures=False)
+    _, ahead = both(graph)
+    assert loaded_models(ahead)[:4] == ["a", "a", "b", "b"]
+
+
+def test_jobs_that_each_wait_for_one_of_two_waves_are_not_ready_at_once() -> None:
+    """Some wait for none of a's jobs, and some for none of b's; all wait for one of them."""
+    world = World(gpus=2, start_s=0.0, load_s=10.0)
+    nodes: dict[Hashable, Node] = {1: Node("a", "tool"), 2: Node("b", "tool")}
+    nodes |= {3: Node("a", "tool", [1]), 4: Node("a", "tool", [2])}
+    wave_of = foreseen(world, nodes)
+    for number, model in ((1, "a"), (2, "b")):
+        world.submit(number, [FakeItem(model, 30.0)], model=model, wave=wave_of[number])
+    world.run(15.0)
+    outlook = world.scheduler.outlook
+    a, _ = world.scheduler.dispatch.models.values()
+    assert outlook.items_imminent(a) == 0
+    assert 0.0 < outlook.model_next_use_s(a) < 60.0

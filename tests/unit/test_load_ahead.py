@@ -29,6 +29,14 @@ def test_a_worker_whose_next_jobs_are_a_moment_away_is_kept() -> None:
     assert loaded_models(kept) == ["a", "b"]
 
 
+def test_an_idle_worker_is_kept_while_jobs_of_its_model_are_read() -> None:
+    """c's job is read first, and could have the device of a, whose own job is read next."""
+    jobs = ("a", 1.0, []), ("b", 3.0, []), ("b", 20.0, []), ("c", 1.0, [1]), ("a", 1.0, [1])
+    lru, kept = both(graph_of(*jobs, devices=2))
+    assert loaded_models(lru) == ["a", "b", "c", "a"]
+    assert loaded_models(kept) == ["a", "b", "c"]
+
+
 def test_another_run_gets_the_device_of_what_is_loaded_ahead_and_is_left_alone() -> None:
     moment_s = loads_of_b(ahead_world(lambda world: None, 1.0))[1] + 3.0
     world = ahead_world(lambda world: world.take(ev.RoomWanted("cuda:1")), moment_s)

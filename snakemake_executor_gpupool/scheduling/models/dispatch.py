@@ -26,6 +26,7 @@ from snakemake_executor_gpupool.scheduling.models.charging import Charging
 from snakemake_executor_gpupool.scheduling.models.due import DueModels
 from snakemake_executor_gpupool.scheduling.models.failures import Failures, blamed
 from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
+from snakemake_executor_gpupool.scheduling.models.keeping import KeptWorkers
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
@@ -36,11 +37,10 @@ from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.results import MAX_KEPT, ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import INPUT, WorkerError
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
+from snakemake_executor_gpupool.wire.requests import Request
 
 #: Jobs that were a moment away and did not come are waited for so often: something holds them back.
 MAX_VAIN_WINDOWS = 2
-#: So long a worker is kept whose next jobs are a moment away, although another model waits.
-KEPT_S = 1.0
 #: Within this time it is looked who may have a device that has become idle.
 LOOK_SOON_S = 0.1
 #: So long without work a worker is kept whose model has no job left: one may be tried again.
@@ -105,6 +105,7 @@ class Dispatch:
         self.models = models
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
         self.provisional = Provisional(self.lifecycle, allocator, outbox, events)
+        self._keeping = KeptWorkers(self.lifecycle, outlook, self._due)
         self.scaling = WorkerScaling(allocator, models, self.lifecycle, blame_tracker, outlook)
         self.failures = Failures(self.lifecycle, jobs, ledger, outbox, events, blame_tracker)
         self.ahead = LoadAhead(allocator, models, self.lifecycle, outlook, blame_tracker)
@@ -151,6 +152,10 @@ class Dispatch:
             items = [item for item in items if not item.is_done]
         model.push(items)
         self.feed(model, now_s)
+
+    def expect(self, request: Request, now_s: float) -> None:
+        """A job is about to be read."""
+        self._keeping.expect(request, now_s)
 
     def await_model(self, job: JobState, model: Model, now_s: float) -> None:
         """Have a model loaded for a job that wants nothing else."""
@@ -225,9 +230,7 @@ class Dispatch:
 
     def _rest(self, model: Model, workers: Sequence[ModelWorker], now_s: float) -> None:
         """Let workers without work rest, but for those that will have some in a moment."""
-        knows = self._outlook.is_known and self._outlook.weighs(model)
-        if not model.waiting and knows and model.info.persistent:
-            workers = [worker for worker in workers if not self._is_kept(worker, now_s)]
+        workers = self._keeping.not_kept(model, workers, now_s)
         idle = len(self.lifecycle.idle_on_gpus)
         self.lifecycle.rest(model, workers, now_s)
         if len(self.lifecycle.idle_on_gpus) > idle and self.scaling.limited:
@@ -235,20 +238,6 @@ class Dispatch:
                 self._due.keeps(other, now_s + LOOK_SOON_S)
             self.ahead.leave_to_ready(now_s + LOOK_SOON_S)
             self.scaling.limited.clear()
-
-    def _is_kept(self, worker: ModelWorker, now_s: float) -> bool:
-        """Whether a worker has nothing to do, but jobs that come before another could be loaded."""
-        is_idle = worker.idle_since_s is not None or worker.is_ahead
-        if not worker.is_feedable or worker.in_flight or is_idle:
-            return False
-        if worker.spare_since_s is None:
-            worker.spare_since_s = now_s
-        limit_s = min(KEPT_S, (worker.model.load_s or 0.0) / 4)
-        left_s = worker.spare_since_s + limit_s - now_s
-        if left_s <= 0.0 or self._outlook.model_next_use_s(worker.model) > left_s:
-            return False
-        self._due.keeps(worker.model, now_s + left_s)
-        return True
 
     def feed_all(self, now_s: float) -> None:
         """Do for every model what can be done now, unless there is nothing to do."""
