@@ -7,6 +7,7 @@ every answer is that nothing is known.
 
 from __future__ import annotations
 
+import bisect
 import math
 import statistics
 from collections import Counter, defaultdict
@@ -60,6 +61,8 @@ class Outlook(Foresight):
         self._ranks: dict[Hashable, tuple[float, ...]] = {}
         self._estimated_s = -math.inf
         self._used: set[Hashable] | None = None
+        #: When models are used that were never loaded, in order; None: to be looked up.
+        self._first_uses_s: list[float] | None = None
         #: What a load, and a job, of a model takes, in the median of all; None: to be looked up.
         self._typical: tuple[float | None, float | None] | None = None
 
@@ -113,6 +116,7 @@ class Outlook(Foresight):
         """Estimate anew what was estimated a while ago."""
         if now_s - self._estimated_s >= RENEWED_AFTER_S:
             self._estimated_s, self._used, self._typical = now_s, None, None
+            self._first_uses_s = None
             self._forget_ranks()
             self._forget_estimates()
 
@@ -127,7 +131,7 @@ class Outlook(Foresight):
     def foretell(self, kind: str, key: Hashable) -> None:
         """Take a model to be that of a kind that has had no job yet."""
         self._waves.foretell(kind, key)
-        self._used = None
+        self._used = self._first_uses_s = None
         self._forget_ranks()
         self._forget_estimates()
 
@@ -336,6 +340,14 @@ class Outlook(Foresight):
             return 0
         pace_s = self._times.pace_before(wave)
         return min(coming, 1 + int((within_s - next_s) / pace_s)) if pace_s else coming
+
+    def first_loads(self, within_s: float) -> int:
+        """Count the models that had no job so far, have no worker, and are used in time."""
+        if self._first_uses_s is None:
+            foretold = {key: self._models[key] for key in self._kinds.guesses()}.values()
+            unloaded = (m for m in foretold if m.is_foretold and not m.workers)
+            self._first_uses_s = sorted(map(self.model_next_use_s, unloaded))
+        return bisect.bisect_left(self._first_uses_s, within_s)
 
     def others_to_come(self, model: Model) -> int:
         """Count the other models that have work, or had and have jobs to come.

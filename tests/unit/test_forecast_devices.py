@@ -128,3 +128,16 @@ def test_jobs_that_each_wait_for_one_of_two_waves_are_not_ready_at_once() -> Non
     a, _ = world.scheduler.dispatch.models.values()
     assert outlook.items_imminent(a) == 0
     assert 0.0 < outlook.model_next_use_s(a) < 60.0
+
+
+@pytest.mark.parametrize(("a_s", "loaded"), [(4.0, ["a", "b"]), (20.0, ["a", "a"])])
+def test_a_device_loads_what_follows_unless_one_more_worker_saves_more(
+    a_s: float, loaded: list[str]
+) -> None:
+    """Ten jobs go through x, a and b. b waits for its load, as a's second worker would."""
+    jobs: list[tuple[str, float, list[int]]] = []
+    for number in range(10):
+        first = 3 * number
+        jobs += [("x", 4.0 + number % 2 / 2, []), ("a", a_s, [first]), ("b", 4.0, [first + 1])]
+    _, ahead = both(graph_of(*jobs, devices=2, load_s=30.0))
+    assert loaded_models(ahead)[2:4] == loaded
