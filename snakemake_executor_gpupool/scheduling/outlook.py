@@ -215,15 +215,17 @@ class Outlook(Foresight):
         if model is None or not self.weighs(model):
             return 0.0
         next_s = self.model_next_use_s(model)
-        return next_s + FAR_S if left and self._is_enough(model, left) else next_s
+        if not left or model.load_s is None or next_s == math.inf:
+            return next_s
+        saved_s = self._saved_s(model, left)
+        return 2 * FAR_S - saved_s if saved_s < WEIGHS * model.load_s else next_s
 
-    def _is_enough(self, model: Model, workers: int) -> bool:
-        """Whether one worker more would save less than half of its load in the next jobs."""
+    def _saved_s(self, model: Model, workers: int) -> float:
+        """Estimate what one worker more than so many saves in the next jobs."""
         jobs = max(
             (self._table.counts[w.name].coming for w in self._waves.of(model.key)), default=0
         )
-        saved_s = (self.job_s(model) or 0.0) * jobs * (1 / workers - 1 / (workers + 1))
-        return model.load_s is not None and saved_s < WEIGHS * model.load_s
+        return (self.job_s(model) or 0.0) * jobs * (1 / workers - 1 / (workers + 1))
 
     def weighs(self, model: Model) -> bool:
         """Whether loading a model takes long enough, beside its jobs, to be avoided."""

@@ -9,6 +9,7 @@ import pytest
 
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling.forecast import Node
+from snakemake_executor_gpupool.scheduling.outlook import FAR_S
 from snakemake_executor_gpupool.testing.graph_runs import GraphRun
 from snakemake_executor_gpupool.testing.graphs import Graph, GraphJob
 from snakemake_executor_gpupool.testing.simulation import World
@@ -141,3 +142,18 @@ def test_a_device_loads_what_follows_unless_one_more_worker_saves_more(
         jobs += [("x", 4.0 + number % 2 / 2, []), ("a", a_s, [first]), ("b", 4.0, [first + 1])]
     _, ahead = both(graph_of(*jobs, devices=2, load_s=30.0))
     assert loaded_models(ahead)[2:4] == loaded
+
+
+def test_of_workers_that_are_hardly_missed_one_goes_that_is_missed_least() -> None:
+    """One of a's three is missed less than one of b's two, though b is used later."""
+    world = World(gpus=5, start_s=0.0, load_s=20.0)
+    nodes: dict[Hashable, Node] = {n: Node("ab"[n % 2], "tool") for n in range(2)}
+    nodes |= {2 + n: Node("ab"[n % 2], "tool", [n % 2]) for n in range(12)}
+    wave_of = foreseen(world, nodes)
+    for number, seconds in ((0, 2.0), (1, 2.5)):
+        items = [FakeItem(f"{number}", seconds)]
+        world.submit(number, items, model="ab"[number], wave=wave_of[number])
+    world.run(30.0)
+    a, b = (model.key for model in world.scheduler.dispatch.models.values())
+    next_use_s = world.scheduler.outlook.next_use_s
+    assert next_use_s(a, 2) > next_use_s(b, 1) > FAR_S > next_use_s(b)
