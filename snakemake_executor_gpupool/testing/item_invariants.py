@@ -121,7 +121,7 @@ def _settled(scheduler: Scheduler) -> Iterator[str]:
     for piece, is_held in (*((each, True) for each in held), *((each, False) for each in kept)):
         if piece.is_held != is_held:
             yield f"a piece is {'held' if is_held else 'kept'}, and says otherwise"
-    rows = [(p.head, r) for p in (*held, *kept) for r in p.rests if r is not None]
+    rows = [(piece.head, rest) for piece in (*held, *kept) for rest in piece.rests()]
     known = [key for key, _ in ledger._settled.items()]
     if sorted(map(str, rows)) != sorted(map(str, known)) or len(known) != len(ledger._settled):
         yield f"{len(rows)} rows are settled, the table has {len(known)}"
