@@ -35,7 +35,7 @@ PICKLE_PROTOCOL = 5
 #: No pickle starts with these bytes.
 MAGIC = b"gpupoolB"
 #: Kinds that hold no arrays.
-_PLAIN = frozenset((str, bytes, int, float, bool, type(None)))
+PLAIN = frozenset((str, bytes, int, float, bool, type(None)))
 COUNT = struct.Struct("<Q")
 
 
@@ -92,7 +92,7 @@ def pack(value: Any) -> list[Any]:
     Exception
         The value cannot be pickled for another reason.
     """
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return [pickle.dumps(value, PICKLE_PROTOCOL)]
     buffers: list[memoryview] = []
 

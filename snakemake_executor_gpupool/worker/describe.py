@@ -35,7 +35,13 @@ from snakemake_executor_gpupool.wire.bounds import (
 )
 from snakemake_executor_gpupool.wire.payload import PICKLE_PROTOCOL
 from snakemake_executor_gpupool.worker.code_digest import code_digest
-from snakemake_executor_gpupool.worker.named_files import ITEM, MODEL, RUN_PARAM, contents_of
+from snakemake_executor_gpupool.worker.named_files import (
+    ITEM,
+    MODEL,
+    RUN_PARAM,
+    contents_of,
+    places_of_paths,
+)
 
 #: How many content hashes of params are cached.
 MAX_HASHES = 1000
@@ -209,6 +215,41 @@ def describe_item(tool: Tool, item: Any, position: int) -> Described:
         cost = tool_amount(cost, f"{what}.cost() of item {name}", MAX_COST)
         cost = cost if cost >= MIN_COST else 0.0
     return Described(key_text(item_key(tool, item)), cost, tokens, name)
+
+
+def describe_items(tool: Tool, items: Sequence[Any], first: int) -> list[Sequence[Any]]:
+    """Return the keys, costs, tokens and names of items, as :func:`describe_item` has each.
+
+    Methods that are those of every tool are not called for each item. ``first`` is the position of
+    the first one.
+
+    Raises
+    ------
+    InputError, ValueError
+        As there.
+    """
+    least = tool.max_batch_tokens is None or tool.max_batch_tokens >= 1
+    if not least or has_shapes(tool) or not _are_usual(tool, "name", "tokens", "cost"):
+        described = [describe_item(tool, item, place) for place, item in enumerate(items, first)]
+        return list(zip(*described)) or [()] * 4
+    names = [f"#{place}" for place in range(first, first + len(items))]
+    return [_keys_of(tool, items), [1.0] * len(items), [1] * len(items), names]
+
+
+def _are_usual(tool: Tool, *methods: str) -> bool:
+    """Tell whether a tool has no methods of its own in the place of these of every tool."""
+    kind: Any = type(tool)
+    own = any(getattr(kind, name) is not getattr(Tool, name) for name in methods)
+    return not own and vars(tool).keys().isdisjoint(methods)
+
+
+def _keys_of(tool: Tool, items: Sequence[Any]) -> list[str]:
+    if {*map(type, items)} != {str} or not _are_usual(tool, "key"):
+        return [key_text(item_key(tool, item)) for item in items]
+    keys = [content_hash(item) for item in items]
+    for place in places_of_paths(items):
+        keys[place] = key_text(item_key(tool, items[place]))
+    return keys
 
 
 def columns_of(items: Sequence[Described]) -> dict[str, list[Any]]:

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.worker.file_digests import sha256_of, sha256_of_large
@@ -153,6 +153,17 @@ def _attributes(value: Any) -> Iterator[Any]:
         slots = vars(klass).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             yield getattr(value, name, None)
+
+
+def places_of_paths(texts: Sequence[str]) -> list[int]:
+    """Return which of some texts may name files; of most it is seen that they do not."""
+    return [
+        place
+        for place, text in enumerate(texts)
+        # Its first part, up to a slash, would be longer than any name.
+        if (len(text) <= LONGEST_NAME or text.find("/", 0, LONGEST_NAME + 1) >= 0)
+        and _may_be_path(text)
+    ]
 
 
 def _may_be_path(value: str | bytes) -> bool:

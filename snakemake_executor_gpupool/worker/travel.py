@@ -10,14 +10,22 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from snakemake_executor_gpupool.errors import ContractError
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.wire.bounds import shown
-from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile
-from snakemake_executor_gpupool.wire.payload import load_payload, load_payloads, pack, place_of
+from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile
+from snakemake_executor_gpupool.wire.payload import (
+    PICKLE_PROTOCOL,
+    PLAIN,
+    load_payload,
+    load_payloads,
+    pack,
+    place_of,
+)
+from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 
 #: How many parts of a value are examined for one that cannot be sent.
@@ -41,6 +49,27 @@ def packed_item(tool: Tool, item: Any, position: int) -> list[Any]:
     except Exception as error:
         what = f"item #{position} of {type(tool).__name__}.read()"
         raise _refusal(what, "the process that holds the model", item, error) from error
+
+
+def pack_items(
+    tool: Tool, items: Sequence[Any], first: int, spool: Spool, blobs: list[Blob]
+) -> None:
+    """Add the payloads of items to blobs; ``first`` is the position of the first one.
+
+    Raises
+    ------
+    CannotTravel
+        As :func:`packed_item`; those before it were added.
+    OSError
+        The spool has no room, or is gone.
+    """
+    if not {*map(type, items)} <= PLAIN:
+        for position, item in enumerate(items, first):
+            blobs.append(spool.put(packed_item(tool, item, position)))
+        return
+    for item in items:
+        blob = pickle.dumps(item, PICKLE_PROTOCOL)
+        blobs.append(blob if len(blob) <= SPOOL_BYTES else spool.put([blob]))
 
 
 def packed_result(tool: Tool, result: Any) -> list[Any]:

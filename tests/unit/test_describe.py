@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool import Tool
+from snakemake_executor_gpupool.errors import ContractError, InputError
 from snakemake_executor_gpupool.wire.bounds import (
     MAX_NAME,
     MAX_TEXT,
@@ -21,17 +24,21 @@ from snakemake_executor_gpupool.wire.bounds import (
 )
 from snakemake_executor_gpupool.wire.described import ModelInfo, ToolInfo
 from snakemake_executor_gpupool.wire.fields import Fields, are_costs, are_texts, are_tokens
-from snakemake_executor_gpupool.wire.frames import encode
+from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES, Blob, SpoolFile, encode
+from snakemake_executor_gpupool.wire.payload import load_payloads
+from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.batch import ERRORS_BYTES, outcome_fields, within_bounds
 from snakemake_executor_gpupool.worker.describe import (
     batch_budget,
     columns_of,
     describe_item,
+    describe_items,
     describe_model,
     tool_info,
 )
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.server import FRAME_TEXT
+from snakemake_executor_gpupool.worker.travel import pack_items, packed_item
 from tests.unit.fuzzing import cases
 
 
@@ -176,3 +183,106 @@ def test_text_is_printable() -> None:
     assert printable("\ud800x\udcff") == "\\ud800x\\udcff"
     assert shown(Mute()) == "a Mute without a representation"
     assert len(shown("x" * 10**6)) == 100
+
+
+class Plain(Tool):
+    """Says nothing of its items."""
+
+
+class Keyed(Tool):
+    """Of which item it is, its key says."""
+
+    def key(self, item: Any) -> str:
+        return f"key of {item}"
+
+
+class Weighed(Tool):
+    """Items are as heavy as they are long."""
+
+    max_batch_tokens = 40
+
+    def tokens(self, item: Any) -> int:
+        return len(str(item))
+
+
+class Asked(Plain):
+    """Whose instance has a method of its own."""
+
+    def __init__(self, params: Any = None) -> None:
+        super().__init__(params)
+        self.name = lambda item: f"my {item}"
+
+
+class Small(Plain):
+    """No item has room in a batch."""
+
+    max_batch_tokens = 0
+
+
+ITEMS = st.lists(
+    st.one_of(
+        st.text("ab\n\0é", max_size=5),
+        st.sampled_from(["here.txt", "d/inner.txt", "./here.txt", "x" * 300, "x" * 300 + "/y"]),
+        st.sampled_from(["d" + "/." * 200, "/." * 150 + "/bin/sh", "x" * 5000]),
+        st.integers(0, 9),
+    ),
+    max_size=6,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Files that items may name."""
+    path = tmp_path_factory.mktemp("items")
+    (path / "d").mkdir()
+    (path / "here.txt").write_text("content")
+    (path / "d/inner.txt").write_text("other")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        yield
+
+
+@cases(by_default=100)
+@given(ITEMS, st.integers(0, 3), st.sampled_from([Plain, Keyed, Weighed, Asked, Small]))
+def test_items_are_described_together_as_each_is_alone(
+    folder: None, items: list[Any], first: int, kind: type[Tool]
+) -> None:  # W1
+    tool = kind()
+    try:
+        expected = [describe_item(tool, item, place) for place, item in enumerate(items, first)]
+    except InputError as error:
+        with pytest.raises(InputError) as raised:
+            describe_items(tool, items, first)
+        assert str(raised.value) == str(error)
+        return
+    columns = describe_items(tool, items, first)
+    assert [list(column) for column in columns] == [
+        list(c) for c in zip(*expected, strict=True)
+    ] or not items
+    assert len(columns) == 4 and {len(column) for column in columns} == {len(items)}
+
+
+def packed(items: list[Any], spool: Spool, first: int = 0) -> list[Blob]:
+    blobs: list[Blob] = []
+    pack_items(Plain(), items, first, spool, blobs)
+    return blobs
+
+
+@given(st.lists(st.one_of(st.text(), st.integers(), st.just(b"x"), st.just([1])), max_size=5))
+def test_items_are_packed_together_as_each_is_alone(items: list[Any]) -> None:  # W1
+    tool, spool = Plain(), Spool(["/nowhere"])
+    alone = [spool.put(packed_item(tool, item, place)) for place, item in enumerate(items)]
+    assert packed(items, spool) == alone
+    assert load_payloads(packed(items, spool)) == items
+
+
+def test_large_items_are_packed_into_files(tmp_path: Path) -> None:
+    items = ["small", "x" * (SPOOL_BYTES + 1)]
+    small, large = packed(items, Spool([str(tmp_path)]))
+    assert isinstance(small, bytes) and isinstance(large, SpoolFile)
+    assert load_payloads([small, large]) == items
+
+
+def test_an_item_that_cannot_be_sent_is_named_by_its_position() -> None:
+    with pytest.raises(ContractError, match="item #8 "):
+        packed(["a", lambda: 0], Spool(["/nowhere"]), 7)

@@ -33,10 +33,11 @@ from snakemake_executor_gpupool.worker.dependencies import holds
 from snakemake_executor_gpupool.worker.describe import (
     Described,
     describe_item,
+    describe_items,
     describe_model,
 )
 from snakemake_executor_gpupool.worker.result_file import KeptResults
-from snakemake_executor_gpupool.worker.travel import packed_item
+from snakemake_executor_gpupool.worker.travel import pack_items, packed_item
 
 #: Files of a job: one, several, or several by name.
 Files = Sequence[str] | Mapping[str, Any]
@@ -94,28 +95,36 @@ class _Described:
 
     def part(self, start: int, end: int) -> ItemsRead:
         """Return some of the items; nothing of them is kept here."""
-        tool, items, put = self._tool, self._items, self._spool.put
-        columns: list[Described] = []
         payloads: list[Blob] = []
         found: set[int] = set()
         try:
-            for position in range(start, end):
-                parts = packed_item(tool, items[position], position)
-                described = describe_item(tool, items[position], position)
-                columns.append(described)
-                if self._kept is not None:
-                    result = self._find(described.key)
-                    if result is not None:
-                        found.add(position - start)
-                        parts = [result]
-                payloads.append(put(parts))
+            if self._kept is None:
+                pack_items(self._tool, self._items[start:end], start, self._spool, payloads)
+                columns = describe_items(self._tool, self._items[start:end], start)
+            else:
+                columns = self._looked_up(start, end, payloads, found)
         except BaseException:
             remove_blobs(payloads)
             raise
-        keys, costs, tokens, names = zip(*columns, strict=True) if columns else ((), (), (), ())
-        is_last = end == len(items)
-        rest = tuple(payloads), frozenset(found), is_last
+        keys, costs, tokens, names = map(tuple, columns)
+        rest = tuple(payloads), frozenset(found), end == len(self._items)
         return ItemsRead(self._job_id, self._model, keys, costs, tokens, names, *rest)
+
+    def _looked_up(
+        self, start: int, end: int, payloads: list[Blob], found: set[int]
+    ) -> list[Sequence[Any]]:
+        """Describe and pack items one by one; the result of a kept one goes in its place."""
+        columns: list[Described] = []
+        for position in range(start, end):
+            parts = packed_item(self._tool, self._items[position], position)
+            described = describe_item(self._tool, self._items[position], position)
+            columns.append(described)
+            result = self._find(described.key)
+            if result is not None:
+                found.add(position - start)
+                parts = [result]
+            payloads.append(self._spool.put(parts))
+        return list(zip(*columns, strict=True)) or [()] * 4
 
     def _find(self, key: str) -> bytearray | None:
         """Return an item's kept result, once for all that are equal; None: there is none."""
