@@ -31,6 +31,14 @@ class FrameArrived:
 
 
 @dataclass(frozen=True)
+class WorkerForked:
+    """A process is there whose number was not known when it was started."""
+
+    worker_id: str
+    pid: int
+
+
+@dataclass(frozen=True)
 class WorkerGone:
     """A process has ended, and the device memory that it held is free."""
 
@@ -79,7 +87,7 @@ class DevicesExpected:
     devices: tuple[Device, ...]
 
 
-HostEvent = FrameArrived | WorkerGone | DevicesJoined | DevicesLeft | DevicesExpected
+HostEvent = FrameArrived | WorkerForked | WorkerGone | DevicesJoined | DevicesLeft | DevicesExpected
 
 
 @dataclass
@@ -153,7 +161,7 @@ class Host(Protocol):
         Returns
         -------
         int or None
-            Its process id if it runs on this machine, else None.
+            Its process id if it runs on this machine, and is known; else None.
         """
 
     def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:

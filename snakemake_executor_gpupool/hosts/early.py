@@ -28,7 +28,8 @@ from typing import Any, Protocol
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
 from snakemake_executor_gpupool.devices.visibility import CONTAINER_PREFIXES, LEASE_VARIABLE
 from snakemake_executor_gpupool.errors import WorkerStartError
-from snakemake_executor_gpupool.hosts.process import WorkerProcess
+from snakemake_executor_gpupool.hosts.forked import ForkServer
+from snakemake_executor_gpupool.hosts.process import ServedProcess, WorkerProcess
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, is_ready
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.known_process import KnownProcess, LastRun
@@ -58,6 +59,10 @@ class _Waiting:
     umask: str
     mark: str
     since_s: float
+    #: It imports for several workers; None: for one.
+    server: ForkServer | None = None
+    #: How many workers may still be had of it.
+    left: int = 1
 
 
 @dataclass(eq=False)
@@ -96,6 +101,7 @@ class EarlyProcesses:
         self._started: dict[tuple[Any, ...], _Started] = {}
         self._by_worker: dict[str, _Started] = {}
         self._has_taken = self._has_begun = False
+        self._servers: list[_Waiting] = []
         let_go_in_children(self)
 
     def __len__(self) -> int:
@@ -116,7 +122,8 @@ class EarlyProcesses:
         models: list[KnownProcess] = []
         files: list[KnownProcess] = []
         for known in last.processes:
-            (models if known.has_model else files).extend([known] * min(known.count, MAX_MODELS))
+            count = 1 if _is_shared(known) else min(known.count, MAX_MODELS)
+            (models if known.has_model else files).extend([known] * count)
         spare = max(cores - 1, 0)
         for known in [*files[:spare], *models[: min(spare, MAX_MODELS)]]:
             with contextlib.suppress(OSError, WorkerStartError):
@@ -127,7 +134,8 @@ class EarlyProcesses:
             self._record.write(again)
 
     def _start(self, known: KnownProcess, environment: Mapping[str, str]) -> None:
-        asked = json.dumps({"imports": known.imports, "code": known.code})
+        forks = _is_shared(known)
+        asked = json.dumps({"imports": known.imports, "code": known.code, "forks": forks})
         if len(asked) > MAX_ASKED_BYTES:
             return
         mark, cwd = secrets.token_hex(16), os.path.normpath(f"{self._home}/{known.place}")
@@ -141,7 +149,11 @@ class EarlyProcesses:
             cwd=cwd,
         )
         here = _fixed(variables), cwd, _umask()
-        self._waiting.append(_Waiting(process, known, *here, mark, time.monotonic()))
+        each = _Waiting(process, known, *here, mark, time.monotonic())
+        if forks:
+            each.server, each.left = ForkServer(process), min(known.count, MAX_MODELS)
+            self._servers.append(each)
+        self._waiting.append(each)
 
     # -- while it lasts ----------------------------------------------------------------
     def take(
@@ -152,29 +164,46 @@ class EarlyProcesses:
         log: Path,
         *,
         has_model: bool,
-    ) -> tuple[WorkerProcess, str] | None:
+    ) -> tuple[ServedProcess, str] | None:
         """Return a process for a worker that is to be started so, and its mark; None: none fits.
 
         ``variables`` are all that the worker is to have.
         """
-        fixed, cwd, umask = _fixed(variables), _cwd(), _umask()
+        here = _fixed(variables), _cwd(), _umask()
         asked = tool.spec, tool.python, tool.activation, has_model
-        for each in self._waiting:
+        for each in list(self._waiting):
             known = each.known
             is_its = (known.spec, known.python, known.activation, known.has_model) == asked
-            if is_its and (each.variables, each.cwd, each.umask) == (fixed, cwd, umask):
-                self._waiting.remove(each)
-                is_late = time.monotonic() > each.since_s + TAKEN_S
-                if is_late or each.process.exit_code() is not None:
-                    _end(each.process)
-                    return self.take(worker_id, tool, variables, log, has_model=has_model)
-                with contextlib.suppress(OSError):
-                    files = resource.RLIMIT_NOFILE
-                    resource.prlimit(each.process.pid, files, resource.getrlimit(files))
-                each.process.worker_id, each.process.log_path = worker_id, log
-                self._has_taken = True
-                return each.process, each.mark
+            if is_its and (each.variables, each.cwd, each.umask) == here:
+                taken = self._taken(each, worker_id, log)
+                if taken is not None:
+                    return taken
         return None
+
+    def _taken(self, each: _Waiting, worker_id: str, log: Path) -> tuple[ServedProcess, str] | None:
+        """Return what waits as a worker; None: it waits no longer."""
+        is_late = time.monotonic() > each.since_s + TAKEN_S
+        process: ServedProcess | None = None
+        mark = each.mark
+        if not is_late and each.process.exit_code() is None:
+            with contextlib.suppress(OSError):
+                files = resource.RLIMIT_NOFILE
+                resource.prlimit(each.process.pid, files, resource.getrlimit(files))
+            if each.server is None:
+                process = each.process
+                process.worker_id, process.log_path = worker_id, log
+            else:
+                mark = secrets.token_hex(16)
+                process = each.server.fork(worker_id, log, mark)
+        each.left -= 1
+        if process is None or not each.left:
+            self._waiting.remove(each)
+        if process is None:
+            if each.server is None:
+                _end(each.process)
+            return None
+        self._has_taken = True
+        return process, mark
 
     def told(self, variables: Mapping[str, str], log: Path) -> dict[str, object]:
         """Return what a worker's first frame says of this."""
@@ -182,12 +211,21 @@ class EarlyProcesses:
         return {"log": str(log), "variables": late}
 
     def started(
-        self, worker_id: str, tool: ToolRef, ours: Mapping[str, str], *, has_model: bool
+        self,
+        worker_id: str,
+        tool: ToolRef,
+        ours: Mapping[str, str],
+        *,
+        has_model: bool,
+        forks: bool,
     ) -> None:
-        """Note a worker, with the variables that gpupool has set for it."""
+        """Note a worker, with the variables that gpupool has set for it.
+
+        ``forks``: several of them may be forked from one process.
+        """
         place = os.path.relpath(_cwd(), self._home)
         words = tool.spec, tool.python, tool.activation
-        known = KnownProcess(*words, _fixed(ours), place, has_model=has_model)
+        known = KnownProcess(*words, _fixed(ours), place, has_model=has_model, forks=forks)
         each = self._started.setdefault(_key(known), _Started(known, set()))
         each.alive.add(worker_id)
         self._by_worker[worker_id] = each
@@ -199,6 +237,9 @@ class EarlyProcesses:
         each = self._by_worker.pop(worker_id, None)
         if each is not None:
             each.alive.discard(worker_id)
+        for waiting in self._servers:
+            if waiting.server is not None and waiting.server.is_idle and not waiting.left:
+                waiting.server.dismiss()
 
     def heard(self, worker_id: str, frame: Frame) -> None:
         """Note which packages a worker has imported first."""
@@ -212,13 +253,33 @@ class EarlyProcesses:
     # -- the end -----------------------------------------------------------------------
     def close(self) -> None:
         """End what nobody wanted, and write down what this run had. Never raises."""
-        for each in self._waiting:
+        unable = self._unable()
+        for each in self._servers:
+            if each.server is not None and each.server.is_idle and each.left == 0:
+                each.server.dismiss()
+                _await_end(each.process)  # its workers' processor time counts with its own
+        for each in {id(each): each for each in (*self._waiting, *self._servers)}.values():
             _end(each.process)
         self._waiting.clear()
-        processes = tuple(each.known for each in self._started.values() if each.known.code)
+        self._servers.clear()
+        processes = tuple(
+            dataclasses.replace(each, forks=each.forks and (_key(each), each.code) not in unable)
+            for each in (started.known for started in self._started.values())
+            if each.code
+        )
         if processes:
             self._record.write(LastRun(processes, unfit=self._unfit(processes)))
         self._started.clear()
+
+    def _unable(self) -> set[tuple[Any, str]]:
+        """Return which processes are not to be forked: their imports cannot be shared."""
+        for each in self._servers:
+            if each.server is not None:
+                each.server.news()
+        known = [e.known for e in self._servers if e.server is not None and not e.server.is_sharing]
+        last = self._last.processes if self._last is not None else ()
+        known += [each for each in last if each.has_model and not each.forks]
+        return {(_key(each), each.code) for each in known}
 
     def _unfit(self, processes: Sequence[KnownProcess]) -> int:
         """Return how many runs in a row, this one included, could take nothing over."""
@@ -232,10 +293,16 @@ class EarlyProcesses:
 
     def in_child(self) -> None:
         """Close the channels in a forked child: the processes are its parent's."""
-        for each in self._waiting:
+        for each in (*self._waiting, *self._servers):
             each.process.in_child()
         self._waiting.clear()
+        self._servers.clear()
         self._started.clear()
+
+
+def _is_shared(known: KnownProcess) -> bool:
+    """Tell whether one process imports for several workers."""
+    return known.forks and known.has_model and known.count > 1
 
 
 def _key(known: KnownProcess) -> tuple[Any, ...]:
@@ -245,10 +312,14 @@ def _key(known: KnownProcess) -> tuple[Any, ...]:
 
 def _end(process: WorkerProcess) -> None:
     process.kill()
-    if process.handle >= 0:
-        is_ready(process.handle, select.POLLIN, ENDS_S)
+    _await_end(process)
     process.exit_code()
     process.close()
+
+
+def _await_end(process: WorkerProcess) -> None:
+    if process.handle >= 0:
+        is_ready(process.handle, select.POLLIN, ENDS_S)
 
 
 def _fixed(variables: Mapping[str, str]) -> dict[str, str]:

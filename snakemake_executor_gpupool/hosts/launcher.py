@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.devices.device import Device
+from snakemake_executor_gpupool.devices.kinds import computes_on_cpu
 from snakemake_executor_gpupool.devices.process_environment import own_environment
 from snakemake_executor_gpupool.hosts.containers import command_in, require_image, variables_in
 from snakemake_executor_gpupool.hosts.early import EarlyProcesses
-from snakemake_executor_gpupool.hosts.process import WorkerProcess
+from snakemake_executor_gpupool.hosts.process import ServedProcess, WorkerProcess
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE
 from snakemake_executor_gpupool.hosts.surroundings import Surroundings
 from snakemake_executor_gpupool.hosts.worker_variables import worker_variables
@@ -31,7 +32,7 @@ class Launched(NamedTuple):
         The first frame that it is to be sent.
     """
 
-    process: WorkerProcess
+    process: ServedProcess
     mark: str
     first: Frame
 
@@ -90,7 +91,9 @@ class Launcher:
             has_model = bool(devices)
             taken = self.early.take(worker_id, tool, environment, log, has_model=has_model)
             told = self.early.told(environment, log)
-            self.early.started(worker_id, tool, ours, has_model=has_model)
+            # Only on the CPU: a library of a GPU may not be able to take a fork.
+            forks = has_model and all(map(computes_on_cpu, devices))
+            self.early.started(worker_id, tool, ours, has_model=has_model, forks=forks)
         process, mark = taken or (
             self._launch(worker_id, tool.python, environment, log, command, **place),
             mark,

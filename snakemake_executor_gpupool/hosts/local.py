@@ -7,7 +7,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from snakemake_executor_gpupool.devices.demand import Demand
@@ -20,12 +20,15 @@ from snakemake_executor_gpupool.hosts.base import (
     Carried,
     FrameArrived,
     HostEvent,
+    WorkerForked,
     WorkerGone,
 )
 from snakemake_executor_gpupool.hosts.containers import marked_by, why_not_as_read
+from snakemake_executor_gpupool.hosts.forked import ForkedProcess, ForkServer
 from snakemake_executor_gpupool.hosts.launcher import Launcher
 from snakemake_executor_gpupool.hosts.process import WorkerProcess
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
+from snakemake_executor_gpupool.hosts.running import End, Running
 from snakemake_executor_gpupool.hosts.time_limit import started_by
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.described import WorkerError
@@ -40,31 +43,6 @@ HANDLELESS_POLL_S = 0.25
 MAX_POLL_S = 3600.0
 #: What comes before the end of a worker's log, where messages quote it.
 QUOTED = "; the end of its log ("
-
-
-@dataclass(eq=False)
-class _Running:
-    process: WorkerProcess
-    devices: tuple[Device, ...]
-    tool: ToolRef
-    #: Tells whether a process, given its id, belongs to it.
-    is_its: Callable[[int], bool]
-    #: When to escalate (close, SIGTERM, SIGKILL) a process that is to end; None: it is not.
-    next_step_s: float | None = None
-    steps: int = 0
-    expected: bool = False
-    complaint: str = ""
-    #: The selector tells when its channel takes more.
-    is_watched_for_room: bool = False
-    #: Its group's leader has ended; the reaper is clearing up what it left behind.
-    is_over: bool = False
-
-
-@dataclass(frozen=True)
-class _End:
-    """Tells a process's descriptor from a channel's in the selector."""
-
-    worker_id: str
 
 
 class LocalHost:
@@ -94,7 +72,8 @@ class LocalHost:
         self._clock_s = clock_s
         self.launcher = Launcher(paths, threads, launch)
         self._memory_release = memory_release or MemoryRelease()
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
+        self._servers: set[ForkServer] = set()
         #: Those to be looked at again and again: they are ending, or their ends cannot be heard of.
         self._looked_after: dict[str, None] = {}
         self._selector = selectors.DefaultSelector()
@@ -120,11 +99,11 @@ class LocalHost:
 
     def pids(self) -> list[int]:
         """Return the ids of all worker processes."""
-        fronts = [running.process.pid for running in self._running.values()]
+        there = [(r.process.pid, r.tool.container) for r in self._running.values()]
         # What is in a container is another process than the one that was started.
-        contained = [r.process.pid for r in self._running.values() if r.tool.container is not None]
+        contained = [pid for pid, container in there if pid is not None and container is not None]
         inside = (process.pid for pid in contained for process in started_by(pid))
-        return [*fronts, *inside]
+        return [*(pid for pid, _ in there if pid is not None), *inside]
 
     def watch(self, group: int, mark: str = "") -> None:
         """Have the reaper kill a process group if this process is killed."""
@@ -144,7 +123,7 @@ class LocalHost:
         *,
         is_ahead: bool = False,
     ) -> int | None:
-        """Start a process for a tool and return its id; None if it could not be started.
+        """Start a process for a tool and return its id; None: it failed, or is forked later on.
 
         A failed start is reported by :meth:`poll` as :class:`WorkerGone`. ``node`` is ignored:
         there is only this machine.
@@ -155,16 +134,24 @@ class LocalHost:
         except WorkerStartError as error:
             self._events.append(WorkerGone(worker_id, str(error), expected=False))
             return None
-        self._reaper.watch(process.pid, mark)
         is_its = marked_by(PROCESS_VARIABLE, mark)
-        self._running[worker_id] = _Running(process, devices, tool, is_its)
+        running = self._running[worker_id] = Running(process, devices, tool, is_its, mark)
         self._selector.register(process.socket, selectors.EVENT_READ, worker_id)
-        if process.handle >= 0:
-            self._selector.register(process.handle, selectors.EVENT_READ, _End(worker_id))
-        else:
-            self._looked_after[worker_id] = None
+        if isinstance(process, ForkedProcess) and process.server not in self._servers:
+            self._servers.add(process.server)
+            self._selector.register(process.server.socket, selectors.EVENT_READ, process.server)
+        if process.pid is not None:
+            self._is_there(worker_id, running, process.pid)
         self.send(worker_id, first.meta)
         return process.pid
+
+    def _is_there(self, worker_id: str, running: Running, pid: int) -> None:
+        """See to a process's end, and that it is noticed."""
+        self._reaper.watch(pid, running.mark)
+        if running.process.handle >= 0:
+            self._selector.register(running.process.handle, selectors.EVENT_READ, End(worker_id))
+        else:
+            self._looked_after[worker_id] = None
 
     def send(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
         """Queue a frame; the next :meth:`flush` sends it with others for the same worker.
@@ -185,7 +172,7 @@ class LocalHost:
                 self._listen(worker_id, running)
         self._unsent.clear()
 
-    def _listen(self, worker_id: str, running: _Running) -> None:
+    def _listen(self, worker_id: str, running: Running) -> None:
         wants_write = running.process.wants_write
         if wants_write == running.is_watched_for_room:
             return
@@ -220,10 +207,12 @@ class LocalHost:
         for key, events in self._selector.select(max(min(timeout_s, self._patience_s()), 0.0)):
             if key.data is None:
                 self._drain_wakes()
-            elif isinstance(key.data, _End):
+            elif isinstance(key.data, End):
                 running = self._running[key.data.worker_id]
                 self._selector.unregister(running.process.handle)
                 self._begin_end(key.data.worker_id, running)
+            elif isinstance(key.data, ForkServer):
+                self._hear(key.data)
             else:
                 self._service(key.data, events)
         self._advance_ends()
@@ -240,11 +229,25 @@ class LocalHost:
             return HANDLELESS_POLL_S
         return MAX_POLL_S
 
-    def _begin_end(self, worker_id: str, running: _Running) -> None:
+    def _begin_end(self, worker_id: str, running: Running) -> None:
         """Look after a process's end, whoever still holds its channel."""
         if running.next_step_s is None:
             running.next_step_s = self._clock_s()
         self._looked_after[worker_id] = None
+
+    def _hear(self, server: ForkServer) -> None:
+        """Take in which workers a server has forked, and which have ended."""
+        for process in server.news():
+            running = self._running.get(process.worker_id)
+            if running is not None and process.pid is not None:
+                self._is_there(process.worker_id, running, process.pid)
+                self._events.append(WorkerForked(process.worker_id, process.pid))
+        if server.is_closed:
+            self._selector.unregister(server.socket)
+        for worker_id, running in self._running.items():
+            each = running.process
+            if isinstance(each, ForkedProcess) and each.server is server and each.is_ending:
+                self._begin_end(worker_id, running)
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -282,7 +285,7 @@ class LocalHost:
                 self.stop(worker_id, force=True, complaint=why_not)
         if frame.type != "moved" or not frame.meta.get("away"):
             return frame
-        pid, devices = running.process.pid, running.devices
+        pid, devices = running.process.pid or -1, running.devices
         if self._memory_release.weights_are_gone(worker_id, pid, devices, running.is_its):
             return frame
         error = WorkerError("its weights are still on the device after the move to the host")
@@ -300,7 +303,7 @@ class LocalHost:
             self._channel_ended(worker_id, running)
             self.stop(worker_id, force=True, complaint=f"broke the protocol ({why})")
 
-    def _channel_ended(self, worker_id: str, running: _Running) -> None:
+    def _channel_ended(self, worker_id: str, running: Running) -> None:
         with contextlib.suppress(KeyError):
             self._selector.unregister(running.process.socket)
         self._begin_end(worker_id, running)
@@ -316,19 +319,21 @@ class LocalHost:
             elif now_s >= running.next_step_s:
                 self._next_step(running, now_s)
 
-    def _next_step(self, running: _Running, now_s: float) -> None:
+    def _next_step(self, running: Running, now_s: float) -> None:
         (running.process.close_channel, running.process.terminate, running.process.kill)[
             min(running.steps, 2)
         ]()
         running.steps += 1
         running.next_step_s = now_s + GRACE_S
 
-    def _ended(self, worker_id: str, running: _Running, now_s: float) -> None:
+    def _ended(self, worker_id: str, running: Running, now_s: float) -> None:
         if not running.is_over:
             running.is_over = True
-            self._reaper.forget(running.process.pid)
+            if running.process.pid is not None:
+                self._reaper.forget(running.process.pid)
             self._receive_last(worker_id, running)
-        if not self._memory_release.is_rid_of(running.devices, running.process.pid, running.is_its):
+        pid = running.process.pid or -1
+        if not self._memory_release.is_rid_of(running.devices, pid, running.is_its):
             return
         self._memory_release.left(worker_id, running.devices)
         for descriptor in (running.process.socket, running.process.handle):
@@ -342,7 +347,7 @@ class LocalHost:
         why = self._obituary(running)
         self._events.append(WorkerGone(worker_id, why, running.expected, exit_code=code))
 
-    def _receive_last(self, worker_id: str, running: _Running) -> None:
+    def _receive_last(self, worker_id: str, running: Running) -> None:
         """Receive what a process sent before its end, then stop watching its channel."""
         if not running.complaint:
             self._service(worker_id, selectors.EVENT_READ)
@@ -361,7 +366,7 @@ class LocalHost:
         self._reaper.in_child()
 
     @staticmethod
-    def _obituary(running: _Running) -> str:
+    def _obituary(running: Running) -> str:
         reason = running.process.describe_end()
         if running.complaint:
             reason = f"{running.complaint}, {reason}"

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,85 +35,42 @@ LOG_TAIL_BYTES = 2000
 _SHELL_SIGNAL = 128
 
 
-class WorkerProcess:
-    """One worker process and its channel; used by the run loop's thread alone.
+class ServedProcess(ABC):
+    """A worker process, whoever has started it, and its channel; for the run loop's thread alone.
 
     Parameters
     ----------
     worker_id
         Names the process in logs and events.
-    python
-        The interpreter to run it under.
-    environment
-        The whole environment of the process.
     log_path
         Where its standard output and error go.
-    activation
-        Shell commands that enter the software environment of a rule and then run ``"$@"``;
-        empty: none.
-    cwd, umask
-        Where it starts, and which permissions its files lack; None and -1: as this process.
-    in_container
-        ``activation`` starts the worker, in a container. Its standard input is the channel: the
-        one descriptor that reaches the inside of every container.
-
-    Raises
-    ------
-    WorkerStartError
-        The interpreter cannot be started.
+    channel
+        Our end of the channel.
     """
 
-    def __init__(
-        self,
-        worker_id: str,
-        python: str,
-        environment: Mapping[str, str],
-        log_path: Path,
-        activation: str = "",
-        cwd: str | None = None,
-        umask: int = -1,
-        in_container: bool = False,
-    ) -> None:
-        self.worker_id = worker_id
-        self._in_container = in_container
-        self.log_path = log_path
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:
-            raise WorkerStartError(f"cannot start a worker: {error}") from error
-        command = [python, str(CHILD_ENTRY), str(theirs.fileno()), str(PACKAGE_DIR)]
-        if in_container:
-            command = ["bash", "--norc", "-c", activation]
-        elif activation:
-            command = ["bash", "-c", activation, "bash", *command]
-        try:
-            with theirs, open(log_path, "ab", opener=open_private) as log:
-                self._process = subprocess.Popen(
-                    command,
-                    env=dict(environment),
-                    stdin=theirs.fileno() if in_container else subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[] if in_container else [theirs.fileno()],
-                    start_new_session=True,
-                    cwd=cwd,
-                    umask=umask,
-                )
-        except (OSError, ValueError) as error:  # ValueError: what no process may be given
-            ours.close()
-            raise WorkerStartError(f"cannot start a worker with {python}: {error}") from error
-        ours.setblocking(False)
-        self.socket = ours
+    _in_container = False
+
+    def __init__(self, worker_id: str, log_path: Path, channel: socket.socket) -> None:
+        self.worker_id, self.log_path = worker_id, log_path
+        channel.setblocking(False)
+        self.socket = channel
         #: Readable once the process has ended, whoever else holds its channel; -1: the kernel
         #: cannot say.
-        self.handle = process_handle(self._process.pid)
+        self.handle = -1
         self._decoder = Decoder(MAX_WORKER_META_BYTES, MAX_WORKER_BODY_BYTES)
         self._outgoing: deque[memoryview] = deque()
 
     @property
-    def pid(self) -> int:
-        """Process id, which is also the id of its process group and session."""
-        return self._process.pid
+    @abstractmethod
+    def pid(self) -> int | None:
+        """Process id, also of its process group and session; None: it is not there yet."""
+
+    @abstractmethod
+    def exit_code(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs. Never waits.
+
+        What is left of its process group is killed with it.
+        """
 
     # -- frames ----------------------------------------------------------------
     def send(self, meta: dict[str, Any], blobs: Sequence[Blob] = ()) -> None:
@@ -179,24 +137,9 @@ class WorkerProcess:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
-
-    def exit_code(self) -> int | None:
-        """Return the exit code, negative for a signal; None while it runs. Never waits.
-
-        What is left of its process group is killed with it.
-        """
-        if self._process.returncode is None and self._is_over():
-            # Before waiting for it: until then no other process can get its group's number.
-            self.kill()
-        return self._process.poll()
-
-    def _is_over(self) -> bool:
-        try:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        except ChildProcessError:
-            return False  # somebody else has waited for it
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
 
     def describe_end(self) -> str:
         """Return how it ended, in words."""
@@ -216,7 +159,6 @@ class WorkerProcess:
     def in_child(self) -> None:
         """Close the channel in a forked child: the process is its parent's."""
         self.close()
-        self._process.returncode = 0
 
     def last_words(self) -> str:
         """Return the end of the worker's log."""
@@ -227,6 +169,101 @@ class WorkerProcess:
                 return log.read().decode(errors="replace").strip()
         except OSError:
             return ""
+
+
+class WorkerProcess(ServedProcess):
+    """A process that is started for one worker, and its channel.
+
+    Parameters
+    ----------
+    worker_id
+        Names the process in logs and events.
+    python
+        The interpreter to run it under.
+    environment
+        The whole environment of the process.
+    log_path
+        Where its standard output and error go.
+    activation
+        Shell commands that enter the software environment of a rule and then run ``"$@"``;
+        empty: none.
+    cwd, umask
+        Where it starts, and which permissions its files lack; None and -1: as this process.
+    in_container
+        ``activation`` starts the worker, in a container. Its standard input is the channel: the
+        one descriptor that reaches the inside of every container.
+
+    Raises
+    ------
+    WorkerStartError
+        The interpreter cannot be started.
+    """
+
+    def __init__(
+        self,
+        worker_id: str,
+        python: str,
+        environment: Mapping[str, str],
+        log_path: Path,
+        activation: str = "",
+        cwd: str | None = None,
+        umask: int = -1,
+        in_container: bool = False,
+    ) -> None:
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise WorkerStartError(f"cannot start a worker: {error}") from error
+        command = [python, str(CHILD_ENTRY), str(theirs.fileno()), str(PACKAGE_DIR)]
+        if in_container:
+            command = ["bash", "--norc", "-c", activation]
+        elif activation:
+            command = ["bash", "-c", activation, "bash", *command]
+        try:
+            with theirs, open(log_path, "ab", opener=open_private) as log:
+                self._process = subprocess.Popen(
+                    command,
+                    env=dict(environment),
+                    stdin=theirs.fileno() if in_container else subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[] if in_container else [theirs.fileno()],
+                    start_new_session=True,
+                    cwd=cwd,
+                    umask=umask,
+                )
+        except (OSError, ValueError) as error:  # ValueError: what no process may be given
+            ours.close()
+            raise WorkerStartError(f"cannot start a worker with {python}: {error}") from error
+        super().__init__(worker_id, log_path, ours)
+        self._in_container = in_container
+        self.handle = process_handle(self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also the id of its process group and session."""
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs. Never waits.
+
+        What is left of its process group is killed with it.
+        """
+        if self._process.returncode is None and self._is_over():
+            # Before waiting for it: until then no other process can get its group's number.
+            self.kill()
+        return self._process.poll()
+
+    def _is_over(self) -> bool:
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return False  # somebody else has waited for it
+
+    def in_child(self) -> None:
+        """Close the channel in a forked child: the process is its parent's."""
+        super().in_child()
+        self._process.returncode = 0
 
 
 def describe_exit(code: int | None) -> str:

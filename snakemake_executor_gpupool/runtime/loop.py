@@ -19,6 +19,7 @@ from snakemake_executor_gpupool.hosts.base import (
     FrameArrived,
     Host,
     HostEvent,
+    WorkerForked,
     WorkerGone,
 )
 from snakemake_executor_gpupool.records.events import EventLog, write_summary
@@ -212,6 +213,9 @@ class RunLoop:
                 self.take(ev.DevicesRemoved(event.names, event.at_once), now_s)
             case DevicesExpected():
                 self.take(ev.DevicesForeseen(event.devices), now_s)
+            case WorkerForked():
+                forked = {"worker": event.worker_id, "pid": event.pid}
+                self._effects.append(Note("worker_forked", forked))
             case WorkerGone():
                 self._worker_gone(event, now_s)
 

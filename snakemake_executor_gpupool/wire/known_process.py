@@ -30,6 +30,8 @@ class KnownProcess:
         Whether it held a model; others read and write.
     count
         How many there were at a time.
+    forks
+        Whether one process may import for several of them, and fork them.
     """
 
     spec: str
@@ -41,6 +43,7 @@ class KnownProcess:
     code: str = ""
     has_model: bool = False
     count: int = 1
+    forks: bool = False
 
     @classmethod
     def from_json(cls, entry: Any) -> KnownProcess:
@@ -49,6 +52,7 @@ class KnownProcess:
             ("spec", "python", "activation", "place", "code"), str
         )
         kinds |= {"variables": dict, "imports": list, "has_model": bool, "count": int}
+        kinds["forks"] = bool
         if not isinstance(entry, dict) or {name: type(entry[name]) for name in entry} != kinds:
             raise ValueError("not a process")
         texts = [entry[name] for name, kind in kinds.items() if kind is str]

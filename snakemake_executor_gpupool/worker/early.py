@@ -2,7 +2,8 @@
 
 ::
 
-    GPUPOOL_EARLY   {imports: names of installed packages, code: digest of the tool's code}
+    GPUPOOL_EARLY   {imports: names of installed packages, code: digest of the tool's code,
+                     forks: whether several workers are to have them (:mod:`.fork_server`)}
 
 Its first frame, ``tool``, may come much later or never. The tool's own code is imported only then.
 If that code is not what it was when the imports were noted, they may not be what it would import
@@ -15,10 +16,12 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sys
 import tempfile
+from contextlib import AbstractContextManager
 from typing import Any
 
 from snakemake_executor_gpupool.tool_api.tool import Tool
@@ -48,6 +51,10 @@ class Early:
         asked = json.loads(text)
         self._imports: list[str] = asked["imports"]
         self._code: str = asked["code"]
+        #: Whether this is to be a server that forks workers.
+        self.forks: bool = asked["forks"]
+        #: Where the imports have printed to; None: nothing is imported yet.
+        self._said: Any = None
         #: What came with them.
         self._imported: set[str] = set()
         #: What an ordinary worker would have been started from.
@@ -66,22 +73,45 @@ class Early:
 
         None: the process is not needed.
         """
+        if self._said is None:
+            self._import_packages()
+        frame = channel.peek(UNUSED_S)
+        if frame is not None:
+            _become(frame.meta["early"], self._said)
+            self._variables.update(frame.meta["early"]["variables"])
+        self._said.close()
+        return frame
+
+    def fork_workers(self, descriptor: int) -> int | None:
+        """Be a server that forks workers; return its channel in each of them. None: the end."""
+        from snakemake_executor_gpupool.worker.fork_server import MARK_VARIABLE, ForkServer, Traces
+
+        traces = Traces()
+        self._import_packages(traces.watching())
+        none = json.dumps({"imports": [], "code": "", "forks": False})
+        server = ForkServer(descriptor, self._variables, (VARIABLE, none))
+        forked = server.serve(can_share=bool(self._code) and traces.are_none())
+        self._variables[MARK_VARIABLE] = os.environ.get(MARK_VARIABLE, "")
+        return forked
+
+    def _import_packages(self, watching: AbstractContextManager[None] | None = None) -> None:
         OBSERVER.pass_over([PACKAGE_DIR])
         before = set(sys.modules)
-        with tempfile.TemporaryFile() as said:
-            _print_to(said.fileno())
-            try:
-                with OBSERVER.watching():
-                    for name in self._imports:
-                        __import__(name)
-            except BaseException:
-                self._code = ""  # it will begin anew, and its tool will say what is wrong
-            self._imported = {name.partition(".")[0] for name in set(sys.modules) - before}
-            frame = channel.peek(UNUSED_S)
-            if frame is not None:
-                _become(frame.meta["early"], said)
-                self._variables.update(frame.meta["early"]["variables"])
-        return frame
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - it stays until there is a log
+        _print_to(self._said.fileno())
+        # Next to nothing of what imports make is garbage, and it stays for good.
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            with watching or contextlib.nullcontext(), OBSERVER.watching():
+                for name in self._imports:
+                    __import__(name)
+        except BaseException:
+            self._code = ""  # it will begin anew, and its tool will say what is wrong
+        if was_enabled:
+            gc.freeze()
+            gc.enable()
+        self._imported = {name.partition(".")[0] for name in set(sys.modules) - before}
 
     def require(self, tool_class: type[Tool]) -> None:
         """Begin anew unless the tool's code is what it was when its imports were noted."""
@@ -105,9 +135,10 @@ def _become(place: dict[str, Any], said: Any) -> None:
     log = os.open(place["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     _print_to(log)
     os.close(log)
-    said.seek(0)
+    size_bytes = os.fstat(said.fileno()).st_size
     with contextlib.suppress(OSError):  # as for any worker: printing is no reason to fail
-        os.write(1, said.read())
+        # Where the file is read from is shared with other workers.
+        os.write(1, os.pread(said.fileno(), size_bytes, 0))
 
 
 def _print_to(descriptor: int) -> None:

@@ -230,6 +230,11 @@ class Observer:
             path = os.path.dirname(path)
         return False
 
+    def has_acted(self) -> bool:
+        """Tell whether what was watched did more than to read: it wrote, started, connected."""
+        written = self._own | self.changed | self.databases
+        return bool(self.remarks) or any(not _is_cache(path) for path in written)
+
     # -- what was not seen to happen ---------------------------------------------------
     def look_around(self) -> None:
         """Record files that are open or mapped now, whatever has opened them, and modules."""
@@ -248,6 +253,11 @@ class Observer:
 def _is_own(caller: str) -> bool:
     """Return whether code is gpupool's own, which lists directories for each job anew."""
     return caller.startswith(_OWN_CODE) and not caller.startswith(_OWN_TOOLS)
+
+
+def _is_cache(path: str) -> bool:
+    """Tell whether it is compiled code that Python keeps, or nothing."""
+    return path == os.devnull or os.path.basename(os.path.dirname(path)) == "__pycache__"
 
 
 def _open_files() -> Iterator[str]:

@@ -40,7 +40,13 @@ _PACKAGE_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def serve(descriptor: int) -> None:
     """Answer frames until the coordinator closes the channel."""
-    channel, early = Channel(descriptor), Early.of_this_process()
+    early = Early.of_this_process()
+    if early is not None and early.forks:
+        forked = early.fork_workers(descriptor)
+        if forked is None:
+            return
+        descriptor = forked  # this is a worker
+    channel = Channel(descriptor)
     first = channel.receive() if early is None else early.await_tool(channel)
     if first is None:
         return

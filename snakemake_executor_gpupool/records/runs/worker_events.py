@@ -62,6 +62,9 @@ class WorkerEvents:
         worker.log = f"workers/{worker.worker_id}.log"
         self._at(worker, Activity.START, now_s)
 
+    def _on_worker_forked(self, event: Event, now_s: float) -> None:
+        self._worker(event).pid = whole_or_none(event.get("pid"))
+
     def _on_worker_attached(self, event: Event, now_s: float) -> None:
         worker = self._worker(event)
         worker.tool, worker.pid = str(event["tool"]), whole_or_none(event.get("pid"))
