@@ -30,6 +30,7 @@ from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.worker.channel import Channel
 from snakemake_executor_gpupool.worker.code_digest import code_digest
 from snakemake_executor_gpupool.worker.imports import has_neighbour
+from snakemake_executor_gpupool.worker.memory import importing
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 
 #: Says what to import; it is taken out of the environment at once.
@@ -99,18 +100,13 @@ class Early:
         before = set(sys.modules)
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - it stays until there is a log
         _print_to(self._said.fileno())
-        # Next to nothing of what imports make is garbage, and it stays for good.
-        was_enabled = gc.isenabled()
-        gc.disable()
         try:
-            with watching or contextlib.nullcontext(), OBSERVER.watching():
+            with importing(), watching or contextlib.nullcontext(), OBSERVER.watching():
                 for name in self._imports:
                     __import__(name)
         except BaseException:
             self._code = ""  # it will begin anew, and its tool will say what is wrong
-        if was_enabled:
-            gc.freeze()
-            gc.enable()
+        gc.freeze()  # it stays for good
         self._imported = {name.partition(".")[0] for name in set(sys.modules) - before}
 
     def require(self, tool_class: type[Tool]) -> None:

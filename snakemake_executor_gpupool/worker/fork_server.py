@@ -21,7 +21,6 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import random
 import select
@@ -79,7 +78,6 @@ class ForkServer:
         ``can_share``: the imports have left nothing behind that two processes must not share.
         """
         self._can_share = can_share
-        gc.freeze()  # what the collector never looks at stays shared
         while True:
             if not self._wait():
                 return None

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+from collections.abc import Iterator
 
 from snakemake_executor_gpupool.tool_api.memory import torch_cuda
 
 #: A CUDA context with its libraries' kernels takes 300 to 600 MiB that torch does not count.
 UNCOUNTED_CONTEXT_MIB = 600
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Look for no garbage while libraries are imported, which make next to none.
+
+    It took a tenth of the import of torch.
+    """
+    is_usual = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_usual:
+            gc.enable()
 
 
 def settle_memory() -> None:

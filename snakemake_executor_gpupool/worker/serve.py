@@ -29,6 +29,7 @@ from snakemake_executor_gpupool.worker.channel import Channel
 from snakemake_executor_gpupool.worker.describe import tool_info, versions
 from snakemake_executor_gpupool.worker.early import Early, Told
 from snakemake_executor_gpupool.worker.end_signals import outlast
+from snakemake_executor_gpupool.worker.memory import importing
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.output_capture import tell_error
 from snakemake_executor_gpupool.worker.printed import Printed
@@ -80,7 +81,7 @@ def start(
     started_s = time.perf_counter()
     try:
         specs = [frame.meta["spec"], *frame.meta["more"]]
-        with OBSERVER.watching():
+        with importing(), OBSERVER.watching():
             tool_class, *more = [load_tool_class(spec, frame.meta["base_dir"]) for spec in specs]
         if early is not None:
             early.require(tool_class)

@@ -1,9 +1,10 @@
 """What is done before Snakemake reads the workflow: the last run's processes are started.
 
-Snakemake makes an executor's settings as soon as it has read its command line, and the executor
-itself when the graph is built, a second or more later. Whether this is a call that runs a workflow
-only the command line can say, which settings do not see: it is taken from the caller. Where that
-is not found, as in calls of Snakemake's API, nothing is started early.
+Snakemake imports the executor's plugin among its own modules, where its command line can only be
+guessed (:mod:`.guess`); it makes an executor's settings as soon as it has read its command line,
+and the executor itself when the graph is built, a second or more later. Whether this is a call that
+runs a workflow only the command line can say, which settings do not see: it is taken from the
+caller. Where that is not found, as in calls of Snakemake's API, nothing is started early.
 """
 
 from __future__ import annotations
@@ -16,23 +17,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_gpupool import __version__
+from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
 from snakemake_executor_gpupool.frontends.snakemake.collector import COLLECTOR
+from snakemake_executor_gpupool.frontends.snakemake.guess import (
+    RUNS_NOTHING,
+    guessed_call,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from snakemake_executor_gpupool.hosts.early import EarlyProcesses
 
-#: Options under which Snakemake does something else than running a workflow here.
-_RUNS_NOTHING = (
-    *("dryrun", "touch", "lint", "unlock", "summary", "detailed_summary", "archive"),
-    *("list_target_rules", "list_rules", "list_changes", "list_input_changes"),
-    *("list_params_changes", "list_untracked", "list_conda_envs", "print_compilation"),
-    *("dag", "rulegraph", "filegraph", "d3dag", "generate_unit_tests", "cleanup_metadata"),
-    *("conda_cleanup_envs", "conda_create_envs_only", "cleanup_shadow", "deploy_sources"),
-    *("container_cleanup_images", "delete_all_output", "delete_temp_output"),
-)
 #: How far up the caller may be.
 _MAX_CALLERS = 12
 _begun: list[EarlyProcesses] = []
+#: What was begun before Snakemake had read its command line: for which Snakefile and directory.
+_guessed: list[tuple[tuple[str, str], EarlyProcesses]] = []
+
+
+def begin_at_import() -> None:
+    """Start what the last run had if Snakemake's program is just being imported. Never raises.
+
+    :func:`begin` finds out whether that was right.
+    """
+    with contextlib.suppress(Exception):
+        spec = getattr(sys.modules.get("snakemake.cli"), "__spec__", None)
+        if not getattr(spec, "_initializing", False) or LEASE_VARIABLE in os.environ:
+            return
+        call = guessed_call(sys.argv[1:], os.environ, text_of)
+        if call is None:
+            return
+        from snakemake.common import SNAKEFILE_CHOICES
+
+        found = (str(path) for path in SNAKEFILE_CHOICES if path.exists())
+        snakefile = call.snakefile or next(found, "")
+        place = snakefile, str(Path(call.directory or ".").absolute())
+        early = _processes(*place) if snakefile else None
+        if early is not None:
+            _guessed.append((place, early))
+            early.start(os.environ, len(os.sched_getaffinity(0)))
 
 
 def begin(settings: Any) -> None:
@@ -40,10 +63,17 @@ def begin(settings: Any) -> None:
     with contextlib.suppress(Exception):
         arguments = _arguments()
         if arguments is None or not runs_workflow(arguments):
+            _give_up_guesses()
             return
         if _is_wanted(settings):
             _begin(arguments)
+        _give_up_guesses()
         COLLECTOR.pass_over_imports()
+
+
+def _give_up_guesses() -> None:
+    while _guessed:
+        _guessed.pop()[1].close()
 
 
 def _begin(arguments: argparse.Namespace) -> None:
@@ -52,7 +82,13 @@ def _begin(arguments: argparse.Namespace) -> None:
     snakefile = resolve_snakefile(arguments.snakefile, allow_missing=True)
     if snakefile is None:
         return
-    early = _processes(str(snakefile), str(Path(arguments.directory or ".").absolute()))
+    place = str(snakefile), str(Path(arguments.directory or ".").absolute())
+    for guess in _guessed:
+        if guess[0] == place:
+            _guessed.remove(guess)
+            _begun.append(guess[1])
+            return
+    early = _processes(*place)
     if early is not None:
         _begun.append(early)
         early.start(os.environ, len(os.sched_getaffinity(0)))
@@ -74,8 +110,6 @@ def take(workflow: Any, settings: Any) -> EarlyProcesses | None:
 
 
 def _is_wanted(settings: Any) -> bool:
-    from snakemake_executor_gpupool.devices.visibility import LEASE_VARIABLE
-
     is_plain = settings.cluster is None and settings.server in (None, "off")
     # Within a job of another run the cores are that run's.
     return is_plain and settings.early_start != "off" and LEASE_VARIABLE not in os.environ
@@ -97,7 +131,7 @@ def runs_workflow(arguments: argparse.Namespace) -> bool:
         return False
     if getattr(arguments, "report", None) and not getattr(arguments, "report_after_run", False):
         return False
-    return not any(getattr(arguments, name, None) for name in _RUNS_NOTHING)
+    return not any(getattr(arguments, name, None) for name in RUNS_NOTHING)
 
 
 def _arguments() -> argparse.Namespace | None:
