@@ -15,11 +15,13 @@ from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.hosts.base import (
     DevicesExpected,
     DevicesJoined,
+    WorkerForked,
     DevicesLeft,
     FrameArrived,
 )
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.records.profile import Profile
+from snakemake_executor_gpupool.records.runs.reader import read_run
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.inbox import Inbox
@@ -191,6 +193,20 @@ def test_a_dead_worker_is_replaced_and_its_job_served(stepped: Stepped) -> None:
     assert stepped.reports[1].error is None and stepped.host.written == {1: [b"1!"]}
     (end,) = stepped.events("worker_ended")
     assert end["reason"] == "killed by SIGKILL" and end["expected"] is False
+
+
+def test_the_number_of_a_worker_that_is_forked_is_recorded_when_it_is_known(
+    stepped: Stepped,
+) -> None:
+    stepped.submit(1)
+    stepped.steps(2)
+    (reader,) = stepped.host.sent
+    stepped.host.events.append(WorkerForked(reader, 4321))
+    stepped.steps(20)
+    stepped.loop.events.close()
+    (started,) = [e for e in stepped.events("worker_started") if e["worker"] == reader]
+    assert started["pid"] is None
+    assert read_run(stepped.paths.directory).workers[reader].pid == 4321
 
 
 def test_a_worker_s_end_is_noted_after_what_it_had_said(stepped: Stepped) -> None:
