@@ -15,9 +15,9 @@ from snakemake_executor_gpupool.devices.settings import DeviceSettings
 from snakemake_executor_gpupool.hosts.base import (
     DevicesExpected,
     DevicesJoined,
-    WorkerForked,
     DevicesLeft,
     FrameArrived,
+    WorkerForked,
 )
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.records.profile import Profile
