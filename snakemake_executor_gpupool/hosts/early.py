@@ -151,7 +151,7 @@ class EarlyProcesses:
         here = _fixed(variables), cwd, _umask()
         each = _Waiting(process, known, *here, mark, time.monotonic())
         if forks:
-            each.server, each.left = ForkServer(process), min(known.count, MAX_MODELS)
+            each.server, each.left = ForkServer(process, mark), min(known.count, MAX_MODELS)
             self._servers.append(each)
         self._waiting.append(each)
 

@@ -26,10 +26,12 @@ class ForkServer:
     ----------
     process
         The server, whose channel nobody else uses.
+    mark
+        Its :data:`~.reaper.PROCESS_VARIABLE`.
     """
 
-    def __init__(self, process: WorkerProcess) -> None:
-        self.process = process
+    def __init__(self, process: WorkerProcess, mark: str) -> None:
+        self.process, self.mark = process, mark
         #: Whether workers share what it has imported; False: they cannot.
         self.is_sharing = True
         self._workers: dict[str, ForkedProcess] = {}

@@ -139,6 +139,7 @@ class LocalHost:
         self._selector.register(process.socket, selectors.EVENT_READ, worker_id)
         if isinstance(process, ForkedProcess) and process.server not in self._servers:
             self._servers.add(process.server)
+            self._reaper.watch(process.server.process.pid, process.server.mark)
             self._selector.register(process.server.socket, selectors.EVENT_READ, process.server)
         if process.pid is not None:
             self._is_there(worker_id, running, process.pid)
@@ -244,6 +245,7 @@ class LocalHost:
                 self._events.append(WorkerForked(process.worker_id, process.pid))
         if server.is_closed:
             self._selector.unregister(server.socket)
+            self._reaper.forget(server.process.pid)
         for worker_id, running in self._running.items():
             each = running.process
             if isinstance(each, ForkedProcess) and each.server is server and each.is_ending:

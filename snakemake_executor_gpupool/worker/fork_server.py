@@ -112,9 +112,11 @@ class ForkServer:
     # -- workers -------------------------------------------------------------------------
     def _fork(self, mark: str, channel: int) -> bool:
         """Make a worker; return whether this is it."""
+        is_shared, pid = self._can_share and count_threads() == 1, -1
+        with contextlib.suppress(OSError):  # no memory for a copy: a small process may do
+            pid = os.fork() if is_shared else -1
         try:
-            is_shared = self._can_share and count_threads() == 1
-            pid = os.fork() if is_shared else self._start(mark, channel)
+            pid = self._start(mark, channel) if pid == -1 else pid
         except OSError as error:
             os.close(channel)
             self._tell(f"ended {mark} {error.errno or 1}")
