@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -231,6 +232,30 @@ def test_imports_that_leave_something_behind_are_not_shared(place: Place, trace:
         run.load()
         assert waiting < set(run.pids.values()), "it is known now: a process for each"
     assert [(each.count, each.forks) for each in known(place).processes] == [(2, False)]
+
+
+def marked(mark: bytes) -> set[int]:
+    """Return the processes that have a mark and run."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if mark in variables and is_running(int(process.name)):
+                found.add(int(process.name))
+    return found
+
+
+def test_what_an_import_starts_ends_with_the_run(place: Place) -> None:
+    started = "subprocess.Popen(['sleep', '1000'], start_new_session=True)"
+    trace = f"import subprocess; kept = {started}"
+    (place.site / "heavy.py").write_text(HEAVY.format(trace=trace))
+    first_run(place)
+    with Run(place, "second") as run:
+        server = run.early._waiting[0].process.pid
+        run.load()
+        mark = run.mark(server)
+        assert len(marked(mark) - {server}) == 1
+    assert eventually(lambda: not marked(mark))
 
 
 @pytest.fixture
