@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.devices.device import cpu_slot
 from snakemake_executor_gpupool.hosts.base import FrameArrived
 from snakemake_executor_gpupool.hosts.early import EarlyProcesses
 from snakemake_executor_gpupool.hosts.local import LocalHost
-from snakemake_executor_gpupool.records.last_run import LastRunFile
+from snakemake_executor_gpupool.records.last_run import LastRunFile, last_run_path
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.requests import ToolRef
 from tests.waiting import eventually
@@ -211,6 +212,26 @@ def test_few_are_started_and_none_for_ever(place: Place) -> None:
     early = place.begin()
     assert len(early) == 1, "it is known again what is needed"
     early.close()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="Snakemake needs the only core")
+@pytest.mark.parametrize(("word", "begun"), [("--jobs=1", 1), ("--dry-run", 0)])
+def test_snakemake_s_program_starts_them_while_it_is_imported(
+    place: Place, word: str, begun: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses its command line: nothing has come to the point where settings are made."""
+    monkeypatch.setenv("GPUPOOL_PROFILE", str(place.directory / "profile.json"))
+    place.serve(place.begin())
+    (place.directory / "Snakefile").touch()
+    path = last_run_path(os.environ, os.path.realpath(place.directory / "Snakefile"))
+    known = LastRunFile(place.record, "0").read()
+    assert path is not None and known is not None
+    LastRunFile(path, __version__).write(known)
+    command = [sys.executable, "-m", "snakemake", "--executor", "gpupool", word, "--no-such-option"]
+    done = subprocess.run(command, cwd=place.directory, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "--no-such-option" in done.stderr
+    after = LastRunFile(path, __version__).read()
+    assert after is not None and after.in_vain == begun
 
 
 KILLED = """
