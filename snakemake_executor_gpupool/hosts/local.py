@@ -28,7 +28,7 @@ from snakemake_executor_gpupool.hosts.forked import ForkedProcess, ForkServer
 from snakemake_executor_gpupool.hosts.launcher import Launcher
 from snakemake_executor_gpupool.hosts.process import WorkerProcess
 from snakemake_executor_gpupool.hosts.reaper import PROCESS_VARIABLE, Reaper
-from snakemake_executor_gpupool.hosts.running import End, Running
+from snakemake_executor_gpupool.hosts.running import End, Running, obituary
 from snakemake_executor_gpupool.hosts.time_limit import started_by
 from snakemake_executor_gpupool.records.paths import RunPaths
 from snakemake_executor_gpupool.wire.described import WorkerError
@@ -41,8 +41,6 @@ ENDING_POLL_S = 0.01
 HANDLELESS_POLL_S = 0.25
 #: Upper bound of one wait.
 MAX_POLL_S = 3600.0
-#: What comes before the end of a worker's log, where messages quote it.
-QUOTED = "; the end of its log ("
 
 
 class LocalHost:
@@ -346,7 +344,7 @@ class LocalHost:
         if self.launcher.early is not None:
             self.launcher.early.ended(worker_id)
         code = None if running.complaint else running.process.exit_code()
-        why = self._obituary(running)
+        why = obituary(running)
         self._events.append(WorkerGone(worker_id, why, running.expected, exit_code=code))
 
     def _receive_last(self, worker_id: str, running: Running) -> None:
@@ -366,16 +364,6 @@ class LocalHost:
         self._woken.close()
         self._waker.close()
         self._reaper.in_child()
-
-    @staticmethod
-    def _obituary(running: Running) -> str:
-        reason = running.process.describe_end()
-        if running.complaint:
-            reason = f"{running.complaint}, {reason}"
-        words = running.process.last_words()
-        if words:
-            return f"{reason}{QUOTED}{running.process.log_path}):\n{words}"
-        return f"{reason}; its log: {running.process.log_path}"
 
     def wants(self, demand: Demand) -> None:
         """Do nothing: the number of devices of this machine does not follow the demand."""

@@ -9,6 +9,9 @@ from snakemake_executor_gpupool.devices.device import Device
 from snakemake_executor_gpupool.hosts.process import ServedProcess
 from snakemake_executor_gpupool.wire.requests import ToolRef
 
+#: What comes before the end of a worker's log, where messages quote it.
+QUOTED = "; the end of its log ("
+
 
 @dataclass(eq=False)
 class Running:
@@ -37,3 +40,14 @@ class End:
     """Tells a process's descriptor from a channel's in the selector."""
 
     worker_id: str
+
+
+def obituary(running: Running) -> str:
+    """Return how a worker has ended, and what its log says last."""
+    reason = running.process.describe_end()
+    if running.complaint:
+        reason = f"{running.complaint}, {reason}"
+    words = running.process.last_words()
+    if words:
+        return f"{reason}{QUOTED}{running.process.log_path}):\n{words}"
+    return f"{reason}; its log: {running.process.log_path}"

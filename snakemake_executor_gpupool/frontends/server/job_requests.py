@@ -14,7 +14,7 @@ from snakemake_executor_gpupool.devices.device_spec import DeviceSpec, parse_dev
 from snakemake_executor_gpupool.errors import CodeChanged, GpupoolError, WeightsChanged
 from snakemake_executor_gpupool.frontends.commandline.job_words import build_job
 from snakemake_executor_gpupool.frontends.server.printouts import Printout
-from snakemake_executor_gpupool.hosts.local import QUOTED
+from snakemake_executor_gpupool.hosts.running import QUOTED
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 from snakemake_executor_gpupool.tool_api.values import Job
