@@ -90,7 +90,7 @@ class Early:
         traces = Traces()
         self._import_packages(traces.watching())
         none = json.dumps({"imports": [], "code": "", "forks": False})
-        server = ForkServer(descriptor, self._variables, (VARIABLE, none))
+        server = ForkServer(descriptor, self._variables, (VARIABLE, none), self._restore)
         forked = server.serve(can_share=bool(self._code) and traces.are_none())
         self._variables[MARK_VARIABLE] = os.environ.get(MARK_VARIABLE, "")
         return forked
@@ -118,10 +118,14 @@ class Early:
         """Become a worker that has just been started; the channel and what is in it stay."""
         sys.stdout.flush()
         sys.stderr.flush()
-        os.chdir(self._cwd)
-        os.umask(self._umask)
+        self._restore()
         command = [sys.executable, *sys.argv]
         os.execve(sys.executable, command, self._variables)  # noqa: S606 - the same program
+
+    def _restore(self) -> None:
+        """Be where this process was started."""
+        os.chdir(self._cwd)
+        os.umask(self._umask)
 
 
 def _become(place: dict[str, Any], said: Any) -> None:

@@ -28,7 +28,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from snakemake_executor_gpupool.worker.main import die_with_parent
 from snakemake_executor_gpupool.worker.observed import OBSERVER
@@ -62,9 +62,18 @@ class ForkServer:
         What a worker that imports for itself is started from.
     early
         Asks a process to wait for its tool, and then to begin anew: a variable and its text.
+    restore
+        Has this process be where it was started, before another program is.
     """
 
-    def __init__(self, descriptor: int, variables: dict[str, str], early: tuple[str, str]) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        variables: dict[str, str],
+        early: tuple[str, str],
+        restore: Callable[[], None],
+    ) -> None:
+        self._restore = restore
         self._control = socket.socket(fileno=descriptor)
         self._variables = {**variables, early[0]: early[1]}
         self._pid = os.getpid()
@@ -130,6 +139,7 @@ class ForkServer:
         return False
 
     def _start(self, mark: str, channel: int) -> int:
+        self._restore()
         process = subprocess.Popen(
             self._command(channel),
             env={**self._variables, MARK_VARIABLE: mark},
@@ -159,6 +169,7 @@ class ForkServer:
             os._exit(1)  # the server has ended meanwhile
         os.set_inheritable(channel, True)
         if not write_mark(mark):
+            self._restore()
             variables = {**self._variables, MARK_VARIABLE: mark}
             os.execve(sys.executable, self._command(channel), variables)  # noqa: S606 - the same program
         sys.argv[1] = str(channel)
