@@ -30,7 +30,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple
 
-from snakemake_executor_gpupool.worker.main import die_with_parent
+from snakemake_executor_gpupool.worker.end_signals import die_with_parent
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 
 #: Set in a worker and in all that it starts: which worker they belong to.

@@ -22,7 +22,6 @@ PACKAGE = "snakemake_executor_gpupool"
 QUESTION_VARIABLE = "GPUPOOL_QUESTION"
 #: Asks a process in a container for something else than to serve; and what it is asked for.
 ASKED_VARIABLE, ASKED_FOR_CODE = "GPUPOOL_ASKED", "code"
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -33,10 +32,6 @@ def main() -> None:
     channel = asked if channel == "0" and asked else channel
     # Ctrl-C reaches the whole foreground group; the coordinator decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # All others of a namespace of processes end with its first one in any case. In a container that
-    # one has threads, and a thread that ends counts as the parent's end.
-    if os.getppid() != 1:
-        die_with_parent()
     # Only the thread that crashed: little of a log is quoted, and the signal must be in it.
     faulthandler.enable(all_threads=False)
     # Output goes to a log: a character that cannot be encoded is no reason to fail.
@@ -44,6 +39,12 @@ def main() -> None:
     # A script's own directory must not shadow the tool's imports.
     sys.path = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
     make_importable(package_dir)
+    from snakemake_executor_gpupool.worker.end_signals import die_with_parent
+
+    # All others of a namespace of processes end with its first one in any case. In a container that
+    # one has threads, and a thread that ends counts as the parent's end.
+    if os.getppid() != 1:
+        die_with_parent()
     if channel == ASKED_FOR_CODE:
         from snakemake_executor_gpupool.worker.code_report import report
 
@@ -74,20 +75,6 @@ def taken_from_stdin() -> int:
     os.dup2(nothing, 0)
     os.close(nothing)
     return channel
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when the one that started it ends.
-
-    The end of the channel and the reaper do the same; but a stopped process does not notice the
-    end of a channel, and the reaper may be killed together with our parent.
-    """
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (ImportError, OSError, AttributeError):
-        pass  # this Python was built without ctypes
 
 
 def refuse_old_python() -> None:
