@@ -61,7 +61,7 @@ def test_what_is_settled_is_found_by_its_key_and_nothing_else_is(
     keys: list[Hashable], asked: list[Hashable], buckets: int, chance: random.Random
 ) -> None:  # W1
     """Beside a dict, with so few buckets that entries stand in each other's way."""
-    few = {"FEW_BUCKETS": buckets, "MANY_BUCKETS": 16, "MANY_DIGESTS": 5}
+    few = {"FEW_BUCKETS": buckets, "MANY_BUCKETS": 16, "MANY_DIGESTS": 2}
     with mock.patch.multiple(digest_table, **few):
         table, expected = SettledTable(), dict[Hashable, tuple[SettledItems, bytes]]()
         there: list[SettledItems] = []
@@ -85,3 +85,22 @@ def test_what_is_settled_is_found_by_its_key_and_nothing_else_is(
         for piece in there:
             table.remove(piece)
         assert len(table) == 0 and not table._pieces
+
+
+def test_a_key_that_looks_like_no_hash_in_a_row_of_hashes_is_found_as_any_other() -> None:
+    texts = [HASHES[0], "0" * 64, HASHES[1]]
+    keys: list[Hashable] = [("", "m", "g", text) for text in texts]
+    table = SettledTable()
+    hashes, _ = piece_of(("", "m", "g"), [bytes.fromhex(texts[0]), None, None], 1)
+    zeros, _ = piece_of(("", "m", "g"), ["0" * 64, None], 2)
+    table.add(hashes)
+    assert table.find_all(keys) == {0: hashes}
+    table.add(zeros)
+    assert table.find_all(keys) == {0: hashes, 1: zeros}
+
+
+def test_a_hash_is_not_found_across_two_that_stand_side_by_side() -> None:
+    one, two = (bytes.fromhex(text) for text in HASHES[:2])
+    across = one[16:] + two[:16]
+    assert digest_table.place_of(one + two, across) == -1
+    assert digest_table.place_of(one + two + across, across) == 2
