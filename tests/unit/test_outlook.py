@@ -224,28 +224,6 @@ def test_the_window_closes_once_nothing_else_can_come(is_known: bool) -> None:
     assert waited_s < 0.2 if is_known else waited_s > 17 * 0.05 - 0.01
 
 
-@pytest.mark.parametrize("budget_tokens", [4, 1000])
-def test_the_window_closes_once_whole_batches_wait(budget_tokens: int) -> None:  # P11
-    """Waiting for the files that are still read would make no batch larger."""
-    config = DispatchConfig(batch_window_s=5.0)
-    world = World(gpus=1, read_s=0.05, file_workers=1, budget_tokens=budget_tokens, config=config)
-    world.submit(0, ["warm"])
-    world.run()
-    began_s = world.now_s
-    for number in range(1, 20):
-        world.submit(number, [FakeItem(f"i{number}.{part}", 0.01) for part in range(4)])
-    world.run()
-    first = next(batch for batch in world.batches if "warm" not in batch)
-    waited_s = min(at_s for item, at_s in world.finished_s.items() if item != "warm") - began_s
-    whole_s = 0.01 * len(first)
-    if budget_tokens == 4:
-        assert len(first) == 4
-        assert waited_s == pytest.approx(2 * 0.05 + whole_s, abs=0.02)
-    else:
-        assert len(first) == 19 * 4
-        assert waited_s >= 19 * 0.05
-
-
 def trickle(*, holds_back: bool = False, is_known: bool = True, fixed_s: float = 0.15) -> World:
     """Eight jobs computed at once, whose readers are handed out one after the other.
 

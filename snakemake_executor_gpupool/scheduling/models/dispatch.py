@@ -263,7 +263,7 @@ class Dispatch:
         if model.window_opened_s is None:
             return False
         waited_s = now_s - model.window_opened_s
-        if model.has_full_round or model.has_full_batches:
+        if model.has_full_round:
             model.window_opened_s = None
             return False
         if waited_s < self._config.batch_window_s and self._is_reading(model):

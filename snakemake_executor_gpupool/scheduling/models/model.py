@@ -24,11 +24,7 @@ from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.large_jobs import LargeJobs
 from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
 from snakemake_executor_gpupool.scheduling.models.model_worker import Batch, ModelWorker, Stage
-from snakemake_executor_gpupool.scheduling.models.plan import (
-    BATCHES_OF_A_SHARE,
-    fair_share,
-    workers_that_pay,
-)
+from snakemake_executor_gpupool.scheduling.models.plan import fair_share, workers_that_pay
 from snakemake_executor_gpupool.scheduling.models.row_figures import RowFigures
 from snakemake_executor_gpupool.scheduling.models.work_queue import WorkQueue
 from snakemake_executor_gpupool.scheduling.results import WorkItem
@@ -155,14 +151,6 @@ class Model:
         tokens = max(next((item.tokens for item in self.queue), 1), 1)
         most = (self.budget_tokens or 1) // tokens
         return self.is_chain and self.merged.is_full(self.queue, 1 + len(self.more_params), most)
-
-    @property
-    def has_full_batches(self) -> bool:
-        """Whether whole micro-batches wait for all workers, which more items make no larger."""
-        if self.is_chain or self.budget_tokens is None:
-            return False
-        batches = BATCHES_OF_A_SHARE * max(len(self.workers), 1)
-        return self.queue.tokens >= batches * self.budget_tokens
 
     @property
     def round_size(self) -> int | None:

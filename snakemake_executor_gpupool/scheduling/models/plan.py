@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 
 #: Finishing this much later than possible is worth a worker less.
 SLACK = 1.04
-#: A micro-batch is at most one of so many parts of a worker's even share.
-BATCHES_OF_A_SHARE = 2
 
 
 def fair_share(waiting_cost: float, workers: int) -> float:
@@ -26,7 +24,7 @@ def fair_share(waiting_cost: float, workers: int) -> float:
     S. F. Hummel, E. Schonberg, L. E. Flynn, "Factoring: a method for scheduling parallel
     loops", Commun. ACM 35 (1992) no. 8, 90-101.
     """
-    return waiting_cost / (BATCHES_OF_A_SHARE * workers) if workers > 1 else math.inf
+    return waiting_cost / (2 * workers) if workers > 1 else math.inf
 
 
 def finish_s(items_s: Iterable[float], free_at_s: Iterable[float]) -> float:

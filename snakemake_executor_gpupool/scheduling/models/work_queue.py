@@ -94,8 +94,6 @@ class WorkQueue(Generic[ItemT]):
         self._wave = self._in_wave = 0
         #: Total cost of the waiting items.
         self.load = 0.0
-        #: How many tokens they have together.
-        self.tokens = 0
 
     def __len__(self) -> int:
         return self._count
@@ -145,7 +143,6 @@ class WorkQueue(Generic[ItemT]):
                 self._put_up(kind)
         self._count += len(items)
         self.load += sum([item.cost for item in items])
-        self.tokens += sum([item.tokens for item in items])
 
     def _runs_of(self, items: list[ItemT]) -> dict[Kind, list[ItemT]]:
         """Divide items by what may share a micro-batch; mostly all may."""
@@ -203,7 +200,6 @@ class WorkQueue(Generic[ItemT]):
         for item in batch:
             item.run = None
         self.load -= budget.cost
-        self.tokens -= budget.total
         self._count -= len(batch)
         self._tidy_up(kind)
         return batch
@@ -259,7 +255,6 @@ class WorkQueue(Generic[ItemT]):
             item.run = None
             self._count -= 1
             self.load -= item.cost
-            self.tokens -= item.tokens
         for run in runs:
             run.items = [item for item in run.items if item.run is run]
             self._take_up(run)
@@ -283,7 +278,7 @@ class WorkQueue(Generic[ItemT]):
         items = list(self)
         for item in items:
             item.run = None
-        self._heaps, self._heads, self._count, self.load, self.tokens = {}, {}, 0, 0.0, 0
+        self._heaps, self._heads, self._count, self.load = {}, {}, 0, 0.0
         self._wave = self._in_wave = 0
         self._groups.clear()
         return items
@@ -341,11 +336,11 @@ def _arrival_of(item: Weighted) -> int:
 class _Budget:
     """How much one micro-batch may have, and has so far."""
 
-    __slots__ = ("_longest", "_most_cost", "_pads", "_tokens", "cost", "total")
+    __slots__ = ("_longest", "_most_cost", "_pads", "_tokens", "_total", "cost")
 
     def __init__(self, tokens: int, pads: bool, most_cost: float) -> None:
         self._tokens, self._pads, self._most_cost = tokens, pads, most_cost
-        self._longest = self.total = 0
+        self._longest = self._total = 0
         self.cost = 0.0
 
     def fill(self, batch: list[ItemT], run: list[ItemT], until: Rank | None = None) -> bool:
@@ -360,10 +355,10 @@ class _Budget:
                 return False
             tokens, cost = item.tokens, self.cost + item.cost
             longest = tokens if tokens > self._longest else self._longest
-            total = self.total + tokens
+            total = self._total + tokens
             padded = padded_size(size + 1, longest, total, self._pads)
             if size and (padded > self._tokens or cost > self._most_cost):
                 return True
             batch.append(run.pop())
-            self._longest, self.total, self.cost, size = longest, total, cost, size + 1
+            self._longest, self._total, self.cost, size = longest, total, cost, size + 1
         return False
