@@ -237,9 +237,7 @@ class EarlyProcesses:
         each = self._by_worker.pop(worker_id, None)
         if each is not None:
             each.alive.discard(worker_id)
-        for waiting in self._servers:
-            if waiting.server is not None and waiting.server.is_idle and not waiting.left:
-                waiting.server.dismiss()
+        self._dismiss_idle()
 
     def heard(self, worker_id: str, frame: Frame) -> None:
         """Note which packages a worker has imported first."""
@@ -254,10 +252,8 @@ class EarlyProcesses:
     def close(self) -> None:
         """End what nobody wanted, and write down what this run had. Never raises."""
         unable = self._unable()
-        for each in self._servers:
-            if each.server is not None and each.server.is_idle and each.left == 0:
-                each.server.dismiss()
-                _await_end(each.process)  # its workers' processor time counts with its own
+        for process in self._dismiss_idle():
+            _await_end(process)  # its workers' processor time counts with its own
         for each in {id(each): each for each in (*self._waiting, *self._servers)}.values():
             _end(each.process)
         self._waiting.clear()
@@ -270,6 +266,15 @@ class EarlyProcesses:
         if processes:
             self._record.write(LastRun(processes, unfit=self._unfit(processes)))
         self._started.clear()
+
+    def _dismiss_idle(self) -> list[WorkerProcess]:
+        """Let servers end of which no worker is left, or may still be had, and return them."""
+        idle: list[WorkerProcess] = []
+        for each in self._servers:
+            if each.server is not None and each.server.is_idle and not each.left:
+                each.server.dismiss()
+                idle.append(each.process)
+        return idle
 
     def _unable(self) -> set[tuple[Any, str]]:
         """Return which processes are not to be forked: their imports cannot be shared."""

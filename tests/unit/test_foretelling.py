@@ -169,21 +169,14 @@ def test_a_load_ahead_that_fails_fails_no_job() -> None:
     assert not world.notes("model_failed")
 
 
-def test_what_cannot_be_loaded_is_said_by_its_job_as_ever() -> None:
-    def fail(world: World) -> None:
-        world.failing_loads.add("b")
+@pytest.mark.parametrize("trouble", ["failing_loads", "fatal_loads"])
+def test_what_cannot_be_loaded_ahead_is_said_by_its_job_as_ever(trouble: str) -> None:
+    """Failures and deaths while a model is loaded ahead count for no job."""
 
-    world, plain = foretold(fail), foretold(fail, gpus=1)
-    assert world.reports[2] is not None
-    assert world.reports == plain.reports
-    assert len(loads_of(world, "b")) == len(loads_of(plain, "b")) + 1
+    def break_it(world: World) -> None:
+        getattr(world, trouble).add("b")
 
-
-def test_deaths_while_a_model_is_loaded_ahead_do_not_count() -> None:
-    def kill(world: World) -> None:
-        world.fatal_loads.add("b")
-
-    world, plain = foretold(kill), foretold(kill, gpus=1)
+    world, plain = foretold(break_it), foretold(break_it, gpus=1)
     assert world.reports[2] is not None
     assert world.reports == plain.reports
     assert len(loads_of(world, "b")) == len(loads_of(plain, "b")) + 1

@@ -23,7 +23,13 @@ from snakemake_executor_gpupool.frontends.snakemake.software import Unservable, 
 from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE, Mode
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
 from snakemake_executor_gpupool.tool_api.values import Job, PortablePath
-from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef, texts_of
+from snakemake_executor_gpupool.wire.requests import (
+    PICKLE_PROTOCOL,
+    JobFacts,
+    Request,
+    ToolRef,
+    texts_of,
+)
 from snakemake_executor_gpupool.worker.cold import named_from_namedlist
 
 #: ``runtime`` is in minutes.
@@ -38,8 +44,6 @@ DEFAULT_TMPDIR = "system_tmpdir"
 MAX_LOOKS = 16
 #: What more inputs, or a directory, count as.
 MANY_BYTES = 1024**3
-#: Highest protocol that Python 3.9 reads.
-PICKLE_PROTOCOL = 5
 
 
 def title(job: Any) -> str:
