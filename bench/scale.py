@@ -120,12 +120,12 @@ class Simulation:
                 self._later(0.01, lambda: self.scheduler.died(worker, "ended", self._now_s))
 
     def _loaded(self, worker: str) -> None:
-        self.scheduler.loaded(worker, Loaded(ITEMS_PER_BATCH, 2.0), self._now_s)
+        self.scheduler.model_answers.loaded(worker, Loaded(ITEMS_PER_BATCH, 2.0), self._now_s)
 
     def _computed(self, effect: fx.RunBatch, seconds: float) -> None:
         count = len(effect.items)
         message = BatchDone(effect.batch_id, count, (b"result",) * count, seconds)
-        self.scheduler.batch_done(effect.worker_id, message, self._now_s)
+        self.scheduler.model_answers.batch_done(effect.worker_id, message, self._now_s)
 
     def _read(self, worker: str, job_id: int) -> None:
         first = job_id * self._items_per_job

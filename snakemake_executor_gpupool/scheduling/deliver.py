@@ -78,15 +78,16 @@ class Deliverer:
         self, worker_id: str, message: Message, now_s: float, energy_j: float | None
     ) -> None:
         scheduler, answers = self._scheduler, self._scheduler.answers
+        models = scheduler.model_answers
         match message:
             case BatchDone():
-                scheduler.batch_done(worker_id, message, now_s, energy_j)
+                models.batch_done(worker_id, message, now_s, energy_j)
             case ItemsRead():
                 answers.items_read(worker_id, message, now_s)
             case Written():
                 answers.written(worker_id, message, now_s)
             case StageDone():
-                scheduler.stage_done(worker_id, message, now_s, energy_j)
+                models.stage_done(worker_id, message, now_s, energy_j)
             case Published():
                 answers.published(worker_id, message, now_s)
             case Unpublished(job_id=job_id):
@@ -102,13 +103,13 @@ class Deliverer:
             case ImportFailed(error=error):
                 scheduler.process_failed(worker_id, error, now_s)
             case Loaded():
-                scheduler.loaded(worker_id, message, now_s)
+                models.loaded(worker_id, message, now_s)
             case LoadFailed(error=error):
-                scheduler.load_failed(worker_id, error, now_s)
+                models.load_failed(worker_id, error, now_s)
             case Moved(is_away=is_away):
-                scheduler.moved(worker_id, is_away, now_s)
+                models.moved(worker_id, is_away, now_s)
             case MoveFailed(error=error):
-                scheduler.move_failed(worker_id, error, now_s)
+                models.move_failed(worker_id, error, now_s)
             case Foreseen(job_id=number, model=model):
                 scheduler.ahead.described(worker_id, number, model, now_s)
             case Unforeseen(job_id=number):

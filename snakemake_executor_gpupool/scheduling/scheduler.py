@@ -37,6 +37,7 @@ from snakemake_executor_gpupool.scheduling.leaving import LeavingMachines
 from snakemake_executor_gpupool.scheduling.merging.choice import MergeChoice
 from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
+from snakemake_executor_gpupool.scheduling.model_answers import ModelAnswers
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch, DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.foretelling import Foretelling
@@ -49,7 +50,6 @@ from snakemake_executor_gpupool.scheduling.retirement import Retirement
 from snakemake_executor_gpupool.wire.bounds import shortened
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
 from snakemake_executor_gpupool.wire.messages import ItemsRead, ToolImported
-from snakemake_executor_gpupool.wire.model_messages import BatchDone, Loaded, StageDone
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: All models, workers and tools are looked at not more often; those for which something is due, in
@@ -121,6 +121,7 @@ class Scheduler:
         self.answers = FileAnswers(*at_files, self._settle)
         self._foretelling = Foretelling(self.files, models, self.outlook, self.dispatch.ahead)
         self.ahead = AheadAnswers(self.files, self.dispatch, self._foretelling, self._settle)
+        self.model_answers = ModelAnswers(self.dispatch, self.merges, self._settle)
         self.leases = Leases(allocator, self.dispatch.lifecycle, self.outbox)
         self.leaving = LeavingMachines(self.dispatch, self.files, self.outbox)
         parts = self.jobs, self.files, self.dispatch, self.merges
@@ -246,43 +247,6 @@ class Scheduler:
             self.jobs.succeed(job)
         else:
             self.files.write(job, now_s)
-
-    def stage_done(
-        self, worker_id: str, message: StageDone, now_s: float, energy_j: float | None = None
-    ) -> None:
-        """A worker has finished one stage of a dispatch of merged runs."""
-        worker = self.dispatch.worker(worker_id)
-        self.merges.stage_done(worker, message, now_s, energy_j)
-        if message.is_last:
-            self.dispatch.chains_done(worker_id, now_s, message.peak_mib)
-        self._settle(now_s)
-
-    def batch_done(
-        self, worker_id: str, message: BatchDone, now_s: float, energy_j: float | None = None
-    ) -> None:
-        """A worker has computed its oldest micro-batch."""
-        self.dispatch.batch_done(worker_id, message, now_s, energy_j)
-        self._settle(now_s)
-
-    def loaded(self, worker_id: str, message: Loaded, now_s: float) -> None:
-        """A worker has its model on its devices."""
-        self.dispatch.lifecycle.loaded(worker_id, message, now_s)
-        self._settle(now_s)
-
-    def load_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
-        """A model cannot be loaded."""
-        self.dispatch.load_failed(worker_id, error, now_s)
-        self._settle(now_s)
-
-    def moved(self, worker_id: str, is_away: bool, now_s: float) -> None:
-        """A worker's weights are in host memory, or back on its devices."""
-        self.dispatch.lifecycle.moved(worker_id, is_away, now_s)
-        self._settle(now_s)
-
-    def move_failed(self, worker_id: str, error: WorkerError, now_s: float) -> None:
-        """A worker's weights could not be moved."""
-        self.dispatch.lifecycle.move_failed(worker_id, error, now_s)
-        self._settle(now_s)
 
     def store_trouble(self, worker_id: str, kind: str, why: str) -> None:
         """A worker has met something in the store of results that is not as it should be."""

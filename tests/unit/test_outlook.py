@@ -12,9 +12,10 @@ from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.forecast import Forecast, Node, forecast_of
-from snakemake_executor_gpupool.scheduling.models.dispatch import GRACE_S, DispatchConfig
+from snakemake_executor_gpupool.scheduling.models.dispatch import DispatchConfig
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.overdue import GRACE_S
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.testing.graph_runs import GraphRun
 from snakemake_executor_gpupool.testing.graphs import Graph, GraphJob, random_graph

@@ -30,21 +30,19 @@ from snakemake_executor_gpupool.scheduling.models.keeping import KeptWorkers
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
+from snakemake_executor_gpupool.scheduling.models.overdue import Overdue, OverdueWorkers
 from snakemake_executor_gpupool.scheduling.models.provisional import Provisional
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
+from snakemake_executor_gpupool.scheduling.models.window import BatchWindow
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.scheduling.results import MAX_KEPT, ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.described import INPUT, WorkerError
 from snakemake_executor_gpupool.wire.model_messages import BatchDone
 from snakemake_executor_gpupool.wire.requests import Request
 
-#: Jobs that were a moment away and did not come are waited for so often: something holds them back.
-MAX_VAIN_WINDOWS = 2
 #: Within this time it is looked who may have a device that has become idle.
 LOOK_SOON_S = 0.1
-#: So long without work a worker is kept whose model has no job left: one may be tried again.
-GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,10 @@ class Dispatch:
         self._allocator = allocator
         self._outlook = outlook
         self._blame_tracker = blame_tracker
-        self._config = config
         self._due = DueModels(config.batch_window_s, blame_tracker)
+        self._window = BatchWindow(config.batch_window_s, outlook)
+        limits = config.batch_limit_factor, config.load_limit_s
+        self._overdue = OverdueWorkers(config.idle, *limits, jobs, outlook)
         self.models = models
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
         self.provisional = Provisional(self.lifecycle, allocator, outbox, events)
@@ -206,7 +206,7 @@ class Dispatch:
         if model.error is not None:
             return  # refused just now
         alive = model.alive
-        if not self._is_gathering(model, now_s):
+        if not self._window.is_open(model, now_s):
             self.batching.hand_out(model, alive, now_s)
         elif model.waiting:
             return
@@ -257,36 +257,6 @@ class Dispatch:
         (worker,) = model.workers.values()
         more = model.suspects or model.oversized or model.resting or model.awaited_by
         return worker.is_in_line and not worker.has_loaded and model.error is None and not more
-
-    def _is_gathering(self, model: Model, now_s: float) -> bool:
-        """Whether to let more inputs arrive before the first batch is cut."""
-        if model.window_opened_s is None:
-            return False
-        waited_s = now_s - model.window_opened_s
-        if model.has_full_round:
-            model.window_opened_s = None
-            return False
-        if waited_s < self._config.batch_window_s and self._is_reading(model):
-            return True
-        # A batch less saves its fixed time: that long it pays to wait.
-        limit_s = min(self._config.batch_window_s, model.speed.fixed_s)
-        if limit_s and model.vain_windows < MAX_VAIN_WINDOWS and self._is_awaited(model):
-            if waited_s < limit_s:
-                return True
-            model.vain_windows += 1
-        if any(worker.is_feedable for worker in model.alive):
-            model.window_opened_s = None
-        return False
-
-    def _is_reading(self, model: Model) -> bool:
-        """Whether inputs are being read that may be the model's, as far as is known."""
-        if model.is_chain or not self._outlook.is_known:
-            return model.tool.is_reading
-        return model.tool.is_reading and self._outlook.is_reading(model)
-
-    def _is_awaited(self, model: Model) -> bool:
-        """Whether more items are a moment away than wait."""
-        return self._outlook.is_known and self._outlook.items_imminent(model) > model.waiting > 0
 
     # -- what has happened ---------------------------------------------------------
     def batch_done(
@@ -356,14 +326,14 @@ class Dispatch:
     def tick(self, now_s: float) -> None:
         """Look at all models and workers: which are idle, which hang, what would now pay."""
         for worker in list(self.lifecycle.workers.values()):
-            if self._is_hung(worker, now_s):
+            overdue = self._overdue.why(worker, now_s)
+            if overdue is Overdue.HANGS:
                 worker.hung = True
-                self.lifecycle.stop(worker, "hung", force=True)
-            elif self._is_idle_too_long(worker, now_s):
+            elif overdue is Overdue.IDLE:
                 worker.model.is_barred_ahead |= worker.is_ahead
-                self.lifecycle.stop(worker, "idle")
-            elif self._is_done_with(worker, now_s):
-                self.lifecycle.stop(worker, "no job of its model is left")
+            if overdue is not None:
+                is_forced = overdue is Overdue.HANGS
+                self.lifecycle.stop(worker, overdue.value, force=is_forced)
         self._due.all_looked_at(now_s)
         self.feed_all(now_s)
 
@@ -371,34 +341,6 @@ class Dispatch:
         """Act on what is due: windows that end, suspects to be tried again."""
         for model in self._due.take(now_s):
             self.feed(model, now_s)
-
-    def _is_idle_too_long(self, worker: ModelWorker, now_s: float) -> bool:
-        """Whether nobody has wanted it for long, wherever its weights are."""
-        is_at_rest = worker.stage in (Stage.READY, Stage.AWAY)
-        if worker.idle_since_s is None or not is_at_rest or worker.model.waiting:
-            return False
-        return now_s - worker.idle_since_s >= self._config.idle.of(worker.model.load_s)
-
-    def _is_done_with(self, worker: ModelWorker, now_s: float) -> bool:
-        """Whether no job of its model will come, and none has for a while."""
-        if worker.idle_since_s is None or now_s - worker.idle_since_s < GRACE_S:
-            return False
-        idle = worker.is_feedable and not worker.model.waiting
-        return idle and self._outlook.is_over(worker.model)
-
-    def _is_hung(self, worker: ModelWorker, now_s: float) -> bool:
-        if worker.stage in (Stage.STARTING, Stage.LOADING, Stage.CHECKING, Stage.MOVING):
-            return now_s - worker.since_s > self._config.load_limit_s
-        if worker.stage is not Stage.READY or not worker.in_flight:
-            return False
-        batch = worker.in_flight[0]
-        expected_s = worker.model.speed.seconds(batch.cost) or 0.0
-        least_s = worker.model.info.batch_limit_s
-        limit_s = max(least_s, self._config.batch_limit_factor * expected_s)
-        if worker.model.is_chain and not worker.has_all_stages:
-            # It may load the models of later stages meanwhile.
-            return now_s - batch.sent_s > limit_s + self._config.load_limit_s
-        return now_s - batch.sent_s > min(limit_s, self._jobs.patience_s(batch.items))
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when time alone may next change something, at most a second away."""
