@@ -18,6 +18,8 @@ from snakemake_executor_gpupool.worker.overlap import Later, ReadAhead
 
 #: Bytes of the longest frame that can be looked at before it is taken.
 MAX_PEEK = 1024**2
+#: An answer that takes no longer is given at once: another thread would take as long to wake up.
+QUICK_S = 0.001
 
 
 class Channel:
@@ -33,6 +35,8 @@ class Channel:
         self._sending = threading.Lock()
         self._ahead: ReadAhead | None = None
         self._later: Later | None = None
+        #: Whether it took next to no time to give the last answer.
+        self._is_quick = False
         #: Of the frame that was received last: what was prepared of it; None: nothing was.
         self.prepared: Any = None
 
@@ -84,12 +88,22 @@ class Channel:
         return None
 
     def later(self, act: Callable[[], None]) -> None:
-        """Do something that ends in a message, beside what follows if that was asked for."""
+        """Do something that ends in a message, beside what follows if that was asked for.
+
+        Where nothing is known to follow yet, it is done at once if that is quick.
+        """
         self._leave_to_parent()
-        if self._later is None:
+        if self._later is None or self._ahead is None:
             act()
+        elif self._is_quick and self._ahead.is_empty and self._later.is_idle:
+            self._answer(act)
         else:
-            self._later.put(act)
+            self._later.put(lambda: self._answer(act))
+
+    def _answer(self, act: Callable[[], None]) -> None:
+        started_s = time.perf_counter()
+        act()
+        self._is_quick = time.perf_counter() - started_s < QUICK_S
 
     def settle(self) -> None:
         """Wait until everything that was to be done later is done."""

@@ -60,6 +60,11 @@ class ReadAhead:
                 self._ready.put((error, None))
                 return
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no message has been received that :meth:`get` has not returned."""
+        return self._ready.empty()
+
     def get(self) -> tuple[Any, Any]:
         """Return the next message, and what was prepared of it.
 
@@ -96,6 +101,11 @@ class Later:
     def put(self, act: Callable[[], None]) -> None:
         """Have something done. Returns at once."""
         self._acts.put(act)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all of it is done."""
+        return not self._acts.unfinished_tasks
 
     def settle(self) -> None:
         """Wait until all of it is done."""

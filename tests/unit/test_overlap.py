@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 from collections.abc import Callable
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from snakemake_executor_gpupool.wire.frames import Decoder, Frame, encode
+from snakemake_executor_gpupool.worker import channel
 from snakemake_executor_gpupool.worker.channel import Channel
 from snakemake_executor_gpupool.worker.overlap import MAX_OBJECTS, are_ours
+from tests.waiting import eventually
 
 
 class Keeper:
@@ -185,6 +188,50 @@ def test_what_is_done_later_is_done_in_turn_and_before_the_end() -> None:
         ends.coordinator.shutdown(socket.SHUT_WR)
         assert ends.channel.receive() is None
         assert ends.received(1) == ["last"]
+
+
+def answered_by(ends: Ends) -> str:
+    """Return which thread has given an answer; its end is waited for."""
+    threads: list[str] = []
+    ends.channel.later(lambda: threads.append(threading.current_thread().name))
+    ends.channel.settle()
+    return threads[0]
+
+
+def test_a_quick_answer_is_given_at_once_where_nothing_follows(  # P10
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, there = threading.current_thread().name, "gpupool-send"
+    with Ends(lambda frame: None) as ends:
+        monkeypatch.setattr(channel, "QUICK_S", math.inf)
+        assert answered_by(ends) == there, "nothing is known of the first one"
+        assert answered_by(ends) == here
+        monkeypatch.setattr(channel, "QUICK_S", 0.0)
+        assert answered_by(ends) == here
+        assert answered_by(ends) == there, "the last one has taken a while"
+        monkeypatch.setattr(channel, "QUICK_S", math.inf)
+        assert answered_by(ends) == there
+        ends.send("next")
+        assert ends.channel._ahead is not None
+        assert eventually(lambda ahead=ends.channel._ahead: not ahead.is_empty)
+        assert answered_by(ends) == there, "while the next one is computed"
+        assert ends.channel.receive() is not None
+        assert answered_by(ends) == here
+
+
+def test_a_quick_answer_does_not_overtake_one_that_takes_longer() -> None:
+    with Ends(lambda frame: None) as ends:
+        may_go = threading.Event()
+
+        def slow() -> None:
+            may_go.wait(10.0)
+            ends.channel.send({"type": "first"})
+
+        ends.channel.later(slow)
+        ends.channel._is_quick = True
+        ends.channel.later(lambda: ends.channel.send({"type": "second"}))
+        may_go.set()
+        assert ends.received(2) == ["first", "second"]
 
 
 def test_garbage_is_an_error_where_it_would_be_received() -> None:

@@ -340,7 +340,11 @@ class Dispatch:
     def wake(self, now_s: float) -> None:
         """Act on what is due: windows that end, suspects to be tried again."""
         for model in self._due.take(now_s):
-            self.feed(model, now_s)
+            is_at_work = model.waiting and not model.resting
+            if is_at_work and self._window.only_gathers(model, now_s):
+                self._due.watch(model, now_s)
+            else:
+                self.feed(model, now_s)
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when time alone may next change something, at most a second away."""

@@ -1,13 +1,14 @@
 """Which idle workers keep their devices for a moment, although another model waits. Pure decisions.
 
 A worker whose own jobs come before another model could be loaded is worth waiting for, but not for
-longer than a share of what its load takes.
+longer than a share of what its load takes. On the CPU no model makes room for another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.models.due import DueModels
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model
@@ -35,7 +36,7 @@ class KeptWorkers:
         Else others whose files are read first would get its device, and it theirs.
         """
         model = self._outlook.model_of(request)
-        if model is None or not self._outlook.weighs(model):
+        if model is None or not is_gpu(model.spec) or not self._outlook.weighs(model):
             return
         for worker in model.workers.values():
             idles = worker.is_feedable and worker.idle_since_s is not None
@@ -49,8 +50,9 @@ class KeptWorkers:
         self, model: Model, workers: Sequence[ModelWorker], now_s: float
     ) -> Sequence[ModelWorker]:
         """Return those of a model's workers that may rest if they have nothing to do."""
-        knows = self._outlook.is_known and self._outlook.weighs(model)
-        if model.waiting or not knows or not model.info.persistent:
+        if model.waiting or not model.info.persistent or not is_gpu(model.spec):
+            return workers
+        if not (self._outlook.is_known and self._outlook.weighs(model)):
             return workers
         return [worker for worker in workers if not self._is_kept(worker, now_s)]
 

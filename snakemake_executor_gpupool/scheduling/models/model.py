@@ -148,9 +148,11 @@ class Model:
     @property
     def has_full_round(self) -> bool:
         """Whether as many merged requests wait as a dispatch should have."""
+        if not self.is_chain:
+            return False
         tokens = max(next((item.tokens for item in self.queue), 1), 1)
         most = (self.budget_tokens or 1) // tokens
-        return self.is_chain and self.merged.is_full(self.queue, 1 + len(self.more_params), most)
+        return self.merged.is_full(self.queue, 1 + len(self.more_params), most)
 
     @property
     def round_size(self) -> int | None:

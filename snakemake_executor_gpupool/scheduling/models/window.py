@@ -28,12 +28,12 @@ class BatchWindow:
         """Return whether to let more inputs arrive; a window that is over is closed."""
         if model.window_opened_s is None:
             return False
-        waited_s = now_s - model.window_opened_s
         if model.has_full_round:
             model.window_opened_s = None
             return False
-        if waited_s < self._most_s and self._is_reading(model):
+        if self.only_gathers(model, now_s):
             return True
+        waited_s = now_s - model.window_opened_s
         # A batch less saves its fixed time: that long it pays to wait.
         limit_s = min(self._most_s, model.speed.fixed_s)
         if limit_s and model.vain_windows < MAX_VAIN_WINDOWS and self._is_awaited(model):
@@ -43,6 +43,12 @@ class BatchWindow:
         if any(worker.is_feedable for worker in model.alive):
             model.window_opened_s = None
         return False
+
+    def only_gathers(self, model: Model, now_s: float) -> bool:
+        """Tell whether a window is open since inputs are being read: nothing else is to be done."""
+        if model.window_opened_s is None or now_s - model.window_opened_s >= self._most_s:
+            return False
+        return not model.has_full_round and self._is_reading(model)
 
     def _is_reading(self, model: Model) -> bool:
         """Whether inputs are being read that may be the model's, as far as is known."""
