@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import select
 import socket
 import subprocess
@@ -30,6 +29,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple
 
+from snakemake_executor_gpupool.worker.chance import Draws, draw_anew
 from snakemake_executor_gpupool.worker.end_signals import die_with_parent
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 
@@ -201,11 +201,11 @@ class Traces:
 
     That is another thread, an open file, socket or library's device, memory that is shared with
     others, a file or directory that was written, a program or process that was started, a
-    connection; and a number that is to be this process's own, which is made of its id or drawn.
+    connection; and a number that is to be this process's own (:class:`~.chance.Draws`).
     """
 
     def __init__(self) -> None:
-        self._is_drawn = self._is_open = False
+        self._draws, self._is_open = Draws(), False
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -213,36 +213,27 @@ class Traces:
         import multiprocessing.process  # noqa: F401 - draws a key, which draw_anew knows of
 
         before = _what_is_open()
-        plain = os.getpid, os.urandom
-        os.getpid, os.urandom = self._noting(os.getpid), self._noting(os.urandom)
         try:
-            yield
+            with self._draws.watching():
+                yield
         finally:
-            os.getpid, os.urandom = plain
             self._is_open = _what_is_open() != before
-
-    def _noting(self, function: Any) -> Any:
-        def noting(*arguments: Any) -> Any:
-            self._is_drawn = True
-            return function(*arguments)
-
-        return noting
 
     def are_none(self) -> bool:
         """Tell whether there are none."""
         is_alone = count_threads() == 1 and not self._is_open
-        return is_alone and not self._is_drawn and not OBSERVER.has_acted()
+        return is_alone and self._draws.are_none() and not OBSERVER.has_acted()
 
 
 def _what_is_open() -> Any:
-    """Return descriptors, memory that is shared, and where chance has come to; None: unknown."""
+    """Return descriptors, and memory that is shared."""
     try:
         files = {name: os.readlink(f"/proc/self/fd/{name}") for name in _descriptors()}
         with open("/proc/self/maps", "rb") as maps:
             shared = [line for line in maps if line.split(None, 2)[1][1::2] == b"ws"]
     except OSError:
         return object()  # equal to nothing
-    return files, shared, random.getstate()
+    return files, shared
 
 
 def _descriptors() -> list[str]:
@@ -258,16 +249,6 @@ def count_threads() -> int:
         return len(os.listdir("/proc/self/task"))
     except OSError:
         return 0
-
-
-def draw_anew() -> None:
-    """Give a forked process random numbers of its own; Python's ``random`` does that itself."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None:
-        process.current_process().authkey = os.urandom(32)
 
 
 def write_mark(mark: str) -> bool:

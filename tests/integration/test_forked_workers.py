@@ -38,6 +38,8 @@ SETUP = """
         import os, random, subprocess, sys, numpy
         print("DRAWN", numpy.random.random(), random.random())
         print("SESSION", os.getsid(0), os.getpgid(0))
+        import torch
+        print("SEEDED", torch.initial_seed(), torch.rand(1).item())
         import multiprocessing
         print("KEY", bytes(multiprocessing.current_process().authkey).hex())
         child = os.fork()
@@ -165,7 +167,7 @@ def test_two_workers_of_one_import_share_nothing_else(place: Place) -> None:
         one, two = run.pids["one"], run.pids["two"]
         assert len({one, two, server}) == 3 and set(run.host.pids()) == {one, two}
         assert run.said("one", "SESSION") == [str(one), str(one)], "a session and group of its own"
-        for own in ("DRAWN", "KEY", "SESSION", "CHILDREN"):
+        for own in ("DRAWN", "SEEDED", "KEY", "SESSION", "CHILDREN"):
             assert not set(run.said("one", own)) & set(run.said("two", own)), own
         assert run.mark(one) != run.mark(two) != run.mark(server)
         logs = [run.paths.worker_log(name).read_text() for name in ("one", "two")]
@@ -216,6 +218,11 @@ def test_edited_code_is_run_as_if_nothing_had_been_imported(place: Place) -> Non
         "import random; kept = random.random()",
         "import uuid; kept = uuid.uuid4()",
         "kept = os.getpid()",
+        "import random; kept = random.Random()",
+        "import secrets; kept = secrets.token_hex()",
+        "import numpy; kept = numpy.random.default_rng()",
+        "import numpy; numpy.random.seed(0)",
+        "import torch; torch.manual_seed(0)",
         "import socket; kept = socket.socket()",
     ],
 )
