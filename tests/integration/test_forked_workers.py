@@ -335,3 +335,14 @@ def test_all_end_with_the_process_that_started_them(place: Place) -> None:
     assert done.returncode == -signal.SIGKILL
     pids = [int(word) for word in done.stdout.split()]
     assert len(set(pids)) == 3 and eventually(lambda: not any(map(is_running, pids)))
+
+
+def test_where_a_fork_is_refused_workers_import_for_themselves(place: Place) -> None:
+    first_run(place)
+    refused = "def fork(): raise BlockingIOError(11, 'no more processes')\nos.fork = fork"
+    (place.site / "heavy.py").write_text(HEAVY.format(trace=refused))
+    with Run(place, "second") as run:
+        run.load()
+        assert len(set(run.pids.values())) == 2
+        assert run.imported() == [[str(pid), "plain"] for pid in run.pids.values()]
+    assert [each.forks for each in known(place).processes] == [True], "there may be room again"
