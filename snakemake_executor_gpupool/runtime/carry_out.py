@@ -37,6 +37,7 @@ from snakemake_executor_gpupool.scheduling.effects import (
     WriteJob,
 )
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
+from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.files import remove
 from snakemake_executor_gpupool.wire.frames import Frame
@@ -52,6 +53,7 @@ from snakemake_executor_gpupool.wire.kept import (
 )
 from snakemake_executor_gpupool.wire.messages_out import (
     ChainRequest,
+    Results,
     check_process,
     describe_model,
     load_model,
@@ -320,8 +322,18 @@ class Actions:
         root = staged.guess.staging
         places = self._where(staged.outputs, root), self._where(staged.logs, root)
         hashes = self._wants_hashes(request)
-        frame = publish_job(request, staged.digests, *places, hashes=hashes)
+        results = self._results_of(staged)
+        frame = publish_job(request, staged.digests, *places, hashes=hashes, results=results)
         self._send(effect.worker_id, frame)
+
+    def _results_of(self, staged: StagedOutputs) -> Results | None:
+        unwritten = staged.unwritten
+        if unwritten is None:
+            return None
+        text = log_line(staged.items, len(unwritten.results), self._by([unwritten.worker_id]))
+        tool = staged.guess.tool
+        other = None if tool == staged.tool else tool
+        return Results(unwritten.order, unwritten.names, unwritten.blobs, text, other)
 
     def _wants_hashes(self, request: Request) -> bool:
         return bool(self._fact_takers) and request.has_provenance

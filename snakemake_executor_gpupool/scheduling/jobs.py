@@ -181,6 +181,12 @@ class JobTable:
         job.duplicates = job.reused = 0
         job.cost.saved_s = 0.0
 
+    def let_go_of_staged(self, job: JobState) -> None:
+        """A job has no use for what a merged run has made for it, or no longer."""
+        if job.staged is not None:
+            self._ledger.release(*job.staged.held)
+        job.staged = None
+
     def _let_go_of_packed(self, job: JobState) -> None:
         for piece in job.settled:
             self._ledger.release_settled(piece)
@@ -379,6 +385,8 @@ class JobTable:
         for item in job.items if job.missing else ():
             self._awaits_no_more(item, job.request.job_id)
         self._let_go_of_packed(job)
+        if job.staged is not None:
+            self._ledger.release(*job.staged.held)
         job.later.clear()
         if is_lent:
             self._lent[job.request.job_id] = job.items

@@ -271,6 +271,23 @@ class ResultLedger:
         self._work_items[key] = item
         self._keep(item)
 
+    def hold(self, key: Hashable, result: Blob, batch_id: int = 0) -> WorkItem:
+        """Keep the result of an item for a job yet to come, until it is released."""
+        self_made = WorkItem(key, "", 0.0, 0, b"", "", (0, 0), 0, result=result, is_guess=True)
+        self_made.batch_id, self_made.holders = batch_id, 1
+        known = self._work_items.get(key)
+        if known is not None and known.result is not None:
+            self._discard(result)
+            known.holders += 1
+            return known
+        if known is not None or self._settled.find(split(key)) is not None:
+            # It is being computed elsewhere, too, or a large job has it.
+            self_made.is_guess, self_made.is_copy = False, True
+            return self_made
+        self.guesses += 1
+        self._work_items[key] = self_made
+        return self_made
+
     def claim(self, keys: Iterable[Hashable], items: int) -> None:
         """Count the items of a job whose outputs were made beforehand, too."""
         self.items += items

@@ -88,6 +88,9 @@ def _ledger(scheduler: Scheduler) -> Iterator[str]:
     ledger = scheduler.ledger
     held: Counter[int] = Counter()
     lent = scheduler.jobs._lent.values()
+    ready = [job.staged for job in jobs_of(scheduler) if job.staged is not None]
+    for staged in (*ready, *scheduler.merges._staged._staged.values()):
+        held.update(map(id, staged.held))
     for items in (*(job.items for job in jobs_of(scheduler)), *lent):
         held.update(map(id, items))
     for key, item in ledger._work_items.items():

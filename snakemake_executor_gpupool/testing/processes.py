@@ -229,7 +229,11 @@ class SimulatedProcesses(WorldOptions, ABC):
             self.results[job_id] = [f"result of {item.key}" for item in self._jobs[job_id][1]]
         names = {number: [item.key for item in each] for number, each in items.items()}
         files = {"digests": [], "outputs": [], "logs": [], "bytes": 1}
+        chains: list[dict[str, Any]]
         chains = [{"chain": n, "keys": k, "items": len(k), **files} for n, k in names.items()]
+        if meta["stage"] and meta["last"]:  # its outputs are written later
+            for chain in chains:
+                chain |= {"order": list(range(chain["items"])), "names": chain["keys"]}
         meta = {**meta, "batch": effect.batch_id, "chains": chains, "peak_mib": None}
         self._answer(effect.worker_id, "stage", [f"result of {k}".encode() for k in keys], **meta)
 

@@ -171,6 +171,27 @@ def results_of(job_id: int, names: Sequence[str], results: Iterable[Blob]) -> Fr
     return Frame({"type": "results", "job": job_id, "names": list(names)}, list(results))
 
 
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a job's outputs are written from.
+
+    Attributes
+    ----------
+    order, names
+        For each item, which of the blobs is its result, and what it is called.
+    log_text
+        What the job's log says first.
+    tool
+        The job's tool, where the process that writes serves another one; else None.
+    """
+
+    order: Sequence[int]
+    names: Sequence[str]
+    blobs: Sequence[Blob]
+    log_text: str
+    tool: ToolRef | None = None
+
+
 def publish_job(
     request: Request,
     digests: Sequence[str],
@@ -178,6 +199,7 @@ def publish_job(
     logs: Sequence[str],
     *,
     hashes: bool = True,
+    results: Results | None = None,
 ) -> Frame:
     """Have outputs put in place that lie at ``outputs`` and ``logs``.
 
@@ -185,7 +207,10 @@ def publish_job(
     ----------
     digests
         Of the inputs that they were made from, in the job's order.
+    results
+        What outputs are written from that lie nowhere yet.
     """
+    tool = None if results is None else results.tool
     meta = {
         "type": "publish",
         "job": request.job_id,
@@ -195,8 +220,16 @@ def publish_job(
         "logs": logs,
         "touched": request.touched,
         "hashes": hashes,
+        "order": None if results is None else results.order,
+        "names": [] if results is None else results.names,
+        "log_text": "" if results is None else results.log_text,
+        "tool": "" if tool is None else tool.spec,
+        "stamp": "" if tool is None else tool.stamp,
+        "updates": request.updates,
+        "directories": request.directories,
+        "prints_apart": request.prints_apart,
     }
-    return Frame(meta, [request.job])
+    return Frame(meta, [request.job, *(() if results is None else results.blobs)])
 
 
 # -- to processes that hold a model ------------------------------------------------------------

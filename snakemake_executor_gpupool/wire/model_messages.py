@@ -159,6 +159,9 @@ class StagedRequest:
         Of the staged outputs.
     written
         Of the first stage: hashes of its outputs; empty if not asked for.
+    order, names
+        Of a stage whose outputs a file process is to write: for each of the job's items which of
+        the keys is its own, and what it is called. None: they are written.
     """
 
     number: int
@@ -169,6 +172,8 @@ class StagedRequest:
     logs: tuple[str, ...]
     size_bytes: int
     written: tuple[str, ...] = ()
+    order: tuple[int, ...] | None = None
+    names: tuple[str, ...] = ()
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
@@ -182,9 +187,25 @@ class StagedRequest:
             logs=tuple(fields.take("logs", list_of(is_inner_path))),
             size_bytes=fields.take("bytes", whole_up_to(MAX_BYTES)),
             written=tuple(fields.maybe("written", are_hashes, ())),
+            order=_tuple_or_none(fields.maybe("order", or_none(list_of(is_count)), None)),
+            names=tuple(fields.maybe("names", are_texts, ())),
         )
         fields.end()
+        staged._check_order()
         return staged
+
+    def _check_order(self) -> None:
+        order = self.order
+        if order is None:
+            return
+        if len(order) != self.items or len(self.names) != self.items:
+            raise ProtocolError(f"{len(order)} places and {len(self.names)} names of {self.items}")
+        if {*order} != {*range(len(self.keys))}:
+            raise ProtocolError(f"'order' names {len({*order})} of {len(self.keys)} keys")
+
+
+def _tuple_or_none(values: list[int] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@
 The first stage's job is ready: its outputs are written under their own names. The jobs that
 follow are not: Snakemake has not released them, and may still remove their old outputs. Their
 outputs are staged, for the next stage to read, and for a file process to publish once the job is
-ready, if its inputs still have the digests that are reported here. Results also go to the
-coordinator, for equal items of other jobs. A chain that fails at a stage, or is not short there,
-ends before it: the coordinator serves the rest job by job, where errors are reported.
+ready, if its inputs still have the digests that are reported here. Those of the last stage nobody
+here reads: a file process writes them from the results, once the job is ready, on the same terms.
+Results also go to the coordinator, for equal items of other jobs. A chain that fails at a stage, or
+is not short there, ends before it: the coordinator serves the rest job by job, where errors are
+reported.
 
 Standard library only, Python >= 3.9.
 """
@@ -22,6 +24,7 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -192,7 +195,7 @@ class ChainServer:
         done: list[dict[str, Any]] = []
         for number, chain in enumerate(chains):
             self._guarded(chain, self._end_stage, number, done)
-        is_last = not done or stage == len(self._classes) - 1
+        is_last = not done or self._is_last(stage)
         with self._spool.bundle() as bundle:
             for each in done:
                 for parts in chains[each["chain"]].parts:
@@ -222,12 +225,20 @@ class ChainServer:
         return set()
 
     def _end_stage(self, chain: Chain, number: int, done: list[dict[str, Any]]) -> None:
-        """Write a stage's outputs, add its report, and read the next stage's inputs."""
-        self._write_stage(chain)
+        """Write a stage's outputs, add its report, and read the next stage's inputs.
+
+        Nothing here reads those of the last stage: a file process writes them for its job.
+        """
+        is_last = self._is_last(chain.stage)
+        if not is_last:
+            self._write_stage(chain)
         done.append(self._told_of(number, chain))
-        if chain.stage + 1 < len(self._classes):
+        if not is_last:
             # Before the stage is reported: publishing its outputs moves them.
             self._read_stage(chain, chain.stage + 1)
+
+    def _is_last(self, stage: int) -> bool:
+        return stage + 1 == len(self._classes)
 
     @staticmethod
     def _guarded(chain: Chain, act: Any, *arguments: Any) -> None:
@@ -315,14 +326,15 @@ class ChainServer:
                 kept.keep((*head, key), packed.parts)
             self._remembered.keep((*head, key), packed.parts)
         results.update(computed)
+        take = functools.partial(self._take_results, is_written=not self._is_last(stage))
         for chain in chains:
-            self._guarded(chain, self._take_results, results)
+            self._guarded(chain, take, results)
 
     @staticmethod
-    def _take_results(chain: Chain, results: dict[str, Packed]) -> None:
+    def _take_results(chain: Chain, results: dict[str, Packed], *, is_written: bool = True) -> None:
         packed = [results[key] for key in chain.keys]  # one that failed ends the chain
         chain.parts = [each.parts for each in packed]
-        chain.results = [packed[place].copy() for place in chain.order]
+        chain.results = [packed[place].copy() for place in chain.order] if is_written else []
 
     # -- files -------------------------------------------------------------------
     def _write_stage(self, chain: Chain) -> None:
@@ -366,9 +378,11 @@ class ChainServer:
             return {**fields, "digests": [], "outputs": [], "logs": [], "bytes": 0}
         assert chain.view is not None
         staging = self._staging_of(chain)
-        outputs = staging.inner(chain.view, chain.job.output)
         logs = staging.inner(chain.view, chain.job.log)
-        fields.update({"digests": chain.digests, "outputs": outputs, "logs": logs})
+        fields.update({"digests": chain.digests, "logs": logs})
+        if self._is_last(chain.stage):
+            return {**fields, "outputs": [], "bytes": 0, "order": chain.order, "names": chain.names}
+        fields["outputs"] = staging.inner(chain.view, chain.job.output)
         there = [path for path in outermost(chain.job.output) if chain.view.has(path)]
         paths = [os.path.join(chain.view.path, path) for path in there]
         return {**fields, "bytes": sum(map(size_bytes, paths))}

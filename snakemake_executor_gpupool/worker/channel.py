@@ -122,8 +122,8 @@ class Channel:
         """Send one frame; blocks until the coordinator takes it."""
         self._leave_to_parent()
         chunks = encode(meta, blobs or ())
-        if self._ahead is None and self._frames and self._frames[0].type == "publish":
-            # Publishing is quick; a frame for each answer would take as long.
+        if self._ahead is None and self._frames and is_brief(self._frames[0]):
+            # A frame for each answer would take as long.
             self._held += chunks
             return
         if self._held:
@@ -139,6 +139,11 @@ class Channel:
         """
         if os.getpid() != self._pid:
             os._exit(1)
+
+
+def is_brief(frame: Frame) -> bool:
+    """Return whether a frame asks for renames alone."""
+    return frame.type == "publish" and frame.meta["order"] is None
 
 
 def latency_of(frame: Frame) -> float:

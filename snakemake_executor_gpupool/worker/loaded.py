@@ -84,10 +84,14 @@ class RestoredTools:
         #: By class: its code as it was imported.
         self._imported = {each: Baseline(each) for each in tool_classes}
 
-    def restore(self, tool_class: type[Tool]) -> None:
-        """Put a tool's code back into its original state."""
+    def know(self, tool_class: type[Tool]) -> None:
+        """Note a tool's code as it is, unless that is known: it was imported just now."""
         if tool_class not in self._imported:
             self._imported[tool_class] = Baseline(tool_class)
+
+    def restore(self, tool_class: type[Tool]) -> None:
+        """Put a tool's code back into its original state."""
+        self.know(tool_class)
         work_for(object(), self._imported[tool_class])
 
     def for_job(self, tool_class: type[Tool], job: Job) -> Tool:

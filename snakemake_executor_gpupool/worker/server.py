@@ -15,7 +15,8 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     results {job, names} [result...]           (``write`` of the same job follows)
     write {job, cwd, settled, order, names, updates, touched, directories, hashes} [job, result...]
                                                written {outputs} | write_failed
-    publish {job, cwd, digests, outputs, logs, touched, hashes} [job]
+    publish {job, cwd, digests, outputs, logs, touched, hashes, order, names, log_text, tool,
+             stamp, updates, directories, prints_apart} [job, result...]
                                                published {outputs, inputs} | unpublished
     load  {device, model} [params]             loaded {batch_tokens, seconds, peak_mib}
                                                | load_failed
@@ -137,7 +138,8 @@ class Server:
         self._later = LaterTools(self._unchanged, base_dir)
         self._restored = RestoredTools()
         self._store = RunStore(channel)
-        writer = Writer(channel, tool_class, self._restored, self._unchanged, self._printed)
+        at_files = self._restored, self._unchanged, self._later, self._printed
+        writer = Writer(channel, tool_class, *at_files)
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
             "foresee": self._foresee,
@@ -209,6 +211,7 @@ class Server:
             later_tools = zip(frame.meta["follow"], frame.meta["stamps"])
             for (spec, stamp), blob in zip(later_tools, frame.blobs[1:]):
                 tool_class = self._later.of(spec, stamp)
+                self._restored.know(tool_class)
                 later: Job = load_payload(blob)
                 tool = for_files(tool_class, later.params)
                 model = describe_model(tool, later.output)

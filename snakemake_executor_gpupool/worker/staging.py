@@ -243,9 +243,8 @@ def publish(
         Whether all outputs are in place. If not, the job must be served by itself, which replaces
         whatever was renamed.
     """
-    with explained_inputs(job):
-        if [digest(path) for path in job.input] != digests:
-            return False
+    if not are_inputs(job, digests):
+        return False
     if len(outputs) != len(job.output) or not is_complete(outputs, touched):
         return False
     whole = outermost(job.output)
@@ -253,9 +252,20 @@ def publish(
         if target in whole and os.path.lexists(source):
             os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
             move_into_place(source, target)
+    move_logs(job, logs)
+    return True
+
+
+def are_inputs(job: Job, digests: list[str]) -> bool:
+    """Return whether a job's inputs are what was read for it: whether they have these digests."""
+    with explained_inputs(job):
+        return [digest(path) for path in job.input] == digests
+
+
+def move_logs(job: Job, logs: list[str]) -> None:
+    """Append staged logs to those of a job."""
     for source, target in zip(logs, job.log):
         _append(source, target)
-    return True
 
 
 def is_complete(outputs: list[str], touched: Iterable[int]) -> bool:

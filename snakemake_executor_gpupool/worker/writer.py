@@ -18,6 +18,7 @@ from snakemake_executor_gpupool.worker.channel import Channel, latency_of
 from snakemake_executor_gpupool.worker.early_results import EarlyResults
 from snakemake_executor_gpupool.worker.file_hashes import Watched, hashes_of
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
+from snakemake_executor_gpupool.worker.later_tools import LaterTools
 from snakemake_executor_gpupool.worker.loaded import RestoredTools
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
@@ -28,7 +29,13 @@ from snakemake_executor_gpupool.worker.written import Expected
 
 
 class Writer:
-    """Answers the frames that are about a job's outputs."""
+    """Answers the frames that are about a job's outputs.
+
+    Parameters
+    ----------
+    later
+        The tools of jobs that follow, whose outputs may be written here, too.
+    """
 
     def __init__(
         self,
@@ -36,11 +43,13 @@ class Writer:
         tool_class: type[Tool],
         restored: RestoredTools,
         unchanged: Unchanged,
+        later: LaterTools,
         printed: Printed | None = None,
     ) -> None:
         self._printed = printed or Printed(is_wanted=False)
         self._channel = channel
         self._tool_class = tool_class
+        self._later = later
         self._restored = restored
         self._unchanged = unchanged
         self._folders = StagingFolders()
@@ -54,8 +63,7 @@ class Writer:
 
     def write(self, frame: Frame) -> None:
         """Have a job's outputs written, and say how that went."""
-        waited, self._next = self._next, None  # not held any longer than needed: it may be large
-        job: Job = waited[1] if waited and waited[0] is frame else load_payload(frame.blobs[0])
+        job = self._job_of(frame)
         ident = frame.meta["job"]
         started_s = time.perf_counter()
         try:
@@ -75,10 +83,15 @@ class Writer:
         answer = {"type": "written", "job": ident, "seconds": seconds, "outputs": hashes}
         self._channel.send(answer)
 
+    def _job_of(self, frame: Frame) -> Job:
+        waited, self._next = self._next, None  # not held any longer than needed: it may be large
+        job: Job = waited[1] if waited and waited[0] is frame else load_payload(frame.blobs[0])
+        return job
+
     def _next_places(self) -> set[str]:
         """Return the directories that outputs are written to next, if that is known already."""
         frame = self._channel.waiting()
-        if frame is None or frame.type != "write":
+        if frame is None or not (frame.type == "write" or is_to_write(frame)):
             return set()
         with contextlib.suppress(Exception):  # met again, and reported, when it is its turn
             self._next = frame, load_payload(frame.blobs[0])
@@ -94,7 +107,17 @@ class Writer:
         names, results = self._early.of(frame.meta["job"], frame.meta["settled"])
         results += load_places(frame.blobs[1:], frame.meta["order"])
         names += frame.meta["names"]
-        tool = self._restored.for_job(self._tool_class, job)
+        return self._have_written(self._tool_class, job, frame, names, results)
+
+    def _have_written(
+        self,
+        tool_class: type[Tool],
+        job: Job,
+        frame: Frame,
+        names: list[str],
+        results: list[Any],
+    ) -> list[str]:
+        tool = self._restored.for_job(tool_class, job)
         sources = {job.output[number]: source for number, source in frame.meta["updates"]}
         declared = frame.meta["directories"]
         directories = None if declared is None else frozenset(declared)
@@ -106,25 +129,60 @@ class Writer:
             return hashes_of(staged) if frame.meta["hashes"] else []
 
     def publish(self, frame: Frame) -> None:
-        """Move outputs that a chain has staged into place, if they are this job's."""
-        # Most processes never need it.
-        from snakemake_executor_gpupool.worker.staging import publish
-
+        """Put outputs in place that a chain has staged, or computed, if they are this job's."""
         started_s = time.perf_counter()
-        is_done = False
-        hashes: dict[str, Any] = {}
+        ident = frame.meta["job"]
+        hashes: dict[str, Any] | None = None
         with contextlib.suppress(Exception):  # serving the job by itself reports the error
             os.chdir(frame.meta["cwd"])
             self._unchanged.reads.require()
             self._unchanged.reads.require_none_in(".")
-            job = load_payload(frame.blobs[0])
-            outputs, touched = frame.meta["outputs"], frame.meta["touched"]
-            awaited = [path for number, path in enumerate(outputs) if number not in touched]
-            wait_for_files([*awaited, *job.input], latency_of(frame))
-            hashed = (outputs, job.input) if frame.meta["hashes"] else ((), ())
-            watched, found = Watched(hashed[1]), hashes_of(hashed[0])
-            is_done = publish(job, frame.meta["digests"], outputs, frame.meta["logs"], touched)
-            hashes = {"outputs": found, "inputs": watched.hashes()} if is_done else {}
-        answer = {"type": "published" if is_done else "unpublished", "job": frame.meta["job"]}
-        seconds = {"seconds": time.perf_counter() - started_s} if is_done else {}
-        self._channel.send({**answer, **seconds, **hashes})
+            job = self._job_of(frame)
+            act = self._write_computed if is_to_write(frame) else self._move_staged
+            hashes = act(job, frame)
+        if is_to_write(frame):
+            self._folders.clear(keep=self._next_places() if hashes is not None else ())
+            self._printed.tell(self._channel, "write", ident)
+        if hashes is None:
+            self._channel.send({"type": "unpublished", "job": ident})
+            return
+        seconds = time.perf_counter() - started_s
+        self._channel.send({"type": "published", "job": ident, "seconds": seconds, **hashes})
+
+    @staticmethod
+    def _move_staged(job: Job, frame: Frame) -> dict[str, Any] | None:
+        """Move outputs that a chain has staged into place; return hashes, None if it cannot be."""
+        # Most processes never need it.
+        from snakemake_executor_gpupool.worker.staging import publish
+
+        outputs, touched = frame.meta["outputs"], frame.meta["touched"]
+        awaited = [path for number, path in enumerate(outputs) if number not in touched]
+        wait_for_files([*awaited, *job.input], latency_of(frame))
+        hashed = (outputs, job.input) if frame.meta["hashes"] else ((), ())
+        watched, found = Watched(hashed[1]), hashes_of(hashed[0])
+        if not publish(job, frame.meta["digests"], outputs, frame.meta["logs"], touched):
+            return None
+        return {"outputs": found, "inputs": watched.hashes()}
+
+    def _write_computed(self, job: Job, frame: Frame) -> dict[str, Any] | None:
+        """Have outputs written that a chain has computed; return hashes, None if it cannot be."""
+        from snakemake_executor_gpupool.worker.staging import are_inputs, move_logs
+
+        wait_s, meta = latency_of(frame), frame.meta
+        wait_for_files(job.input, wait_s)
+        watched = Watched(job.input if meta["hashes"] else ())
+        if (wait_s and wait_for_blobs(frame.blobs, wait_s)) or not are_inputs(job, meta["digests"]):
+            return None
+        tool_class = self._tool_class
+        if meta["tool"]:
+            tool_class = self._later.of(meta["tool"], meta["stamp"])
+        results = load_places(frame.blobs[1:], meta["order"])
+        move_logs(job, meta["logs"])
+        with job_log(job, meta["log_text"], is_apart=meta["prints_apart"]):
+            outputs = self._have_written(tool_class, job, frame, meta["names"], results)
+        return {"outputs": outputs, "inputs": watched.hashes()}
+
+
+def is_to_write(frame: Frame) -> bool:
+    """Return whether a job's outputs are to be published that are not written yet."""
+    return frame.type == "publish" and frame.meta["order"] is not None

@@ -113,30 +113,30 @@ def test_an_item_may_take_as_long_as_merging_pays(
 def test_dispatches_of_files_are_brief_and_others_whole() -> None:  # P7
     figures = RowFigures()
     assert figures.round_size(3) is None
-    figures.stage_done(0.001, 0.064, 64)
+    figures.stage_done(1, 2, 0.001, 0.064, 64)
     assert figures.round_size(3) == math.ceil(ROUND_S / 3 / 1e-3)
     assert figures.is_full(range(14), 3, 64) and figures.is_full(range(9), 3, 9)
     assert not figures.is_full(range(13), 3, 64)
     figures = RowFigures()
-    figures.stage_done(1.0, 0.064, 64)
+    figures.stage_done(1, 2, 1.0, 0.064, 64)
     assert figures.round_size(3) == 1000, "some of it is taken for what each dispatch takes"
-    figures.stage_done(0.9, 0.016, 16)
+    figures.stage_done(1, 2, 0.9, 0.016, 16)
     assert figures.round_size(3) > 3400, "computing is not done more often for it"
-    figures.stage_done(0.9, 0.016, 16)
-    figures.stage_done(0.0, 0.016, 16)
+    figures.stage_done(1, 2, 0.9, 0.016, 16)
+    figures.stage_done(1, 2, 0.0, 0.016, 16)
     assert figures.round_size(3) > 3400, "one that was otherwise is no measure"
 
 
 def test_what_each_request_takes_to_compute_does_not_make_dispatches_large() -> None:  # P7
     """They were as large as the one before, and nothing was read or published beside them."""
     figures = RowFigures()
-    figures.stage_done(0.2, 0.1, 100)
+    figures.stage_done(1, 2, 0.2, 0.1, 100)
     sizes = []
     for _ in range(4):
         size = figures.round_size(3)
         assert size is not None
         sizes.append(size)
-        figures.stage_done(0.002 * size, 0.001 * size, size)
+        figures.stage_done(1, 2, 0.002 * size, 0.001 * size, size)
     assert sizes[0] == 200 and sizes[-1] == math.ceil(ROUND_S / 3 / 1e-3)
 
 
@@ -153,9 +153,11 @@ def test_what_was_measured_is_a_job_of_a_request() -> None:
     figures = RowFigures()
     assert (figures.compute_s, figures.files_s) == (None, None)
     for seconds in (0.1, 0.2, 9.0):
-        figures.stage_done(seconds, 0.01, 10)
+        figures.stage_done(0, 2, 99.0, 0.03, 10)
+        assert figures.files_s in (None, pytest.approx(0.002))
+        figures.stage_done(1, 2, seconds, 0.01, 10)
     assert figures.compute_s == pytest.approx(0.02)
-    assert figures.files_s == pytest.approx(0.001)
+    assert figures.files_s == pytest.approx(0.002), "the average of its stages"
 
 
 # -- in a run ----------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ class FileScheduler:
         self._send(tool, now_s)
 
     def publish(self, job: JobState, staged: StagedOutputs, now_s: float) -> None:
-        """Have outputs put in place that a merged run has staged."""
+        """Have outputs put in place that a merged run has staged, or written that it has made."""
         job.staged = staged
         job.phase = JobPhase.PUBLISHING
         tool = self.tool(staged.tool)
@@ -160,7 +160,7 @@ class FileScheduler:
         """Have a job read the ordinary way: what was staged is not its own, or not there."""
         if job.staged is not None:
             self._outbox.put(Unstage.of(job.staged))
-        job.staged = None
+        self._jobs.let_go_of_staged(job)
         job.phase = JobPhase.WAITING
         self.read(job, now_s)
 
@@ -290,7 +290,8 @@ class FileScheduler:
         if job.phase is JobPhase.PUBLISHING:
             assert job.staged is not None
             self._outbox.put(PublishJob(worker_id, job.request, job.staged))
-            return 0
+            unwritten = job.staged.unwritten
+            return 0 if unwritten is None else blobs_size(unwritten.blobs)
         job.phase = JobPhase.READING
         tool.reading.add(job.request.job_id)
         self._outbox.put(ReadJob(worker_id, job.request))

@@ -216,8 +216,9 @@ class MergeChoice:
         if message.load_s is not None:
             row.merged.stage_loaded(stage, message.load_s)
         computed_s, files_s = message.computed_s, message.files_s
-        if stage and message.requests and computed_s is not None and files_s is not None:
-            row.merged.stage_done(computed_s, files_s, len(message.requests))
+        if message.requests and computed_s is not None and files_s is not None:
+            stages = 1 + len(row.more_params)
+            row.merged.stage_done(stage, stages, computed_s, files_s, len(message.requests))
 
     def waited(self, row: Model) -> None:
         """A job was ready before its stage was done."""

@@ -16,7 +16,7 @@ whatever way, only ends the merged run: what is left of it goes the ordinary way
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
@@ -30,13 +30,14 @@ from snakemake_executor_gpupool.scheduling.merging.staged_outputs import (
     Identity,
     StagedOutputs,
     StagedTable,
+    Unwritten,
 )
 from snakemake_executor_gpupool.scheduling.models.charging import work_of
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Work, by_cost
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker
-from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem, blobs_size
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.model_messages import StageDone, StagedRequest
@@ -88,8 +89,13 @@ class MergedRuns:
             self._files.publish(job, staged, now_s)
             return
         if staged is not None:
-            self._outbox.put(Unstage.of(staged))
+            self._drop(staged)
         self._files.read(job, now_s)
+
+    def _drop(self, staged: StagedOutputs) -> None:
+        """Nobody wants what was made for a job."""
+        self._ledger.release(*staged.held)
+        self._outbox.put(Unstage.of(staged))
 
     def published(self, job: JobState) -> None:
         """A job's outputs are in place, without a dispatch of its own."""
@@ -252,18 +258,37 @@ class MergedRuns:
             self._first_done(merged, list(result_of.values()), share_s, worker, staged.written)
             return
         keys = [(*stage.key_head, key) for key in result_of]
-        for key, blob in zip(keys, result_of.values(), strict=True):
-            self._ledger.offer(key, blob, batch_id)
+        unwritten = self._unwritten(keys, result_of, staged, worker)
         files = staged.digests, staged.outputs, staged.logs
-        figures = staged.items, staged.size_bytes, share_s
+        size_bytes = staged.size_bytes
+        if unwritten is not None:
+            size_bytes += blobs_size(unwritten.blobs)
+        figures = staged.items, size_bytes, share_s
         tool = merged.request.tool
         where = worker.node, cost, batch_id
-        outputs = StagedOutputs(stage.request, tool, *files, keys, *figures, *where)
+        outputs = StagedOutputs(stage.request, tool, *files, keys, *figures, *where, unwritten)
         for dropped in [outputs] if merged.is_unclaimed else self._staged.add(outputs):
-            self._outbox.put(Unstage.of(dropped))
+            self._drop(dropped)
         if stage.request.identity in self._held and len(worker.in_flight[0].items) > 1:
             self._choice.waited(worker.model)
         self._let_go(merged, number, now_s)
+
+    def _unwritten(
+        self,
+        keys: Sequence[Hashable],
+        result_of: dict[str, Blob],
+        staged: StagedRequest,
+        worker: ModelWorker,
+    ) -> Unwritten | None:
+        """Keep a stage's results; return what its job's outputs are written from, if from them."""
+        batch_id = worker.in_flight[0].batch_id
+        results = list(zip(keys, result_of.values(), strict=True))
+        if staged.order is None:
+            for key, blob in results:
+                self._ledger.offer(key, blob, batch_id)
+            return None
+        items = tuple(self._ledger.hold(key, blob, batch_id) for key, blob in results)
+        return Unwritten(items, staged.order, staged.names, worker.worker_id)
 
     def _first_done(
         self,
@@ -325,7 +350,8 @@ class MergedRuns:
 
     def forget_run(self, run: str) -> None:
         """None of a run's jobs will come: nothing is kept for them."""
-        self._staged.forget(run)
+        for staged in self._staged.forget(run):
+            self._ledger.release(*staged.held)
         self._choice.forget_run(run)
         for _, merged in self._in_flight():
             merged.is_unclaimed |= merged.request.identity[:1] == (run,)

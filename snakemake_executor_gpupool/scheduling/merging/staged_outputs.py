@@ -7,6 +7,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost
+from snakemake_executor_gpupool.scheduling.results import WorkItem
+from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef, anywhere
 
 Identity = tuple[str, ...]
@@ -19,8 +21,36 @@ _DECISIVE = ("bare", "cwd", "devices", "instance")
 
 
 @dataclass(frozen=True)
+class Unwritten:
+    """Results of a job that is yet to come, whose outputs are written once it is there.
+
+    Nothing of the row reads them: to write them under their own names takes less than to stage
+    them, and it is not the process with all models that does it.
+
+    Attributes
+    ----------
+    results
+        The distinct items; each is held in the ledger.
+    order, names
+        For each of the job's items, which of them it is, and what it is called.
+    worker_id
+        Who has computed them.
+    """
+
+    results: tuple[WorkItem, ...]
+    order: tuple[int, ...]
+    names: tuple[str, ...]
+    worker_id: str
+
+    @property
+    def blobs(self) -> list[Blob]:
+        """What was computed, packed."""
+        return [item.result for item in self.results if item.result is not None]
+
+
+@dataclass(frozen=True)
 class StagedOutputs:
-    """What a merged run has staged for a job that is yet to come.
+    """What a merged run has made for a job that is yet to come: its outputs, or their content.
 
     Attributes
     ----------
@@ -35,13 +65,15 @@ class StagedOutputs:
     keys, items
         The items' keys in the ledger, each once, and how many items there are.
     size_bytes
-        Of the staged outputs.
+        Of the staged outputs, or the results.
     seconds
         The job's share of the time that it took.
     node
         The machine that staged it; empty: this one, or any.
     cost, batch_id
         The job's share of the stage, and the dispatch that this was of.
+    unwritten
+        What its outputs are written from; None: they are staged.
     """
 
     guess: Request
@@ -56,6 +88,12 @@ class StagedOutputs:
     node: str = ""
     cost: JobCost = field(default_factory=JobCost)
     batch_id: int = 0
+    unwritten: Unwritten | None = None
+
+    @property
+    def held(self) -> tuple[WorkItem, ...]:
+        """The items that are held for it in the ledger."""
+        return () if self.unwritten is None else self.unwritten.results
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -99,10 +137,10 @@ class StagedTable:
             dropped += [oldest] if oldest is not None else []
         return dropped
 
-    def forget(self, run: str) -> None:
-        """Forget what is staged for the jobs of one of several runs."""
-        for identity in [each for each in self._staged if each[0] == run]:
-            self.take(identity)
+    def forget(self, run: str) -> list[StagedOutputs]:
+        """Forget what is staged for the jobs of one of several runs; return it."""
+        gone = [each for each in self._staged if each[0] == run]
+        return [staged for staged in map(self.take, gone) if staged is not None]
 
     def take(self, identity: Identity) -> StagedOutputs | None:
         """Take out what is staged for a job; None: nothing is."""

@@ -31,15 +31,18 @@ class RowFigures:
     spent_s
         For how long requests have waited for other ones in that process, and not elsewhere.
     compute_s, files_s
-        What computing takes, and reading and writing the files; None: nothing was measured.
+        What computing takes, and reading and writing the files in the row's process, on the
+        average of its stages; None: nothing was measured.
     """
 
     later_loads_s: float | None = None
     spent_s: float = 0.0
     compute_s: float | None = None
     files_s: float | None = None
-    #: Of the latest stages: how many requests, what computing them took, and a job's files.
-    _latest: deque[tuple[int, float, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    #: Of the latest stages: how many requests, and what computing them took.
+    _latest: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    #: By stage: what the files of a request took lately.
+    _files_s: dict[int, deque[float]] = field(default_factory=dict)
 
     @classmethod
     def recalled(cls, figures: Figures) -> RowFigures:
@@ -51,21 +54,30 @@ class RowFigures:
         """The model of a later stage was loaded."""
         self.later_loads_s = seconds + (self.later_loads_s or 0.0 if stage > 1 else 0.0)
 
-    def stage_done(self, computed_s: float, files_s: float, requests: int) -> None:
-        """One stage of so many requests has taken so long."""
-        self._latest.append((requests, computed_s, files_s / requests))
-        self.compute_s = median(computed_s / number for number, computed_s, _ in self._latest)
-        self.files_s = median(files_s for _, _, files_s in self._latest)
+    def stage_done(
+        self, stage: int, stages: int, computed_s: float, files_s: float, requests: int
+    ) -> None:
+        """One of so many stages of so many requests has taken so long."""
+        self._files_s.setdefault(stage, deque(maxlen=WINDOW)).append(files_s / requests)
+        if not stage:
+            return  # computing took what is done only once, too
+        self._latest.append((requests, computed_s))
+        self.compute_s = median(computed_s / number for number, computed_s in self._latest)
+        known_s = {number: median(times_s) for number, times_s in self._files_s.items()}
+        # The last stage is the only one without outputs.
+        written_s = [s for number, s in known_s.items() if number < stages - 1]
+        last_s = known_s.get(stages - 1, 0.0)
+        self.files_s = (fmean(written_s or [last_s]) * (stages - 1) + last_s) / stages
 
     @property
     def fixed_s(self) -> float:
         """What computing a dispatch takes beside what its number of requests takes."""
-        middle = fmean(number for number, _, _ in self._latest)
-        few = [(n, computed_s) for n, computed_s, _ in self._latest if n <= middle]
-        many = [(n, computed_s) for n, computed_s, _ in self._latest if n > middle]
+        middle = fmean(number for number, _ in self._latest)
+        few = [(n, computed_s) for n, computed_s in self._latest if n <= middle]
+        many = [(n, computed_s) for n, computed_s in self._latest if n > middle]
         (number, computed_s), (more, more_s) = map(_middle, (few, many or few))
         if more < ABOUT * number:
-            return FIXED_SHARE * median(computed_s for _, computed_s, _ in self._latest)
+            return FIXED_SHARE * median(computed_s for _, computed_s in self._latest)
         each_s = max((more_s - computed_s) / (more - number), 0.0)
         return max(computed_s - each_s * number, 0.0)
 
