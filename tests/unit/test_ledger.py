@@ -117,6 +117,31 @@ def test_a_result_before_its_time_is_counted_when_it_is_asked_for() -> None:
     assert (ledger.claimed, ledger.unique, ledger.computed) == (1, 1, 1)
 
 
+def test_what_is_held_for_a_job_to_come_stays_until_it_is_released() -> None:  # M1
+    ledger = ResultLedger(keep_most=1)
+    held = ledger.hold("a", file("guess"))
+    again = ledger.hold("a", file("once more"))
+    assert again is held and held.holders == 2 and ledger.discarded == [file("once more")]
+    ledger.release(held)
+    ledger.offer("b", file("b"))
+    ledger.offer("c", file("c"))
+    assert file("guess") not in ledger.discarded
+    assert ledger.place(unit("a"), (1,))[0] is held
+    ledger.release(held, held)
+    ledger.offer("d", file("d"))
+    assert file("guess") in ledger.discarded
+
+
+def test_what_is_computed_elsewhere_too_is_held_apart() -> None:  # M1
+    ledger = ResultLedger()
+    waiting, _ = ledger.place(unit("a"), (1,))
+    held = ledger.hold("a", file("own"))
+    assert held is not waiting and not waiting.is_done and held.result == file("own")
+    ledger.release(held)
+    assert ledger.discarded == [file("own")]
+    assert ledger.place(unit("a"), (2,))[0] is waiting
+
+
 def test_an_item_nobody_waits_for_any_more_is_new_again() -> None:
     ledger = ResultLedger()
     left, _ = ledger.place(unit("a", file("item")), (1,))

@@ -140,6 +140,22 @@ def test_what_each_request_takes_to_compute_does_not_make_dispatches_large() -> 
     assert sizes[0] == 200 and sizes[-1] == math.ceil(ROUND_S / 3 / 1e-3)
 
 
+def test_those_that_are_merged_stay_so_unless_the_difference_is_clear() -> None:  # M1 F2
+    """Estimates differ by some hundredths of a second, and then all models were loaded twice."""
+    case = Case(800, (1.1, 1.1, 1.1), 0.0, compute_s=1e-3, files_s=6e-4, apart_files_s=7e-4)
+    at_stake_s = judge(case).merged_s - judge(case).apart_s
+    near = dataclasses.replace(case, spent_s=START_S / 2 - at_stake_s)
+    assert not judge(near).pays
+    assert judge(dataclasses.replace(near, is_going_on=True)).pays
+    clear = dataclasses.replace(near, spent_s=near.spent_s + START_S, is_going_on=True)
+    assert not judge(clear).pays
+
+
+def test_a_row_s_process_is_not_taken_to_do_more_with_files_than_others() -> None:  # M1 F2
+    usual = Case(1000, (1.0, 1.0, 1.0), 0.0, compute_s=1e-4, apart_files_s=1e-3)
+    assert judge(dataclasses.replace(usual, files_s=5e-3)).pays
+
+
 def test_it_says_why() -> None:
     assert judge(Case(1, NOTHING, None)).why == (
         "merged because 1 request would take about 0.30 s merged, loads included, and 0.91 s job "

@@ -29,6 +29,7 @@ from tests.unit.fuzzing import cases
 ERROR = {"kind": "tool", "type": "ValueError", "message": "bad", "traceback": "Traceback"}
 MODEL = {"model": "m", "model_label": "M", "group": "g", "short_tokens": 8}
 STAGED = {"chain": 0, "keys": ["k"], "items": 2, "digests": ["d"], "bytes": 7}
+UNWRITTEN = {**STAGED, "outputs": [], "logs": [], "order": [0, 0], "names": ["a", "b"]}
 #: One sound frame of each kind, with each of its fields.
 SOUND: dict[str, tuple[dict[str, Any], list[bytes]]] = {
     "tool": ({"info": INFO, "seconds": 0.5, "versions": {"python": "3.12"}}, []),
@@ -190,6 +191,10 @@ def test_a_blob_too_many_is_refused(kind: str) -> None:  # W1
         ("tool", {"info": []}, "'info' of a 'tool' frame is"),
         ("stage", {"chains": [{**STAGED, "outputs": ["../x"], "logs": []}]}, "'outputs'"),
         ("stage", {"chains": [{**STAGED, "outputs": [], "logs": ["/x"]}]}, "'logs'"),
+        ("stage", {"chains": [{**UNWRITTEN, "order": [0]}]}, "1 places and 2 names of 2"),
+        ("stage", {"chains": [{**UNWRITTEN, "names": ["a"]}]}, "2 places and 1 names of 2"),
+        ("stage", {"chains": [{**UNWRITTEN, "order": [0, 1]}]}, "'order' names 2 of 1 keys"),
+        ("stage", {"chains": [{**UNWRITTEN, "order": [0, -1]}]}, "'order'"),
         ("store_trouble", {"kind": ["damaged"]}, "'kind'"),
         ("printed", {"doing": "sleep"}, "'doing'"),
         ("printed", {"start": 9}, "its end before its start"),
@@ -218,6 +223,10 @@ def test_what_is_read_is_what_was_written() -> None:
     stage = message_of(frame("stage"))
     assert isinstance(stage, StageDone)
     assert (stage.requests[0].outputs, stage.requests[0].size_bytes) == (("v/out",), 7)
+    assert stage.requests[0].order is None
+    later = message_of(frame("stage", {"chains": [UNWRITTEN]}))
+    assert isinstance(later, StageDone)
+    assert (later.requests[0].order, later.requests[0].names) == ((0, 0), ("a", "b"))
 
 
 ODD = st.sampled_from([0, 1, 10**12, 10**12 + 1, -1, 1e-18, 5e-324, 1e18, 1e19, 0.5, True, None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,19 @@ import pytest
 from snakemake_executor_gpupool.tool_api.tool import Tool
 from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.wire.frames import Decoder, Frame, encode
-from snakemake_executor_gpupool.wire.messages_out import with_latency, write_job
+from snakemake_executor_gpupool.wire.messages_out import (
+    Results,
+    publish_job,
+    with_latency,
+    write_job,
+)
 from snakemake_executor_gpupool.wire.payload import pack
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from snakemake_executor_gpupool.worker.channel import Channel
+from snakemake_executor_gpupool.worker.later_tools import LaterTools
 from snakemake_executor_gpupool.worker.loaded import RestoredTools
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
+from snakemake_executor_gpupool.worker.staging import digest
 from snakemake_executor_gpupool.worker.staging_folders import StagingFolders
 from snakemake_executor_gpupool.worker.unchanged import Unchanged
 from snakemake_executor_gpupool.worker.writer import Writer
@@ -99,19 +106,53 @@ class Copy(Tool):
             Path(path).write_text(results[0])
 
 
+OTHER = """
+from snakemake_executor_gpupool.tool_api.tool import Tool
+
+
+class Other(Tool):
+    def read(self, job):
+        return []
+
+    def run(self, items):
+        return items
+
+    def write(self, job, results):
+        with open(job.output[0], "w") as file:
+            file.write("other " + results[0])
+"""
+
+
+def made(
+    outputs: Iterable[str], inputs: list[str], result: str, log: str = ""
+) -> tuple[Request, list[bytes]]:
+    """Return the request of a job, and its result."""
+    described = Job("r", {}, inputs, Named(list(outputs)), log=[log] if log else [])
+    job = b"".join(map(bytes, pack(described)))
+    request = Request(1, "r", ToolRef("t", "", "python"), job, b"", str(Path.cwd()))
+    return request, [b"".join(map(bytes, pack(result)))]
+
+
 class Coordinator:
     """Sends frames to a process that writes, and sees what is there once it answers."""
 
     def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
         self.socket, self._decoder = ours, Decoder()
         self.channel = Channel(theirs.detach())
-        self.writer = Writer(self.channel, Copy, RestoredTools(), Unchanged(""))
+        later = LaterTools(Unchanged(""), str(Path.cwd()))
+        self.writer = Writer(self.channel, Copy, RestoredTools(), Unchanged(""), later)
 
     def send(self, *outputs: str, result: str = "good") -> None:
-        job = b"".join(map(bytes, pack(Job("r", {}, [], Named(list(outputs))))))
-        request = Request(1, "r", ToolRef("t", "", "python"), job, b"", str(Path.cwd()))
-        blobs = [b"".join(map(bytes, pack(result)))]
-        frame = write_job(request, [0], ["i"], blobs, "", hashes=False)
+        request, blobs = made(outputs, [], result)
+        self.put(write_job(request, [0], ["i"], blobs, "", hashes=False))
+
+    def publish(self, output: str, digests: list[str], result: str, tool: str = "") -> None:
+        """Have a job's outputs written that a row of models has computed; it reads ``in``."""
+        request, blobs = made([output], ["in"], result, log="log")
+        results = Results([0], ["i"], blobs, "computed\n", ToolRef(tool, "", "") if tool else None)
+        self.put(publish_job(request, digests, [], ["read"], results=results))
+
+    def put(self, frame: Frame) -> None:
         for chunk in encode(with_latency(frame.meta, 0.0), frame.blobs):
             self.socket.sendall(chunk)
 
@@ -120,7 +161,7 @@ class Coordinator:
         while self.channel.waiting() is not None:
             frame = self.channel.receive()
             assert isinstance(frame, Frame)
-            self.writer.write(frame)
+            (self.writer.write if frame.type == "write" else self.writer.publish)(frame)
             for answer in self._decoder.feed(self.socket.recv(65536)):
                 yield answer.type
 
@@ -160,3 +201,26 @@ def test_a_job_that_fails_leaves_none_of_an_earlier_one(work: Coordinator) -> No
     work.send("a/3")
     seen = [(kind, len(hidden())) for kind in work.answers()]
     assert seen == [("written", 1), ("write_failed", 0), ("written", 0)]
+
+
+def test_what_a_row_has_computed_is_written_for_the_job_that_was_guessed(
+    work: Coordinator,
+) -> None:  # M1 M5
+    Path("in").write_text("x")
+    Path("read").write_text("read\n")
+    work.publish("a/1", [digest("in")], "good")
+    work.publish("a/2", ["1:other"], "good")
+    work.publish("a/3", [digest("in")], "bad")
+    kinds = list(work.answers())
+    assert kinds == ["published", "unpublished", "unpublished"]
+    assert Path("a/1").read_text() == "good" and not hidden()
+    assert not Path("a/2").exists() and not Path("a/3").exists()
+    assert Path("log").read_text().startswith("read\ncomputed\n")
+
+
+def test_it_is_written_by_the_tool_of_its_job(work: Coordinator) -> None:  # M1
+    Path("in").write_text("x")
+    Path("other.py").write_text(OTHER)
+    work.publish("a/1", [digest("in")], "good", tool="other.py:Other")
+    assert list(work.answers()) == ["published"]
+    assert Path("a/1").read_text() == "other good"

@@ -6,6 +6,7 @@ would cost both: once requests of a row go job by job, so do all that come befor
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ class MergeChoice:
     ) -> bool:
         known = self._rows.setdefault(row.key, _Row())
         case = self._case(row, stages, request, there)
+        case = dataclasses.replace(case, is_going_on=bool(known.is_merged))
         known.excess_s = case.excess_s
         verdict = judge(case)
         if verdict.pays is not known.is_merged and known.notes < MAX_NOTES:
