@@ -74,8 +74,8 @@ MUTANTS = (
     Mutant(
         "a staged output is published only if its job's inputs are what it was made from",
         "worker/staging.py",
-        "if [digest(path) for path in job.input] != digests:",
-        "if False:",
+        "return [digest(path) for path in job.input] == digests",
+        "return True",
         ("test_staging.py",),
     ),
     Mutant(
@@ -167,8 +167,8 @@ MUTANTS = (
     Mutant(
         "a kept result that is handed out is held: its file stays while a job needs it",
         "scheduling/results.py",
-        "            known.holders += 1\n",
-        "",
+        "            known.holders += 1\n            placed.append(known)\n",
+        "            placed.append(known)\n",
         ("test_ledger.py",),
     ),
     Mutant(

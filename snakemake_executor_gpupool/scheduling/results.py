@@ -273,8 +273,8 @@ class ResultLedger:
 
     def hold(self, key: Hashable, result: Blob, batch_id: int = 0) -> WorkItem:
         """Keep the result of an item for a job yet to come, until it is released."""
-        self_made = WorkItem(key, "", 0.0, 0, b"", "", (0, 0), 0, result=result, is_guess=True)
-        self_made.batch_id, self_made.holders = batch_id, 1
+        made = WorkItem(key, "", 0.0, 0, b"", "", (0, 0), 0, result=result, is_guess=True)
+        made.batch_id, made.holders = batch_id, 1
         known = self._work_items.get(key)
         if known is not None and known.result is not None:
             self._discard(result)
@@ -282,11 +282,11 @@ class ResultLedger:
             return known
         if known is not None or self._settled.find(split(key)) is not None:
             # It is being computed elsewhere, too, or a large job has it.
-            self_made.is_guess, self_made.is_copy = False, True
-            return self_made
+            made.is_guess, made.is_copy = False, True
+            return made
         self.guesses += 1
-        self._work_items[key] = self_made
-        return self_made
+        self._work_items[key] = made
+        return made
 
     def claim(self, keys: Iterable[Hashable], items: int) -> None:
         """Count the items of a job whose outputs were made beforehand, too."""
