@@ -71,8 +71,9 @@ EVENTS = {
     "worker_started": "A process was started: `worker`, `tool`, `pid`, `devices` (empty: it reads "
     "and writes files), `node` (empty: where Snakemake is), `stamp` (in a server: of its code and "
     "surroundings).",
-    "worker_forked": "A process that is forked from another one, which has imported its packages, "
-    "is there: `worker`, `pid` (which its `worker_started` does not know).",
+    "worker_forked": "A process is there that another one, which has imported its packages, has "
+    "forked, or started if they cannot be shared: `worker`, `pid` (which its `worker_started` does "
+    "not know).",
     "worker_attached": "A process of a [server](../engines.md#snakemake), which had it already, "
     "works for this run: `worker`, `tool`, `pid`, `devices`, `node`; of a model's worker also "
     "`model`, `seconds` (that its load had taken) and `versions`.",

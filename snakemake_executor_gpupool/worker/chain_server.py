@@ -24,7 +24,6 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import time
 from collections.abc import Sequence
@@ -326,12 +325,11 @@ class ChainServer:
                 kept.keep((*head, key), packed.parts)
             self._remembered.keep((*head, key), packed.parts)
         results.update(computed)
-        take = functools.partial(self._take_results, is_written=not self._is_last(stage))
         for chain in chains:
-            self._guarded(chain, take, results)
+            self._guarded(chain, self._take_results, results, not self._is_last(stage))
 
     @staticmethod
-    def _take_results(chain: Chain, results: dict[str, Packed], *, is_written: bool = True) -> None:
+    def _take_results(chain: Chain, results: dict[str, Packed], is_written: bool = True) -> None:
         packed = [results[key] for key in chain.keys]  # one that failed ends the chain
         chain.parts = [each.parts for each in packed]
         chain.results = [packed[place].copy() for place in chain.order] if is_written else []

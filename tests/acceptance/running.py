@@ -36,6 +36,15 @@ def own_locks() -> str:
     return str(directory)
 
 
+def site_packages(place: Path, **modules: str) -> Path:
+    """A directory of installed packages: modules, by name what each is."""
+    site = place / "lib/site-packages"
+    site.mkdir(parents=True)
+    for name, text in modules.items():
+        (site / f"{name}.py").write_text(text)
+    return site
+
+
 @dataclass
 class Finished:
     """What a run left behind."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.running import Workflow
+from tests.acceptance.running import Workflow, site_packages
 
 SNAKEFILE = """
 kept_open = open("left-open.txt", "w")
@@ -51,9 +51,7 @@ Embed.main(snakemake)
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="Snakemake needs the only core")
 def test_a_second_run_finds_its_process_started_and_edited_code_is_run(tmp_path: Path) -> None:
-    site = tmp_path / "lib/site-packages"
-    site.mkdir(parents=True)
-    (site / "heavy.py").write_text(HEAVY)
+    site = site_packages(tmp_path, heavy=HEAVY)
     files = {f"{number}.in": f"Text {number}" for number in range(3)}
     flow = Workflow(tmp_path / "flow", SNAKEFILE, {**files, "tool.py": TOOL.format(how="upper")})
     imports = tmp_path / "imports"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.running import LOCAL, Workflow
+from tests.acceptance.running import LOCAL, Workflow, site_packages
 
 SNAKEFILE = """
 rule all:
@@ -56,9 +56,7 @@ if "snakemake" in globals():
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="Snakemake needs the only core")
 def test_forked_workers_compute_what_the_local_executor_does(tmp_path: Path) -> None:
-    site = tmp_path / "lib/site-packages"
-    site.mkdir(parents=True)
-    (site / "heavy.py").write_text(HEAVY)
+    site = site_packages(tmp_path, heavy=HEAVY)
     files = {f"{number}.in": f"Text {number}" for number in range(8)}
     flow = Workflow(tmp_path / "flow", SNAKEFILE, {**files, "tool.py": TOOL})
     outputs = [f"{number}.out" for number in range(8)]
