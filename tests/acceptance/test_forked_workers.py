@@ -64,6 +64,11 @@ def test_forked_workers_compute_what_the_local_executor_does(tmp_path: Path) -> 
     assert done.code == 0, done.text
     expected = [done.read(name) for name in outputs]
 
+    def printed() -> set[str]:
+        """Return what the newest run's processes have printed."""
+        logs = (flow.directory / ".snakemake/gpupool/latest").rglob("*.log")
+        return {line for log in logs for line in log.read_text(errors="replace").splitlines()}
+
     def run(name: str) -> tuple[set[int], set[int]]:
         """Run anew; return which workers are there, and which have been forked."""
         together = tmp_path / name
@@ -80,10 +85,9 @@ def test_forked_workers_compute_what_the_local_executor_does(tmp_path: Path) -> 
     assert not forked
     workers, forked = run("second")
     assert workers == forked and len(forked) == 2
+    assert not {f"IMPORTED {pid}" for pid in workers} & printed(), "it was imported for them"
     heavy = site / "heavy.py"
     heavy.write_text(HEAVY + "kept = open('/etc/passwd')\n")
     workers, forked = run("refused")
     assert workers == forked, "one process has started them, and each has imported for itself"
-    logs = (flow.directory / ".snakemake/gpupool/latest").rglob("*.log")
-    imported = {line for log in logs for line in log.read_text(errors="replace").splitlines()}
-    assert {f"IMPORTED {pid}" for pid in workers} <= imported
+    assert {f"IMPORTED {pid}" for pid in workers} <= printed()
