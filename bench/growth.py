@@ -6,8 +6,9 @@ Tools that do nothing, under gpupool and under an executor that only touches out
     python bench/growth.py --jobs 500 2000 --per-model 100          a quick look
 
 gpupool runs twice: on two simulated GPUs, which one model after the other gets, and on the CPU,
-where all models stay. Processor times are those of all processes together, which moves less than
-wall time on a machine that others use.
+where all models stay. A short run of all models goes before, so that none of the runs that are
+compared is the first to see a model. Processor times are those of all processes together, which
+moves less than wall time on a machine that others use.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Case:
 
     def measure(self) -> None:
         """Run it once."""
-        directory = ROOM / self.name.replace(" ", "-") / str(self.jobs)
+        directory = ROOM / self.name.replace(" ", "-") / f"{self.jobs}-{self.models}"
         config = ["--config", f"jobs={self.jobs}", f"models={self.models}"]
         with Watch(directory / "bench.log", (BEGUN, ENDED)) as self.watch:
             self.run(self.runs, directory, *config, snakefile=SNAKEFILE)
@@ -148,17 +149,19 @@ def main() -> int:
     """Run the bench; return 0 if every target is reached."""
     options = parse_arguments()
     facts = report.begin(ROOM, options.cores)
+    pools = (
+        ("two simulated GPUs", partial(rivals.gpupool, env={"GPUPOOL_SIMULATE": "2"})),
+        ("CPU", rivals.gpupool),
+    )
     cases = [
         Case(name, jobs, max(jobs // options.per_model, 1), run)
         for jobs in options.jobs
-        for name, run in (
-            ("floor", rivals.touch_floor),
-            ("two simulated GPUs", partial(rivals.gpupool, env={"GPUPOOL_SIMULATE": "2"})),
-            ("CPU", rivals.gpupool),
-        )
+        for name, run in (("floor", rivals.touch_floor), *pools)
     ]
+    all_models = cases[-1].models
+    before = [Case(name, 2 * all_models, all_models, run) for name, run in pools]
     try:
-        for case in cases:
+        for case in (*before, *cases):
             case.measure()
     except RivalFailed as error:
         print(f"\nFAIL: {error}")
