@@ -25,15 +25,18 @@ from snakemake_executor_gpupool.worker.code_digest import (
     is_of_python,
     version_of,
 )
+from snakemake_executor_gpupool.worker.generated import is_kernel
 from snakemake_executor_gpupool.worker.imports import Imports
 from snakemake_executor_gpupool.worker.looks import Looks
 
 #: Files below these belong to the machine, not to a tool.
-_OF_MACHINE = ("/proc/", "/sys/", "/dev/", "/run/", "/etc/", "/usr/lib", "/lib")
-#: But for this one: jobs may leave files there.
+_OF_MACHINE = (
+    *("/proc/", "/sys/", "/dev/", "/run/", "/etc/"),
+    *(f"{top}/lib{bits}/" for top in ("", "/usr") for bits in ("", "32", "64", "x32", "exec")),
+)
 _SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - nothing is put there
-#: Compiled kernels, made from what counts anyway.
-_COMPILED = ("/.triton/", "/torchinductor_", "/.nv/", "/.cache/torch/kernels/")
+#: But for these: jobs may leave files there, and disks that a user has plugged in appear there.
+_OF_USERS = (_SHARED_MEMORY, "/run/media/")
 _SHELLS = ("sh", "bash", "dash")
 #: Modules of Python that list directories to find others.
 _LISTS_FOR_IMPORTS = (
@@ -213,11 +216,12 @@ class Observer:
 
         Of these nothing is noted.
         """
+        whole = path + os.sep
         return (
-            (path.startswith(_OF_MACHINE) and not path.startswith(_SHARED_MEMORY))
-            or is_below_installed(path + os.sep)
+            (whole.startswith(_OF_MACHINE) and not whole.startswith(_OF_USERS))
+            or is_below_installed(whole)
             or is_of_python(path)
-            or any(part in path for part in _COMPILED)
+            or is_kernel(whole)
             or self._is_own(path)
             or os.path.realpath(path).startswith(self._passed_over)
         )

@@ -19,6 +19,7 @@ from typing import Callable, TypeVar
 from snakemake_executor_gpupool.errors import CodeChanged, UnlistedCode
 from snakemake_executor_gpupool.wire.fingerprint import PACKAGE_DIR, fingerprint
 from snakemake_executor_gpupool.worker.code_digest import is_below_installed, is_of_python
+from snakemake_executor_gpupool.worker.generated import is_generated
 from snakemake_executor_gpupool.worker.noted_reads import NotedReads
 
 #: Names the file for a process; it is taken out of the environment at once.
@@ -28,8 +29,6 @@ VARIABLE = "GPUPOOL_EXPECTED"
 FILE, CONTENT, PLACE, NAMES, PACKAGE = "file", "content", "place", "names", "package"
 #: Larger ones count by size, time and number: nobody writes into an interpreter.
 MAX_CONTENT_BYTES = 1024**2
-#: Directories of code that libraries generate, each file under the digest of its content.
-GENERATED = ("torchinductor_", ".triton", "transformers_modules", "triton_")
 T = TypeVar("T")
 _IMPORTABLE = (".py", ".so", ".pth")
 
@@ -206,11 +205,10 @@ def local_files() -> set[str]:
         # What torch makes up (torch.ops, torch.classes) says a name, and no path.
         if isinstance(path, str) and os.path.isabs(path) and is_local(path):
             files.add(os.path.abspath(path))
-    return files
+    return {path for path in files if not is_generated(path)}
 
 
 def is_local(path: str) -> bool:
-    """Return whether a file of code is a user's own."""
-    if path.startswith(PACKAGE_DIR + os.sep) or is_of_python(path) or is_below_installed(path):
-        return False
-    return not any(part.startswith(GENERATED) for part in path.split(os.sep))
+    """Return whether a file of code is a user's own, or one that a library has generated."""
+    is_own = path.startswith(PACKAGE_DIR + os.sep)
+    return not is_own and not is_of_python(path) and not is_below_installed(path)

@@ -39,6 +39,13 @@ MORE = {
     "an option that is looked for": Case(
         {"t.py": tool(LOADED, LOOKS)}, lambda: write({"option": "2"})
     ),
+    "a helper called as libraries call theirs": Case(
+        {
+            "t.py": tool("return [i + X for i in items]", imports="from triton_helper import X"),
+            "triton_helper.py": "X='1'",
+        },
+        lambda: write({"triton_helper.py": "X='2'"}),
+    ),
     "an option that is gone": Case(
         {"t.py": tool(LOADED, LOOKS), "option": "1"}, lambda: Path("option").unlink()
     ),
