@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from snakemake.shell import shell
 
+from snakemake_executor_gpupool.devices.settings import DeviceSettings
+from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.snakemake import node_shell
+from snakemake_executor_gpupool.frontends.snakemake.cluster import bring_up
 from snakemake_executor_gpupool.frontends.snakemake.node_shell import NotRun, is_plain
 from snakemake_executor_gpupool.hosts.cluster.shell_command import OTHER_PLACE_CODE, ShellCommand
 from snakemake_executor_gpupool.hosts.time_limit import LEFT_CODE
@@ -87,6 +90,15 @@ def test_what_would_not_be_exact_goes_the_other_way(other: Any) -> None:
 def test_a_user_may_want_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(node_shell.SWITCH, "always")
     assert not is_plain(job())
+    for word in ("", " auto "):
+        monkeypatch.setenv(node_shell.SWITCH, word)
+        assert is_plain(job())
+
+
+def test_a_misspelt_wish_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:  # C4
+    monkeypatch.setenv(node_shell.SWITCH, "allways")
+    with pytest.raises(ConfigError, match="GPUPOOL_NODE_SNAKEMAKE is 'allways': 'always' has"):
+        bring_up(None, DeviceSettings(), None)
 
 
 def test_snakemake_builds_the_command_and_the_node_runs_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,10 @@ def bring_up(
             f"--gpupool-cluster needs Dask, and {error.name} is not installed: install "
             "snakemake-executor-plugin-gpupool[cluster]"
         ) from error
+    from snakemake_executor_gpupool.frontends.snakemake.node_shell import wants_snakemake
     from snakemake_executor_gpupool.hosts.cluster.start import RunContext, start_cluster
 
+    wants_snakemake(os.environ)  # a misspelt word is said before anything is started
     options = cluster_options(workflow.executor_settings)
     context = RunContext(
         run_root=Path(workflow.persistence.path) / "gpupool",

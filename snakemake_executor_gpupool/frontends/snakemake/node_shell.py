@@ -16,12 +16,13 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from snakemake.shell import shell
 
+from snakemake_executor_gpupool.errors import ConfigError
 from snakemake_executor_gpupool.frontends.snakemake.deployment import conda_env_of
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     DEFAULT_TMPDIR,
@@ -64,9 +65,26 @@ class NotRun(Exception):
         self.code = code
 
 
+def wants_snakemake(env: Mapping[str, str]) -> bool:
+    """Return whether a user has all jobs on nodes run in a Snakemake of their own there.
+
+    Raises
+    ------
+    ConfigError
+        The variable has another word.
+    """
+    text = env.get(SWITCH, "").strip()
+    if text not in ("", "auto", "always"):
+        raise ConfigError(
+            f"{SWITCH} is {text!r}: 'always' has each shell job on a node run in a Snakemake of "
+            "its own there; unset, or 'auto', only those that need one"
+        )
+    return text == "always"
+
+
 def is_plain(job: Any) -> bool:
     """Return whether a job is a shell command that is the same without a Snakemake on the node."""
-    if os.environ.get(SWITCH, "").strip() == "always":
+    if wants_snakemake(os.environ):
         return False
     if job.is_group() or job.rule.shellcmd is None or job.is_norun or job.is_template_engine:
         return False
