@@ -7,13 +7,13 @@ end, and they end with it. It does nothing else.
 ::
 
     coordinator → server                server → coordinator
-    fMARK, with a channel (fork)        forked MARK PID | started MARK PID
+    fMARK, with a channel (fork)        forked MARK PID | alone MARK PID | started MARK PID
     rMARK (reap)                        ended MARK CODE
 
 Only a process with one thread is forked, and only if the imports have left nothing behind that
 two processes must not share (:class:`Traces`). Else the workers are processes that import for
-themselves (``started``). An ended worker keeps its number until it may be reaped, so that the
-coordinator can signal its group.
+themselves (``started``), and so is one that could not be forked this time (``alone``). An ended
+worker keeps its number until it may be reaped, so that the coordinator can signal its group.
 
 Standard library only, Python >= 3.9.
 """
@@ -121,9 +121,11 @@ class ForkServer:
     # -- workers -------------------------------------------------------------------------
     def _fork(self, mark: str, channel: int) -> bool:
         """Make a worker; return whether this is it."""
-        is_shared, pid = self._can_share and count_threads() == 1, -1
-        with contextlib.suppress(OSError):  # no memory for a copy: a small process may do
-            pid = os.fork() if is_shared else -1
+        pid, word = -1, "started"
+        if self._can_share and count_threads() == 1:
+            word = "alone"
+            with contextlib.suppress(OSError):  # no memory for a copy: a small process may do
+                pid, word = os.fork(), "forked"
         try:
             pid = self._start(mark, channel) if pid == -1 else pid
         except OSError as error:
@@ -135,7 +137,7 @@ class ForkServer:
             return True
         os.close(channel)
         self._children[mark] = _Child(pid, _handle_of(pid))
-        self._tell(f"{'forked' if is_shared else 'started'} {mark} {pid}")
+        self._tell(f"{word} {mark} {pid}")
         return False
 
     def _start(self, mark: str, channel: int) -> int:
