@@ -108,6 +108,10 @@ class PlannedRun:
         """The frontend knows more of the jobs to come."""
         self._take(ev.JobsForeseen(forecast))
 
+    def handing_over(self, *, goes_on: bool) -> None:
+        """The frontend begins to hand over many jobs, or has handed over all of them."""
+        self._take(ev.HandingOver(goes_on))
+
     def submit(self, request: Request) -> None:
         """A served job is ready."""
         self._take(ev.JobReady(request))

@@ -193,6 +193,11 @@ class Pool:
         event = ev.JobsForeseen(forecast, run)
         self._inbox.post_if_open(lambda now_s: self._loop.take(event, now_s))
 
+    def handing_over(self, *, goes_on: bool) -> None:
+        """Say that many jobs begin to be submitted, or that all of them were. Returns at once."""
+        event = ev.HandingOver(goes_on)
+        self._inbox.post_if_open(lambda now_s: self._loop.take(event, now_s))
+
     def run_left(self, run: str) -> None:
         """Say that none of a run's jobs is in flight, or will come. Returns at once."""
         self._inbox.post_if_open(lambda now_s: self._loop.take(ev.RunLeft(run), now_s))

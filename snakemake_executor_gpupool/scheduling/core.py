@@ -93,6 +93,8 @@ class Core:
                 sched.tick(now_s)
             case ev.JobsForeseen(forecast, run):
                 sched.foresee(forecast, now_s, run)
+            case ev.HandingOver(goes_on=goes_on):
+                sched.handing_over(goes_on=goes_on, now_s=now_s)
             case ev.RunLeft(run=run):
                 sched.run_left(run, now_s)
             case ev.FilesRenewed(tool=tool):

@@ -42,6 +42,17 @@ class JobsForeseen:
 
 
 @dataclass(frozen=True)
+class HandingOver:
+    """A frontend begins to hand over many jobs that are ready, or has handed over all of them.
+
+    Meanwhile it looks after none that has ended, and so makes none ready. It says so of what it
+    foresees for itself; not where it is one of several.
+    """
+
+    goes_on: bool
+
+
+@dataclass(frozen=True)
 class CallReady:
     """A call from Python has items; ``info`` is of its tool.
 
@@ -226,6 +237,7 @@ class Cancelled:
 Event = (
     JobReady
     | JobsForeseen
+    | HandingOver
     | FilesRenewed
     | RunLeft
     | CallReady

@@ -176,6 +176,12 @@ class Outlook(Foresight):
         workers = sum(worker.is_feedable for worker in model.workers.values())
         return PAID_LOADS if self.is_known and workers <= 1 else 1.0
 
+    def comes_now(self, model: Model) -> bool:
+        """Whether jobs of a model are to come that wait for nothing."""
+        waves = () if self._table.is_shared else self._waves.of(model.key)
+        coming = (w for w in waves if self._table.counts[w.name].coming and not w.waits_elsewhere)
+        return not all(map(self._times.ready_in_s, coming))
+
     def jobs_to_come(self, wave: str) -> int:
         """Return how many jobs of a wave are still to come, as far as is known."""
         count = self._table.counts.get(wave)

@@ -179,6 +179,11 @@ class Scheduler:
         self.merges.forget_run(run)
         self.foresee(Forecast(), now_s, run)
 
+    def handing_over(self, *, goes_on: bool, now_s: float) -> None:
+        """A frontend begins to hand over many jobs, or has handed over all of them."""
+        self.dispatch.handing_over(goes_on=goes_on, now_s=now_s)
+        self._settle(now_s)
+
     def submit(self, request: Request, now_s: float) -> None:
         """A served job is ready."""
         job = self.jobs.add(request)

@@ -130,6 +130,9 @@ def _add_forecasts(world: World, rng: random.Random) -> None:
         event = ev.JobsForeseen(forecast())
         at_s = rng.choice([0.0, rng.uniform(0.0, BUSY_S)])
         world.at(at_s, functools.partial(world.take, event))
+    for _ in range(rng.choice([0, 1, 3])):
+        over = ev.HandingOver(goes_on=rng.random() < 0.6)
+        world.at(rng.choice([0.0, rng.uniform(0.0, BUSY_S)]), functools.partial(world.take, over))
 
 
 def _add_events(world: World, rng: random.Random) -> None:

@@ -100,6 +100,31 @@ def test_the_highest_priority_goes_first(workflow: StubWorkflow) -> None:  # S6
     workflow.wait(lambda: len(workflow.finished) == 3)
 
 
+@pytest.mark.parametrize("jobs", [64, 65])
+def test_the_pool_is_told_while_many_jobs_are_handed_over(
+    workflow: StubWorkflow, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:  # P6
+    pool, told = workflow.executor._pool, list[object]()
+    submit = pool.submit
+    monkeypatch.setattr(pool, "submit", lambda some: (told.append(len(some)), submit(some)))
+    monkeypatch.setattr(pool, "handing_over", lambda *, goes_on: told.append(goes_on))
+    workflow.run(*(workflow.served(f"s{n}") for n in range(jobs)))
+    assert told == ([64] if jobs == 64 else [True, 64, 1, False])
+    workflow.wait(lambda: len(workflow.finished) == jobs)
+
+
+def test_jobs_that_could_not_all_be_handed_over_are_over_too(
+    workflow: StubWorkflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = list[bool]()
+    executor = workflow.executor
+    monkeypatch.setattr(executor._pool, "handing_over", lambda *, goes_on: told.append(goes_on))
+    monkeypatch.setattr(executor._serving, "flush", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        workflow.run(*(workflow.served(f"s{n}") for n in range(100)))
+    assert told == [True, False]
+
+
 def test_an_error_without_words_is_an_error(workflow: StubWorkflow) -> None:
     """A child that has said what is wrong by itself leaves nothing to say."""
 

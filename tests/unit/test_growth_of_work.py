@@ -16,6 +16,7 @@ import pytest
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.forecast import Node, forecast_of
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.testing import invariants
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
@@ -102,9 +103,15 @@ def submit(world: World, models: int, number: int, first: int = 0) -> None:
     )
 
 
-def in_turn(models: int, *, gpus: int, every_s: float, is_known: bool = True) -> World:
-    """One job of each model after the other."""
-    world, jobs = a_world(gpus), models * JOBS_EACH
+def in_turn(
+    models: int, *, gpus: int, every_s: float, is_known: bool = True, is_told: bool = False
+) -> World:
+    """One job of each model after the other; ``is_told``: the scheduler knows when it is over."""
+    figures = dict.fromkeys((f"m{n}" for n in range(models)), Figures(0.07, 0.0005))
+    world, jobs = a_world(gpus, figures=figures if is_told else {}), models * JOBS_EACH
+    if is_told:
+        world.take(ev.HandingOver(goes_on=True))
+        world.at(jobs * every_s, lambda: world.take(ev.HandingOver(goes_on=False)))
     if is_known:
         foresee(world, {n: Node(f"k{n % models}", "tool") for n in range(jobs)})
     for number in range(jobs):
@@ -145,6 +152,7 @@ WORLDS: dict[str, Callable[[int], World]] = {
     "on the CPU, not foreseen": partial(in_turn, gpus=0, every_s=0.004, is_known=False),
     "on the CPU, at once": partial(in_turn, gpus=0, every_s=0.0),
     "on GPUs": partial(in_turn, gpus=2, every_s=0.002),
+    "on GPUs, handed over": partial(in_turn, gpus=2, every_s=0.002, is_told=True),
     "on GPUs, at once": partial(in_turn, gpus=2, every_s=0.0),
     "in rows": in_rows,
     "leases": leases,

@@ -206,6 +206,7 @@ def test_every_event_is_among_what_is_tried_or_can_be_read_back(tmp_path: Path) 
         ev.StoreTroubleReported("damaged", "x"),
         ev.FilesRenewed(ToolRef("tool", "", "python")),
         ev.RunLeft("run1"),
+        ev.HandingOver(goes_on=True),
     ]
     for event in rare:
         assert from_plain(type(event), json.loads(json.dumps(to_plain(event)))) == event

@@ -130,6 +130,13 @@ class AttachedPool(Pool):
         else:
             self._connection.send({"type": "forecast", "forecast": plain_forecast(forecast)})
 
+    def handing_over(self, *, goes_on: bool) -> None:
+        """Say that many jobs begin to be submitted, or that all were: a server has others, too."""
+        with self._state:
+            over = bool(self._over)
+        if over:
+            super().handing_over(goes_on=goes_on)
+
     @property
     def places(self) -> list[str]:
         """Directories that processes in containers must see: the server's, whoever serves."""

@@ -11,7 +11,7 @@ Each ready job takes one of four ways::
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -210,12 +210,25 @@ class Executor(RealExecutor):
             self._pool.foresee(forecast)
         # Snakemake passes them in no particular order.
         jobs = sorted(jobs, key=lambda job: -job.priority)
-        for start in range(0, len(jobs), JOBS_AT_ONCE):
-            for job in jobs[start : start + JOBS_AT_ONCE]:
-                evaluate_here(job)
-                self.run_job_pre(job)
-                self.run_job(job)
-            self._serving.flush()
+        with self._telling_of(jobs):
+            for start in range(0, len(jobs), JOBS_AT_ONCE):
+                for job in jobs[start : start + JOBS_AT_ONCE]:
+                    evaluate_here(job)
+                    self.run_job_pre(job)
+                    self.run_job(job)
+                self._serving.flush()
+
+    @contextlib.contextmanager
+    def _telling_of(self, jobs: list[Any]) -> Iterator[None]:
+        """Tell the pool while many jobs are handed over: Snakemake does nothing else meanwhile."""
+        if len(jobs) <= JOBS_AT_ONCE:
+            yield
+            return
+        self._pool.handing_over(goes_on=True)
+        try:
+            yield
+        finally:
+            self._pool.handing_over(goes_on=False)
 
     def printjob(self, job: Any) -> None:
         """Have Snakemake say that a job starts."""

@@ -9,6 +9,7 @@ from snakemake_executor_gpupool.devices.allocation.requests import suits
 from snakemake_executor_gpupool.devices.device import Device, fit_one_process
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
+from snakemake_executor_gpupool.scheduling.models.arriving import ArrivingJobs
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
@@ -36,12 +37,14 @@ class LoadAhead:
         lifecycle: WorkerLifecycle,
         outlook: Outlook,
         blame_tracker: BlameTracker,
+        arriving: ArrivingJobs,
     ) -> None:
         self._allocator = allocator
         self._models = models
         self._lifecycle = lifecycle
         self._outlook = outlook
         self._blame_tracker = blame_tracker
+        self._arriving = arriving
         self._next_s = -math.inf
 
     def hold_off(self, now_s: float) -> None:
@@ -65,6 +68,8 @@ class LoadAhead:
         """
         if now_s < self._next_s or self._allocator.is_wanted_by_others(None):
             return 0
+        if self._arriving.held:
+            return 0  # there is work enough, and no device
         self._next_s = now_s + LOOK_AGAIN_S
         self._load(now_s)
         has_gpus = any(map(is_gpu, self._allocator.devices))

@@ -21,6 +21,7 @@ from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.job_state import JobState, explain
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.models.ahead import LoadAhead
+from snakemake_executor_gpupool.scheduling.models.arriving import ArrivingJobs
 from snakemake_executor_gpupool.scheduling.models.batching import Batching
 from snakemake_executor_gpupool.scheduling.models.charging import Charging
 from snakemake_executor_gpupool.scheduling.models.due import DueModels
@@ -106,9 +107,11 @@ class Dispatch:
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
         self.provisional = Provisional(self.lifecycle, allocator, outbox, events)
         self._keeping = KeptWorkers(self.lifecycle, outlook, self._due)
-        self.scaling = WorkerScaling(allocator, models, self.lifecycle, blame_tracker, outlook)
+        self._arriving = arriving = ArrivingJobs(outlook)
+        who = self.lifecycle, blame_tracker, outlook, arriving
+        self.scaling = WorkerScaling(allocator, models, *who)
         self.failures = Failures(self.lifecycle, jobs, ledger, outbox, events, blame_tracker)
-        self.ahead = LoadAhead(allocator, models, self.lifecycle, outlook, blame_tracker)
+        self.ahead = LoadAhead(allocator, models, self.lifecycle, outlook, blame_tracker, arriving)
         self.charging = Charging(jobs, outbox)
         self.batching = Batching(
             allocator,
@@ -124,6 +127,7 @@ class Dispatch:
     def forget(self, model: Model) -> None:
         """Forget a model that is about to be forgotten."""
         self._due.forget(model)
+        self._arriving.forget(model)
         self.scaling.limited.pop(model.key, None)
 
     def owns(self, worker_id: str) -> bool:
@@ -155,7 +159,13 @@ class Dispatch:
 
     def expect(self, request: Request, now_s: float) -> None:
         """A job is about to be read."""
+        self._arriving.job_came(now_s)
         self._keeping.expect(request, now_s)
+
+    def handing_over(self, *, goes_on: bool, now_s: float) -> None:
+        """A frontend begins to hand over many jobs, or has handed over all of them."""
+        for model in self._arriving.handing_over(goes_on=goes_on, now_s=now_s):
+            self.feed(model, now_s)
 
     def await_model(self, job: JobState, model: Model, now_s: float) -> None:
         """Have a model loaded for a job that wants nothing else."""
@@ -243,7 +253,9 @@ class Dispatch:
         """Do for every model what can be done now, unless there is nothing to do."""
         is_full = self._is_full()
         for model in self.models.values():
-            if not (is_at_rest(model) or (is_full and self._only_waits(model))):
+            if is_at_rest(model) or (is_full and self._only_waits(model)):
+                continue
+            if not self.scaling.holds(model, now_s):
                 self.feed(model, now_s)
 
     def _is_full(self) -> bool:

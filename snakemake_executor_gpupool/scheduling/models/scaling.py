@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.blame import BlameTracker
+from snakemake_executor_gpupool.scheduling.models.arriving import ArrivingJobs
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker, Stage
@@ -28,9 +29,11 @@ class WorkerScaling:
         lifecycle: WorkerLifecycle,
         blame_tracker: BlameTracker,
         outlook: Outlook,
+        arriving: ArrivingJobs,
     ) -> None:
         self._models = models
         self._outlook = outlook
+        self._arriving = arriving
         #: Models for which more workers would pay as soon as another one's idle.
         self.limited: dict[Hashable, Model] = {}
         self._allocator = allocator
@@ -90,6 +93,10 @@ class WorkerScaling:
 
     def adjust(self, model: Model, now_s: float) -> None:
         """Have as many of a model's workers come as pay; those who wait beyond that step back."""
+        if self.holds(model, now_s):
+            self._arriving.held[model.key] = model
+            return
+        self._arriving.forget(model)
         self._ask_for_more(model, now_s)
         if model.error is not None:
             return  # no device will do
@@ -99,6 +106,10 @@ class WorkerScaling:
         if model.oversized:
             for worker in [w for w in model.alive if w.stage is Stage.AWAY and w.is_alone]:
                 self._lifecycle.resume(worker, now_s)
+
+    def holds(self, model: Model, now_s: float) -> bool:
+        """Whether a model is not loaded yet: it would take another's place, and again later."""
+        return self._arriving.holds(model, now_s) and not self.free_places(model)
 
     def _ask_for_more(self, model: Model, now_s: float) -> None:
         """Let as many workers wait for devices as pay, no matter what was thought before."""

@@ -10,6 +10,7 @@ import dataclasses
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from snakemake_executor_gpupool.frontends.commandline.plan.to_come import JobsToCome
 from snakemake_executor_gpupool.frontends.snakemake.admission import Admission, LaneJob
@@ -154,10 +155,16 @@ class Flow:
         chosen = self._choose()
         if chosen and self._to_come is not None:
             self._foresee(self._to_come)
+        is_many = len(chosen) > JOBS_AT_ONCE
+        if is_many:
+            self.forecast.handing_over(goes_on=True)
         for start in range(0, len(chosen), JOBS_AT_ONCE):
             units = chosen[start : start + JOBS_AT_ONCE]
             busy_s += self._own.submit_s * len(units)
             self.forecast.at(self.forecast.now_s + busy_s, self._starter(units))
+        if is_many:
+            end = partial(self.forecast.handing_over, goes_on=False)
+            self.forecast.at(self.forecast.now_s + busy_s, end)
         self.forecast.at(self.forecast.now_s + busy_s, self._rest)
 
     def _foresee(self, to_come: JobsToCome) -> None:
