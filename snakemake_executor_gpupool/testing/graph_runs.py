@@ -69,6 +69,8 @@ class GraphRun:
         Whether that says which models jobs will need of which none has come yet.
     mistakes
         Draws what is wrong with forecasts, which come late and again and again; None: nothing is.
+    shuffles
+        Draws in which order jobs come that are ready at the same moment; None: that of the graph.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class GraphRun:
         looks_ahead: bool,
         foretells: bool = True,
         mistakes: random.Random | None = None,
+        shuffles: random.Random | None = None,
     ) -> None:
         self.graph = graph
+        self._shuffles = shuffles
         truth: dict[str, float] = {}
         guess: dict[str, float] = {}
         self._items: list[list[FakeItem]] = []
@@ -133,9 +137,8 @@ class GraphRun:
 
     def run(self) -> Outcome:
         """Run all jobs."""
-        for number, lacks in enumerate(self._lacks):
-            if not lacks:
-                self._submit(number)
+        for number in self._ordered([n for n, lacks in enumerate(self._lacks) if not lacks]):
+            self._submit(number)
         self.world.run()
         reports = self.world.reports
         assert reports.keys() >= set(range(len(self.graph.jobs)))
@@ -155,12 +158,16 @@ class GraphRun:
                     for other in worker.model.alive
                 )
 
+    def _ordered(self, numbers: list[int]) -> list[int]:
+        """Return jobs that are ready at the same moment in the order in which they come."""
+        return self._shuffles.sample(numbers, len(numbers)) if self._shuffles else numbers
+
     def _submit(self, number: int) -> None:
         model, wave = self.graph.jobs[number].model, self._wave_of.get(number, "")
         self.world.submit(number, self._items[number], model=model, wave=wave)
 
     def _ended(self, number: int) -> None:
-        for reader in self._readers[number] if number < len(self._readers) else ():
+        for reader in self._ordered(self._readers[number]) if number < len(self._readers) else ():
             self._lacks[reader] -= 1
             if not self._lacks[reader]:
                 self.world.at(self.world.now_s, functools.partial(self._submit, reader))
