@@ -159,6 +159,9 @@ def of_chance(compared: Sequence[Compared]) -> dict[str, list[float]]:
         "LRU over LRU, in one order over another": [
             each.shuffled[0][0].makespan_s / each.shuffled[1][0].makespan_s for each in compared
         ],
+        "forecast over forecast, in one order over another": [
+            each.shuffled[0][1].makespan_s / each.shuffled[1][1].makespan_s for each in compared
+        ],
     }
 
 
@@ -180,7 +183,7 @@ def targets(compared: Sequence[Compared]) -> list[report.Target]:
     """Return what is to be reached."""
     scarce = [each.time_ratio for each in compared if each.is_scarce]
     loads = statistics.median(each.ahead.cold_loads / each.fewest for each in compared)
-    ahead, _, chance = of_chance(compared).values()
+    ahead, _, chance, _ = of_chance(compared).values()
     return [
         report.Target(
             "loads of models without a worker, over the fewest, median", loads, LOADS_OF_OPTIMUM
