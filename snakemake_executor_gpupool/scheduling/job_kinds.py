@@ -42,10 +42,6 @@ class JobKinds:
         """Return what is taken to be the model of a kind without a job so far; None: nothing is."""
         return self._foretold.get(kind)
 
-    def guesses(self) -> Collection[Hashable]:
-        """Return what is taken to be the models of kinds without a job so far."""
-        return self._foretold.values()
-
     def foretell(self, kind: str, key: Hashable) -> None:
         """Take a model to be that of a kind until a job of it has come."""
         if not self.models(kind):

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
 from snakemake_executor_gpupool.devices.allocation.foresight import Foresight
+from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.forecast import Forecast, Wave, kind_of
 from snakemake_executor_gpupool.scheduling.job_kinds import JobKinds
 from snakemake_executor_gpupool.scheduling.model_waves import ModelWaves
@@ -61,8 +62,8 @@ class Outlook(Foresight):
         self._ranks: dict[Hashable, tuple[float, ...]] = {}
         self._estimated_s = -math.inf
         self._used: set[Hashable] | None = None
-        #: When models are used that were never loaded, in order; None: to be looked up.
-        self._first_uses_s: list[float] | None = None
+        #: When models are used that are not loaded, in order; None: to be looked up.
+        self._next_uses_s: list[float] | None = None
         #: What a load, and a job, of a model takes, in the median of all; None: to be looked up.
         self._typical: tuple[float | None, float | None] | None = None
 
@@ -116,7 +117,7 @@ class Outlook(Foresight):
         """Estimate anew what was estimated a while ago."""
         if now_s - self._estimated_s >= RENEWED_AFTER_S:
             self._estimated_s, self._used, self._typical = now_s, None, None
-            self._first_uses_s = None
+            self._next_uses_s = None
             self._forget_ranks()
             self._forget_estimates()
 
@@ -131,7 +132,7 @@ class Outlook(Foresight):
     def foretell(self, kind: str, key: Hashable) -> None:
         """Take a model to be that of a kind that has had no job yet."""
         self._waves.foretell(kind, key)
-        self._used = self._first_uses_s = None
+        self._used = self._next_uses_s = None
         self._forget_ranks()
         self._forget_estimates()
 
@@ -232,6 +233,16 @@ class Outlook(Foresight):
             (self._table.counts[w.name].coming for w in self._waves.of(model.key)), default=0
         )
         return (self.job_s(model) or 0.0) * jobs * (1 / workers - 1 / (workers + 1))
+
+    def spares_one(self, model: Model, within_s: float, now_s: float) -> bool:
+        """Whether one of a model's workers is soon free that saves its next jobs little."""
+        workers = [worker for worker in model.workers.values() if worker.is_feedable]
+        if len(workers) < 2 or model.load_s is None or model.speed.s_per_cost is None:
+            return False
+        busy_s = waiting_s(model) + sum(model.free_in_s(worker, now_s) for worker in workers)
+        if busy_s > within_s * len(workers):
+            return False
+        return self._saved_s(model, len(workers) - 1) < WEIGHS * model.load_s
 
     def weighs(self, model: Model) -> bool:
         """Whether loading a model takes long enough, beside its jobs, to be avoided."""
@@ -349,13 +360,13 @@ class Outlook(Foresight):
         pace_s = self._times.pace_before(wave)
         return min(coming, 1 + int((within_s - next_s) / pace_s)) if pace_s else coming
 
-    def first_loads(self, within_s: float) -> int:
-        """Count the models that had no job so far, have no worker, and are used in time."""
-        if self._first_uses_s is None:
-            foretold = {key: self._models[key] for key in self._kinds.guesses()}.values()
-            unloaded = (m for m in foretold if m.is_foretold and not m.workers)
-            self._first_uses_s = sorted(map(self.model_next_use_s, unloaded))
-        return bisect.bisect_left(self._first_uses_s, within_s)
+    def loads_within(self, within_s: float) -> int:
+        """Count the models without a worker, for which nothing is ready, that are used in time."""
+        if self._next_uses_s is None:
+            unloaded = (m for m in self._models.values() if not (m.workers or m.waiting or m.error))
+            on_gpus = (m for m in unloaded if is_gpu(m.spec) and self.weighs(m))
+            self._next_uses_s = sorted(map(self.model_next_use_s, on_gpus))
+        return bisect.bisect_left(self._next_uses_s, within_s)
 
     def others_to_come(self, model: Model) -> int:
         """Count the other models that have work, or had and have jobs to come.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+import pytest
+
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.forecast import Node, forecast_of, wave_of_client
 from snakemake_executor_gpupool.scheduling.models.ahead import HOLD_OFF_S, NOBODYS_S
+from snakemake_executor_gpupool.testing.graph_runs import GraphRun
 from snakemake_executor_gpupool.testing.simulation import World
 from snakemake_executor_gpupool.testing.world_options import FakeItem
 from tests.unit.test_outlook import (
@@ -162,3 +165,34 @@ def test_what_cannot_be_loaded_ahead_is_tried_once_more_when_there_is_work() -> 
     assert set(world.reports.values()) == {None}
     assert len(loads_of_b(world)) == 3, "not again and again"
     assert not world.notes("model_failed")
+
+
+@pytest.mark.parametrize(("a_takes_s", "is_kept"), [(11.2, True), (13.0, False)])
+def test_the_only_worker_of_a_model_is_kept_where_one_of_many_is_soon_free(
+    a_takes_s: float, is_kept: bool
+) -> None:
+    """c waits when b's worker has nothing to do, and is needed again; those of a soon are not."""
+    jobs = ("a", a_takes_s, []), ("a", a_takes_s, []), ("b", 1.0, []), ("b", 9.5, [])
+    _, ahead = both(graph_of(*jobs, ("c", 1.0, [2]), ("b", 1.0, [4]), devices=3))
+    assert loaded_models(ahead) == ["a", "a", "b", "c", *([] if is_kept else ["b"])]
+
+
+def test_a_device_nobody_needs_goes_to_a_model_that_has_none_before_one_that_has() -> None:
+    """a ends; one more worker of x would save less than a load, and z is loaded again soon."""
+    jobs = [("z", 1.0, []), ("a", 30.0, []), *[("x", 8.0, [0])] * 6, ("z", 5.0, [2, 3, 4, 5])]
+    _, ahead = both(graph_of(*jobs, devices=2), foretells=False)
+    assert loaded_models(ahead) == ["z", "a", "x", "z"]
+
+
+@pytest.mark.parametrize(("load_s", "loads"), [(1.0, 0), (10.0, 1)])
+def test_no_device_is_left_for_a_model_that_loads_in_a_small_part_of_a_job(
+    load_s: float, loads: int
+) -> None:
+    """z, whose device a has got, is used once more."""
+    jobs = ("z", 5.0, []), ("a", 30.0, []), ("z", 5.0, [1])
+    run = GraphRun(graph_of(*jobs, devices=1, load_s=load_s), looks_ahead=True)
+    seen: list[int] = []
+    outlook = run.world.scheduler.outlook
+    run.world.at(30.0, lambda: seen.append(outlook.loads_within(1e3)))
+    run.run()
+    assert seen == [loads]

@@ -106,7 +106,7 @@ class Dispatch:
         self.models = models
         self.lifecycle = WorkerLifecycle(allocator, outbox, events, blame_tracker)
         self.provisional = Provisional(self.lifecycle, allocator, outbox, events)
-        self._keeping = KeptWorkers(self.lifecycle, outlook, self._due)
+        self._keeping = KeptWorkers(allocator, self.lifecycle, outlook, self._due)
         self._arriving = arriving = ArrivingJobs(outlook)
         who = self.lifecycle, blame_tracker, outlook, arriving
         self.scaling = WorkerScaling(allocator, models, *who)

@@ -6,8 +6,10 @@ longer than a share of what its load takes. On the CPU no model makes room for a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.models.due import DueModels
 from snakemake_executor_gpupool.scheduling.models.lifecycle import WorkerLifecycle
@@ -20,12 +22,17 @@ from snakemake_executor_gpupool.wire.requests import Request
 KEPT_S = 1.0
 #: But for no longer than this share of a load.
 KEPT_SHARE = 0.25
+#: For this share of a load it is waited for a worker of another model, which is hardly missed.
+SPARED_SHARE = 0.1
 
 
 class KeptWorkers:
     """Keeps workers that will have work in a moment."""
 
-    def __init__(self, lifecycle: WorkerLifecycle, outlook: Outlook, due: DueModels) -> None:
+    def __init__(
+        self, allocator: Allocator, lifecycle: WorkerLifecycle, outlook: Outlook, due: DueModels
+    ) -> None:
+        self._allocator = allocator
         self._lifecycle = lifecycle
         self._outlook = outlook
         self._due = due
@@ -63,11 +70,33 @@ class KeptWorkers:
             return False
         if worker.spare_since_s is None:
             worker.spare_since_s = now_s
-        left_s = worker.spare_since_s + limit_s(worker.model) - now_s
+        spare_s = now_s - worker.spare_since_s
+        left_s = limit_s(worker.model) - spare_s
         if left_s <= 0.0 or self._outlook.model_next_use_s(worker.model) > left_s:
-            return False
+            left_s = SPARED_SHARE * (worker.model.load_s or 0.0) - spare_s
+            if left_s <= 0.0 or not self._is_spared(worker, left_s, now_s):
+                return False
         self._due.keeps(worker.model, now_s + left_s)
         return True
+
+    def _is_spared(self, worker: ModelWorker, within_s: float, now_s: float) -> bool:
+        """Whether a model's only worker, needed again, is not the one to go.
+
+        Somebody wants its device, and would soon find one of another model's many as good.
+        """
+        model = worker.model
+        if any(other.is_feedable for other in model.alive if other is not worker):
+            return False
+        if not self._allocator.is_wanted_by_others(model.key):
+            return False
+        if self._outlook.model_next_use_s(model) == math.inf:
+            return False
+        others = {w.model.key: w.model for w in self._lifecycle.workers.values()}
+        return any(
+            self._outlook.spares_one(other, within_s, now_s)
+            for other in others.values()
+            if other is not model and other.spec == model.spec
+        )
 
 
 def limit_s(model: Model) -> float:

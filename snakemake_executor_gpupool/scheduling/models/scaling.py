@@ -127,7 +127,7 @@ class WorkerScaling:
         if self._allocator.is_wanted_by_others(model.key):
             # A device taken from another model would do no more work than before.
             most = min(max(coming + free, 1), capacity)
-        free = max(free - self._first_loads(model), 0 if coming else min(free, 1))
+        free = self._left_by_others(model, free, least=0 if coming else min(free, 1))
         # On devices that no other model will need, work counts that will come.
         to_spare = self._has_to_spare(model, free)
         later_s = self._outlook.work_within(model, model.load_s or 0.0) if to_spare else []
@@ -169,14 +169,17 @@ class WorkerScaling:
             for worker in other.workers.values()
         )
 
-    def _first_loads(self, model: Model) -> int:
-        """Count the models that are to be loaded for the first time while this one is at work.
+    def _left_by_others(self, model: Model, free: int, least: int) -> int:
+        """Return how many free devices other models leave that are to be loaded meanwhile.
 
         Each waits for its load as this one does, and a device on which it is loaded ahead saves it.
+        Looked up only where it matters: it asks for the next jobs of all models.
         """
-        if not (self._outlook.is_known and is_measured(model) and is_gpu(model.spec)):
-            return 0
-        return self._outlook.first_loads((model.load_s or 0.0) + waiting_s(model))
+        knows = self._outlook.is_known and is_measured(model) and is_gpu(model.spec)
+        if free <= least or not knows:
+            return free
+        loads = self._outlook.loads_within((model.load_s or 0.0) + waiting_s(model))
+        return max(free - loads, least)
 
     def _has_to_spare(self, model: Model, free: int) -> bool:
         """Whether more devices can be had than other models may want."""
