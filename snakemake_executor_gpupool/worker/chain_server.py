@@ -66,6 +66,7 @@ from snakemake_executor_gpupool.worker.staging import (
     NotStageable,
     Staging,
     is_complete,
+    logs_put_back,
     size_bytes,
 )
 from snakemake_executor_gpupool.worker.staging_folders import StagingFolders
@@ -340,7 +341,7 @@ class ChainServer:
         tool = self._restored.for_job(self._classes[chain.stage], chain.job)
         updates = {chain.job.output[n]: source for n, source in chain.meta["updates"]}
         try:
-            with chain.at_work() as job, job_log(job, chain.log_text()):
+            with chain.at_work() as job, logs_put_back(job), job_log(job, chain.log_text()):
                 content = None if chain.stage else updates.get
                 touched = frozenset(chain.meta["touched"][chain.stage])
                 expected = Expected(type(tool).__name__, touched)

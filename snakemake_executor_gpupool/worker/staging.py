@@ -252,7 +252,8 @@ def publish(
         if target in whole and os.path.lexists(source):
             os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
             move_into_place(source, target)
-    move_logs(job, logs)
+    with logs_put_back(job):
+        move_logs(job, logs)
     return True
 
 
@@ -260,6 +261,27 @@ def are_inputs(job: Job, digests: list[str]) -> bool:
     """Return whether a job's inputs are what was read for it: whether they have these digests."""
     with explained_inputs(job):
         return [digest(path) for path in job.input] == digests
+
+
+@contextlib.contextmanager
+def logs_put_back(job: Job) -> Iterator[None]:
+    """Put a job's logs back as they were if what follows fails: the job is then done once more."""
+    before = [_size_of_file(path) for path in job.log]
+    try:
+        yield
+    except BaseException:
+        for path, size in zip(job.log, before):
+            with contextlib.suppress(OSError):  # no file
+                os.unlink(path) if size is None else os.truncate(path, size)
+        raise
+
+
+def _size_of_file(path: str) -> int | None:
+    """Return how large a file is; None: there is nothing."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return None
 
 
 def move_logs(job: Job, logs: list[str]) -> None:

@@ -171,7 +171,7 @@ class Writer:
 
     def _write_computed(self, job: Job, frame: Frame) -> dict[str, Any] | None:
         """Have outputs written that a chain has computed; return hashes, None if it cannot be."""
-        from snakemake_executor_gpupool.worker.staging import are_inputs, move_logs
+        from snakemake_executor_gpupool.worker.staging import are_inputs, logs_put_back, move_logs
 
         wait_s, meta = latency_of(frame), frame.meta
         wait_for_files(job.input, wait_s)
@@ -182,9 +182,10 @@ class Writer:
         if meta["tool"]:
             tool_class = self._later.of(meta["tool"], meta["stamp"])
         results = load_places(frame.blobs[1:], meta["order"])
-        move_logs(job, meta["logs"])
-        with job_log(job, meta["log_text"], is_apart=meta["prints_apart"]):
-            outputs = self._have_written(tool_class, job, frame, meta["names"], results)
+        with logs_put_back(job):
+            move_logs(job, meta["logs"])
+            with job_log(job, meta["log_text"], is_apart=meta["prints_apart"]):
+                outputs = self._have_written(tool_class, job, frame, meta["names"], results)
         return {"outputs": outputs, "inputs": watched.hashes()}
 
 

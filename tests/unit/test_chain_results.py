@@ -1,17 +1,22 @@
-"""What the tools of a chain get to write: results of their own at each place."""
+"""What the tools of a chain get to write, results of their own at each place, and their logs."""
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from snakemake_executor_gpupool.tool_api.values import Job
+from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.wire.frames import SPOOL_BYTES
 from snakemake_executor_gpupool.wire.payload import load_bytes, pack
+from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.chain import Chain, Packed
 from snakemake_executor_gpupool.worker.chain_server import ChainServer
+from snakemake_executor_gpupool.worker.channel import Channel
 
 
 @pytest.mark.parametrize("size", [3, SPOOL_BYTES])
@@ -31,3 +36,35 @@ def test_a_tool_may_change_what_it_writes(size: int, made_now: bool) -> None:
                 result["a"].append("mine")
     sent = [load_bytes(b"".join(parts)) for parts in chains[0].parts]
     assert np.array_equal(sent[0], np.arange(size)) and len(sent[1]["a"]) == 1
+
+
+class Fails(Tool):
+    def load(self, device: str) -> None: ...
+
+    def read(self, job: Job) -> list[str]:
+        return []
+
+    def run(self, items: list[str]) -> list[str]:
+        return items
+
+    def write(self, job: Job, results: list[str]) -> None:
+        print("writing")
+        raise ValueError("no")
+
+
+def test_what_fails_in_a_chain_is_in_its_jobs_log_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # S4 M5
+    monkeypatch.chdir(tmp_path)
+    ours, theirs = socket.socketpair()
+    server = ChainServer(Channel(theirs.detach()), [Fails, Fails], Spool(str(tmp_path)))
+    meta: dict[str, Any] = {"keys": ["k"], "order": [0], "names": ["n"], "cwd": str(tmp_path)}
+    meta |= {"updates": [], "touched": [[], []], "by": "w", "staged": ""}
+    chain = Chain(meta, [Job(output=Named(["out"]), log=Named(["log"])), Job()], [])
+    Path("log").write_text("reading\n")
+    with pytest.raises(ValueError, match="no"):
+        server._write_stage(chain)
+    # It is written once more, job by job, and tells of it then.
+    assert Path("log").read_text() == "reading\n"
+    ours.close()
+    server._channel._socket.close()
