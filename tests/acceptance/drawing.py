@@ -8,7 +8,9 @@ from pathlib import Path
 
 from tests.acceptance.running import TOOLS
 
-NAMES = ("a", "b", "c d", "é", "x=1, y=2", "q'u", "long" * 30, "$HOME", "a.b", "-n", "ü")
+#: A wildcard that repeats itself is refused by Snakemake.
+LONG = "".join(map(str, range(60)))
+NAMES = ("a", "b", "c d", "é", "x=1, y=2", "q'u", LONG, "$HOME", "a.b", "-n", "ü")
 FAULTS = ("run", "run", "read", "write", "late")
 HEAD = """
 def of_wildcards(wildcards):

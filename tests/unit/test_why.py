@@ -193,6 +193,24 @@ def test_no_provenance_at_all(
     assert main(["why", "--store", "nowhere", "x"]) == 2
 
 
+def test_a_damaged_record_is_said_and_ends_nothing_with_a_traceback(
+    workflow: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workflow / "out/b").write_text("B")
+    lines = (workflow / PLACE).read_bytes().splitlines(keepends=True)
+    said = []
+    for number, line in enumerate(lines):
+        for name in json.loads(line) if line.strip() else ():
+            for value in (None, 3, "x", [1], {"a": 1}):
+                damaged = json.dumps({**json.loads(line), name: value}).encode() + b"\n"
+                others = lines[:number], lines[number + 1 :]
+                (workflow / PLACE).write_bytes(b"".join([*others[0], damaged, *others[1]]))
+                for file in ("out/a", "out/b", "out/plain"):
+                    assert main(["why", file]) in (0, 1, 2)
+                    said.append(capsys.readouterr().err)
+    assert any("provenance.jsonl has a record that makes no sense" in text for text in said)
+
+
 def test_a_crate_of_a_run(workflow: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rocrate", reason="the package rocrate is missing")
     (workflow / "out/a").write_text("A")

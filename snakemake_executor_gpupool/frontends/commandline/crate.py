@@ -48,7 +48,7 @@ def crate(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise NoCrate(f"{out} is there already: name a directory that is empty, or not there")
-    with ProvenanceReader(place) as reader:
+    with ProvenanceReader(place) as reader, reader.making_sense():
         run = reader.run_named(None if options.run == LATEST else Path(options.run).name)
         if run is None:
             raise NoCrate(f"{place} knows no run {options.run}: gpupool why FILE names one")
@@ -57,13 +57,14 @@ def crate(options: argparse.Namespace) -> int:
     snakefile = find_snakefile(options.snakefile, run, workflow)
     from snakemake_executor_gpupool.frontends.commandline.crate_entities import Crate
 
-    made = Crate(run, records, workflow, with_files=options.files)
-    if not made.jobs:
-        raise NoCrate(f"run {run['run']} has recorded no job: there is nothing to tell")
-    try:
-        made.write(out, snakefile, options.license or NO_LICENSE)
-    except OSError as error:
-        raise NoCrate(f"the crate {out} cannot be written: {error.strerror}") from error
+    with reader.making_sense():
+        made = Crate(run, records, workflow, with_files=options.files)
+        if not made.jobs:
+            raise NoCrate(f"run {run['run']} has recorded no job: there is nothing to tell")
+        try:
+            made.write(out, snakefile, options.license or NO_LICENSE)
+        except OSError as error:
+            raise NoCrate(f"the crate {out} cannot be written: {error.strerror}") from error
     if options.json:
         print(json.dumps({"run": run["run"], "crate": str(out), "jobs": len(made.jobs)}))
     else:

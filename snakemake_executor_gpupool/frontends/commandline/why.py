@@ -82,12 +82,13 @@ def why(options: argparse.Namespace) -> int:
         )
         return EXIT_MISUSE
     for place in places:
-        with ProvenanceReader(place) as reader:
+        with ProvenanceReader(place) as reader, reader.making_sense():
             answer = look_up(reader, path)
             whole = everything(reader, answer)
+            text = json.dumps(whole, indent=2) if options.json else "\n".join(lines_of(whole))
         if answer.status != UNKNOWN:
             break
-    print(json.dumps(whole, indent=2) if options.json else "\n".join(lines_of(whole)))
+    print(text)
     return EXIT_DONE if answer.status in (SAME, MOVED, UNVERIFIED) else EXIT_FAILED
 
 

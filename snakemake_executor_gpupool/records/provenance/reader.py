@@ -25,7 +25,7 @@ PLACE = Path(".snakemake", "gpupool", PROVENANCE)
 
 
 class NoProvenance(GpupoolError):
-    """There is no such file, or it is of another format; the message says what to do."""
+    """There is no such file, or it is damaged or of another format; the message says which."""
 
 
 def find_file(start: Path) -> Path | None:
@@ -74,6 +74,22 @@ class ProvenanceReader:
         """Close the file."""
         if isinstance(self._data, mmap.mmap):
             self._data.close()
+
+    @contextlib.contextmanager
+    def making_sense(self) -> Iterator[None]:
+        """Say it of a record that is none of gpupool's, or damaged, while records are used.
+
+        Raises
+        ------
+        NoProvenance
+            What was done with one cannot be done.
+        """
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise NoProvenance(
+                f"{self.path} has a record that makes no sense ({error!r}): it is damaged"
+            ) from error
 
     # -- search ------------------------------------------------------------------------
     def lines_with(self, text: bytes) -> Iterator[Record]:

@@ -56,7 +56,8 @@ def verify(options: argparse.Namespace) -> int:
     started_s = time.perf_counter()
     findings: list[Finding] = []
     with ProvenanceReader(place) as reader:
-        jobs, unknown, skipped = _chosen(reader, options)
+        with reader.making_sense():
+            jobs, unknown, skipped = _chosen(reader, options)
         findings += [
             Finding(
                 file, NOT_VERIFIED, "nothing is known of it: no run has recorded such an output"
