@@ -88,6 +88,16 @@ def is_code_as_it_was(tool_class: type) -> bool:
     return known is None or known.digest == _code_of(tool_class).digest
 
 
+def changed_file(tool_class: type) -> str:
+    """Return a file of a tool's code that is another than on the first call; empty: none is."""
+    files = code_of(tool_class).files
+    changed = {path: now for path in files if (now := version_of(path)) != files[path]}
+    if changed and is_code_as_it_was(tool_class):
+        files.update(changed)  # the same content, written again
+        return ""
+    return next(iter(changed), "")
+
+
 def code_of(tool_class: type) -> Code:
     """Return a tool's code as it is on the first call in this process."""
     if tool_class not in _KNOWN:

@@ -85,6 +85,7 @@ from snakemake_executor_gpupool.worker.describe import (
     tool_info,
     versions,
 )
+from snakemake_executor_gpupool.worker.edits import Edits
 from snakemake_executor_gpupool.worker.file_hashes import Watched
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_files
@@ -135,6 +136,7 @@ class Server:
         self._remarked: set[str] = set()
         #: The models whose origin was said.
         self._known_origins: set[str] = set()
+        self._edits = Edits(tool_class)
         self._later = LaterTools(self._unchanged, base_dir)
         self._restored = RestoredTools()
         self._store = RunStore(channel)
@@ -228,12 +230,13 @@ class Server:
         return {"origin": origin_of(tool, job.output)}
 
     def _remark(self, ident: int, job: Job) -> None:
-        """Warn of misspelt names in a rule or a class, once for each."""
+        """Warn of misspelt names in a rule or a class, and of edited code, once for each."""
         rule = f"rule {job.rule}" if job.rule else "a call"
         kind: Any = self._tool_class
         texts = [f"{rule}: {text}" for text in likely_misspelt(kind, job.params)]
-        for text in (*remarks_on(kind), *texts):
-            if text not in self._remarked:
+        edited = "" if self._unchanged.tool else self._edits.remark()
+        for text in (*remarks_on(kind), *texts, edited):
+            if text and text not in self._remarked:
                 self._remarked.add(text)
                 self._channel.send({"type": "remark", "job": ident, "text": shortened(text, 2000)})
 

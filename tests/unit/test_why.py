@@ -201,11 +201,11 @@ def test_a_damaged_record_is_said_and_ends_nothing_with_a_traceback(
     said = []
     for number, line in enumerate(lines):
         for name in json.loads(line) if line.strip() else ():
-            for value in (None, 3, "x", [1], {"a": 1}):
+            for value in ("x", [1]):
                 damaged = json.dumps({**json.loads(line), name: value}).encode() + b"\n"
                 others = lines[:number], lines[number + 1 :]
                 (workflow / PLACE).write_bytes(b"".join([*others[0], damaged, *others[1]]))
-                for file in ("out/a", "out/b", "out/plain"):
+                for file in ("out/a", "out/b"):
                     assert main(["why", file]) in (0, 1, 2)
                     said.append(capsys.readouterr().err)
     assert any("provenance.jsonl has a record that makes no sense" in text for text in said)
