@@ -53,6 +53,7 @@ from snakemake_executor_gpupool.wire.kept import (
 )
 from snakemake_executor_gpupool.wire.messages_out import (
     ChainRequest,
+    Guessed,
     Results,
     check_process,
     describe_model,
@@ -322,8 +323,10 @@ class Actions:
         root = staged.guess.staging
         places = self._where(staged.outputs, root), self._where(staged.logs, root)
         hashes = self._wants_hashes(request)
-        results = self._results_of(staged)
-        frame = publish_job(request, staged.digests, *places, hashes=hashes, results=results)
+        results, tool = self._results_of(staged), staged.guess.tool
+        other = None if tool == staged.tool else tool
+        guessed = Guessed(staged.digests, staged.model, other)
+        frame = publish_job(request, guessed, *places, hashes=hashes, results=results)
         self._send(effect.worker_id, frame)
 
     def _results_of(self, staged: StagedOutputs) -> Results | None:
@@ -331,9 +334,7 @@ class Actions:
         if unwritten is None:
             return None
         text = log_line(staged.items, len(unwritten.results), self._by([unwritten.worker_id]))
-        tool = staged.guess.tool
-        other = None if tool == staged.tool else tool
-        return Results(unwritten.order, unwritten.names, unwritten.blobs, text, other)
+        return Results(unwritten.order, unwritten.names, unwritten.blobs, text)
 
     def _wants_hashes(self, request: Request) -> bool:
         return bool(self._fact_takers) and request.has_provenance

@@ -181,20 +181,36 @@ class Results:
         For each item, which of the blobs is its result, and what it is called.
     log_text
         What the job's log says first.
-    tool
-        The job's tool, where the process that writes serves another one; else None.
     """
 
     order: Sequence[int]
     names: Sequence[str]
     blobs: Sequence[Blob]
     log_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Guessed:
+    """What a job was taken to be before it was there; if it is not, nothing is published.
+
+    Attributes
+    ----------
+    digests
+        Of its inputs, in its order, and of the files that its params name; and its group.
+    model
+        As a process of its tool described it.
+    tool
+        The job's tool, where the process that publishes serves another one; else None.
+    """
+
+    digests: Sequence[str]
+    model: str
     tool: ToolRef | None = None
 
 
 def publish_job(
     request: Request,
-    digests: Sequence[str],
+    guessed: Guessed,
     outputs: Sequence[str],
     logs: Sequence[str],
     *,
@@ -205,17 +221,16 @@ def publish_job(
 
     Parameters
     ----------
-    digests
-        Of the inputs that they were made from, in the job's order.
     results
         What outputs are written from that lie nowhere yet.
     """
-    tool = None if results is None else results.tool
+    tool = guessed.tool
     meta = {
         "type": "publish",
         "job": request.job_id,
         "cwd": request.cwd,
-        "digests": digests,
+        "digests": guessed.digests,
+        "model": guessed.model,
         "outputs": outputs,
         "logs": logs,
         "touched": request.touched,

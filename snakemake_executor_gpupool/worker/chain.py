@@ -17,6 +17,7 @@ from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.job_log import log_line
 from snakemake_executor_gpupool.wire.payload import is_float_array, load_bytes, load_payload, pack
 from snakemake_executor_gpupool.worker.guessed import GuessedJob, NotKnownYet
+from snakemake_executor_gpupool.worker.named_files import params_digest
 from snakemake_executor_gpupool.worker.staging import NotStageable, View, digest, examined, inside
 
 #: Bound of the results that a worker keeps in memory, in bytes.
@@ -35,7 +36,7 @@ class Chain:
     order
         For each of the job's items, the index of its distinct item.
     digests
-        Of the inputs of the current stage.
+        Of the inputs of the current stage, and of the files that its params name; and the group.
     view
         Holds the files of jobs that are not ready; None: all are ready.
     hashes
@@ -109,10 +110,11 @@ class Chain:
                     if digest(path) != self._known.get(path):
                         raise NotStageable(path)
 
-    def take_digests(self) -> None:
-        """Record the digests of the stage's inputs; the current directory is the view."""
-        self.digests = [self._digest(path) for path in self.job.input]
-        self._known.update(zip(self.job.input, self.digests))
+    def take_digests(self, group: str) -> None:
+        """Record the digests of what the stage reads, in the view, and the group of its items."""
+        inputs = [self._digest(path) for path in self.job.input]
+        self._known.update(zip(self.job.input, inputs))
+        self.digests = [*inputs, params_digest(self.job.params, self.job.output), group]
 
     def _digest(self, path: str) -> str:
         assert self.view is not None

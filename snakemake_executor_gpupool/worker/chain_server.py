@@ -50,6 +50,7 @@ from snakemake_executor_gpupool.worker.channel import Channel, latency_of
 from snakemake_executor_gpupool.worker.describe import (
     batch_budget,
     describe_item,
+    describe_model,
     versions,
 )
 from snakemake_executor_gpupool.worker.file_hashes import hashes_of
@@ -268,7 +269,8 @@ class ChainServer:
         tool = self._restored.for_job(self._classes[stage], chain.job)
         try:
             with chain.at_work() as job, job_log(job), explained_inputs(job):
-                chain.take_digests()
+                # Now that its inputs are there: params may name some of them.
+                chain.take_digests(describe_model(tool, job.output)["group"])
                 items = all_items(tool, job)
                 described = [
                     describe_item(tool, item, position) for position, item in enumerate(items)

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.worker.file_digests import sha256_of, sha256_of_large
@@ -96,6 +96,16 @@ def contents_of(value: Any, bounds: Bounds, outputs: Iterable[str] = ()) -> list
         if content:
             contents.append((path, content))
     return contents
+
+
+def params_digest(params: Mapping[str, Any], outputs: Iterable[str]) -> str:
+    """Return a digest of the files that a job's params name; empty: they name none.
+
+    Also of those that neither its model nor its results depend on, for they may be read with its
+    inputs, or when its outputs are written.
+    """
+    contents = contents_of(list(params.values()), RUN_PARAM, outputs)
+    return hashlib.sha256(repr(contents).encode()).hexdigest() if contents else ""
 
 
 def content_of(path: str) -> str:

@@ -15,8 +15,8 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     results {job, names} [result...]           (``write`` of the same job follows)
     write {job, cwd, settled, order, names, updates, touched, directories, hashes} [job, result...]
                                                written {outputs} | write_failed
-    publish {job, cwd, digests, outputs, logs, touched, hashes, order, names, log_text, tool,
-             stamp, updates, directories, prints_apart} [job, result...]
+    publish {job, cwd, digests, model, tool, stamp, outputs, logs, touched, hashes, order,
+             names, log_text, updates, directories, prints_apart} [job, result...]
                                                published {outputs, inputs} | unpublished
     load  {device, model} [params]             loaded {batch_tokens, seconds, peak_mib}
                                                | load_failed

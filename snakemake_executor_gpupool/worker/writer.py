@@ -15,11 +15,13 @@ from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.frames import Frame
 from snakemake_executor_gpupool.wire.payload import load_payload, load_places
 from snakemake_executor_gpupool.worker.channel import Channel, latency_of
+from snakemake_executor_gpupool.worker.describe import describe_model
 from snakemake_executor_gpupool.worker.early_results import EarlyResults
 from snakemake_executor_gpupool.worker.file_hashes import Watched, hashes_of
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
 from snakemake_executor_gpupool.worker.later_tools import LaterTools
-from snakemake_executor_gpupool.worker.loaded import RestoredTools
+from snakemake_executor_gpupool.worker.loaded import RestoredTools, for_files
+from snakemake_executor_gpupool.worker.named_files import params_digest
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
 from snakemake_executor_gpupool.worker.printed import Printed
@@ -143,8 +145,10 @@ class Writer:
             self._unchanged.reads.require()
             self._unchanged.reads.require_none_in(".")
             job = self._job_of(frame)
-            act = self._write_computed if is_to_write(frame) else self._move_staged
-            hashes = act(job, frame)
+            tool_class = self._class_of(frame)
+            if is_as_described(tool_class, job, frame):
+                act = self._write_computed if is_to_write(frame) else self._move_staged
+                hashes = act(tool_class, job, frame)
         if is_to_write(frame):
             self._folders.clear(keep=self._next_places() if hashes is not None else ())
             self._printed.tell(self._channel, "write", ident)
@@ -154,8 +158,13 @@ class Writer:
         seconds = time.perf_counter() - started_s
         self._channel.send({"type": "published", "job": ident, "seconds": seconds, **hashes})
 
+    def _class_of(self, frame: Frame) -> type[Tool]:
+        """Return the tool of the job that a frame is about."""
+        spec, stamp = frame.meta["tool"], frame.meta["stamp"]
+        return self._later.of(spec, stamp) if spec else self._tool_class
+
     @staticmethod
-    def _move_staged(job: Job, frame: Frame) -> dict[str, Any] | None:
+    def _move_staged(_: type[Tool], job: Job, frame: Frame) -> dict[str, Any] | None:
         """Move outputs that a chain has staged into place; return hashes, None if it cannot be."""
         # Most processes never need it.
         from snakemake_executor_gpupool.worker.staging import publish
@@ -165,28 +174,39 @@ class Writer:
         wait_for_files([*awaited, *job.input], latency_of(frame))
         hashed = (outputs, job.input) if frame.meta["hashes"] else ((), ())
         watched, found = Watched(hashed[1]), hashes_of(hashed[0])
-        if not publish(job, frame.meta["digests"], outputs, frame.meta["logs"], touched):
+        if not publish(job, frame.meta["digests"][:-2], outputs, frame.meta["logs"], touched):
             return None
         return {"outputs": found, "inputs": watched.hashes()}
 
-    def _write_computed(self, job: Job, frame: Frame) -> dict[str, Any] | None:
+    def _write_computed(
+        self, tool_class: type[Tool], job: Job, frame: Frame
+    ) -> dict[str, Any] | None:
         """Have outputs written that a chain has computed; return hashes, None if it cannot be."""
         from snakemake_executor_gpupool.worker.staging import are_inputs, logs_put_back, move_logs
 
-        wait_s, meta = latency_of(frame), frame.meta
+        wait_s, meta, inputs = latency_of(frame), frame.meta, frame.meta["digests"][:-2]
         wait_for_files(job.input, wait_s)
         watched = Watched(job.input if meta["hashes"] else ())
-        if (wait_s and wait_for_blobs(frame.blobs, wait_s)) or not are_inputs(job, meta["digests"]):
+        if (wait_s and wait_for_blobs(frame.blobs, wait_s)) or not are_inputs(job, inputs):
             return None
-        tool_class = self._tool_class
-        if meta["tool"]:
-            tool_class = self._later.of(meta["tool"], meta["stamp"])
         results = load_places(frame.blobs[1:], meta["order"])
         with logs_put_back(job):
             move_logs(job, meta["logs"])
             with job_log(job, meta["log_text"], is_apart=meta["prints_apart"]):
                 outputs = self._have_written(tool_class, job, frame, meta["names"], results)
         return {"outputs": outputs, "inputs": watched.hashes()}
+
+
+def is_as_described(tool_class: type[Tool], job: Job, frame: Frame) -> bool:
+    """Return whether a job's model and params are still what they were before it was there.
+
+    They include the content of files that its params name, which may have changed meanwhile.
+    """
+    tool = for_files(tool_class, job.params)
+    described, (*_, named, group) = describe_model(tool, job.output), frame.meta["digests"]
+    if (described["model"], described["group"]) != (frame.meta["model"], group):
+        return False
+    return bool(params_digest(job.params, job.output) == named)
 
 
 def is_to_write(frame: Frame) -> bool:

@@ -10,6 +10,7 @@ from snakemake_executor_gpupool.wire.frames import Decoder, Frame, encode
 from snakemake_executor_gpupool.wire.kept import StoreAddress
 from snakemake_executor_gpupool.wire.messages_out import (
     ChainRequest,
+    Guessed,
     foresee_job,
     load_model,
     move_model,
@@ -52,7 +53,9 @@ FRAMES = {
     "foresee": foresee_job(REQUEST, "cpu", STORE, reads=True, most=10),
     "write": write_job(REQUEST, [0, 0], ["x", "y"], [b"result"], "computed by w1"),
     "results": results_of(1, ["w"], [b"result"]),
-    "publish": publish_job(REQUEST, ["digest"], ["/staged/out"], ["/staged/log"]),
+    "publish": publish_job(
+        REQUEST, Guessed(["digest", "", "group"], "m"), ["/staged/out"], ["/staged/log"]
+    ),
     "load": load_model("cuda:0", "m", [b"p1", b"p2"]),
     "move": move_model("cpu", is_away=True),
     "run": run_batch(3, b"p1", [b"item"], [("", "m", "g", "k")], STORE),

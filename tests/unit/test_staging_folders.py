@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_gpupool.tool_api.tool import Tool
+from snakemake_executor_gpupool.tool_api.tool_spec import load_tool_class
 from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.wire.frames import Decoder, Frame, encode
 from snakemake_executor_gpupool.wire.messages_out import (
+    Guessed,
     Results,
     publish_job,
     with_latency,
@@ -20,8 +22,10 @@ from snakemake_executor_gpupool.wire.messages_out import (
 from snakemake_executor_gpupool.wire.payload import pack
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from snakemake_executor_gpupool.worker.channel import Channel
+from snakemake_executor_gpupool.worker.describe import describe_model
 from snakemake_executor_gpupool.worker.later_tools import LaterTools
-from snakemake_executor_gpupool.worker.loaded import RestoredTools
+from snakemake_executor_gpupool.worker.loaded import RestoredTools, for_files
+from snakemake_executor_gpupool.worker.named_files import params_digest
 from snakemake_executor_gpupool.worker.outputs import staged_outputs
 from snakemake_executor_gpupool.worker.staging import digest
 from snakemake_executor_gpupool.worker.staging_folders import StagingFolders
@@ -124,10 +128,11 @@ class Other(Tool):
 
 
 def made(
-    outputs: Iterable[str], inputs: list[str], result: str, log: str = ""
+    outputs: Iterable[str], inputs: list[str], result: str, log: str = "", template: str = ""
 ) -> tuple[Request, list[bytes]]:
     """Return the request of a job, and its result."""
-    described = Job("r", {}, inputs, Named(list(outputs)), log=[log] if log else [])
+    files = Named(list(outputs))
+    described = Job("r", {}, inputs, files, {"template": template}, log=[log] if log else [])
     job = b"".join(map(bytes, pack(described)))
     request = Request(1, "r", ToolRef("t", "", "python"), job, b"", str(Path.cwd()))
     return request, [b"".join(map(bytes, pack(result)))]
@@ -146,11 +151,22 @@ class Coordinator:
         request, blobs = made(outputs, [], result)
         self.put(write_job(request, [0], ["i"], blobs, "", hashes=False))
 
-    def publish(self, output: str, digests: list[str], result: str, tool: str = "") -> None:
-        """Have a job's outputs written that a row of models has computed; it reads ``in``."""
-        request, blobs = made([output], ["in"], result, log="log")
-        results = Results([0], ["i"], blobs, "computed\n", ToolRef(tool, "", "") if tool else None)
-        self.put(publish_job(request, digests, [], ["read"], results=results))
+    def publish(
+        self, output: str, digests: list[str], result: str, tool: str = "", **other: str
+    ) -> None:
+        """Have a job's outputs written that a row of models has computed; it reads ``in``.
+
+        ``other``: what its model, group or params' files were.
+        """
+        request, blobs = made([output], ["in"], result, log="log", template="template")
+        kind = load_tool_class(tool, str(Path.cwd())) if tool else Copy
+        params = {"template": "template"}
+        names = {**describe_model(for_files(kind, params), [output]), **other}
+        named = other.get("named", params_digest(params, [output]))
+        ref = ToolRef(tool, "", "") if tool else None
+        guessed = Guessed([*digests, named, names["group"]], names["model"], ref)
+        results = Results([0], ["i"], blobs, "computed\n")
+        self.put(publish_job(request, guessed, [], ["read"], results=results))
 
     def put(self, frame: Frame) -> None:
         for chunk in encode(with_latency(frame.meta, 0.0), frame.blobs):
@@ -246,6 +262,20 @@ def test_what_a_row_has_computed_is_written_for_the_job_that_was_guessed(
     assert Path("a/1").read_text() == "good" and not hidden()
     assert not Path("a/2").exists() and not Path("a/3").exists()
     assert Path("log").read_text() == "before\nread\ncomputed\n", "what has failed is told once"
+
+
+@pytest.mark.parametrize("what", ["model", "group", "named"])
+def test_nothing_is_written_where_what_params_name_has_changed(
+    work: Coordinator, what: str
+) -> None:  # M5
+    Path("in").write_text("x")
+    Path("template").write_text("one")
+    work.publish("a/1", [digest("in")], "good", **{what: "another"})
+    work.publish("a/2", [digest("in")], "good")
+    Path("read").write_text("")
+    assert next(answers := work.answers()) == "unpublished" and not Path("a/1").exists()
+    Path("template").write_text("two")
+    assert list(answers) == ["unpublished"] and not Path("a/2").exists()
 
 
 def test_it_is_written_by_the_tool_of_its_job(work: Coordinator) -> None:  # M1

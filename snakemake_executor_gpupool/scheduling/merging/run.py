@@ -266,7 +266,8 @@ class MergedRuns:
         figures = staged.items, size_bytes, share_s
         tool = merged.request.tool
         where = worker.node, cost, batch_id
-        outputs = StagedOutputs(stage.request, tool, *files, keys, *figures, *where, unwritten)
+        made = unwritten, stage.model
+        outputs = StagedOutputs(stage.request, tool, *files, keys, *figures, *where, *made)
         for dropped in [outputs] if merged.is_unclaimed else self._staged.add(outputs):
             self._drop(dropped)
         if stage.request.identity in self._held and len(worker.in_flight[0].items) > 1:

@@ -61,7 +61,7 @@ class StagedOutputs:
     tool
         Of the first stage: a process of it is up, and may publish any job's outputs.
     digests
-        Of the input files that it was made from, in the job's order.
+        Of what it was made from: input files in the job's order, files that params name, the group.
     keys, items
         The items' keys in the ledger, each once, and how many items there are.
     size_bytes
@@ -74,6 +74,9 @@ class StagedOutputs:
         The job's share of the stage, and the dispatch that this was of.
     unwritten
         What its outputs are written from; None: they are staged.
+    model
+        Of its stage, as a process of its tool described it before: it follows from params, the
+        files that these name, and the tool's code.
     """
 
     guess: Request
@@ -89,6 +92,7 @@ class StagedOutputs:
     cost: JobCost = field(default_factory=JobCost)
     batch_id: int = 0
     unwritten: Unwritten | None = None
+    model: str = ""
 
     @property
     def held(self) -> tuple[WorkItem, ...]:
