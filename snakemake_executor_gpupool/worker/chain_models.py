@@ -18,6 +18,7 @@ from snakemake_executor_gpupool.wire.payload import pack
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.batch import run_batch
 from snakemake_executor_gpupool.worker.chain import Packed, tried_first
+from snakemake_executor_gpupool.worker.chain_threads import ChainThreads
 from snakemake_executor_gpupool.worker.describe import batch_budget, describe_model, versions
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import settle_memory
@@ -57,6 +58,7 @@ class ChainModels:
         self._params: list[dict[str, Any]] = []
         self._device = "cpu"
         self._by_model: dict[str, LoadedTool] = {}
+        self._threads = ChainThreads()
         self.tools: list[LoadedTool] = []
         self.idents: list[str] = []
 
@@ -111,7 +113,11 @@ class ChainModels:
             batches = batches if limit_s is None else tried_first(batches)
         computed: dict[str, Packed] = {}
         times_s: list[float] = []
+        # A reproducible run has said with how many threads.
+        chooses_threads = loaded.same_bits is None and self._device == "cpu"
         for batch in batches:
+            if chooses_threads:
+                self._threads.settle(stage)
             started_s = time.perf_counter()
             outcomes = run_batch(tool, [values[i] for i in batch], loaded.same_bits)
             for index, outcome in zip(batch, outcomes):
@@ -119,6 +125,8 @@ class ChainModels:
                     if outcome.error is None:
                         computed[keys[index]] = Packed(pack(outcome.result), outcome.result)
             times_s.append(time.perf_counter() - started_s)
+            if chooses_threads:
+                self._threads.took(stage, len(batch), times_s[-1])
             item_s = times_s[-1] / len(batch)
             if limit_s is not None and len(times_s) == 2 and item_s > limit_s:
                 break  # several processes do the others sooner
