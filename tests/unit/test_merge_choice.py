@@ -24,7 +24,12 @@ from snakemake_executor_gpupool.scheduling.merging.worth import (
     judge,
 )
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
-from snakemake_executor_gpupool.scheduling.models.row_figures import ROUND_S, RowFigures
+from snakemake_executor_gpupool.scheduling.models.row_figures import (
+    MAX_ROUND_S,
+    MIN_ROUND,
+    ROUND_S,
+    RowFigures,
+)
 from snakemake_executor_gpupool.testing.world_options import FakeItem
 from snakemake_executor_gpupool.tool_api.short_requests import TRIED
 from tests.unit.test_chains import STAGES, Pipeline, all_succeeded, pipeline
@@ -113,10 +118,10 @@ def test_an_item_may_take_as_long_as_merging_pays(
 def test_dispatches_of_files_are_brief_and_others_whole() -> None:  # P7
     figures = RowFigures()
     assert figures.round_size(3) is None
-    figures.stage_done(1, 2, 0.001, 0.064, 64)
-    assert figures.round_size(3) == math.ceil(ROUND_S / 3 / 1e-3)
-    assert figures.is_full(range(14), 3, 64) and figures.is_full(range(9), 3, 9)
-    assert not figures.is_full(range(13), 3, 64)
+    figures.stage_done(1, 2, 0.001, 0.032, 64)
+    assert figures.round_size(3) == math.ceil(ROUND_S / 3 / 5e-4)
+    assert figures.is_full(range(27), 3, 64) and figures.is_full(range(9), 3, 9)
+    assert not figures.is_full(range(26), 3, 64)
     figures = RowFigures()
     figures.stage_done(1, 2, 1.0, 0.064, 64)
     assert figures.round_size(3) == 1000, "some of it is taken for what each dispatch takes"
@@ -127,17 +132,30 @@ def test_dispatches_of_files_are_brief_and_others_whole() -> None:  # P7
     assert figures.round_size(3) > 3400, "one that was otherwise is no measure"
 
 
+def test_dispatches_are_not_so_brief_that_they_cost_more_than_their_requests() -> None:  # P7
+    """Six stages beside other work had dispatches of four requests, and as many frames as jobs."""
+    figures = RowFigures()
+    figures.stage_done(1, 2, 0.001, 0.128, 64)
+    assert figures.round_size(6) == MIN_ROUND > math.ceil(ROUND_S / 6 / 2e-3)
+    figures = RowFigures()
+    figures.stage_done(1, 2, 0.001, 6.4, 64)
+    assert figures.round_size(6) == 1, "while files take long, others read and publish"
+    figures = RowFigures()
+    figures.stage_done(1, 2, 0.001, 0.32, 64)
+    assert figures.round_size(6) == math.ceil(MAX_ROUND_S / 6 / 5e-3) < MIN_ROUND
+
+
 def test_what_each_request_takes_to_compute_does_not_make_dispatches_large() -> None:  # P7
     """They were as large as the one before, and nothing was read or published beside them."""
     figures = RowFigures()
-    figures.stage_done(1, 2, 0.2, 0.1, 100)
+    figures.stage_done(1, 2, 0.2, 0.05, 100)
     sizes = []
     for _ in range(4):
         size = figures.round_size(3)
         assert size is not None
         sizes.append(size)
-        figures.stage_done(1, 2, 0.002 * size, 0.001 * size, size)
-    assert sizes[0] == 200 and sizes[-1] == math.ceil(ROUND_S / 3 / 1e-3)
+        figures.stage_done(1, 2, 0.002 * size, 0.0005 * size, size)
+    assert sizes[0] == 400 and sizes[-1] == math.ceil(ROUND_S / 3 / 5e-4)
 
 
 def test_those_that_are_merged_stay_so_unless_the_difference_is_clear() -> None:  # M1 F2

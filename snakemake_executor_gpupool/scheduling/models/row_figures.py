@@ -14,6 +14,9 @@ from snakemake_executor_gpupool.scheduling.models.figures import Figures
 WINDOW = 64
 #: What a dispatch should take that has mostly files to read and write.
 ROUND_S = 0.04
+#: So many requests it has at least, since each dispatch of a stage has its price, unless they take
+#: longer than this.
+MIN_ROUND, MAX_ROUND_S = 16, 0.2
 #: The share in that, at most, of what computing takes however few requests there are.
 MAX_FIXED = 0.25
 #: How much of computing is taken for that while all dispatches were of about one size.
@@ -90,7 +93,8 @@ class RowFigures:
         """
         if not self.files_s or not self._latest:
             return None
-        brief = ROUND_S / (stages * self.files_s)
+        request_s = stages * self.files_s
+        brief = max(ROUND_S / request_s, min(MIN_ROUND, MAX_ROUND_S / request_s))
         return math.ceil(max(brief, self.fixed_s / (MAX_FIXED * self.files_s)))
 
     def is_full(self, waiting: Sized, stages: int, most: float) -> bool:
