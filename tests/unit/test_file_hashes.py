@@ -69,14 +69,16 @@ def test_the_cache_never_answers_for_another_content(
 ) -> None:
     path = tmp_path / "f"
     path.write_text("old")
+    status = path.stat()
+    monkeypatch.setattr("time.time", lambda: status.st_ctime + 1.0)
     assert hash_of(str(path)).endswith(sha256(b"old"))
     assert not file_hashes._CACHE, "it was changed just now, and may be again"
-    monkeypatch.setattr(file_hashes, "SETTLED_S", -1.0)
-    status = path.stat()
+    monkeypatch.setattr("time.time", lambda: status.st_ctime + 3.0)
     assert hash_of(str(path)).endswith(sha256(b"old"))
     assert len(file_hashes._CACHE) == 1
-    path.write_text("new")
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    while path.stat().st_ctime_ns == status.st_ctime_ns:  # for a clock's tick, a few ms
+        path.write_text("new")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert hash_of(str(path)).endswith(sha256(b"new"))
     file_hashes._CACHE.clear()
 
