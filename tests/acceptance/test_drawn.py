@@ -91,12 +91,13 @@ def drawn(place: Path, seed: int) -> None:
     assert left(rest[0]) == left(rest[1])
 
 
-@pytest.mark.parametrize("seed", range(4), ids=lambda seed: f"seed_{seed}")
+@pytest.mark.parametrize("seed", [1, 3], ids=lambda seed: f"seed_{seed}")
 def test_some_seeds(tmp_path: Path, seed: int) -> None:
     drawn(tmp_path, seed)
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("seed", range(4, 100), ids=lambda seed: f"seed_{seed}")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", [0, 2, *range(4, 100)], ids=lambda seed: f"seed_{seed}")
 def test_many_seeds(tmp_path: Path, seed: int) -> None:
     drawn(tmp_path, seed)
