@@ -153,8 +153,8 @@ def test_a_job_whose_results_were_there_is_written_anywhere() -> None:  # P5
 
 
 def written_slowly() -> World:
-    """All of 60 jobs is computed, and most of them wait to be written, on both nodes."""
-    world = cluster(budget_tokens=1, seconds_per_cost=0.1, write_s=60.0)
+    """All of 60 jobs is computed; most wait to be written, on both nodes. Few are sent ahead."""
+    world = cluster(budget_tokens=1, seconds_per_cost=0.1, read_s=0.01, write_s=60.0)
     for job_id in range(60):
         world.submit(job_id, [f"i{job_id}"])
     world.run(until_s=30.0)
