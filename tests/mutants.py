@@ -401,8 +401,8 @@ MUTANTS = (
     Mutant(
         "answers are not gathered while a process runs out of work",
         "scheduling/files/worker_pool.py",
-        "(len(self.in_flight) - answers) * frame_s - kept_s",
-        "(len(self.in_flight) - answers) * frame_s",
+        "len(self.in_flight) - answers - FRAMES_LEFT",
+        "len(self.in_flight)",
         ("test_frames_ahead.py",),
     ),
     Mutant(

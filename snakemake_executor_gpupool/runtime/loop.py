@@ -59,9 +59,6 @@ from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.spool import Discards, remove_file
 
-#: How many times before a step more is gathered.
-MAX_PAUSES = 3
-
 
 class RunLoop:
     """Owns decisions and host; used by one thread at a time, but for what it is constructed with.
@@ -151,30 +148,28 @@ class RunLoop:
         self._progress = Progress(now_s)
         #: What happened while the loop waited; None: it has not.
         self._polled: list[HostEvent] | None = None
-        #: How many times more has been gathered since.
-        self._gathered = 0
+        self._is_gathering = False
 
     # -- a turn ------------------------------------------------------------------------
     def wait(self, now_s: float) -> None:
         """Wait until something happens or is due."""
-        self._polled, self._gathered = self.host.poll(self.scheduler.next_wake_s(now_s) - now_s), 0
+        self._polled = self.host.poll(self.scheduler.next_wake_s(now_s) - now_s)
 
     def pause_s(self) -> float:
         """Return for how long more may happen before the next step, at no cost to anybody."""
         polled = self._polled or []
         senders = [event.worker_id for event in polled if isinstance(event, FrameArrived)]
-        is_all = len(senders) == len(polled) and self._gathered < MAX_PAUSES
-        return self.scheduler.files.pause_s(senders) if is_all else 0.0
-
-    def gather(self) -> None:
-        """Add what has happened since, for the next step."""
-        self._gathered += 1
-        self._polled = [*(self._polled or ()), *self.host.poll(0.0)]
+        is_all = len(senders) == len(polled)
+        pause_s = self.scheduler.files.pause_s(senders) if is_all else 0.0
+        self._is_gathering = pause_s > 0.0
+        return pause_s
 
     def step(self, now_s: float) -> None:
         """Take what has happened and what is wanted and due, decide, act. Never waits."""
         events, self._polled = self._polled, None
-        for event in self.host.poll(0.0) if events is None else events:
+        if events is None or self._is_gathering:
+            events = [*(events or ()), *self.host.poll(0.0)]
+        for event in events:
             self._happened(event, now_s)
         for act in self._inbox.take():
             act(now_s)

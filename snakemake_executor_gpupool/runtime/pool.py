@@ -354,9 +354,8 @@ class Pool:
         try:
             while not self._closing.is_set():
                 loop.wait(time.monotonic())
-                while (pause_s := loop.pause_s()) > 0.0:
+                if (pause_s := loop.pause_s()) > 0.0:
                     time.sleep(pause_s)
-                    loop.gather()
                 loop.step(time.monotonic())
         except BaseException as error:
             self.fail(error)

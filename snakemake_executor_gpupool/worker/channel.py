@@ -18,8 +18,6 @@ from snakemake_executor_gpupool.worker.overlap import Later, ReadAhead
 
 #: Bytes of the longest frame that can be looked at before it is taken.
 MAX_PEEK = 1024**2
-#: How often more is received in search of a frame.
-MAX_LOOKS = 4
 #: An answer that takes no longer is given at once: another thread would take as long to wake up.
 QUICK_S = 0.001
 
@@ -59,18 +57,11 @@ class Channel:
             self.settle()
         return frame  # type: ignore[no-any-return]
 
-    def waiting(self, is_wanted: Callable[[Frame], bool] = lambda frame: True) -> Frame | None:
-        """Return the first frame of those that are there already, or the first that is wanted."""
+    def waiting(self) -> Frame | None:
+        """Return the frame that is received next, if it is there already."""
         if self._ahead is not None:
             return None
-        looks = 0
-        while True:
-            for frame in self._frames:
-                if is_wanted(frame):
-                    return frame
-            if self._frames and looks == MAX_LOOKS:
-                return None
-            looks += 1
+        while not self._frames:
             try:
                 data = self._socket.recv(65536, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -78,6 +69,7 @@ class Channel:
             if not data:
                 return None
             self._frames.extend(self._decoder.feed(data))
+        return self._frames[0]
 
     def peek(self, patience_s: float) -> Frame | None:
         """Return the first frame that has come, and leave it there: the next one gets it again.

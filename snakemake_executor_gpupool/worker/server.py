@@ -141,7 +141,7 @@ class Server:
         self._restored = RestoredTools()
         self._store = RunStore(channel)
         at_files = self._restored, self._unchanged, self._later, self._printed
-        self._writer = writer = Writer(channel, tool_class, *at_files)
+        writer = Writer(channel, tool_class, *at_files)
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "read": self._read,
             "foresee": self._foresee,
@@ -178,7 +178,6 @@ class Server:
         ident = frame.meta["job"]
         try:
             os.chdir(frame.meta["cwd"])
-            self._writer.make_way(job)
             wait_for_files(job.input, latency_of(frame))
             watched = Watched(job.input if frame.meta["hashes"] else ())
             with job_log(job, is_apart=frame.meta["prints_apart"]), explained_inputs(job):

@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 STAGING_PREFIX = ".gpupool-"
 
@@ -60,18 +60,6 @@ class StagingFolders:
         """Remove those that no job has, but for those in, or ``below``, some absolute paths."""
         roots = tuple(f"{path}{os.sep}" for path in below)
         gone = [path for path in self._spare if path not in keep and not path.startswith(roots)]
-        for parent in gone:
-            remove_folder(self._spare.pop(parent)[0])
-
-    @property
-    def is_any_spare(self) -> bool:
-        """Whether there is one that no job has."""
-        return bool(self._spare)
-
-    def clear_in(self, places: Iterable[str]) -> None:
-        """Remove those that no job has and that lie somewhere in absolute paths, as they are."""
-        roots = tuple(os.path.join(place, "") for place in places)
-        gone = [parent for parent in self._spare if f"{parent}{os.sep}".startswith(roots)]
         for parent in gone:
             remove_folder(self._spare.pop(parent)[0])
 

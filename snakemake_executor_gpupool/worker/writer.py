@@ -59,11 +59,6 @@ class Writer:
         #: A frame that waits, and its job.
         self._next: tuple[Frame, Job] | None = None
 
-    def make_way(self, job: Job) -> None:
-        """Leave nothing of ours in directories that a job reads."""
-        if self._folders.is_any_spare:
-            self._folders.clear_in(os.path.abspath(path) for path in job.input)
-
     def results(self, frame: Frame) -> None:
         """Take the next of a large job's results in, which is written after that."""
         self._early.take(frame)
@@ -97,8 +92,8 @@ class Writer:
 
     def _next_places(self) -> set[str]:
         """Return the directories that outputs are written to next, if that is known already."""
-        frame = self._channel.waiting(lambda frame: frame.type == "write" or is_to_write(frame))
-        if frame is None:
+        frame = self._channel.waiting()
+        if frame is None or not (frame.type == "write" or is_to_write(frame)):
             return set()
         with contextlib.suppress(Exception):  # met again, and reported, when it is its turn
             self._next = frame, load_payload(frame.blobs[0])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from snakemake_executor_gpupool.scheduling.files.worker_pool import (
-    AHEAD_S,
     BYTES_AHEAD,
     FRAMES_AHEAD,
     FRAMES_LEFT,
-    LEFT_S,
-    MAX_FRAMES_AHEAD,
     MAX_PAUSE_S,
+    QUICK_FRAMES_AHEAD,
+    QUICK_S,
     FileWorker,
     FileWorkerPool,
     pause_s,
@@ -37,12 +36,11 @@ def worked(frame_s: float, frames: int = 64, turn: int = 4, size_bytes: int = 0)
 
 
 def test_a_quick_process_gets_more_ahead_which_takes_less_time_than_a_slow_ones_few() -> None:
-    assert len(worked(1e-4).in_flight) == MAX_FRAMES_AHEAD
-    assert len(worked(2e-3).in_flight) * 2e-3 == pytest.approx(AHEAD_S, abs=2e-3)
-    assert len(worked(0.1).in_flight) == FRAMES_AHEAD
+    assert len(worked(1e-4).in_flight) == QUICK_FRAMES_AHEAD
+    assert len(worked(2 * QUICK_S).in_flight) == FRAMES_AHEAD
     assert len(worked(1e-4, frames=8).in_flight) == FRAMES_AHEAD, "not measured yet"
     assert len(worked(1e-4, size_bytes=BYTES_AHEAD // 4).in_flight) == 4, "large files"
-    assert len(worked(0.0).in_flight) == MAX_FRAMES_AHEAD, "by a clock that stands"
+    assert QUICK_FRAMES_AHEAD * QUICK_S <= 0.02
 
 
 def test_what_a_process_waited_for_work_is_not_what_a_frame_takes() -> None:
@@ -72,7 +70,7 @@ def test_answers_are_gathered_only_while_everybody_has_enough_to_do() -> None:
         tool.add(worker)
     tools = {worker.worker_id: tool for worker in (quick, idle)}
     assert 0.0 < pause_s(tools, ["t.files1"]) <= MAX_PAUSE_S
-    left = MAX_FRAMES_AHEAD - FRAMES_LEFT
+    left = QUICK_FRAMES_AHEAD - FRAMES_LEFT
     assert pause_s(tools, ["t.files1"] * left) == 0.0, "it would run out of work"
     assert pause_s(tools, ["t.files1"] * (left - 1)) == pytest.approx(1e-4)
     assert pause_s(tools, ["t.files1", "t.files2"]) == 0.0
@@ -80,14 +78,3 @@ def test_answers_are_gathered_only_while_everybody_has_enough_to_do() -> None:
     assert pause_s(tools, []) == 0.0
     tool.remove("t.files1")
     assert pause_s(tools, ["t.files1"]) == 0.0, "it has ended"
-
-
-@pytest.mark.parametrize("frame_s", [1e-4, 5e-4, 1e-3, 4e-3, 0.05])
-def test_a_process_whose_answers_are_gathered_never_waits_for_more(frame_s: float) -> None:
-    worker = worked(frame_s)
-    for answers in range(1, len(worker.in_flight) + 1):
-        left_s = (len(worker.in_flight) - answers) * frame_s - worker.pause_s(answers)
-        if worker.pause_s(answers):
-            assert left_s >= max(min(FRAMES_LEFT * frame_s, LEFT_S), frame_s) - 1e-9
-    assert worker.pause_s(len(worker.in_flight)) == 0.0
-    assert worker.pause_s(1) > 0.0, "while it has enough"

@@ -25,7 +25,7 @@ from snakemake_executor_gpupool.records.runs.reader import read_run
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.inbox import Inbox
-from snakemake_executor_gpupool.runtime.loop import MAX_PAUSES, RunLoop
+from snakemake_executor_gpupool.runtime.loop import RunLoop
 from snakemake_executor_gpupool.runtime.sharing import Sharing
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.core import Core, Setup
@@ -138,24 +138,8 @@ def test_what_comes_while_answers_are_gathered_is_taken_in_the_same_step(stepped
         loop.wait(stepped.now_s)
         assert loop.pause_s() == (0.5 if is_answer else 0.0), "only answers are waited for"
         stepped.host.events.append(late)
-        if is_answer:
-            loop.gather()
-            assert loop.pause_s() == 0.0, "what has come since is no answer"
         stepped.steps()
         assert (late in stepped.host.events) != is_answer
-
-
-def test_answers_are_not_gathered_for_ever(stepped: Stepped) -> None:
-    loop = stepped.loop
-    loop.scheduler.files.pause_s = lambda senders: 0.5  # type: ignore
-    for _ in range(2):
-        loop.wait(stepped.now_s)
-        pauses = 0
-        while loop.pause_s():
-            pauses += 1
-            stepped.host.events.append(FrameArrived("w", Frame({"type": "x"}, [])))
-            loop.gather()
-        assert pauses == MAX_PAUSES
 
 
 def test_what_was_found_while_waiting_is_taken_once(stepped: Stepped) -> None:

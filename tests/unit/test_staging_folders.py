@@ -177,10 +177,6 @@ class Coordinator:
         while self.channel.waiting() is not None:
             frame = self.channel.receive()
             assert isinstance(frame, Frame)
-            if frame.type == "read":
-                self.writer.make_way(Job("r", {}, frame.meta["inputs"], Named([])))
-                yield "read"
-                continue
             (self.writer.write if frame.type == "write" else self.writer.publish)(frame)
             for answer in self._decoder.feed(self.socket.recv(65536)):
                 yield answer.type
@@ -213,28 +209,6 @@ def test_it_stays_while_a_job_that_is_written_next_needs_it_and_no_longer(
         "c/4",
         "c/5",
     ]
-
-
-@pytest.mark.parametrize(
-    ("inputs", "is_kept"), [(["in/1"], True), (["a/0"], True), (["a"], False), (["."], False)]
-)
-def test_it_stays_over_jobs_that_are_read_unless_it_is_in_what_they_read(
-    work: Coordinator, inputs: list[str], is_kept: bool
-) -> None:
-    work.send("a/1")
-    work.put(Frame({"type": "read", "inputs": inputs}, []))
-    work.send("a/2")
-    seen = [(kind, len(hidden())) for kind in work.answers()]
-    assert seen == [("written", 1), ("read", int(is_kept)), ("written", 0)]
-
-
-def test_a_directory_of_a_like_name_is_no_place_in_it() -> None:
-    folders = StagingFolders()
-    folders.give_back(folders.take("ab/c"))
-    folders.clear_in([str(Path("a").absolute())])
-    assert folders.is_any_spare
-    folders.clear_in([str(Path("ab").absolute())])
-    assert not folders.is_any_spare and not hidden()
 
 
 def test_a_job_that_fails_leaves_none_of_an_earlier_one(work: Coordinator) -> None:

@@ -13,15 +13,13 @@ from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 #: Frames sent ahead to one process, while their files are less than so many bytes together.
 FRAMES_AHEAD = 8
 BYTES_AHEAD = 1024**2
-#: Up to so many to a quick one, if they take it no longer than this together: less than the few of
-#: a slow one.
-MAX_FRAMES_AHEAD, AHEAD_S = 32, 0.03
+#: So many to one that takes no longer than this for each: they take less time, together, than the
+#: few of a slower one.
+QUICK_S, QUICK_FRAMES_AHEAD = 5e-4, 32
 #: Over so many frames it is measured.
 MEASURED_FRAMES = 16
-#: Its answers may be gathered while it has more than so many frames left, or work for so long.
-FRAMES_LEFT, LEFT_S = 8, 4e-3
-#: Never longer than this without a look whether somebody else has answered.
-MAX_PAUSE_S = 3e-3
+#: Its answers may be gathered while it has more than so many frames left; never longer than this.
+FRAMES_LEFT, MAX_PAUSE_S = 8, 3e-3
 
 
 @dataclass(eq=False)
@@ -60,10 +58,8 @@ class FileWorker:
     @property
     def frames_ahead(self) -> int:
         """How many frames it is sent ahead."""
-        if self.frame_s is None:
-            return FRAMES_AHEAD
-        most = min(AHEAD_S / max(self.frame_s, 1e-9), MAX_FRAMES_AHEAD)
-        return max(int(most), FRAMES_AHEAD)
+        is_quick = self.frame_s is not None and self.frame_s <= QUICK_S
+        return QUICK_FRAMES_AHEAD if is_quick else FRAMES_AHEAD
 
     @property
     def has_room(self) -> bool:
@@ -73,11 +69,8 @@ class FileWorker:
 
     def pause_s(self, answers: int) -> float:
         """Return for how long its answers may be gathered, of which there are so many already."""
-        frame_s = self.frame_s or 0.0
-        # Even one that takes long for each has another when it is through with the one it is at.
-        kept_s = max(min(FRAMES_LEFT * frame_s, LEFT_S), frame_s)
-        left_s = (len(self.in_flight) - answers) * frame_s - kept_s
-        return min(max(left_s, 0.0), MAX_PAUSE_S)
+        left = len(self.in_flight) - answers - FRAMES_LEFT
+        return min(max(left, 0) * (self.frame_s or 0.0), MAX_PAUSE_S)
 
     def sent(self, job_id: int, size_bytes: int, now_s: float) -> None:
         """It was sent a job whose files have about so many bytes."""
