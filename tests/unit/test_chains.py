@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snakemake_executor_gpupool.errors import InputError
@@ -347,6 +347,7 @@ def live_through(
     st.sampled_from(["bad", "deadly", "huge"]),
     st.integers(1, 2),
 )
+@example([["a"], ["a", "b"]], [], "a/0", "bad", 1)  # a fails while another merged run has it
 def test_merged_or_not_every_job_ends_the_same_way(
     rows: list[list[str]], kills_s: list[float], culprit: str, harm: str, gpus: int
 ) -> None:  # M5
