@@ -134,7 +134,9 @@ def test_what_an_earlier_run_measured_counts_when_packing(tmp_path: Path) -> Non
     for figures in profile["entries"].values():
         figures["peak_mib"] = 9000
     path.write_text(json.dumps(profile))
-    assert run(tmp_path, snakefile, 1, packing, "--forceall").summary["evictions"] == 1
+    # With the graph in view m1's worker may end by itself first: it has no job left.
+    again = run(tmp_path, snakefile, 1, packing, "--forceall", GPUPOOL_LOOKAHEAD="0")
+    assert again.summary["evictions"] == 1
 
 
 def test_a_request_for_two_evicts_two_singles(tmp_path: Path) -> None:  # D5 D1
