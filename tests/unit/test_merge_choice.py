@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.scheduling.merging.worth import (
 )
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.row_figures import (
+    IDLE_ROUND,
     MAX_ROUND_S,
     MIN_ROUND,
     ROUND_S,
@@ -143,6 +144,18 @@ def test_dispatches_are_not_so_brief_that_they_cost_more_than_their_requests() -
     figures = RowFigures()
     figures.stage_done(1, 2, 0.001, 0.32, 64)
     assert figures.round_size(6) == math.ceil(MAX_ROUND_S / 6 / 5e-3) < MIN_ROUND
+
+
+def test_an_idle_process_begins_with_few_requests_while_others_are_read() -> None:  # P7
+    """A warm chain of 100 brief requests waited for 36 of them, a tenth of its time."""
+    figures = RowFigures()
+    figures.stage_done(1, 2, 0.001, 0.032, 64)
+    assert figures.is_full(range(IDLE_ROUND), 3, 64, is_idle=True)
+    assert not figures.is_full(range(IDLE_ROUND - 1), 3, 64, is_idle=True)
+    assert not figures.is_full(range(IDLE_ROUND), 3, 64)
+    figures = RowFigures()
+    figures.stage_done(1, 2, 1.0, 0.064, 64)
+    assert not figures.is_full(range(500), 3, 2000, is_idle=True), "each dispatch has its price"
 
 
 def test_what_each_request_takes_to_compute_does_not_make_dispatches_large() -> None:  # P7
@@ -372,7 +385,9 @@ def test_no_dispatch_is_cut_short_while_more_is_being_read() -> None:  # P7
     world.run()
     assert all_succeeded(world)
     sizes = [len(effect.requests) for effect in world.effects(fx.RunMerged)]
-    assert sum(sizes) == 120 and len(sizes) == 3, "all of the first wave, then whole rounds"
+    first, second, *rest = sizes
+    assert first == 60 and second == IDLE_ROUND, "all of the first wave, then a few to begin with"
+    assert sum(rest) == 60 - IDLE_ROUND and len(rest) == 2, "then whole rounds"
 
 
 @pytest.mark.parametrize("rows", [1, 10, 30, 60])

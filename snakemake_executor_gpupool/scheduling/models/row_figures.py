@@ -17,6 +17,8 @@ ROUND_S = 0.04
 #: So many requests it has at least, since each dispatch of a stage has its price, unless they take
 #: longer than this.
 MIN_ROUND, MAX_ROUND_S = 16, 0.2
+#: So many that wait are enough for a process that has nothing else to do.
+IDLE_ROUND = 8
 #: The share in that, at most, of what computing takes however few requests there are.
 MAX_FIXED = 0.25
 #: How much of computing is taken for that while all dispatches were of about one size.
@@ -84,22 +86,30 @@ class RowFigures:
         each_s = max((more_s - computed_s) / (more - number), 0.0)
         return max(computed_s - each_s * number, 0.0)
 
-    def round_size(self, stages: int) -> int | None:
+    def round_size(self, stages: int, is_idle: bool = False) -> int | None:
         """Return how many requests a dispatch should have; None: as many as fit.
 
         Where files take most of the time, few: others read and publish at the same time, and a
         dispatch of all would leave them nothing to do. So many that what each dispatch takes to
         compute, however few there are, is a small part.
+
+        Parameters
+        ----------
+        is_idle
+            Whether the process has nothing else to do: then fewer are enough to begin with, while
+            further ones are read.
         """
         if not self.files_s or not self._latest:
             return None
         request_s = stages * self.files_s
         brief = max(ROUND_S / request_s, min(MIN_ROUND, MAX_ROUND_S / request_s))
+        if is_idle:
+            brief = min(brief, IDLE_ROUND)
         return math.ceil(max(brief, self.fixed_s / (MAX_FIXED * self.files_s)))
 
-    def is_full(self, waiting: Sized, stages: int, most: float) -> bool:
+    def is_full(self, waiting: Sized, stages: int, most: float, is_idle: bool = False) -> bool:
         """Tell whether as many requests wait as a dispatch should have, ``most`` of which fit."""
-        size = self.round_size(stages)
+        size = self.round_size(stages, is_idle)
         return size is not None and len(waiting) >= min(size, max(most, 1))
 
 
