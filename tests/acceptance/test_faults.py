@@ -114,16 +114,33 @@ def local_code(directory: Path, number: int) -> int:
     workflow = Workflow(directory, SLOW.replace("SLEEP", "1.0"), INPUTS)
     run = workflow.start(*LOCAL)
     assert eventually(lambda: any((directory / "out").glob("*.up")), 60)
+    assert run.poll() is None, "it has ended before the signal"
     run.send_signal(number)
     run.communicate(timeout=60)
     return run.returncode
+
+
+def has_finished_some(directory: Path) -> bool:
+    """Whether Snakemake knows of a job that has ended, and no output is being written.
+
+    A writer that is killed leaves its hidden directory.
+    """
+    known, unfinished = (
+        {path.name for path in directory.glob(f".snakemake/{kind}/*")}
+        for kind in ("metadata", "incomplete")
+    )
+    return bool(known - unfinished) and all(
+        path.suffix == ".up" for path in directory.glob("out/*")
+    )
 
 
 def ends_cleanly(tmp_path: Path, number: int, within_s: float) -> str:
     """Send a signal to a run at work; return what it printed. Nothing may be left behind."""
     workflow = Workflow(tmp_path, SLOW.replace("SLEEP", "2.0"), INPUTS)
     run = workflow.start("--gpupool-devices", "cpu:2")
-    assert eventually(lambda: len(list((tmp_path / "out").glob("*.up"))) >= 3, 60)
+    # As early as can be, so that most of the work is still to come.
+    assert eventually(lambda: has_finished_some(tmp_path), 60)
+    assert run.poll() is None, "it has ended before the signal"
     started_s = time.monotonic()
     run.send_signal(number)
     text, _ = run.communicate(timeout=60)
