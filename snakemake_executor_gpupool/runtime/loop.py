@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from snakemake_executor_gpupool import __version__
 from snakemake_executor_gpupool.devices.probe import energy_j as read_energy_j
@@ -22,6 +23,7 @@ from snakemake_executor_gpupool.hosts.base import (
     WorkerForked,
     WorkerGone,
 )
+from snakemake_executor_gpupool.hosts.staged_leftovers import remove_staged
 from snakemake_executor_gpupool.records.events import EventLog, write_summary
 from snakemake_executor_gpupool.records.housekeeping import remove_old_runs
 from snakemake_executor_gpupool.records.jobs_table import JobsTable
@@ -113,6 +115,8 @@ class RunLoop:
         self._inbox = inbox
         self.lines = UserLines(callbacks, put)
         self._store, self._profile = store, profile
+        #: Outputs of jobs whose processes are killed.
+        self._unwritten: list[Path] = []
         # A network file system takes its time, which the run loop has not.
         remove = remove_file
         if paths.is_shared:
@@ -318,6 +322,7 @@ class RunLoop:
 
     def cancel(self, reason: str, now_s: float) -> None:
         """Fail every job, end every worker."""
+        self._note_unwritten()
         self.take(ev.Cancelled(reason), now_s)
         self.host.stop_all(force=True)
 
@@ -333,7 +338,13 @@ class RunLoop:
         fields = {"error": repr(cause), "traceback": story_of(cause)}
         self.events.write("pool_failed", fields)
         self.host.stop_all(force=True)
+        self._note_unwritten()
         self.take(ev.Cancelled(what_broke(cause)), now_s)
+
+    def _note_unwritten(self) -> None:
+        jobs = self.scheduler.jobs
+        requests = [jobs[job_id].request for job_id in jobs.ids()]
+        self._unwritten += [Path(r.cwd, p) for r in requests for p in r.facts.all_outputs]
 
     def end_workers(self) -> None:
         """Wait for every worker's end, for as long as the host is patient."""
@@ -383,5 +394,6 @@ class RunLoop:
             remove_old_runs(self.paths.root, self.paths.directory, self._keep)
         self.paths.remove_spools()
         self.paths.remove_staged()
+        remove_staged(self._unwritten)
         if self._store is not None:
             self._store.clean_up()

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Collection
 
-STAGING_PREFIX = ".gpupool-"
+from snakemake_executor_gpupool.wire.staging_names import staging_prefix
 
 
 class StagingFolders:
@@ -34,7 +34,7 @@ class StagingFolders:
         OSError
             There can be none.
         """
-        prefix = f"{STAGING_PREFIX}{os.getpid()}-"
+        prefix = staging_prefix()
         spare, is_absolute = self._spare.pop(os.path.abspath(parent), ("", False))
         if spare:
             where = os.path.dirname(spare) if is_absolute else parent or "."

@@ -165,6 +165,72 @@ def test_sigterm_ends_every_worker(tmp_path: Path) -> None:  # S10
     ends_cleanly(tmp_path, signal.SIGTERM, 10)
 
 
+HALF_WRITTEN = """
+rule all:
+    input: "out/whole"
+
+rule half:
+    input: "in.txt"
+    output: directory("out/whole")
+    resources: gpupool_tool="script"
+    script: "halves.py"
+"""
+HALVES = """
+import os
+import time
+from pathlib import Path
+
+from snakemake_executor_gpupool import Tool
+
+
+class Halves(Tool):
+    devices = ("cpu",)
+
+    def load(self, device): ...
+
+    def read(self, job):
+        return [Path(job.input[0]).read_text()]
+
+    def run(self, items):
+        return items
+
+    def write(self, job, results):
+        folder = Path(job.output[0])
+        folder.mkdir(exist_ok=True)
+        folder.joinpath("first").write_text(results[0])
+        Path("begun").touch()
+        while not os.path.exists("may_end"):
+            time.sleep(0.01)
+        folder.joinpath("second").write_text(results[0])
+
+
+Halves.main(snakemake)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_while_it_writes_leaves_no_part(
+    tmp_path: Path, number: int
+) -> None:  # S10 W9
+    workflow = Workflow(tmp_path, HALF_WRITTEN, {"in.txt": "a", "halves.py": HALVES})
+    run = workflow.start("--gpupool-devices", "cpu:1")
+    assert eventually((tmp_path / "begun").exists, 60)
+    hidden = [path.name for path in (tmp_path / "out").iterdir()]
+    assert len(hidden) == 1 and hidden[0].startswith(".gpupool-")
+    run.send_signal(number)
+    text, _ = run.communicate(timeout=60)
+    assert run.returncode != 0, text
+    assert not list((tmp_path / "out").glob("*")) + list((tmp_path / "out").glob(".*")), text
+    (tmp_path / "may_end").touch()
+    workflow.run("--unlock")
+    again = workflow.run("--rerun-incomplete", "--gpupool-devices", "cpu:1")
+    assert again.code == 0, again.text
+    assert sorted(path.name for path in (tmp_path / "out/whole").glob("[!.]*")) == [
+        "first",
+        "second",
+    ]
+
+
 SLEEPERS = """
 rule all:
     input: "a.txt", "b.txt"

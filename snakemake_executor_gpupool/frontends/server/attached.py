@@ -22,13 +22,13 @@ from snakemake_executor_gpupool.frontends.server.connection import (
     Server,
 )
 from snakemake_executor_gpupool.frontends.server.forecast_fields import plain_forecast
-from snakemake_executor_gpupool.frontends.server.leftovers import remove_staged
 from snakemake_executor_gpupool.frontends.server.run_requests import (
     call_message,
     job_message,
     read_report,
 )
 from snakemake_executor_gpupool.frontends.server.still_to_come import StillToCome
+from snakemake_executor_gpupool.hosts.staged_leftovers import remove_staged
 from snakemake_executor_gpupool.runtime.carry_out import Callbacks, UserLines, trouble_line
 from snakemake_executor_gpupool.runtime.config import PoolConfig
 from snakemake_executor_gpupool.runtime.elsewhere import LOST_CALL, News

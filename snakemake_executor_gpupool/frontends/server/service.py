@@ -46,7 +46,6 @@ from snakemake_executor_gpupool.frontends.server.job_requests import (
     read_job,
     refuse_relative_weights,
 )
-from snakemake_executor_gpupool.frontends.server.leftovers import remove_staged
 from snakemake_executor_gpupool.frontends.server.own import why_not_served
 from snakemake_executor_gpupool.frontends.server.printouts import Printouts
 from snakemake_executor_gpupool.frontends.server.relay import Relay
@@ -62,6 +61,7 @@ from snakemake_executor_gpupool.frontends.server.workplaces import (
     Workplaces,
     places_after,
 )
+from snakemake_executor_gpupool.hosts.staged_leftovers import remove_staged
 from snakemake_executor_gpupool.runtime.pool import Pool
 from snakemake_executor_gpupool.scheduling.models.idle_time import IdleTime
 from snakemake_executor_gpupool.wire.described import WorkerError
