@@ -123,7 +123,7 @@ def local_code(directory: Path, number: int) -> int:
 def has_finished_some(directory: Path) -> bool:
     """Whether Snakemake knows of a job that has ended, and no output is being written.
 
-    A writer that is killed leaves its hidden directory.
+    A run that is ended while it writes is a test of its own.
     """
     known, unfinished = (
         {path.name for path in directory.glob(f".snakemake/{kind}/*")}
