@@ -10,13 +10,18 @@ from pathlib import Path
 from snakemake_executor_gpupool.wire.staging_names import maker_of
 
 
-def remove_staged(outputs: Iterable[str | Path]) -> None:
-    """Remove hidden directories of processes that have ended, where outputs were to be.
+def remove_staged(outputs: Iterable[str]) -> None:
+    """Remove hidden directories of processes that have ended, where outputs were to be."""
+    remove_staged_in({Path(path).parent for path in outputs})
+
+
+def remove_staged_in(parents: Iterable[Path]) -> None:
+    """Remove hidden directories of processes that have ended, in some directories.
 
     Those of other machines and of containers are left: whether a process there has ended is not
     known here, and a directory that was removed in part while it is written would be published so.
     """
-    for parent in {Path(path).parent for path in outputs}:
+    for parent in parents:
         try:
             folders = list(parent.iterdir())
         except OSError:

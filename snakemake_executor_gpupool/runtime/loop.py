@@ -23,7 +23,7 @@ from snakemake_executor_gpupool.hosts.base import (
     WorkerForked,
     WorkerGone,
 )
-from snakemake_executor_gpupool.hosts.staged_leftovers import remove_staged
+from snakemake_executor_gpupool.hosts.staged_leftovers import remove_staged_in
 from snakemake_executor_gpupool.records.events import EventLog, write_summary
 from snakemake_executor_gpupool.records.housekeeping import remove_old_runs
 from snakemake_executor_gpupool.records.jobs_table import JobsTable
@@ -115,8 +115,8 @@ class RunLoop:
         self._inbox = inbox
         self.lines = UserLines(callbacks, put)
         self._store, self._profile = store, profile
-        #: Outputs of jobs whose processes are killed.
-        self._unwritten: list[Path] = []
+        #: Where outputs were to be of jobs whose processes may have been killed.
+        self._unwritten: set[Path] = set()
         # A network file system takes its time, which the run loop has not.
         remove = remove_file
         if paths.is_shared:
@@ -225,6 +225,8 @@ class RunLoop:
 
     def _worker_gone(self, end: WorkerGone, now_s: float) -> None:
         self._note_exit(end)
+        if not end.expected:
+            self._note_unwritten()
         self._energy.gone(end.worker_id, now_s)
         self.sharing.take_back(end.worker_id)
         ended = ev.WorkerEnded(end.worker_id, end.reason, end.expected, end.blameless)
@@ -344,7 +346,8 @@ class RunLoop:
     def _note_unwritten(self) -> None:
         jobs = self.scheduler.jobs
         requests = [jobs[job_id].request for job_id in jobs.ids()]
-        self._unwritten += [Path(r.cwd, p) for r in requests for p in r.facts.all_outputs]
+        paths = (Path(r.cwd, path) for r in requests for path in r.facts.all_outputs)
+        self._unwritten.update(path.parent for path in paths)
 
     def end_workers(self) -> None:
         """Wait for every worker's end, for as long as the host is patient."""
@@ -394,6 +397,6 @@ class RunLoop:
             remove_old_runs(self.paths.root, self.paths.directory, self._keep)
         self.paths.remove_spools()
         self.paths.remove_staged()
-        remove_staged(self._unwritten)
+        remove_staged_in(self._unwritten)
         if self._store is not None:
             self._store.clean_up()

@@ -231,6 +231,19 @@ def test_a_run_that_is_ended_while_it_writes_leaves_no_part(
     ]
 
 
+def test_what_a_killed_writer_has_begun_is_gone_when_the_run_ends(tmp_path: Path) -> None:  # W4 W9
+    workflow = Workflow(tmp_path, HALF_WRITTEN, {"in.txt": "a", "halves.py": HALVES})
+    run = workflow.start("--gpupool-devices", "cpu:1")
+    assert eventually((tmp_path / "begun").exists, 60)
+    (hidden,) = (tmp_path / "out").iterdir()
+    os.kill(int(hidden.name.split("-")[2]), signal.SIGKILL)
+    (tmp_path / "may_end").touch()
+    text, _ = run.communicate(timeout=60)
+    assert run.returncode == 0, text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
+    assert (tmp_path / "out/whole/second").read_text() == "a"
+
+
 SLEEPERS = """
 rule all:
     input: "a.txt", "b.txt"
