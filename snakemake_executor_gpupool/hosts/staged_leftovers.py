@@ -33,6 +33,7 @@ def remove_staged_in(parents: Iterable[Path]) -> None:
 
 
 def _has_ended(pid: int) -> bool:
+    # psutil looks into /proc, which may hide the processes of other users.
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from snakemake_executor_gpupool.devices.forking import let_go_in_children
+from snakemake_executor_gpupool.wire.machine import this_boot
 
-#: Holds the owner's boot id, and is locked by the owner. Names of blobs start differently.
+#: Holds the owner's boot id, within which locks are valid, and is locked by the owner. Names of
+#: blobs start differently.
 LOCK_NAME = ".lock"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class OwnedDirectory:
@@ -84,7 +85,7 @@ def _lock_new(path: Path) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         descriptor = os.open(staged, flags, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(descriptor, _this_boot())
+        os.write(descriptor, this_boot())
         staged.rename(path / LOCK_NAME)
     except OSError:
         with contextlib.suppress(OSError):
@@ -93,14 +94,6 @@ def _lock_new(path: Path) -> int:
             os.close(descriptor)
         return -1
     return descriptor
-
-
-def _this_boot() -> bytes:
-    """Return the id of this boot of this machine: locks are valid within it."""
-    try:
-        return _BOOT_ID.read_bytes().strip()
-    except OSError:
-        return b""
 
 
 class Holder(enum.Enum):
@@ -123,7 +116,7 @@ def holder_of(directory: Path) -> Holder:
         return Holder.NOBODY
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        boot = _this_boot()
+        boot = this_boot()
         is_here = boot and os.pread(descriptor, 100, 0) == boot
     except BlockingIOError:
         return Holder.ALIVE
@@ -167,7 +160,7 @@ def _lock_dead(directory: Path) -> int | None:
     except OSError:
         return None
     try:
-        boot = _this_boot()
+        boot = this_boot()
         is_ours = _is_ours(os.fstat(descriptor), stat.S_ISREG)
         if is_ours and boot and os.pread(descriptor, 100, 0) == boot:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What this machine computes with, as far as it decides the bits of a result.
+"""What this machine computes with, as far as it decides the bits of a result; and which it is.
 
 Standard library only, Python >= 3.9: both sides import this module.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import os
 import platform
+from pathlib import Path
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: What libraries choose their code by, most of all.
 _FEATURES = ("avx", "avx2", "fma", "f16c", "asimd", "sve", "sve2", "bf16", "i8mm", "vsx")
 _FAMILIES = ("avx512", "avx_", "amx_", "avx10")
@@ -38,3 +40,11 @@ def _cpu_facts() -> dict[str, str]:
     except OSError:
         pass  # of another system
     return facts
+
+
+def this_boot() -> bytes:
+    """Return the id of this boot of this machine; empty if the system does not say."""
+    try:
+        return _BOOT_ID.read_bytes().strip()
+    except OSError:
+        return b""

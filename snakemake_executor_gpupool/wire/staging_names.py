@@ -6,16 +6,16 @@ being written. Standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import os
 import platform
 import re
 
+from snakemake_executor_gpupool.wire.machine import this_boot
+
 STAGING_PREFIX = ".gpupool-"
 _NAME = re.compile(rf"{re.escape(STAGING_PREFIX)}([0-9a-f]{{8}})-(\d+)-\w+")
-_BOOT_ID, _PID_NAMESPACE = "/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"
 
 
 @functools.lru_cache(maxsize=1)
@@ -24,13 +24,12 @@ def where_pids_count() -> str:
 
     Another machine that shares a file system, or a container, has other processes by these numbers.
     """
-    known = []
-    with contextlib.suppress(OSError):
-        with open(_BOOT_ID) as file:
-            known.append(file.read().strip())
-        known.append(str(os.stat(_PID_NAMESPACE).st_ino))
-    text = "|".join(known or [platform.node()])
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    boot = this_boot() or platform.node().encode()
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        namespace = 0
+    return hashlib.sha256(b"%b|%d" % (boot, namespace)).hexdigest()[:8]
 
 
 def staging_prefix() -> str:

@@ -65,7 +65,7 @@ def test_nothing_else_is_ever_removed(tmp_path: Path, monkeypatch: pytest.Monkey
     """Without a lock, with another system's, behind a link, a pipe in its place."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    boot = owned._this_boot()
+    boot = owned.this_boot()
     (outside / LOCK_NAME).write_bytes(boot)
     (outside / "precious").write_text("x")
     room = tmp_path / "room"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_gpupool.hosts.staged_leftovers import remove_staged
-from snakemake_executor_gpupool.wire import staging_names
+from snakemake_executor_gpupool.wire import machine, staging_names
 from snakemake_executor_gpupool.wire.staging_names import STAGING_PREFIX, maker_of, where_pids_count
 from snakemake_executor_gpupool.worker.staging_folders import StagingFolders
 
@@ -56,12 +56,14 @@ def test_only_what_ended_processes_of_this_place_have_left_is_removed(
     assert (tmp_path / "out.txt").read_text() == "whole"
 
 
-def test_places_are_told_apart_without_proc_too(monkeypatch: pytest.MonkeyPatch) -> None:  # W9
+def test_places_are_told_apart_without_a_boot_id_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # W9
     names = set()
-    for machine in ("one", "two"):
+    for name in ("one", "two"):
         where_pids_count.cache_clear()
-        monkeypatch.setattr(staging_names, "_BOOT_ID", "/nowhere")
-        monkeypatch.setattr(staging_names.platform, "node", lambda machine=machine: machine)
+        monkeypatch.setattr(machine, "_BOOT_ID", tmp_path / "nowhere")
+        monkeypatch.setattr(staging_names.platform, "node", lambda name=name: name)
         names.add(where_pids_count())
     where_pids_count.cache_clear()
     assert len(names) == 2

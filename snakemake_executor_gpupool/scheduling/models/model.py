@@ -152,8 +152,9 @@ class Model:
             return False
         tokens = max(next((item.tokens for item in self.queue), 1), 1)
         most = (self.budget_tokens or 1) // tokens
-        is_idle = not any(worker.in_flight for worker in self.workers.values())
-        return self.merged.is_full(self.queue, 1 + len(self.more_params), most, is_idle)
+        return self.merged.is_full(
+            self.queue, 1 + len(self.more_params), most, is_idle=not self.in_flight
+        )
 
     @property
     def round_size(self) -> int | None:
