@@ -1,0 +1,59 @@
+"""What Snakemake logs is put into words once, and not once for the terminal and once for its file.
+
+Both have a filter and a formatter of the same kind, with the same settings: of the processor time
+that Snakemake takes for a small job that is a twelfth.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Once(Generic[T]):
+    """What something says of a log record, which several handlers ask for one after the other.
+
+    Any thread may ask.
+    """
+
+    def __init__(self, usual: Callable[[logging.LogRecord], T]) -> None:
+        self._usual = usual
+        self._last: tuple[logging.LogRecord, T] | None = None
+
+    def __call__(self, record: logging.LogRecord) -> T:
+        """Return what it says, and forget what it said of the record before."""
+        last = self._last
+        if last is None or last[0] is not record:
+            # Put in place at once: another thread may log meanwhile.
+            self._last = last = record, self._usual(record)
+        return last[1]
+
+
+def word_once(logger: Any) -> None:
+    """Have the formatters and filters of Snakemake's handlers share what they say."""
+    from snakemake import logging as of_snakemake
+
+    handlers = list(getattr(logger, "handlers", ()))
+    formatters = [handler.formatter for handler in handlers]
+    filters = [each for handler in handlers for each in handler.filters]
+    for kind, method, all_of_them in (
+        ("DefaultFormatter", "format", formatters),
+        ("DefaultFilter", "filter", filters),
+    ):
+        wanted = getattr(of_snakemake, kind, None)
+        _share([each for each in all_of_them if type(each) is wanted], method)
+
+
+def _share(alike: list[Any], method: str) -> None:
+    """Have those of one kind that have the same settings share a method."""
+    while len(alike) > 1:
+        first, *others = alike
+        same = [each for each in others if vars(each) == vars(first)]
+        alike = [each for each in others if each not in same]
+        if same and method not in vars(first):
+            once = Once(getattr(first, method))
+            for each in (first, *same):
+                setattr(each, method, once)
