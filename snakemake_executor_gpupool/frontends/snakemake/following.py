@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from snakemake_executor_gpupool.frontends.snakemake.containers import is_read
+from snakemake_executor_gpupool.frontends.snakemake.early_values import (
+    EarlyValues,
+    KnownRequests,
+    untouched,
+)
 from snakemake_executor_gpupool.frontends.snakemake.lookahead import Lookahead
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     build_request,
@@ -22,13 +28,34 @@ from snakemake_executor_gpupool.records.reference import RESOURCES
 from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef
 from snakemake_executor_gpupool.worker.staging import is_inside
 
+#: Within it a job that is not ready may be evaluated.
+Early = Callable[[Any], AbstractContextManager[None]]
+
 
 class DagView:
-    """Snakemake's graph of jobs, as :class:`~.lookahead.Lookahead` looks at it."""
+    """Snakemake's graph of jobs, as :class:`~.lookahead.Lookahead` looks at it.
 
-    def __init__(self, dag: Any, cached: Callable[[Any], bool]) -> None:
+    Parameters
+    ----------
+    cached
+        Returns whether a job's outputs are kept in Snakemake's between-workflow cache.
+    early
+        Within it a job that is not ready is evaluated.
+    is_known
+        Returns whether it is known that a job would be served.
+    """
+
+    def __init__(
+        self,
+        dag: Any,
+        cached: Callable[[Any], bool],
+        early: Early = untouched,
+        is_known: Callable[[Any], bool] = lambda job: False,
+    ) -> None:
         self._dag = dag
         self._cached = cached
+        self._early = early
+        self._is_known = is_known
 
     def readers(self, job: Any) -> Iterable[Any]:
         """Return the jobs that read what a job writes."""
@@ -50,7 +77,9 @@ class DagView:
         # that gathers thousands of outputs is asked for each of them.
         if job.is_local or not may_be_served(job.rule):
             return False
-        with contextlib.suppress(Exception), untouched(job):
+        if self._is_known(job):
+            return True
+        with contextlib.suppress(Exception), self._early(job):
             return is_served(job) and is_plain(job) and is_movable(job) and not self._cached(job)
         return False
 
@@ -75,6 +104,7 @@ class Following:
         self._tool_of = tool_of
         self._cached = cached
         self._near: dict[str, bool] = {}
+        self._known = KnownRequests()
 
     def requests(self, job: Any, here: str = "") -> tuple[Request, ...]:
         """Return the requests of the chain of jobs that follows a job, as far as it is known.
@@ -83,18 +113,27 @@ class Following:
 
         The chain ends at a job whose params are functions of files that do not exist yet.
         """
+        self._known.forget(job)
         if not is_plain(job) or job.attempt > 1 or not all(map(self.is_near, job.output)):
             return ()
         requests = []
+        early, known = EarlyValues().of, self._known
+        view = DagView(self._workflow.dag, self._cached, early, known.has)
         with contextlib.suppress(Exception):
-            for later in Lookahead(DagView(self._workflow.dag, self._cached)).chain(job):
+            for later in Lookahead(view).chain(job):
                 if not all(map(self.is_near, later.output)):
                     break
-                request = self._guess(later, here)
+                request = self._known_request(later, here) or self._guess(later, here, early)
                 if request is None:
                     break
+                known.keep(later, request)
                 requests.append(request)
         return tuple(requests)
+
+    def _known_request(self, job: Any, here: str) -> Request | None:
+        """Return what a job was found to ask for before, if it still does."""
+        request = self._known.of(job)
+        return request if request is not None and request.cwd == here else None
 
     def model_of(self, job: Any) -> Request | None:
         """Return what a job that is not ready will ask of its model; None: that is not known yet.
@@ -110,15 +149,14 @@ class Following:
                     )
         return None
 
-    def _guess(self, job: Any, here: str = "") -> Request | None:
+    def _guess(self, job: Any, here: str = "", early: Early = untouched) -> Request | None:
         """Return the request of a job that is not ready; None: it is not known yet."""
-        with untouched(job):
+        with early(job):
             evaluate_here(job)
             if not is_known(job) or not is_read(self._workflow, job):
                 return None
             tool = self._tool_of(job)
-            request = build_request(self._workflow, job, 0, tool, here=here)
-            return dataclasses.replace(request, job=request.bare)
+            return build_request(self._workflow, job, 0, tool, here=here, is_guess=True)
 
     def is_near(self, path: str) -> bool:
         """Return whether an output can be renamed into place from the run's own directory."""
@@ -154,19 +192,3 @@ def is_known(job: Any) -> bool:
 
     values = (job.threads, *job.params, *(job.resources.get(name) for name in RESOURCES))
     return not any(isinstance(value, TBDString) for value in values)
-
-
-@contextlib.contextmanager
-def untouched(job: Any) -> Iterator[None]:
-    """Restore a job afterwards: what was evaluated early must not be kept.
-
-    Params and resources may be functions of input files, and Snakemake evaluates them for a job
-    that becomes ready only if that was not done before.
-    """
-    names = ("_params", "_non_derived_params", "_resources")
-    before = {name: getattr(job, name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(job, name, value)

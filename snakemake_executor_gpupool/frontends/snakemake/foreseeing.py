@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from snakemake_executor_gpupool.frontends.snakemake.following import untouched
+from snakemake_executor_gpupool.frontends.snakemake.early_values import untouched
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     TOOL,
     is_served,

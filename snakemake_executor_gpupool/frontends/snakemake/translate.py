@@ -144,14 +144,18 @@ def build_request(
     tool: ToolRef,
     *,
     here: str = "",
+    is_guess: bool = False,
     **more: Any,
 ) -> Request:
-    """Return the request of a served job. Call it after the job was prepared.
+    """Return the request of a served job. Call it after the job was prepared, or guess.
 
     Parameters
     ----------
     here
         The working directory, if that is known: to ask for it takes as long as all else.
+    is_guess
+        The job is not ready: its resources are not known, its inputs may not be there, and it is
+        not recorded.
     more
         Further fields of the request.
 
@@ -164,13 +168,13 @@ def build_request(
     plain = plain_job(job)
     bare = pickle.dumps(plain.replace(resources={}), PICKLE_PROTOCOL)
     touched, updates = flagged(job, "touch"), updated_outputs(workflow, job)
-    recipe = recipe_of(plain, tool, job, touched=touched, updates=updates)
+    recipe = "" if is_guess else recipe_of(plain, tool, job, touched=touched, updates=updates)
     here = here or str(Path.cwd())
     return Request(
         job_id=job_id,
         title=title(job),
         tool=tool,
-        job=pickle.dumps(plain, PICKLE_PROTOCOL),
+        job=bare if is_guess else pickle.dumps(plain, PICKLE_PROTOCOL),
         bare=bare,
         params=pickle.dumps(dict(plain.params), PICKLE_PROTOCOL),
         cwd=str(Path(here, job.shadow_dir)) if job.shadow_dir else here,
@@ -181,7 +185,7 @@ def build_request(
         priority=job.priority,
         timeout_s=limit_s_of(job),
         attempt=job.attempt,
-        input_bytes=input_bytes(plain.input),
+        input_bytes=0 if is_guess else input_bytes(plain.input),
         updates=updates,
         touched=touched,
         directories=flagged(job, "directory"),
