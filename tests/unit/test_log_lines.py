@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from snakemake.logging import DefaultFilter, DefaultFormatter
+from snakemake.logging import ColorizingTextHandler, DefaultFilter, DefaultFormatter
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 
@@ -113,3 +113,46 @@ def test_threads_that_log_at_once_get_each_its_own_lines() -> None:
     expected = sorted(f"{name}-{number}" for name in range(4) for number in range(300))
     for stream in logged.streams:
         assert sorted(stream.getvalue().split()) == expected
+
+
+class Terminal(io.StringIO):
+    """Counts how often it is written to."""
+
+    def __init__(self, *, breaks: bool = False) -> None:
+        super().__init__()
+        self.writes, self.breaks = 0, breaks
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        if self.breaks:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def of_a_terminal(stream: Terminal) -> logging.Logger:
+    """Return a logger with Snakemake's handler of the terminal."""
+    logger = logging.Logger("of-a-test")
+    handler = ColorizingTextHandler(nocolor=True, stream=stream)
+    handler.setFormatter(DefaultFormatter())
+    logger.addHandler(handler)
+    return logger
+
+
+def test_a_line_for_the_terminal_is_written_at_once() -> None:
+    plain, whole = Terminal(), Terminal()
+    loggers = of_a_terminal(plain), of_a_terminal(whole)
+    word_once(loggers[1])
+    word_once(loggers[1])
+    for logger in loggers:
+        logger.info("a line")
+        logger.info("")
+        logger.error("bad\nvery")
+    assert plain.getvalue() == whole.getvalue() == "a line\nbad\nvery\n"
+    assert (plain.writes, whole.writes) == (4, 2)
+
+
+def test_a_terminal_that_is_gone_is_told_as_before() -> None:
+    logger = of_a_terminal(Terminal(breaks=True))
+    word_once(logger)
+    with pytest.raises(BrokenPipeError):
+        logger.info("a line")

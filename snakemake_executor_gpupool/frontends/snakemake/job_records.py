@@ -49,10 +49,14 @@ class Records:
     def _create(self, path: str, json_value: Any) -> bool:
         """Return whether a new file has it all."""
         try:
-            text = json.dumps(json_value)
-            with open(path, "x") as file:  # noqa: PTH123 - the quicker way, for each job
-                file.write(text)
-            os.chmod(path, self._mode)  # noqa: PTH101
+            data = json.dumps(json_value).encode()
+            # A file object would ask the system three more things, and each of them hands
+            # Python's lock to whoever waits for it.
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                os.fchmod(file, self._mode)
+                return os.write(file, data) == len(data)
+            finally:
+                os.close(file)
         except (OSError, TypeError, ValueError):
             return False
-        return True

@@ -1,7 +1,8 @@
 """What Snakemake logs is put into words once, and not once for the terminal and once for its file.
 
 Both have a filter and a formatter of the same kind, with the same settings: of the processor time
-that Snakemake takes for a small job that is a twelfth.
+that Snakemake takes for a small job that is a twelfth. A line for the terminal is written at once,
+and not its end by itself: each call to the system hands Python's lock to whoever waits for it.
 """
 
 from __future__ import annotations
@@ -32,11 +33,42 @@ class Once(Generic[T]):
         return last[1]
 
 
+class Whole:
+    """A text stream that is written to when it is flushed, which Snakemake does for each line.
+
+    For one handler, which has a lock.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._parts: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Keep a text until the next flush."""
+        self._parts.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write all that was kept."""
+        if self._parts:
+            text = "".join(self._parts)
+            self._parts.clear()
+            self._stream.write(text)
+        self._stream.flush()
+
+
 def word_once(logger: Any) -> None:
     """Have the formatters and filters of Snakemake's handlers share what they say."""
     from snakemake import logging as of_snakemake
 
     handlers = list(getattr(logger, "handlers", ()))
+    terminal = getattr(of_snakemake, "ColorizingTextHandler", None)
+    for handler in handlers:
+        if type(handler) is terminal and not isinstance(handler.stream, Whole):
+            handler.stream = Whole(handler.stream)
     formatters = [handler.formatter for handler in handlers]
     filters = [each for handler in handlers for each in handler.filters]
     for kind, method, all_of_them in (
