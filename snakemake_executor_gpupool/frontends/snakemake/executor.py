@@ -44,8 +44,6 @@ from snakemake_executor_gpupool.frontends.snakemake.failures import tell_failure
 from snakemake_executor_gpupool.frontends.snakemake.foreseeing import Foreseeing
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
-from snakemake_executor_gpupool.frontends.snakemake.job_records import write_new_ones_at_once
-from snakemake_executor_gpupool.frontends.snakemake.log_lines import word_once
 from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_started
 from snakemake_executor_gpupool.frontends.snakemake.many_inputs import ManyInputs
 from snakemake_executor_gpupool.frontends.snakemake.memory import memory_budget
@@ -56,8 +54,8 @@ from snakemake_executor_gpupool.frontends.snakemake.pool_options import (
 )
 from snakemake_executor_gpupool.frontends.snakemake.report import RunReport, report_path
 from snakemake_executor_gpupool.frontends.snakemake.rounds import merge_rounds
-from snakemake_executor_gpupool.frontends.snakemake.rule_resources import evaluate_once
 from snakemake_executor_gpupool.frontends.snakemake.runtimes import tell_runtime
+from snakemake_executor_gpupool.frontends.snakemake.savings import do_once_what_is_the_same
 from snakemake_executor_gpupool.frontends.snakemake.served import Done, Serving
 from snakemake_executor_gpupool.frontends.snakemake.servers import (
     attached_pool,
@@ -121,9 +119,7 @@ class Executor(RealExecutor):
             raise WorkflowError(f"gpupool: {error}") from error
         on_nodes = self._cluster is not None and self.executor_settings.cpu_rules == "cluster"
         bound_threads(self.workflow, self._cores, self.logger, elsewhere=on_nodes)
-        evaluate_once(self.workflow)
-        word_once(self.logger)
-        write_new_ones_at_once(self.workflow.persistence)
+        do_once_what_is_the_same(self.workflow, self.logger)
         self._lane = LocalLane(
             self.workflow,
             self.logger,
