@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter, OrderedDict, defaultdict
+from enum import Enum
 from pathlib import Path, PurePath, PurePosixPath
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from snakemake.io import pipe
 from snakemake.iocontainers import Params
 
 from snakemake_executor_gpupool.frontends.snakemake.following import DagView
+from snakemake_executor_gpupool.frontends.snakemake.plain_values import plain
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     MANY_BYTES,
@@ -20,7 +23,6 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     identity,
     input_bytes,
     is_served,
-    plain,
     plain_job,
     script_of,
     title,
@@ -52,6 +54,28 @@ def test_values_become_such_as_any_python_unpickles() -> None:
     assert plained == {"a": ["x", ("y", 1)], "b": {"c": 2.5, "d": None}}
     flat = [*plained, plained["a"][0], plained["a"][1][0]]
     assert {type(one) for one in flat} == {str} and type(plained["a"][1]) is tuple
+
+
+class Mode(str, Enum):  # noqa: UP042 - as tools for older Pythons write it
+    FAST = "fast"
+
+
+class Size(NamedTuple):
+    width: int
+    name: Any
+
+
+def test_what_a_script_could_tell_from_plain_types_stays() -> None:  # S4
+    """Under the local executor a script gets them as they are."""
+    text = Text("x")
+    kept = [Mode.FAST, Size(1, text), OrderedDict(a=text), Counter("ab"), {text}, frozenset([text])]
+    missing = defaultdict(int, a=text)
+    for value in (*kept, missing):
+        seen = pickle.loads(pickle.dumps(plain(value)))
+        assert seen == value and type(seen) is type(value)
+        parts = seen.values() if isinstance(seen, dict) else [*seen]
+        assert Text not in map(type, parts)
+    assert plain(missing)["other"] == 0
 
 
 @pytest.mark.parametrize("path", [PurePosixPath("/data/model"), Path("model"), PurePath("a/b")])

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from snakemake_executor_gpupool.frontends.snakemake.early_values import untouched
+from snakemake_executor_gpupool.frontends.snakemake.plain_values import plain
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     TOOL,
     is_served,
-    plain,
     tool_name,
 )
 from snakemake_executor_gpupool.records.reference import RESOURCES

@@ -9,7 +9,7 @@ import pickle
 import stat
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
@@ -18,11 +18,12 @@ from snakemake_executor_gpupool.errors import UnknownTool
 from snakemake_executor_gpupool.frontends.snakemake.containers import image_key
 from snakemake_executor_gpupool.frontends.snakemake.deployment import environment_key
 from snakemake_executor_gpupool.frontends.snakemake.needs import needs_of
+from snakemake_executor_gpupool.frontends.snakemake.plain_values import plain
 from snakemake_executor_gpupool.frontends.snakemake.recipe import recipe_of
 from snakemake_executor_gpupool.frontends.snakemake.software import Unservable, software_of
 from snakemake_executor_gpupool.tool_api.mode import DEFAULT_MODE, Mode
 from snakemake_executor_gpupool.tool_api.tool_spec import resolve_spec, split_spec
-from snakemake_executor_gpupool.tool_api.values import Job, PortablePath
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.requests import (
     PICKLE_PROTOCOL,
     JobFacts,
@@ -376,17 +377,3 @@ def plain_job(job: Any) -> Job:
         threads=job.threads,
         resources={k: plain(v) for k, v in job.resources.items() if not k.startswith("_")},
     )
-
-
-def plain(value: Any) -> Any:
-    """Return a value as plain types, which any Python can unpickle, where there are such."""
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        plained = [plain(item) for item in value]
-        return tuple(plained) if type(value) is tuple else plained
-    if isinstance(value, PurePath):
-        return PortablePath(str(value))
-    return value
