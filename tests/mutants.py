@@ -444,7 +444,7 @@ MUTANTS = (
     ),
     Mutant(
         "a path in params reaches a tool as a path, whatever its Python",
-        "frontends/snakemake/translate.py",
+        "frontends/snakemake/plain_values.py",
         "        return PortablePath(str(value))\n",
         "        return str(value)\n",
         ("test_translate.py",),
