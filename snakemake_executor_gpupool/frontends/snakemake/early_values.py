@@ -67,14 +67,17 @@ class KnownRequests:
 
     def __init__(self) -> None:
         self._known: dict[Any, tuple[Any, Request]] = {}
-        self._is_settled: dict[Any, bool] = {}
+        self._settled: dict[str, bool] = {}
+
+    def is_settled(self, rule: Any) -> bool:
+        """Return :func:`is_settled`, looked at once for each rule."""
+        if rule.name not in self._settled:
+            self._settled[rule.name] = is_settled(rule)
+        return self._settled[rule.name]
 
     def keep(self, job: Any, request: Request) -> None:
         """Keep a job's request, if nothing that it says depends on files."""
-        rule = job.rule
-        if rule.name not in self._is_settled:
-            self._is_settled[rule.name] = is_settled(rule)
-        if self._is_settled[rule.name]:
+        if self.is_settled(job.rule):
             self._known[job] = _state(job), request
 
     def of(self, job: Any) -> Request | None:

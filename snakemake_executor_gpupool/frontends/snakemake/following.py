@@ -152,8 +152,11 @@ class Following:
     def _guess(self, job: Any, here: str = "", early: Early = untouched) -> Request | None:
         """Return the request of a job that is not ready; None: it is not known yet."""
         with early(job):
-            evaluate_here(job)
-            if not is_known(job) or not is_read(self._workflow, job):
+            if not self._known.is_settled(job.rule):
+                evaluate_here(job)
+                if not is_known(job):
+                    return None
+            if not is_read(self._workflow, job):
                 return None
             tool = self._tool_of(job)
             return build_request(self._workflow, job, 0, tool, here=here, is_guess=True)

@@ -168,7 +168,12 @@ def build_request(
     needs = needs_of(job)
     plain = plain_job(job)
     bare = pickle.dumps(plain.replace(resources={}), PICKLE_PROTOCOL)
-    touched, updates = flagged(job, "touch"), updated_outputs(workflow, job)
+    touched: tuple[int, ...] = ()
+    updates: tuple[tuple[int, str], ...] = ()
+    directories: tuple[int, ...] = ()
+    if has_flags(job):
+        touched, directories = flagged(job, "touch"), flagged(job, "directory")
+        updates = updated_outputs(workflow, job)
     recipe = "" if is_guess else recipe_of(plain, tool, job, touched=touched, updates=updates)
     here = here or str(Path.cwd())
     return Request(
@@ -189,7 +194,7 @@ def build_request(
         input_bytes=0 if is_guess else input_bytes(plain.input),
         updates=updates,
         touched=touched,
-        directories=flagged(job, "directory"),
+        directories=directories,
         identity=identity(job),
         facts=facts_of(job, plain.params, recipe),
         texts=tuple(sorted(set(texts_of(plain.params)))),
