@@ -244,6 +244,24 @@ def test_what_a_killed_writer_has_begun_is_gone_when_the_run_ends(tmp_path: Path
     assert (tmp_path / "out/whole/second").read_text() == "a"
 
 
+def test_what_a_killed_run_has_begun_is_gone_when_the_next_one_ends(
+    tmp_path: Path,
+) -> None:  # W9
+    workflow = Workflow(tmp_path, HALF_WRITTEN, {"in.txt": "a", "halves.py": HALVES})
+    run = workflow.start("--gpupool-devices", "cpu:1")
+    assert eventually((tmp_path / "begun").exists, 60)
+    (hidden,) = (tmp_path / "out").iterdir()
+    run.kill()
+    run.communicate()
+    assert eventually(lambda: not Path("/proc", hidden.name.split("-")[2]).exists(), 30)
+    assert hidden.exists(), "nobody was there to remove it"
+    (tmp_path / "may_end").touch()
+    workflow.run("--unlock")
+    again = workflow.run("--rerun-incomplete", "--gpupool-devices", "cpu:1")
+    assert again.code == 0, again.text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
+
+
 SLEEPERS = """
 rule all:
     input: "a.txt", "b.txt"

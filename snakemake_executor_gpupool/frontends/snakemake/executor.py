@@ -44,6 +44,7 @@ from snakemake_executor_gpupool.frontends.snakemake.failures import tell_failure
 from snakemake_executor_gpupool.frontends.snakemake.foreseeing import Foreseeing
 from snakemake_executor_gpupool.frontends.snakemake.groups import GroupRun, Unit, runs_by_member
 from snakemake_executor_gpupool.frontends.snakemake.halt import Halt
+from snakemake_executor_gpupool.frontends.snakemake.interrupted import Interrupted
 from snakemake_executor_gpupool.frontends.snakemake.log_plugins import tell_started
 from snakemake_executor_gpupool.frontends.snakemake.many_inputs import ManyInputs
 from snakemake_executor_gpupool.frontends.snakemake.memory import memory_budget
@@ -136,6 +137,7 @@ class Executor(RealExecutor):
         self._signals = Signals(self._terminate, self._lane.kill, self._progress)
         self._halt = Halt(self.workflow, self._wind_down)
         self._many_inputs = ManyInputs()
+        self._interrupted = Interrupted(self.workflow.persistence)
         # It is made before what builds requests.
         self._foreseeing = Foreseeing(self.workflow, lambda job: self._serving.model_of(job))  # noqa: PLW0108
         merges = self.executor_settings.merge != "off"
@@ -318,6 +320,7 @@ class Executor(RealExecutor):
         self._pool.begin_close()
         report.read_so_far()
         self._pool.close()
+        self._interrupted.remove_leftovers()
         report.leave()
         self._shows_devices.close()
         self._signals.over()
@@ -336,6 +339,7 @@ class Executor(RealExecutor):
         # Before the pool releases the devices that these children were leased.
         self._lane.pool.shutdown()
         self._pool.close()
+        self._interrupted.remove_leftovers()
         self._shows_devices.close()
         killer.cancel()
         self._run_report().leave()
