@@ -115,3 +115,11 @@ def test_it_stands_in_once() -> None:
     one = OneRule()
     evaluate_once(one.workflow)
     assert one.rule.expand_resources is one.once
+
+
+def test_a_snakemake_that_has_resources_in_another_way_evaluates_them_itself() -> None:
+    one = OneRule()
+    del one.workflow.resource_settings.max_threads
+    one.usual = lambda *args, **more: "evaluated"
+    assert one.once({}, [], 1, skip_evaluation=set()) == "evaluated"
+    assert one.once({}, [], 1) == "evaluated" and one.evaluated == 2

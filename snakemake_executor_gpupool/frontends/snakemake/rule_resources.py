@@ -49,23 +49,26 @@ class RuleResources:
             return self._usual(wildcards, input, attempt, skip_evaluation=skip_evaluation, **more)
 
         left_open = frozenset(skip_evaluation or ())
-        if more or not self._are_constants(left_open):
+        made_of = self._constants(left_open)
+        if more or made_of is None:
             return evaluate()
-        made_of = self._made_of()
         known, then = self._known.get(left_open, (None, ()))
         if known is None or not _is_same(then, made_of):
             known = evaluate()
             self._known[left_open] = known, made_of
         return _copy(known)
 
-    def _are_constants(self, left_open: frozenset[str]) -> bool:
-        given = self._rule.resources.values()
-        return not any(each.is_evaluable() and each.name not in left_open for each in given)
-
-    def _made_of(self) -> tuple[Any, ...]:
-        bounds = self._workflow.global_resources
-        most = self._workflow.resource_settings.max_threads
-        return (*self._rule.resources.values(), *bounds, *bounds.values(), most)
+    def _constants(self, left_open: Collection[str]) -> tuple[Any, ...] | None:
+        """Return all that a job's resources are made of; None: functions are among it."""
+        try:
+            given = self._rule.resources.values()
+            if any(each.is_evaluable() and each.name not in left_open for each in given):
+                return None
+            bounds = self._workflow.global_resources
+            most = self._workflow.resource_settings.max_threads
+        except AttributeError:  # a version of Snakemake that has them in another way
+            return None
+        return (*given, *bounds, *bounds.values(), most)
 
 
 def _is_same(then: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
