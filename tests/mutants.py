@@ -152,8 +152,8 @@ MUTANTS = (
     Mutant(
         "items of other params that are read for the pool are other items",
         "scheduling/intake.py",
-        "            own = (space, model, group, key) if",
-        '            own = (space, model, "", key) if',
+        "            keys = [(space, model, group, key) for",
+        '            keys = [(space, model, "", key) for',
         ("test_scheduler.py",),
     ),
     Mutant(
@@ -331,8 +331,8 @@ MUTANTS = (
     Mutant(
         "results are written in the job's order",
         "runtime/carry_out.py",
-        "parts = effect.order, effect.names,",
-        "parts = sorted(effect.order), effect.names,",
+        "parts, hashes = (effect.order, effect.names,",
+        "parts, hashes = (sorted(effect.order), effect.names,",
         ("test_carry_out.py",),
     ),
     Mutant(

@@ -78,7 +78,7 @@ class EventLog:
 
     def write(self, event: str, fields: Mapping[str, Any], time_s: float | None = None) -> None:
         """Queue one event for the next :meth:`flush`; ``time_s``: not now, but then."""
-        now_s = round(time.time(), 6) if time_s is None else time_s
+        now_s = time.time_ns() // 1000 / 1e6 if time_s is None else time_s
         record = {"time_s": now_s, "event": event, **fields}
         self._pending.append(_line(record) + "\n")
         for take in self._takers:

@@ -156,7 +156,7 @@ class JobsTable:
         row["error"] = str(fields.get("error") or "").partition("\n")[0] or None
         if not self._pending:
             self._pending_since_s = time.time()
-        self._pending.append("\t".join(_cell(row.get(name)) for name in COLUMNS) + "\n")
+        self._pending.append("\t".join(map(_cell, map(row.get, COLUMNS))) + "\n")
 
     def flush(self, at_least: int = 1) -> None:
         """Hand what was written to the operating system.
@@ -202,6 +202,8 @@ def _ms(seconds: float) -> int:
 
 
 def _cell(value: Any) -> str:
+    if type(value) is int:  # most are
+        return str(value)
     if value is None or value == "":
         return "-"
     if isinstance(value, float):

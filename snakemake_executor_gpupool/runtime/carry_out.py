@@ -181,6 +181,22 @@ class Actions:
         self._tell = tell
         self._troubles_told: set[str] = set()
         self._shown_logs: dict[str, str] = {}
+        #: By kind, since there are a dozen effects a job; of others see :meth:`_see_to_worker`.
+        self._acts: dict[type, Callable[..., None]] = {
+            Note: self._note,
+            Fact: self._take_fact,
+            RunBatch: self._send_batch,
+            RunMerged: self._send_chains,
+            ReadJob: self._send_read,
+            WriteJob: self._send_write,
+            PublishJob: self._send_publish,
+            Unstage: self._unstage,
+            Report: self._report,
+            Remark: self._remark,
+            WantItems: self._ask_for_items,
+            GrantLease: self._grant,
+            StoreTrouble: self._tell_trouble,
+        }
         self.lends(lambda holder, devices: {}, lambda holder, is_gone=True: None)
 
     def lends(
@@ -193,49 +209,31 @@ class Actions:
 
     def carry_out(self, effect: Effect) -> None:
         """Do what one effect says."""
-        match effect:
-            case RunBatch():
-                self._send_batch(effect)
-            case RunMerged():
-                self._send_chains(effect)
-            case ReadJob() | WriteJob():
-                self._send_files(effect)
-            case PublishJob():
-                self._send_publish(effect)
-            case Unstage(paths, root):
-                self._tell(lambda: remove(self._where(paths, root)))
-            case Report() | Remark() | WantItems():
-                self._tell_user(effect)
-            case GrantLease():
-                self._grant(effect)
-            case Note() | Fact():
-                self._write_down(effect)
-            case StoreTrouble():
-                self._tell_trouble(effect)
-            case _:
-                self._see_to_worker(effect)
+        self._acts.get(type(effect), self._see_to_worker)(effect)
 
     def _note(self, note: Note) -> None:
         self._events.write(note.event, note.fields)
-        started, jobs = self._callbacks.started, note.fields.get("jobs")
-        if note.event == "batch_sent" and started is not None and isinstance(jobs, list):
-            self._tell(lambda: started(jobs))
+        if note.event == "batch_sent":
+            started, jobs = self._callbacks.started, note.fields.get("jobs")
+            if started is not None and isinstance(jobs, list):
+                self._tell(lambda: started(jobs))
 
-    def _write_down(self, effect: Note | Fact) -> None:
-        if isinstance(effect, Note):
-            self._note(effect)
-        else:
-            for taker in self._fact_takers:
-                taker.fact(effect.kind, effect.fields)
+    def _take_fact(self, fact: Fact) -> None:
+        for taker in self._fact_takers:
+            taker.fact(fact.kind, fact.fields)
 
-    def _tell_user(self, effect: Report | Remark | WantItems) -> None:
-        if isinstance(effect, Report):
-            self._keeping.forget(effect.report.job_id)
-            self._tell(lambda: self._callbacks.report(effect.report))
-        elif isinstance(effect, WantItems):
-            self._tell(lambda: self._callbacks.wants_items(effect.job_id))
-        else:
-            self._tell(lambda: self._callbacks.tell_warning(f"gpupool: {effect.text}"))
+    def _report(self, effect: Report) -> None:
+        self._keeping.forget(effect.report.job_id)
+        self._tell(lambda: self._callbacks.report(effect.report))
+
+    def _ask_for_items(self, effect: WantItems) -> None:
+        self._tell(lambda: self._callbacks.wants_items(effect.job_id))
+
+    def _remark(self, effect: Remark) -> None:
+        self._tell(lambda: self._callbacks.tell_warning(f"gpupool: {effect.text}"))
+
+    def _unstage(self, effect: Unstage) -> None:
+        self._tell(lambda: remove(self._where(effect.paths, effect.root)))
 
     def _see_to_worker(self, effect: Effect) -> None:
         match effect:
@@ -293,26 +291,23 @@ class Actions:
         frame = run_chains(effect.batch_id, chains, store, hashes=hashes, item_limit_s=limit_s)
         self._send(effect.worker_id, frame)
 
-    def _send_files(self, effect: ReadJob | WriteJob) -> None:
-        request = effect.request
-        event = "read_sent" if isinstance(effect, ReadJob) else "write_sent"
-        self._events.write(event, {"worker": effect.worker_id, "job_id": request.job_id})
-        hashes = self._wants_hashes(request)
-        if isinstance(effect, ReadJob):
-            self._keeping.note(request)
-            store = self._keeping.store_of(request)
-            self._send(effect.worker_id, read_job(request, store, hashes=hashes))
-            return
-        self._send_write(effect, hashes=hashes)
+    def _send_read(self, effect: ReadJob) -> None:
+        request, worker = effect.request, effect.worker_id
+        self._events.write("read_sent", {"worker": worker, "job_id": request.job_id})
+        self._keeping.note(request)
+        store, hashes = self._keeping.store_of(request), self._wants_hashes(request)
+        self._send(worker, read_job(request, store, hashes=hashes))
 
-    def _send_write(self, effect: WriteJob, *, hashes: bool) -> None:
+    def _send_write(self, effect: WriteJob) -> None:
         request, settled = effect.request, 0
+        fields = {"worker": effect.worker_id, "job_id": request.job_id}
+        self._events.write("write_sent", fields)
         for piece in effect.settled:
             results = results_of(request.job_id, piece.names(), piece.results())
             self._send(effect.worker_id, results)
             settled += len(piece)
         text = log_line(settled + len(effect.order), effect.distinct, self._by(effect.workers))
-        parts = effect.order, effect.names, effect.blobs
+        parts, hashes = (effect.order, effect.names, effect.blobs), self._wants_hashes(request)
         frame = write_job(request, *parts, text, settled=settled, hashes=hashes)
         self._send(effect.worker_id, frame)
 

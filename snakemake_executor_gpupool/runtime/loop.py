@@ -61,6 +61,9 @@ from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.frames import Blob, Frame
 from snakemake_executor_gpupool.wire.spool import Discards, remove_file
 
+#: Effects of which something is done before the end of the turn.
+_AT_ONCE = frozenset({ClaimDevices, RejectWorker, RunBatch, RunMerged})
+
 
 class RunLoop:
     """Owns decisions and host; used by one thread at a time, but for what it is constructed with.
@@ -254,13 +257,14 @@ class RunLoop:
         events = deque([event])
         while events:
             for effect in self._decide(events.popleft(), now_s):
-                if isinstance(effect, ClaimDevices):
+                if type(effect) not in _AT_ONCE:
+                    self._effects.append(effect)
+                elif isinstance(effect, ClaimDevices):
                     events.append(self._claim(effect))
                 elif isinstance(effect, RejectWorker):
                     self.host.reject(effect.worker_id, effect.why)
-                else:
+                elif isinstance(effect, (RunBatch, RunMerged)):
                     self._effects.append(effect)
-                if isinstance(effect, (RunBatch, RunMerged)):
                     devices = self.scheduler.dispatch.worker(effect.worker_id).devices
                     self._energy.sent(effect.worker_id, devices, now_s)
 

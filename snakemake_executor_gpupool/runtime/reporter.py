@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
@@ -27,7 +28,8 @@ class Reporter:
         self._failed = failed
         self._pause_s = pause_s
         self._outgoing: deque[Tell | None] = deque()
-        self._something = threading.Semaphore(0)
+        #: Has something in it when there is something to call; of the threads' queues the lightest.
+        self._something: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_called = False
         self._thread = threading.Thread(target=self._run, name="gpupool-reports", daemon=True)
 
@@ -45,11 +47,11 @@ class Reporter:
         # at what there is after it has said that it must be called again.
         if not self._is_called:
             self._is_called = True
-            self._something.release()
+            self._something.put(None)
 
     def _run(self) -> None:
         while True:
-            self._something.acquire()
+            self._something.get()
             # While it finds something each time it looks by itself, and nobody has to call it.
             is_found = True
             while is_found and (pause_s := self._pause_s()) > 0.0:

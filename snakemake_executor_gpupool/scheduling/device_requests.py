@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
@@ -20,6 +21,9 @@ class DeviceRequests:
 
     def __init__(self, allocator: Allocator) -> None:
         self._allocator = allocator
+        #: What tools get without a wish of the rule's, as long as there are the same kinds.
+        self._kinds: Set[str] = frozenset()
+        self._usual: dict[tuple[object, ...], DeviceSpec] = {}
 
     def spec_for(self, request: Request, info: ToolInfo) -> DeviceSpec:
         """Return what devices a job's model goes to: the rule's wish, else the tool's.
@@ -30,6 +34,17 @@ class DeviceRequests:
             The tool does not run on what the rule asks for, or on nothing that the pool manages.
         """
         kinds = self._allocator.kinds
+        if request.devices is not None:
+            return self._choose(request, info, kinds)
+        if kinds is not self._kinds:
+            self._kinds, self._usual = kinds, {}
+        asked = info.devices, info.gpus_per_instance, request.card
+        spec = self._usual.get(asked)
+        if spec is None:
+            spec = self._usual[asked] = self._choose(request, info, kinds)
+        return spec
+
+    def _choose(self, request: Request, info: ToolInfo, kinds: Set[str]) -> DeviceSpec:
         accepted = info.devices
         wish = request.devices
         if wish is not None and kind_of(wish).tool_word not in accepted:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Hashable, Iterable
 
 from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling import packed
@@ -136,29 +137,34 @@ class Intake:
                 self._merges.saved(job)
             self._jobs.read_complete(job)
 
-    def _items_of(
-        self, job: JobState, tool: FileWorkerPool, message: ItemsRead
-    ) -> Iterator[WorkItem]:
+    def _items_of(self, job: JobState, tool: FileWorkerPool, message: ItemsRead) -> list[WorkItem]:
         """Return a work item for each item read, with the result that an earlier run left."""
         assert tool.info is not None
-        is_deterministic, group = tool.info.deterministic, message.model.group
-        space, model = job.request.space, message.model.model
+        space, model, group = job.request.space, message.model.model, message.model.group
         level = -job.request.priority, 0 if job.is_brief else 1
-        kept, first = message.kept, self._arrivals + 1
+        first = self._arrivals + 1
         self._arrivals += len(message.keys)
-        columns = message.keys, message.costs, message.tokens, message.names, message.payloads
-        rows = zip(*columns, strict=True)
-        for arrival, (key, cost, tokens, name, payload) in enumerate(rows, first):
-            own = (space, model, group, key) if is_deterministic else None  # as ``result_key`` does
-            item = WorkItem(own, group, cost, tokens, payload, name, level, arrival)
-            if kept and arrival - first in kept:
-                item.payload, item.result = b"", payload
-            yield item
+        keys: Iterable[Hashable] = itertools.repeat(None, len(message.keys))
+        if tool.info.deterministic:  # as ``result_key`` does
+            keys = [(space, model, group, key) for key in message.keys]
+        columns = keys, message.costs, message.tokens, message.payloads, message.names
+        items = [
+            WorkItem(key, group, cost, tokens, payload, name, level, arrival)
+            for arrival, (key, cost, tokens, payload, name) in enumerate(
+                zip(*columns, strict=True), first
+            )
+        ]
+        for place in sorted(message.kept):
+            item = items[place]
+            item.payload, item.result = b"", item.payload
+        return items
 
 
 def is_whole_and_short(job: JobState, message: ItemsRead) -> bool:
     """Tell whether a job is short, all of whose items have come at once."""
     if not message.is_last or job.items or job.settled or job.backlog:
         return False
-    tokens = dict(zip(message.keys, message.tokens, strict=True))
-    return is_short(list(tokens.values()), message.model.short_tokens)
+    tokens, most_tokens = message.tokens, message.model.short_tokens
+    if len({*message.keys}) < len(tokens):
+        tokens = tuple(dict(zip(message.keys, tokens, strict=True)).values())
+    return is_short(tokens, most_tokens)

@@ -123,9 +123,9 @@ class JobTable:
         return job
 
     # -- items -------------------------------------------------------------
-    def place(self, job: JobState, items: Iterable[WorkItem]) -> list[WorkItem]:
+    def place(self, job: JobState, items: Sequence[WorkItem]) -> list[WorkItem]:
         """Add the next items of a job; return those work items that have to be computed."""
-        items, job_id = list(items), job.request.job_id
+        job_id = job.request.job_id
         placed_items, new = self._ledger.place_all(items, (job_id,))
         for item in new:
             item.job_id = job_id
@@ -139,7 +139,7 @@ class JobTable:
         return new
 
     @staticmethod
-    def _take_known(job: JobState, items: list[WorkItem], placed_items: list[WorkItem]) -> None:
+    def _take_known(job: JobState, items: Sequence[WorkItem], placed_items: list[WorkItem]) -> None:
         """Count those of a job's items that need not be computed for it alone."""
         job_id = job.request.job_id
         for item, placed in zip(items, placed_items, strict=True):
@@ -161,7 +161,7 @@ class JobTable:
 
     def handed_out(self, items: Iterable[WorkItem]) -> None:
         """A worker is given items: the jobs that first asked for them have begun."""
-        for job_id in dict.fromkeys(item.waiters[0] for item in items if item.waiters):
+        for job_id in dict.fromkeys([item.waiters[0] for item in items if item.waiters]):
             job = self._jobs.get(job_id)
             if job is not None:
                 job.is_handed_out = True

@@ -32,7 +32,7 @@ class Came:
 
     def __init__(self, job_id: int) -> None:
         self._job_id = job_id
-        self._batches: Counter[int] = Counter()
+        self._batches: dict[int, int] = {}
         self._ways: Counter[str] = Counter()
         self._owners: dict[int, None] = {}
         self._kept: list[object] = []
@@ -40,17 +40,23 @@ class Came:
 
     def add(self, items: Sequence[WorkItem]) -> None:
         """Take in the next of the job's items, each as its work item."""
-        job_id = self._job_id
-        self._batches.update([item.batch_id for item in items])
-        firsts = {id(item): item for item in items}.values()
-        computed = 0
-        for item in firsts:
-            if item.batch_id and item.job_id == job_id and not item.is_repeat:
-                computed += 1
-                self._tries = max(self._tries, item.tries)
-            else:
-                self._ways[self._way(item)] += 1
-        self._ways += Counter({COMPUTED: computed, DUPLICATE: len(items) - len(firsts)})
+        job_id, batches, ways = self._job_id, self._batches, self._ways
+        firsts = items
+        if len({*map(id, items)}) < len(items):
+            firsts = list({id(item): item for item in items}.values())
+        for item in items:
+            batches[item.batch_id] = batches.get(item.batch_id, 0) + 1
+        own = [i for i in firsts if i.batch_id and i.job_id == job_id and not i.is_repeat]
+        if own:
+            self._tries = max(self._tries, *[item.tries for item in own])
+        if len(own) < len(firsts):
+            known = {*map(id, own)}
+            for item in firsts:
+                if id(item) not in known:
+                    ways[self._way(item)] += 1
+        for way, count in ((COMPUTED, len(own)), (DUPLICATE, len(items) - len(firsts))):
+            if count:
+                ways[way] += count
 
     def _way(self, item: WorkItem) -> str:
         if item.is_repeat:

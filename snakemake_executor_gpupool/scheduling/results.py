@@ -155,13 +155,13 @@ class ResultLedger:
     ) -> tuple[list[WorkItem], list[WorkItem]]:
         """Do so for several items; return the work item of each, and the new ones of these."""
         self.items += len(items)
-        settled = self._settled.find_all([item.key for item in items])
+        settled = self._settled.find_all([item.key for item in items]) if self._settled else None
         work_items = self._work_items
         placed: list[WorkItem] = []
         new: list[WorkItem] = []
         for number, item in enumerate(items):
             key = item.key
-            if number in settled and key not in work_items:
+            if settled and number in settled and key not in work_items:
                 placed.append(self._copy_of_settled(item, settled[number]))
                 continue
             known = item if key is None else work_items.setdefault(key, item)
@@ -170,7 +170,7 @@ class ResultLedger:
             if known is not item:
                 self._place_again(item, known, waiter)
             elif item.result is None:
-                item.waiters += waiter
+                item.waiters = item.waiters + waiter if item.waiters else waiter
                 new.append(item)
             else:
                 self.reused += 1
@@ -256,9 +256,8 @@ class ResultLedger:
             if type(item.payload) is not bytes:
                 self._discard(item.payload)
             item.payload = b""
-            if item.holders == 0:
-                self._keep(item)
         self.computed += len(items)
+        self._keep_all([item for item in items if item.holders == 0])
 
     def offer(self, key: Hashable, result: Blob, batch_id: int = 0) -> None:
         """Keep the result of an item that no job has asked for yet, within the bound."""
@@ -269,7 +268,7 @@ class ResultLedger:
         item = WorkItem(key, "", 0.0, 0, b"", "", (0, 0), 0, result=result, is_guess=True)
         item.batch_id = batch_id
         self._work_items[key] = item
-        self._keep(item)
+        self._keep_all([item])
 
     def hold(self, key: Hashable, result: Blob, batch_id: int = 0) -> WorkItem:
         """Keep the result of an item for a job yet to come, until it is released."""
@@ -303,10 +302,12 @@ class ResultLedger:
 
     def release(self, *items: WorkItem) -> None:
         """One place of each item no longer needs its result."""
+        unheld = []
         for item in items:
-            item.holders -= 1
-            if item.holders == 0 and item.result is not None:
-                self._keep(item)
+            item.holders = holders = item.holders - 1
+            if holders == 0 and item.result is not None:
+                unheld.append(item)
+        self._keep_all(unheld)
 
     def abandon(self, item: WorkItem) -> None:
         """Forget an item that will never be computed, since nobody waits for it."""
@@ -319,17 +320,22 @@ class ResultLedger:
         for blob in blobs:
             self._discard(blob)
 
-    def _keep(self, item: WorkItem) -> None:
-        key = item.key
-        if key is None or item.is_copy:
-            self._discard(item.result)
-            return
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        else:
-            self._kept[key] = item
-            self._kept_bytes += blob_size(item.result)
-            self._kept_items += 1
+    def _keep_all(self, items: Sequence[WorkItem]) -> None:
+        """Keep results that no place needs, within the bound; a job's are looked at as one."""
+        kept, new, count = self._kept, list[Blob](), len(self._kept)
+        for item in items:
+            key, result = item.key, item.result
+            if key is None or item.is_copy or result is None:
+                self._discard(result)
+                continue
+            kept.setdefault(key, item)
+            if len(kept) > count:
+                count += 1
+                new.append(result)
+            else:
+                kept.move_to_end(key)
+        self._kept_bytes += blobs_size(new)
+        self._kept_items += len(new)
         if self._is_full:
             self._shrink()
 

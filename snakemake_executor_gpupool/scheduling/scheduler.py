@@ -301,8 +301,11 @@ class Scheduler:
 
     def next_wake_s(self, now_s: float) -> float:
         """Return when ``tick`` is next worth a call."""
-        wakes_s = self.files, self.dispatch, self.retirement
-        return min(each.next_wake_s(now_s) for each in wakes_s)
+        return min(
+            self.files.next_wake_s(now_s),
+            self.dispatch.next_wake_s(now_s),
+            self.retirement.next_wake_s(now_s),
+        )
 
     # -- devices -------------------------------------------------------------------
     def devices_claimed(self, holder_id: str, now_s: float) -> None:

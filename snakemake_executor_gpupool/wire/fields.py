@@ -22,6 +22,8 @@ from snakemake_executor_gpupool.wire.bounds import (
 )
 
 Check = Callable[[Any], bool]
+#: No value of a field.
+_MISSING = object()
 #: How many libraries a worker may name with their versions, and of how many characters each.
 MAX_VERSIONS, MAX_VERSION_TEXT = 20, 100
 #: What a worker says of a file's content: SHA-256 and size; of a directory, of all its files.
@@ -170,11 +172,12 @@ class Fields:
         ProtocolError
             It is missing, or not sound.
         """
-        if name not in self._values or not is_sound(self._values[name]):
-            found = shown(self._values.get(name, "missing"), 200)
+        value = self._values.get(name, _MISSING)
+        if value is _MISSING or not is_sound(value):
+            found = shown("missing" if value is _MISSING else value, 200)
             raise ProtocolError(f"{name!r} of {self._where} is {found}")
         self._left -= 1
-        return self._values[name]
+        return value
 
     def maybe(self, name: str, is_sound: Check, default: Any) -> Any:
         """Return a field that may be missing.
@@ -185,6 +188,18 @@ class Fields:
             It is there, and not sound.
         """
         return self.take(name, is_sound) if name in self._values else default
+
+    def column(self, name: str, are_sound: Check, count: int) -> tuple[Any, ...]:
+        """Return a field that is a list, or the one value of all ``count`` places.
+
+        Raises
+        ------
+        ProtocolError
+            It is missing, or not sound.
+        """
+        if isinstance(self._values.get(name), list):
+            return tuple(self.take(name, are_sound))
+        return (self.take(name, lambda value: are_sound([value])),) * count
 
     def inner(self, name: str) -> Fields:
         """Return a field that is an object.

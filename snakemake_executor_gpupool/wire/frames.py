@@ -20,15 +20,15 @@ Standard library only, Python >= 3.9: both sides import this module.
 from __future__ import annotations
 
 import itertools
-import json
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Union
 
 from snakemake_executor_gpupool.errors import FrameError
-from snakemake_executor_gpupool.wire.json_text import json_encoder
+from snakemake_executor_gpupool.wire.json_text import json_decoder, json_encoder
 
+_value_of = json_decoder()
 _json_of = json_encoder()
 MAGIC = b"gpPL"
 VERSION = 1
@@ -165,7 +165,7 @@ class Decoder:
 
 def _parse(text: bytes, body: bytes) -> Frame:
     try:
-        meta = json.loads(text.decode())  # of bytes it would guess the encoding first
+        meta = _value_of(text.decode())  # of bytes it would guess the encoding first
         lengths = meta.pop("blobs")
         blobs, used = _split(lengths, body)
     except (

@@ -13,6 +13,19 @@ from json import encoder as _encoder
 from typing import Any
 
 
+def json_decoder() -> Callable[[str], Any]:
+    """Return what ``json.loads`` is of a text that neither starts nor ends with white space."""
+    read = json.JSONDecoder().raw_decode
+
+    def value_of(text: str) -> Any:
+        value, end = read(text)
+        if end != len(text):
+            raise ValueError(f"{len(text) - end} characters behind the JSON")
+        return value
+
+    return value_of
+
+
 def json_encoder(default: Callable[[Any], Any] | None = None) -> Callable[[Any], str]:
     """Return what ``json.JSONEncoder(default=default).encode`` is, made once.
 

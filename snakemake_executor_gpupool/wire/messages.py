@@ -202,12 +202,13 @@ class ItemsRead:
     @classmethod
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
         """Read an ``items`` frame."""
+        keys = tuple(fields.take("keys", are_texts))
         message = cls(
             job_id=fields.take("job", is_id),
             model=ModelInfo.from_fields(fields),
-            keys=tuple(fields.take("keys", are_texts)),
-            costs=tuple(fields.take("costs", are_costs)),
-            tokens=tuple(fields.take("tokens", are_tokens)),
+            keys=keys,
+            costs=fields.column("costs", are_costs, len(keys)),
+            tokens=fields.column("tokens", are_tokens, len(keys)),
             names=tuple(fields.take("names", are_texts)),
             payloads=tuple(blobs),
             kept=frozenset(fields.take("kept", are_positions)),

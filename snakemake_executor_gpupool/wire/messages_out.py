@@ -138,7 +138,7 @@ def write_job(
     Parameters
     ----------
     order
-        For each item, which of the results is its own.
+        For each item, which of the results is its own; not said where each has one of its own.
     names
         Of the items.
     log_text
@@ -146,12 +146,13 @@ def write_job(
     settled
         How many items there are before these, sent as ``results``.
     """
+    blobs = [request.job, *results]
     meta = {
         "type": "write",
         "job": request.job_id,
         "settled": settled,
         "cwd": request.cwd,
-        "order": order,
+        "order": None if [*order] == [*range(len(blobs) - 1)] else order,
         "names": names,
         "log_text": log_text,
         "updates": request.updates,
@@ -160,7 +161,7 @@ def write_job(
         "hashes": hashes,
         "prints_apart": request.prints_apart,
     }
-    return Frame(meta, [request.job, *results])
+    return Frame(meta, blobs)
 
 
 def results_of(job_id: int, names: Sequence[str], results: Iterable[Blob]) -> Frame:

@@ -252,10 +252,17 @@ def _keys_of(tool: Tool, items: Sequence[Any]) -> list[str]:
     return keys
 
 
-def columns_of(items: Sequence[Described]) -> dict[str, list[Any]]:
-    """Return items as :func:`describe_item` has them, as the columns of a frame."""
-    columns = list(zip(*items)) or [()] * 4
-    return dict(zip(("keys", "costs", "tokens", "names"), map(list, columns)))
+def columns_of(items: Sequence[Described]) -> dict[str, Any]:
+    """Return items as :func:`describe_item` has them, as the columns of a frame.
+
+    What all items cost, or how many tokens all have, is said once.
+    """
+    keys, costs, tokens, names = map(list, list(zip(*items)) or [()] * 4)
+    columns = {"keys": keys, "costs": costs, "tokens": tokens, "names": names}
+    for name, column in (("costs", costs), ("tokens", tokens)):
+        if column and column.count(column[0]) == len(column):
+            columns[name] = column[0]
+    return columns
 
 
 def item_key(tool: Tool, item: Any) -> str | bytes:

@@ -107,7 +107,8 @@ class Writer:
             for error in wait_for_blobs(frame.blobs, latency_of(frame)).values():
                 raise error
         names, results = self._early.of(frame.meta["job"], frame.meta["settled"])
-        results += load_places(frame.blobs[1:], frame.meta["order"])
+        blobs, order = frame.blobs[1:], frame.meta["order"]
+        results += load_places(blobs, range(len(blobs)) if order is None else order)
         names += frame.meta["names"]
         return self._have_written(self._tool_class, job, frame, names, results)
 

@@ -83,5 +83,6 @@ class AnsweringHost(FakeHost):
 
     def _write(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob]) -> None:
         results = [blob for blob in blobs[1:] if isinstance(blob, bytes)]
-        self.written[meta["job"]] = [results[place] for place in meta["order"]]
+        order = range(len(results)) if meta["order"] is None else meta["order"]
+        self.written[meta["job"]] = [results[place] for place in order]
         self.says(worker_id, "written", job=meta["job"], seconds=0.0)

@@ -260,3 +260,12 @@ def test_a_job_makes_room_for_one_that_needs_its_card() -> None:
     bundle = Bundle.of([job("a", gpu_model="any", gpu=1), job("b", gpu=1, vram_mb=60000)], big)
     parts = bundle.parts(reversed(big))
     assert [[card.name for card in part] for part in parts] == [["cuda:0"], ["cuda:1"]]
+
+
+def test_what_a_tool_gets_changes_with_the_kinds_of_devices() -> None:
+    allocator, info = Allocator([cpu_slot(0)]), tool_info(("cuda", "cpu"))
+    requests = DeviceRequests(allocator)
+    assert [requests.spec_for(request(), info).kind for _ in range(2)] == ["cpu", "cpu"]
+    allocator.join([Device("n1/cuda:0", "cuda", 0, "GPU-1", 1, A100, "0")], 1.0)
+    assert requests.spec_for(request(), info).kind == "cuda"
+    assert requests.spec_for(request(), tool_info(("cpu",))).kind == "cpu", "of each tool its own"

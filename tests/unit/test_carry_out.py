@@ -103,6 +103,9 @@ def test_results_go_to_a_writer_with_the_place_of_each_item(acting: Acting) -> N
     assert frame.meta["updates"] == ((0, "copy"),) and frame.meta["cwd"] == "/where"
     assert frame.meta["touched"] == (1,) and frame.meta["directories"] == (2,)
     assert "m1" in frame.meta["log_text"] and "m2" in frame.meta["log_text"]
+    for order, sent in (([0, 1, 2], None), ([0, 2, 1], [0, 2, 1]), ([0, 1], [0, 1])):
+        effect = fx.WriteJob("w1", asked, order, names, [b"B", b"A", b"C"], ("m1",), 3)
+        assert acting.sent(effect).meta["order"] == sent, "not said where it is their own"
 
 
 def test_a_batch_has_its_params_and_its_items_in_order(acting: Acting) -> None:

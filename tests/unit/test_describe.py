@@ -74,10 +74,19 @@ def test_what_is_sent_of_an_item_is_believed(
         return
     items = json.loads(json.dumps(columns_of([told])))
     assert are_texts(items["keys"]) and are_texts(items["names"])
-    assert are_costs(items["costs"]) and are_tokens(items["tokens"])
+    assert are_costs([items["costs"]]) and are_tokens([items["tokens"]]), "one says it for all"
     # A text of digits is a number, too.
     assert told.tokens >= float(tokens) or float(tokens) > MAX_TOKENS
     assert math.isclose(told.cost, float(cost), abs_tol=1e-18)
+
+
+@pytest.mark.parametrize(("column", "sent"), [([2.0, 2.0], 2.0), ([2.0, 1.0], [2.0, 1.0])])
+def test_what_all_items_have_in_common_is_said_once(column: list[float], sent: Any) -> None:
+    items = [describe_item(saying(cost=cost, tokens=3), "x", 0) for cost in column]
+    columns = columns_of(items)
+    assert columns["costs"] == sent and columns["tokens"] == 3
+    assert len(columns["keys"]) == len(columns["names"]) == 2
+    assert columns_of([]) == {"keys": [], "costs": [], "tokens": [], "names": []}
 
 
 @pytest.mark.parametrize("cost", [1e308, math.inf, math.nan, -1, -math.inf, "much", None, 10**400])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from snakemake_executor_gpupool.wire.json_text import json_encoder
+from snakemake_executor_gpupool.wire.json_text import json_decoder, json_encoder
 
 VALUES: list[Any] = [
     {},
@@ -38,3 +38,15 @@ def test_what_cannot_be_json_is_refused() -> None:
         json_encoder()({"path": Path("a")})
     with pytest.raises(TypeError, match="keys must be"):
         json_encoder(str)({(1, 2): 3})
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_values_are_those_of_json(value: Any) -> None:
+    text = json.dumps(value, default=str)
+    assert repr(json_decoder()(text)) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize("text", ["", "{} ", "{}{}", "[1] 2", "{'a': 1}", "nul", "[1"])
+def test_what_is_no_json_or_goes_on_behind_it_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        json_decoder()(text)

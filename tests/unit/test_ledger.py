@@ -107,6 +107,18 @@ def test_the_longest_unused_results_go_first() -> None:
     assert ledger.discarded == [file("b")]
 
 
+def test_a_job_lets_go_of_all_its_results_at_once_and_only_the_newest_stay() -> None:
+    ledger = ResultLedger(keep_bytes=250)
+    placed, new = ledger.place_all([unit(name) for name in "abcb"], (1,))
+    ledger.finish_all(new, [file(item.name) for item in new])
+    ledger.release(*placed)
+    assert ledger.discarded == [file("a")], "the bound holds for two; what came twice counts once"
+    again, new = ledger.place_all([unit(name) for name in "bd"], (2,))
+    ledger.finish_all(new, [file("d")])
+    ledger.release(*again)
+    assert ledger.discarded == [file("a"), file("c")], "what was used again goes last"
+
+
 def test_a_result_before_its_time_is_counted_when_it_is_asked_for() -> None:
     ledger = ResultLedger()
     ledger.offer("a", file("guess"))

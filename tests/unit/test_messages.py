@@ -122,6 +122,12 @@ def test_a_sound_frame_is_a_value(kind: str) -> None:  # W1
     assert not hasattr(message, "__dict__")
 
 
+def test_what_all_items_have_in_common_may_be_said_once() -> None:  # W1
+    message = message_of(frame("items", {"costs": 2, "tokens": 3}))
+    assert isinstance(message, wire.ItemsRead)
+    assert (message.costs, message.tokens) == ((2, 2), (3, 3))
+
+
 @pytest.mark.parametrize("kind", SOUND)
 def test_a_field_too_few_or_too_many_is_refused(kind: str) -> None:  # W1
     """Also in an object inside a frame: what nobody reads is sent for nothing, or by a mistake."""
@@ -169,6 +175,11 @@ def test_a_blob_too_many_is_refused(kind: str) -> None:  # W1
         ("items", {"keys": ["a", 1]}, "'keys'"),
         ("items", {"costs": [1.0, True]}, "'costs'"),
         ("items", {"costs": {"0": 1.0}}, "'costs'"),
+        ("items", {"costs": True}, "'costs'"),
+        ("items", {"costs": -1.0}, "'costs'"),
+        ("items", {"costs": None}, "'costs'"),
+        ("items", {"tokens": 1.0}, "'tokens'"),
+        ("items", {"tokens": 10**13}, "'tokens'"),
         ("items", {"tokens": [1, 1.0]}, "'tokens'"),
         ("items", {"follow": {}}, "'follow'"),
         ("items", {"follow": [1]}, "'follow' of a 'items' frame is 1"),

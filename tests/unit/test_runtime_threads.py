@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
+from typing import Any
 
 import pytest
 
@@ -143,13 +145,13 @@ def test_while_much_is_gathered_the_thread_is_woken_once(monkeypatch: pytest.Mon
         return 1e-6
 
     reporter = Reporter(lambda error: None, pause_s)
-    release = reporter._something.release
 
-    def wake() -> None:
-        woken.append(1)
-        release()
+    class Woken(queue.Queue[None]):
+        def put(self, *given: Any, **more: Any) -> None:
+            woken.append(1)
+            super().put(*given, **more)
 
-    monkeypatch.setattr(reporter._something, "release", wake)
+    monkeypatch.setattr(reporter, "_something", Woken())
     reporter.put(lambda: None)
     reporter.start()
     assert all_told.wait(PATIENCE_S) and len(woken) == 1

@@ -205,7 +205,8 @@ class Allocator(DeviceInventory):
     def busy(self, holder_id: str, now_s: float) -> None:
         """Note that a holder computes (or loads): it is not evicted until it is idle."""
         holder = self._holders.expect(holder_id, Phase.BUSY, Phase.IDLE)
-        self._holders.change(holder, phase=Phase.BUSY)
+        if holder.phase is not Phase.BUSY:  # it is told before each micro-batch
+            self._holders.change(holder, phase=Phase.BUSY)
 
     def idle(self, holder_id: str, now_s: float) -> list[AllocationEffect]:
         """Note that nothing of a holder is in flight; it may be evicted for waiting requests."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -194,7 +194,9 @@ def pause_s(tools: Mapping[str, FileWorkerPool], senders: Iterable[str]) -> floa
         Who has sent each of the answers that have come; one that is no file process waits for none.
     """
     least_s = MAX_PAUSE_S
-    answers = Counter(senders)
+    answers: dict[str, int] = {}
+    for name in senders:
+        answers[name] = answers.get(name, 0) + 1
     for name, count in answers.items():
         worker = tools[name].workers.get(name) if name in tools else None
         least_s = min(least_s, 0.0 if worker is None else worker.pause_s(count))

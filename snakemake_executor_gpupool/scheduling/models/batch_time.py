@@ -72,17 +72,17 @@ class Speed:
 
     def seconds(self, cost: float, batches: float = 1.0) -> float | None:
         """Return what so much cost takes one worker; None if nothing was measured."""
-        if self.s_per_cost is None:
+        self._fit_if_stale()
+        if self._s_per_cost is None:
             return None
-        return self.s_per_cost * cost + self.fixed_s * batches
+        return self._s_per_cost * cost + self._fixed_s * batches
 
     def batches_of(self, items: int) -> float:
         """Return into how many micro-batches so many items were divided so far; at least one."""
         return max(items * self._batches / self._items, 1.0) if self._items else 1.0
 
     def _fit_if_stale(self) -> None:
-        enough = MIN_SAMPLES if self._knew else 1
-        if self._is_stale and len(self._latest) >= enough:
+        if self._is_stale and len(self._latest) >= (MIN_SAMPLES if self._knew else 1):
             self._is_stale, self._unfitted = False, 0
             self._s_per_cost, self._fixed_s = fit(self._latest, self._fixed_s)
 

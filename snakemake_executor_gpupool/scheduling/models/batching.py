@@ -116,15 +116,17 @@ class Batching:
 
     def _note_sent(self, worker: ModelWorker, batch: Batch) -> None:
         items = batch.items
+        # All items that only one job has share one tuple.
+        waiting = dict.fromkeys([item.waiters for item in items])
         self._outbox.note(
             "batch_sent",
             batch=batch.batch_id,
             worker=worker.worker_id,
             items=len(items),
-            jobs=sorted({job_id for item in items for job_id in item.waiters}),
-            tokens=sum(item.tokens for item in items),
+            jobs=sorted({job_id for waiters in waiting for job_id in waiters}),
+            tokens=sum(batch.tokens),
             padded_tokens=worker.model.batch_tokens(batch),
-            longest_tokens=max(item.tokens for item in items),
+            longest_tokens=max(batch.tokens),
         )
 
     def _first_look(self, model: Model) -> list[WorkItem]:

@@ -44,14 +44,13 @@ class Charging:
 
         ``again`` are the positions of items that are tried once more.
         """
-        paid, paid_s = [], []
-        shares_s = by_cost(work.device_s, [item.cost for item in batch.items])
-        for position, (item, share_s) in enumerate(zip(batch.items, shares_s, strict=True)):
-            if position in again:
-                work.overhead[OUT_OF_MEMORY] += share_s
-            else:
-                paid.append(item)
-                paid_s.append(share_s)
+        paid = batch.items
+        paid_s = by_cost(work.device_s, [item.cost for item in batch.items])
+        if again:
+            for position in sorted(again):
+                work.overhead[OUT_OF_MEMORY] += paid_s[position]
+            paid = [item for place, item in enumerate(paid) if place not in again]
+            paid_s = [share_s for place, share_s in enumerate(paid_s) if place not in again]
         self._jobs.charge(paid, paid_s, work)
         self.book(worker, work)
         failed = len(message.errors) - len(again)
@@ -114,9 +113,9 @@ def members_of(worker: ModelWorker, batch: Batch) -> dict[str, object]:
         "model": head[-3],
         "group": head[-2],
         "keys": [str(key[-1]) for key in keys],
-        "tokens": sum(item.tokens for item in batch.items),
+        "tokens": sum(batch.tokens),
         "padded_tokens": worker.model.batch_tokens(batch),
-        "longest_tokens": max((item.tokens for item in batch.items), default=0),
+        "longest_tokens": max(batch.tokens, default=0),
     }
 
 

@@ -96,6 +96,8 @@ class DueModels:
                 break  # all others end later
         for model in self._resting.values():
             wake_s = _soonest(wake_s, now_s, (until_s for until_s, _ in model.resting))
+        if not self._blame_tracker.has_suspects:
+            return wake_s
         return _soonest(wake_s, now_s, map(self._blame_tracker.next_try_s, self._suspects()))
 
 

@@ -23,4 +23,4 @@ class LargeJobs:
     @property
     def later_cost(self) -> float:
         """Estimate what these items cost, of all jobs."""
-        return sum([later.cost for later in self._later.values()])
+        return sum([later.cost for later in self._later.values()]) if self._later else 0.0

@@ -187,7 +187,8 @@ class Model:
 
     def waiting_cost(self) -> float:
         """Return the cost of all that waits."""
-        return self.queue.load + sum(item.cost for item in self.suspects)
+        more = sum([item.cost for item in self.suspects]) if self.suspects else 0.0
+        return self.queue.load + more
 
     def workers_wanted(
         self, free: int, most: int, now_s: float, later_s: Sequence[float] = (), price: float = 1.0
@@ -237,7 +238,7 @@ class Model:
     def free_in_s(self, worker: ModelWorker, now_s: float) -> float:
         """Estimate in how many seconds a worker can start with what waits."""
         if worker.is_feedable or worker.stage is Stage.CHECKING:
-            end_s = sum(self.speed.seconds(batch.cost) or 0.0 for batch in worker.in_flight)
+            end_s = sum([self.speed.seconds(batch.cost) or 0.0 for batch in worker.in_flight])
             since_s = worker.in_flight[0].sent_s if worker.in_flight else now_s
         else:
             end_s, since_s = self.load_s or 0.0, worker.since_s
@@ -276,8 +277,10 @@ class Model:
             # While it loads the models of later stages, there is more to do with the first one's.
             budget *= FIRST_ROUND
         while batch := self.queue.take(budget, self.info.pads, self._most_batch_cost()):
-            unwanted += [item for item in batch if not item.waiters]
-            if wanted := [item for item in batch if item.waiters]:
+            wanted = [item for item in batch if item.waiters]
+            if len(wanted) < len(batch):
+                unwanted += [item for item in batch if not item.waiters]
+            if wanted:
                 return wanted, unwanted
         return [], unwanted
 
@@ -368,4 +371,4 @@ class Model:
 
     def batch_tokens(self, batch: Batch) -> int:
         """Return how many tokens a micro-batch has, padding included if the tool pads."""
-        return size_of([item.tokens for item in batch.items], self.info.pads)
+        return size_of(batch.tokens, self.info.pads)

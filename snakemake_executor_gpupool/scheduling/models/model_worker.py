@@ -47,7 +47,12 @@ class Batch:
     @functools.cached_property
     def cost(self) -> float:
         """Sum of the items' costs."""
-        return sum(item.cost for item in self.items)
+        return sum([item.cost for item in self.items])
+
+    @functools.cached_property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of each item."""
+        return tuple([item.tokens for item in self.items])
 
 
 @dataclass(eq=False)

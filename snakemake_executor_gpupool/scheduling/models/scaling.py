@@ -264,14 +264,16 @@ def has_enough_workers(model: Model, now_s: float, later_s: float) -> bool:
     later_s
         What comes before one more worker could be ready takes no more than that.
     """
-    rate_s, fixed_s, load_s = model.speed.s_per_cost, model.speed.fixed_s, model.load_s
-    if not model.waiting or load_s is None or rate_s is None:
+    rate_s, load_s, waiting = model.speed.s_per_cost, model.load_s, model.waiting
+    if not waiting or load_s is None or rate_s is None:
+        return False
+    cost, later = model.waiting_cost(), model.large_jobs.later_cost
+    batches = model.speed.batches_of(waiting) * (1.0 + (later / cost if cost else 0.0))
+    seconds = rate_s * (cost + later) + model.speed.fixed_s * (batches - 1.0) + later_s
+    if seconds > load_s:
         return False
     coming = [worker for worker in model.workers.values() if worker.is_coming]
     free_at_s = [model.free_in_s(worker, now_s) for worker in coming]
-    cost, later = model.waiting_cost(), model.large_jobs.later_cost
-    batches = model.speed.batches_of(model.waiting) * (1.0 + (later / cost if cost else 0.0))
-    seconds = rate_s * (cost + later) + fixed_s * (batches - 1.0) + later_s
     return ends_before_a_load(seconds, free_at_s, load_s)
 
 

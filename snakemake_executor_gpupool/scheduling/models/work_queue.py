@@ -15,8 +15,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar, cast
 
-from snakemake_executor_gpupool.tool_api.micro_batches import padded_size
-
 #: (negated priority, 0 for short requests else 1): what goes before what.
 Level = tuple[int, int]
 
@@ -135,7 +133,7 @@ class WorkQueue(Generic[ItemT]):
             if kind not in self._heaps:
                 self._groups[kind[0]] += 1
                 self._heaps[kind] = []
-            run = Run[ItemT](self, kind, some)
+            run: Run[ItemT] = Run(self, kind, some)
             for item in some:
                 item.run = run
             self._enter(run)
@@ -348,17 +346,23 @@ class _Budget:
 
         ``until``: the rank of the first item that is not in the run.
         """
-        size = len(batch)
-        while run:
-            item = run[-1]
+        before, longest, total, cost = len(batch), self._longest, self._total, self.cost
+        budget, pads, most_cost = self._tokens, self._pads, self._most_cost
+        size, is_full = before, False
+        for item in reversed(run):
             if until is not None and rank_of(item) > until:
-                return False
-            tokens, cost = item.tokens, self.cost + item.cost
-            longest = tokens if tokens > self._longest else self._longest
-            total = self._total + tokens
-            padded = padded_size(size + 1, longest, total, self._pads)
-            if size and (padded > self._tokens or cost > self._most_cost):
-                return True
-            batch.append(run.pop())
-            self._longest, self._total, self.cost, size = longest, total, cost, size + 1
-        return False
+                break
+            tokens, costlier = item.tokens, cost + item.cost
+            longer = tokens if tokens > longest else longest
+            padded = (size + 1) * longer if pads else total + tokens  # as ``padded_size``
+            if (padded > budget or costlier > most_cost) and size:
+                is_full = True
+                break
+            longest, total, cost, size = longer, total + tokens, costlier, size + 1
+        self._longest, self._total, self.cost = longest, total, cost
+        if size > before:
+            taken = run[before - size :]
+            taken.reverse()
+            batch += taken
+            del run[before - size :]
+        return is_full
