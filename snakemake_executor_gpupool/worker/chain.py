@@ -6,6 +6,7 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -60,6 +61,7 @@ class Chain:
         self.view: View | None = None
         self.written: set[str] = set()
         self._known: dict[str, str] = {}
+        self._way_for = 0
         self.is_whole = True
 
     @property
@@ -90,7 +92,9 @@ class Chain:
             return
         assert self.view is not None
         guess = GuessedJob(self.job)
-        self.view.make_way([*self.job.output, *self.job.log])
+        if self._way_for != self.stage:  # else it was made when the stage was read
+            self.view.make_way([*self.job.output, *self.job.log])
+            self._way_for = self.stage
         self._show_inputs()
         with inside(self.view.path):
             yield guess
@@ -189,9 +193,17 @@ class Memory:
 
 def has_words(values: list[Any], words: Iterable[str]) -> bool:
     """Return whether any of some words occurs anywhere in the values."""
-    parts = [bytes(part) for part in pack(values)]
-    sought = [word.encode(code) for word in words for code in ("utf-8", "utf-32-le", "utf-16-le")]
-    return any(each in part for part in parts for each in sought)
+    if all(type(value) is bytes for value in values):  # packing takes longer than the search
+        parts = values
+    else:
+        parts = [bytes(part) for part in pack(values)]
+    return any(each in part for word in words for each in _encoded(word) for part in parts)
+
+
+@functools.lru_cache(maxsize=256)
+def _encoded(word: str) -> tuple[bytes, ...]:
+    """Return a word as texts in values may have it."""
+    return tuple(word.encode(code) for code in ("utf-8", "utf-32-le", "utf-16-le"))
 
 
 def known_results(chains: list[Chain]) -> dict[str, Packed]:
@@ -222,4 +234,7 @@ def is_misplaced(chain: Chain) -> bool:
     files = [os.path.basename(path) for path in chain.job.input if path in chain.written]
     # Arrays of floats contain no paths, and are most of the data.
     worded = [item for item in chain.items if not is_float_array(item)]
-    return has_words(worded, [place, *files]) or has_words(chain.names, [place])
+    if worded and has_words(worded, [place, *files]):
+        return True
+    # Of one text for all, as of each, it is seen whether it has the word.
+    return has_words(["\0".join(chain.names).encode("utf-8", "surrogatepass")], [place])

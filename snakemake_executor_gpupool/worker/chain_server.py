@@ -50,7 +50,7 @@ from snakemake_executor_gpupool.worker.channel import Channel, latency_of
 from snakemake_executor_gpupool.worker.describe import (
     batch_budget,
     describe_item,
-    describe_model,
+    group_of,
     versions,
 )
 from snakemake_executor_gpupool.worker.file_hashes import hashes_of
@@ -64,9 +64,7 @@ from snakemake_executor_gpupool.worker.outputs import outermost, staged_outputs
 from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.run_store import RunStore
 from snakemake_executor_gpupool.worker.staging import (
-    NotStageable,
     Staging,
-    is_complete,
     logs_put_back,
     size_bytes,
 )
@@ -270,7 +268,7 @@ class ChainServer:
         try:
             with chain.at_work() as job, job_log(job), explained_inputs(job):
                 # Now that its inputs are there: params may name some of them.
-                chain.take_digests(describe_model(tool, job.output)["group"])
+                chain.take_digests(group_of(tool, job.output))
                 items = all_items(tool, job)
                 described = [
                     describe_item(tool, item, position) for position, item in enumerate(items)
@@ -355,21 +353,19 @@ class ChainServer:
                     # Those of later stages are looked at when they are published.
                     is_ready = self._hashes and chain.stage == 0
                     chain.hashes = hashes_of(staged) if is_ready else []
-            self._check_written(chain)
+            if chain.stage:
+                self._note_written(chain)
         except BaseException:
             if chain.view is not None and chain.stage:
                 chain.view.remove([*chain.job.output, *chain.job.log])
             raise
 
-    def _check_written(self, chain: Chain) -> None:
-        """Raise for outputs that are missing, or that contain the path where they were written."""
-        cwd = chain.view.path if chain.view is not None and chain.stage else chain.meta["cwd"]
-        paths = [os.path.join(cwd, path) for path in chain.job.output]
-        if not is_complete(paths, chain.meta["touched"][chain.stage]):
-            raise NotStageable(f"outputs of {chain.job}")
-        if chain.stage:
-            place = os.path.basename(chain.meta["staged"]).encode()
-            chain.note_written(dict(zip(chain.job.output, paths)), place)
+    @staticmethod
+    def _note_written(chain: Chain) -> None:
+        """Raise for outputs of a later stage that contain the path where they were written."""
+        assert chain.view is not None
+        places = {path: os.path.join(chain.view.path, path) for path in chain.job.output}
+        chain.note_written(places, os.path.basename(chain.meta["staged"]).encode())
 
     def _told_of(self, number: int, chain: Chain) -> dict[str, Any]:
         """Return the report on a chain that has finished a stage."""

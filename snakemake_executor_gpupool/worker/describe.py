@@ -131,7 +131,7 @@ def describe_model(tool: Tool, outputs: Sequence[str] = ()) -> dict[str, Any]:
     within a run and, through a store of results, across runs.
     """
     kind: Any = type(tool)
-    model, run = tool.model_params(), tool.run_params()
+    model = tool.model_params()
     ident = [kind.__module__, kind.__qualname__, tool.version, code_digest(kind)]
     files = [model, list(tool.extra_model_files())]
     ident += [model, contents_of(files, MODEL, outputs), _names_seen(tool, "load")]
@@ -140,9 +140,15 @@ def describe_model(tool: Tool, outputs: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "model": _hashed(ident),
         "model_label": printable(shortened(label, MAX_LABEL)),
-        "group": _hashed([run, contents_of(run, RUN_PARAM, outputs), _names_seen(tool, "run")]),
+        "group": group_of(tool, outputs),
         "short_tokens": tool_count(tool.short_tokens(), what, 0, clamp=True),
     }
+
+
+def group_of(tool: Tool, outputs: Sequence[str] = ()) -> str:
+    """Return which items may share a batch, as far as a tool's params say."""
+    run = tool.run_params()
+    return _hashed([run, contents_of(run, RUN_PARAM, outputs), _names_seen(tool, "run")])
 
 
 def _names_seen(tool: Tool, method: str) -> list[str]:

@@ -8,6 +8,7 @@ Standard library only, Python >= 3.9.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import stat
@@ -38,6 +39,8 @@ UNSETTLED_S = 0.05
 MAX_DIGESTS = 10_000
 #: Directories below a model's that hold no weights.
 PASSED_OVER = ("__pycache__", ".git", ".cache", ".snakemake", ".ipynb_checkpoints")
+#: Kinds of values that hold no text.
+_TEXTLESS = frozenset((type(None), bool, int, float, complex))
 #: A file that names the parts of a model, which lie beside it.
 INDEX_SUFFIX = ".index.json"
 
@@ -91,7 +94,7 @@ def contents_of(value: Any, bounds: Bounds, outputs: Iterable[str] = ()) -> list
     if type(value) is str and not _may_be_path(value):
         return []
     contents = []
-    for path in _paths_in(value, set()):
+    for path in _paths_in(value):
         content = _content(path, bounds) if not _is_above(path, outputs) else ""
         if content:
             contents.append((path, content))
@@ -115,7 +118,7 @@ def content_of(path: str) -> str:
 
 def roots_of(value: Any, bounds: Bounds, outputs: Iterable[str] = ()) -> list[str]:
     """Return the files and directories whose content :func:`contents_of` covers, in full."""
-    files = [(path, _content(path, bounds)) for path in _paths_in(value, set())]
+    files = [(path, _content(path, bounds)) for path in _paths_in(value)]
     return [path for path, content in files if content and not _is_above(path, outputs)]
 
 
@@ -123,8 +126,34 @@ def _is_above(path: str, files: Iterable[str]) -> bool:
     return any(os.path.abspath(file).startswith(os.path.abspath(path) + os.sep) for file in files)
 
 
-def _paths_in(value: Any, seen: set[int]) -> Iterator[str]:
-    """Yield texts that may be paths of existing files."""
+def _paths_in(value: Any) -> Iterable[str]:
+    """Return the texts that may be paths of existing files, in the order of the value."""
+    texts: list[str] = []
+    if _gather_texts(value, texts, set()):
+        listing = _listing() if texts else None  # one look for all
+        return [text for text in texts if _may_be_path(text, listing)]
+    return _paths_among(value, set())
+
+
+def _gather_texts(value: Any, texts: list[str], seen: set[int]) -> bool:
+    """Add the texts of what most params are, in order; return whether there is nothing else."""
+    kind = type(value)
+    if kind is str:
+        texts.append(value)
+    elif kind is dict or kind is list or kind is tuple:
+        if id(value) in seen:
+            return True
+        seen.add(id(value))
+        for part in itertools.chain.from_iterable(value.items()) if kind is dict else value:
+            if type(part) not in _TEXTLESS and not _gather_texts(part, texts, seen):
+                return False
+    else:
+        return kind in _TEXTLESS
+    return True
+
+
+def _paths_among(value: Any, seen: set[int]) -> Iterator[str]:
+    """Yield the same of a value of any kind."""
     if isinstance(value, (str, bytes)):
         if _may_be_path(value):
             yield os.fsdecode(value)
@@ -136,7 +165,7 @@ def _paths_in(value: Any, seen: set[int]) -> Iterator[str]:
         return
     seen.add(id(value))
     for part in _parts(value):
-        yield from _paths_in(part, seen)
+        yield from _paths_among(part, seen)
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -176,13 +205,13 @@ def places_of_paths(texts: Sequence[str]) -> list[int]:
     ]
 
 
-def _may_be_path(value: str | bytes) -> bool:
+def _may_be_path(value: str | bytes, listing: frozenset[str] | None = None) -> bool:
     if not 0 < len(value) < LONGEST_PATH:
         return False
-    return _may_exist(value if type(value) is str else os.fsdecode(value))
+    return _may_exist(value if type(value) is str else os.fsdecode(value), listing)
 
 
-def _may_exist(path: str) -> bool:
+def _may_exist(path: str, listing: frozenset[str] | None) -> bool:
     """Return whether a text can be the path of an existing file, mostly without a system call.
 
     A relative path starts with an entry of the working directory. Listing that once is cheaper
@@ -191,14 +220,17 @@ def _may_exist(path: str) -> bool:
     if "\0" in path or "\n" in path or not path.strip("./"):
         return False
     first = path.partition("/")[0]
-    return first in ("", ".", "..") or _is_here(first)
+    return first in ("", ".", "..") or _is_here(first, listing)
 
 
-def _is_here(name: str) -> bool:
-    """Return whether the working directory has an entry of that name, a dangling link left out."""
+def _is_here(name: str, listing: frozenset[str] | None) -> bool:
+    """Return whether the working directory has an entry of that name, a dangling link left out.
+
+    ``listing``: its entries, if somebody has looked just now.
+    """
     if len(name) > LONGEST_NAME:
         return False
-    listing = _listing()
+    listing = listing or _listing()
     if listing is not None:
         return name in listing
     try:

@@ -196,7 +196,8 @@ def examined(path: str, words: Sequence[bytes] = ()) -> tuple[str, bool]:
     end = b""
     with file:
         # No larger than needed: allocating a megabyte takes longer than reading a small file.
-        chunk_bytes = min(os.fstat(file.fileno()).st_size + 1, CHUNK_BYTES)
+        there_bytes = os.fstat(file.fileno()).st_size
+        chunk_bytes = min(there_bytes + 1, CHUNK_BYTES)
         while chunk := file.read(chunk_bytes):
             total.update(chunk)
             size += len(chunk)
@@ -204,6 +205,8 @@ def examined(path: str, words: Sequence[bytes] = ()) -> tuple[str, bool]:
                 end += chunk  # a word may lie across two chunks
                 has_word = _has_any(end, words)
                 end = end[-kept:] if kept else b""
+            if size == there_bytes and len(chunk) < chunk_bytes:
+                break  # more was asked for than there is
     return f"{size}:{total.hexdigest()}", has_word
 
 

@@ -104,15 +104,25 @@ def _all(paths: Iterable[str]) -> str:
 
 def _beside(places: Mapping[str, str], folders: Mapping[str, str]) -> list[str]:
     """Return files beside the outputs; hidden files and empty locks do not count."""
-    known = {os.path.abspath(place) for place in places.values()}
+    known = {*places.values()}
     names = []
     for parent, folder in folders.items():
-        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            path = os.path.abspath(os.path.join(folder, name))
+        for name in _listed(folder):
+            path = os.path.join(folder, name)
+            if path in known or name.startswith("."):
+                continue
             is_lock = name.endswith(".lock") and os.path.isfile(path) and not os.path.getsize(path)
-            if path not in known and not name.startswith(".") and not is_lock:
+            if not is_lock and os.path.abspath(path) not in map(os.path.abspath, known):
                 names.append(os.path.join(parent, name))
     return names
+
+
+def _listed(folder: str) -> list[str]:
+    """Return the names in a directory, in order; none if it is gone, or is none any longer."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _wrong_kinds(

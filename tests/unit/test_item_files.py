@@ -164,6 +164,25 @@ def test_a_directory_that_is_too_large_is_computed_for_each_by_itself(
     assert key_of("many") != key_of("many") != same
 
 
+def test_texts_of_plain_containers_are_found_as_in_any_other_value() -> None:
+    write({"a": "", "b": "", "c/d": ""})
+    shared = ["a", "nowhere"]
+    values: list[Any] = [
+        {"a": 1, "x": "b", 3: ("c/d", None, True)},
+        [shared, shared, {"k": shared}, "a", "a"],
+        ("b", [["a"], {"c": {"c/d": 1.5}}]),
+        {"": "", "./": "a\n", "y": "x" * 5000, "b": 2j},
+        [],
+        "a",
+    ]
+    for value in values:
+        quick = list(named_files._paths_in(value))
+        assert quick == list(named_files._paths_among(value, set())), value
+    for value in ([b"a", "b"], {"k": {Path("a")}}, ["a", {"a": Path("b")}]):
+        assert list(named_files._paths_in(value)) == list(named_files._paths_among(value, set()))
+        assert list(named_files._paths_in(value))
+
+
 def test_what_is_no_file_or_is_gone_does_no_harm() -> None:
     os.mkfifo("pipe")
     write({"gone": ""})
@@ -174,7 +193,7 @@ def test_what_is_no_file_or_is_gone_does_no_harm() -> None:
         assert named_files.contents_of(odd, named_files.ITEM) == []
     circle: list[Any] = ["a"]
     circle.append(circle)
-    assert list(named_files._paths_in(circle, set())) == []
+    assert list(named_files._paths_in(circle)) == []
 
 
 def test_names_of_any_length_and_links_count_by_their_files() -> None:  # C2

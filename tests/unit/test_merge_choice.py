@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from snakemake_executor_gpupool.scheduling import effects as fx
 from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.forecast import Node, forecast_of
-from snakemake_executor_gpupool.scheduling.merging import worth
+from snakemake_executor_gpupool.scheduling.merging import choice, worth
 from snakemake_executor_gpupool.scheduling.merging.worth import (
     NO_LIMIT_S,
     START_S,
@@ -357,6 +357,29 @@ def test_a_stage_that_cannot_be_loaded_ends_the_rows_that_are_merged() -> None: 
     }
     assert all("no weights" in str(world.reports[100 * n + 1]) for n in (1, 2, 3))
     assert len(world.effects(fx.RunMerged)) == 1, "once it is known, nobody tries again"
+
+
+def test_what_is_decided_for_one_request_goes_for_some_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def judged(most: int) -> int:
+        """Return how often it was decided for two waves, the second of what was measured."""
+        cases: list[Case] = []
+
+        def noted(case: Case) -> Any:
+            cases.append(case)
+            return judge(case)
+
+        monkeypatch.setattr(choice, "judge", noted)
+        monkeypatch.setattr(choice, "MAX_UNJUDGED", most)
+        world = pipeline(gpus=0, cpus=1, seconds_per_cost=1e-4, budget_tokens=1000, read_s=1e-3)
+        many(world, 100)
+        world.at(100.0, lambda: many(world, 100, first=4000))
+        world.run()
+        assert world.counts["merged"] == 200 and decided(world) == [True]
+        return len(cases)
+
+    assert judged(choice.MAX_UNJUDGED) < judged(1) - 50, "though once with each stage, too"
 
 
 # -- simulated -----------------------------------------------------------------------------------

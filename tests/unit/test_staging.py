@@ -8,6 +8,7 @@ import pytest
 
 from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.worker import staging
+from snakemake_executor_gpupool.worker.chain import has_words
 from snakemake_executor_gpupool.worker.staging import (
     NotStageable,
     Staging,
@@ -164,3 +165,25 @@ def test_what_tells_where_it_was_written_is_found(
             (tmp_path / "staged-1234").touch()
             (place / "y").symlink_to(tmp_path / "staged-1234")
     assert examined(str(place), [word]) == (digest(str(place)), True)
+
+
+@pytest.mark.parametrize("code", ["utf-8", "utf-16-le", "utf-32-le"])
+def test_a_word_is_found_in_whatever_holds_it(code: str) -> None:
+    held = "in staged-1/x".encode(code)
+    text = "in staged-1/x"
+    for values in ([held], [b"", held], [{"k": [held]}], [held, 1.5], [text], [b"no", (text, 1)]):
+        assert has_words(values, ["other", "staged-1"]), values
+        assert not has_words(values, ["staged-2", "other"]), values
+    assert not has_words([], ["staged-1"])
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 31, 32, 33, 48])
+def test_a_digest_is_of_all_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(size)))
+    whole = digest(str(path))
+    assert whole.startswith(f"{size}:")
+    monkeypatch.setattr(staging, "CHUNK_BYTES", 16)
+    assert digest(str(path)) == whole

@@ -31,6 +31,8 @@ from snakemake_executor_gpupool.wire.requests import Request
 
 #: So often at most it is noted that requests of a row go the other way from now on.
 MAX_NOTES = 20
+#: So many requests at most are merged as the one before them: a stage is about to be measured.
+MAX_UNJUDGED = 8
 
 
 @dataclass(eq=False)
@@ -41,6 +43,8 @@ class _Row:
     excess_s: float = 0.0
     is_merged: bool | None = None
     notes: int = 0
+    #: How many requests were merged since without being judged themselves.
+    unjudged: int = 0
 
 
 class MergeChoice:
@@ -92,9 +96,12 @@ class MergeChoice:
         if self._open[row.key]:
             self.goes_job_by_job(row, stages)
             return False
-        is_merged = row.key in self._rows and self._rows[row.key].is_merged
-        if is_merged and row.merged.compute_s is None and (row.queue or row.in_flight):
-            return True  # nothing new is known
+        known = self._rows.get(row.key)
+        if known is not None and known.is_merged and (row.queue or row.in_flight):
+            # Once a stage is measured, it is decided once more for those that wait.
+            known.unjudged += 1
+            if row.merged.compute_s is None or known.unjudged < MAX_UNJUDGED:
+                return True
         waiting = len(tool.reads) + len(tool.reading) + len(row.queue)
         if not self._judged(row, stages, request, 1 + waiting):
             self.goes_job_by_job(row, stages)
@@ -114,7 +121,7 @@ class MergeChoice:
         known = self._rows.setdefault(row.key, _Row())
         case = self._case(row, stages, request, there)
         case = dataclasses.replace(case, is_going_on=bool(known.is_merged))
-        known.excess_s = case.excess_s
+        known.excess_s, known.unjudged = case.excess_s, 0
         verdict = judge(case)
         if verdict.pays is not known.is_merged and known.notes < MAX_NOTES:
             known.notes += 1

@@ -46,6 +46,8 @@ class RowFigures:
     files_s: float | None = None
     #: Of the latest stages: how many requests, and what computing them took.
     _latest: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    #: What computing a dispatch takes beside what its number of requests takes.
+    _fixed_s: float = 0.0
     #: By stage: what the files of a request took lately.
     _files_s: dict[int, deque[float]] = field(default_factory=dict)
 
@@ -68,6 +70,8 @@ class RowFigures:
             return  # computing took what is done only once, too
         self._latest.append((requests, computed_s))
         self.compute_s = median(computed_s / number for number, computed_s in self._latest)
+        # Asked for with each request that is read, and only here another one.
+        self._fixed_s = self._fixed_part_s()
         known_s = {number: median(times_s) for number, times_s in self._files_s.items()}
         # The last stage is the only one without outputs.
         written_s = [s for number, s in known_s.items() if number < stages - 1]
@@ -77,6 +81,9 @@ class RowFigures:
     @property
     def fixed_s(self) -> float:
         """What computing a dispatch takes beside what its number of requests takes."""
+        return self._fixed_s
+
+    def _fixed_part_s(self) -> float:
         middle = fmean(number for number, _ in self._latest)
         few = [(n, computed_s) for n, computed_s in self._latest if n <= middle]
         many = [(n, computed_s) for n, computed_s in self._latest if n > middle]
