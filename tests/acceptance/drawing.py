@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ LONG = "".join(map(str, range(60)))
 NAMES = ("a", "b", "c d", "é", "x=1, y=2", "q'u", LONG, "$HOME", "a.b", "-n", "ü")
 FAULTS = ("run", "run", "read", "write", "late")
 HEAD = """
+import collections, pathlib, signal
+
 def of_wildcards(wildcards):
     return "s" + str(len(wildcards.get("s", "")) % 2)
 
@@ -35,7 +38,26 @@ RUN = """\
         texts = [open(path).read() for path in input if not os.path.isdir(path)]
         with open(output[0], 'w') as file:
             file.write(''.join(texts)[::-1].replace('|', '~'))"""
-WAYS = ("edit", "edit", "mend", "remove", "spoil", "touch", "code", "params")
+WAYS = ("edit", "edit", "mend", "remove", "spoil", "touch", "code", "params", "forget", "age")
+#: Params that a tool shows as they are.
+SHOWN = (
+    '{"a": [1, 2.5, None, True], "b": {"c": ("t", pathlib.Path("u"))}}',
+    'collections.Counter("aab")',
+    "signal.SIGINT",
+    '[-0.0, 1e300, b"x", 1j]',
+    '{"only"}',
+    "lambda wildcards, input, output, threads: [list(input), output, threads]",
+)
+OPTIONS = (
+    ["--forceall"],
+    ["--touch"],
+    ["--notemp"],
+    ["--keep-incomplete"],
+    ["--delete-temp-output"],
+    ["--retries", "1"],
+    ["--batch", "all=1/2"],
+    *([["--rerun-triggers", trigger] for trigger in ("mtime", "params", "code", "input")]),
+)
 
 
 @dataclass
@@ -107,45 +129,83 @@ class Drawing:
                 inputs.append(f'expand("{other.output}", s=SAMPLES)')
             else:
                 inputs.append(f'other="{other.output}"')
+        if not gathers and draw.random() < 0.08:
+            inputs[0] = f"ancient({inputs[0]})"
         kind = draw.choices(["served", "shell", "run"], [0.75, 0.17, 0.08])[0]
         rule = self._rule(name, ", ".join(inputs), is_each=is_each, kind=kind)
         self.rules.append(rule)
         self._want(rule)
+        if kind == "served" and is_each and draw.random() < 0.12:
+            self._use_again(rule)
         return None
+
+    def _use_again(self, rule: Rule) -> None:
+        """Add a rule that is another one but for its output and some params."""
+        name = f"{rule.name}again"
+        params = f'model="{self.draw.choice(["m1", "m4"])}", stage="{rule.name}"'
+        lines = [f"use rule {rule.name} as {name} with:", f'    output: "{name}/{{s}}.txt"']
+        lines.append(f"    params: {params}")
+        if any(line.lstrip().startswith("log:") for line in rule.lines):
+            lines.append(f'    log: "logs/{name}/{{s}}.log"')
+        if any(line.lstrip().startswith("benchmark:") for line in rule.lines):
+            lines.append(f'    benchmark: "bench/{name}/{{s}}.tsv"')
+        again = Rule(name, f"{name}/{{s}}.txt", lines=lines)
+        self.rules.append(again)
+        self._want(again)
 
     def _rule(self, name: str, inputs: str, *, is_each: bool, kind: str) -> Rule:
         draw = self.draw
         folder = draw.choice(["deep/{s}/", "{s}/", ""]) if is_each else ""
-        stem = "{s}" if is_each else "whole"
+        place = folder + ("{s}" if is_each else "whole")
         is_directory = kind == "served" and draw.random() < 0.12
-        plain = f"{name}/{folder}{stem}.{'dir' if is_directory else 'txt'}"
-        flag = draw.choices(["", "temp", "protected"], [0.75, 0.17, 0.08])[0]
+        plain = f"{name}/{place}.{'dir' if is_directory else 'txt'}"
+        flag = draw.choices(["", "temp", "protected", "ensure"], [0.68, 0.17, 0.08, 0.07])[0]
+        output = f'"{plain}"'
         if is_directory:
-            flag = "directory"
-        output = f'{flag}("{plain}")' if flag else f'"{plain}"'
-        rule = Rule(name, plain, is_each, flag == "temp")
-        lines = [f"rule {name}:", f"    input: {inputs}"]
-        outputs = [output]
+            flag = "temp" if flag == "temp" else ""
+            output = f"directory({output})"
+        if flag:
+            output = f"{flag}({output}{', non_empty=True' if flag == 'ensure' else ''})"
+        outputs = ", ".join(
+            [output, *(self._more_outputs(name, place) if kind == "served" else [])]
+        )
+        lines = [f"rule {name}:", f"    input: {inputs}", f"    output: {outputs}"]
+        lines += self._words(name, place, may_have_shadow="update(" not in outputs)
         if kind == "served":
-            if draw.random() < 0.25:
-                outputs.append(f'"{name}/{folder}{stem}.more"')
-            if draw.random() < 0.15:
-                outputs.append(f'touch("{name}/{folder}{stem}.flag")')
-        lines.append(f"    output: {', '.join(outputs)}")
+            lines += self._served(name, place)
+        elif kind == "shell":
+            lines += ["    localrule: True"] if draw.random() < 0.3 else []
+            lines.append(SHELL)
+        else:
+            lines.append(RUN)
+        return Rule(name, plain, is_each, flag == "temp", lines)
+
+    def _more_outputs(self, name: str, place: str) -> list[str]:
+        draw, outputs = self.draw, list[str]()
+        if draw.random() < 0.25:
+            outputs.append(f'"{name}/{place}.more"')
+        if draw.random() < 0.15:
+            outputs.append(f'touch("{name}/{place}.flag")')
+        if draw.random() < 0.12:
+            outputs.append(f'update("{name}/{place}.book")')
+        return outputs
+
+    def _words(self, name: str, place: str, *, may_have_shadow: bool) -> list[str]:
+        """Return what any rule may have."""
+        draw, lines = self.draw, list[str]()
         if draw.random() < 0.3:
             lines.append(f"    retries: {draw.choice([1, 2])}")
         if draw.random() < 0.2:
             lines.append(f"    threads: {draw.choice([1, 2])}")
         if draw.random() < 0.2:
             lines.append(f"    priority: {draw.randrange(5)}")
-        if kind == "served":
-            lines += self._served(name, folder + stem)
-        elif kind == "shell":
-            lines.append(SHELL)
-        else:
-            lines.append(RUN)
-        rule.lines = lines
-        return rule
+        if draw.random() < 0.1:
+            lines.append(f'    benchmark: "bench/{name}/{place}.tsv"')
+        # Locally it takes a child, which cannot be told of such wildcards.
+        may_have_shadow = may_have_shadow and not any("," in sample for sample in self.samples)
+        if may_have_shadow and draw.random() < 0.1:
+            lines.append(f"    shadow: {draw.choice(['minimal', 'shallow', 'copy-minimal'])!r}")
+        return lines
 
     def _served(self, name: str, place: str) -> list[str]:
         draw = self.draw
@@ -159,6 +219,8 @@ class Drawing:
             )
         if draw.random() < 0.3:
             params.append('style="wild"')
+        if draw.random() < 0.3:
+            params.append(f"shown={draw.choice(SHOWN)}")
         resources = ['gpupool_tool="script"']
         if draw.random() < 0.3:
             params.append("asks=True")
@@ -203,7 +265,7 @@ class Drawing:
     def options(self) -> list[str]:
         """Return words for both executors' second run."""
         draw = self.draw
-        ways = [[], [], [], ["--forceall"], ["--rerun-triggers", "mtime"], ["--touch"]]
+        ways: list[list[str]] = [[], [], [], [], *OPTIONS]
         rules = [rule.name for rule in self.rules if rule.lines]
         ways.append(["--forcerun", draw.choice(rules)])
         ways.append(["--until", draw.choice(rules)])
@@ -235,6 +297,8 @@ def apply(directory: Path, changes: list[tuple[str, str]]) -> None:
         draw = random.Random(number)
         if what in ("remove", "spoil"):
             _apply_to_an_output(directory, what, draw)
+        elif what == "forget":
+            _forget(directory / ".snakemake/metadata", draw)
         elif what in ("code", "params"):
             old, new = ("[:10]", "[:9]") if what == "code" else ('model="m2"', 'model="m9"')
             path = directory / ("drawn.py" if what == "code" else "Snakefile")
@@ -249,6 +313,8 @@ def _apply_to_inputs(files: list[Path], what: str, draw: random.Random) -> None:
         path.write_text(f"word{draw.randrange(9)}\nmore\n")
     elif what == "touch":
         path.touch()
+    elif what == "age":
+        os.utime(path, (1e9, 1e9))
     for path in files if what == "mend" else ():
         if "|" in (text := path.read_text()):
             lines = [line.partition("|")[0] for line in text.splitlines()]
@@ -265,3 +331,10 @@ def _apply_to_an_output(directory: Path, what: str, draw: random.Random) -> None
         path.unlink()
     else:
         path.write_text("spoilt\n")
+
+
+def _forget(records: Path, draw: random.Random) -> None:
+    """Remove what Snakemake knows of some outputs."""
+    for path in sorted(path for path in records.rglob("*") if path.is_file()):
+        if draw.random() < 0.3:
+            path.unlink()

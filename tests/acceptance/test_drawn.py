@@ -26,7 +26,7 @@ def contents(directory: Path) -> dict[str, tuple[int, str]]:
     found = {}
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
-        if name.parts[0] in (".snakemake", "logs", "__pycache__", *OWN):
+        if name.parts[0] in (".snakemake", "logs", "bench", "__pycache__", *OWN):
             continue
         text = "a directory" if path.is_dir() else path.read_text()
         found[str(name)] = path.stat().st_mode & 0o222, text
@@ -46,8 +46,8 @@ def logs(directory: Path) -> dict[str, list[str]]:
 
 def failed(run: Finished) -> list[tuple[str, str]]:
     """Return rule and outputs of each attempt that failed, as Snakemake says it."""
-    found = re.findall(r"Error in (?:rule|checkpoint) (\w+).*?\n +output: ([^\n]*)", run.text, re.S)
-    return sorted(found)
+    words = r"^Error in (?:rule|checkpoint) (\w+).*?\n +output: ([^\n]*)"
+    return sorted(re.findall(words, run.text, re.S | re.M))
 
 
 def left(run: Finished) -> list[str]:
@@ -91,13 +91,17 @@ def drawn(place: Path, seed: int) -> None:
     assert left(rest[0]) == left(rest[1])
 
 
-@pytest.mark.parametrize("seed", [1, 3], ids=lambda seed: f"seed_{seed}")
+#: Few jobs, with much in them.
+QUICK = (32, 97)
+
+
+@pytest.mark.parametrize("seed", QUICK, ids=lambda seed: f"seed_{seed}")
 def test_some_seeds(tmp_path: Path, seed: int) -> None:
     drawn(tmp_path, seed)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [0, 2, *range(4, 100)], ids=lambda seed: f"seed_{seed}")
+@pytest.mark.parametrize("seed", sorted({*range(100)} - {*QUICK}), ids=lambda seed: f"seed_{seed}")
 def test_many_seeds(tmp_path: Path, seed: int) -> None:
     drawn(tmp_path, seed)

@@ -62,20 +62,26 @@ class Drawn(Tool):
         if any(f"|write@{job.rule}" in line for line in results):
             Path(job.output[0]).write_text("half")
             raise ValueError("unwritable")
-        style = job.params.get("style", "plain")
         for number, path in enumerate(map(Path, job.output)):
-            text = "".join(f"{line}\n" for line in results)
-            if path.name.endswith(".flag"):
-                continue
-            if path.name.endswith(".dir"):
-                for place, line in enumerate(results):
-                    (path / f"deep{place % 2}").mkdir(parents=True, exist_ok=True)
-                    (path / f"deep{place % 2}" / f"{place}.txt").write_text(line + "\n")
-                path.mkdir(exist_ok=True)
-                continue
-            path.write_text(text if not number else f"{style} {number}\n{text}")
+            self.write_one(job, number, path, results)
+        if "shown" in job.params:
+            print(f"SAY shown {job.params.shown!r}")
         if len(job.log) > 1:
             Path(job.log[1]).write_text(f"by hand, for {job.rule}\n")
+
+    def write_one(self, job, number, path, results):
+        text = "".join(f"{line}\n" for line in results)
+        style = job.params.get("style", "plain")
+        if path.name.endswith(".dir"):
+            for place, line in enumerate(results):
+                (path / f"deep{place % 2}").mkdir(parents=True, exist_ok=True)
+                (path / f"deep{place % 2}" / f"{place}.txt").write_text(line + "\n")
+            path.mkdir(exist_ok=True)
+        elif path.name.endswith(".book"):
+            with path.open("a") as book:
+                book.write(f"{len(results)} lines\n{text}")
+        elif not path.name.endswith(".flag"):
+            path.write_text(text if not number else f"{style} {number}\n{text}")
 
 
 Drawn.main(snakemake)  # noqa: F821

@@ -32,6 +32,7 @@ class Interrupted:
     def __init__(self, persistence: Any) -> None:
         place = getattr(persistence, "_incomplete_path", None)
         self._parents = {Path(path).parent for path in _begun(place)} if place else set()
+        self.remove_leftovers()  # as this run may be killed, too; and at its end, of late writers
 
     def remove_leftovers(self) -> None:
         """Remove what writers that have ended left there."""
