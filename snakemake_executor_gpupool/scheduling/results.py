@@ -8,9 +8,8 @@ within a bound, so that an equal item that comes an hour later costs nothing.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.scheduling.models.work_queue import Level, Place
 from snakemake_executor_gpupool.scheduling.settled import (
@@ -19,6 +18,7 @@ from snakemake_executor_gpupool.scheduling.settled import (
     split,
     split_all,
 )
+from snakemake_executor_gpupool.scheduling.unheld import Released, UnheldResults
 from snakemake_executor_gpupool.wire.described import WorkerError
 from snakemake_executor_gpupool.wire.frames import Blob, SpoolFile, are_in_memory
 
@@ -72,6 +72,8 @@ class WorkItem:
     batch_id: int = 0
     #: How often it went to a worker.
     tries: int = 0
+    #: With what its result was let go of, if no place holds it, or did lately.
+    released: Released | None = field(default=None, repr=False)
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -89,18 +91,6 @@ class WorkItem:
         return self.result is not None or self.error is not None
 
 
-def blob_size(blob: Blob | None) -> int:
-    """Return how many bytes a blob takes, in memory or in its file."""
-    if blob is None:
-        return 0
-    return blob.size_bytes if isinstance(blob, SpoolFile) else len(blob)
-
-
-def blobs_size(blobs: Sequence[Blob]) -> int:
-    """Return how many bytes blobs take."""
-    return sum(map(len if are_in_memory(blobs) else blob_size, blobs))
-
-
 #: So many results are kept at most, however small they are.
 MAX_KEPT = 1_000_000
 
@@ -115,15 +105,10 @@ class ResultLedger:
     """
 
     def __init__(self, keep_bytes: int = 512 * 1024**2, keep_most: int = MAX_KEPT) -> None:
-        self._keep_bytes = keep_bytes
-        self._keep_most = keep_most
-        self._kept_bytes = 0
         self._work_items: dict[Hashable, WorkItem] = {}
         #: What is done of large jobs. A key is here or among the work items, never in both.
         self._settled = SettledTable()
-        #: What no job holds any longer, the longest unused first; pieces by themselves.
-        self._kept: OrderedDict[Hashable, WorkItem | SettledItems] = OrderedDict()
-        self._kept_items = 0
+        self._unheld = UnheldResults(keep_bytes, keep_most)
         #: Blobs that nobody needs any longer; the run loop removes their files.
         self.discarded: list[Blob] = []
         self.items = 0
@@ -189,8 +174,7 @@ class ResultLedger:
     def _copy_of_settled(self, item: WorkItem, piece: SettledItems) -> WorkItem:
         """Return an item like this one with the result that a piece of a large job has."""
         self.discard(item.payload, item.result or b"")
-        if piece in self._kept:  # it was used now
-            self._kept.move_to_end(piece)
+        self._unheld.used(piece)
         row = piece.row(split(item.key)[1])
         return WorkItem(
             *(item.key, item.group, item.cost, item.tokens, b"", item.name),
@@ -216,12 +200,12 @@ class ResultLedger:
             return None
         head, parts = keys
         rests: list[Hashable | None] = []
-        work_items, kept = self._work_items, self._kept
+        work_items = self._work_items
         for item, rest in zip(items, parts, strict=True):
             item.holders -= 1
             key = item.key
             is_last = not item.holders and key is not None and work_items.get(key) is item
-            is_last = is_last and not (kept and key in kept)
+            is_last = is_last and item.released is None
             if is_last:
                 del work_items[key]
             rests.append(rest if is_last else None)
@@ -234,9 +218,7 @@ class ResultLedger:
     def release_settled(self, piece: SettledItems) -> None:
         """The job of a piece no longer needs it; it is kept within the bound."""
         piece.is_held = False
-        self._kept[piece] = piece
-        self._kept_bytes += piece.size_bytes
-        self._kept_items += len(piece)
+        self._unheld.add_piece(piece)
         self._shrink()
 
     def finish(self, item: WorkItem, result: Blob | None, error: WorkerError | None) -> None:
@@ -322,56 +304,37 @@ class ResultLedger:
 
     def _keep_all(self, items: Sequence[WorkItem]) -> None:
         """Keep results that no place needs, within the bound; a job's are looked at as one."""
-        kept, new, count = self._kept, list[Blob](), len(self._kept)
-        for item in items:
-            key, result = item.key, item.result
-            if key is None or item.is_copy or result is None:
-                self._discard(result)
-                continue
-            kept.setdefault(key, item)
-            if len(kept) > count:
-                count += 1
-                new.append(result)
-            else:
-                kept.move_to_end(key)
-        self._kept_bytes += blobs_size(new)
-        self._kept_items += len(new)
-        if self._is_full:
-            self._shrink()
-
-    @property
-    def _is_full(self) -> bool:
-        return self._kept_bytes > self._keep_bytes or self._kept_items > self._keep_most
+        kept = [item for item in items if item.key is not None and not item.is_copy]
+        for item in items if len(kept) < len(items) else ():
+            if item.key is None or item.is_copy:
+                self._discard(item.result)
+        self._unheld.add(kept)
+        self._shrink()
 
     def _shrink(self) -> None:
-        while self._kept and self._is_full:
-            self._drop(*self._kept.popitem(last=False))
+        while (each := self._unheld.take_excess()) is not None:
+            self._drop(each)
 
-    def _drop(self, key: Hashable, item: WorkItem | SettledItems) -> None:
+    def _drop(self, each: WorkItem | SettledItems) -> None:
         """Let go of what is not kept any longer."""
-        if isinstance(item, SettledItems):
-            self._kept_bytes -= item.size_bytes
-            self._kept_items -= len(item)
-            self._settled.remove(item)
-            return
-        self._kept_bytes -= blob_size(item.result)
-        self._kept_items -= 1
-        if item.holders == 0:
-            del self._work_items[key]
-            self._discard(item.result)
+        if isinstance(each, SettledItems):
+            self._settled.remove(each)
+        elif each.holders == 0:
+            del self._work_items[each.key]
+            self._discard(each.result)
 
     def forget_models(self, idents: Collection[str]) -> None:
         """Let go of the results of models of which no more jobs will come."""
-        for key in [key for key, item in self._kept.items() if model_of(key, item) in idents]:
-            self._drop(key, self._kept.pop(key))
+        for each in self._unheld.take_all(lambda each: model_of(each) in idents):
+            self._drop(each)
 
     def _discard(self, blob: Blob | None) -> None:
         if isinstance(blob, SpoolFile):
             self.discarded.append(blob)
 
 
-def model_of(key: Hashable, item: WorkItem | SettledItems) -> str:
+def model_of(each: WorkItem | SettledItems) -> str:
     """Return the model that a kept result is of, as file processes call it; empty: unknown."""
-    if isinstance(item, SettledItems):
-        return str(item.head[1]) if isinstance(item.head, tuple) else ""
-    return str(key[-3]) if isinstance(key, tuple) else ""
+    if isinstance(each, SettledItems):
+        return str(each.head[1]) if isinstance(each.head, tuple) else ""
+    return str(each.key[-3]) if isinstance(each.key, tuple) else ""

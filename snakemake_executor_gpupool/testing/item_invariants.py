@@ -9,9 +9,10 @@ from snakemake_executor_gpupool.scheduling import packed
 from snakemake_executor_gpupool.scheduling.job_state import JobState
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.models.model import Model
-from snakemake_executor_gpupool.scheduling.results import WorkItem, blob_size
+from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.scheduling.settled import SettledItems, split
+from snakemake_executor_gpupool.wire.frames import blob_size
 
 
 def models_of(scheduler: Scheduler) -> Iterable[Model]:
@@ -98,22 +99,21 @@ def _ledger(scheduler: Scheduler) -> Iterator[str]:
             yield f"the ledger has {item.name} under the key of another item"
         if item.holders != held[id(item)]:
             yield f"{item.name} has {held[id(item)]} holders, and counts {item.holders}"
-    kept_alone = {key: k for key, k in ledger._kept.items() if isinstance(k, WorkItem)}
-    for key, item in kept_alone.items():
-        kept = ledger._work_items.get(key) is item and item.result is not None
+    kept_alone = [each for each in ledger._unheld if isinstance(each, WorkItem)]
+    for item in kept_alone:
+        kept = ledger._work_items.get(item.key) is item and item.result is not None
         if not kept:
             yield f"{item.name} is kept without a result, or unknown"
     if ledger.computed > ledger.unique:
         yield f"{ledger.computed} items are computed, of {ledger.unique} distinct ones"
-    size_bytes = sum(blob_size(item.result) for item in kept_alone.values())
+    size_bytes = sum(blob_size(item.result) for item in kept_alone)
     size_bytes += sum(piece.size_bytes for piece in _kept_pieces(scheduler))
-    if size_bytes != ledger._kept_bytes:
-        yield f"{size_bytes} B of results are kept, and {ledger._kept_bytes} counted"
+    if size_bytes != ledger._unheld.size_bytes:
+        yield f"{size_bytes} B of results are kept, and {ledger._unheld.size_bytes} counted"
 
 
 def _kept_pieces(scheduler: Scheduler) -> list[SettledItems]:
-    kept = scheduler.ledger._kept.values()
-    return [piece for piece in kept if isinstance(piece, SettledItems)]
+    return [each for each in scheduler.ledger._unheld if isinstance(each, SettledItems)]
 
 
 def _settled(scheduler: Scheduler) -> Iterator[str]:

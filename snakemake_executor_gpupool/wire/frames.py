@@ -99,6 +99,18 @@ def are_in_memory(blobs: Iterable[Blob]) -> bool:
     return SpoolFile not in {*map(type, blobs)}
 
 
+def blob_size(blob: Blob | None) -> int:
+    """Return how many bytes a blob takes, in memory or in its file."""
+    if blob is None:
+        return 0
+    return blob.size_bytes if isinstance(blob, SpoolFile) else len(blob)
+
+
+def blobs_size(blobs: Sequence[Blob]) -> int:
+    """Return how many bytes blobs take."""
+    return sum(map(len if are_in_memory(blobs) else blob_size, blobs))
+
+
 def _checksum(meta_bytes: int, body_bytes: int, text: bytes, body: Iterable[Any]) -> int:
     crc = zlib.crc32(text, zlib.crc32(f"{VERSION}:{meta_bytes}:{body_bytes}".encode()))
     for part in body:

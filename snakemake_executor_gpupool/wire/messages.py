@@ -374,16 +374,15 @@ def message_of(frame: Frame) -> Message:
         There is no such frame, a field is missing, unknown or out of its bounds, or there are not
         as many blobs as it announces.
     """
-    kind = MESSAGES.get(frame.type)
+    name = frame.type
+    kind = MESSAGES.get(name)
     if kind is None:
-        raise ProtocolError(f"there is no {shown(frame.type, 60)} frame")
-    fields = Fields(frame.meta, f"a {frame.type!r} frame")
+        raise ProtocolError(f"there is no {shown(name, 60)} frame")
+    fields = Fields(frame.meta, f"a {name!r} frame")
     fields.take("type", is_text)
     message = kind.from_frame(fields, frame.blobs)
     fields.end()
     expected: int = getattr(message, "blob_count", 0)
     if len(frame.blobs) != expected:
-        raise ProtocolError(
-            f"a {frame.type!r} frame has {len(frame.blobs)} blobs instead of {expected}"
-        )
+        raise ProtocolError(f"a {name!r} frame has {len(frame.blobs)} blobs instead of {expected}")
     return message

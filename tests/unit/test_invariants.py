@@ -80,7 +80,7 @@ def waves(scheduler: Scheduler) -> Any:
 
 
 def kept(scheduler: Scheduler) -> Any:
-    return next(iter(scheduler.ledger._kept.values()))
+    return next(iter(scheduler.ledger._unheld))
 
 
 def set_to(target: Callable[[Scheduler], Any], **values: Any) -> Callable[[Scheduler], None]:
@@ -160,7 +160,7 @@ BREAKS: list[tuple[Callable[[Scheduler], Any], str]] = [
         "0 jobs of wave w are in flight",
     ),
     (set_to(kept, result=None), "is kept without a result"),
-    (set_to(lambda s: s.ledger, _kept_bytes=lambda n: n + 1), "B of results are kept, and"),
+    (set_to(lambda s: s.ledger._unheld, size_bytes=lambda n: n + 1), "B of results are kept, and"),
     (lambda s: tool(s).writes.append(3, (0, 0)), "is reading, and in 2 queues"),
     (lambda s: tool(s).reads.append(1, (0, 0)), "is computing, and in a queue of files"),
     (set_to(lambda s: s.jobs[1], phase=JobPhase.WRITING), "is writing, and in 0 queues"),

@@ -239,6 +239,8 @@ class Allocator(DeviceInventory):
             return False
         if self._is_stray(holder):
             return True
+        if not len(self._queue):
+            return False
         patience = Patience(now_s, self._yield_after_s)
         has_paid = now_s - since_s >= max(self._yield_after_s, load_s)
         if not any(may_press(each, holder, patience, has_paid) for each in self._queue.firsts()):

@@ -39,8 +39,8 @@ from snakemake_executor_gpupool.scheduling.files.worker_pool import (
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState, explain
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
-from snakemake_executor_gpupool.scheduling.results import blobs_size
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
+from snakemake_executor_gpupool.wire.frames import blobs_size
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 

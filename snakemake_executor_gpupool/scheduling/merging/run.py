@@ -37,8 +37,8 @@ from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Wo
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker
-from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem, blobs_size
-from snakemake_executor_gpupool.wire.frames import Blob
+from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
+from snakemake_executor_gpupool.wire.frames import Blob, blobs_size
 from snakemake_executor_gpupool.wire.messages import ItemsRead
 from snakemake_executor_gpupool.wire.model_messages import StageDone, StagedRequest
 
