@@ -18,7 +18,7 @@ ROUND_S = 0.04
 #: longer than this.
 MIN_ROUND, MAX_ROUND_S = 16, 0.2
 #: So many that wait are enough for a process that has nothing else to do.
-IDLE_ROUND = 8
+IDLE_ROUND = 5
 #: The share in that, at most, of what computing takes however few requests there are.
 MAX_FIXED = 0.25
 #: How much of computing is taken for that while all dispatches were of about one size.
