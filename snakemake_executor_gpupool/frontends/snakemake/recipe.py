@@ -52,7 +52,21 @@ def _why_not(job: Job, snakemake_job: Any, updates: Any) -> str:
         return "it updates outputs, and what they held before is gone"
     if snakemake_job.shadow_dir:
         return "it ran in a shadow directory, which is gone"
-    text = params_text(job.params)
-    if (json.loads(text) if text else {}) != dict(job.params):
+    is_recorded = not job.params or bool(params_text(job.params))
+    if not is_recorded or not _is_of_json(dict(job.params)):
         return "it has params that JSON cannot hold, or very long ones, which were not recorded"
     return ""
+
+
+def _is_of_json(value: Any) -> bool:
+    """Return whether a value comes back from JSON as it is.
+
+    What merely equals that does not count: a member of an enumeration, or a kind of dict. Arrays
+    and tables are not even asked, as there is no one answer to whether they are equal.
+    """
+    kind = type(value)
+    if kind is list:
+        return all(map(_is_of_json, value))
+    if kind is dict:
+        return all(type(key) is str for key in value) and all(map(_is_of_json, value.values()))
+    return kind in (str, int, float, bool, type(None))
