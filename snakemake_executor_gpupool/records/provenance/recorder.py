@@ -354,7 +354,9 @@ def _digest_of(texts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
+@functools.lru_cache(maxsize=256)
 def _read(text: str) -> Any:
+    """Return what JSON says, not to be changed: jobs of a rule have much of it in common."""
     return _DECODER.decode(text) if text else None
 
 
