@@ -14,6 +14,8 @@ from typing import Any
 
 #: Kinds that are identified by their text alone.
 _ATOMS = (bool, int, float, complex, str, bytes, bytearray, memoryview)
+#: Of these kinds themselves what is shown is the whole number.
+_NUMBERS = frozenset((bool, int, float, complex))
 #: Kinds whose objects have nothing beside their content.
 _BARE = frozenset((*_ATOMS, dict, list, tuple, set, frozenset))
 #: What stands among a class's slots for something else.
@@ -51,13 +53,18 @@ def _feed(update: Any, value: Any) -> None:
 
 def _describe(value: Any) -> tuple[str, bytes, list[Any]]:
     """Split a value into a type tag, its own bytes and the values inside it."""
+    kind = type(value)
+    if kind is str:  # the first ones are what most are
+        return "str", value.encode("utf-8", "surrogatepass"), []
+    if kind in _NUMBERS:
+        return kind.__name__, repr(value).encode(), []
     if value is None:
         return "NoneType", b"None", []
     if isinstance(value, enum.Enum):
         return f"enum {_name_of(value)}", str(value.name).encode(), [value.value]
-    if type(value).__module__.partition(".")[0] == "pathlib":
-        kind = type(value).__name__
-        return "path" if kind == "PosixPath" else f"path {kind}", os.fsencode(value), []
+    if kind.__module__.partition(".")[0] == "pathlib":
+        tag = "path" if kind.__name__ == "PosixPath" else f"path {kind.__name__}"
+        return tag, os.fsencode(value), []
     if isinstance(value, _ATOMS):
         return _name_of(value), _bytes_of(value), _attributes(value)
     if _is_of("numpy", "ndarray", value) or _is_of("numpy", "generic", value):
