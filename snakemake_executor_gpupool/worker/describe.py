@@ -271,11 +271,11 @@ def columns_of(items: Sequence[Described]) -> dict[str, Any]:
     return columns
 
 
-def item_key(tool: Tool, item: Any) -> str | bytes:
+def item_key(tool: Tool, item: Any) -> str:
     """Return an item's key: items with equal keys are duplicates.
 
     It covers the content of files that the item names. If the tool defines ``key`` itself, only
-    files that this key names count.
+    files that this key names count. A text is itself; of any other key a hash, which says its kind.
 
     Raises
     ------
@@ -285,24 +285,21 @@ def item_key(tool: Tool, item: Any) -> str | bytes:
     key = tool.key(item)
     if key is None:
         raise ContractError(f"{type(tool).__name__}.key() returned None. Does it lack a return?")
-    if not isinstance(key, (str, bytes)):
-        key = content_hash(key)  # the text of an array is rounded, and shortened
     is_usual = type(tool).key is Tool.key
     files = contents_of(item if is_usual else key, ITEM)
-    return content_hash([key, files]) if files else key
+    # The text of an array is rounded, and shortened; that of bytes may be another item's key.
+    text: str = key if type(key) is str else content_hash(key)
+    return content_hash([text, files]) if files else text
 
 
-def key_text(key: Any) -> str:
-    """Return a tool's key as text that passes through a frame unchanged, and is short enough."""
-    if type(key) is str and len(key) <= MAX_TEXT and key.isascii():  # what most are
+def key_text(key: str) -> str:
+    """Return a key as text that passes through a frame unchanged, and is short enough."""
+    if len(key) <= MAX_TEXT and key.isascii():  # what most are
         return key
-    text = key.hex() if isinstance(key, bytes) else str(key)
-    if len(text) <= MAX_TEXT and text.isascii():
-        return text
     # JSON would join two adjacent surrogates into one character, another item's key.
-    if len(text) > MAX_TEXT or not _is_encodable(text):
-        return content_hash(text)
-    return text
+    if len(key) > MAX_TEXT or not _is_encodable(key):
+        return content_hash(key)
+    return key
 
 
 def _is_encodable(text: str) -> bool:

@@ -34,6 +34,13 @@ class UpperPaths(Tool):
         return item.path.lower()
 
 
+class KeyedPaths(Tool):
+    """Its key is no text, and names a file."""
+
+    def key(self, item: Any) -> Any:
+        return item
+
+
 class Bare(NamedTuple):
     path: str
 
@@ -208,3 +215,19 @@ def test_names_of_any_length_and_links_count_by_their_files() -> None:  # C2
     first = key_of(elsewhere)
     write({"later.txt": "bbbb"})
     assert key_of(elsewhere) != first
+
+
+@pytest.mark.parametrize("key_for", [lambda path: ("v1", path), str.encode, lambda path: [path]])
+def test_a_key_that_is_no_text_covers_the_files_that_it_names(
+    key_for: Callable[[str], Any],
+) -> None:
+    write({"a.fa": "one"})
+    before = key_of(key_for("a.fa"), KeyedPaths)
+    assert key_of(key_for("a.fa"), KeyedPaths) == before
+    replace("a.fa", "two")
+    assert key_of(key_for("a.fa"), KeyedPaths) != before
+
+
+def test_keys_of_different_kinds_are_different_keys() -> None:
+    kinds = [b"\xab", "ab", ("ab",), ["ab"], 171, "171", 171.0, b"", ""]
+    assert len({key_of(key, KeyedPaths) for key in kinds}) == len(kinds)
