@@ -71,6 +71,21 @@ def test_no_more_is_evicted_than_needed():  # D5
     assert pool.ask("other", "cudax2") == ["evict wide: restart"]
 
 
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_nobody_goes_for_a_device_whose_holder_was_told_to_end(is_busy):  # D5
+    pool = Driver(2)
+    pool.idle_worker("a")
+    pool.idle_worker("b")
+    if is_busy:
+        pool.busy("b")
+    pool.allocator.leaves("b")
+    pool.allocator.leaves("b")
+    assert pool.ask("c") == [], "b's device is free in a moment"
+    assert pool.ask("d") == ["evict a: restart"], "only one needs it"
+    assert pool.gone("b") == ["c on cuda:1"] and pool.gone("a") == ["d on cuda:0"]
+    pool.allocator.leaves("gone before")
+
+
 def test_eviction_under_way_is_not_doubled():  # D5
     pool = Driver(2)
     pool.idle_worker("a")

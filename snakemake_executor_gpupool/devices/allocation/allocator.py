@@ -255,6 +255,12 @@ class Allocator(DeviceInventory):
             for waiting in self._queue
         )
 
+    def leaves(self, holder_id: str) -> None:
+        """Note that a holder was told to end: its devices are free soon, so nobody else need go."""
+        holder = self._holders.get(holder_id)
+        if holder is not None and holder.phase in (Phase.IDLE, Phase.BUSY):
+            self._holders.change(holder, phase=Phase.LEAVING)
+
     def gone(self, holder_id: str, now_s: float) -> list[AllocationEffect]:
         """Note that a holder has ended, in whatever way, and its memory is free."""
         self._holders.forget(holder_id)

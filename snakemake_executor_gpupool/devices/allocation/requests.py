@@ -71,7 +71,7 @@ class Phase(enum.IntEnum):
     OFFLOADED = 0
     """Its weights are in host memory; it holds no device."""
     LEAVING = 1
-    """It was evicted, and its devices are not free yet."""
+    """It was evicted, or told to end, and its devices are not free yet."""
     IDLE = 2
     BUSY = 3
 

@@ -315,6 +315,7 @@ class WorkerLifecycle:
     def stop(self, worker: ModelWorker, why: str, *, force: bool = False) -> None:
         """End a worker's process; ``died`` follows once it has ended."""
         worker.stage = Stage.STOPPING
+        self._allocator.leaves(worker.worker_id)
         self._outbox.put(StopWorker(worker.worker_id, why, force))
 
     def remove(self, worker_id: str, reason: str) -> tuple[ModelWorker, bool]:
