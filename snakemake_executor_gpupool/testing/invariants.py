@@ -29,6 +29,7 @@ PHASES = {
     Stage.READY: {HolderPhase.BUSY, HolderPhase.IDLE},
     Stage.MOVING: {HolderPhase.BUSY, HolderPhase.LEAVING},
     Stage.AWAY: {HolderPhase.OFFLOADED},
+    Stage.STOPPING: {HolderPhase.LEAVING, HolderPhase.OFFLOADED},
 }
 #: Jobs that have a file process, or wait for one.
 AT_FILES = (JobPhase.READING, JobPhase.WRITING, JobPhase.PUBLISHING)

@@ -230,7 +230,8 @@ def _is_here(name: str, listing: frozenset[str] | None) -> bool:
     """
     if len(name) > LONGEST_NAME:
         return False
-    listing = listing or _listing()
+    if listing is None:
+        listing = _listing()
     if listing is not None:
         return name in listing
     try:

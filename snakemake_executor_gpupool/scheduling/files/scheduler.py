@@ -190,13 +190,12 @@ class FileScheduler:
             self._start(tool, node, now_s)
 
     def _send(self, tool: FileWorkerPool, now_s: float) -> None:
-        if tool.homes:
+        if tool.has_work:
             self._ahead.check(tool.workers.values())
+        if tool.homes:
             self._send_home(tool, now_s)
         waiting = len(tool.reads) + len(tool.writes)
-        if waiting:
-            self._ahead.check(tool.workers.values())
-        elif not tool.questions:
+        if not waiting and not tool.questions:
             return
         nodes = self._allocator.hosts
         workers = [worker for worker in tool.workers.values() if worker.node in nodes]
