@@ -295,7 +295,7 @@ class PlannedRun:
         # A worker of merged runs has the budget of its first model.
         budget = self._budget_of.get(model.ident or model.profile_key.partition("+")[0], 1)
         fields: dict[str, object] = {"type": "loaded", "batch_tokens": budget, "seconds": seconds}
-        fields |= {"peak_mib": None, "versions": {}}
+        fields |= {"peak_mib": None, "versions": {}, "quick_tokens": 0}
         self._later(worker_id, seconds, lambda: self._answer(worker_id, fields))
 
     def _batch_s(self, model: Model, cost: float) -> float:

@@ -245,7 +245,8 @@ class SimulatedProcesses(WorldOptions, ABC):
             self._answer(worker, "load_failed", error={**error, "traceback": ""})
         else:
             figures: dict[str, Any] = {"batch_tokens": self.budget_tokens, "seconds": self.load_s}
-            self._answer(worker, "loaded", **figures, peak_mib=None, versions={})
+            figures |= {"quick_tokens": self.quick_tokens, "peak_mib": None, "versions": {}}
+            self._answer(worker, "loaded", **figures)
 
     def _run_batch(self, effect: fx.RunBatch) -> None:
         keys = [self.text(item.payload) for item in effect.items]

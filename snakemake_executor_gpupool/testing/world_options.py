@@ -104,6 +104,7 @@ class WorldOptions:
     start_s: float = 0.1
     read_s: float = 0.001
     budget_tokens: int = 8
+    quick_tokens: int = 0
     seconds_per_cost: float | Callable[[str], float] = 1.0
     deadly: set[str] = field(default_factory=set)
     bad: set[str] = field(default_factory=set)

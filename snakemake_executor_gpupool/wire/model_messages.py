@@ -36,6 +36,8 @@ class Loaded:
     ----------
     batch_tokens
         How many tokens a micro-batch may have there.
+    quick_tokens
+        How many it may have if it takes next to no time; 0: no more than that.
     seconds
         What loading took, the start of the process left out.
     peak_mib
@@ -48,6 +50,7 @@ class Loaded:
     seconds: float
     peak_mib: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    quick_tokens: int = 0
 
     @classmethod
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
@@ -57,6 +60,7 @@ class Loaded:
             seconds=fields.take("seconds", is_seconds),
             peak_mib=fields.take("peak_mib", or_none(is_mib)),
             versions=fields.take("versions", are_versions),
+            quick_tokens=fields.take("quick_tokens", whole_up_to(MAX_TOKENS)),
         )
 
 

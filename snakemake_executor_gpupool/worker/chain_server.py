@@ -128,6 +128,7 @@ class ChainServer:
         figures: dict[str, Any] = {
             "seconds": time.perf_counter() - started_s,
             "batch_tokens": budget,
+            "quick_tokens": 0,  # requests are gathered by what a dispatch costs
         }
         figures |= {"peak_mib": peak_memory_mib(self._device), "versions": versions()}
         self._channel.send({"type": "loaded", **figures})

@@ -45,6 +45,8 @@ from snakemake_executor_gpupool.worker.named_files import (
 
 #: How many content hashes of params are cached.
 MAX_HASHES = 1000
+#: Of a tool that says nothing of it, so many items may go together on a CPU, if they are quick.
+QUICK_TOKENS = 512
 #: Characters of a model's label, which only messages use.
 MAX_LABEL = 500
 
@@ -94,6 +96,19 @@ def batch_budget(tool: Tool, device: str) -> int:
         return shape_budget(tool, device)
     what = f"{type(tool).__name__}.batch_tokens()"
     return tool_count(tool.batch_tokens(device), what, 1, clamp=True)
+
+
+def quick_budget(tool: Tool, device: str) -> int:
+    """Return how many tokens a micro-batch may have that takes next to no time.
+
+    0: no more than usual. That is so for a tool that says how many go together, on a GPU, whose
+    memory more items could fill in no time, and in a reproducible run.
+    """
+    says = ("tokens", "batch_tokens")
+    is_said = any(getattr(type(tool), name) is not getattr(Tool, name) for name in says)
+    if is_said or tool.max_batch_tokens or device != "cpu" or mode_here().is_reproducible:
+        return 0
+    return QUICK_TOKENS
 
 
 def has_shapes(tool: Tool) -> bool:

@@ -18,7 +18,7 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     publish {job, cwd, digests, model, tool, stamp, outputs, logs, touched, hashes, order,
              names, log_text, updates, directories, prints_apart} [job, result...]
                                                published {outputs, inputs} | unpublished
-    load  {device, model} [params]             loaded {batch_tokens, seconds, peak_mib}
+    load  {device, model} [params]             loaded {batch_tokens, quick_tokens, seconds, peak_mib}
                                                | load_failed
     run   {batch, store, keys} [params, payload...]
                                                done {batch, items, failed, errors, out_of_memory,
@@ -82,6 +82,7 @@ from snakemake_executor_gpupool.worker.describe import (
     columns_of,
     describe_item,
     describe_model,
+    quick_budget,
     tool_info,
     versions,
 )
@@ -305,8 +306,9 @@ class Server:
             if self._unchanged.tool and not is_same:
                 raise WeightsChanged("its weights have changed since its jobs were read")
             self._unchanged.reads.note(OBSERVER, lambda: reader)
-            budget = batch_budget(self._model.show(params), device)
-            answer = {"type": "loaded", "batch_tokens": budget}
+            tool = self._model.show(params)
+            budget, quick = batch_budget(tool, device), quick_budget(tool, device)
+            answer = {"type": "loaded", "batch_tokens": budget, "quick_tokens": quick}
         except Exception as error:
             self._printed.tell(self._channel, "load")
             self._channel.send({"type": "load_failed", "error": tell_error(error)})

@@ -69,8 +69,8 @@ class AnsweringHost(FakeHost):
         self.says(worker_id, "checked", holds=True)
 
     def _load(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob]) -> None:
-        figures = {"batch_tokens": 8, "seconds": 0.1, "peak_mib": None, "versions": {}}
-        self.says(worker_id, "loaded", **figures)
+        figures = {"batch_tokens": 8, "quick_tokens": 0, "seconds": 0.1, "peak_mib": None}
+        self.says(worker_id, "loaded", **figures, versions={})
 
     def _run(self, worker_id: str, meta: Mapping[str, Any], blobs: Sequence[Blob]) -> None:
         items = [blob.decode() for blob in blobs[1:] if isinstance(blob, bytes)]

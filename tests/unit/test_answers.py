@@ -86,7 +86,10 @@ UNASKED = {
     "write_failed": {"job": 2, "error": ERROR},
     "published": {"job": 2, "seconds": 0.1},
     "unpublished": {"job": 2},
-    "loaded": {"batch_tokens": 8, "seconds": 0.1, "peak_mib": None, "versions": {}},
+    "loaded": {
+        **{"batch_tokens": 8, "quick_tokens": 0},
+        **{"seconds": 0.1, "peak_mib": None, "versions": {}},
+    },
     "load_failed": {"error": ERROR},
     "done": {
         "batch": 1,

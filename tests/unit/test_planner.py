@@ -96,10 +96,15 @@ def test_the_order_does_not_depend_on_that_of_arrival(
     st.lists(st.tuples(st.integers(0, 9), st.integers(1, 40), st.sampled_from("ab")), max_size=50),
     st.integers(1, 100),
     st.floats(1, 100),
+    st.tuples(st.integers(0, 200), st.floats(0, 100)),
     st.integers(0, 2**32),
 )
 def test_the_queue_gives_every_item_once(
-    specs: list[tuple[int, int, str]], budget: int, most_cost: float, seed: int
+    specs: list[tuple[int, int, str]],
+    budget: int,
+    most_cost: float,
+    quick: tuple[int, float],
+    seed: int,
 ) -> None:  # P2 P3 P7
     chance = random.Random(seed)
     coming = [
@@ -114,12 +119,14 @@ def test_the_queue_gives_every_item_once(
             coming = coming[7:]
             continue
         waiting = list(queue)
-        batch = queue.take(budget, pads=True, most_cost=most_cost)
+        batch = queue.take(budget, pads=True, most_cost=most_cost, quick=quick)
         assert {(item.group, item.priority) for item in batch} == {
             (batch[0].group, batch[0].priority)
         }
-        assert len(batch) == 1 or max(i.tokens for i in batch) * len(batch) <= budget
-        assert len(batch) == 1 or sum(i.cost for i in batch) <= most_cost
+        tokens, cost = max(i.tokens for i in batch) * len(batch), sum(i.cost for i in batch)
+        is_quick = tokens <= quick[0] and cost <= quick[1]
+        assert len(batch) == 1 or tokens <= budget or is_quick
+        assert len(batch) == 1 or cost <= most_cost
         highest = max(item.priority for item in waiting)
         assert batch[0].priority == highest
         assert batch[0].cost == max(i.cost for i in waiting if i.priority == highest)
@@ -233,6 +240,24 @@ def test_the_group_with_the_costliest_item_is_next() -> None:  # P2
     queue.push([Item(4, 7, group="a")])
     batches = [[item.number for item in queue.take(budget_tokens=2)] for _ in range(3)]
     assert batches == [[2], [4, 1], [3]]
+
+
+@pytest.mark.parametrize(
+    ("quick", "sizes"),
+    [((0, 0.0), [3, 3, 1]), ((6, 99.0), [6, 1]), ((6, 4.5), [4, 3]), ((2, 99.0), [3, 3, 1])],
+)
+def test_a_batch_goes_beyond_its_budget_as_far_as_it_is_quick(
+    quick: tuple[int, float], sizes: list[int]
+) -> None:  # P7
+    queue = queue_of([Item(number) for number in range(7)])
+    batches = [queue.take(3, pads=False, quick=quick) for _ in sizes]
+    assert [len(batch) for batch in batches] == sizes and not queue
+
+
+def test_what_takes_long_stays_within_the_budget() -> None:  # P7
+    queue = queue_of([Item(number, cost=5.0 if number < 4 else 0.1) for number in range(10)])
+    batches = [queue.take(4, pads=False, quick=(8, 1.0)) for _ in range(2)]
+    assert [[item.cost for item in batch] for batch in batches] == [[5.0] * 4, [0.1] * 6]
 
 
 def test_higher_priority_comes_first_whatever_its_length() -> None:  # M4

@@ -96,6 +96,7 @@ class Batching:
             self._failures.requeue(worker.model, items)
             self._lifecycle.devices_left([device.name for device in worker.devices], now_s)
             return
+        worker.model.quick.saw([item.payload for item in items])
         self._batches += 1
         batch = Batch(self._batches, items, now_s)
         worker.in_flight.append(batch)
@@ -171,6 +172,7 @@ class Batching:
         if message.out_of_memory:
             model.shrink_budget(batch)
             self._outbox.note("out_of_memory", worker=worker.worker_id, budget=model.budget_tokens)
+        model.quick.saw(message.results)
         self._settle(worker, batch, message, again)
         broken = [error for error in message.errors.values() if error.is_of_contract]
         if broken:

@@ -363,6 +363,8 @@ class WorkerLifecycle:
         model.memory = model.memory.loaded(message.peak_mib, message.batch_tokens)
         if model.budget_tokens is None:
             model.budget_tokens = message.batch_tokens
+        if not model.has_shrunk:
+            model.quick.most_tokens = message.quick_tokens
         self.ready(worker, now_s)
 
     def moved(self, worker_id: str, is_away: bool, now_s: float) -> None:

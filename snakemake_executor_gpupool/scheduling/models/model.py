@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.scheduling.models.large_jobs import LargeJobs
 from snakemake_executor_gpupool.scheduling.models.memory_use import MemoryUse
 from snakemake_executor_gpupool.scheduling.models.model_worker import Batch, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.models.plan import fair_share, workers_that_pay
+from snakemake_executor_gpupool.scheduling.models.quick_batches import QuickBatches
 from snakemake_executor_gpupool.scheduling.models.row_figures import RowFigures
 from snakemake_executor_gpupool.scheduling.models.work_queue import WorkQueue
 from snakemake_executor_gpupool.scheduling.results import WorkItem
@@ -57,6 +58,8 @@ class Model:
         What micro-batches were measured to take.
     budget_tokens
         Of a micro-batch; None until a worker has loaded the model and reported it.
+    quick
+        How far one may go beyond that.
     suspects
         Items to be computed alone, since a worker died with them and others in flight.
     resting
@@ -87,6 +90,7 @@ class Model:
     load_s: float | None = None
     speed: Speed = field(default_factory=Speed)
     budget_tokens: int | None = None
+    quick: QuickBatches = field(default_factory=QuickBatches)
     memory: MemoryUse = field(default_factory=MemoryUse)
     #: What file processes call it, as they see its code and its weights; of a merged run: empty.
     ident: str = ""
@@ -276,7 +280,8 @@ class Model:
         if self.is_chain and not worker.has_all_stages:
             # While it loads the models of later stages, there is more to do with the first one's.
             budget *= FIRST_ROUND
-        while batch := self.queue.take(budget, self.info.pads, self._most_batch_cost()):
+        bounds = self.info.pads, self._most_batch_cost(), self.quick.bounds(self.speed)
+        while batch := self.queue.take(budget, *bounds):
             wanted = [item for item in batch if item.waiters]
             if len(wanted) < len(batch):
                 unwanted += [item for item in batch if not item.waiters]
@@ -368,6 +373,7 @@ class Model:
         fits = max(self.batch_tokens(batch) // 2, longest, 1)
         self.budget_tokens = min(self.budget_tokens or fits, fits)
         self.has_shrunk = True
+        self.quick.most_tokens = 0
 
     def batch_tokens(self, batch: Batch) -> int:
         """Return how many tokens a micro-batch has, padding included if the tool pads."""

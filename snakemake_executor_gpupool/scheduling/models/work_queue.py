@@ -163,7 +163,11 @@ class WorkQueue(Generic[ItemT]):
         heapq.heappush(self._heads.setdefault(level, []), (wave, self._heaps[kind][0][0], group))
 
     def take(
-        self, budget_tokens: int, pads: bool = True, most_cost: float = math.inf
+        self,
+        budget_tokens: int,
+        pads: bool = True,
+        most_cost: float = math.inf,
+        quick: tuple[int, float] = (0, 0.0),
     ) -> list[ItemT]:
         """Take the next micro-batch: items of one group and priority, neighbours in cost.
 
@@ -175,6 +179,8 @@ class WorkQueue(Generic[ItemT]):
             Whether batches are padded.
         most_cost
             The most cost of a batch. One item is taken whatever its tokens and cost.
+        quick
+            Up to how many tokens, and how much cost, it may go beyond the budget.
         """
         if self._wave and self._count <= WAVE_ITEMS // 2:
             self.push(self.drain())
@@ -182,7 +188,7 @@ class WorkQueue(Generic[ItemT]):
         if kind is None:
             return []
         heap, batch = self._heaps[kind], list[ItemT]()
-        budget = _Budget(budget_tokens, pads, most_cost)
+        budget = _Budget(budget_tokens, pads, most_cost, quick)
         is_full = False
         while heap and not is_full:
             run = heap[0][2]
@@ -334,10 +340,12 @@ def _arrival_of(item: Weighted) -> int:
 class _Budget:
     """How much one micro-batch may have, and has so far."""
 
-    __slots__ = ("_longest", "_most_cost", "_pads", "_tokens", "_total", "cost")
+    __slots__ = ("_longest", "_most_cost", "_pads", "_quick", "_tokens", "_total", "cost")
 
-    def __init__(self, tokens: int, pads: bool, most_cost: float) -> None:
-        self._tokens, self._pads, self._most_cost = tokens, pads, most_cost
+    def __init__(
+        self, tokens: int, pads: bool, most_cost: float, quick: tuple[int, float]
+    ) -> None:
+        self._tokens, self._pads, self._most_cost, self._quick = tokens, pads, most_cost, quick
         self._longest = self._total = 0
         self.cost = 0.0
 
@@ -348,6 +356,7 @@ class _Budget:
         """
         before, longest, total, cost = len(batch), self._longest, self._total, self.cost
         budget, pads, most_cost = self._tokens, self._pads, self._most_cost
+        more_tokens, more_cost = self._quick
         size, is_full = before, False
         for item in reversed(run):
             if until is not None and rank_of(item) > until:
@@ -355,7 +364,8 @@ class _Budget:
             tokens, costlier = item.tokens, cost + item.cost
             longer = tokens if tokens > longest else longest
             padded = (size + 1) * longer if pads else total + tokens  # as ``padded_size``
-            if (padded > budget or costlier > most_cost) and size:
+            is_more = padded > budget and (padded > more_tokens or costlier > more_cost)
+            if (is_more or costlier > most_cost) and size:
                 is_full = True
                 break
             longest, total, cost, size = longer, total + tokens, costlier, size + 1
