@@ -18,8 +18,8 @@ sent ``load`` reads inputs and writes outputs; one that is, holds the model::
     publish {job, cwd, digests, model, tool, stamp, outputs, logs, touched, hashes, order,
              names, log_text, updates, directories, prints_apart} [job, result...]
                                                published {outputs, inputs} | unpublished
-    load  {device, model} [params]             loaded {batch_tokens, quick_tokens, seconds, peak_mib}
-                                               | load_failed
+    load  {device, model} [params]             loaded {batch_tokens, quick_tokens, seconds,
+                                               peak_mib} | load_failed
     run   {batch, store, keys} [params, payload...]
                                                done {batch, items, failed, errors, out_of_memory,
                                                      seconds, peak_mib} [result...]

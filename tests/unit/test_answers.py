@@ -87,8 +87,11 @@ UNASKED = {
     "published": {"job": 2, "seconds": 0.1},
     "unpublished": {"job": 2},
     "loaded": {
-        **{"batch_tokens": 8, "quick_tokens": 0},
-        **{"seconds": 0.1, "peak_mib": None, "versions": {}},
+        "batch_tokens": 8,
+        "quick_tokens": 0,
+        "seconds": 0.1,
+        "peak_mib": None,
+        "versions": {},
     },
     "load_failed": {"error": ERROR},
     "done": {

@@ -34,7 +34,6 @@ from snakemake_executor_gpupool.worker.describe import (
     describe_item,
     describe_items,
     describe_model,
-    quick_budget,
     tool_info,
 )
 from snakemake_executor_gpupool.worker.output_capture import tell_error

@@ -342,9 +342,7 @@ class _Budget:
 
     __slots__ = ("_longest", "_most_cost", "_pads", "_quick", "_tokens", "_total", "cost")
 
-    def __init__(
-        self, tokens: int, pads: bool, most_cost: float, quick: tuple[int, float]
-    ) -> None:
+    def __init__(self, tokens: int, pads: bool, most_cost: float, quick: tuple[int, float]) -> None:
         self._tokens, self._pads, self._most_cost, self._quick = tokens, pads, most_cost, quick
         self._longest = self._total = 0
         self.cost = 0.0
