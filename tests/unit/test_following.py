@@ -32,6 +32,7 @@ class LateJob(StubJob):
         self.rule.resources = resources_of(gpupool_tool="tool", tmpdir=open_value()())
         self.rule.params = Params(fromdict=params)
         self._params = self._non_derived_params = self._resources = None
+        self._aux_resources: dict[str, Any] = {}
         self.evaluated = {"params": 0, "resources": 0}
 
     @property

@@ -37,20 +37,46 @@ def untouched(job: Any) -> Iterator[None]:
         _set_values(job, before)
 
 
-class EarlyValues:
-    """What jobs' params and resources are, in one look at the graph."""
+class SameValues:
+    """Params and resources of rules whose jobs all have the same."""
 
     def __init__(self) -> None:
+        self._of_rules: dict[str, tuple[Any, ...] | None] = {}
+
+    def of(self, job: Any) -> tuple[Any, ...] | None:
+        """Return what a job has, not to be changed; None: that is not known."""
+        return None if job._aux_resources else self._of_rules.get(job.rule.name)
+
+    def learn(self, job: Any, values: tuple[Any, ...]) -> None:
+        """Take in what a job was found to have."""
+        name = job.rule.name
+        if name not in self._of_rules and None not in values and not job._aux_resources:
+            self._of_rules[name] = values if has_same(job.rule) else None
+
+
+class EarlyValues:
+    """What jobs' params and resources are, in one look at the graph.
+
+    Parameters
+    ----------
+    same
+        What jobs of a rule have in common; it lasts for more than one look.
+    """
+
+    def __init__(self, same: SameValues) -> None:
         self._values: dict[Any, tuple[Any, ...]] = {}
+        self._same = same
 
     @contextlib.contextmanager
     def of(self, job: Any) -> Iterator[None]:
         """Have a job evaluated if it was not yet in this look; restore it afterwards."""
         with untouched(job):
-            if job in self._values:
-                _set_values(job, self._values[job])
+            known = self._same.of(job) or self._values.get(job)
+            if known is not None:
+                _set_values(job, known)
             yield
-            self._values[job] = _values_of(job)
+            self._values[job] = values = _values_of(job)
+            self._same.learn(job, values)
 
 
 def _values_of(job: Any) -> tuple[Any, ...]:
@@ -98,6 +124,20 @@ class KnownRequests:
 def _state(job: Any) -> tuple[Any, ...]:
     """Return what a request says that may become another one without a function."""
     return job.attempt, job.priority, *job.input
+
+
+def has_same(rule: Any) -> bool:
+    """Return whether all jobs of a rule have the same params and resources.
+
+    Snakemake puts wildcards into texts, and into the texts of a list.
+    """
+    return is_settled(rule) and not any(map(_has_braces, rule.params))
+
+
+def _has_braces(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_has_braces, value))
+    return isinstance(value, str) and "{" in value
 
 
 def is_settled(rule: Any) -> bool:

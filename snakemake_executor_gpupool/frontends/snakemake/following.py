@@ -14,6 +14,7 @@ from snakemake_executor_gpupool.frontends.snakemake.containers import is_read
 from snakemake_executor_gpupool.frontends.snakemake.early_values import (
     EarlyValues,
     KnownRequests,
+    SameValues,
     untouched,
 )
 from snakemake_executor_gpupool.frontends.snakemake.lookahead import Lookahead
@@ -105,6 +106,7 @@ class Following:
         self._cached = cached
         self._near: dict[str, bool] = {}
         self._known = KnownRequests()
+        self._same = SameValues()
 
     def requests(self, job: Any, here: str = "") -> tuple[Request, ...]:
         """Return the requests of the chain of jobs that follows a job, as far as it is known.
@@ -117,7 +119,7 @@ class Following:
         if not is_plain(job) or job.attempt > 1 or not all(map(self.is_near, job.output)):
             return ()
         requests = []
-        early, known = EarlyValues().of, self._known
+        early, known = EarlyValues(self._same).of, self._known
         view = DagView(self._workflow.dag, self._cached, early, known.has)
         with contextlib.suppress(Exception):
             for later in Lookahead(view).chain(job):

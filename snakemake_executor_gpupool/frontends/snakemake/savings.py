@@ -6,6 +6,7 @@ from typing import Any
 
 from snakemake_executor_gpupool.frontends.snakemake.job_records import write_new_ones_at_once
 from snakemake_executor_gpupool.frontends.snakemake.log_lines import word_once
+from snakemake_executor_gpupool.frontends.snakemake.recorded_params import import_no_pandas
 from snakemake_executor_gpupool.frontends.snakemake.rule_resources import evaluate_once
 
 
@@ -14,3 +15,4 @@ def do_once_what_is_the_same(workflow: Any, logger: Any) -> None:
     evaluate_once(workflow)
     word_once(logger)
     write_new_ones_at_once(workflow.persistence)
+    import_no_pandas(workflow.persistence)
