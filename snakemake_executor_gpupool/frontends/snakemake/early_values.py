@@ -45,13 +45,18 @@ class SameValues:
 
     def of(self, job: Any) -> tuple[Any, ...] | None:
         """Return what a job has, not to be changed; None: that is not known."""
-        return None if job._aux_resources else self._of_rules.get(job.rule.name)
+        return None if _has_more(job) else self._of_rules.get(job.rule.name)
 
     def learn(self, job: Any, values: tuple[Any, ...]) -> None:
         """Take in what a job was found to have."""
         name = job.rule.name
-        if name not in self._of_rules and None not in values and not job._aux_resources:
+        if name not in self._of_rules and None not in values and not _has_more(job):
             self._of_rules[name] = values if has_same(job.rule) else None
+
+
+def _has_more(job: Any) -> bool:
+    """Return whether a job may have resources that its rule does not give."""
+    return bool(getattr(job, "_aux_resources", True))
 
 
 class EarlyValues:

@@ -26,7 +26,7 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     may_be_served,
 )
 from snakemake_executor_gpupool.records.reference import RESOURCES
-from snakemake_executor_gpupool.wire.requests import JobFacts, Request, ToolRef
+from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from snakemake_executor_gpupool.worker.staging import is_inside
 
 #: Within it a job that is not ready may be evaluated.
@@ -146,9 +146,7 @@ class Following:
             if is_plain(job) and not self._cached(job):
                 request = self._guess(job)
                 if request is not None:
-                    return dataclasses.replace(
-                        request, facts=JobFacts(), identity=(), loads_only=True
-                    )
+                    return dataclasses.replace(request, identity=(), loads_only=True)
         return None
 
     def _guess(self, job: Any, here: str = "", early: Early = untouched) -> Request | None:

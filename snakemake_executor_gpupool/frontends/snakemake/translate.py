@@ -155,8 +155,8 @@ def build_request(
     here
         The working directory, if that is known: to ask for it takes as long as all else.
     is_guess
-        The job is not ready: its resources are not known, its inputs may not be there, and it is
-        not recorded.
+        The job is not ready: its resources are not known, its inputs may not be there, and nothing
+        is recorded of it.
     more
         Further fields of the request.
 
@@ -166,8 +166,9 @@ def build_request(
         The rule asks for something that a warm worker cannot provide; the message says what to do.
     """
     needs = needs_of(job)
-    plain = plain_job(job)
-    bare = pickle.dumps(plain.replace(resources={}), PICKLE_PROTOCOL)
+    plain = plain_job(job, has_resources=not is_guess)
+    without = plain if is_guess else plain.replace(resources={})
+    bare = pickle.dumps(without, PICKLE_PROTOCOL)
     touched: tuple[int, ...] = ()
     updates: tuple[tuple[int, str], ...] = ()
     directories: tuple[int, ...] = ()
@@ -196,7 +197,7 @@ def build_request(
         touched=touched,
         directories=directories,
         identity=identity(job),
-        facts=facts_of(job, plain.params, recipe),
+        facts=JobFacts() if is_guess else facts_of(job, plain.params, recipe),
         texts=tuple(sorted(set(texts_of(plain.params)))),
         **more,
     )
@@ -370,8 +371,9 @@ def source_path(workflow: Any, job: Any, path: str) -> str:
         ) from error
 
 
-def plain_job(job: Any) -> Job:
+def plain_job(job: Any, *, has_resources: bool = True) -> Job:
     """Return what a tool may see of a job, as plain values."""
+    resources = job.resources if has_resources else {}
     return Job(
         rule=job.rule.name,
         wildcards={name: str(value) for name, value in job.wildcards_dict.items()},
@@ -380,5 +382,5 @@ def plain_job(job: Any) -> Job:
         params={k: plain(v) for k, v in job.params.items() if k != TOOL},
         log=named_from_namedlist(job.log),
         threads=job.threads,
-        resources={k: plain(v) for k, v in job.resources.items() if not k.startswith("_")},
+        resources={k: plain(v) for k, v in resources.items() if not k.startswith("_")},
     )
