@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import report
-from measure import Runs, end_on_sigterm, machine, run_timed
+from measure import OUT, Runs, run_timed
 from merging import TOOL, Driver, rows
 from rivals import HERE, PROFILE, snakemake
 from tools.layer import WIDTH
@@ -32,6 +32,8 @@ STAGES, TOKENS = 3, 8
 STEP = f"{Path(__file__).with_name('tools') / 'steps.py'}:Step"
 SNAKEFILE = HERE / "chains.smk"
 MAX_RATIO = 1.02
+ROOM = OUT / "merging_grid"
+NUMBERS = itertools.count()
 #: A device that does not exist.
 SIMULATED = "1x16GiB"
 
@@ -65,39 +67,51 @@ class Chains(Driver):
 
 def pool_s(kind: Kind, requests: int, merges: bool) -> tuple[float, float]:
     """Return what requests take the pool alone: from its start, and again."""
-    with tempfile.TemporaryDirectory(prefix="gpupool-bench-") as room:
-        driver = Chains(Path(room), merges, kind)
-        try:
-            began_s = time.perf_counter()
-            driver.run(rows(driver, "first", TOKENS, STAGES, requests))
-            start_s = time.perf_counter() - began_s
-            return start_s, driver.run(rows(driver, "again", TOKENS, STAGES, requests))
-        finally:
-            driver.pool.close()
+    driver = Chains(new_room(), merges, kind)
+    try:
+        began_s = time.perf_counter()
+        driver.run(rows(driver, "first", TOKENS, STAGES, requests))
+        start_s = time.perf_counter() - began_s
+        return start_s, driver.run(rows(driver, "again", TOKENS, STAGES, requests))
+    finally:
+        driver.pool.close()
 
 
 def snakemake_s(kind: Kind, requests: int, merges: bool) -> float:
     """Return what a whole run of Snakemake takes, files on disk."""
-    with tempfile.TemporaryDirectory(prefix="gpupool-bench-") as directory:
-        room = Path(directory)
-        (room / "in").mkdir()
-        for number in range(requests):
-            np.full((TOKENS, WIDTH), number, np.float32).tofile(room / "in" / f"{number}.rows")
-        config = [f"rows={requests}", f"inputs={room / 'in'}", f"tool={kind.tool}"]
-        options = ["--gpupool-devices", kind.devices, "--gpupool-merge"]
-        options += ["auto" if merges else "off", "--config", *config, f"load_s={kind.load_s}"]
-        runs = Runs("auto" if merges else "off")
-        command = snakemake(SNAKEFILE, "gpupool", "--profile", str(PROFILE), *options)
-        run_timed(runs, command, room / "run", {"GPUPOOL_SIMULATE": SIMULATED})
-        return runs.walls_s[-1]
+    room = new_room()
+    (room / "in").mkdir()
+    for number in range(requests):
+        np.full((TOKENS, WIDTH), number, np.float32).tofile(room / "in" / f"{number}.rows")
+    config = [f"rows={requests}", f"inputs={room / 'in'}", f"tool={kind.tool}"]
+    options = ["--gpupool-devices", kind.devices, "--gpupool-merge"]
+    options += ["auto" if merges else "off", "--config", *config, f"load_s={kind.load_s}"]
+    runs = Runs("auto" if merges else "off")
+    command = snakemake(SNAKEFILE, "gpupool", "--profile", str(PROFILE), *options)
+    run_timed(runs, command, room / "run", {"GPUPOOL_SIMULATE": SIMULATED})
+    return runs.walls_s[-1]
+
+
+def new_room() -> Path:
+    """Return a new directory. None is removed before the end: later files would take longer."""
+    room = ROOM / str(next(NUMBERS))
+    room.mkdir(parents=True)
+    return room
 
 
 def main() -> int:
     """Run all; return 0 if the target is reached everywhere."""
     options = parse_arguments()
-    end_on_sigterm()
+    report.begin(ROOM, options.cores)
     os.environ["GPUPOOL_PROFILE"] = "off"
-    print("\n".join(report.facts_lines(machine())))
+    try:
+        return run(options)
+    finally:
+        shutil.rmtree(ROOM, ignore_errors=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do so."""
     print("\n| models | requests | | auto, s | off, s | auto / off |\n|---|---|---|---|---|---|")
     targets = []
     for (name, kind), requests in itertools.product(KINDS.items(), options.requests):
@@ -128,6 +142,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1, help="(default: 1)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--pool-only", action="store_true", help="no runs of Snakemake")
+    parser.add_argument("--cores", type=int, default=2, help="cores (default: 2)")
     return parser.parse_args()
 
 
