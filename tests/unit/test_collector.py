@@ -20,6 +20,7 @@ from snakemake_executor_gpupool.frontends.snakemake.settings import ExecutorSett
 def usual() -> Iterator[tuple[int, int, int]]:
     """Python's own choice, which other tests may have changed."""
     before = gc.get_threshold()
+    gc.unfreeze()
     gc.set_threshold(700, 10, 10)
     yield gc.get_threshold()
     gc.unfreeze()

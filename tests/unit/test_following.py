@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +13,13 @@ import pytest
 from snakemake.io import IOFile
 from snakemake.iocontainers import Params, ResourceList
 
-from snakemake_executor_gpupool.frontends.snakemake.early_values import is_settled
+from snakemake_executor_gpupool.frontends.snakemake.early_values import has_same, is_settled
 from snakemake_executor_gpupool.frontends.snakemake.following import Following
-from snakemake_executor_gpupool.frontends.snakemake.translate import TOOL, open_value
+from snakemake_executor_gpupool.frontends.snakemake.translate import (
+    TOOL,
+    build_request,
+    open_value,
+)
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 from tests.unit.stub_workflow import StubDag, StubJob
 
@@ -52,6 +58,7 @@ class LateJob(StubJob):
                 for name, value in self.rule.params.items()
             }
             self._params = Params(fromdict=values)
+            self._non_derived_params = list(values.values())
         return self._params
 
 
@@ -97,6 +104,9 @@ class Rows:
     def after(self, job: LateJob) -> tuple[Request, ...]:
         return self.following.requests(job, self.here)
 
+    def ready(self, job: LateJob, job_id: int = 7) -> Request | None:
+        return self.following.ready(job, job_id, self.here)
+
     def finish(self, job: LateJob) -> None:
         self.workflow.dag.done.add(job)
 
@@ -121,7 +131,7 @@ def test_each_job_is_evaluated_once_in_a_look_and_left_as_it_was(directory: Path
 
 
 def test_a_request_that_depends_on_no_file_is_built_once(directory: Path) -> None:
-    rows = Rows(directory, model=1, sizes=[1, 2], more={"a": Path("b")})
+    rows = Rows(directory, model=1, sizes=[1, 2], more={"a": "b"})
     _, guessed = rows.after(rows.first)
     rows.finish(rows.first)
     rows.third.evaluated = dict.fromkeys(rows.third.evaluated, 0)
@@ -129,9 +139,9 @@ def test_a_request_that_depends_on_no_file_is_built_once(directory: Path) -> Non
     assert rows.third.evaluated == {"params": 0, "resources": 0}
     rows.finish(rows.second)
     assert rows.after(rows.third) == ()
-    assert rows.after(rows.second) == (guessed,) and rows.third.evaluated["params"] == 1, (
-        "nothing is kept of what is ready"
-    )
+    served = rows.ready(rows.third)
+    assert served is not None and served.params is guessed.params
+    assert rows.ready(rows.third) is None, "nothing is kept of what is ready"
 
 
 @pytest.mark.parametrize("value", [lambda job: len(list(Path().iterdir())), lambda job: 1])
@@ -192,3 +202,94 @@ def test_a_guess_says_nothing_of_resources_and_a_ready_job_does(directory: Path)
     guessed, _ = rows.after(rows.first)
     assert dict(pickle.loads(guessed.job).resources) == {}
     assert guessed.job == guessed.bare and TOOL not in pickle.loads(guessed.params)
+
+
+# -- a job that was guessed is ready -----------------------------------------------------------
+def anew(rows: Rows, job: LateJob) -> Request:
+    return build_request(rows.workflow, job, 7, TOOL_REF, here=rows.here)
+
+
+@pytest.mark.parametrize(
+    "params", [{"model": 1, "sizes": [1, 2], "more": {"a": [None, 1.5]}}, {}, {"text": "{name}"}]
+)
+def test_a_ready_job_is_served_as_if_nobody_had_guessed(
+    directory: Path, params: dict[str, Any]
+) -> None:
+    rows = Rows(directory, **params)
+    (directory / "first.txt").write_text("four")
+    rows.after(rows.first)
+    rows.finish(rows.first)
+    rows.after(rows.second)
+    (request, expected) = rows.ready(rows.second), anew(rows, rows.second)
+    assert request == expected and request.facts == expected.facts
+    assert request.input_bytes == 4 and request.facts.recipe
+    seen, to_see = pickle.loads(request.job), pickle.loads(expected.job)
+    assert vars(seen) == vars(to_see) and dict(seen.resources)["gpupool_tool"] == "tool"
+
+
+def test_a_ready_job_that_has_changed_is_built_anew(directory: Path) -> None:
+    def changed(change: Callable[[Rows], object]) -> Request | None:
+        rows = Rows(directory, sizes=[1, 2], model=1)
+        rows.after(rows.first)
+        rows.finish(rows.first)
+        change(rows)
+        return rows.ready(rows.second)
+
+    assert changed(lambda rows: None) is not None
+    assert changed(lambda rows: setattr(rows.second, "attempt", 2)) is None
+    assert changed(lambda rows: rows.second.rule.params.sizes.append(3)) is None
+    assert changed(lambda rows: rows.second.output.append(IOFile("more.txt"))) is None
+    assert changed(lambda rows: rows.second.output._add_name("named")) is None
+    assert changed(lambda rows: setattr(rows.second, "shadow_dir", "s")) is None
+    assert changed(lambda rows: setattr(rows, "here", "/elsewhere")) is None
+    other = dataclasses.replace(TOOL_REF, spec="another")
+    assert changed(lambda rows: setattr(rows.following, "_tool_of", lambda job: other)) is None
+
+
+def test_what_depends_on_files_is_built_once_it_is_ready(directory: Path) -> None:
+    rows = Rows(directory, model=lambda job: len(list(Path().iterdir())))
+    rows.after(rows.first)
+    Path("new.txt").touch()
+    rows.finish(rows.first)
+    assert rows.ready(rows.second) is None
+
+
+# -- what all jobs of a rule have ----------------------------------------------------------------
+def test_jobs_of_a_rule_that_have_the_same_are_evaluated_once(directory: Path) -> None:
+    rows = Rows(directory, model=1)
+    rows.after(rows.first)
+    another = rows.job("first", "other.txt", {})
+    later = rows.job("second", "first.txt", {}, another)
+    later.rule = rows.second.rule
+    (request,) = rows.after(another)
+    assert later.evaluated == {"params": 0, "resources": 0}
+    assert pickle.loads(request.params) == {"model": 1}
+    assert (later._params, later._resources) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("params", "same"),
+    [
+        ({"a": 1, "b": "x", "c": ["y", 2], "d": {"{": 1}}, True),
+        ({"a": "{sample}"}, False),
+        ({"a": ["x", "{sample}"]}, False),
+        ({"a": len}, False),
+    ],
+)
+def test_what_wildcards_are_put_into_differs(params: dict[str, Any], same: bool) -> None:
+    rule = SimpleNamespace(params=Params(fromdict=params), resources=resources_of(mem_mb=1))
+    assert has_same(rule) is same
+
+
+def test_a_job_with_resources_of_its_own_is_evaluated(directory: Path) -> None:
+    rows = Rows(directory, model=1)
+    rows.after(rows.first)
+    rows.second._aux_resources = {"more": 1}
+    rows.after(rows.first)
+    assert rows.second.evaluated["resources"] == 2 and rows.third.evaluated["resources"] == 1
+
+
+def test_a_rule_that_names_no_tool_does_not_follow(directory: Path) -> None:
+    rows = Rows(directory, model=1)
+    rows.third.rule.resources = resources_of(gpupool_tool="", tmpdir=open_value()())
+    assert len(rows.after(rows.first)) == 1 == len(rows.after(rows.first))

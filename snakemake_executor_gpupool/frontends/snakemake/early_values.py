@@ -1,8 +1,8 @@
 """What was found out about jobs before they are ready, so that it is not found out twice.
 
-In one look at the graph each job is evaluated once. A request is kept until its job is ready where
-nothing that it says depends on files; the job itself is served with a request that is made of what
-it says then.
+In one look at the graph each job is evaluated once, and once for all those that have the same. A
+request is kept until its job is ready where nothing that it says depends on files; the job itself
+is served with it only if what its tool sees of it is still the same then.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     DEFAULT_TMPDIR,
     EVALUATED_WHERE_IT_RUNS,
+    tool_spec,
 )
+from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.requests import Request
 
 #: What a job keeps of values that may be functions of files.
@@ -41,17 +43,24 @@ class SameValues:
     """Params and resources of rules whose jobs all have the same."""
 
     def __init__(self) -> None:
-        self._of_rules: dict[str, tuple[Any, ...] | None] = {}
+        #: By its name: the rule, what its jobs have (None: not the same), whether they name a tool.
+        self._rules: dict[str, tuple[Any, tuple[Any, ...] | None, bool]] = {}
 
     def of(self, job: Any) -> tuple[Any, ...] | None:
         """Return what a job has, not to be changed; None: that is not known."""
-        return None if _has_more(job) else self._of_rules.get(job.rule.name)
+        rule, values, _ = self._rules.get(job.rule.name, (None, None, False))
+        return values if rule is job.rule and not _has_more(job) else None
+
+    def names_tool(self, job: Any) -> bool | None:
+        """Return whether a job names a tool; None: it has to be evaluated for that."""
+        return None if self.of(job) is None else self._rules[job.rule.name][2]
 
     def learn(self, job: Any, values: tuple[Any, ...]) -> None:
-        """Take in what a job was found to have."""
+        """Take in what a job was found to have; it still has it."""
         name = job.rule.name
-        if name not in self._of_rules and None not in values and not _has_more(job):
-            self._of_rules[name] = values if has_same(job.rule) else None
+        if name not in self._rules and None not in values and not _has_more(job):
+            same = values if has_same(job.rule) else None
+            self._rules[name] = job.rule, same, tool_spec(job) is not None
 
 
 def _has_more(job: Any) -> bool:
@@ -93,11 +102,18 @@ def _set_values(job: Any, values: tuple[Any, ...]) -> None:
         setattr(job, name, value)
 
 
+class Guess(NamedTuple):
+    """What a job that is not ready will ask for, and what its tool will see of it."""
+
+    request: Request
+    job: Job
+
+
 class KnownRequests:
-    """Requests of jobs that are not ready, of which nothing depends on files."""
+    """What jobs that are not ready will ask for, where nothing of that depends on files."""
 
     def __init__(self) -> None:
-        self._known: dict[Any, tuple[Any, Request]] = {}
+        self._known: dict[Any, tuple[Any, Guess]] = {}
         self._settled: dict[str, bool] = {}
 
     def is_settled(self, rule: Any) -> bool:
@@ -106,29 +122,32 @@ class KnownRequests:
             self._settled[rule.name] = is_settled(rule)
         return self._settled[rule.name]
 
-    def keep(self, job: Any, request: Request) -> None:
-        """Keep a job's request, if nothing that it says depends on files."""
+    def keep(self, job: Any, guess: Guess) -> None:
+        """Keep what a job will ask for, if nothing of that depends on files."""
         if self.is_settled(job.rule):
-            self._known[job] = _state(job), request
+            self._known[job] = _state(job), guess
 
-    def of(self, job: Any) -> Request | None:
-        """Return the request that was kept of a job; None: none was, or it is another one now."""
+    def of(self, job: Any) -> Guess | None:
+        """Return what was kept of a job; None: nothing was, or it is another one now."""
         # By the job, not by its name: what a checkpoint has replaced is no longer in the graph.
-        state, request = self._known.get(job, (None, None))
-        return request if request is not None and state == _state(job) else None
+        state, guess = self._known.get(job, (None, None))
+        return guess if guess is not None and state == _state(job) else None
 
     def has(self, job: Any) -> bool:
-        """Return whether a request was kept of a job, and it still asks for that."""
+        """Return whether it is kept what a job will ask for, and it still asks for that."""
         return self.of(job) is not None
 
-    def forget(self, job: Any) -> None:
-        """A job is ready."""
+    def take(self, job: Any) -> Guess | None:
+        """Return what was kept of a job that is ready, and forget it."""
+        guess = self.of(job)
         self._known.pop(job, None)
+        return guess
 
 
 def _state(job: Any) -> tuple[Any, ...]:
     """Return what a request says that may become another one without a function."""
-    return job.attempt, job.priority, *job.input
+    more = getattr(job, "_aux_resources", None)
+    return job.attempt, job.priority, dict(more) if more else None, *job.input
 
 
 def has_same(rule: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from snakemake_executor_gpupool.frontends.snakemake.containers import is_read
 from snakemake_executor_gpupool.frontends.snakemake.early_values import (
     EarlyValues,
+    Guess,
     KnownRequests,
     SameValues,
     untouched,
@@ -24,6 +25,9 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     flagged,
     is_served,
     may_be_served,
+    plain_job,
+    ready_request,
+    stands_alone,
 )
 from snakemake_executor_gpupool.records.reference import RESOURCES
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
@@ -44,6 +48,8 @@ class DagView:
         Within it a job that is not ready is evaluated.
     is_known
         Returns whether it is known that a job would be served.
+    names_tool
+        Returns whether a job names a tool; None: it has to be evaluated for that.
     """
 
     def __init__(
@@ -52,11 +58,13 @@ class DagView:
         cached: Callable[[Any], bool],
         early: Early = untouched,
         is_known: Callable[[Any], bool] = lambda job: False,
+        names_tool: Callable[[Any], bool | None] = lambda job: None,
     ) -> None:
         self._dag = dag
         self._cached = cached
         self._early = early
         self._is_known = is_known
+        self._names_tool = names_tool
 
     def readers(self, job: Any) -> Iterable[Any]:
         """Return the jobs that read what a job writes."""
@@ -80,9 +88,18 @@ class DagView:
             return False
         if self._is_known(job):
             return True
-        with contextlib.suppress(Exception), self._early(job):
-            return is_served(job) and is_plain(job) and is_movable(job) and not self._cached(job)
+        with contextlib.suppress(Exception):
+            return self._is_served(job) and (
+                is_plain(job) and is_movable(job) and not self._cached(job)
+            )
         return False
+
+    def _is_served(self, job: Any) -> bool:
+        names_tool = self._names_tool(job)
+        if names_tool is None:
+            with self._early(job):
+                return is_served(job)
+        return names_tool and stands_alone(job)
 
 
 class Following:
@@ -108,6 +125,15 @@ class Following:
         self._known = KnownRequests()
         self._same = SameValues()
 
+    def ready(self, job: Any, job_id: int, here: str, **more: Any) -> Request | None:
+        """Return the request of a job that is ready as it was guessed; None: build it anew."""
+        guess = self._known.take(job)
+        if guess is None or guess.request.cwd != here:
+            return None
+        if guess.request.tool != self._tool_of(job):
+            return None
+        return ready_request(job, job_id, *guess, **more)
+
     def requests(self, job: Any, here: str = "") -> tuple[Request, ...]:
         """Return the requests of the chain of jobs that follows a job, as far as it is known.
 
@@ -115,27 +141,26 @@ class Following:
 
         The chain ends at a job whose params are functions of files that do not exist yet.
         """
-        self._known.forget(job)
         if not is_plain(job) or job.attempt > 1 or not all(map(self.is_near, job.output)):
             return ()
         requests = []
         early, known = EarlyValues(self._same).of, self._known
-        view = DagView(self._workflow.dag, self._cached, early, known.has)
+        view = DagView(self._workflow.dag, self._cached, early, known.has, self._same.names_tool)
         with contextlib.suppress(Exception):
             for later in Lookahead(view).chain(job):
                 if not all(map(self.is_near, later.output)):
                     break
-                request = self._known_request(later, here) or self._guess(later, here, early)
-                if request is None:
+                guess = self._known_guess(later, here) or self._guess(later, here, early)
+                if guess is None:
                     break
-                known.keep(later, request)
-                requests.append(request)
+                known.keep(later, guess)
+                requests.append(guess.request)
         return tuple(requests)
 
-    def _known_request(self, job: Any, here: str) -> Request | None:
+    def _known_guess(self, job: Any, here: str) -> Guess | None:
         """Return what a job was found to ask for before, if it still does."""
-        request = self._known.of(job)
-        return request if request is not None and request.cwd == here else None
+        guess = self._known.of(job)
+        return guess if guess is not None and guess.request.cwd == here else None
 
     def model_of(self, job: Any) -> Request | None:
         """Return what a job that is not ready will ask of its model; None: that is not known yet.
@@ -144,13 +169,13 @@ class Following:
         """
         with contextlib.suppress(Exception):  # of a mistake in the rule, the job will tell
             if is_plain(job) and not self._cached(job):
-                request = self._guess(job)
-                if request is not None:
-                    return dataclasses.replace(request, identity=(), loads_only=True)
+                guess = self._guess(job)
+                if guess is not None:
+                    return dataclasses.replace(guess.request, identity=(), loads_only=True)
         return None
 
-    def _guess(self, job: Any, here: str = "", early: Early = untouched) -> Request | None:
-        """Return the request of a job that is not ready; None: it is not known yet."""
+    def _guess(self, job: Any, here: str = "", early: Early = untouched) -> Guess | None:
+        """Return what a job that is not ready will ask for; None: it is not known yet."""
         with early(job):
             if not self._known.is_settled(job.rule):
                 evaluate_here(job)
@@ -158,8 +183,9 @@ class Following:
                     return None
             if not is_read(self._workflow, job):
                 return None
-            tool = self._tool_of(job)
-            return build_request(self._workflow, job, 0, tool, here=here, is_guess=True)
+            tool, seen = self._tool_of(job), plain_job(job, has_resources=False)
+            request = build_request(self._workflow, job, 0, tool, here=here, guessed=seen)
+            return Guess(request, seen)
 
     def is_near(self, path: str) -> bool:
         """Return whether an output can be renamed into place from the run's own directory."""

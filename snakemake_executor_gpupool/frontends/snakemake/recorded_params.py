@@ -15,8 +15,8 @@ def import_no_pandas(persistence: Any) -> None:
     """Have params recorded this way from now on."""
     from snakemake import persistence as of_snakemake
 
-    usual = getattr(persistence, "_params", None)
-    plain = getattr(persistence, "_serialize_param_builtin", None)
+    usual: Any = getattr(persistence, "_params", None)
+    plain: Any = getattr(persistence, "_serialize_param_builtin", None)
     nothing = getattr(of_snakemake, "UNREPRESENTABLE", None)
     is_known = callable(usual) and callable(plain) and nothing is not None
     if is_known and not isinstance(usual, RecordedParams):

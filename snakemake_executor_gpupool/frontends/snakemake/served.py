@@ -165,17 +165,13 @@ class Serving:
         return ended
 
     def _request(self, job: Any, job_id: int, here: str, *, goes_on: bool) -> Request:
-        merges = self._merges and not uses_cache(self._workflow, job)
-        return build_request(
-            self._workflow,
-            job,
-            job_id,
-            self._tool(job),
-            here=here,
-            goes_on=goes_on,
-            wave=self._wave_of(job),
-            follow=self._following.requests(job, here) if merges else (),
-        )
+        more: dict[str, Any] = {"goes_on": goes_on, "wave": self._wave_of(job)}
+        if self._merges and not uses_cache(self._workflow, job):
+            more["follow"] = self._following.requests(job, here)
+            request = self._following.ready(job, job_id, here, **more)
+            if request is not None:
+                return request
+        return build_request(self._workflow, job, job_id, self._tool(job), here=here, **more)
 
     def _tool(self, job: Any) -> ToolRef:
         """Return a rule's tool; looked up once per rule, since it means looking for files."""

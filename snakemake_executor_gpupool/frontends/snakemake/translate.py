@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import os
 import pickle
@@ -80,8 +81,11 @@ def may_be_served(rule: Any) -> bool:
 
 def is_served(job: Any) -> bool:
     """Return whether a job goes to the pool: it names a tool, and no pipe or service joins it."""
-    if tool_spec(job) is None:
-        return False
+    return tool_spec(job) is not None and stands_alone(job)
+
+
+def stands_alone(job: Any) -> bool:
+    """Return whether no pipe or service joins a job to others."""
     return not (has_flags(job) and (job.is_pipe or job.is_service))
 
 
@@ -145,7 +149,7 @@ def build_request(
     tool: ToolRef,
     *,
     here: str = "",
-    is_guess: bool = False,
+    guessed: Job | None = None,
     **more: Any,
 ) -> Request:
     """Return the request of a served job. Call it after the job was prepared, or guess.
@@ -154,9 +158,9 @@ def build_request(
     ----------
     here
         The working directory, if that is known: to ask for it takes as long as all else.
-    is_guess
-        The job is not ready: its resources are not known, its inputs may not be there, and nothing
-        is recorded of it.
+    guessed
+        The job is not ready, and this is what its tool may see of it: its resources are not known,
+        its inputs may not be there, and nothing is recorded of it.
     more
         Further fields of the request.
 
@@ -166,9 +170,9 @@ def build_request(
         The rule asks for something that a warm worker cannot provide; the message says what to do.
     """
     needs = needs_of(job)
-    plain = plain_job(job, has_resources=not is_guess)
-    without = plain if is_guess else plain.replace(resources={})
-    bare = pickle.dumps(without, PICKLE_PROTOCOL)
+    is_guess = guessed is not None
+    plain = guessed or plain_job(job)
+    bare = pickle.dumps(guessed or plain.replace(resources={}), PICKLE_PROTOCOL)
     touched: tuple[int, ...] = ()
     updates: tuple[tuple[int, str], ...] = ()
     directories: tuple[int, ...] = ()
@@ -200,6 +204,46 @@ def build_request(
         facts=JobFacts() if is_guess else facts_of(job, plain.params, recipe),
         texts=tuple(sorted(set(texts_of(plain.params)))),
         **more,
+    )
+
+
+def ready_request(
+    job: Any, job_id: int, guess: Request, guessed: Job, **more: Any
+) -> Request | None:
+    """Return the request of a job that is ready as far as it was guessed; None: it is another one.
+
+    Nothing that the guess says of devices, limits and flags depends on files, or it was not kept.
+
+    Parameters
+    ----------
+    guessed
+        What its tool might have seen of the job then.
+    """
+    plain = plain_job(job)
+    if job.shadow_dir or not _are_alike(plain, guessed):
+        return None
+    recipe = recipe_of(plain, guess.tool, job, touched=guess.touched, updates=guess.updates)
+    return dataclasses.replace(
+        guess,
+        job_id=job_id,
+        job=pickle.dumps(plain, PICKLE_PROTOCOL),
+        input_bytes=input_bytes(plain.input),
+        facts=facts_of(job, plain.params, recipe),
+        **more,
+    )
+
+
+def _are_alike(one: Job, other: Job) -> bool:
+    """Return whether two jobs are the same but for their resources."""
+    files = all(
+        mine == its and mine._names == its._names
+        for mine, its in zip(
+            (one.input, one.output, one.log), (other.input, other.output, other.log), strict=True
+        )
+    )
+    return files and (one.params, one.wildcards, one.threads, one.rule) == (
+        *(other.params, other.wildcards),
+        *(other.threads, other.rule),
     )
 
 
