@@ -338,6 +338,15 @@ class Request:
     prints_apart: bool = dataclasses.field(default=False, metadata=NOT_RECORDED)
     texts: tuple[str, ...] = dataclasses.field(default=(), metadata=NOT_RECORDED)
 
+    def changed(self, **fields: Any) -> Request:
+        """Return a copy with other values of some fields, which have to exist.
+
+        As ``dataclasses.replace``, in an eighth of its time: no field is made of others.
+        """
+        copy = object.__new__(Request)
+        vars(copy).update(vars(self), **fields)
+        return copy
+
     @property
     def space(self) -> str:
         """What the keys of its items' results start with, within the pool."""

@@ -105,7 +105,7 @@ class Rows:
         return self.following.requests(job, self.here)
 
     def ready(self, job: LateJob, job_id: int = 7) -> Request | None:
-        return self.following.ready(job, job_id, self.here)
+        return self.following.request(job, job_id, self.here)
 
     def finish(self, job: LateJob) -> None:
         self.workflow.dag.done.add(job)
@@ -217,11 +217,11 @@ def test_a_ready_job_is_served_as_if_nobody_had_guessed(
 ) -> None:
     rows = Rows(directory, **params)
     (directory / "first.txt").write_text("four")
-    rows.after(rows.first)
+    _, third = rows.after(rows.first)
     rows.finish(rows.first)
-    rows.after(rows.second)
     (request, expected) = rows.ready(rows.second), anew(rows, rows.second)
-    assert request == expected and request.facts == expected.facts
+    assert request is not None and request.follow == (third,)
+    assert request.changed(follow=()) == expected and request.facts == expected.facts
     assert request.input_bytes == 4 and request.facts.recipe
     seen, to_see = pickle.loads(request.job), pickle.loads(expected.job)
     assert vars(seen) == vars(to_see) and dict(seen.resources)["gpupool_tool"] == "tool"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     DEFAULT_TMPDIR,
     EVALUATED_WHERE_IT_RUNS,
+    has_flags,
     tool_spec,
 )
 from snakemake_executor_gpupool.tool_api.values import Job
@@ -45,6 +46,7 @@ class SameValues:
     def __init__(self) -> None:
         #: By its name: the rule, what its jobs have (None: not the same), whether they name a tool.
         self._rules: dict[str, tuple[Any, tuple[Any, ...] | None, bool]] = {}
+        self._guesses: dict[str, Guess] = {}
 
     def of(self, job: Any) -> tuple[Any, ...] | None:
         """Return what a job has, not to be changed; None: that is not known."""
@@ -54,6 +56,16 @@ class SameValues:
     def names_tool(self, job: Any) -> bool | None:
         """Return whether a job names a tool; None: it has to be evaluated for that."""
         return None if self.of(job) is None else self._rules[job.rule.name][2]
+
+    def guess_of(self, job: Any) -> Guess | None:
+        """Return the guess of another job that differs in nothing but wildcards and files."""
+        guess = self._guesses.get(job.rule.name)
+        return None if guess is None or self.of(job) is None or has_flags(job) else guess
+
+    def keep(self, job: Any, guess: Guess) -> None:
+        """Take in what a job was guessed to ask for."""
+        if self.of(job) is not None and not has_flags(job):
+            self._guesses[job.rule.name] = guess
 
     def learn(self, job: Any, values: tuple[Any, ...]) -> None:
         """Take in what a job was found to have; it still has it."""
@@ -103,10 +115,21 @@ def _set_values(job: Any, values: tuple[Any, ...]) -> None:
 
 
 class Guess(NamedTuple):
-    """What a job that is not ready will ask for, and what its tool will see of it."""
+    """What is known of a job that is not ready.
+
+    Attributes
+    ----------
+    request
+        What it will ask for.
+    job
+        What its tool will see of it.
+    later
+        The jobs that follow it, none of which can become more; None: there may be others.
+    """
 
     request: Request
     job: Job
+    later: tuple[Any, ...] | None = None
 
 
 class KnownRequests:

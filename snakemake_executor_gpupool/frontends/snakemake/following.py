@@ -23,6 +23,7 @@ from snakemake_executor_gpupool.frontends.snakemake.translate import (
     build_request,
     evaluate_here,
     flagged,
+    guess_like,
     is_served,
     may_be_served,
     plain_job,
@@ -70,6 +71,11 @@ class DagView:
         """Return the jobs that read what a job writes."""
         # A look-up by key would add the job: the graph's tables are defaultdicts.
         return list(self._dag.depending[job]) if job in self._dag.depending else []
+
+    def is_end(self, job: Any) -> bool:
+        """Return whether nothing that reads what a job writes could ever be served after it."""
+        readers = filter(self.is_pending, self.readers(job))
+        return not any(may_be_served(reader.rule) for reader in readers)
 
     def writers(self, job: Any) -> Iterable[Any]:
         """Return the jobs that write what a job reads."""
@@ -125,14 +131,20 @@ class Following:
         self._known = KnownRequests()
         self._same = SameValues()
 
-    def ready(self, job: Any, job_id: int, here: str, **more: Any) -> Request | None:
-        """Return the request of a job that is ready as it was guessed; None: build it anew."""
+    def request(self, job: Any, job_id: int, here: str, **more: Any) -> Request | None:
+        """Return the request of a job that is ready as it was guessed; None: nothing was.
+
+        It has those of the jobs that follow, as :meth:`requests` does.
+        """
         guess = self._known.take(job)
         if guess is None or guess.request.cwd != here:
             return None
         if guess.request.tool != self._tool_of(job):
             return None
-        return ready_request(job, job_id, *guess, **more)
+        follow = self._still(job, guess, here)
+        if follow is None:
+            follow = self.requests(job, here)
+        return ready_request(job, job_id, guess.request, guess.job, follow=follow, **more)
 
     def requests(self, job: Any, here: str = "") -> tuple[Request, ...]:
         """Return the requests of the chain of jobs that follows a job, as far as it is known.
@@ -143,18 +155,41 @@ class Following:
         """
         if not is_plain(job) or job.attempt > 1 or not all(map(self.is_near, job.output)):
             return ()
-        requests = []
-        early, known = EarlyValues(self._same).of, self._known
-        view = DagView(self._workflow.dag, self._cached, early, known.has, self._same.names_tool)
+        early = EarlyValues(self._same).of
+        view = self._view(early)
+        chain: list[Any] = []
+        guesses: list[Guess] = []
+        is_all = False
         with contextlib.suppress(Exception):
-            for later in Lookahead(view).chain(job):
+            chain = Lookahead(view).chain(job)
+            for later in chain:
                 if not all(map(self.is_near, later.output)):
                     break
                 guess = self._known_guess(later, here) or self._guess(later, here, early)
                 if guess is None:
                     break
-                known.keep(later, guess)
-                requests.append(guess.request)
+                guesses.append(guess)
+            is_all = len(guesses) == len(chain) and view.is_end([job, *chain][-1])
+        for number, (later, guess) in enumerate(zip(chain, guesses, strict=False), 1):
+            after = tuple(chain[number:]) if is_all else None
+            self._known.keep(later, guess._replace(later=after))
+        return tuple(guess.request for guess in guesses)
+
+    def _view(self, early: Early = untouched) -> DagView:
+        graph = self._workflow.dag, self._cached
+        return DagView(*graph, early, self._known.has, self._same.names_tool)
+
+    def _still(self, job: Any, guess: Guess, here: str) -> tuple[Request, ...] | None:
+        """Return what was found to follow a job before it was ready, if it still does."""
+        if guess.later is None:
+            return None
+        view, requests = self._view(), []
+        for later in guess.later:
+            known = self._known_guess(later, here)
+            if known is None or later not in view.readers(job) or not view.is_pending(later):
+                return None
+            requests.append(known.request)
+            job = later
         return tuple(requests)
 
     def _known_guess(self, job: Any, here: str) -> Guess | None:
@@ -176,6 +211,10 @@ class Following:
 
     def _guess(self, job: Any, here: str = "", early: Early = untouched) -> Guess | None:
         """Return what a job that is not ready will ask for; None: it is not known yet."""
+        another = self._same.guess_of(job)
+        if another is not None and is_read(self._workflow, job):
+            if another.request.cwd == here and another.request.tool == self._tool_of(job):
+                return Guess(*guess_like(job, another.request, another.job))
         with early(job):
             if not self._known.is_settled(job.rule):
                 evaluate_here(job)
@@ -185,7 +224,9 @@ class Following:
                 return None
             tool, seen = self._tool_of(job), plain_job(job, has_resources=False)
             request = build_request(self._workflow, job, 0, tool, here=here, guessed=seen)
-            return Guess(request, seen)
+            guess = Guess(request, seen)
+        self._same.keep(job, guess)
+        return guess
 
     def is_near(self, path: str) -> bool:
         """Return whether an output can be renamed into place from the run's own directory."""

@@ -167,10 +167,10 @@ class Serving:
     def _request(self, job: Any, job_id: int, here: str, *, goes_on: bool) -> Request:
         more: dict[str, Any] = {"goes_on": goes_on, "wave": self._wave_of(job)}
         if self._merges and not uses_cache(self._workflow, job):
-            more["follow"] = self._following.requests(job, here)
-            request = self._following.ready(job, job_id, here, **more)
+            request = self._following.request(job, job_id, here, **more)
             if request is not None:
                 return request
+            more["follow"] = self._following.requests(job, here)
         return build_request(self._workflow, job, job_id, self._tool(job), here=here, **more)
 
     def _tool(self, job: Any) -> ToolRef:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import os
 import pickle
@@ -207,6 +206,26 @@ def build_request(
     )
 
 
+def guess_like(job: Any, request: Request, seen: Job) -> tuple[Request, Job]:
+    """Return what is guessed of a job that differs from another one in wildcards and files alone.
+
+    Parameters
+    ----------
+    request, seen
+        What was guessed of the other one: what it asks for, and what its tool may see of it.
+    """
+    its = seen.replace(
+        wildcards={name: str(value) for name, value in job.wildcards_dict.items()},
+        input=named_from_namedlist(job.input),
+        output=named_from_namedlist(job.output),
+        log=named_from_namedlist(job.log),
+    )
+    bare = pickle.dumps(its, PICKLE_PROTOCOL)
+    named = {"title": title(job), "identity": identity(job)}
+    now = {"priority": job.priority, "attempt": job.attempt}
+    return request.changed(job=bare, bare=bare, **named, **now), its
+
+
 def ready_request(
     job: Any, job_id: int, guess: Request, guessed: Job, **more: Any
 ) -> Request | None:
@@ -223,8 +242,7 @@ def ready_request(
     if job.shadow_dir or not _are_alike(plain, guessed):
         return None
     recipe = recipe_of(plain, guess.tool, job, touched=guess.touched, updates=guess.updates)
-    return dataclasses.replace(
-        guess,
+    return guess.changed(
         job_id=job_id,
         job=pickle.dumps(plain, PICKLE_PROTOCOL),
         input_bytes=input_bytes(plain.input),

@@ -157,13 +157,15 @@ class Model:
         tokens = max(next((item.tokens for item in self.queue), 1), 1)
         most = (self.budget_tokens or 1) // tokens
         return self.merged.is_full(
-            self.queue, 1 + len(self.more_params), most, is_idle=not self.in_flight
+            self.queue, 1 + len(self.more_params), most, not self.in_flight, self.load_s
         )
 
     @property
     def round_size(self) -> int | None:
         """How many merged requests a dispatch should have; None: as many as fit."""
-        return self.merged.round_size(1 + len(self.more_params)) if self.is_chain else None
+        if not self.is_chain:
+            return None
+        return self.merged.round_size(1 + len(self.more_params), load_s=self.load_s)
 
     @property
     def waiting(self) -> int:

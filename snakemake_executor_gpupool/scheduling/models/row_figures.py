@@ -17,6 +17,8 @@ ROUND_S = 0.04
 #: So many requests it has at least, since each dispatch of a stage has its price, unless they take
 #: longer than this.
 MIN_ROUND, MAX_ROUND_S = 16, 0.2
+#: Models that are loaded within it are not worth doing much else meanwhile.
+BRIEF_LOAD_S = 0.5
 #: So many that wait are enough for a process that has nothing else to do.
 IDLE_ROUND = 5
 #: The share in that, at most, of what computing takes however few requests there are.
@@ -93,7 +95,9 @@ class RowFigures:
         each_s = max((more_s - computed_s) / (more - number), 0.0)
         return max(computed_s - each_s * number, 0.0)
 
-    def round_size(self, stages: int, is_idle: bool = False) -> int | None:
+    def round_size(
+        self, stages: int, is_idle: bool = False, load_s: float | None = None
+    ) -> int | None:
         """Return how many requests a dispatch should have; None: as many as fit.
 
         Where files take most of the time, few: others read and publish at the same time, and a
@@ -105,18 +109,29 @@ class RowFigures:
         is_idle
             Whether the process has nothing else to do: then fewer are enough to begin with, while
             further ones are read.
+        load_s
+            What loading the first model took. Before anything is measured a dispatch takes all, so
+            that there is something to read and write while the further models are loaded. Where
+            loading is brief, a few requests are to be measured first.
         """
         if not self.files_s or not self._latest:
-            return None
+            return MIN_ROUND if load_s is not None and load_s <= BRIEF_LOAD_S else None
         request_s = stages * self.files_s
         brief = max(ROUND_S / request_s, min(MIN_ROUND, MAX_ROUND_S / request_s))
         if is_idle:
             brief = min(brief, IDLE_ROUND)
         return math.ceil(max(brief, self.fixed_s / (MAX_FIXED * self.files_s)))
 
-    def is_full(self, waiting: Sized, stages: int, most: float, is_idle: bool = False) -> bool:
+    def is_full(
+        self,
+        waiting: Sized,
+        stages: int,
+        most: float,
+        is_idle: bool = False,
+        load_s: float | None = None,
+    ) -> bool:
         """Tell whether as many requests wait as a dispatch should have, ``most`` of which fit."""
-        size = self.round_size(stages, is_idle)
+        size = self.round_size(stages, is_idle, load_s)
         return size is not None and len(waiting) >= min(size, max(most, 1))
 
 
