@@ -25,6 +25,7 @@ from snakemake_executor_gpupool.scheduling.merging.worth import (
 )
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.row_figures import (
+    BRIEF_LOAD_S,
     IDLE_ROUND,
     MAX_ROUND_S,
     MIN_ROUND,
@@ -412,6 +413,16 @@ def test_no_dispatch_is_cut_short_while_more_is_being_read() -> None:  # P7
     assert first == 60 and second == IDLE_ROUND, "all of the first wave, then a few to begin with"
     assert sum(rest) == 60 - IDLE_ROUND and len(rest) == 3, "then what is read meanwhile"
     assert min(rest) > 2 * IDLE_ROUND
+
+
+def test_where_loading_is_brief_a_few_requests_are_measured_first() -> None:  # F2
+    """All at once would leave nobody anything to do until the first stage of all is done."""
+    world = simulated(True, 60, load_s=0.01, seconds_per_cost=1e-5)
+    first, *rest = world.effects(fx.RunMerged)
+    assert len(first.requests) == MIN_ROUND and sum(len(r.requests) for r in rest) == 60 - MIN_ROUND
+    assert RowFigures().round_size(3, load_s=BRIEF_LOAD_S) == MIN_ROUND
+    assert RowFigures().round_size(3, load_s=2 * BRIEF_LOAD_S) is None
+    assert RowFigures().round_size(3) is None
 
 
 @pytest.mark.parametrize("rows", [1, 10, 30, 60])
