@@ -213,8 +213,9 @@ class Following:
         """Return what a job that is not ready will ask for; None: it is not known yet."""
         another = self._same.guess_of(job)
         if another is not None and is_read(self._workflow, job):
-            if another.request.cwd == here and another.request.tool == self._tool_of(job):
-                return Guess(*guess_like(job, another.request, another.job))
+            asked = another.request
+            if asked.cwd == here and asked.tool == self._tool_of(job):
+                return Guess(*guess_like(job, asked, another.job))
         with early(job):
             if not self._known.is_settled(job.rule):
                 evaluate_here(job)
