@@ -83,7 +83,6 @@ from snakemake_executor_gpupool.worker.describe import (
     describe_item,
     describe_model,
     quick_budget,
-    tool_info,
     versions,
 )
 from snakemake_executor_gpupool.worker.edits import Edits
@@ -98,6 +97,7 @@ from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.origin import origin_of
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
 from snakemake_executor_gpupool.worker.overlap import are_ours
+from snakemake_executor_gpupool.worker.plain_models import PlainModels
 from snakemake_executor_gpupool.worker.printed import Printed
 from snakemake_executor_gpupool.worker.result_file import KeptResults
 from snakemake_executor_gpupool.worker.run_store import RunStore
@@ -137,6 +137,7 @@ class Server:
         self._remarked: set[str] = set()
         #: The models whose origin was said.
         self._known_origins: set[str] = set()
+        self._plain_models = PlainModels()
         self._edits = Edits(tool_class)
         self._later = LaterTools(self._unchanged, base_dir)
         self._restored = RestoredTools()
@@ -216,11 +217,16 @@ class Server:
                 tool_class = self._later.of(spec, stamp)
                 self._restored.know(tool_class)
                 later: Job = load_payload(blob)
-                tool = for_files(tool_class, later.params)
-                model = describe_model(tool, later.output)
-                model |= self._origin_of(tool, later, model["model"], frame)
-                models.append({**model, "info": tool_info(tool_class)})
+                models.append(self._described(tool_class, later, frame))
         return models
+
+    def _described(self, tool_class: type[Tool], job: Job, frame: Frame) -> dict[str, Any]:
+        """Return which model a following job needs."""
+        model = self._plain_models.of(tool_class, job)
+        if not frame.meta["hashes"] or model["model"] in self._known_origins:
+            return model
+        tool = for_files(tool_class, job.params)
+        return {**model, **self._origin_of(tool, job, model["model"], frame)}
 
     def _origin_of(self, tool: Tool, job: Job, model: str, frame: Frame) -> dict[str, Any]:
         """Return what a model was made of, unless that was said before, or nobody wants it."""
