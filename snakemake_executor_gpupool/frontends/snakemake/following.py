@@ -18,16 +18,15 @@ from snakemake_executor_gpupool.frontends.snakemake.early_values import (
     SameValues,
     untouched,
 )
+from snakemake_executor_gpupool.frontends.snakemake.guesses import guess_like, ready_request
 from snakemake_executor_gpupool.frontends.snakemake.lookahead import Lookahead
 from snakemake_executor_gpupool.frontends.snakemake.translate import (
     build_request,
     evaluate_here,
     flagged,
-    guess_like,
     is_served,
     may_be_served,
     plain_job,
-    ready_request,
     stands_alone,
 )
 from snakemake_executor_gpupool.records.reference import RESOURCES
