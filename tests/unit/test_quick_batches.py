@@ -69,6 +69,18 @@ def test_large_items_or_results_are_fewer() -> None:
     assert batches.bounds(SPEED)[0] == 0
 
 
+def test_one_that_was_not_quick_makes_the_next_ones_smaller() -> None:
+    batches = quick()
+    batches.saw([b"x"])
+    for seconds, most in ((1.0, 128), (0.001, 256), (0.001, 512), (0.001, 512), (1.0, 128)):
+        batches.took(512, 64, seconds)
+        assert batches.bounds(SPEED)[0] == most
+    batches.took(64, 64, 1.0)
+    assert batches.bounds(SPEED)[0] == 128, "within the budget it says nothing"
+    batches.took(65, 64, 1.0)
+    assert batches.bounds(SPEED)[0] == 32
+
+
 def test_a_tool_that_was_not_asked_stays_within_its_budget() -> None:
     batches = quick(0)
     batches.saw([b"x"])
@@ -118,6 +130,25 @@ def test_batches_grow_once_they_are_known_to_be_quick() -> None:
 def test_batches_that_take_time_do_not_grow() -> None:
     found = sizes(World(gpus=0, cpus=1, seconds_per_cost=1e-3, budget_tokens=8, quick_tokens=40))
     assert max(found) == 8
+
+
+def test_a_large_batch_that_is_not_quick_after_all_has_the_time_of_several() -> None:  # W4
+    """The first jobs tell nothing of the later ones."""
+    world = World(
+        gpus=0,
+        cpus=1,
+        seconds_per_cost=lambda key: 1.0 if key.startswith("slow") else 1e-5,
+        budget_tokens=8,
+        quick_tokens=40,
+        info={"batch_limit_s": 10.0},
+    )
+    world.submit(1, [f"quick{number}" for number in range(100)])
+    world.submit(2, [f"slow{number}" for number in range(100)])
+    world.run()
+    assert world.reports == {1: None, 2: None}
+    slow = [len(batch) for batch in world.batches if batch[-1].startswith("slow")]
+    assert slow[0] == 40 and max(slow[3:]) <= 8, "the first ones, and once that is known"
+    assert world.scheduler.dispatch.counts["worker_crashes"] == 0
 
 
 def test_workers_share_what_is_quick_all_the_same() -> None:  # P2

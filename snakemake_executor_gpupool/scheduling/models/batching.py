@@ -96,7 +96,8 @@ class Batching:
             self._failures.requeue(worker.model, items)
             self._lifecycle.devices_left([device.name for device in worker.devices], now_s)
             return
-        worker.model.quick.saw([item.payload for item in items])
+        if worker.model.quick.most_tokens:
+            worker.model.quick.saw([item.payload for item in items])
         self._batches += 1
         batch = Batch(self._batches, items, now_s)
         worker.in_flight.append(batch)
@@ -189,7 +190,9 @@ class Batching:
         if worker.in_flight:
             worker.in_flight[0].sent_s = now_s
         model.speed.learn(batch.cost, seconds, len(batch.items))
-        model.memory = model.memory.computed(peak_mib, model.batch_tokens(batch))
+        tokens = model.batch_tokens(batch)
+        model.memory = model.memory.computed(peak_mib, tokens)
+        model.quick.took(tokens, model.budget_tokens or 1, seconds)
         return batch
 
     def _settle(

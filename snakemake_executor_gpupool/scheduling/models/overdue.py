@@ -79,9 +79,11 @@ class OverdueWorkers:
             return False
         batch = worker.in_flight[0]
         expected_s = worker.model.speed.seconds(batch.cost) or 0.0
-        least_s = worker.model.info.batch_limit_s
+        # One beyond the budget was thought to be quick; if it is not, it is several.
+        times = max(worker.model.batch_tokens(batch) / (worker.model.budget_tokens or 1), 1.0)
+        least_s = worker.model.info.batch_limit_s * times
         limit_s = max(least_s, self._batch_limit_factor * expected_s)
         if worker.model.is_chain and not worker.has_all_stages:
             # It may load the models of later stages meanwhile.
             return now_s - batch.sent_s > limit_s + self._load_limit_s
-        return now_s - batch.sent_s > min(limit_s, self._jobs.patience_s(batch.items))
+        return now_s - batch.sent_s > min(limit_s, self._jobs.patience_s(batch.items) * times)
