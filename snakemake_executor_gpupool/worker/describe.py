@@ -105,7 +105,10 @@ def quick_budget(tool: Tool, device: str) -> int:
     memory more items could fill in no time, and in a reproducible run.
     """
     says = ("tokens", "batch_tokens")
-    is_said = any(getattr(type(tool), name) is not getattr(Tool, name) for name in says)
+    # On the object, too: any of its methods may have put another one there.
+    is_said = any(
+        getattr(getattr(tool, name), "__func__", None) is not getattr(Tool, name) for name in says
+    )
     if is_said or tool.max_batch_tokens or device != "cpu" or mode_here().is_reproducible:
         return 0
     return QUICK_TOKENS

@@ -25,7 +25,7 @@ from snakemake_executor_gpupool.scheduling.merging.worth import (
 )
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.row_figures import (
-    BRIEF_LOAD_S,
+    BRIEF_LOADS_S,
     IDLE_ROUND,
     MAX_ROUND_S,
     MIN_ROUND,
@@ -415,14 +415,12 @@ def test_no_dispatch_is_cut_short_while_more_is_being_read() -> None:  # P7
     assert min(rest) > 2 * IDLE_ROUND
 
 
-def test_where_loading_is_brief_a_few_requests_are_measured_first() -> None:  # F2
+def test_where_loading_is_known_to_be_brief_a_few_requests_are_measured_first() -> None:  # F2
     """All at once would leave nobody anything to do until the first stage of all is done."""
-    world = simulated(True, 60, load_s=0.01, seconds_per_cost=1e-5)
-    first, *rest = world.effects(fx.RunMerged)
-    assert len(first.requests) == MIN_ROUND and sum(len(r.requests) for r in rest) == 60 - MIN_ROUND
-    assert RowFigures().round_size(3, load_s=BRIEF_LOAD_S) == MIN_ROUND
-    assert RowFigures().round_size(3, load_s=2 * BRIEF_LOAD_S) is None
-    assert RowFigures().round_size(3) is None
+    known = RowFigures(later_loads_s=BRIEF_LOADS_S / 2)
+    assert known.round_size(3, load_s=BRIEF_LOADS_S / 2) == MIN_ROUND
+    assert known.round_size(3, load_s=BRIEF_LOADS_S) is None is known.round_size(3)
+    assert RowFigures().round_size(3, load_s=0.0) is None
 
 
 @pytest.mark.parametrize("rows", [1, 10, 30, 60])

@@ -6,6 +6,7 @@ import pytest
 
 from snakemake_executor_gpupool import Tool
 from snakemake_executor_gpupool.scheduling.models.batch_time import Speed
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.quick_batches import (
     MOST_BYTES,
     QUICK_S,
@@ -110,6 +111,13 @@ def test_a_reproducible_run_has_batches_as_ever(monkeypatch: pytest.MonkeyPatch)
     assert quick_budget(Silent(), "cpu") == 0
 
 
+@pytest.mark.parametrize("name", ["tokens", "batch_tokens"])
+def test_an_object_may_say_it_too(name: str) -> None:
+    tool = Silent()
+    setattr(tool, name, lambda *of: 4)
+    assert quick_budget(tool, "cpu") == 0
+
+
 # -- in a run --------------------------------------------------------------------------------
 def sizes(world: World, jobs: int = 30, items: int = 10) -> list[int]:
     """Return how large the batches were."""
@@ -149,6 +157,13 @@ def test_a_large_batch_that_is_not_quick_after_all_has_the_time_of_several() -> 
     slow = [len(batch) for batch in world.batches if batch[-1].startswith("slow")]
     assert slow[0] == 40 and max(slow[3:]) <= 8, "the first ones, and once that is known"
     assert world.scheduler.dispatch.counts["worker_crashes"] == 0
+
+
+def test_a_budget_that_an_earlier_run_has_shrunk_is_kept_to() -> None:  # W6
+    figures = {"m": Figures(load_s=1.0, s_per_cost=1e-5, fixed_s=0.0, budget_tokens=8)}
+    options = {"seconds_per_cost": 1e-5, "budget_tokens": 20, "quick_tokens": 40}
+    world = World(gpus=1, cpus=0, figures=figures, **options)  # type: ignore[arg-type]
+    assert max(sizes(world)) == 8
 
 
 def test_workers_share_what_is_quick_all_the_same() -> None:  # P2

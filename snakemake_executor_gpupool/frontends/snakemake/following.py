@@ -140,10 +140,11 @@ class Following:
             return None
         if guess.request.tool != self._tool_of(job):
             return None
+        request = ready_request(job, job_id, guess.request, guess.job, **more)
+        if request is None:
+            return None
         follow = self._still(job, guess, here)
-        if follow is None:
-            follow = self.requests(job, here)
-        return ready_request(job, job_id, guess.request, guess.job, follow=follow, **more)
+        return request.changed(follow=self.requests(job, here) if follow is None else follow)
 
     def requests(self, job: Any, here: str = "") -> tuple[Request, ...]:
         """Return the requests of the chain of jobs that follows a job, as far as it is known.
@@ -213,7 +214,9 @@ class Following:
         another = self._same.guess_of(job)
         if another is not None and is_read(self._workflow, job):
             asked = another.request
-            if asked.cwd == here and asked.tool == self._tool_of(job):
+            with untouched(job):
+                is_same = asked.cwd == here and asked.tool == self._tool_of(job)
+            if is_same:
                 return Guess(*guess_like(job, asked, another.job))
         with early(job):
             if not self._known.is_settled(job.rule):

@@ -363,7 +363,7 @@ class WorkerLifecycle:
         model.memory = model.memory.loaded(message.peak_mib, message.batch_tokens)
         if model.budget_tokens is None:
             model.budget_tokens = message.batch_tokens
-        if not model.has_shrunk:
+            # Not where memory was found not to be enough for that, in an earlier run, too.
             model.quick.most_tokens = message.quick_tokens
         self.ready(worker, now_s)
 

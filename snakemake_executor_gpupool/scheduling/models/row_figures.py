@@ -17,8 +17,8 @@ ROUND_S = 0.04
 #: So many requests it has at least, since each dispatch of a stage has its price, unless they take
 #: longer than this.
 MIN_ROUND, MAX_ROUND_S = 16, 0.2
-#: Models that are loaded within it are not worth doing much else meanwhile.
-BRIEF_LOAD_S = 0.5
+#: Where all models are loaded within it, it is not worth doing much else meanwhile.
+BRIEF_LOADS_S = 0.5
 #: So many that wait are enough for a process that has nothing else to do.
 IDLE_ROUND = 5
 #: The share in that, at most, of what computing takes however few requests there are.
@@ -112,10 +112,12 @@ class RowFigures:
         load_s
             What loading the first model took. Before anything is measured a dispatch takes all, so
             that there is something to read and write while the further models are loaded. Where
-            loading is brief, a few requests are to be measured first.
+            loading all is known to be brief, a few requests are to be measured first.
         """
         if not self.files_s or not self._latest:
-            return MIN_ROUND if load_s is not None and load_s <= BRIEF_LOAD_S else None
+            if load_s is None or self.later_loads_s is None:
+                return None
+            return MIN_ROUND if load_s + self.later_loads_s <= BRIEF_LOADS_S else None
         request_s = stages * self.files_s
         brief = max(ROUND_S / request_s, min(MIN_ROUND, MAX_ROUND_S / request_s))
         if is_idle:
