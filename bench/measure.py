@@ -164,7 +164,7 @@ def _fixed_work_s() -> float:
     return time.thread_time() - start_s
 
 
-def new_file_s(count: int = 200) -> float:
+def new_file_s(count: int = 50) -> float:
     """Return what it takes to create an empty file where rivals work, in seconds.
 
     ext4 passes over every inode near by that was deleted in the last five minutes before it takes

@@ -223,17 +223,20 @@ class Server:
     def _described(self, tool_class: type[Tool], job: Job, frame: Frame) -> dict[str, Any]:
         """Return which model a following job needs."""
         model = self._plain_models.of(tool_class, job)
-        if not frame.meta["hashes"] or model["model"] in self._known_origins:
+        if not self._wants_origin(model["model"], frame):
             return model
         tool = for_files(tool_class, job.params)
         return {**model, **self._origin_of(tool, job, model["model"], frame)}
 
     def _origin_of(self, tool: Tool, job: Job, model: str, frame: Frame) -> dict[str, Any]:
         """Return what a model was made of, unless that was said before, or nobody wants it."""
-        if not frame.meta["hashes"] or model in self._known_origins:
+        if not self._wants_origin(model, frame):
             return {}
         self._known_origins.add(model)
         return {"origin": origin_of(tool, job.output)}
+
+    def _wants_origin(self, model: str, frame: Frame) -> bool:
+        return frame.meta["hashes"] and model not in self._known_origins
 
     def _remark(self, ident: int, job: Job) -> None:
         """Warn of misspelt names in a rule or a class, and of edited code, once for each."""

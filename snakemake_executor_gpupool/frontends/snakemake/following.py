@@ -94,9 +94,8 @@ class DagView:
         if self._is_known(job):
             return True
         with contextlib.suppress(Exception):
-            return self._is_served(job) and (
-                is_plain(job) and is_movable(job) and not self._cached(job)
-            )
+            is_usual = self._is_served(job) and is_plain(job) and is_movable(job)
+            return is_usual and not self._cached(job)
         return False
 
     def _is_served(self, job: Any) -> bool:

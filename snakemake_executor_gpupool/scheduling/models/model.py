@@ -322,8 +322,6 @@ class Model:
         Near the end there is none: a batch that waits behind another could run elsewhere. Nor
         is there where short requests come, which would wait for both.
         """
-        if self.is_chain and self.round_size is not None and self.merged.compute_s is None:
-            return 0.0  # a few requests are measured first
         if self.round_size is not None and not self.suspects:
             # They are brief, and meanwhile it would have nothing to do.
             return math.inf if self.has_full_round or not self.tool.is_reading else 0.0
