@@ -95,11 +95,25 @@ class Params(dict):  # type: ignore[type-arg]  # values of any kind
 class PortablePath:
     """A path that is pickled so that every Python reads it, as a :class:`pathlib.Path`.
 
-    Python has moved the path classes between modules.
+    Python has moved the path classes between modules. It equals, and is shown, as that path would.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
+
+    def __fspath__(self) -> str:
+        return self.text
+
+    __str__ = __fspath__
+
+    def __repr__(self) -> str:
+        return f"PosixPath({self.text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PortablePath) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash((PortablePath, self.text))
 
     def __reduce__(self) -> Any:
         return (_as_path, (self.text,))

@@ -244,3 +244,43 @@ def test_a_lease_does_not_wait_for_an_idle_model(place: Place) -> None:
     assert leased.code == 0, leased.text
     (wanted,), (granted,) = leased.events("lease_requested"), leased.events("lease_granted")
     assert granted["time_s"] - wanted["time_s"] < 10
+
+
+MARKED = """
+from pathlib import Path
+from snakemake_executor_gpupool import Tool
+
+class Mark(Tool):
+    def load(self, device):
+        path = Path(self.params.model)
+        self.mark = path.read_text() if path.exists() else " has no mark"
+
+    def read(self, job):
+        return Path(job.input[0]).read_text().split()
+
+    def run(self, items):
+        return [item + self.mark for item in items]
+
+    def write(self, job, results):
+        Path(job.output[0]).write_text(" ".join(results))
+"""
+
+
+def test_weights_are_those_of_the_run_whose_rule_names_them_by_a_relative_path(  # G1
+    place: Place,
+) -> None:
+    place.tool.write_text(MARKED)
+    snakefile = f"""
+    from pathlib import Path
+    rule mark:
+        input: "in"
+        output: "out"
+        params: model=Path("marks/mine")
+        resources: gpupool_tool="{place.tool}:Mark"
+        shell: "false"
+    """
+    for mark in "?!":
+        files = {"in": "a b", "marks/mine": mark}
+        done = place.run(Workflow(place.directory / f"run{ord(mark)}", snakefile, files), "auto")
+        assert done.code == 0, done.text
+        assert done.read("out") == f"a{mark} b{mark}"

@@ -31,6 +31,8 @@ class Words(Tool):
 
     def run(self, items):
         time.sleep(self.params.sleep_s)
+        while type(self) is Turn and os.path.exists(os.environ["SEEN"] + "/held"):
+            time.sleep(0.02)
         with open(os.environ["SEEN"] + "/items", "a") as computed:
             computed.write("".join(f"{type(self).__name__}:{item}\\n" for item in items))
         if any("bad" in item.lower() for item in items) and type(self) is Turn:
@@ -175,10 +177,13 @@ def test_a_middle_step_that_fails_fails_alone_and_runs_find_each_others_results(
 
 
 def test_the_server_dies_in_the_middle_of_a_chain(place: Chains) -> None:
-    workflow = place.chains("here", sleep_s=1.0)
+    workflow = place.chains("here")
+    held = place.seen / "held"
+    held.touch()
     run = place.start(workflow, "auto")
     assert eventually(lambda: "Shout:a" in place.computed(), 60.0)
     os.kill(place.serve("--status")["pid"], signal.SIGKILL)
+    held.unlink()
     text = run.communicate(timeout=120)[0]
     assert run.returncode == 0, text
     assert "served by workers of this run" in text

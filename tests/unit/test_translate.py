@@ -86,6 +86,17 @@ def test_a_path_stays_a_path_for_whatever_python_reads_it(path: PurePath) -> Non
     data = pickle.dumps(kept, 5)
     assert b"pathlib" not in data.replace(b"PortablePath", b"")
     assert pickle.loads(data)["model"] == path
+    again, path = plain(path), Path(path)
+    assert {again, plain(path)} == {kept["model"]}, "jobs with equal params are equal"
+    assert again not in (str(path), plain(path / "other"))
+    assert repr(again) == repr(path), "records say what it is, not where it was in memory"
+
+
+def test_a_server_is_told_of_relative_paths_in_params(workflow: Any) -> None:  # G1
+    relative = {"model": Path("weights/a.pt"), "more": ["beside", "/a", Path("/b")]}
+    job = StubJob(workflow, "embed", params=relative, gpupool_tool="tool")
+    texts = build_request(workflow, job, 5, TOOL).texts
+    assert set(texts) == {"beside", "weights/a.pt", *relative}, "names may be paths, too"
 
 
 def test_what_a_tool_sees_is_what_the_rule_says(workflow: Any) -> None:
