@@ -61,6 +61,7 @@ class Chain:
         self.view: View | None = None
         self.written: set[str] = set()
         self._known: dict[str, str] = {}
+        self._first: dict[str, str] = {}
         self._way_for = 0
         self.is_whole = True
 
@@ -124,7 +125,16 @@ class Chain:
         assert self.view is not None
         known = self._known.get(path) if path in self.written else None
         # In the view nobody else writes.
-        return known if known and self.view.has(path) else digest(path)
+        if known and self.view.has(path):
+            return known
+        # Were it another one by now, it would be found out when the job is there.
+        return self._first.get(path) or digest(path)
+
+    def note_first(self, hashes: list[str]) -> None:
+        """Note what the outputs of the first stage contain, as far as that is known."""
+        self.hashes = hashes
+        pairs = zip(self.job.output, hashes)
+        self._first = {path: each for path, each in pairs if not each.startswith("dir:")}
 
     def note_written(self, places: dict[str, str], root_name: bytes) -> None:
         """Note what the outputs of a job that is not ready contain.

@@ -352,8 +352,8 @@ class ChainServer:
                     self._require_unchanged()
                     self._unchanged.reads.require_none_in(chain.meta["cwd"])
                     # Those of later stages are looked at when they are published.
-                    is_ready = self._hashes and chain.stage == 0
-                    chain.hashes = hashes_of(staged) if is_ready else []
+                    if self._hashes and chain.stage == 0:
+                        chain.note_first(hashes_of(staged))
             if chain.stage:
                 self._note_written(chain)
         except BaseException:

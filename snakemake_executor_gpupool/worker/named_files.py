@@ -7,6 +7,7 @@ Standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from snakemake_executor_gpupool.worker.file_digests import sha256_of, sha256_of_large
-from snakemake_executor_gpupool.worker.staging import digest
+from snakemake_executor_gpupool.worker.staging import examined
 
 #: Digests of larger files, weights mostly, are noted on disk.
 NOTED_BYTES = 64 * 1024**2
@@ -44,6 +45,8 @@ _TEXTLESS = frozenset((type(None), bool, int, float, complex))
 #: A file that names the parts of a model, which lie beside it.
 INDEX_SUFFIX = ".index.json"
 
+#: Keys of kept results rest on these digests.
+_new_hash = functools.partial(hashlib.blake2b, digest_size=32)
 _DIGESTS: OrderedDict[tuple[Any, ...], str] = OrderedDict()
 _LISTINGS: dict[tuple[Any, ...], frozenset[str]] = {}
 #: Until when the working directory counts as one that is still changing.
@@ -294,7 +297,7 @@ def _parts_of_index(path: str) -> list[str]:
 
 
 def _content_of_directory(path: str, bounds: Bounds) -> str:
-    total, files, size_bytes = hashlib.blake2b(digest_size=32), [], 0
+    total, files, size_bytes = _new_hash(), [], 0
     for name in files_below(path):
         status = os.stat(os.path.join(path, name))
         files.append((name, status))
@@ -345,7 +348,7 @@ def _content_of_file(path: str, status: os.stat_result) -> str:
 
 def _digest_of(path: str, status: os.stat_result) -> str:
     if status.st_size <= NOTED_BYTES:
-        return digest(path)
+        return examined(path, new_hash=_new_hash)[0]
     if status.st_size > WHOLE_BYTES:
         return _sampled(path, status)
     # A version that is not settled yet may be one of several with the same times.
@@ -354,7 +357,7 @@ def _digest_of(path: str, status: os.stat_result) -> str:
 
 
 def _sampled(path: str, status: os.stat_result) -> str:
-    total = hashlib.blake2b(digest_size=32)
+    total = _new_hash()
     with open(path, "rb", buffering=0) as file:
         for start in (0, status.st_size // 2, status.st_size - SAMPLE_BYTES):
             file.seek(start)

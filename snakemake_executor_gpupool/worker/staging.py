@@ -22,9 +22,11 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Callable
 
 from snakemake_executor_gpupool.tool_api.values import Job
 from snakemake_executor_gpupool.wire.files import remove
+from snakemake_executor_gpupool.worker.file_hashes import MAX_FILES, hash_of
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.outputs import move_into_place, outermost
 
@@ -173,22 +175,40 @@ def size_bytes(path: str) -> int:
 
 
 def digest(path: str) -> str:
-    """Return size and BLAKE2b digest of a file, or of everything in a directory."""
+    """Return what :func:`~.file_hashes.hash_of` says of a file; of a directory all that is in it.
+
+    Names, links and content of a directory count, however many files there are.
+
+    Raises
+    ------
+    OSError
+        There is nothing, or it cannot be read.
+    """
     return examined(path)[0]
 
 
-def examined(path: str, words: Sequence[bytes] = ()) -> tuple[str, bool]:
+def hashes_read(paths: Sequence[str], digests: Sequence[str]) -> list[str]:
+    """Return the hashes of files that have just been found to have these digests."""
+    return [
+        hash_of(path) if content.startswith("dir:") else content
+        for path, content in zip(paths[:MAX_FILES], digests)
+    ] + [""] * (len(paths) - MAX_FILES)
+
+
+def examined(
+    path: str, words: Sequence[bytes] = (), new_hash: Callable[[], Any] = hashlib.sha256
+) -> tuple[str, bool]:
     """Return a file's or directory's digest, and whether it contains one of the words.
 
     Links count, too: where they lead, and what is there.
     """
-    total = hashlib.blake2b(digest_size=32)
+    total = new_hash()
     has_word = bool(words) and _leads_to(path, words)
     try:
         file = open(path, "rb", buffering=0)  # noqa: SIM115
     except IsADirectoryError:
         for name in sorted(os.listdir(path)):
-            inner, is_inner = examined(os.path.join(path, name), words)
+            inner, is_inner = examined(os.path.join(path, name), words, new_hash)
             has_word = has_word or is_inner or _has_any(os.fsencode(name), words)
             total.update(f"{name}\0{inner}\0".encode())
         return f"dir:{total.hexdigest()}", has_word

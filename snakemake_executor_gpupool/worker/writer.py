@@ -17,7 +17,7 @@ from snakemake_executor_gpupool.wire.payload import load_payload, load_places
 from snakemake_executor_gpupool.worker.channel import Channel, latency_of
 from snakemake_executor_gpupool.worker.describe import describe_model
 from snakemake_executor_gpupool.worker.early_results import EarlyResults
-from snakemake_executor_gpupool.worker.file_hashes import Watched, hashes_of
+from snakemake_executor_gpupool.worker.file_hashes import hashes_of
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs, wait_for_files
 from snakemake_executor_gpupool.worker.later_tools import LaterTools
 from snakemake_executor_gpupool.worker.loaded import RestoredTools, for_files
@@ -163,26 +163,31 @@ class Writer:
     def _move_staged(_: type[Tool], job: Job, frame: Frame) -> dict[str, Any] | None:
         """Move outputs that a chain has staged into place; return hashes, None if it cannot be."""
         # Most processes never need it.
-        from snakemake_executor_gpupool.worker.staging import publish
+        from snakemake_executor_gpupool.worker.staging import hashes_read, publish
 
+        digests = frame.meta["digests"][:-2]
         outputs, touched = frame.meta["outputs"], frame.meta["touched"]
         awaited = [path for number, path in enumerate(outputs) if number not in touched]
         wait_for_files([*awaited, *job.input], latency_of(frame))
-        hashed = (outputs, job.input) if frame.meta["hashes"] else ((), ())
-        watched, found = Watched(hashed[1]), hashes_of(hashed[0])
-        if not publish(job, frame.meta["digests"][:-2], outputs, frame.meta["logs"], touched):
+        has_hashes = frame.meta["hashes"]
+        found = hashes_of(outputs if has_hashes else ())
+        if not publish(job, digests, outputs, frame.meta["logs"], touched):
             return None
-        return {"outputs": found, "inputs": watched.hashes()}
+        return {"outputs": found, "inputs": hashes_read(job.input, digests) if has_hashes else []}
 
     def _write_computed(
         self, tool_class: type[Tool], job: Job, frame: Frame
     ) -> dict[str, Any] | None:
         """Have outputs written that a chain has computed; return hashes, None if it cannot be."""
-        from snakemake_executor_gpupool.worker.staging import are_inputs, logs_put_back, move_logs
+        from snakemake_executor_gpupool.worker.staging import (
+            are_inputs,
+            hashes_read,
+            logs_put_back,
+            move_logs,
+        )
 
         wait_s, meta, inputs = latency_of(frame), frame.meta, frame.meta["digests"][:-2]
         wait_for_files(job.input, wait_s)
-        watched = Watched(job.input if meta["hashes"] else ())
         if (wait_s and wait_for_blobs(frame.blobs, wait_s)) or not are_inputs(job, inputs):
             return None
         results = load_places(frame.blobs[1:], meta["order"])
@@ -190,7 +195,8 @@ class Writer:
             move_logs(job, meta["logs"])
             with job_log(job, meta["log_text"], is_apart=meta["prints_apart"]):
                 outputs = self._have_written(tool_class, job, frame, meta["names"], results)
-        return {"outputs": outputs, "inputs": watched.hashes()}
+        hashes = hashes_read(job.input, inputs) if meta["hashes"] else []
+        return {"outputs": outputs, "inputs": hashes}
 
 
 def is_as_described(tool_class: type[Tool], job: Job, frame: Frame) -> bool:

@@ -17,6 +17,7 @@ from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.chain import Chain, Packed
 from snakemake_executor_gpupool.worker.chain_server import ChainServer
 from snakemake_executor_gpupool.worker.channel import Channel
+from snakemake_executor_gpupool.worker.staging import View, digest
 
 
 @pytest.mark.parametrize("size", [3, SPOOL_BYTES])
@@ -68,3 +69,22 @@ def test_what_fails_in_a_chain_is_in_its_jobs_log_once(
     assert Path("log").read_text() == "reading\n"
     ours.close()
     server._channel._socket.close()
+
+
+def test_what_the_first_job_has_written_is_not_read_again_to_know_what_it_contains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # M5
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        Path(name).write_text(name)
+    Path("d").mkdir()
+    chain = Chain(
+        {"keys": [], "order": [], "names": []},
+        [Job(output=Named(["a", "b", "d"])), Job(input=Named(["a", "b", "c", "d"]))],
+        [],
+    )
+    chain.note_first(["1:of a", "", "dir:0:of d"])
+    chain.view, chain.stage = View(str(tmp_path / "view"), str(tmp_path)), 1
+    chain.take_digests("group")
+    told = ["1:of a", digest("b"), digest("c"), digest("d")]
+    assert chain.digests[:4] == told and chain.hashes == ["1:of a", "", "dir:0:of d"]

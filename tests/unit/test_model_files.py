@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,6 +62,13 @@ def test_files_of_params_count_by_content(value: Any, name: str) -> None:  # C2
     os.utime("m.pt")
     os.utime("dir/sub/w.bin")
     assert model_of(**{name: value}) == second, "the same content at another time"
+
+
+def test_results_kept_by_earlier_versions_are_found_again() -> None:  # C2
+    write({"m.pt": "aaaa"})
+    ((name, content),) = named_files.contents_of({"model": "m.pt"}, named_files.ITEM)
+    assert name == "m.pt"
+    assert content == f"4:{hashlib.blake2b(b'aaaa', digest_size=32).hexdigest()}"
 
 
 def test_a_directory_of_outputs_is_no_model() -> None:

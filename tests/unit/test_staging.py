@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,14 @@ import pytest
 from snakemake_executor_gpupool.tool_api.values import Job, Named
 from snakemake_executor_gpupool.worker import staging
 from snakemake_executor_gpupool.worker.chain import has_words
+from snakemake_executor_gpupool.worker.file_hashes import hash_of, hashes_of
 from snakemake_executor_gpupool.worker.staging import (
     NotStageable,
     Staging,
     View,
     digest,
     examined,
+    hashes_read,
     inside,
     is_inside,
     publish,
@@ -184,6 +187,18 @@ def test_a_digest_is_of_all_that_is_there(
     path = tmp_path / "file"
     path.write_bytes(bytes(range(size)))
     whole = digest(str(path))
-    assert whole.startswith(f"{size}:")
+    assert whole == f"{size}:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    assert whole == hash_of(str(path)), "one look tells both"
     monkeypatch.setattr(staging, "CHUNK_BYTES", 16)
     assert digest(str(path)) == whole
+
+
+def test_hashes_of_inputs_are_those_that_a_job_alone_would_tell(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:  # R4
+    Path("in.dir/b").symlink_to("../in.txt")
+    digests = [digest(path) for path in job.input]
+    assert hashes_read(job.input, digests) == hashes_of(job.input)
+    assert hashes_read(job.input, digests)[1] != digests[1], "of directories links count, too"
+    monkeypatch.setattr(staging, "MAX_FILES", 1)
+    assert hashes_read([*job.input, "in.txt"], [*digests, digests[0]]) == [digests[0], "", ""]

@@ -20,7 +20,7 @@ MIN_ROUND, MAX_ROUND_S = 16, 0.2
 #: Where all models are loaded within it, it is not worth doing much else meanwhile.
 BRIEF_LOADS_S = 0.5
 #: So many that wait are enough for a process that has nothing else to do.
-IDLE_ROUND = 5
+IDLE_ROUND = 6
 #: The share in that, at most, of what computing takes however few requests there are.
 MAX_FIXED = 0.25
 #: How much of computing is taken for that while all dispatches were of about one size.
