@@ -11,6 +11,7 @@ pool. Whole runs of Snakemake, and the pool alone, which has no time of Snakemak
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import shutil
@@ -18,6 +19,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,21 +68,27 @@ class Chains(Driver):
         super().__init__(room, merges)
 
 
-def pool_s(kind: Kind, requests: int, merges: bool) -> tuple[float, float]:
-    """Return what requests take the pool alone: from its start, and again.
+def pools_s(kind: Kind, requests: int, order: Sequence[bool]) -> dict[bool, tuple[float, float]]:
+    """Return what requests take the pool alone, merged or not: from its start, and again.
 
-    Few take a few milliseconds, so again is the median of as many sets as make ``AGAIN`` requests.
+    Few take a few milliseconds, so again is the median of as many sets as make ``AGAIN`` requests,
+    of both pools in turns: a core's speed changes.
     """
-    driver = Chains(new_room(), merges, kind)
-    try:
-        began_s = time.perf_counter()
-        driver.run(rows(driver, "first", TOKENS, STAGES, requests))
-        start_s = time.perf_counter() - began_s
-        sets = range(max(1, min(MAX_SETS, AGAIN // requests)))
-        again = (rows(driver, f"again{n}-", TOKENS, STAGES, requests) for n in sets)
-        return start_s, statistics.median(map(driver.run, again))
-    finally:
-        driver.pool.close()
+    with contextlib.ExitStack() as pools:
+        drivers, start_s = {}, {}
+        for merges in order:
+            drivers[merges] = driver = Chains(new_room(), merges, kind)
+            pools.callback(driver.pool.close)
+            began_s = time.perf_counter()
+            driver.run(rows(driver, "first", TOKENS, STAGES, requests))
+            start_s[merges] = time.perf_counter() - began_s
+        again_s: dict[bool, list[float]] = {True: [], False: []}
+        for number in range(max(1, min(MAX_SETS, AGAIN // requests))):
+            for merges in order if number % 2 else reversed(order):
+                driver = drivers[merges]
+                again = rows(driver, f"again{number}-", TOKENS, STAGES, requests)
+                again_s[merges].append(driver.run(again))
+        return {each: (start_s[each], statistics.median(again_s[each])) for each in order}
 
 
 def snakemake_s(kind: Kind, requests: int, merges: bool) -> float:
@@ -125,8 +133,10 @@ def run(options: argparse.Namespace) -> int:
             continue
         times: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
         for number in range(options.repeats):
-            for merges in (True, False) if number % 2 else (False, True):
-                start_s, again_s = pool_s(kind, requests, merges)
+            order = (True, False) if number % 2 else (False, True)
+            alone_s = pools_s(kind, requests, order)
+            for merges in order:
+                start_s, again_s = alone_s[merges]
                 times["pool, from the start"][merges].append(start_s)
                 times["pool, again"][merges].append(again_s)
                 if not options.pool_only:

@@ -122,9 +122,9 @@ class Channel:
         """Send one frame; blocks until the coordinator takes it."""
         self._leave_to_parent()
         chunks = encode(meta, blobs or ())
-        if self._ahead is None and self._frames and is_brief(self._frames[0]):
-            # A frame for each answer would take as long.
-            self._held += chunks
+        if not self._held and self._ahead is None and self._frames and is_brief(self._frames[0]):
+            # Two at once: one for each takes as long, and of many the first ones come late.
+            self._held = chunks
             return
         if self._held:
             chunks, self._held = [b"".join(self._held), *chunks], []
