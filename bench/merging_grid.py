@@ -1,9 +1,10 @@
 """Chains of three models, merged where it pays (``auto``) and never (``off``), over a grid.
 
 Trivial tools, small torch models, and models that take long to load, on a CPU slot and on one
-simulated device that cannot hold all of them; from the start of a pool, and again in the same pool. Whole
-runs of Snakemake, and the pool alone, which has no time of Snakemake's to hide in. Both take turns,
-and a ratio is the median of those of two that follow one another: a machine's speed changes::
+simulated device that cannot hold all of them; from the start of a pool, and again in the same
+pool. Whole runs of Snakemake, and the pool alone, which has no time of Snakemake's to hide in. Both
+take turns; a ratio is the median of those of two that follow one another, as a machine's speed
+changes::
 
     python bench/merging_grid.py                                     about five minutes
     python bench/merging_grid.py --requests 10 30 100 300 1000 --repeats 5     the full grid
