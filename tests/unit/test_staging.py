@@ -191,6 +191,10 @@ def test_a_digest_is_of_all_that_is_there(
     assert whole == hash_of(str(path)), "one look tells both"
     monkeypatch.setattr(staging, "CHUNK_BYTES", 16)
     assert digest(str(path)) == whole
+    found = examined(str(path), new_hash=hashlib.md5)[0]
+    assert found == f"{size}:{hashlib.md5(path.read_bytes()).hexdigest()}"
+    entry = hashlib.md5(f"file\0{found}\0".encode()).hexdigest()
+    assert examined(str(tmp_path), new_hash=hashlib.md5) == (f"dir:{entry}", False)
 
 
 def test_hashes_of_inputs_are_those_that_a_job_alone_would_tell(
