@@ -75,23 +75,27 @@ def pools_s(
 ) -> tuple[dict[bool, float], dict[bool, list[float]]]:
     """Return what requests take the pool alone, merged or not: from its start, and again.
 
-    Few take a few milliseconds, so again are as many sets as make ``AGAIN`` requests.
+    Few take a few milliseconds, so again are as many sets as make ``AGAIN`` requests, of both pools
+    in turns. Of a simulated device it is one, and one pool after the other: a device is one pool's.
     """
-    with contextlib.ExitStack() as pools:
-        drivers, start_s = {}, {}
-        for merges in order:
-            drivers[merges] = driver = Chains(new_room(), merges, kind)
-            pools.callback(driver.pool.close)
-            began_s = time.perf_counter()
-            driver.run(rows(driver, "first", TOKENS, STAGES, requests))
-            start_s[merges] = time.perf_counter() - began_s
-        again_s: dict[bool, list[float]] = {True: [], False: []}
-        for number in range(max(1, min(MAX_SETS, AGAIN // requests))):
-            for merges in order if number % 2 else reversed(order):
-                driver = drivers[merges]
-                again = rows(driver, f"again{number}-", TOKENS, STAGES, requests)
-                again_s[merges].append(driver.run(again))
-        return start_s, again_s
+    start_s: dict[bool, float] = {}
+    again_s: dict[bool, list[float]] = {True: [], False: []}
+    is_shared = kind.devices.startswith("cpu")
+    sets = max(1, min(MAX_SETS, AGAIN // requests)) if is_shared else 1
+    for together in [order] if is_shared else [(merges,) for merges in order]:
+        with contextlib.ExitStack() as pools:
+            drivers = {}
+            for merges in together:
+                drivers[merges] = driver = Chains(new_room(), merges, kind)
+                pools.callback(driver.pool.close)
+                began_s = time.perf_counter()
+                driver.run(rows(driver, "first", TOKENS, STAGES, requests))
+                start_s[merges] = time.perf_counter() - began_s
+            for number in range(sets):
+                for merges in together if number % 2 else reversed(together):
+                    again = rows(drivers[merges], f"again{number}-", TOKENS, STAGES, requests)
+                    again_s[merges].append(drivers[merges].run(again))
+    return start_s, again_s
 
 
 def snakemake_s(kind: Kind, requests: int, merges: bool) -> float:

@@ -95,7 +95,8 @@ class Params(dict):  # type: ignore[type-arg]  # values of any kind
 class PortablePath:
     """A path that is pickled so that every Python reads it, as a :class:`pathlib.Path`.
 
-    Python has moved the path classes between modules. It equals, and is shown, as that path would.
+    Python has moved the path classes between modules. Two of the same path are equal, and are shown
+    as that path would be.
     """
 
     def __init__(self, text: str) -> None:

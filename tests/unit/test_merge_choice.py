@@ -412,7 +412,7 @@ def test_no_dispatch_is_cut_short_while_more_is_being_read() -> None:  # P7
     first, second, *rest = sizes
     assert first == 60 and second == IDLE_ROUND, "all of the first wave, then a few to begin with"
     assert sum(rest) == 60 - IDLE_ROUND and len(rest) == 3, "then what is read meanwhile"
-    assert min(rest) > IDLE_ROUND, "even what is left at the end"
+    assert min(rest) > 10
 
 
 def test_where_loading_is_known_to_be_brief_a_few_requests_are_measured_first() -> None:  # F2
