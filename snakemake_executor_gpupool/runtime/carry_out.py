@@ -287,8 +287,14 @@ class Actions:
         requests = [merged.request for merged in effect.requests]
         hashes = any(map(self._wants_hashes, requests))
         store = self._keeping.store_of(requests[0])
-        limit_s = effect.item_limit_s
-        frame = run_chains(effect.batch_id, chains, store, hashes=hashes, item_limit_s=limit_s)
+        frame = run_chains(
+            effect.batch_id,
+            chains,
+            store,
+            offset=effect.requests[0].offset,
+            hashes=hashes,
+            item_limit_s=effect.item_limit_s,
+        )
         self._send(effect.worker_id, frame)
 
     def _send_read(self, effect: ReadJob) -> None:

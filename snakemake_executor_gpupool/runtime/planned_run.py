@@ -96,6 +96,8 @@ class PlannedRun:
         self._numbers = itertools.count()
         self._free_at_s: dict[str, float] = {}
         self._alive: set[str] = set()
+        #: By the processes of rows of models: of which stages they have loaded these.
+        self._stages_of: dict[str, set[int]] = {}
         self._on: dict[str, tuple[Device, ...]] = {}
         self._decided: deque[fx.Effect] = deque()
 
@@ -331,10 +333,21 @@ class PlannedRun:
         whole_s = self._batch_s(model, sum(request.cost for request in requests))
         self._book(worker_id, model, whole_s, sum(len(each.parts) for each in requests))
         for number in range(stages):
+            load_s = self._load_later(worker_id, model, requests[0].offset + number)
             seconds = whole_s / stages + STAGING_S * self._pace.factor
-            self._later(
-                worker_id, seconds, self._stage_done(effect, number, stages, requests, seconds)
-            )
+            done = self._stage_done(effect, number, stages, requests, seconds, load_s)
+            self._later(worker_id, load_s + seconds, done)
+
+    def _load_later(self, worker_id: str, model: Model, stage: int) -> float:
+        """Return how long loading the model of a stage takes that a process needs now."""
+        loaded = self._stages_of.setdefault(worker_id, {0})
+        if stage in loaded:
+            return 0.0
+        loaded.add(stage)
+        tally = self._tally(model)
+        load_s = (tally.figures.later_loads_s or 0.0) / len(model.more_params) * self._pace.factor
+        tally.load_s += load_s
+        return load_s
 
     def _stage_done(
         self,
@@ -343,6 +356,7 @@ class PlannedRun:
         stages: int,
         requests: Sequence[MergedRequest],
         seconds: float,
+        load_s: float,
     ) -> Callable[[], None]:
         chains: list[dict[str, object]] = []
         count = 0
@@ -352,7 +366,9 @@ class PlannedRun:
             files: dict[str, object] = {"digests": [], "outputs": [], "logs": [], "bytes": 1}
             chains.append({"chain": place, "keys": keys, "items": len(keys), **files})
 
-        fields: dict[str, object] = {"type": "stage", "batch": effect.batch_id, "stage": number}
+        place = requests[0].offset + number
+        fields: dict[str, object] = {"type": "stage", "batch": effect.batch_id, "stage": place}
+        fields |= {"load_s": load_s, "versions": {}} if load_s else {}
         fields |= {"last": number + 1 == stages, "seconds": seconds, "chains": chains}
         fields["peak_mib"] = None
         return lambda: self._answer(effect.worker_id, fields, [b""] * count)

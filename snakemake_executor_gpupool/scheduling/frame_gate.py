@@ -191,7 +191,8 @@ def is_next_stage(batch: Batch, message: StageDone) -> bool:
     chains = list(merged_of(batch.items))
     numbers = [request.number for request in message.requests]
     open_ones = [number for number, chain in enumerate(chains) if not chain.is_over]
-    if message.stage != batch.stages_done or not set(numbers) <= set(open_ones):
+    stage = chains[0].offset + batch.stages_done
+    if message.stage != stage or not set(numbers) <= set(open_ones):
         return False
     is_last = not numbers or batch.stages_done + 1 == len(chains[0].stages)
     return (

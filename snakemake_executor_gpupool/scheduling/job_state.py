@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from snakemake_executor_gpupool.scheduling import packed
 from snakemake_executor_gpupool.scheduling.files.queue import SMALL_BYTES, Level
+from snakemake_executor_gpupool.scheduling.merging.stage import Place
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost
 from snakemake_executor_gpupool.scheduling.packed import Later, PackedItems
@@ -110,6 +111,8 @@ class JobState:
     is_brief: bool = False
     #: It follows a job that was not merged, and is not, either.
     goes_apart: bool = False
+    #: Which stage of which row it is, if the job before it went through that row by itself.
+    place: Place | None = None
 
     @property
     def read_level(self) -> Level:

@@ -114,6 +114,7 @@ class Scheduler:
         self.merges = MergedRuns(
             selection, choice, self.dispatch, self.files, self.jobs, self.ledger, self.outbox
         )
+        self.dispatch.batching.shorten = self.merges.shorten
         self.intake = Intake(
             self.jobs, self.ledger, self.dispatch, self.merges, self.outbox, self.outlook
         )

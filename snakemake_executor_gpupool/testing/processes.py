@@ -173,18 +173,21 @@ class SimulatedProcesses(WorldOptions, ABC):
             seconds = sum(item.cost for each in items.values() for item in each)
             assert isinstance(self.seconds_per_cost, int | float), "chains take one speed for all"
             computed_s = seconds * self.seconds_per_cost + self.dispatch_s * (stage == 0)
-            seconds = computed_s + self.staging_s * len(whole)
-            loaded = self._load_later(worker, stage)
+            seconds = computed_s + self.staging_s * len(whole) * (stages > 1)
+            place = effect.requests[0].offset + stage
+            loaded = self._load_later(worker, place)
             if self.deadly & keys:
                 self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
                 return
             unfit = self.bad | self.huge
-            if stage and self._model_of(effect, stage) in self.failing_loads:
+            if place and self._model_of(effect, stage) in self.failing_loads:
                 unfit = unfit | keys
             whole = [n for n, each in items.items() if not unfit & {i.key for i in each}]
             done = {number: items[number] for number in whole}
-            meta = {"stage": stage, "last": not whole or stage + 1 == stages, "seconds": seconds}
-            meta |= {**loaded, "computed_s": computed_s, "files_s": seconds - computed_s}
+            meta = {"stage": place, "last": not whole or stage + 1 == stages, "seconds": seconds}
+            meta |= {**loaded, "computed_s": computed_s}
+            if stages > 1:
+                meta["files_s"] = seconds - computed_s
             took_s = seconds + loaded.get("load_s", 0.0)
             self._later(worker, took_s, functools.partial(self._stage_done, effect, meta, done))
             if not whole:
@@ -224,14 +227,16 @@ class SimulatedProcesses(WorldOptions, ABC):
         keys = [item.key for each in items.values() for item in each]
         self.computed += list(dict.fromkeys(keys))
         self.finished_s.update(dict.fromkeys(keys, self.now_s))
-        for number in items if meta["stage"] == 0 else ():
+        one = effect.requests[0]
+        stage = meta["stage"] - one.offset
+        for number in items if stage == 0 and not one.is_single else ():
             job_id = int(effect.requests[number].stages[0].request.job)
             self.results[job_id] = [f"result of {item.key}" for item in self._jobs[job_id][1]]
         names = {number: [item.key for item in each] for number, each in items.items()}
         files = {"digests": [], "outputs": [], "logs": [], "bytes": 1}
         chains: list[dict[str, Any]]
         chains = [{"chain": n, "keys": k, "items": len(k), **files} for n, k in names.items()]
-        if meta["stage"] and meta["last"]:  # its outputs are written later
+        if stage and meta["last"]:  # its outputs are written later
             for chain in chains:
                 chain |= {"order": list(range(chain["items"])), "names": chain["keys"]}
         meta = {**meta, "batch": effect.batch_id, "chains": chains, "peak_mib": None}

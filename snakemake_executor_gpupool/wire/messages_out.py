@@ -291,12 +291,13 @@ def run_batch(
 
 @dataclass(frozen=True, slots=True)
 class ChainRequest:
-    """One short request, on its way through all models of a chain.
+    """One short request, on its way through models of a chain.
 
     Attributes
     ----------
     requests
-        Of its stages; the first is ready, the others are guessed.
+        Of its stages; the first is ready, the others are guessed. If there is one alone, its
+        outputs are written by others.
     keys, items
         Of the first stage's distinct items; where ``is_known``, the packed result instead.
     order, names
@@ -343,17 +344,24 @@ def run_chains(
     chains: Sequence[ChainRequest],
     store: StoreAddress | None,
     *,
+    offset: int = 0,
     hashes: bool = True,
     item_limit_s: float | None = None,
 ) -> Frame:
-    """Have short requests taken through all models.
+    """Have short requests taken through the models of as many stages as each has.
 
-    ``item_limit_s``: where computing an item takes longer, requests end before the stage, but for
-    those that were tried.
+    Parameters
+    ----------
+    offset
+        Which of the chain's stages is their first.
+    item_limit_s
+        Where computing an item takes longer, requests end before the stage, but for those that
+        were tried.
     """
     blobs: list[Blob] = []
     for chain in chains:
         blobs += [request.job for request in chain.requests]
         blobs += chain.items
     meta = {"type": "chain", "batch": batch_id, "chains": [chain.fields() for chain in chains]}
+    meta |= {"offset": offset, "stages": len(chains[0].requests) if chains else 0}
     return Frame({**meta, "store": store, "hashes": hashes, "item_limit_s": item_limit_s}, blobs)

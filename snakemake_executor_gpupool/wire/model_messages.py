@@ -162,7 +162,7 @@ class StagedRequest:
     size_bytes
         Of the staged outputs.
     written
-        Of the first stage: hashes of its outputs; empty if not asked for.
+        Of a job that is ready: hashes of its outputs; empty if not asked for, or not written.
     order, names
         Of a stage whose outputs a file process is to write: for each of the job's items which of
         the keys is its own, and what it is called. None: they are written.
@@ -219,7 +219,7 @@ class StageDone:
     Attributes
     ----------
     stage
-        Its number, from 0.
+        Its number in the chain, from 0.
     is_last
         No further stage of the dispatch follows.
     requests

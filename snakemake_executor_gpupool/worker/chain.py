@@ -31,7 +31,7 @@ class Chain:
     Attributes
     ----------
     stage
-        The current stage.
+        The current stage, from the first one that it goes through.
     keys, items
         Of the distinct items of the current stage.
     order
@@ -226,9 +226,9 @@ def known_results(chains: list[Chain]) -> dict[str, Packed]:
     }
 
 
-def unpack_chains(frame: Frame, stages: int) -> list[Chain]:
+def unpack_chains(frame: Frame) -> list[Chain]:
     """Return the requests of a ``chain`` frame."""
-    chains, blobs = [], list(frame.blobs)
+    chains, blobs, stages = [], list(frame.blobs), frame.meta["stages"]
     for meta in frame.meta["chains"]:
         values = [load_payload(blobs.pop(0)) for _ in range(stages + len(meta["keys"]))]
         chains.append(Chain(meta, values[:stages], values[stages:]))

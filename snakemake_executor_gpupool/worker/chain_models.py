@@ -39,7 +39,7 @@ class ChainModels:
     Attributes
     ----------
     tools
-        Of the stages, as far as they are loaded.
+        Of the stages whose models are loaded.
     idents
         The identity of each one's model, as file processes describe it; empty: it has changed.
     """
@@ -59,13 +59,13 @@ class ChainModels:
         self._device = "cpu"
         self._by_model: dict[str, LoadedTool] = {}
         self._threads = ChainThreads()
-        self.tools: list[LoadedTool] = []
-        self.idents: list[str] = []
+        self.tools: dict[int, LoadedTool] = {}
+        self.idents: dict[int, str] = {}
 
     def start(self, params: list[dict[str, Any]], device: str) -> Tool:
         """Load the first stage's model, and return its tool; ``params`` are those of all stages."""
         self._params, self._device = params, device
-        self.tools, self.idents, self._by_model = [], [], {}
+        self.tools, self.idents, self._by_model = {}, {}, {}
         self._load(0)
         return self.tools[0].show(params[0])
 
@@ -83,12 +83,12 @@ class ChainModels:
         self._require_unchanged(lambda: reader)
         # If the code or weights have changed meanwhile, results are not kept.
         is_same = describe_model(reader)["model"] == model
-        self.tools.append(self._by_model[model])
-        self.idents.append(model if is_same and is_of_kind() else "")
+        self.tools[stage] = self._by_model[model]
+        self.idents[stage] = model if is_same and is_of_kind() else ""
 
     def load_later(self, stage: int) -> dict[str, Any]:
         """Load a later stage's model; return what that took, nothing if it was there."""
-        if stage < len(self.tools):
+        if stage in self.tools:
             return {}
         started_s = time.perf_counter()
         self._load(stage)

@@ -2,17 +2,22 @@
 
 ::
 
-    coordinator → worker     chain {batch, store, chains, hashes}
+    coordinator → worker     chain {batch, offset, stages, store, chains, hashes}
                                                        [job of each stage..., payload... of each]
     worker → coordinator     stage {batch, stage, chains, last, load_s, versions} [result...]
                                                                  one for each stage
 
 ``load_s`` and ``versions`` are there if the stage's model was loaded for it.
 
-The first stage's job is ready: its outputs are written under their own names. The jobs that
-follow are not: Snakemake has not released them, and may still remove their old outputs. Their
-outputs are staged, for the next stage to read, and for a file process to publish once the job is
-ready, if its inputs still have the digests that are reported here. Those of the last stage nobody
+A dispatch goes through ``stages`` models of the chain, the first of them number ``offset``: to the
+chain's end, or through one alone, where the next is still to be loaded and that takes long. The
+outputs of a single one are not written here: a file process does that from the results, as for any
+job that is ready.
+
+Of several stages the first one's job is ready: its outputs are written under their own names. The
+jobs that follow are not: Snakemake has not released them, and may still remove their old outputs.
+Their outputs are staged, for the next stage to read, and for a file process to publish once the job
+is ready, if its inputs still have the digests that are reported here. Those of the last stage nobody
 here reads: a file process writes them from the results, once the job is ready, on the same terms.
 Results also go to the coordinator, for equal items of other jobs. A chain that fails at a stage, or
 is not short there, ends before it: the coordinator serves the rest job by job, where errors are
@@ -102,6 +107,8 @@ class ChainServer:
         self._computed_s = 0.0
         #: Whether to say what the content of the outputs of the first jobs is.
         self._hashes = False
+        #: Which stages of the chain a dispatch goes through: the first one, and how many.
+        self._offset, self._stages = 0, len(tool_classes)
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "load": self._load,
             "move": self._move,
@@ -134,9 +141,10 @@ class ChainServer:
         self._channel.send({"type": "loaded", **figures})
 
     def _load_later(self, stage: int, chains: list[Chain]) -> dict[str, Any]:
-        """Load a later stage's model if requests have come so far; return what that took."""
+        """Load a stage's model if requests have come so far; return what that took."""
+        number = self._offset + stage
         try:
-            return self._models.load_later(stage) if any(c.is_whole for c in chains) else {}
+            return self._models.load_later(number) if any(c.is_whole for c in chains) else {}
         except Exception:  # serving the jobs by themselves reports the error
             for chain in chains:
                 chain.is_whole = False
@@ -176,9 +184,10 @@ class ChainServer:
         if self._is_spoiled or (wait_s and wait_for_blobs(frame.blobs, wait_s)):
             chains = []  # served job by job, a missing file is reported
         else:
-            chains = unpack_chains(frame, len(self._classes))
+            chains = unpack_chains(frame)
         self._hashes = frame.meta["hashes"]
-        for stage in range(len(self._classes)):
+        self._offset, self._stages = frame.meta["offset"], frame.meta["stages"]
+        for stage in range(self._stages):
             if self._run_stage(stage, chains, frame.meta, self._store.of(frame)):
                 return
 
@@ -204,9 +213,11 @@ class ChainServer:
         # Before anybody may look at what was written; where it is staged, nobody does.
         keep = self._next_places() if stage == 0 else ()
         self._folders.clear(keep, below=[os.path.abspath(root) for root in self._stagings])
-        answer = {"type": "stage", "batch": meta["batch"], "stage": stage, **loaded}
+        answer = {"type": "stage", "batch": meta["batch"], "stage": self._offset + stage, **loaded}
         ended_s, peak_mib = time.perf_counter(), peak_memory_mib(self._device)
-        answer |= {"computed_s": self._computed_s, "files_s": ended_s - files_from_s}
+        answer["computed_s"] = self._computed_s
+        if self._stages > 1:
+            answer["files_s"] = ended_s - files_from_s
         seconds = ended_s - started_s
         self._channel.send(
             {**answer, "last": is_last, "chains": done, "seconds": seconds, "peak_mib": peak_mib},
@@ -238,7 +249,10 @@ class ChainServer:
             self._read_stage(chain, chain.stage + 1)
 
     def _is_last(self, stage: int) -> bool:
-        return stage + 1 == len(self._classes)
+        return stage + 1 == self._stages
+
+    def _class_of(self, stage: int) -> type[Tool]:
+        return self._classes[self._offset + stage]
 
     @staticmethod
     def _guarded(chain: Chain, act: Any, *arguments: Any) -> None:
@@ -265,7 +279,7 @@ class ChainServer:
             staging = self._staging_of(chain)
             chain.view = staging.view(chain.meta["cwd"], chain.later_files())
         chain.stage = stage
-        tool = self._restored.for_job(self._classes[stage], chain.job)
+        tool = self._restored.for_job(self._class_of(stage), chain.job)
         try:
             with chain.at_work() as job, job_log(job), explained_inputs(job):
                 # Now that its inputs are there: params may name some of them.
@@ -306,13 +320,13 @@ class ChainServer:
             if key not in results and remembered is not None:
                 results[key] = Packed(remembered)
         missing = {key: item for key, item in items.items() if key not in results}
-        params = chains[0].jobs[stage].params
+        params, number = chains[0].jobs[stage].params, self._offset + stage
         with OBSERVER.watching():
-            computed, self._computed_s = self._models.compute(stage, params, missing, limit_s)
-        reader, values = for_files(self._classes[stage], params), list(missing.values())
+            computed, self._computed_s = self._models.compute(number, params, missing, limit_s)
+        reader, values = for_files(self._class_of(stage), params), list(missing.values())
         try:
             self._require_unchanged()
-            if kept is not None and computed and head[1] == self._models.idents[stage]:
+            if kept is not None and computed and head[1] == self._models.idents[number]:
                 keys = [(*head, key) for key in computed]
                 kept = self._store.to_write(kept, reader, keys, lambda: values)
             else:
@@ -339,7 +353,7 @@ class ChainServer:
     # -- files -------------------------------------------------------------------
     def _write_stage(self, chain: Chain) -> None:
         """Write a stage's outputs, those of a job that is ready under their own names."""
-        tool = self._restored.for_job(self._classes[chain.stage], chain.job)
+        tool = self._restored.for_job(self._class_of(chain.stage), chain.job)
         updates = {chain.job.output[n]: source for n, source in chain.meta["updates"]}
         try:
             with chain.at_work() as job, logs_put_back(job), job_log(job, chain.log_text()):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
-from snakemake_executor_gpupool.scheduling.merging.stage import MergedStage
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, MergedStage, Place
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import Identity
 from snakemake_executor_gpupool.scheduling.merging.worth import (
     NO_LIMIT_S,
@@ -24,6 +24,8 @@ from snakemake_executor_gpupool.scheduling.merging.worth import (
     judge,
 )
 from snakemake_executor_gpupool.scheduling.models.model import Model
+from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker
+from snakemake_executor_gpupool.scheduling.models.row_figures import BRIEF_LOADS_S
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.wire.model_messages import StageDone
@@ -37,7 +39,7 @@ MAX_UNJUDGED = 8
 
 @dataclass(eq=False)
 class _Row:
-    """What is known of requests through one row of models."""
+    """What is known of requests through one row of models that begin at the same stage."""
 
     #: What a later job takes longer merged, as judged last.
     excess_s: float = 0.0
@@ -80,6 +82,8 @@ class MergeChoice:
         # Jobs to come whose requests go job by job, with the keys of their rows.
         self._apart: dict[Identity, Hashable] = {}
         self._open: Counter[Hashable] = Counter()
+        # Jobs to come that follow one whose stage went alone: their rows, and which stage they are.
+        self._places: dict[Identity, Place] = {}
 
     def pays(
         self, row: Model, stages: Sequence[MergedStage], request: Request, tool: FileWorkerPool
@@ -94,9 +98,9 @@ class MergeChoice:
             Of the first stage.
         """
         if self._open[row.key]:
-            self.goes_job_by_job(row, stages)
+            self.goes_job_by_job(row, request)
             return False
-        known = self._rows.get(row.key)
+        known = self._rows.get((row.key, 0))
         if known is not None and known.is_merged and (row.queue or row.in_flight):
             # Once a stage is measured, it is decided once more for those that wait.
             known.unjudged += 1
@@ -104,21 +108,29 @@ class MergeChoice:
                 return True
         waiting = len(tool.reads) + len(tool.reading) + len(row.queue)
         if not self._judged(row, stages, request, 1 + waiting):
-            self.goes_job_by_job(row, stages)
+            self.goes_job_by_job(row, request)
             return False
         return True
 
-    def still_pays(self, row: Model, stages: Sequence[MergedStage], tool: FileWorkerPool) -> bool:
-        """Decide once more, by what was measured, for requests that wait for the common process."""
-        if row.merged.compute_s is None:
+    def still_pays(self, row: Model, one: MergedRequest) -> bool:
+        """Decide once more, by what was measured, for requests that wait for the common process.
+
+        ``one``: any of those that begin at the same stage.
+        """
+        if row.merged.compute_s is None or one.is_single:
             return True
-        waiting = len(tool.reads) + len(tool.reading) + len(row.queue)
-        return self._judged(row, stages, stages[0].request, waiting)
+        waiting = len(row.tool.reads) + len(row.tool.reading) + len(row.queue)
+        return self._judged(row, one.stages, one.request, waiting, one.offset)
 
     def _judged(
-        self, row: Model, stages: Sequence[MergedStage], request: Request, there: int
+        self,
+        row: Model,
+        stages: Sequence[MergedStage],
+        request: Request,
+        there: int,
+        offset: int = 0,
     ) -> bool:
-        known = self._rows.setdefault(row.key, _Row())
+        known = self._rows.setdefault((row.key, offset), _Row(is_merged=bool(offset) or None))
         case = self._case(row, stages, request, there)
         case = dataclasses.replace(case, is_going_on=bool(known.is_merged))
         known.excess_s, known.unjudged = case.excess_s, 0
@@ -163,7 +175,7 @@ class MergeChoice:
 
     def item_limit_s(self, row: Model, stages: Sequence[MergedStage], requests: int) -> float:
         """Return how long computing an item of requests may take for them to stay merged."""
-        if row.merged.compute_s is not None:
+        if row.merged.compute_s is not None or len(stages) == 1:
             return NO_LIMIT_S
         return item_limit_s(self._case(row, stages, stages[0].request, requests))
 
@@ -179,13 +191,49 @@ class MergeChoice:
         known_s = max(loads_s) if loads_s else self._models.last_load_s(stage.model, stage.spec)
         return row.load_s if known_s is None else known_s
 
+    # -- one stage at a time -------------------------------------------------------
+    def goes_by_stage(self, worker: ModelWorker, requests: Sequence[MergedRequest]) -> bool:
+        """Decide whether a dispatch ends after its first stage.
+
+        While a process loads a model it does nothing else, and others can write what the models
+        before have made, and read it for those that follow. So where a model is still to be
+        loaded, and takes long, and more requests wait than one dispatch takes, they go one stage
+        at a time until all are loaded.
+        """
+        row, first = worker.model, requests[0]
+        if first.is_single:
+            return False
+        later = range(first.offset + 1, first.offset + len(first.stages))
+        missing = [stage for stage in later if stage not in worker.loaded_stages]
+        if not missing or not (worker.is_by_stage or row.queue):
+            return False
+        first_s = max((row.load_s or 0.0) - (row.tool.start_s or 0.0), 0.0)
+        worker.is_by_stage = (
+            row.merged.loads_s(missing, len(row.more_params), first_s) > BRIEF_LOADS_S
+        )
+        return worker.is_by_stage
+
+    def takes_place(self, merged: MergedRequest, row: Model) -> None:
+        """Have the jobs that follow a request whose stage goes alone take their own in its row."""
+        for number, later in enumerate(merged.request.follow, merged.offset + 1):
+            if number <= len(row.more_params):
+                self._places[later.identity] = Place(row.key, number)
+
+    def place_of(self, request: Request) -> Place | None:
+        """Take out where in which row a job's stage is; None: it follows none that went alone."""
+        return self._places.pop(request.identity, None)
+
     # -- job by job ----------------------------------------------------------------
-    def goes_job_by_job(self, row: Model, stages: Sequence[MergedStage]) -> None:
-        """Have the jobs that follow a request not be merged, and others until these are done."""
+    def goes_job_by_job(self, row: Model, request: Request, offset: int = 0) -> None:
+        """Have the jobs that follow a request not be merged, and others until these are done.
+
+        ``offset``: which stage of the row the request's is.
+        """
         row.merged.spent_s = 0.0
-        for stage in stages[1:]:
-            if stage.request.identity not in self._apart:
-                self._apart[stage.request.identity] = row.key
+        for later in request.follow[: len(row.more_params) - offset]:
+            self._places.pop(later.identity, None)
+            if later.identity not in self._apart:
+                self._apart[later.identity] = row.key
                 self._open[row.key] += 1
 
     def goes_apart(self, request: Request, *, is_alone: bool) -> bool:
@@ -214,22 +262,31 @@ class MergeChoice:
         """None of a run's jobs will come: they hold nobody to their way."""
         for identity in [each for each in self._apart if each[:1] == (run,)]:
             self._comes_no_more(identity)
+        for identity in [each for each in self._places if each[:1] == (run,)]:
+            del self._places[identity]
 
     def forget(self, row: Model) -> None:
         """A row is not needed any longer."""
-        self._rows.pop(row.key, None)
+        for offset in range(len(row.more_params)):
+            self._rows.pop((row.key, offset), None)
 
     # -- measuring -------------------------------------------------------------------
-    def stage_done(self, row: Model, stage: int, message: StageDone) -> None:
+    def stage_done(self, row: Model, message: StageDone) -> None:
         """One stage of a dispatch is done, of so many requests as its message names."""
+        stage = message.stage
         if message.load_s is not None:
             row.merged.stage_loaded(stage, message.load_s)
         computed_s, files_s = message.computed_s, message.files_s
-        if message.requests and computed_s is not None and files_s is not None:
-            stages = 1 + len(row.more_params)
-            row.merged.stage_done(stage, stages, computed_s, files_s, len(message.requests))
+        requests, stages = len(message.requests), 1 + len(row.more_params)
+        if not requests or computed_s is None:
+            return
+        if files_s is None:
+            row.merged.computed(stage, computed_s, requests)
+        else:
+            row.merged.stage_done(stage, stages, computed_s, files_s, requests)
 
     def waited(self, row: Model) -> None:
         """A job was ready before its stage was done."""
-        if row.key in self._rows:
-            row.merged.spent_s += self._rows[row.key].excess_s
+        known = self._rows.get((row.key, 0))
+        if known is not None:
+            row.merged.spent_s += known.excess_s

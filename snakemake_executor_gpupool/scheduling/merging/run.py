@@ -15,7 +15,7 @@ whatever way, only ends the merged run: what is left of it goes the ordinary way
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage
@@ -25,7 +25,12 @@ from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.choice import MergeChoice
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
-from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, merged_request
+from snakemake_executor_gpupool.scheduling.merging.stage import (
+    MergedRequest,
+    MergedStage,
+    Place,
+    merged_request,
+)
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import (
     Identity,
     StagedOutputs,
@@ -81,6 +86,7 @@ class MergedRuns:
         """Have a job done that is ready, unless a merged run is about to bring what it needs."""
         identity = job.request.identity
         job.goes_apart = self._choice.goes_apart(job.request, is_alone=len(self._jobs) == 1)
+        job.place = self._choice.place_of(job.request)
         if identity in self._expected and identity not in self._held:
             self._held[identity] = job
             return
@@ -139,20 +145,36 @@ class MergedRuns:
         is_free = all(item in fresh or item.is_done or item.is_merged for item in parts)
         if home.error is not None or not fresh or not is_free:
             return False
-        selected = self._selection.select(job.request, home, tool, message)
+        place, selected = job.place, None
+        if place is not None:
+            selected = self._selection.in_row(place, job.request, tool, message)
+        offset = 0 if place is None or selected is None else place.offset
+        if selected is None and job.request.follow:
+            selected = self._selection.select(job.request, home, tool, message)
         if selected is None:
             return False
         stages, model = selected
         for item in parts:
             item.merged_runs += 1
         self._merge_ids += 1
-        models = home.key, model.key
+        models = home.key, Place(model.key, offset)
         merged = merged_request(self._merge_ids, stages, *models, parts, job.items, job.names)
         job.all_read, job.phase, job.merge_id = True, JobPhase.MERGED, merged.merge_id
         model.places += len(job.items)
         self._expected.update((stage.request.identity, merged) for stage in stages[1:])
         self._dispatch.add(model, [merged], now_s)
         return True
+
+    def shorten(self, worker: ModelWorker, items: Sequence[WorkItem], now_s: float) -> None:
+        """Have a dispatch that is about to be sent end after its first stage, if that is better."""
+        requests = list(merged_of(items))
+        if not self._choice.goes_by_stage(worker, requests):
+            return
+        for merged in requests:
+            later, merged.stages = merged.stages[1:], merged.stages[:1]
+            self._choice.takes_place(merged, worker.model)
+            for stage in later:
+                self._expects_no_more(merged, stage, now_s)
 
     def _job_of(self, merged: MergedRequest) -> JobState | None:
         """Return the first stage's job; None if it has ended, even if its number is used again."""
@@ -173,7 +195,9 @@ class MergedRuns:
                 seconds=round(message.load_s, 3),
                 versions=dict(message.versions),
             )
-        self._choice.stage_done(worker.model, batch.stages_done, message)
+        if message.requests or message.load_s is not None:
+            worker.loaded_stages.add(message.stage)
+        self._choice.stage_done(worker.model, message)
         batch.stages_done += 1
         batch.seconds += message.seconds
         results = iter(message.results)
@@ -188,21 +212,28 @@ class MergedRuns:
                 self._answered(merged, staged, result_of, share_s, worker, now_s, shares[number])
             elif not merged.is_over:
                 self._ends_early(worker.model, merged, now_s)
-        self._reconsider(worker.model, now_s)
+        self._reconsider(worker, message.stage, now_s)
 
     def _ends_early(self, row: Model, merged: MergedRequest, now_s: float) -> None:
         if not merged.stages_done:
-            self._choice.goes_job_by_job(row, merged.stages)
+            self._choice.goes_job_by_job(row, merged.request, merged.offset)
         self.dissolve(merged, now_s)
 
-    def _reconsider(self, row: Model, now_s: float) -> None:
-        """Have requests that wait for a row go job by job, if that is better by what is known."""
-        waiting = list(merged_of(row.queue))
-        if not waiting or self._choice.still_pays(row, waiting[0].stages, row.tool):
-            return
-        for merged in waiting:
-            self._choice.goes_job_by_job(row, merged.stages)
-        self._end_waiting(row, waiting, now_s)
+    def _reconsider(self, worker: ModelWorker, stage: int, now_s: float) -> None:
+        """Have requests that wait for a row go job by job, if that is better by what is known.
+
+        So do those that begin at a stage whose model could not be loaded.
+        """
+        row, waiting = worker.model, defaultdict[int, list[MergedRequest]](list)
+        for merged in merged_of(row.queue):
+            waiting[merged.offset].append(merged)
+        for offset, requests in waiting.items():
+            is_lost = offset == stage and stage not in worker.loaded_stages
+            if not is_lost and self._choice.still_pays(row, requests[0]):
+                continue
+            for merged in requests:
+                self._choice.goes_job_by_job(row, merged.request, offset)
+            self._end_waiting(row, requests, now_s)
 
     def _end_waiting(self, row: Model, waiting: list[MergedRequest], now_s: float) -> None:
         for merged in waiting:
@@ -253,7 +284,8 @@ class MergedRuns:
         first_id = merged.request.job_id
         batch_id = worker.in_flight[0].batch_id
         named = {"job": stage.request.title, "job_id": first_id, "batch": batch_id}
-        self._outbox.note("stage_done", **named, stage=number, worker=name)
+        if not merged.is_single:
+            self._outbox.note("stage_done", **named, stage=merged.offset + number, worker=name)
         if number == 0:
             self._first_done(merged, list(result_of.values()), share_s, worker, staged.written)
             return
@@ -301,6 +333,9 @@ class MergedRuns:
     ) -> None:
         merged.waiters = ()
         merged.let_go_of_parts()
+        job = self._job_of(merged)
+        if merged.is_single and job is not None:
+            self._jobs.go_on(job)
         for item, blob in zip(merged.parts, results, strict=True):
             if item.is_done:
                 self._ledger.discard(blob)
@@ -308,8 +343,9 @@ class MergedRuns:
                 seconds = share_s / len(results)
                 item.batch_id = worker.in_flight[0].batch_id
                 self._jobs.items_done([item], [blob], worker.worker_id, worker.node, seconds)
+        if merged.is_single:
+            return
         self.counts["merged"] += 1
-        job = self._job_of(merged)
         if job is not None:
             job.output_hashes = hashes
             self._jobs.succeed(job)
@@ -338,7 +374,8 @@ class MergedRuns:
         """Return the worker that has a job, and may write its outputs; None: none has."""
         if job.phase is JobPhase.MERGED:
             for worker, merged in self._in_flight():
-                if self._job_of(merged) is job and not merged.stages_done:
+                is_its = self._job_of(merged) is job and not merged.stages_done
+                if is_its and not merged.is_single:
                     return worker
         return None
 
@@ -382,7 +419,10 @@ class MergedRuns:
 
     def _let_go(self, merged: MergedRequest, number: int, now_s: float) -> None:
         """Read the job of a stage, should it have come already: nothing more of it is expected."""
-        identity = merged.stages[number].request.identity
+        self._expects_no_more(merged, merged.stages[number], now_s)
+
+    def _expects_no_more(self, merged: MergedRequest, stage: MergedStage, now_s: float) -> None:
+        identity = stage.request.identity
         if self._expected.get(identity) is not merged:
             return
         del self._expected[identity]

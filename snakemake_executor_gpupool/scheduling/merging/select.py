@@ -12,7 +12,7 @@ from snakemake_executor_gpupool.errors import ImpossibleRequest
 from snakemake_executor_gpupool.scheduling.device_requests import DeviceRequests
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.merging.choice import MergeChoice
-from snakemake_executor_gpupool.scheduling.merging.stage import MergedStage
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedStage, Place
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.scaling import WorkerScaling
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
@@ -56,6 +56,20 @@ class MergeSelection:
                 return (stages, model) if is_merged else None
             stages = stages[:-1]
         return None
+
+    def in_row(
+        self, place: Place, request: Request, tool: FileWorkerPool, message: ItemsRead
+    ) -> tuple[tuple[MergedStage, ...], Model] | None:
+        """Return a job's stages in a row that the job before it went through; None: it cannot."""
+        row = self._models.get(place.row)
+        stages = self._stages(request, tool, message) if row is not None else ()
+        if row is None or not stages or row.error is not None or not row.alive:
+            return None
+        models = tuple((stage.model, stage.request.tool) for stage in stages)
+        parts: tuple[object, ...] = row.key[1][place.offset :]  # type: ignore[index]
+        number = len(parts)
+        is_same = models[:number] == parts and stages[0].spec == row.spec
+        return (stages[:number], row) if is_same else None
 
     def _stages(
         self, request: Request, tool: FileWorkerPool, message: ItemsRead

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
 from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.requests import Request
+
+
+class Place(NamedTuple):
+    """Which stage of a row of models a job is, by the key of the row's model."""
+
+    row: Hashable
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -39,14 +47,18 @@ class MergedStage:
 
 @dataclass(eq=False, kw_only=True)
 class MergedRequest(WorkItem):
-    """A short request, to go through all models of its row in one dispatch.
+    """A short request, to go through all models of its row in one dispatch, or through one of them.
 
     Attributes
     ----------
     merge_id
         Its number; the job of the first stage has it, too, while it waits for it.
+    stages
+        Those that it goes through, as a rule to the end of its row.
     row
         The key of the model that is the models of all stages.
+    offset
+        Which of the row's stages is its first.
     home
         The key of the model that computes the first stage's items if the merge comes to nothing.
     parts
@@ -68,6 +80,7 @@ class MergedRequest(WorkItem):
     parts: list[WorkItem]
     part_of_item: list[int]
     item_names: list[str]
+    offset: int = 0
     stages_done: int = 0
     is_over: bool = False
     is_unclaimed: bool = False
@@ -76,6 +89,11 @@ class MergedRequest(WorkItem):
     def request(self) -> Request:
         """The first stage's job, which is ready."""
         return self.stages[0].request
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it goes through one stage: its outputs are written as those of any job."""
+        return len(self.stages) == 1
 
     @property
     def part_keys(self) -> list[str]:
@@ -92,7 +110,7 @@ def merged_request(
     merge_id: int,
     stages: tuple[MergedStage, ...],
     home: Hashable,
-    row: Hashable,
+    place: Place,
     parts: list[WorkItem],
     items: Sequence[WorkItem],
     names: list[str],
@@ -102,21 +120,24 @@ def merged_request(
     numbers = {id(item): number for number, item in enumerate(parts)}
     return MergedRequest(
         key=None,
-        group="|".join([*(stage.group for stage in stages), *_place_of(request)]),
+        group="|".join(
+            [f"{place.offset}", *(stage.group for stage in stages), *_place_of(request)]
+        ),
         cost=sum(item.cost for item in parts),
         tokens=len(parts) * max(item.tokens for item in parts),
         payload=b"",
         name=request.title,
-        level=(-request.priority, 0),
+        level=(-request.priority, place.offset),
         arrival=merge_id,
         waiters=(request.job_id,),
         merge_id=merge_id,
         stages=stages,
-        row=row,
+        row=place.row,
         home=home,
         parts=parts,
         part_of_item=[numbers[id(item)] for item in items],
         item_names=names,
+        offset=place.offset,
     )
 
 

@@ -130,11 +130,17 @@ class LoadAhead:
         suited = (device for device in self.free_gpus() if suits(request, device))
         return fit_one_process(suited, model.spec.count)
 
+    def _is_in_row(self, model: Model) -> bool:
+        """Whether a process has it, or is about to, side by side with others."""
+        part = model.ident, model.tool.ref
+        rows = (row for row in self._models.values() if row.is_chain and row.alive)
+        return any(part in row.key[1] for row in rows)  # type: ignore[index]
+
     def _is_worth_it(self, model: Model) -> bool:
         if not is_gpu(model.spec) or model.waiting or model.in_flight:
             return False
         if model.error is not None or model.is_chain or model.is_barred_ahead:
             return False
         weighs = model.is_foretold or self._outlook.weighs(model)
-        can_wait = model.info.persistent and weighs
+        can_wait = model.info.persistent and weighs and not self._is_in_row(model)
         return can_wait and not self._blame_tracker.is_suspect(model)

@@ -12,6 +12,7 @@ from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, MergedStage
 from snakemake_executor_gpupool.scheduling.models.charging import (
     Charging,
+    is_by_stage,
     parts_of,
     tried_again,
     work_of,
@@ -51,6 +52,9 @@ class Batching:
         #: How long an item of a merged request may take to compute.
         self.item_limit_s: Callable[[Model, Sequence[MergedStage], int], float]
         self.item_limit_s = lambda model, stages, requests: math.inf
+        #: Has merged requests that are about to be sent end after their first stage.
+        self.shorten: Callable[[ModelWorker, Sequence[WorkItem], float], None]
+        self.shorten = lambda worker, items, now_s: None
 
     # -- to workers ----------------------------------------------------------------
     def hand_out(self, model: Model, workers: Iterable[ModelWorker], now_s: float) -> None:
@@ -98,6 +102,9 @@ class Batching:
             return
         if worker.model.quick.most_tokens:
             worker.model.quick.saw([item.payload for item in items])
+        limit_s = math.inf
+        if worker.model.is_chain:
+            limit_s = self._before_merged(worker, items, now_s)
         self._batches += 1
         batch = Batch(self._batches, items, now_s)
         worker.in_flight.append(batch)
@@ -108,13 +115,19 @@ class Batching:
         self._note_sent(worker, batch)
         if worker.model.is_chain:
             requests = [item for item in items if isinstance(item, MergedRequest)]
-            there = len(items) + len(worker.model.queue)
-            limit_s = self.item_limit_s(worker.model, requests[0].stages, there)
             named = worker.worker_id, batch.batch_id
             self._outbox.put(RunMerged(*named, requests, limit_s if limit_s < math.inf else None))
             return
         params = worker.model.params_of_group[items[0].group]
         self._outbox.put(RunBatch(worker.worker_id, batch.batch_id, params, items))
+
+    def _before_merged(self, worker: ModelWorker, items: Sequence[WorkItem], now_s: float) -> float:
+        """Settle how far merged requests go; return how long an item of theirs may take."""
+        (first,) = (item for item in items[:1] if isinstance(item, MergedRequest))
+        there = len(items) + len(worker.model.queue)
+        limit_s = self.item_limit_s(worker.model, first.stages, there)
+        self.shorten(worker, items, now_s)
+        return limit_s
 
     def _note_sent(self, worker: ModelWorker, batch: Batch) -> None:
         items = batch.items
@@ -124,7 +137,7 @@ class Batching:
             "batch_sent",
             batch=batch.batch_id,
             worker=worker.worker_id,
-            items=len(items),
+            items=len(parts_of(worker, items)) if is_by_stage(batch) else len(items),
             jobs=sorted({job_id for waiters in waiting for job_id in waiters}),
             tokens=sum(batch.tokens),
             padded_tokens=worker.model.batch_tokens(batch),
@@ -189,7 +202,8 @@ class Batching:
         model, batch = worker.model, worker.in_flight.popleft()
         if worker.in_flight:
             worker.in_flight[0].sent_s = now_s
-        model.speed.learn(batch.cost, seconds, len(batch.items))
+        if not is_by_stage(batch):  # all stages take longer
+            model.speed.learn(batch.cost, seconds, len(batch.items))
         tokens = model.batch_tokens(batch)
         model.memory = model.memory.computed(peak_mib, tokens)
         model.quick.took(tokens, model.budget_tokens or 1, seconds)

@@ -285,8 +285,6 @@ class Dispatch:
     def chains_done(self, worker_id: str, now_s: float, peak_mib: int | None = None) -> None:
         """A worker has answered all stages of its oldest dispatch of merged runs."""
         worker = self.worker(worker_id)
-        stages = 1 + len(worker.model.more_params)
-        worker.has_all_stages |= worker.in_flight[0].stages_done == stages
         batch = self.batching.batch_over(worker, worker.in_flight[0].seconds, now_s, peak_mib)
         worker.model.items_done += len(batch.items)
         self.charging.note_batch(worker, batch, batch.work)

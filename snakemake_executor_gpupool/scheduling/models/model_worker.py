@@ -84,13 +84,20 @@ class ModelWorker:
     vram_mib: int | None = None
     #: It was ended because it did not answer.
     hung: bool = False
-    #: A worker of merged runs that has loaded the models of all stages.
-    has_all_stages: bool = False
+    #: Of merged runs: the stages whose models it has loaded.
+    loaded_stages: set[int] = field(default_factory=lambda: {0})
+    #: It takes requests of merged runs through one stage at a time, while others are to be loaded.
+    is_by_stage: bool = False
 
     @property
     def node(self) -> str:
         """The machine that it is on; empty for this one, or if that does not matter."""
         return self.devices[0].host if self.devices else ""
+
+    @property
+    def has_all_stages(self) -> bool:
+        """Whether it has loaded the models of all stages."""
+        return len(self.loaded_stages) > len(self.model.more_params)
 
     @property
     def is_feedable(self) -> bool:

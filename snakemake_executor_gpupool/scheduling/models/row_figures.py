@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
@@ -52,6 +52,8 @@ class RowFigures:
     _fixed_s: float = 0.0
     #: By stage: what the files of a request took lately.
     _files_s: dict[int, deque[float]] = field(default_factory=dict)
+    #: By stage: what loading its model took in this run.
+    _loads_s: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def recalled(cls, figures: Figures) -> RowFigures:
@@ -62,18 +64,40 @@ class RowFigures:
     def stage_loaded(self, stage: int, seconds: float) -> None:
         """The model of a later stage was loaded."""
         self.later_loads_s = seconds + (self.later_loads_s or 0.0 if stage > 1 else 0.0)
+        self._loads_s[stage] = seconds
 
-    def stage_done(
-        self, stage: int, stages: int, computed_s: float, files_s: float, requests: int
-    ) -> None:
-        """One of so many stages of so many requests has taken so long."""
-        self._files_s.setdefault(stage, deque(maxlen=WINDOW)).append(files_s / requests)
+    def loads_s(self, stages: Iterable[int], later: int, first_s: float) -> float:
+        """Estimate what loading the models of some later stages takes.
+
+        Parameters
+        ----------
+        later
+            How many later stages the row has.
+        first_s
+            What loading the first model took: before another was measured, they are like it.
+        """
+        each_s = first_s if self.later_loads_s is None else self.later_loads_s / later
+        if self._loads_s:
+            each_s = fmean(self._loads_s.values())
+        return sum(self._loads_s.get(stage, each_s) for stage in stages)
+
+    def computed(self, stage: int, computed_s: float, requests: int) -> None:
+        """Computing one stage of so many requests has taken so long."""
         if not stage:
-            return  # computing took what is done only once, too
+            return  # it took what is done only once, too
         self._latest.append((requests, computed_s))
         self.compute_s = median(computed_s / number for number, computed_s in self._latest)
         # Asked for with each request that is read, and only here another one.
         self._fixed_s = self._fixed_part_s()
+
+    def stage_done(
+        self, stage: int, stages: int, computed_s: float, files_s: float, requests: int
+    ) -> None:
+        """One of so many stages of so many requests has taken so long, files included."""
+        self._files_s.setdefault(stage, deque(maxlen=WINDOW)).append(files_s / requests)
+        if not stage:
+            return
+        self.computed(stage, computed_s, requests)
         known_s = {number: median(times_s) for number, times_s in self._files_s.items()}
         # The last stage is the only one without outputs.
         written_s = [s for number, s in known_s.items() if number < stages - 1]
