@@ -64,6 +64,7 @@ from snakemake_executor_gpupool.wire.messages_out import (
     results_of,
     run_batch,
     run_chains,
+    run_step,
     write_job,
 )
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
@@ -281,7 +282,28 @@ class Actions:
         frame = run_batch(effect.batch_id, effect.params, items, keys, store)
         self._send(effect.worker_id, frame)
 
+    def _send_step(self, effect: RunMerged) -> None:
+        first = effect.requests[0]
+        (stage,) = first.stages
+        items = [part for merged in effect.requests for part in merged.parts]
+        frame = run_step(
+            effect.batch_id,
+            first.offset,
+            stage.request.params,
+            [item.payload if item.result is None else item.result for item in items],
+            [place for place, item in enumerate(items) if item.result is not None],
+            [key for merged in effect.requests for key in merged.part_keys],
+            (stage.request.kept_space, *stage.key_head[1:]),
+            self._keeping.store_of(stage.request),
+            item_limit_s=effect.item_limit_s,
+            is_next_loaded=effect.is_next_loaded,
+        )
+        self._send(effect.worker_id, frame)
+
     def _send_chains(self, effect: RunMerged) -> None:
+        if effect.requests[0].is_single:
+            self._send_step(effect)
+            return
         by = self._by([effect.worker_id])
         chains = [chain_request(merged, by, self._staged) for merged in effect.requests]
         requests = [merged.request for merged in effect.requests]

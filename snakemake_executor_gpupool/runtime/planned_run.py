@@ -366,11 +366,13 @@ class PlannedRun:
             files: dict[str, object] = {"digests": [], "outputs": [], "logs": [], "bytes": 1}
             chains.append({"chain": place, "keys": keys, "items": len(keys), **files})
 
-        place = requests[0].offset + number
+        place, is_single = requests[0].offset + number, requests[0].is_single
         fields: dict[str, object] = {"type": "stage", "batch": effect.batch_id, "stage": place}
         fields |= {"load_s": load_s, "versions": {}} if load_s else {}
         fields |= {"last": number + 1 == stages, "seconds": seconds, "chains": chains}
         fields["peak_mib"] = None
+        if is_single:
+            fields |= {"chains": [], "computed": list(range(count))}
         return lambda: self._answer(effect.worker_id, fields, [b""] * count)
 
     def _stage_keys(self, request: MergedRequest, number: int) -> Sequence[str]:

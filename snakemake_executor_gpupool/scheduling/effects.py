@@ -157,18 +157,21 @@ class RunBatch:
 
 @dataclass(frozen=True)
 class RunMerged:
-    """Send ``chain``: short requests through all models of a row.
+    """Send ``chain``: short requests through all models of a row; ``step``: through one of them.
 
     Attributes
     ----------
     item_limit_s
         Requests whose items take longer to compute are to go job by job; None: none are.
+    is_next_loaded
+        The next stage's model is to be loaded after that, unless there is more to do.
     """
 
     worker_id: str
     batch_id: int
     requests: list[MergedRequest]
     item_limit_s: float | None = None
+    is_next_loaded: bool = False
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,8 @@ def _oldest(worker: ModelWorker, batch_id: int) -> Batch | None:
 def is_next_stage(batch: Batch, message: StageDone) -> bool:
     """Tell whether a message is about the stage that a dispatch of merged runs is at."""
     chains = list(merged_of(batch.items))
+    if chains[0].is_single or message.computed is not None:
+        return chains[0].is_single and _is_step(chains, message)
     numbers = [request.number for request in message.requests]
     open_ones = [number for number, chain in enumerate(chains) if not chain.is_over]
     stage = chains[0].offset + batch.stages_done
@@ -200,6 +202,15 @@ def is_next_stage(batch: Batch, message: StageDone) -> bool:
         and numbers == sorted(set(numbers))
         and all(_has_sound_keys(chains[each.number], each.keys) for each in message.requests)
     )
+
+
+def _is_step(chains: Sequence[MergedRequest], message: StageDone) -> bool:
+    """Tell whether a message is about the stage that requests go through by itself."""
+    if message.computed is None or message.requests or not message.is_last:
+        return False
+    count, places = sum(len(each.parts) for each in chains), list(message.computed)
+    is_sound = places == sorted({*places}) and all(place < count for place in places)
+    return is_sound and message.stage == chains[0].offset
 
 
 def _has_sound_keys(chain: MergedRequest, keys: Sequence[str]) -> bool:

@@ -46,6 +46,8 @@ class SimulatedProcesses(WorldOptions, ABC):
         self._alive: set[str] = set()
         #: Which later models each process of a row has loaded.
         self._stages_of: dict[str, set[int]] = {}
+        #: Of which they have not said so yet.
+        self._unsaid: dict[tuple[str, int], dict[str, Any]] = {}
 
     @abstractmethod
     def at(self, time_s: float, act: Callable[[], object]) -> None:
@@ -176,6 +178,8 @@ class SimulatedProcesses(WorldOptions, ABC):
             seconds = computed_s + self.staging_s * len(whole) * (stages > 1)
             place = effect.requests[0].offset + stage
             loaded = self._load_later(worker, place)
+            took_s = seconds + loaded.get("load_s", 0.0)
+            loaded = loaded or self._unsaid.pop((worker, place), {})
             if self.deadly & keys:
                 self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
                 return
@@ -188,16 +192,25 @@ class SimulatedProcesses(WorldOptions, ABC):
             meta |= {**loaded, "computed_s": computed_s}
             if stages > 1:
                 meta["files_s"] = seconds - computed_s
-            took_s = seconds + loaded.get("load_s", 0.0)
             self._later(worker, took_s, functools.partial(self._stage_done, effect, meta, done))
             if not whole:
                 return
+        if effect.is_next_loaded:
+            self._load_ahead(worker, effect.requests[0].offset + 1)
 
     def _load_later(self, worker: str, stage: int) -> dict[str, Any]:
+        """Return what is said of a load that a stage needs, if it needs one."""
         if not self.later_load_s or not stage or stage in self._stages_of.setdefault(worker, set()):
             return {}
         self._stages_of[worker].add(stage)
         return {"load_s": self.later_load_s, "versions": {}}
+
+    def _load_ahead(self, worker: str, stage: int) -> None:
+        """Load a model at once; that is said with the first answer that it is needed for."""
+        loaded = self._load_later(worker, stage)
+        if loaded:
+            self._later(worker, self.later_load_s, lambda: None)
+            self._unsaid[worker, stage] = loaded
 
     def _tried(
         self, effect: fx.RunMerged, items: dict[int, list[FakeItem]]
@@ -232,6 +245,9 @@ class SimulatedProcesses(WorldOptions, ABC):
         for number in items if stage == 0 and not one.is_single else ():
             job_id = int(effect.requests[number].stages[0].request.job)
             self.results[job_id] = [f"result of {item.key}" for item in self._jobs[job_id][1]]
+        if one.is_single:
+            self._step_done(effect, meta, items)
+            return
         names = {number: [item.key for item in each] for number, each in items.items()}
         files = {"digests": [], "outputs": [], "logs": [], "bytes": 1}
         chains: list[dict[str, Any]]
@@ -241,6 +257,15 @@ class SimulatedProcesses(WorldOptions, ABC):
                 chain |= {"order": list(range(chain["items"])), "names": chain["keys"]}
         meta = {**meta, "batch": effect.batch_id, "chains": chains, "peak_mib": None}
         self._answer(effect.worker_id, "stage", [f"result of {k}".encode() for k in keys], **meta)
+
+    def _step_done(
+        self, effect: fx.RunMerged, meta: dict[str, Any], items: dict[int, list[FakeItem]]
+    ) -> None:
+        numbers = [n for n, request in enumerate(effect.requests) for _ in request.parts]
+        places = [place for place, number in enumerate(numbers) if number in items]
+        blobs = [f"result of {item.key}".encode() for each in items.values() for item in each]
+        meta = {**meta, "batch": effect.batch_id, "chains": [], "peak_mib": None}
+        self._answer(effect.worker_id, "stage", blobs, computed=places, **meta)
 
     def _loaded(self, worker: str, model: str) -> None:
         if model in self.fatal_loads:

@@ -18,7 +18,7 @@ from snakemake_executor_gpupool.wire.kept import StoreAddress
 from snakemake_executor_gpupool.wire.requests import Request, ToolRef
 
 #: Kinds of frames whose blobs or input files another machine may have written a moment ago.
-_AFTER_OTHERS = frozenset({"read", "write", "publish", "run", "chain"})
+_AFTER_OTHERS = frozenset({"read", "write", "publish", "run", "chain", "step"})
 
 
 def with_latency(meta: Mapping[str, object], latency_wait_s: float) -> dict[str, object]:
@@ -291,13 +291,12 @@ def run_batch(
 
 @dataclass(frozen=True, slots=True)
 class ChainRequest:
-    """One short request, on its way through models of a chain.
+    """One short request, on its way through the models of a chain, from one to the last.
 
     Attributes
     ----------
     requests
-        Of its stages; the first is ready, the others are guessed. If there is one alone, its
-        outputs are written by others.
+        Of its stages; the first is ready, the others are guessed.
     keys, items
         Of the first stage's distinct items; where ``is_known``, the packed result instead.
     order, names
@@ -348,7 +347,7 @@ def run_chains(
     hashes: bool = True,
     item_limit_s: float | None = None,
 ) -> Frame:
-    """Have short requests taken through the models of as many stages as each has.
+    """Have short requests taken through the models of a chain.
 
     Parameters
     ----------
@@ -363,5 +362,40 @@ def run_chains(
         blobs += [request.job for request in chain.requests]
         blobs += chain.items
     meta = {"type": "chain", "batch": batch_id, "chains": [chain.fields() for chain in chains]}
-    meta |= {"offset": offset, "stages": len(chains[0].requests) if chains else 0}
-    return Frame({**meta, "store": store, "hashes": hashes, "item_limit_s": item_limit_s}, blobs)
+    meta |= {"offset": offset, "store": store}
+    return Frame({**meta, "hashes": hashes, "item_limit_s": item_limit_s}, blobs)
+
+
+def run_step(
+    batch_id: int,
+    stage: int,
+    params: bytes,
+    items: Iterable[Blob],
+    known: Sequence[int],
+    keys: Sequence[str],
+    head: tuple[str, str, str],
+    store: StoreAddress | None,
+    *,
+    item_limit_s: float | None = None,
+    is_next_loaded: bool = False,
+) -> Frame:
+    """Have items of short requests computed by the model of one stage of a chain.
+
+    Parameters
+    ----------
+    stage
+        Its number in the chain.
+    params
+        Pickled.
+    known
+        Which of the items are results, computed for other jobs.
+    keys, head
+        Of each item its own key, and what the keys of all results start with.
+    item_limit_s
+        Where computing an item takes longer, some are computed and the others left.
+    is_next_loaded
+        Whether to load the next stage's model after that, unless there is more to compute.
+    """
+    meta = {"type": "step", "batch": batch_id, "stage": stage, "known": known, "keys": keys}
+    meta |= {"head": head, "store": store, "item_limit_s": item_limit_s}
+    return Frame({**meta, "load_next": is_next_loaded}, [params, *items])

@@ -216,6 +216,8 @@ def _tuple_or_none(values: list[int] | None) -> tuple[int, ...] | None:
 class StageDone:
     """One stage of a dispatch of chains has been computed, and its outputs written.
 
+    Or a stage has been computed by itself: then of all its items some have a result.
+
     Attributes
     ----------
     stage
@@ -233,6 +235,8 @@ class StageDone:
         None: it was there.
     computed_s, files_s
         What computing takes as a rule, and what the files took; None: it was not said.
+    computed
+        Of a stage by itself: the positions of the items that ``results`` are of; None: it is not.
     """
 
     batch_id: int
@@ -246,6 +250,7 @@ class StageDone:
     versions: Mapping[str, str] = field(default_factory=dict)
     computed_s: float | None = None
     files_s: float | None = None
+    computed: tuple[int, ...] | None = None
 
     @classmethod
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
@@ -262,9 +267,12 @@ class StageDone:
             versions=fields.maybe("versions", are_versions, {}),
             computed_s=fields.maybe("computed_s", is_seconds, None),
             files_s=fields.maybe("files_s", is_seconds, None),
+            computed=_tuple_or_none(fields.maybe("computed", or_none(list_of(is_count)), None)),
         )
 
     @property
     def blob_count(self) -> int:
         """How many blobs its frame has."""
+        if self.computed is not None:
+            return len(self.computed)
         return sum(len(request.keys) for request in self.requests)

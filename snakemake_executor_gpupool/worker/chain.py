@@ -226,9 +226,9 @@ def known_results(chains: list[Chain]) -> dict[str, Packed]:
     }
 
 
-def unpack_chains(frame: Frame) -> list[Chain]:
-    """Return the requests of a ``chain`` frame."""
-    chains, blobs, stages = [], list(frame.blobs), frame.meta["stages"]
+def unpack_chains(frame: Frame, stages: int) -> list[Chain]:
+    """Return the requests of a ``chain`` frame, each of so many jobs."""
+    chains, blobs = [], list(frame.blobs)
     for meta in frame.meta["chains"]:
         values = [load_payload(blobs.pop(0)) for _ in range(stages + len(meta["keys"]))]
         chains.append(Chain(meta, values[:stages], values[stages:]))

@@ -61,11 +61,13 @@ class ChainModels:
         self._threads = ChainThreads()
         self.tools: dict[int, LoadedTool] = {}
         self.idents: dict[int, str] = {}
+        #: What loading took that was not told of yet.
+        self._unsaid: dict[int, dict[str, Any]] = {}
 
     def start(self, params: list[dict[str, Any]], device: str) -> Tool:
         """Load the first stage's model, and return its tool; ``params`` are those of all stages."""
         self._params, self._device = params, device
-        self.tools, self.idents, self._by_model = {}, {}, {}
+        self.tools, self.idents, self._by_model, self._unsaid = {}, {}, {}, {}
         self._load(0)
         return self.tools[0].show(params[0])
 
@@ -89,11 +91,17 @@ class ChainModels:
     def load_later(self, stage: int) -> dict[str, Any]:
         """Load a later stage's model; return what that took, nothing if it was there."""
         if stage in self.tools:
-            return {}
+            return self._unsaid.pop(stage, {})
         started_s = time.perf_counter()
         self._load(stage)
         settle_memory()
         return {"load_s": time.perf_counter() - started_s, "versions": versions()}
+
+    def load_ahead(self, stage: int) -> None:
+        """Load a later stage's model before it is needed; :meth:`load_later` tells of it then."""
+        took = self.load_later(stage)
+        if took:
+            self._unsaid[stage] = took
 
     def compute(
         self, stage: int, params: dict[str, Any], items: dict[str, Any], limit_s: float | None

@@ -2,26 +2,22 @@
 
 ::
 
-    coordinator → worker     chain {batch, offset, stages, store, chains, hashes}
+    coordinator → worker     chain {batch, offset, store, chains, hashes, item_limit_s}
                                                        [job of each stage..., payload... of each]
     worker → coordinator     stage {batch, stage, chains, last, load_s, versions} [result...]
                                                                  one for each stage
 
 ``load_s`` and ``versions`` are there if the stage's model was loaded for it.
 
-A dispatch goes through ``stages`` models of the chain, the first of them number ``offset``: to the
-chain's end, or through one alone, where the next is still to be loaded and that takes long. The
-outputs of a single one are not written here: a file process does that from the results, as for any
-job that is ready.
-
-Of several stages the first one's job is ready: its outputs are written under their own names. The
-jobs that follow are not: Snakemake has not released them, and may still remove their old outputs.
-Their outputs are staged, for the next stage to read, and for a file process to publish once the job
-is ready, if its inputs still have the digests that are reported here. Those of the last stage nobody
-here reads: a file process writes them from the results, once the job is ready, on the same terms.
-Results also go to the coordinator, for equal items of other jobs. A chain that fails at a stage, or
-is not short there, ends before it: the coordinator serves the rest job by job, where errors are
-reported.
+A dispatch goes from the stage number ``offset`` to the chain's end; :mod:`.chain_step` is of those
+through one stage. The job of its first stage is ready: outputs are written under their own names.
+The jobs that follow are not: Snakemake has not released them, and may still remove their old
+outputs. Their outputs are staged, for the next stage to read, and for a file process to publish
+once the job is ready, if its inputs still have the digests that are reported here. Those of the
+last stage nobody here reads: a file process writes them from the results, once the job is ready, on
+the same terms. Results also go to the coordinator, for equal items of other jobs. A chain that
+fails at a stage, or is not short there, ends before it: the coordinator serves the rest job by job,
+where errors are reported.
 
 Standard library only, Python >= 3.9.
 """
@@ -44,13 +40,14 @@ from snakemake_executor_gpupool.wire.payload import load_payload
 from snakemake_executor_gpupool.wire.spool import Spool
 from snakemake_executor_gpupool.worker.chain import (
     Chain,
-    Memory,
     Packed,
     is_misplaced,
     known_results,
     unpack_chains,
 )
 from snakemake_executor_gpupool.worker.chain_models import ChainModels
+from snakemake_executor_gpupool.worker.chain_results import StageResults
+from snakemake_executor_gpupool.worker.chain_step import StageSteps
 from snakemake_executor_gpupool.worker.channel import Channel, latency_of
 from snakemake_executor_gpupool.worker.describe import (
     batch_budget,
@@ -61,7 +58,7 @@ from snakemake_executor_gpupool.worker.describe import (
 from snakemake_executor_gpupool.worker.file_hashes import hashes_of
 from snakemake_executor_gpupool.worker.inputs import explained_inputs
 from snakemake_executor_gpupool.worker.late_files import wait_for_blobs
-from snakemake_executor_gpupool.worker.loaded import RestoredTools, for_files
+from snakemake_executor_gpupool.worker.loaded import RestoredTools
 from snakemake_executor_gpupool.worker.memory import peak_memory_mib, settle_memory
 from snakemake_executor_gpupool.worker.observed import OBSERVER
 from snakemake_executor_gpupool.worker.output_capture import job_log, tell_error
@@ -99,20 +96,21 @@ class ChainServer:
         require = self._require_unchanged
         self._models = ChainModels(tool_classes, self._restored, spool, require)
         self._device = "cpu"
-        self._remembered = Memory()
+        self._results = StageResults(tool_classes, self._models, self._store, require)
+        parts = self._models, self._results, self._store, len(tool_classes)
+        self._steps = StageSteps(channel, spool, *parts)
         #: By their roots: each run has one of its own.
         self._stagings: dict[str, Staging] = {}
         self._folders = StagingFolders()
-        #: What the items of a stage take to compute, as a rule.
-        self._computed_s = 0.0
         #: Whether to say what the content of the outputs of the first jobs is.
         self._hashes = False
-        #: Which stages of the chain a dispatch goes through: the first one, and how many.
-        self._offset, self._stages = 0, len(tool_classes)
+        #: Which stage of the chain a dispatch begins at.
+        self._offset = 0
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "load": self._load,
             "move": self._move,
             "chain": self._run_chains,
+            "step": self._run_step,
         }
 
     def handle(self, frame: Frame) -> None:
@@ -179,15 +177,20 @@ class ChainServer:
             raise
 
     # -- a dispatch --------------------------------------------------------------
-    def _run_chains(self, frame: Frame) -> None:
+    def _run_step(self, frame: Frame) -> None:
+        self._steps.run(frame, self._device, is_refused=self._is_refused(frame))
+
+    def _is_refused(self, frame: Frame) -> bool:
+        """Whether jobs are to be served one by one: there a missing file is reported."""
         wait_s = latency_of(frame)
-        if self._is_spoiled or (wait_s and wait_for_blobs(frame.blobs, wait_s)):
-            chains = []  # served job by job, a missing file is reported
-        else:
-            chains = unpack_chains(frame)
+        return self._is_spoiled or bool(wait_s and wait_for_blobs(frame.blobs, wait_s))
+
+    def _run_chains(self, frame: Frame) -> None:
+        self._offset = frame.meta["offset"]
+        stages = len(self._classes) - self._offset
+        chains = [] if self._is_refused(frame) else unpack_chains(frame, stages)
         self._hashes = frame.meta["hashes"]
-        self._offset, self._stages = frame.meta["offset"], frame.meta["stages"]
-        for stage in range(self._stages):
+        for stage in range(stages):
             if self._run_stage(stage, chains, frame.meta, self._store.of(frame)):
                 return
 
@@ -198,7 +201,7 @@ class ChainServer:
         loaded = self._load_later(stage, chains)
         started_s = time.perf_counter()
         whole = [chain for chain in chains if chain.is_whole]
-        self._computed_s = 0.0
+        self._results.computed_s = 0.0
         self._compute(stage, whole, kept, meta.get("item_limit_s"))
         files_from_s = time.perf_counter()
         done: list[dict[str, Any]] = []
@@ -215,9 +218,7 @@ class ChainServer:
         self._folders.clear(keep, below=[os.path.abspath(root) for root in self._stagings])
         answer = {"type": "stage", "batch": meta["batch"], "stage": self._offset + stage, **loaded}
         ended_s, peak_mib = time.perf_counter(), peak_memory_mib(self._device)
-        answer["computed_s"] = self._computed_s
-        if self._stages > 1:
-            answer["files_s"] = ended_s - files_from_s
+        answer |= {"computed_s": self._results.computed_s, "files_s": ended_s - files_from_s}
         seconds = ended_s - started_s
         self._channel.send(
             {**answer, "last": is_last, "chains": done, "seconds": seconds, "peak_mib": peak_mib},
@@ -249,7 +250,7 @@ class ChainServer:
             self._read_stage(chain, chain.stage + 1)
 
     def _is_last(self, stage: int) -> bool:
-        return stage + 1 == self._stages
+        return self._offset + stage + 1 == len(self._classes)
 
     def _class_of(self, stage: int) -> type[Tool]:
         return self._classes[self._offset + stage]
@@ -312,35 +313,16 @@ class ChainServer:
         """Compute the stage's items of all chains in common batches, duplicates once."""
         if not chains:
             return
-        head = tuple(chains[0].meta["models"][stage])
+        head, params = chains[0].meta["models"][stage], chains[0].jobs[stage].params
         items = {key: item for chain in chains for key, item in zip(chain.keys, chain.items)}
-        results = known_results(chains) if stage == 0 else {}
-        for key in items:
-            remembered = self._remembered.get((*head, key))
-            if key not in results and remembered is not None:
-                results[key] = Packed(remembered)
-        missing = {key: item for key, item in items.items() if key not in results}
-        params, number = chains[0].jobs[stage].params, self._offset + stage
-        with OBSERVER.watching():
-            computed, self._computed_s = self._models.compute(number, params, missing, limit_s)
-        reader, values = for_files(self._class_of(stage), params), list(missing.values())
+        known = known_results(chains) if stage == 0 else {}
+        place = self._offset + stage
         try:
-            self._require_unchanged()
-            if kept is not None and computed and head[1] == self._models.idents[number]:
-                keys = [(*head, key) for key in computed]
-                kept = self._store.to_write(kept, reader, keys, lambda: values)
-            else:
-                kept = None
-            self._require_unchanged(lambda: reader, lambda: values)
+            results = self._results.of(place, head, params, items, known, kept, limit_s)
         except GpupoolError:
             for chain in chains:
                 chain.is_whole = False
             return
-        for key, packed in computed.items():
-            if kept is not None:
-                kept.keep((*head, key), packed.parts)
-            self._remembered.keep((*head, key), packed.parts)
-        results.update(computed)
         for chain in chains:
             self._guarded(chain, self._take_results, results, not self._is_last(stage))
 

@@ -192,15 +192,15 @@ class MergeChoice:
         return row.load_s if known_s is None else known_s
 
     # -- one stage at a time -------------------------------------------------------
-    def goes_by_stage(self, worker: ModelWorker, requests: Sequence[MergedRequest]) -> bool:
-        """Decide whether a dispatch ends after its first stage.
+    def goes_by_stage(self, worker: ModelWorker, first: MergedRequest) -> bool:
+        """Decide whether a dispatch that this request is the first of ends after one stage.
 
         While a process loads a model it does nothing else, and others can write what the models
         before have made, and read it for those that follow. So where a model is still to be
         loaded, and takes long, and more requests wait than one dispatch takes, they go one stage
         at a time until all are loaded.
         """
-        row, first = worker.model, requests[0]
+        row = worker.model
         if first.is_single:
             return False
         later = range(first.offset + 1, first.offset + len(first.stages))

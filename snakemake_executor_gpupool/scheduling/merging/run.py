@@ -15,6 +15,8 @@ whatever way, only ends the merged run: what is left of it goes the ordinary way
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
@@ -41,7 +43,7 @@ from snakemake_executor_gpupool.scheduling.models.charging import work_of
 from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Work, by_cost
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model
-from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker
+from snakemake_executor_gpupool.scheduling.models.model_worker import Batch, ModelWorker
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.frames import Blob, blobs_size
 from snakemake_executor_gpupool.wire.messages import ItemsRead
@@ -165,16 +167,28 @@ class MergedRuns:
         self._dispatch.add(model, [merged], now_s)
         return True
 
-    def shorten(self, worker: ModelWorker, items: Sequence[WorkItem], now_s: float) -> None:
-        """Have a dispatch that is about to be sent end after its first stage, if that is better."""
-        requests = list(merged_of(items))
-        if not self._choice.goes_by_stage(worker, requests):
-            return
+    def shorten(self, worker: ModelWorker, requests: Sequence[MergedRequest], now_s: float) -> bool:
+        """Have a dispatch that is about to be sent end after its first stage, if that is better.
+
+        Return whether the next stage's model is to be loaded then, as no others come before.
+        """
+        if not self._choice.goes_by_stage(worker, requests[0]):
+            return False
         for merged in requests:
             later, merged.stages = merged.stages[1:], merged.stages[:1]
             self._choice.takes_place(merged, worker.model)
             for stage in later:
                 self._expects_no_more(merged, stage, now_s)
+        return not worker.model.queue and not self._is_reading(worker.model, requests[0].offset)
+
+    def _is_reading(self, row: Model, offset: int) -> bool:
+        """Whether jobs are being read that may be of a stage of a row, or of one before it."""
+        first = itertools.islice(row.tool.reads, 1)  # the others have come later
+        jobs = filter(None, map(self._jobs.get, (*first, *row.tool.reading)))
+        places = (job.place for job in jobs)
+        return any(
+            place is None or place.row != row.key or place.offset <= offset for place in places
+        )
 
     def _job_of(self, merged: MergedRequest) -> JobState | None:
         """Return the first stage's job; None if it has ended, even if its number is used again."""
@@ -187,6 +201,8 @@ class MergedRuns:
     ) -> None:
         """A worker has finished one stage of those requests that its message names."""
         batch = worker.in_flight[0]
+        if message.computed is not None:
+            message = self._by_requests(message, message.computed, batch)
         if message.load_s is not None:
             self._outbox.note(
                 "stage_loaded",
@@ -213,6 +229,23 @@ class MergedRuns:
             elif not merged.is_over:
                 self._ends_early(worker.model, merged, now_s)
         self._reconsider(worker, message.stage, now_s)
+
+    def _by_requests(self, message: StageDone, computed: Sequence[int], batch: Batch) -> StageDone:
+        """Return of a stage that was computed by itself which requests have all results."""
+        result_at = dict(zip(computed, message.results, strict=True))
+        requests: list[StagedRequest] = []
+        results: list[Blob] = []
+        end = 0
+        for number, merged in enumerate(merged_of(batch.items)):
+            start, end = end, end + len(merged.parts)
+            found = [result_at[place] for place in range(start, end) if place in result_at]
+            if len(found) == end - start:
+                keys, items = tuple(merged.part_keys), len(merged.part_of_item)
+                requests.append(StagedRequest(number, keys, items, (), (), (), 0))
+                results += found
+            else:
+                self._ledger.discard(*found)
+        return dataclasses.replace(message, requests=tuple(requests), results=tuple(results))
 
     def _ends_early(self, row: Model, merged: MergedRequest, now_s: float) -> None:
         if not merged.stages_done:

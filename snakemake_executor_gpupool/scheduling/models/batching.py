@@ -52,9 +52,10 @@ class Batching:
         #: How long an item of a merged request may take to compute.
         self.item_limit_s: Callable[[Model, Sequence[MergedStage], int], float]
         self.item_limit_s = lambda model, stages, requests: math.inf
-        #: Has merged requests that are about to be sent end after their first stage.
-        self.shorten: Callable[[ModelWorker, Sequence[WorkItem], float], None]
-        self.shorten = lambda worker, items, now_s: None
+        #: Has merged requests that are about to be sent end after their first stage, if that is
+        #: better; says whether the next one's model is to be loaded then.
+        self.shorten: Callable[[ModelWorker, Sequence[MergedRequest], float], bool]
+        self.shorten = lambda worker, requests, now_s: False
 
     # -- to workers ----------------------------------------------------------------
     def hand_out(self, model: Model, workers: Iterable[ModelWorker], now_s: float) -> None:
@@ -102,9 +103,7 @@ class Batching:
             return
         if worker.model.quick.most_tokens:
             worker.model.quick.saw([item.payload for item in items])
-        limit_s = math.inf
-        if worker.model.is_chain:
-            limit_s = self._before_merged(worker, items, now_s)
+        merged = self._merged(worker, items, now_s) if worker.model.is_chain else None
         self._batches += 1
         batch = Batch(self._batches, items, now_s)
         worker.in_flight.append(batch)
@@ -113,21 +112,25 @@ class Batching:
         for part in parts_of(worker, items):
             part.tries += 1
         self._note_sent(worker, batch)
-        if worker.model.is_chain:
-            requests = [item for item in items if isinstance(item, MergedRequest)]
-            named = worker.worker_id, batch.batch_id
-            self._outbox.put(RunMerged(*named, requests, limit_s if limit_s < math.inf else None))
+        if merged is not None:
+            self._outbox.put(RunMerged(worker.worker_id, batch.batch_id, *merged))
             return
         params = worker.model.params_of_group[items[0].group]
         self._outbox.put(RunBatch(worker.worker_id, batch.batch_id, params, items))
 
-    def _before_merged(self, worker: ModelWorker, items: Sequence[WorkItem], now_s: float) -> float:
-        """Settle how far merged requests go; return how long an item of theirs may take."""
-        (first,) = (item for item in items[:1] if isinstance(item, MergedRequest))
-        there = len(items) + len(worker.model.queue)
-        limit_s = self.item_limit_s(worker.model, first.stages, there)
-        self.shorten(worker, items, now_s)
-        return limit_s
+    def _merged(
+        self, worker: ModelWorker, items: Sequence[WorkItem], now_s: float
+    ) -> tuple[list[MergedRequest], float | None, bool]:
+        """Settle how far merged requests go.
+
+        Return them, how long an item of theirs may take, and whether to load the next model then.
+        """
+        model = worker.model
+        requests = [item for item in items if isinstance(item, MergedRequest)]
+        there = len(items) + len(model.queue)
+        limit_s = self.item_limit_s(model, requests[0].stages, there)
+        loads_next = self.shorten(worker, requests, now_s)
+        return requests, limit_s if limit_s < math.inf else None, loads_next
 
     def _note_sent(self, worker: ModelWorker, batch: Batch) -> None:
         items = batch.items

@@ -59,9 +59,22 @@ class KeptWorkers:
         """Return those of a model's workers that may rest if they have nothing to do."""
         if model.waiting or not model.info.persistent or not is_gpu(model.spec):
             return workers
+        if model.is_chain:
+            return [worker for worker in workers if not self._goes_on(worker, now_s)]
         if not (self._outlook.is_known and self._outlook.weighs(model)):
             return workers
         return [worker for worker in workers if not self._is_kept(worker, now_s)]
+
+    def _goes_on(self, worker: ModelWorker, now_s: float) -> bool:
+        """Whether jobs come in a moment for which the next model of a row is being loaded."""
+        if not worker.is_by_stage or worker.has_all_stages or worker.in_flight:
+            return False
+        if worker.spare_since_s is None:
+            worker.spare_since_s = now_s
+        left_s = limit_s(worker.model) - (now_s - worker.spare_since_s)
+        if left_s > 0.0:
+            self._due.keeps(worker.model, now_s + left_s)
+        return left_s > 0.0
 
     def _is_kept(self, worker: ModelWorker, now_s: float) -> bool:
         """Whether a worker has nothing to do, but jobs that come before another could be loaded."""
