@@ -40,6 +40,8 @@ class Loaded:
         How many it may have if it takes next to no time; 0: no more than that.
     seconds
         What loading took, the start of the process left out.
+    imported_s
+        How much of that was importing, where further models are loaded; None: it was not said.
     peak_mib
         The most device memory that the process has held so far; None: unknown.
     versions
@@ -51,6 +53,7 @@ class Loaded:
     peak_mib: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     quick_tokens: int = 0
+    imported_s: float | None = None
 
     @classmethod
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
@@ -61,6 +64,7 @@ class Loaded:
             peak_mib=fields.take("peak_mib", or_none(is_mib)),
             versions=fields.take("versions", are_versions),
             quick_tokens=fields.take("quick_tokens", whole_up_to(MAX_TOKENS)),
+            imported_s=fields.maybe("imported_s", is_seconds, None),
         )
 
 

@@ -20,6 +20,7 @@ from snakemake_executor_gpupool.worker.batch import run_batch
 from snakemake_executor_gpupool.worker.chain import Packed, tried_first
 from snakemake_executor_gpupool.worker.chain_threads import ChainThreads
 from snakemake_executor_gpupool.worker.describe import batch_budget, describe_model, versions
+from snakemake_executor_gpupool.worker.import_time import ImportTime
 from snakemake_executor_gpupool.worker.loaded import LoadedTool, RestoredTools, for_files
 from snakemake_executor_gpupool.worker.memory import settle_memory
 from snakemake_executor_gpupool.worker.numerics import claim_kind, is_of_kind
@@ -42,6 +43,8 @@ class ChainModels:
         Of the stages whose models are loaded.
     idents
         The identity of each one's model, as file processes describe it; empty: it has changed.
+    imported_s
+        How much of the last load was importing.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class ChainModels:
         self._threads = ChainThreads()
         self.tools: dict[int, LoadedTool] = {}
         self.idents: dict[int, str] = {}
+        self.imported_s = 0.0
         #: What loading took that was not told of yet.
         self._unsaid: dict[int, dict[str, Any]] = {}
 
@@ -79,7 +83,9 @@ class ChainModels:
             self._restored.restore(tool_class)
             with OBSERVER.watching():
                 loaded = LoadedTool(tool_class, params)
-                loaded.load(self._device)
+                with ImportTime() as imports:
+                    loaded.load(self._device)
+            self.imported_s = imports.seconds
             claim_kind(self._spool.shared_directories, self._device)
             self._by_model[model] = loaded
         self._require_unchanged(lambda: reader)

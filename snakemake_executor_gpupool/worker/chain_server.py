@@ -132,6 +132,7 @@ class ChainServer:
         settle_memory()
         figures: dict[str, Any] = {
             "seconds": time.perf_counter() - started_s,
+            "imported_s": self._models.imported_s,
             "batch_tokens": budget,
             "quick_tokens": 0,  # requests are gathered by what a dispatch costs
         }

@@ -206,11 +206,11 @@ class MergeChoice:
         later = range(first.offset + 1, first.offset + len(first.stages))
         missing = [stage for stage in later if stage not in worker.loaded_stages]
         if not missing or not (worker.is_by_stage or row.queue):
+            worker.is_by_stage = False
             return False
-        first_s = max((row.load_s or 0.0) - (row.tool.start_s or 0.0), 0.0)
-        worker.is_by_stage = (
-            row.merged.loads_s(missing, len(row.more_params), first_s) > BRIEF_LOADS_S
-        )
+        known_s = max((row.load_s or 0.0) - (row.tool.start_s or 0.0), 0.0)
+        later_s = row.merged.loads_s(missing, len(row.more_params), known_s)
+        worker.is_by_stage = later_s > BRIEF_LOADS_S
         return worker.is_by_stage
 
     def takes_place(self, merged: MergedRequest, row: Model) -> None:
@@ -281,7 +281,8 @@ class MergeChoice:
         if not requests or computed_s is None:
             return
         if files_s is None:
-            row.merged.computed(stage, computed_s, requests)
+            if message.load_s is None:  # else it took what is done only once, too
+                row.merged.computed(stage, computed_s, requests)
         else:
             row.merged.stage_done(stage, stages, computed_s, files_s, requests)
 

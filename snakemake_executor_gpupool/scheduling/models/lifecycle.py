@@ -358,6 +358,7 @@ class WorkerLifecycle:
             **({} if message.peak_mib is None else {"peak_mib": message.peak_mib}),
         )
         model.learn_load(now_s - worker.since_s)
+        model.merged.first_loaded(message.seconds, message.imported_s)
         worker.has_loaded = model.has_loaded = True
         self._blame_tracker.exonerate(model)
         model.memory = model.memory.loaded(message.peak_mib, message.batch_tokens)

@@ -287,7 +287,7 @@ class Model:
                 return [item], unwanted
             unwanted.append(item)
         budget = self.budget_tokens or 1
-        if self.is_chain and not worker.has_all_stages:
+        if self.is_chain and (worker.is_by_stage or not worker.has_all_stages):
             # While it loads the models of later stages, there is more to do with the first one's.
             budget *= FIRST_ROUND
         bounds = self.info.pads, self._most_batch_cost(), self.quick.bounds(self.speed)

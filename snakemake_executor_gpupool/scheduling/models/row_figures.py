@@ -35,6 +35,8 @@ class RowFigures:
     ----------
     later_loads_s
         What loading the models after the first took, all together; None: nothing was measured.
+    first_load_s
+        What loading the first one took, without what is imported only once; None: not measured.
     spent_s
         For how long requests have waited for other ones in that process, and not elsewhere.
     compute_s, files_s
@@ -43,6 +45,7 @@ class RowFigures:
     """
 
     later_loads_s: float | None = None
+    first_load_s: float | None = None
     spent_s: float = 0.0
     compute_s: float | None = None
     files_s: float | None = None
@@ -61,21 +64,29 @@ class RowFigures:
         compute_s, files_s = figures.job_compute_s, figures.job_files_s
         return cls(figures.later_loads_s, compute_s=compute_s, files_s=files_s)
 
+    def first_loaded(self, seconds: float, imported_s: float | None) -> None:
+        """The model of the first stage was loaded, what is imported for all of them included."""
+        if imported_s is not None:
+            self.first_load_s = max(seconds - imported_s, 0.0)
+
     def stage_loaded(self, stage: int, seconds: float) -> None:
         """The model of a later stage was loaded."""
         self.later_loads_s = seconds + (self.later_loads_s or 0.0 if stage > 1 else 0.0)
         self._loads_s[stage] = seconds
 
-    def loads_s(self, stages: Iterable[int], later: int, first_s: float) -> float:
+    def loads_s(self, stages: Iterable[int], later: int, load_s: float) -> float:
         """Estimate what loading the models of some later stages takes.
+
+        Before one of them was measured, in this run or an earlier one, they are like the first.
 
         Parameters
         ----------
         later
             How many later stages the row has.
-        first_s
-            What loading the first model took: before another was measured, they are like it.
+        load_s
+            What the first model took from asking for a process, if no more is known of it.
         """
+        first_s = load_s if self.first_load_s is None else self.first_load_s
         each_s = first_s if self.later_loads_s is None else self.later_loads_s / later
         if self._loads_s:
             each_s = fmean(self._loads_s.values())
