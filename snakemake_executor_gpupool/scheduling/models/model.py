@@ -333,7 +333,7 @@ class Model:
         if self.round_size is not None and not self.suspects:
             # They are brief, and meanwhile it would have nothing to do.
             return math.inf if self.has_full_round or not self.tool.is_reading else 0.0
-        if self.suspects or self.has_short:
+        if self.suspects or (self.has_short and not self.is_chain):
             return 0.0
         return self.queue.load / (2 * max(len(self.workers) + min(self.held_back, 1), 1))
 
