@@ -177,14 +177,15 @@ class SimulatedProcesses(WorldOptions, ABC):
             computed_s = seconds * self.seconds_per_cost + self.dispatch_s * (stage == 0)
             seconds = computed_s + self.staging_s * len(whole) * (stages > 1)
             place = effect.requests[0].offset + stage
-            loaded = self._load_later(worker, place)
+            is_lost = bool(place) and self._model_of(effect, stage) in self.failing_loads
+            loaded = {} if is_lost else self._load_later(worker, place)
             took_s = seconds + loaded.get("load_s", 0.0)
             loaded = loaded or self._unsaid.pop((worker, place), {})
             if self.deadly & keys:
                 self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
                 return
             unfit = self.bad | self.huge
-            if place and self._model_of(effect, stage) in self.failing_loads:
+            if is_lost:
                 unfit = unfit | keys
             whole = [n for n, each in items.items() if not unfit & {i.key for i in each}]
             done = {number: items[number] for number in whole}
@@ -195,8 +196,11 @@ class SimulatedProcesses(WorldOptions, ABC):
             self._later(worker, took_s, functools.partial(self._stage_done, effect, meta, done))
             if not whole:
                 return
+        first = effect.requests[0]
         if effect.is_next_loaded:
-            self._load_ahead(worker, effect.requests[0].offset + 1)
+            following = self._jobs[int(first.request.follow[0].job)][0]
+            if following not in self.failing_loads:
+                self._load_ahead(worker, first.offset + 1)
 
     def _load_later(self, worker: str, stage: int) -> dict[str, Any]:
         """Return what is said of a load that a stage needs, if it needs one."""

@@ -281,8 +281,7 @@ class MergeChoice:
         if not requests or computed_s is None:
             return
         if files_s is None:
-            if message.load_s is None:  # else it took what is done only once, too
-                row.merged.computed(stage, computed_s, requests)
+            row.merged.stage_alone(stage, computed_s, requests)
         else:
             row.merged.stage_done(stage, stages, computed_s, files_s, requests)
 

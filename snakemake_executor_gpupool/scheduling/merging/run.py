@@ -213,6 +213,8 @@ class MergedRuns:
             )
         if message.requests or message.load_s is not None:
             worker.loaded_stages.add(message.stage)
+        elif message.stage == batch_offset(batch) and message.stage not in worker.loaded_stages:
+            worker.model.merged.lost_stages.add(message.stage)
         self._choice.stage_done(worker.model, message)
         batch.stages_done += 1
         batch.seconds += message.seconds
@@ -228,7 +230,7 @@ class MergedRuns:
                 self._answered(merged, staged, result_of, share_s, worker, now_s, shares[number])
             elif not merged.is_over:
                 self._ends_early(worker.model, merged, now_s)
-        self._reconsider(worker, message.stage, now_s)
+        self._reconsider(worker.model, now_s)
 
     def _by_requests(self, message: StageDone, computed: Sequence[int], batch: Batch) -> StageDone:
         """Return of a stage that was computed by itself which requests have all results."""
@@ -252,16 +254,16 @@ class MergedRuns:
             self._choice.goes_job_by_job(row, merged.request, merged.offset)
         self.dissolve(merged, now_s)
 
-    def _reconsider(self, worker: ModelWorker, stage: int, now_s: float) -> None:
+    def _reconsider(self, row: Model, now_s: float) -> None:
         """Have requests that wait for a row go job by job, if that is better by what is known.
 
         So do those that begin at a stage whose model could not be loaded.
         """
-        row, waiting = worker.model, defaultdict[int, list[MergedRequest]](list)
+        waiting = defaultdict[int, list[MergedRequest]](list)
         for merged in merged_of(row.queue):
             waiting[merged.offset].append(merged)
         for offset, requests in waiting.items():
-            is_lost = offset == stage and stage not in worker.loaded_stages
+            is_lost = offset in row.merged.lost_stages
             if not is_lost and self._choice.still_pays(row, requests[0]):
                 continue
             for merged in requests:
@@ -470,6 +472,11 @@ class MergedRuns:
         self._outbox.note(
             "dispatch_saved", job=job.request.title, job_id=job.request.job_id, **batch
         )
+
+
+def batch_offset(batch: Batch) -> int:
+    """Return which stage of its row a dispatch begins at."""
+    return next(merged_of(batch.items)).offset
 
 
 def merged_of(items: Iterable[WorkItem]) -> Iterator[MergedRequest]:

@@ -62,8 +62,10 @@ class MergeSelection:
     ) -> tuple[tuple[MergedStage, ...], Model] | None:
         """Return a job's stages in a row that the job before it went through; None: it cannot."""
         row = self._models.get(place.row)
-        stages = self._stages(request, tool, message) if row is not None else ()
-        if row is None or not stages or row.error is not None or not row.alive:
+        if row is None or row.error is not None or not row.alive:
+            return None
+        stages = self._stages(request, tool, message)
+        if not stages or place.offset in row.merged.lost_stages:
             return None
         models = tuple((stage.model, stage.request.tool) for stage in stages)
         parts: tuple[object, ...] = row.key[1][place.offset :]  # type: ignore[index]

@@ -42,6 +42,8 @@ class RowFigures:
     compute_s, files_s
         What computing takes, and reading and writing the files in the row's process, on the
         average of its stages; None: nothing was measured.
+    lost_stages
+        Those whose models could not be loaded side by side with the others.
     """
 
     later_loads_s: float | None = None
@@ -49,12 +51,15 @@ class RowFigures:
     spent_s: float = 0.0
     compute_s: float | None = None
     files_s: float | None = None
+    lost_stages: set[int] = field(default_factory=set)
     #: Of the latest stages: how many requests, and what computing them took.
     _latest: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     #: What computing a dispatch takes beside what its number of requests takes.
     _fixed_s: float = 0.0
     #: By stage: what the files of a request took lately.
     _files_s: dict[int, deque[float]] = field(default_factory=dict)
+    #: Stages that requests have gone through by themselves.
+    _begun: set[int] = field(default_factory=set)
     #: By stage: what loading its model took in this run.
     _loads_s: dict[int, float] = field(default_factory=dict)
 
@@ -92,10 +97,13 @@ class RowFigures:
             each_s = fmean(self._loads_s.values())
         return sum(self._loads_s.get(stage, each_s) for stage in stages)
 
-    def computed(self, stage: int, computed_s: float, requests: int) -> None:
-        """Computing one stage of so many requests has taken so long."""
-        if not stage:
-            return  # it took what is done only once, too
+    def stage_alone(self, stage: int, computed_s: float, requests: int) -> None:
+        """Computing one stage of so many requests has taken so long, with no files."""
+        if stage in self._begun:
+            self._computed(computed_s, requests)
+        self._begun.add(stage)  # it took what is done only once, too
+
+    def _computed(self, computed_s: float, requests: int) -> None:
         self._latest.append((requests, computed_s))
         self.compute_s = median(computed_s / number for number, computed_s in self._latest)
         # Asked for with each request that is read, and only here another one.
@@ -107,8 +115,8 @@ class RowFigures:
         """One of so many stages of so many requests has taken so long, files included."""
         self._files_s.setdefault(stage, deque(maxlen=WINDOW)).append(files_s / requests)
         if not stage:
-            return
-        self.computed(stage, computed_s, requests)
+            return  # computing took what is done only once, too
+        self._computed(computed_s, requests)
         known_s = {number: median(times_s) for number, times_s in self._files_s.items()}
         # The last stage is the only one without outputs.
         written_s = [s for number, s in known_s.items() if number < stages - 1]

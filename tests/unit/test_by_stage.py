@@ -1,0 +1,217 @@
+"""Short requests through a row's models one at a time, while some are still to be loaded."""
+
+from __future__ import annotations
+
+import functools
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snakemake_executor_gpupool.scheduling import effects as fx
+from snakemake_executor_gpupool.scheduling import events as ev
+from snakemake_executor_gpupool.scheduling.models.figures import Figures
+from snakemake_executor_gpupool.scheduling.models.model import FIRST_ROUND
+from snakemake_executor_gpupool.scheduling.models.row_figures import RowFigures
+from tests.unit.test_chains import STAGES, Pipeline, all_succeeded, pipeline
+
+MANY = 30
+
+
+def slow(rows: int = MANY, **options: Any) -> Pipeline:
+    """Return a world with rows of jobs whose models take two seconds each to load."""
+    usual = {"gpus": 0, "cpus": 1, "load_s": 2.0, "later_load_s": 2.0, "budget_tokens": 2}
+    usual |= {"read_s": 1e-3, "write_s": 1e-3, "release_s": 1e-3, "seconds_per_cost": 1e-4}
+    world = pipeline(**usual | options)
+    for number in range(1, rows + 1):
+        world.row(number, [f"r{number}"])
+    return world
+
+
+def spans(world: Pipeline) -> list[tuple[int, int]]:
+    """Return of each dispatch the stage that it begins at, and how many it goes through."""
+    firsts = [effect.requests[0] for effect in world.effects(fx.RunMerged)]
+    return [(first.offset, len(first.stages)) for first in firsts]
+
+
+def test_while_models_are_still_to_be_loaded_requests_go_through_one_at_a_time() -> None:  # M1 F2
+    world = slow()
+    world.run()
+    assert all_succeeded(world)
+    assert not world.effects(fx.RunBatch) and len(world.effects(fx.LoadModel)) == 1
+    assert set(spans(world)) == {(0, 1), (1, 1), (2, 1)}
+    assert len(world.computed) == len(set(world.computed)) == STAGES * MANY
+    # Loads follow one another at once, and the first jobs are reported before the second one.
+    loaded_s = [note["seconds"] for note in world.notes("stage_loaded")]
+    assert loaded_s == [2.0, 2.0]
+    assert max(world.report_times[100 * n] for n in range(1, MANY + 1)) < 2.0 + 2.0
+    assert max(world.report_times.values()) < 3 * 2.0 + 1.0
+
+
+def test_what_is_computed_by_itself_is_written_as_any_job_is() -> None:  # M1
+    world = slow()
+    world.run()
+    written = {effect.request.job_id for effect in world.effects(fx.WriteJob)}
+    assert written == {job_id for row in world.rows.values() for job_id in row}
+    assert not world.effects(fx.PublishJob) and not world.counts.total()
+    assert not world.notes("stage_done")
+    assert world.scheduler.ledger.guesses == 0
+
+
+def test_few_requests_go_through_all_at_once() -> None:  # M1
+    world = slow(rows=2 * FIRST_ROUND)
+    world.run()
+    assert all_succeeded(world) and {number for _, number in spans(world)} == {STAGES}
+
+
+@pytest.mark.parametrize("later_s", [0.01, 0.2])
+def test_where_loads_are_brief_all_go_at_once(later_s: float) -> None:  # M1
+    """As an earlier run has measured, whatever the first one takes with its imports."""
+    world = slow(rows=0, later_load_s=later_s)
+    key = "m0+m1+m2/m0/cpux1:CPU"
+    known = Figures(load_s=2.0, later_loads_s=2 * later_s)
+    world.scheduler.dispatch.models._figures[key] = known
+    for number in range(1, MANY + 1):
+        world.row(number, [f"r{number}"])
+    world.run()
+    keys = [m.profile_key for m in world.scheduler.dispatch.models.values() if m.is_chain]
+    assert keys == [key], "what the figures are known by"
+    assert all_succeeded(world) and {number for _, number in spans(world)} == {STAGES}
+
+
+def test_once_all_models_are_loaded_requests_go_through_all_at_once() -> None:  # M1
+    world = slow()
+    for number in range(101, 101 + MANY):
+        world.at(60.0, functools.partial(world.row, number, [f"r{number}"]))
+    world.run()
+    assert all_succeeded(world)
+    count = spans(world).index((0, STAGES))
+    assert set(spans(world)[count:]) == {(0, STAGES)}
+
+
+def test_what_was_imported_once_is_no_part_of_a_load() -> None:  # F2
+    figures = RowFigures()
+    assert figures.loads_s([1, 2], 2, 3.0) == 6.0, "they are like the first one"
+    figures.first_loaded(2.5, None)
+    assert figures.loads_s([1, 2], 2, 3.0) == 6.0, "nothing was said"
+    figures.first_loaded(2.5, 2.4)
+    assert figures.loads_s([1, 2], 2, 3.0) == pytest.approx(0.2)
+    figures.stage_loaded(1, 4.0)
+    assert figures.loads_s([2], 2, 3.0) == 4.0, "what was measured is a better guess"
+    assert RowFigures(later_loads_s=3.0).loads_s([1], 2, 9.0) == 1.5, "or an earlier run's"
+
+
+def test_items_that_others_have_already_are_not_computed_again() -> None:  # M5
+    world = slow(rows=0)
+    for number in range(1, MANY + 1):
+        world.row(number, [f"r{number // 2}", "same"])
+    world.run()
+    assert all_succeeded(world)
+    # Two dispatches that are in flight at the same time may both have one.
+    again = len(world.computed) - len(set(world.computed))
+    assert again <= 2 * STAGES * len(world.effects(fx.RunMerged)) / MANY * FIRST_ROUND
+
+
+def test_one_stage_whose_model_cannot_be_loaded_is_not_tried_for_each_request() -> None:  # M5 W8
+    world = slow(failing_loads={"m1"})
+    world.run()
+    failed = {job_id for job_id, error in world.reports.items() if error is not None}
+    assert failed == {100 * number + 1 for number in range(1, MANY + 1)}
+    assert all("no weights" in str(world.reports[job_id]) for job_id in failed)
+    assert len([span for span in spans(world) if span[0] == 1]) <= 2
+
+
+def test_requests_that_take_long_to_compute_go_to_models_of_their_own() -> None:  # M1 F2
+    """Three processes compute at the same time what one would do one after the other."""
+    ends_s = []
+    for merges in (True, False):
+        world = slow(rows=0, seconds_per_cost=1.0, budget_tokens=MANY // 2)
+        world.merges = merges
+        for number in range(1, 3 * MANY + 1):
+            world.row(number, [f"r{number}"])
+        world.run()
+        assert all_succeeded(world)
+        assert len(world.effects(fx.LoadModel)) == merges + STAGES
+        ends_s.append(max(world.report_times.values()))
+    assert ends_s[0] < ends_s[1] + 8 * STAGES, "some are tried"
+
+
+def test_a_job_that_is_not_the_one_that_was_guessed_goes_its_own_way() -> None:  # M5
+    world = slow()
+    world.at(0.5, lambda: world._jobs.update({101: ("other", world._jobs[101][1])}))
+    world.run()
+    assert all_succeeded(world)
+    at = {
+        each.request.job_id: (each.row, each.offset)
+        for effect in world.effects(fx.RunMerged)
+        for each in effect.requests
+    }
+    assert at[201] == at[301] == (at[100][0], 1) and at.get(101) != at[201]
+
+
+def test_a_run_that_has_left_leaves_no_places_behind() -> None:  # G2
+    world = slow()
+    world.run(until_s=3.0)
+    places = world.scheduler._choice._places
+    assert places
+    for row in world.rows.values():
+        for job_id in row:
+            world.take(ev.RunLeft(str(job_id)))
+    assert not places
+
+
+@pytest.mark.parametrize("when_s", [2.5, 4.1, 5.0, 6.3])
+def test_when_the_process_dies_nothing_is_lost(when_s: float) -> None:  # M5 W4
+    world = slow()
+    world.at(when_s, lambda: world.kill_one(lambda names: _chains(names)[0]))
+    world.run()
+    assert all_succeeded(world)
+
+
+def _chains(names: list[str]) -> list[str]:
+    return [name for name in names if "chain" in name] or names
+
+
+def lived(merges: bool, rows: list[list[str]], seed: int, **options: Any) -> dict[int, bool]:
+    """Run rows whose processes are killed at random; return which jobs succeeded."""
+    world = slow(rows=0, **options)
+    world.merges = merges
+    picks = random.Random(seed)
+    for number, items in enumerate(rows, 1):
+        world.at(picks.uniform(0.0, 3.0), functools.partial(world.row, number, items))
+    for _ in range(picks.randrange(3)):
+        world.at(picks.uniform(0.0, 9.0), lambda: world.kill_one(picks.choice))
+    world.run(until_s=50_000)
+    assert world.scheduler.is_quiet
+    for job_id, error in world.reports.items():
+        own = [f"result of {item.key}" for item in world._jobs[job_id][1]]
+        assert error is not None or world.results[job_id] == own
+    return {job_id: error is None for job_id, error in world.reports.items()}
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from("abcdefghijklmnop"), min_size=1, max_size=3),
+        min_size=3,
+        max_size=25,
+    ),
+    st.integers(0, 10**6),
+    st.sampled_from(["", "a/0", "b/1", "c/2"]),
+    st.sampled_from(["bad", "deadly", "huge"]),
+    st.sampled_from([{"gpus": 0, "cpus": 1}, {"gpus": 0, "cpus": 2}, {"gpus": 1}, {"gpus": 2}]),
+    st.sampled_from([0.6, 2.0]),
+)
+def test_by_stage_or_not_every_job_ends_the_same_way(
+    rows: list[list[str]],
+    seed: int,
+    culprit: str,
+    harm: str,
+    places: dict[str, int],
+    later_s: float,
+) -> None:  # M5
+    options = {**places, "later_load_s": later_s, **({harm: {culprit}} if culprit else {})}
+    ends = [lived(merges, rows, seed, **options) for merges in (True, False)]
+    assert ends[0] == ends[1]
