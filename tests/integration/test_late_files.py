@@ -226,7 +226,7 @@ def test_a_chain_waits_too_and_what_never_appears_goes_another_way(
     chain |= {"models": [["", "m", "g"], ["", "n", "g"]], "by": "worker"}
     chain |= {"updates": [], "touched": [[], []]}
     meta = {"batch": 1, "store": None, "staged": str(tmp_path / "staged"), "chains": [chain]}
-    meta["hashes"] = True
+    meta |= {"hashes": True, "offset": 0}
     answer = worker.ask("chain", [worker.job(), worker.job(), *items], **meta, **wait)
     assert (answer.type, answer.meta["stage"]) == ("stage", 0)
     told = [each["chain"] for each in answer.meta["chains"]]
@@ -246,7 +246,7 @@ def test_items_of_chains_that_take_too_long_go_another_way_but_for_those_tried(
         | {"updates": [], "touched": [[], []], "lent": False, "staged": str(tmp_path / "staged")}
         for n in range(10)
     ]
-    meta = {"batch": 1, "store": None, "chains": chains, "hashes": False}
+    meta = {"batch": 1, "store": None, "chains": chains, "hashes": False, "offset": 0}
     blobs = [blob for n in range(10) for blob in (*[worker.job()] * 2, b"".join(pack(f"w{n}")))]
     answer = worker.ask("chain", blobs, **meta, item_limit_s=0.0)
     assert [each["chain"] for each in answer.meta["chains"]] == list(range(TRIED))

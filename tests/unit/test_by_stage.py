@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import random
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,8 @@ from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import FIRST_ROUND
 from snakemake_executor_gpupool.scheduling.models.row_figures import RowFigures
+from snakemake_executor_gpupool.wire.frames import Frame
+from tests.unit import test_chains
 from tests.unit.test_chains import STAGES, Pipeline, all_succeeded, pipeline
 
 MANY = 30
@@ -172,6 +175,51 @@ def test_when_the_process_dies_nothing_is_lost(when_s: float) -> None:  # M5 W4
 
 def _chains(names: list[str]) -> list[str]:
     return [name for name in names if "chain" in name] or names
+
+
+class Lying(Pipeline):
+    """A world whose first answer about a stage by itself is changed."""
+
+    changes: ClassVar[dict[str, Any]] = {}
+    stages = 1
+
+    def sent(self, worker: str, frame: Frame) -> Iterable[Frame]:
+        is_first = not self.complaints and frame.type == "stage"
+        if is_first and len(self.effects(fx.RunMerged)[-1].requests[0].stages) == self.stages:
+            frame = Frame({**frame.meta, **self.changes}, frame.blobs)
+        return [frame]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stage": 1},
+        {"last": False},
+        {"computed": None},
+        {"computed": [1, 0, *range(2, 8)]},
+        {"computed": [0, 0, *range(2, 8)]},
+        {"computed": [*range(1, 9)]},
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_not_believed(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:  # W5
+    monkeypatch.setattr(test_chains, "Pipeline", Lying)
+    monkeypatch.setattr(Lying, "changes", changes)
+    world = slow()
+    world.run()
+    assert len(world.complaints) == 1 and all_succeeded(world)
+
+
+def test_nor_is_one_that_is_of_a_stage_by_itself_and_was_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # W5
+    monkeypatch.setattr(test_chains, "Pipeline", Lying)
+    monkeypatch.setattr(Lying, "stages", STAGES)
+    monkeypatch.setattr(Lying, "changes", {"computed": [0], "chains": [], "last": True})
+    world = slow(rows=1)
+    world.run()
+    assert len(world.complaints) == 1 and all_succeeded(world)
 
 
 def lived(merges: bool, rows: list[list[str]], seed: int, **options: Any) -> dict[int, bool]:

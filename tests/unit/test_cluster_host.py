@@ -120,7 +120,7 @@ def test_a_node_that_is_gone_is_nobodys_fault(host: ClusterHost) -> None:
     assert isinstance(gone, WorkerGone) and gone.blameless and not gone.expected
 
 
-@pytest.mark.parametrize("kind", ["read", "write", "publish", "run", "chain"])
+@pytest.mark.parametrize("kind", ["read", "write", "publish", "run", "chain", "step"])
 def test_whoever_reads_files_of_others_is_told_how_long_to_wait(
     host: ClusterHost, kind: str
 ) -> None:

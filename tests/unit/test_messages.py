@@ -210,6 +210,8 @@ def test_a_blob_too_many_is_refused(kind: str) -> None:  # W1
         ("stage", {"chains": [{**UNWRITTEN, "names": ["a"]}]}, "2 places and 1 names of 2"),
         ("stage", {"chains": [{**UNWRITTEN, "order": [0, 1]}]}, "'order' names 2 of 1 keys"),
         ("stage", {"chains": [{**UNWRITTEN, "order": [0, -1]}]}, "'order'"),
+        ("stage", {"chains": [], "computed": [-1]}, "'computed'"),
+        ("stage", {"chains": [], "computed": [0, 1]}, "1 blobs instead of 2"),
         ("store_trouble", {"kind": ["damaged"]}, "'kind'"),
         ("printed", {"doing": "sleep"}, "'doing'"),
         ("printed", {"start": 9}, "its end before its start"),
@@ -242,6 +244,9 @@ def test_what_is_read_is_what_was_written() -> None:
     later = message_of(frame("stage", {"chains": [UNWRITTEN]}))
     assert isinstance(later, StageDone)
     assert (later.requests[0].order, later.requests[0].names) == ((0, 0), ("a", "b"))
+    alone = message_of(frame("stage", {"chains": [], "computed": [3], "last": True}))
+    assert isinstance(alone, StageDone)
+    assert (alone.computed, alone.results, stage.computed) == ((3,), (b"1",), None)
 
 
 ODD = st.sampled_from([0, 1, 10**12, 10**12 + 1, -1, 1e-18, 5e-324, 1e18, 1e19, 0.5, True, None])

@@ -19,6 +19,7 @@ from snakemake_executor_gpupool.wire.messages_out import (
     results_of,
     run_batch,
     run_chains,
+    run_step,
     serve_tool,
     with_latency,
     write_job,
@@ -60,6 +61,7 @@ FRAMES = {
     "move": move_model("cpu", is_away=True),
     "run": run_batch(3, b"p1", [b"item"], [("", "m", "g", "k")], STORE),
     "chain": run_chains(3, [CHAIN], STORE),
+    "step": run_step(3, 1, b"p1", [b"item", b"result"], [1], ["k", "l"], ("", "m", "g"), STORE),
 }
 
 
@@ -107,6 +109,7 @@ def test_workers_read_what_they_are_sent_and_nothing_else() -> None:
             "writer.py",
             "early_results.py",
             "chain_server.py",
+            "chain_step.py",
             "chain.py",
         ),
         "foresee.py",
@@ -128,11 +131,12 @@ def test_blobs_come_in_the_order_in_which_they_are_taken() -> None:
     assert FRAMES["load"].blobs == [b"p1", b"p2"]
     assert FRAMES["run"].blobs == [b"p1", b"item"]
     assert FRAMES["chain"].blobs == [b"job 1", b"job 2", b"item", b"result"]
+    assert FRAMES["step"].blobs == [b"p1", b"item", b"result"]
 
 
 def test_only_frames_with_files_wait_for_them() -> None:
     waits = {kind: "latency_wait_s" in with_latency(f.meta, 5.0) for kind, f in FRAMES.items()}
     assert {kind for kind, does in waits.items() if does} == {
-        *("read", "write", "publish", "run", "chain")
+        *("read", "write", "publish", "run", "chain", "step")
     }
     assert with_latency(Frame({"type": "run"}, []).meta, 5.0)["latency_wait_s"] == 5.0
