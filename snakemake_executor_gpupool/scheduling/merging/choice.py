@@ -84,6 +84,8 @@ class MergeChoice:
         self._open: Counter[Hashable] = Counter()
         # Jobs to come that follow one whose stage went alone: their rows, and which stage they are.
         self._places: dict[Identity, Place] = {}
+        #: Rows whose requests go one stage at a time, by their keys.
+        self.by_stage: dict[Hashable, Model] = {}
 
     def pays(
         self, row: Model, stages: Sequence[MergedStage], request: Request, tool: FileWorkerPool
@@ -207,10 +209,13 @@ class MergeChoice:
         missing = [stage for stage in later if stage not in worker.loaded_stages]
         if not missing or not (worker.is_by_stage or row.queue):
             worker.is_by_stage = False
+            self.by_stage.pop(row.key, None)
             return False
         known_s = max((row.load_s or 0.0) - (row.tool.start_s or 0.0), 0.0)
         later_s = row.merged.loads_s(missing, len(row.more_params), known_s)
         worker.is_by_stage = later_s > BRIEF_LOADS_S
+        if worker.is_by_stage:
+            self.by_stage[row.key] = row
         return worker.is_by_stage
 
     def takes_place(self, merged: MergedRequest, row: Model) -> None:
@@ -267,6 +272,7 @@ class MergeChoice:
 
     def forget(self, row: Model) -> None:
         """A row is not needed any longer."""
+        self.by_stage.pop(row.key, None)
         for offset in range(len(row.more_params)):
             self._rows.pop((row.key, offset), None)
 

@@ -84,6 +84,11 @@ class MergedRuns:
         self.counts: Counter[str] = Counter()
 
     # -- jobs --------------------------------------------------------------------
+    @property
+    def is_by_stage(self) -> bool:
+        """Whether requests of some row go one stage at a time."""
+        return bool(self._choice.by_stage)
+
     def arrived(self, job: JobState, now_s: float) -> None:
         """Have a job done that is ready, unless a merged run is about to bring what it needs."""
         identity = job.request.identity
@@ -147,15 +152,14 @@ class MergedRuns:
         is_free = all(item in fresh or item.is_done or item.is_merged for item in parts)
         if home.error is not None or not fresh or not is_free:
             return False
-        place, selected = job.place, None
-        if place is not None:
-            selected = self._selection.in_row(place, job.request, tool, message)
-        offset = 0 if place is None or selected is None else place.offset
+        selected = None
+        if job.place is not None or self._choice.by_stage:
+            selected = self._selection.in_row(job.place, job.request, home, tool, message)
         if selected is None and job.request.follow:
             selected = self._selection.select(job.request, home, tool, message)
         if selected is None:
             return False
-        stages, model = selected
+        stages, model, offset = selected
         for item in parts:
             item.merged_runs += 1
         self._merge_ids += 1

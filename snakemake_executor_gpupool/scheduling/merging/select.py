@@ -40,8 +40,10 @@ class MergeSelection:
 
     def select(
         self, request: Request, home: Model, tool: FileWorkerPool, message: ItemsRead
-    ) -> tuple[tuple[MergedStage, ...], Model] | None:
+    ) -> tuple[tuple[MergedStage, ...], Model, int] | None:
         """Return as many stages of a job's row as fit, and their common model; None: too few.
+
+        The last of what is returned is which of the row's stages is the first.
 
         Parameters
         ----------
@@ -53,25 +55,49 @@ class MergeSelection:
             model = self._model(stages, home, tool)
             if model is not None:
                 is_merged = self._choice.pays(model, stages, request, tool)
-                return (stages, model) if is_merged else None
+                return (stages, model, 0) if is_merged else None
             stages = stages[:-1]
         return None
 
     def in_row(
-        self, place: Place, request: Request, tool: FileWorkerPool, message: ItemsRead
-    ) -> tuple[tuple[MergedStage, ...], Model] | None:
-        """Return a job's stages in a row that the job before it went through; None: it cannot."""
-        row = self._models.get(place.row)
-        if row is None or row.error is not None or not row.alive:
+        self,
+        place: Place | None,
+        request: Request,
+        home: Model,
+        tool: FileWorkerPool,
+        message: ItemsRead,
+    ) -> tuple[tuple[MergedStage, ...], Model, int] | None:
+        """Return a job's stages in a row that goes one stage at a time; None: there is none.
+
+        Parameters
+        ----------
+        place
+            Where the job is if the one before it went through a row; None: anywhere.
+
+        Returns
+        -------
+        tuple
+            The stages, the row's model, and which of its stages is the first.
+        """
+        if place is not None:
+            places = [place]
+        elif home.alive:
             return None
-        stages = self._stages(request, tool, message)
-        if not stages or place.offset in row.merged.lost_stages:
-            return None
+        else:
+            # It may wait for items that others have, and so might the one before it.
+            rows = self._choice.by_stage.values()
+            places = [Place(row.key, n) for row in rows for n in range(1, 1 + len(row.more_params))]
+        stages = self._stages(request, tool, message) if places else ()
         models = tuple((stage.model, stage.request.tool) for stage in stages)
-        parts: tuple[object, ...] = row.key[1][place.offset :]  # type: ignore[index]
-        number = len(parts)
-        is_same = models[:number] == parts and stages[0].spec == row.spec
-        return (stages[:number], row) if is_same else None
+        for row_key, offset in places if stages else ():
+            row = self._models.get(row_key)
+            if row is None or row.error is not None or not row.alive:
+                continue
+            parts: tuple[object, ...] = row.key[1][offset:]  # type: ignore[index]
+            is_same = models[: len(parts)] == parts and stages[0].spec == row.spec
+            if is_same and offset not in row.merged.lost_stages:
+                return stages[: len(parts)], row, offset
+        return None
 
     def _stages(
         self, request: Request, tool: FileWorkerPool, message: ItemsRead
