@@ -112,8 +112,8 @@ EVENTS = {
     "`batch_done`.",
     "stage_done": "A dispatch through a chain has finished one of its models: `job` (whose "
     "items these were), `job_id` (of the chain's first job), `batch`, `stage` (from 0), `worker`.",
-    "stage_loaded": "A worker of merged dispatches has loaded a later stage's model, when it was "
-    "needed first: `worker`, `stage` (from 0), `seconds`, `versions`.",
+    "stage_loaded": "A worker of merged dispatches has loaded a later stage's model, which is said "
+    "when it is needed first: `worker`, `stage` (from 0), `seconds`, `versions`.",
     "merge_decided": "From now on short requests through a row of models are merged (`merged`), or "
     "are not: `model` (the row), `requests` that go the same way, what they take merged and "
     "job by job (`merged_s`, `apart_s`), as estimated, `why`.",

@@ -14,6 +14,7 @@ from snakemake_executor_gpupool.hosts.base import Host
 from snakemake_executor_gpupool.records.events import EventLog, Listener
 from snakemake_executor_gpupool.records.provenance.recorder import ProvenanceRecorder
 from snakemake_executor_gpupool.runtime.keeping import Keeping
+from snakemake_executor_gpupool.runtime.merged_frames import chain_frame, step_frame
 from snakemake_executor_gpupool.scheduling.effects import (
     CheckWorker,
     DescribeModel,
@@ -36,7 +37,6 @@ from snakemake_executor_gpupool.scheduling.effects import (
     WantItems,
     WriteJob,
 )
-from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import StagedOutputs
 from snakemake_executor_gpupool.wire.bounds import printable
 from snakemake_executor_gpupool.wire.files import remove
@@ -52,7 +52,6 @@ from snakemake_executor_gpupool.wire.kept import (
     StoreAddress,
 )
 from snakemake_executor_gpupool.wire.messages_out import (
-    ChainRequest,
     Guessed,
     Results,
     check_process,
@@ -63,8 +62,6 @@ from snakemake_executor_gpupool.wire.messages_out import (
     read_job,
     results_of,
     run_batch,
-    run_chains,
-    run_step,
     write_job,
 )
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
@@ -187,7 +184,7 @@ class Actions:
             Note: self._note,
             Fact: self._take_fact,
             RunBatch: self._send_batch,
-            RunMerged: self._send_chains,
+            RunMerged: self._send_merged,
             ReadJob: self._send_read,
             WriteJob: self._send_write,
             PublishJob: self._send_publish,
@@ -282,41 +279,15 @@ class Actions:
         frame = run_batch(effect.batch_id, effect.params, items, keys, store)
         self._send(effect.worker_id, frame)
 
-    def _send_step(self, effect: RunMerged) -> None:
+    def _send_merged(self, effect: RunMerged) -> None:
         first = effect.requests[0]
-        (stage,) = first.stages
-        items = [part for merged in effect.requests for part in merged.parts]
-        frame = run_step(
-            effect.batch_id,
-            first.offset,
-            stage.request.params,
-            [item.payload if item.result is None else item.result for item in items],
-            [place for place, item in enumerate(items) if item.result is not None],
-            [key for merged in effect.requests for key in merged.part_keys],
-            (stage.request.kept_space, *stage.key_head[1:]),
-            self._keeping.store_of(stage.request),
-            item_limit_s=effect.item_limit_s,
-            is_next_loaded=effect.is_next_loaded,
-        )
-        self._send(effect.worker_id, frame)
-
-    def _send_chains(self, effect: RunMerged) -> None:
-        if effect.requests[0].is_single:
-            self._send_step(effect)
+        store = self._keeping.store_of(first.request)
+        if first.is_single:
+            self._send(effect.worker_id, step_frame(effect, store))
             return
         by = self._by([effect.worker_id])
-        chains = [chain_request(merged, by, self._staged) for merged in effect.requests]
-        requests = [merged.request for merged in effect.requests]
-        hashes = any(map(self._wants_hashes, requests))
-        store = self._keeping.store_of(requests[0])
-        frame = run_chains(
-            effect.batch_id,
-            chains,
-            store,
-            offset=effect.requests[0].offset,
-            hashes=hashes,
-            item_limit_s=effect.item_limit_s,
-        )
+        hashes = any(self._wants_hashes(merged.request) for merged in effect.requests)
+        frame = chain_frame(effect, by, self._staged, store, hashes=hashes)
         self._send(effect.worker_id, frame)
 
     def _send_read(self, effect: ReadJob) -> None:
@@ -403,27 +374,3 @@ def trouble_line(kind: str, why: str) -> str:
 def holder_of(job_id: int) -> str:
     """Return who holds what a job was leased, beside all workers."""
     return f"job{job_id}"
-
-
-def chain_request(merged: MergedRequest, by: str, staged: str) -> ChainRequest:
-    """Return what a worker must know of a short request.
-
-    Parameters
-    ----------
-    by
-        What logs say of the worker.
-    staged
-        Where outputs are staged, unless its run has a place of its own.
-    """
-    return ChainRequest(
-        requests=[stage.request for stage in merged.stages],
-        keys=merged.part_keys,
-        items=[item.payload if item.result is None else item.result for item in merged.parts],
-        is_known=[item.result is not None for item in merged.parts],
-        order=merged.part_of_item,
-        names=merged.item_names,
-        by=by,
-        models=[(stage.request.kept_space, *stage.key_head[1:]) for stage in merged.stages],
-        staged=merged.request.staging or staged,
-        is_lent=bool(merged.request.staging),
-    )

@@ -16,8 +16,7 @@ from snakemake_executor_gpupool.errors import ProtocolError
 from snakemake_executor_gpupool.scheduling.files.ahead import question
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorker
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase
-from snakemake_executor_gpupool.scheduling.merging.run import merged_of
-from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, merged_of
 from snakemake_executor_gpupool.scheduling.models.model_worker import Batch, ModelWorker, Stage
 from snakemake_executor_gpupool.scheduling.scheduler import Scheduler
 from snakemake_executor_gpupool.wire.foreseen import Foreseen, Unforeseen

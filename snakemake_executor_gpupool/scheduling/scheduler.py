@@ -34,6 +34,7 @@ from snakemake_executor_gpupool.scheduling.job_state import JobState
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.leases import LeaseRequest, Leases
 from snakemake_executor_gpupool.scheduling.leaving import LeavingMachines
+from snakemake_executor_gpupool.scheduling.merging.by_stage import ByStage
 from snakemake_executor_gpupool.scheduling.merging.choice import MergeChoice
 from snakemake_executor_gpupool.scheduling.merging.run import MergedRuns
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
@@ -111,9 +112,9 @@ class Scheduler:
         )
         self.dispatch.batching.item_limit_s = choice.item_limit_s
         selection = MergeSelection(allocator, devices, models, self.dispatch.scaling, choice)
-        self.merges = MergedRuns(
-            selection, choice, self.dispatch, self.files, self.jobs, self.ledger, self.outbox
-        )
+        self._by_stage = by_stage = ByStage(self.jobs)
+        parts_of_pool = self.dispatch, self.files, self.jobs, self.ledger, self.outbox
+        self.merges = MergedRuns(selection, choice, by_stage, *parts_of_pool)
         self.dispatch.batching.shorten = self.merges.shorten
         self.intake = Intake(
             self.jobs, self.ledger, self.dispatch, self.merges, self.outbox, self.outlook
@@ -167,6 +168,7 @@ class Scheduler:
         self.dispatch.forget(model)
         self._blame_tracker.forget(model)
         self._choice.forget(model)
+        self._by_stage.forget(model)
 
     # -- served jobs -----------------------------------------------------------
     def foresee(self, forecast: Forecast, now_s: float, run: str = "") -> None:

@@ -117,7 +117,7 @@ def test_after_the_last_stage_there_is_nothing_to_load(worker: Worker) -> None: 
     assert step(worker, 0, "x")[1] == ["x by a"]
 
 
-def test_equal_items_are_computed_once_and_known_results_not_at_all(worker: Worker) -> None:  # I1
+def test_equal_items_are_computed_once_and_known_results_not_at_all(worker: Worker) -> None:  # P5
     keys = ["k", "l", "k", "m"]
     meta, results = step(worker, 0, "x", "made before", "x", "y", keys=keys, known=[1])
     assert results == ["x by a", "made before", "x by a", "y by a"]

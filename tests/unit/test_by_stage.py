@@ -157,7 +157,7 @@ def test_a_job_that_is_not_the_one_that_was_guessed_goes_its_own_way() -> None: 
 def test_a_run_that_has_left_leaves_no_places_behind() -> None:  # G2
     world = slow()
     world.run(until_s=3.0)
-    places = world.scheduler._choice._places
+    places = world.scheduler._by_stage._places
     assert places
     for row in world.rows.values():
         for job_id in row:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from snakemake_executor_gpupool.devices.kinds import is_gpu
 from snakemake_executor_gpupool.scheduling.effects import Outbox
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
-from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, MergedStage, Place
+from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, MergedStage
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import Identity
 from snakemake_executor_gpupool.scheduling.merging.worth import (
     NO_LIMIT_S,
@@ -24,8 +24,6 @@ from snakemake_executor_gpupool.scheduling.merging.worth import (
     judge,
 )
 from snakemake_executor_gpupool.scheduling.models.model import Model
-from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker
-from snakemake_executor_gpupool.scheduling.models.row_figures import BRIEF_LOADS_S
 from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.scheduling.outlook import Outlook
 from snakemake_executor_gpupool.wire.model_messages import StageDone
@@ -82,10 +80,6 @@ class MergeChoice:
         # Jobs to come whose requests go job by job, with the keys of their rows.
         self._apart: dict[Identity, Hashable] = {}
         self._open: Counter[Hashable] = Counter()
-        # Jobs to come that follow one whose stage went alone: their rows, and which stage they are.
-        self._places: dict[Identity, Place] = {}
-        #: Rows whose requests go one stage at a time, by their keys.
-        self.by_stage: dict[Hashable, Model] = {}
 
     def pays(
         self, row: Model, stages: Sequence[MergedStage], request: Request, tool: FileWorkerPool
@@ -193,41 +187,6 @@ class MergeChoice:
         known_s = max(loads_s) if loads_s else self._models.last_load_s(stage.model, stage.spec)
         return row.load_s if known_s is None else known_s
 
-    # -- one stage at a time -------------------------------------------------------
-    def goes_by_stage(self, worker: ModelWorker, first: MergedRequest) -> bool:
-        """Decide whether a dispatch that this request is the first of ends after one stage.
-
-        While a process loads a model it does nothing else, and others can write what the models
-        before have made, and read it for those that follow. So where a model is still to be
-        loaded, and takes long, and more requests wait than one dispatch takes, they go one stage
-        at a time until all are loaded.
-        """
-        row = worker.model
-        if first.is_single:
-            return False
-        later = range(first.offset + 1, first.offset + len(first.stages))
-        missing = [stage for stage in later if stage not in worker.loaded_stages]
-        if not missing or not (worker.is_by_stage or row.queue):
-            worker.is_by_stage = False
-            self.by_stage.pop(row.key, None)
-            return False
-        known_s = max((row.load_s or 0.0) - (row.tool.start_s or 0.0), 0.0)
-        later_s = row.merged.loads_s(missing, len(row.more_params), known_s)
-        worker.is_by_stage = later_s > BRIEF_LOADS_S
-        if worker.is_by_stage:
-            self.by_stage[row.key] = row
-        return worker.is_by_stage
-
-    def takes_place(self, merged: MergedRequest, row: Model) -> None:
-        """Have the jobs that follow a request whose stage goes alone take their own in its row."""
-        for number, later in enumerate(merged.request.follow, merged.offset + 1):
-            if number <= len(row.more_params):
-                self._places[later.identity] = Place(row.key, number)
-
-    def place_of(self, request: Request) -> Place | None:
-        """Take out where in which row a job's stage is; None: it follows none that went alone."""
-        return self._places.pop(request.identity, None)
-
     # -- job by job ----------------------------------------------------------------
     def goes_job_by_job(self, row: Model, request: Request, offset: int = 0) -> None:
         """Have the jobs that follow a request not be merged, and others until these are done.
@@ -236,7 +195,6 @@ class MergeChoice:
         """
         row.merged.spent_s = 0.0
         for later in request.follow[: len(row.more_params) - offset]:
-            self._places.pop(later.identity, None)
             if later.identity not in self._apart:
                 self._apart[later.identity] = row.key
                 self._open[row.key] += 1
@@ -267,12 +225,9 @@ class MergeChoice:
         """None of a run's jobs will come: they hold nobody to their way."""
         for identity in [each for each in self._apart if each[:1] == (run,)]:
             self._comes_no_more(identity)
-        for identity in [each for each in self._places if each[:1] == (run,)]:
-            del self._places[identity]
 
     def forget(self, row: Model) -> None:
         """A row is not needed any longer."""
-        self.by_stage.pop(row.key, None)
         for offset in range(len(row.more_params)):
             self._rows.pop((row.key, offset), None)
 

@@ -15,22 +15,22 @@ whatever way, only ends the merged run: what is left of it goes the ordinary way
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from snakemake_executor_gpupool.scheduling.effects import Outbox, Unstage
 from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.merging.by_stage import ByStage, by_requests, only
 from snakemake_executor_gpupool.scheduling.merging.choice import MergeChoice
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
 from snakemake_executor_gpupool.scheduling.merging.stage import (
     MergedRequest,
     MergedStage,
     Place,
+    merged_of,
     merged_request,
 )
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import (
@@ -40,10 +40,10 @@ from snakemake_executor_gpupool.scheduling.merging.staged_outputs import (
     Unwritten,
 )
 from snakemake_executor_gpupool.scheduling.models.charging import work_of
-from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost, Work, by_cost
+from snakemake_executor_gpupool.scheduling.models.cost_shares import JobCost
 from snakemake_executor_gpupool.scheduling.models.dispatch import Dispatch
 from snakemake_executor_gpupool.scheduling.models.model import Model
-from snakemake_executor_gpupool.scheduling.models.model_worker import Batch, ModelWorker
+from snakemake_executor_gpupool.scheduling.models.model_worker import ModelWorker
 from snakemake_executor_gpupool.scheduling.results import ResultLedger, WorkItem
 from snakemake_executor_gpupool.wire.frames import Blob, blobs_size
 from snakemake_executor_gpupool.wire.messages import ItemsRead
@@ -63,6 +63,7 @@ class MergedRuns:
         self,
         selection: MergeSelection,
         choice: MergeChoice,
+        by_stage: ByStage,
         dispatch: Dispatch,
         files: FileScheduler,
         jobs: JobTable,
@@ -71,6 +72,7 @@ class MergedRuns:
     ) -> None:
         self._selection = selection
         self._choice = choice
+        self._by_stage = by_stage
         self._dispatch = dispatch
         self._files = files
         self._jobs = jobs
@@ -87,13 +89,13 @@ class MergedRuns:
     @property
     def is_by_stage(self) -> bool:
         """Whether requests of some row go one stage at a time."""
-        return bool(self._choice.by_stage)
+        return bool(self._by_stage.rows)
 
     def arrived(self, job: JobState, now_s: float) -> None:
         """Have a job done that is ready, unless a merged run is about to bring what it needs."""
         identity = job.request.identity
         job.goes_apart = self._choice.goes_apart(job.request, is_alone=len(self._jobs) == 1)
-        job.place = self._choice.place_of(job.request)
+        job.place = self._by_stage.place_of(job.request)
         if identity in self._expected and identity not in self._held:
             self._held[identity] = job
             return
@@ -153,8 +155,9 @@ class MergedRuns:
         if home.error is not None or not fresh or not is_free:
             return False
         selected = None
-        if job.place is not None or self._choice.by_stage:
-            selected = self._selection.in_row(job.place, job.request, home, tool, message)
+        places = self._by_stage.places_for(job.place, home)
+        if places:
+            selected = self._selection.in_row(places, job.request, tool, message)
         if selected is None and job.request.follow:
             selected = self._selection.select(job.request, home, tool, message)
         if selected is None:
@@ -176,23 +179,15 @@ class MergedRuns:
 
         Return whether the next stage's model is to be loaded then, as no others come before.
         """
-        if not self._choice.goes_by_stage(worker, requests[0]):
+        row = worker.model
+        if not self._by_stage.ends_early(worker, requests[0]):
             return False
         for merged in requests:
             later, merged.stages = merged.stages[1:], merged.stages[:1]
-            self._choice.takes_place(merged, worker.model)
+            self._by_stage.expect(merged, row)
             for stage in later:
                 self._expects_no_more(merged, stage, now_s)
-        return not worker.model.queue and not self._is_reading(worker.model, requests[0].offset)
-
-    def _is_reading(self, row: Model, offset: int) -> bool:
-        """Whether jobs are being read that may be of a stage of a row, or of one before it."""
-        first = itertools.islice(row.tool.reads, 1)  # the others have come later
-        jobs = filter(None, map(self._jobs.get, (*first, *row.tool.reading)))
-        places = (job.place for job in jobs)
-        return any(
-            place is None or place.row != row.key or place.offset <= offset for place in places
-        )
+        return self._by_stage.is_last_for_now(row, requests[0].offset)
 
     def _job_of(self, merged: MergedRequest) -> JobState | None:
         """Return the first stage's job; None if it has ended, even if its number is used again."""
@@ -206,7 +201,8 @@ class MergedRuns:
         """A worker has finished one stage of those requests that its message names."""
         batch = worker.in_flight[0]
         if message.computed is not None:
-            message = self._by_requests(message, message.computed, batch)
+            message, left = by_requests(message, batch)
+            self._ledger.discard(*left)
         if message.load_s is not None:
             self._outbox.note(
                 "stage_loaded",
@@ -217,7 +213,7 @@ class MergedRuns:
             )
         if message.requests or message.load_s is not None:
             worker.loaded_stages.add(message.stage)
-        elif message.stage == batch_offset(batch) and message.stage not in worker.loaded_stages:
+        elif message.stage == only(batch).offset and message.stage not in worker.loaded_stages:
             worker.model.merged.lost_stages.add(message.stage)
         self._choice.stage_done(worker.model, message)
         batch.stages_done += 1
@@ -225,7 +221,7 @@ class MergedRuns:
         results = iter(message.results)
         staged_of = {staged.number: staged for staged in message.requests}
         work = work_of(worker, message.seconds, message.peak_mib, energy_j)
-        shares = self._shares(worker, message.requests, work)
+        shares = self._dispatch.charging.stage_done(worker, message.requests, work)
         for number, merged in enumerate(merged_of(batch.items)):
             staged = staged_of.get(number)
             if staged is not None:
@@ -236,27 +232,14 @@ class MergedRuns:
                 self._ends_early(worker.model, merged, now_s)
         self._reconsider(worker.model, now_s)
 
-    def _by_requests(self, message: StageDone, computed: Sequence[int], batch: Batch) -> StageDone:
-        """Return of a stage that was computed by itself which requests have all results."""
-        result_at = dict(zip(computed, message.results, strict=True))
-        requests: list[StagedRequest] = []
-        results: list[Blob] = []
-        end = 0
-        for number, merged in enumerate(merged_of(batch.items)):
-            start, end = end, end + len(merged.parts)
-            found = [result_at[place] for place in range(start, end) if place in result_at]
-            if len(found) == end - start:
-                keys, items = tuple(merged.part_keys), len(merged.part_of_item)
-                requests.append(StagedRequest(number, keys, items, (), (), (), 0))
-                results += found
-            else:
-                self._ledger.discard(*found)
-        return dataclasses.replace(message, requests=tuple(requests), results=tuple(results))
-
     def _ends_early(self, row: Model, merged: MergedRequest, now_s: float) -> None:
         if not merged.stages_done:
-            self._choice.goes_job_by_job(row, merged.request, merged.offset)
+            self._goes_apart(row, merged)
         self.dissolve(merged, now_s)
+
+    def _goes_apart(self, row: Model, merged: MergedRequest) -> None:
+        self._by_stage.expect_none(merged)
+        self._choice.goes_job_by_job(row, merged.request, merged.offset)
 
     def _reconsider(self, row: Model, now_s: float) -> None:
         """Have requests that wait for a row go job by job, if that is better by what is known.
@@ -271,39 +254,13 @@ class MergedRuns:
             if not is_lost and self._choice.still_pays(row, requests[0]):
                 continue
             for merged in requests:
-                self._choice.goes_job_by_job(row, merged.request, offset)
+                self._goes_apart(row, merged)
             self._end_waiting(row, requests, now_s)
 
     def _end_waiting(self, row: Model, waiting: list[MergedRequest], now_s: float) -> None:
         for merged in waiting:
             self.ended(merged, now_s)
         self._dispatch.drop(row, waiting, now_s)
-
-    def _shares(
-        self, worker: ModelWorker, requests: Sequence[StagedRequest], work: Work
-    ) -> dict[int, JobCost]:
-        """Charge a stage to the jobs whose items it computed; return each merged's part of it.
-
-        Later stages' jobs have not come yet, and pay when they do.
-        """
-        batch = worker.in_flight[0]
-        chains = list(merged_of(batch.items))
-        costs = [chains[each.number].cost for each in requests]
-        if batch.stages_done > 1:  # what the items of later stages cost is not known here
-            costs = [float(len(each.keys)) for each in requests]
-        shares_s = by_cost(work.device_s, costs) if requests else []
-        paid: list[tuple[WorkItem, float]] = []
-        shares: dict[int, JobCost] = {}
-        for each, share_s in zip(requests, shares_s, strict=True):
-            parts = chains[each.number].parts if batch.stages_done == 1 else []
-            undone = [item for item in parts if not item.is_done]
-            paid += zip(undone, by_cost(share_s, [item.cost for item in undone]), strict=True)
-            shares[each.number] = JobCost()
-            shares[each.number].add(work, share_s)
-        self._jobs.charge([item for item, _ in paid], [share_s for _, share_s in paid], work)
-        self._dispatch.charging.book(worker, work)
-        batch.work.add(work)
-        return shares
 
     def _answered(
         self,
@@ -328,39 +285,46 @@ class MergedRuns:
         if number == 0:
             self._first_done(merged, list(result_of.values()), share_s, worker, staged.written)
             return
-        keys = [(*stage.key_head, key) for key in result_of]
-        unwritten = self._unwritten(keys, result_of, staged, worker)
-        files = staged.digests, staged.outputs, staged.logs
-        size_bytes = staged.size_bytes
-        if unwritten is not None:
-            size_bytes += blobs_size(unwritten.blobs)
-        figures = staged.items, size_bytes, share_s
-        tool = merged.request.tool
-        where = worker.node, cost, batch_id
-        made = unwritten, stage.model
-        outputs = StagedOutputs(stage.request, tool, *files, keys, *figures, *where, *made)
+        outputs = self._outputs_of(merged, stage, staged, result_of, worker, share_s, cost)
         for dropped in [outputs] if merged.is_unclaimed else self._staged.add(outputs):
             self._drop(dropped)
         if stage.request.identity in self._held and len(worker.in_flight[0].items) > 1:
             self._choice.waited(worker.model)
         self._let_go(merged, number, now_s)
 
-    def _unwritten(
+    def _outputs_of(
         self,
-        keys: Sequence[Hashable],
-        result_of: dict[str, Blob],
+        merged: MergedRequest,
+        stage: MergedStage,
         staged: StagedRequest,
+        result_of: dict[str, Blob],
         worker: ModelWorker,
-    ) -> Unwritten | None:
-        """Keep a stage's results; return what its job's outputs are written from, if from them."""
-        batch_id = worker.in_flight[0].batch_id
+        seconds: float,
+        cost: JobCost,
+    ) -> StagedOutputs:
+        """Return what was made for a stage's job, which is yet to come; its results are kept."""
+        batch_id, tool, unwritten = worker.in_flight[0].batch_id, merged.request.tool, None
+        keys = [(*stage.key_head, key) for key in result_of]
         results = list(zip(keys, result_of.values(), strict=True))
+        size_bytes = staged.size_bytes
         if staged.order is None:
             for key, blob in results:
                 self._ledger.offer(key, blob, batch_id)
-            return None
-        items = tuple(self._ledger.hold(key, blob, batch_id) for key, blob in results)
-        return Unwritten(items, staged.order, staged.names, worker.worker_id)
+        else:
+            items = tuple(self._ledger.hold(key, blob, batch_id) for key, blob in results)
+            unwritten = Unwritten(items, staged.order, staged.names, worker.worker_id)
+            size_bytes += blobs_size(unwritten.blobs)
+        return StagedOutputs(
+            stage.request,
+            tool,
+            *(staged.digests, staged.outputs, staged.logs, keys, staged.items, size_bytes),
+            seconds=seconds,
+            node=worker.node,
+            cost=cost,
+            batch_id=batch_id,
+            unwritten=unwritten,
+            model=stage.model,
+        )
 
     def _first_done(
         self,
@@ -430,6 +394,7 @@ class MergedRuns:
         for staged in self._staged.forget(run):
             self._ledger.release(*staged.held)
         self._choice.forget_run(run)
+        self._by_stage.forget_run(run)
         for _, merged in self._in_flight():
             merged.is_unclaimed |= merged.request.identity[:1] == (run,)
 
@@ -476,15 +441,3 @@ class MergedRuns:
         self._outbox.note(
             "dispatch_saved", job=job.request.title, job_id=job.request.job_id, **batch
         )
-
-
-def batch_offset(batch: Batch) -> int:
-    """Return which stage of its row a dispatch begins at."""
-    return next(merged_of(batch.items)).offset
-
-
-def merged_of(items: Iterable[WorkItem]) -> Iterator[MergedRequest]:
-    """Yield what waits for, or is in flight at, a row of models: merged requests, all of it."""
-    for item in items:
-        assert isinstance(item, MergedRequest)
-        yield item

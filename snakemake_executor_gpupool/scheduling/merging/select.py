@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
@@ -61,9 +61,8 @@ class MergeSelection:
 
     def in_row(
         self,
-        place: Place | None,
+        places: Sequence[Place],
         request: Request,
-        home: Model,
         tool: FileWorkerPool,
         message: ItemsRead,
     ) -> tuple[tuple[MergedStage, ...], Model, int] | None:
@@ -71,23 +70,15 @@ class MergeSelection:
 
         Parameters
         ----------
-        place
-            Where the job is if the one before it went through a row; None: anywhere.
+        places
+            Where it may be.
 
         Returns
         -------
         tuple
             The stages, the row's model, and which of its stages is the first.
         """
-        if place is not None:
-            places = [place]
-        elif home.alive:
-            return None
-        else:
-            # It may wait for items that others have, and so might the one before it.
-            rows = self._choice.by_stage.values()
-            places = [Place(row.key, n) for row in rows for n in range(1, 1 + len(row.more_params))]
-        stages = self._stages(request, tool, message) if places else ()
+        stages = self._stages(request, tool, message)
         models = tuple((stage.model, stage.request.tool) for stage in stages)
         for row_key, offset in places if stages else ():
             row = self._models.get(row_key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -144,3 +144,10 @@ def merged_request(
 def _place_of(request: Request) -> list[str]:
     """Return what keeps requests apart that would keep their results in different places."""
     return [] if request.store is None else [str(request.store)]
+
+
+def merged_of(items: Iterable[WorkItem]) -> Iterator[MergedRequest]:
+    """Yield what waits for, or is in flight at, a row of models: merged requests, all of it."""
+    for item in items:
+        assert isinstance(item, MergedRequest)
+        yield item

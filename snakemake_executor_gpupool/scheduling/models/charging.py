@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from snakemake_executor_gpupool.scheduling.effects import Fact, Outbox
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
+from snakemake_executor_gpupool.scheduling.merging.stage import merged_of
 from snakemake_executor_gpupool.scheduling.models.cost_shares import (
     OUT_OF_MEMORY,
     UNCLAIMED,
     DeviceTime,
+    JobCost,
     Work,
     by_cost,
 )
 from snakemake_executor_gpupool.scheduling.models.model_worker import Batch, ModelWorker
 from snakemake_executor_gpupool.scheduling.results import WorkItem
-from snakemake_executor_gpupool.wire.model_messages import BatchDone
+from snakemake_executor_gpupool.wire.model_messages import BatchDone, StagedRequest
 
 
 class Charging:
@@ -61,6 +63,32 @@ class Charging:
         work.overhead[UNCLAIMED] += work.rest_s()
         self.time.computed(worker.devices, work.seconds)
         self.time.charged(work)
+
+    def stage_done(
+        self, worker: ModelWorker, requests: Sequence[StagedRequest], work: Work
+    ) -> dict[int, JobCost]:
+        """Charge a stage to the jobs whose items it computed; return each merged's part of it.
+
+        Later stages' jobs have not come yet, and pay when they do.
+        """
+        batch = worker.in_flight[0]
+        chains = list(merged_of(batch.items))
+        costs = [chains[each.number].cost for each in requests]
+        if batch.stages_done > 1:  # what the items of later stages cost is not known here
+            costs = [float(len(each.keys)) for each in requests]
+        shares_s = by_cost(work.device_s, costs) if requests else []
+        paid: list[tuple[WorkItem, float]] = []
+        shares: dict[int, JobCost] = {}
+        for each, share_s in zip(requests, shares_s, strict=True):
+            parts = chains[each.number].parts if batch.stages_done == 1 else []
+            undone = [item for item in parts if not item.is_done]
+            paid += zip(undone, by_cost(share_s, [item.cost for item in undone]), strict=True)
+            shares[each.number] = JobCost()
+            shares[each.number].add(work, share_s)
+        self._jobs.charge([item for item, _ in paid], [share_s for _, share_s in paid], work)
+        self.book(worker, work)
+        batch.work.add(work)
+        return shares
 
     def note_batch(self, worker: ModelWorker, batch: Batch, work: Work, **more: int) -> None:
         """Write down what a batch took, and who was charged for it."""
