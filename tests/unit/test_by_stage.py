@@ -49,6 +49,10 @@ def test_while_models_are_still_to_be_loaded_requests_go_through_one_at_a_time()
     # Loads follow one another at once, and the first jobs are reported before the second one.
     loaded_s = [note["seconds"] for note in world.notes("stage_loaded")]
     assert loaded_s == [2.0, 2.0]
+    sent = world.effects(fx.RunMerged)
+    assert [each.requests[0].offset for each in sent if each.is_next_loaded] == [0, 1]
+    lasts = [max(n for n, e in enumerate(sent) if e.requests[0].offset == k) for k in (0, 1)]
+    assert all(sent[number].is_next_loaded for number in lasts)
     assert max(world.report_times[100 * n] for n in range(1, MANY + 1)) < 2.0 + 2.0
     assert max(world.report_times.values()) < 3 * 2.0 + 1.0
 
