@@ -179,7 +179,7 @@ class SimulatedProcesses(WorldOptions, ABC):
             place = effect.requests[0].offset + stage
             is_lost = bool(place) and self._model_of(effect, stage) in self.failing_loads
             loaded = {} if is_lost else self._load_later(worker, place)
-            took_s = seconds + loaded.get("load_s", 0.0)
+            took_s = seconds + (self.later_load_s if is_lost else loaded.get("load_s", 0.0))
             loaded = loaded or self._unsaid.pop((worker, place), {})
             if self.deadly & keys:
                 self._later(worker, seconds / 2, lambda: self._die(worker, "killed by SIGSEGV"))
@@ -189,6 +189,8 @@ class SimulatedProcesses(WorldOptions, ABC):
                 unfit = unfit | keys
             whole = [n for n, each in items.items() if not unfit & {i.key for i in each}]
             done = {number: items[number] for number in whole}
+            if stages == 1:  # the others are told of, too
+                done = {n: [i for i in each if i.key not in unfit] for n, each in items.items()}
             meta = {"stage": place, "last": not whole or stage + 1 == stages, "seconds": seconds}
             meta |= {**loaded, "computed_s": computed_s}
             if stages > 1:
@@ -265,8 +267,9 @@ class SimulatedProcesses(WorldOptions, ABC):
     def _step_done(
         self, effect: fx.RunMerged, meta: dict[str, Any], items: dict[int, list[FakeItem]]
     ) -> None:
-        numbers = [n for n, request in enumerate(effect.requests) for _ in request.parts]
-        places = [place for place, number in enumerate(numbers) if number in items]
+        parts = [(n, key) for n, each in enumerate(effect.requests) for key in each.part_keys]
+        done = {(n, item.key) for n, each in items.items() for item in each}
+        places = [place for place, part in enumerate(parts) if part in done]
         blobs = [f"result of {item.key}".encode() for each in items.values() for item in each]
         meta = {**meta, "batch": effect.batch_id, "chains": [], "peak_mib": None}
         self._answer(effect.worker_id, "stage", blobs, computed=places, **meta)

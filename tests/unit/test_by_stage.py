@@ -16,6 +16,7 @@ from snakemake_executor_gpupool.scheduling import events as ev
 from snakemake_executor_gpupool.scheduling.models.figures import Figures
 from snakemake_executor_gpupool.scheduling.models.model import FIRST_ROUND
 from snakemake_executor_gpupool.scheduling.models.row_figures import RowFigures
+from snakemake_executor_gpupool.testing.world_options import FakeItem
 from snakemake_executor_gpupool.wire.frames import Frame
 from tests.unit import test_chains
 from tests.unit.test_chains import STAGES, Pipeline, all_succeeded, pipeline
@@ -130,6 +131,79 @@ def test_one_stage_whose_model_cannot_be_loaded_is_not_tried_for_each_request() 
     assert len([span for span in spans(world) if span[0] == 1]) <= 2
 
 
+def test_results_of_a_request_that_is_not_whole_are_thrown_away() -> None:  # M5 W3
+    world = slow(rows=0, shares=True, bad={f"bad{n}/{n % STAGES}" for n in range(1, MANY, 4)})
+    for number in range(1, MANY + 1):
+        world.row(number, [f"r{number}", f"bad{number}", f"s{number}"])
+    world.run()
+    failed = {100 * n + n % STAGES for n in range(1, MANY, 4)}
+    assert {job_id for job_id, error in world.reports.items() if error is not None} == failed
+    for job_id in world.reports.keys() - failed:
+        own = [f"result of {item.key}" for item in world._jobs[job_id][1]]
+        assert world.results[job_id] == own
+    held = {path for path, _ in world.contents} - world.removed
+    kept = {item.result.path for item in world.scheduler.ledger._work_items.values()}
+    assert held <= kept, "no file is left that nobody knows"
+    assert not world.scheduler.by_stage._places, "those whose first job failed have none"
+
+
+def test_a_lone_job_of_a_models_goes_where_it_is_loaded() -> None:  # M1
+    world = slow()
+    world.at(2.5, lambda: world.submit(7, [FakeItem("alone", 1.0, 1, "g1")], model="m1"))
+    world.run()
+    assert len(world.reports) == STAGES * MANY + 1 and not any(world.reports.values())
+    assert len(world.effects(fx.LoadModel)) == 1, "it has a place in the row"
+    world = slow(cpus=2)
+    world.submit(6, [FakeItem("long", 1.0, 1000, "g1")], model="m1")
+    world.at(4.0, lambda: world.submit(7, [FakeItem("alone", 1.0, 1, "g1")], model="m1"))
+    world.run()
+    own = [item.name for effect in world.effects(fx.RunBatch) for item in effect.items]
+    assert own == ["long@0", "alone@0"], "its model has a process of its own"
+
+
+def test_jobs_whose_row_is_gone_are_served_by_their_own_models() -> None:  # M5 W4
+    world = slow(release_s=5.0)
+    (first,) = {100}
+    world.run(until_s=3.0)
+    assert world.reports[first] is None and 101 not in world.reports
+    world.kill_one(lambda names: _chains(names)[0])
+    world.run()
+    assert all_succeeded(world)
+    (lost, *_), rows = world.effects(fx.RunMerged), world.effects(fx.RunMerged)
+    assert all(each.worker_id != lost.worker_id for each in rows if each.requests[0].offset)
+
+
+def test_a_job_that_is_dropped_at_work_ends_at_once() -> None:  # M1 G2
+    """Nobody but a file process writes its outputs, and none was told to."""
+    world = slow(seconds_per_cost=0.5)
+    world.at(2.3, lambda: world.take(ev.JobUnwanted(100, "its run has ended")))
+    world.run()
+    assert "its run has ended" in str(world.reports[100]) and world.report_times[100] == 2.3
+    assert world.log[0][0] < 2.3 < world.finished_s["r1/0"], "it was at work"
+    assert not [stop for stop in world.effects(fx.StopWorker) if stop.force]
+    assert 100 not in world.results and 101 not in world.reports
+    rest = {job_id: error for job_id, error in world.reports.items() if job_id != 100}
+    assert len(rest) == STAGES * (MANY - 1) and not any(rest.values())
+
+
+def test_a_stage_alone_is_no_measure_of_all() -> None:  # P7
+    world = slow()
+    world.run()
+    (row,) = [model for model in world.scheduler.dispatch.models.values() if model.is_chain]
+    assert row.speed.s_per_cost is None and row.merged.files_s is None
+    facts = [fact.fields for fact in world.effects(fx.Fact) if fact.kind == "batch"]
+    assert facts and not any(fields["merged"] for fields in facts)
+
+
+def test_the_process_is_kept_while_the_next_jobs_are_being_read() -> None:  # E1
+    """Somebody else who waits for its GPU would have it in the moment between two stages."""
+    world = slow(gpus=1, cpus=0, read_s=0.01, release_s=0.05)
+    world.at(1.0, lambda: world.submit(7, [FakeItem("x", 1.0, 1000)], model="other"))
+    world.run()
+    assert len(world.reports) == STAGES * MANY + 1 and not any(world.reports.values())
+    assert len(world.effects(fx.LoadModel)) == 2
+
+
 def test_requests_that_take_long_to_compute_go_to_models_of_their_own() -> None:  # M1 F2
     """Three processes compute at the same time what one would do one after the other."""
     ends_s = []
@@ -161,7 +235,7 @@ def test_a_job_that_is_not_the_one_that_was_guessed_goes_its_own_way() -> None: 
 def test_a_run_that_has_left_leaves_no_places_behind() -> None:  # G2
     world = slow()
     world.run(until_s=3.0)
-    places = world.scheduler._by_stage._places
+    places = world.scheduler.by_stage._places
     assert places
     for row in world.rows.values():
         for job_id in row:

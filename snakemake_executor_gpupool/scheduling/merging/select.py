@@ -85,9 +85,11 @@ class MergeSelection:
             if row is None or row.error is not None or not row.alive:
                 continue
             parts: tuple[object, ...] = row.key[1][offset:]  # type: ignore[index]
-            is_same = models[: len(parts)] == parts and stages[0].spec == row.spec
-            if is_same and offset not in row.merged.lost_stages:
-                return stages[: len(parts)], row, offset
+            # It goes to the row's end, or through its own stage alone.
+            number = len(parts) if models[: len(parts)] == parts else 1
+            is_its = models[:number] == parts[:number] and stages[0].spec == row.spec
+            if is_its and offset not in row.merged.lost_stages:
+                return stages[:number], row, offset
         return None
 
     def _stages(
