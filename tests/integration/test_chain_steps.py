@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from snakemake_executor_gpupool.tool_api.short_requests import TRIED
+from snakemake_executor_gpupool.tool_api.values import Job, Named, Params
 from snakemake_executor_gpupool.wire.payload import load_payload, pack
 from tests.integration import test_late_files
 from tests.integration.test_late_files import Worker
@@ -35,17 +37,19 @@ class Step(Tool):
             print(self.params.model, file=file)
 
     def read(self, job):
-        return []
+        return Path(job.input[0]).read_text().split("\\n")
 
     def run(self, items):
         with (HERE / "runs").open("a") as file:
             print(self.params.model, *items, file=file)
+        if "slow" in items:
+            time.sleep(0.3)
         if "bad" in items:
             raise ValueError("no")
         return [f"{item} by {self.params.model}" for item in items]
 
     def write(self, job, results):
-        raise AssertionError("a file process writes")
+        Path(job.output[0]).write_text("\\n".join(results))
 """
 MODELS = ("a", "b", "c")
 
@@ -110,6 +114,42 @@ def test_the_next_model_is_loaded_before_anybody_asks(worker: Worker) -> None:  
     assert results == ["x by b"] and meta["load_s"] >= 0.05, "it is told of now"
     assert "load_s" not in step(worker, 1, "y")[0]
     assert lines(worker, "loads") == ["a", "b"]
+
+
+def test_what_waits_goes_before_the_next_model(worker: Worker) -> None:  # F2
+    meta = {"stage": 0, "known": [], "head": ["", "m0", "g"], "store": None, "item_limit_s": None}
+    for batch, item in enumerate(("slow", "x")):
+        blobs = [pickle.dumps({"model": "a"}, 5), b"".join(pack(item))]
+        fields = {"type": "step", "batch": batch, "keys": [item], "load_next": not batch, **meta}
+        worker.host.send("worker", fields, blobs)
+    assert [load_payload(worker.answer().blobs[0]) for _ in range(2)] == ["slow by a", "x by a"]
+    assert lines(worker, "loads") == ["a"]
+
+
+def test_a_dispatch_of_several_may_begin_at_any_stage(worker: Worker) -> None:  # M1 M5
+    """Its first job is ready, and is written; the results of the last one are given back."""
+    inner, folder = ["in", "mid", "out"], worker.directory
+    jobs = [
+        pickle.dumps(Job(input=Named([source]), output=Named([target])), 5)
+        for source, target in itertools.pairwise(inner)
+    ]
+    chain = {"cwd": str(folder), "keys": ["k"], "known": [False], "order": [0], "names": ["n"]}
+    chain |= {"models": [["", "mb", "g"], ["", "mc", "g"]], "by": "worker", "updates": []}
+    chain |= {"touched": [[], []], "staged": str(folder / "staged"), "lent": False}
+    meta = {"batch": 4, "offset": 1, "store": None, "chains": [chain], "hashes": False}
+    meta["item_limit_s"] = None
+    blobs = [_with_params(job, model) for job, model in zip(jobs, MODELS[1:], strict=True)]
+    first = worker.ask("chain", [*blobs, b"".join(pack("x"))], **meta)
+    assert (first.meta["stage"], first.meta["last"]) == (1, False)
+    assert (folder / "mid").read_text() == "x by b"
+    last = worker.answer()
+    assert (last.meta["stage"], last.meta["last"]) == (2, True)
+    assert load_payload(last.blobs[0]) == "x by b by c" and not (folder / "out").exists()
+    assert lines(worker, "loads") == ["a", "b", "c"]
+
+
+def _with_params(job: bytes, model: str) -> bytes:
+    return pickle.dumps(pickle.loads(job).replace(params=Params({"model": model})), 5)
 
 
 def test_after_the_last_stage_there_is_nothing_to_load(worker: Worker) -> None:  # M1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import random
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -166,11 +168,12 @@ def test_jobs_whose_row_is_gone_are_served_by_their_own_models() -> None:  # M5 
     (first,) = {100}
     world.run(until_s=3.0)
     assert world.reports[first] is None and 101 not in world.reports
+    count = len(world.effects(fx.RunMerged))
     world.kill_one(lambda names: _chains(names)[0])
     world.run()
     assert all_succeeded(world)
-    (lost, *_), rows = world.effects(fx.RunMerged), world.effects(fx.RunMerged)
-    assert all(each.worker_id != lost.worker_id for each in rows if each.requests[0].offset)
+    later = [each.requests[0] for each in world.effects(fx.RunMerged)][count:]
+    assert all(len(first.row[1]) < STAGES for first in later), "nobody loads that row again"
 
 
 def test_a_job_that_is_dropped_at_work_ends_at_once() -> None:  # M1 G2
@@ -187,12 +190,91 @@ def test_a_job_that_is_dropped_at_work_ends_at_once() -> None:  # M1 G2
 
 
 def test_a_stage_alone_is_no_measure_of_all() -> None:  # P7
-    world = slow()
+    world = slow(rows=0)
+    for number in range(1, MANY + 1):
+        world.row(number, [f"r{number}", f"s{number}"])
     world.run()
     (row,) = [model for model in world.scheduler.dispatch.models.values() if model.is_chain]
     assert row.speed.s_per_cost is None and row.merged.files_s is None
+    sizes = {note["batch"]: note["items"] for note in world.notes("batch_sent")}
+    assert sum(sizes.values()) == STAGES * MANY * 2, "items, not requests"
     facts = [fact.fields for fact in world.effects(fx.Fact) if fact.kind == "batch"]
     assert facts and not any(fields["merged"] for fields in facts)
+
+
+def test_earlier_stages_go_first() -> None:  # M1 F2
+    """Else the others would wait until the next model is loaded."""
+    world = slow(rows=0, seconds_per_cost=0.01)
+    for number in range(1, MANY + 1):
+        cost = 9.0 if number <= MANY // 4 else 1.0
+        world.row(number, [FakeItem(f"r{number}", cost)])
+    world.run()
+    assert all_succeeded(world)
+    offsets = [offset for offset, _ in spans(world)]
+    assert offsets == sorted(offsets)
+
+
+def test_two_dispatches_are_in_flight_whatever_stages_wait() -> None:  # P7
+    world = slow()
+    world.run()
+    sent_s = [
+        time_s
+        for time_s, effect in world.log
+        if isinstance(effect, fx.RunMerged) and effect.requests[0].offset == STAGES - 1
+    ]
+    assert len(sent_s) > len(set(sent_s))
+
+
+def test_of_two_processes_one_may_have_all_models_before_the_other() -> None:  # M1
+    world = slow(cpus=2)
+    world.run(until_s=3.0)
+    (row,) = world.scheduler.by_stage.rows.values()
+    assert len(row.alive) == 2
+    first, second = row.alive
+    (waiting,) = [w for w in (first, second) if w.is_by_stage][:1]
+    other = second if waiting is first else first
+    other.loaded_stages |= {1, 2}
+    asked = world.effects(fx.RunMerged)[0].requests[0]
+    whole = dataclasses.replace(asked, stages=asked.stages * STAGES)
+    assert not world.scheduler.by_stage.ends_early(other, whole)
+    assert [*world.scheduler.by_stage.rows.values()] == [row], "the other one has not"
+    waiting.loaded_stages |= {1, 2}
+    assert not world.scheduler.by_stage.ends_early(waiting, whole)
+    assert not world.scheduler.by_stage.rows
+    world.run()
+
+
+def test_a_model_of_a_row_is_not_loaded_ahead_beside_it() -> None:  # F2
+    world = slow(gpus=2, cpus=0)
+    world.run(until_s=4.5)
+    dispatch = world.scheduler.dispatch
+    homes = [model for model in dispatch.models.values() if not model.is_chain]
+    assert {model.ident for model in homes} >= {"m0", "m1"}
+    assert all(map(dispatch.ahead._is_in_row, homes))
+    world.submit(7, [FakeItem("x", 1.0, 1000)], model="other")
+    world.run()
+    (other,) = [model for model in dispatch.models.values() if model.ident == "other"]
+    assert not dispatch.ahead._is_in_row(other)
+
+
+def test_one_stage_has_no_limit_of_its_own() -> None:  # F2
+    world = slow()
+    world.run(until_s=3.0)
+    (row,) = world.scheduler.by_stage.rows.values()
+    row.merged.compute_s, limit_s = None, world.scheduler.dispatch.batching.item_limit_s
+    one = world.effects(fx.RunMerged)[0].requests[0].stages
+    assert len(one) == 1 and limit_s(row, one, 9) == math.inf
+    assert limit_s(row, one * STAGES, 900) < math.inf
+    world.run()
+
+
+def test_the_first_of_each_stage_is_no_measure() -> None:  # F2
+    figures = RowFigures()
+    for stage in range(STAGES):
+        figures.stage_alone(stage, 9.0, 1)
+        assert figures.compute_s is None
+    figures.stage_alone(0, 0.2, 10)
+    assert figures.compute_s == pytest.approx(0.02)
 
 
 def test_the_process_is_kept_while_the_next_jobs_are_being_read() -> None:  # E1

@@ -55,7 +55,7 @@ class ByStage:
         )
         if worker.is_by_stage:
             self.rows[row.key] = row
-        else:
+        elif not any(other.is_by_stage for other in row.alive):
             self.rows.pop(row.key, None)
         return worker.is_by_stage
 

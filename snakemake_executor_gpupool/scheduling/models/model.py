@@ -154,19 +154,11 @@ class Model:
         """Whether as many merged requests wait as a dispatch should have."""
         if not self.is_chain:
             return False
-        if self._is_stage_missing:
-            return True  # while its model is loaded, there is time to gather
         tokens = max(next((item.tokens for item in self.queue), 1), 1)
         most = (self.budget_tokens or 1) // tokens
         return self.merged.is_full(
             self.queue, 1 + len(self.more_params), most, not self.in_flight, self.load_s
         )
-
-    @property
-    def _is_stage_missing(self) -> bool:
-        """Whether merged requests wait for a stage whose model no process has loaded."""
-        offset = getattr(next(iter(self.queue), None), "offset", 0)
-        return bool(offset) and all(offset not in w.loaded_stages for w in self.alive)
 
     @property
     def round_size(self) -> int | None:
