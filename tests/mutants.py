@@ -193,6 +193,27 @@ MUTANTS = (
         ("test_chains.py",),
     ),
     Mutant(
+        "jobs that follow one whose stage went alone find their models where these are loaded",
+        "scheduling/merging/by_stage.py",
+        "merged.request.follow, merged.offset + 1)",
+        "merged.request.follow, merged.offset)",
+        ("test_by_stage.py",),
+    ),
+    Mutant(
+        "a request with an item that failed is not taken to be whole",
+        "scheduling/merging/by_stage.py",
+        "        if len(found) == end - start:",
+        "        if found:",
+        ("test_by_stage.py",),
+    ),
+    Mutant(
+        "a stage that was computed alone is written as any job's",
+        "scheduling/merging/run.py",
+        "        if merged.is_single and job is not None:",
+        "        if False:",
+        ("test_by_stage.py::test_what_is_computed_by_itself_is_written_as_any_job_is",),
+    ),
+    Mutant(
         "a dropped job's merged run is not started",
         "scheduling/scheduler.py",
         "            self.merges.drop_unwanted(now_s)\n        self._settle",

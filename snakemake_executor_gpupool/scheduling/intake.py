@@ -127,8 +127,7 @@ class Intake:
         if message.is_last:
             note_read(self._outbox, job, model.name)
             self._outlook.job_read(job.request, model, job.cost_read)
-        goes_on = job.request.follow or job.place is not None or self._merges.is_by_stage
-        may_merge = job.is_brief and goes_on
+        may_merge = job.is_brief and (job.request.follow or job.place is not None)
         if may_merge and self._merges.take(job, model, tool, message, new, now_s):
             return
         if new:

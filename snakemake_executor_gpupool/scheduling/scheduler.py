@@ -112,7 +112,7 @@ class Scheduler:
         )
         self.dispatch.batching.item_limit_s = choice.item_limit_s
         selection = MergeSelection(allocator, devices, models, self.dispatch.scaling, choice)
-        self.by_stage = by_stage = ByStage(self.jobs)
+        self.by_stage = by_stage = ByStage(self.jobs, models)
         parts_of_pool = self.dispatch, self.files, self.jobs, self.ledger, self.outbox
         self.merges = MergedRuns(selection, choice, by_stage, *parts_of_pool)
         self.dispatch.batching.shorten = self.merges.shorten
@@ -168,7 +168,6 @@ class Scheduler:
         self.dispatch.forget(model)
         self._blame_tracker.forget(model)
         self._choice.forget(model)
-        self.by_stage.forget(model)
 
     # -- served jobs -----------------------------------------------------------
     def foresee(self, forecast: Forecast, now_s: float, run: str = "") -> None:

@@ -192,7 +192,7 @@ class SimulatedProcesses(WorldOptions, ABC):
             if stages == 1:  # the others are told of, too
                 done = {n: [i for i in each if i.key not in unfit] for n, each in items.items()}
             meta = {"stage": place, "last": not whole or stage + 1 == stages, "seconds": seconds}
-            meta |= {**loaded, "computed_s": computed_s}
+            meta |= {**loaded, "computed_s": computed_s, "lost": is_lost}
             if stages > 1:
                 meta["files_s"] = seconds - computed_s
             self._later(worker, took_s, functools.partial(self._stage_done, effect, meta, done))

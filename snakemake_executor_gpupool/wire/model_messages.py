@@ -239,6 +239,8 @@ class StageDone:
         None: it was there.
     computed_s, files_s
         What computing takes as a rule, and what the files took; None: it was not said.
+    is_lost
+        Its model could not be loaded.
     computed
         Of a stage by itself: the positions of the items that ``results`` are of; None: it is not.
     """
@@ -255,6 +257,7 @@ class StageDone:
     computed_s: float | None = None
     files_s: float | None = None
     computed: tuple[int, ...] | None = None
+    is_lost: bool = False
 
     @classmethod
     def from_frame(cls, fields: Fields, blobs: list[Blob]) -> Self:
@@ -272,6 +275,7 @@ class StageDone:
             computed_s=fields.maybe("computed_s", is_seconds, None),
             files_s=fields.maybe("files_s", is_seconds, None),
             computed=_tuple_or_none(fields.maybe("computed", or_none(list_of(is_count)), None)),
+            is_lost=fields.maybe("lost", is_flag, False),
         )
 
     @property

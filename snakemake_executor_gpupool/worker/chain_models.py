@@ -67,11 +67,14 @@ class ChainModels:
         self.imported_s = 0.0
         #: What loading took that was not told of yet.
         self._unsaid: dict[int, dict[str, Any]] = {}
+        #: Loads that have failed, which was not told of yet.
+        self._failed: dict[int, str] = {}
 
     def start(self, params: list[dict[str, Any]], device: str) -> Tool:
         """Load the first stage's model, and return its tool; ``params`` are those of all stages."""
         self._params, self._device = params, device
-        self.tools, self.idents, self._by_model, self._unsaid = {}, {}, {}, {}
+        self.tools, self.idents, self._by_model = {}, {}, {}
+        self._unsaid, self._failed = {}, {}
         self._load(0)
         return self.tools[0].show(params[0])
 
@@ -96,6 +99,9 @@ class ChainModels:
 
     def load_later(self, stage: int) -> dict[str, Any]:
         """Load a later stage's model; return what that took, nothing if it was there."""
+        error = self._failed.pop(stage, None)
+        if error is not None:
+            raise RuntimeError(error)
         if stage in self.tools:
             return self._unsaid.pop(stage, {})
         started_s = time.perf_counter()
@@ -105,9 +111,13 @@ class ChainModels:
 
     def load_ahead(self, stage: int) -> None:
         """Load a later stage's model before it is needed; :meth:`load_later` tells of it then."""
-        took = self.load_later(stage)
-        if took:
-            self._unsaid[stage] = took
+        try:
+            took = self.load_later(stage)
+        except Exception as error:
+            self._failed[stage] = f"{type(error).__name__}: {error}"
+        else:
+            if took:
+                self._unsaid[stage] = took
 
     def compute(
         self, stage: int, params: dict[str, Any], items: dict[str, Any], limit_s: float | None

@@ -147,7 +147,7 @@ class ChainServer:
         except Exception:  # serving the jobs by themselves reports the error
             for chain in chains:
                 chain.is_whole = False
-            return {}
+            return {"lost": True}
 
     def _move(self, frame: Frame) -> None:
         away = frame.meta["away"]

@@ -4,7 +4,7 @@
 
     coordinator → worker     step {batch, stage, keys, known, head, store, item_limit_s, load_next}
                                                                                [params, payload...]
-    worker → coordinator     stage {batch, stage, last, chains, computed, load_s, versions, ...}
+    worker → coordinator     stage {batch, stage, last, chains, computed, load_s, lost, ...}
                                                                                [result...]
 
 While a worker loads a model it does nothing else. So where one is still to be loaded and that takes
@@ -18,6 +18,7 @@ Standard library only, Python >= 3.9.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -59,16 +60,13 @@ class StageSteps:
 
     def run(self, frame: Frame, device: str, *, is_refused: bool) -> None:
         """Compute the items of a ``step`` frame, none if it ``is_refused``, and answer it."""
-        meta, loaded = frame.meta, dict[str, Any]()
+        meta = frame.meta
+        loaded = {} if is_refused else self._loaded(meta["stage"])
+        started_s, self._results.computed_s = time.perf_counter(), 0.0
         found: dict[str, Packed] = {}
-        try:
-            if not is_refused:
-                loaded = self._models.load_later(meta["stage"])
-            started_s, self._results.computed_s = time.perf_counter(), 0.0
-            if not is_refused:
+        if not is_refused and "lost" not in loaded:
+            with contextlib.suppress(Exception):  # serving the jobs one by one reports the error
                 found = self._computed(frame)
-        except Exception:  # serving the jobs by themselves reports the error
-            started_s, self._results.computed_s = time.perf_counter(), 0.0
         places = [place for place, key in enumerate(meta["keys"]) if key in found]
         with self._spool.bundle() as bundle:
             for place in places:
@@ -81,6 +79,13 @@ class StageSteps:
         following = meta["stage"] + 1
         if meta["load_next"] and places and following < self._stages:
             self._load_ahead(following)
+
+    def _loaded(self, stage: int) -> dict[str, Any]:
+        """Load a stage's model if it is not there; return what is said of that."""
+        try:
+            return self._models.load_later(stage)
+        except Exception:  # serving the jobs one by one reports the error
+            return {"lost": True}
 
     def _computed(self, frame: Frame) -> dict[str, Packed]:
         meta, params = frame.meta, load_payload(frame.blobs[0])
@@ -99,7 +104,4 @@ class StageSteps:
     def _load_ahead(self, stage: int) -> None:
         """Load a model that is needed next, unless there is more to do before."""
         if self._channel.waiting() is None:
-            try:
-                self._models.load_ahead(stage)
-            except Exception:  # met again when it is needed
-                return
+            self._models.load_ahead(stage)

@@ -149,18 +149,39 @@ def test_results_of_a_request_that_is_not_whole_are_thrown_away() -> None:  # M5
     assert not world.scheduler.by_stage._places, "those whose first job failed have none"
 
 
-def test_a_lone_job_of_a_models_goes_where_it_is_loaded() -> None:  # M1
+def test_jobs_that_no_row_was_for_go_their_own_way() -> None:  # T4 G2
+    """They may be of a run that merges nothing, or of another instance."""
     world = slow()
     world.at(2.5, lambda: world.submit(7, [FakeItem("alone", 1.0, 1, "g1")], model="m1"))
     world.run()
     assert len(world.reports) == STAGES * MANY + 1 and not any(world.reports.values())
-    assert len(world.effects(fx.LoadModel)) == 1, "it has a place in the row"
-    world = slow(cpus=2)
-    world.submit(6, [FakeItem("long", 1.0, 1000, "g1")], model="m1")
-    world.at(4.0, lambda: world.submit(7, [FakeItem("alone", 1.0, 1, "g1")], model="m1"))
-    world.run()
     own = [item.name for effect in world.effects(fx.RunBatch) for item in effect.items]
-    assert own == ["long@0", "alone@0"], "its model has a process of its own"
+    assert own == ["alone@0"]
+
+
+def test_jobs_after_one_that_waits_for_the_items_of_others_have_their_places() -> None:  # P5
+    world = slow()
+    for number in range(MANY + 1, MANY + 5):
+        world.at(1.0, functools.partial(world.row, number, ["r1"]))
+    world.run()
+    assert all_succeeded(world)
+    assert not world.effects(fx.RunBatch) and len(world.effects(fx.LoadModel)) == 1
+
+
+def test_rows_of_several_instances_have_processes_of_their_own() -> None:  # T4
+    world = pipeline(gpus=0, cpus=2)
+    for first, instance in ((100, ""), (200, "own")):
+        world.rows[first] = [first, first + 1, first + 2]
+        for stage in range(STAGES):
+            world.declare(first + stage, [FakeItem(f"{first}/{stage}")], model=f"m{stage}")
+            request = world.requests[first + stage]
+            world.requests[first + stage] = dataclasses.replace(request, instance=instance)
+        follow = [first + 1, first + 2]
+        _, items = world._jobs[first]
+        world.submit(first, items, model="m0", instance=instance, follow=follow)
+    world.run(until_s=30.0)
+    sent = world.effects(fx.RunMerged)
+    assert len(sent) == 2 and sent[0].worker_id != sent[1].worker_id
 
 
 def test_jobs_whose_row_is_gone_are_served_by_their_own_models() -> None:  # M5 W4
@@ -225,25 +246,6 @@ def test_two_dispatches_are_in_flight_whatever_stages_wait() -> None:  # P7
     assert len(sent_s) > len(set(sent_s))
 
 
-def test_of_two_processes_one_may_have_all_models_before_the_other() -> None:  # M1
-    world = slow(cpus=2)
-    world.run(until_s=3.0)
-    (row,) = world.scheduler.by_stage.rows.values()
-    assert len(row.alive) == 2
-    first, second = row.alive
-    (waiting,) = [w for w in (first, second) if w.is_by_stage][:1]
-    other = second if waiting is first else first
-    other.loaded_stages |= {1, 2}
-    asked = world.effects(fx.RunMerged)[0].requests[0]
-    whole = dataclasses.replace(asked, stages=asked.stages * STAGES)
-    assert not world.scheduler.by_stage.ends_early(other, whole)
-    assert [*world.scheduler.by_stage.rows.values()] == [row], "the other one has not"
-    waiting.loaded_stages |= {1, 2}
-    assert not world.scheduler.by_stage.ends_early(waiting, whole)
-    assert not world.scheduler.by_stage.rows
-    world.run()
-
-
 def test_a_model_of_a_row_is_not_loaded_ahead_beside_it() -> None:  # F2
     world = slow(gpus=2, cpus=0)
     world.run(until_s=4.5)
@@ -260,7 +262,7 @@ def test_a_model_of_a_row_is_not_loaded_ahead_beside_it() -> None:  # F2
 def test_one_stage_has_no_limit_of_its_own() -> None:  # F2
     world = slow()
     world.run(until_s=3.0)
-    (row,) = world.scheduler.by_stage.rows.values()
+    (row,) = [model for model in world.scheduler.dispatch.models.values() if model.is_chain]
     row.merged.compute_s, limit_s = None, world.scheduler.dispatch.batching.item_limit_s
     one = world.effects(fx.RunMerged)[0].requests[0].stages
     assert len(one) == 1 and limit_s(row, one, 9) == math.inf

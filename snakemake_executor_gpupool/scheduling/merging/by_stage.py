@@ -13,32 +13,27 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Hashable
 
+from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, Place, merged_of
 from snakemake_executor_gpupool.scheduling.merging.staged_outputs import Identity
 from snakemake_executor_gpupool.scheduling.models.model import Model
 from snakemake_executor_gpupool.scheduling.models.model_worker import Batch, ModelWorker
 from snakemake_executor_gpupool.scheduling.models.row_figures import BRIEF_LOADS_S
+from snakemake_executor_gpupool.scheduling.models.table import ModelTable
 from snakemake_executor_gpupool.wire.frames import Blob
 from snakemake_executor_gpupool.wire.model_messages import StageDone, StagedRequest
 from snakemake_executor_gpupool.wire.requests import Request
 
 
 class ByStage:
-    """Decides that, and knows the jobs to come that have a place in a row.
+    """Decides that, and knows the jobs to come that have a place in a row."""
 
-    Attributes
-    ----------
-    rows
-        Those whose requests go one stage at a time, by their keys.
-    """
-
-    def __init__(self, jobs: JobTable) -> None:
+    def __init__(self, jobs: JobTable, models: ModelTable) -> None:
         self._jobs = jobs
+        self._models = models
         self._places: dict[Identity, Place] = {}
-        self.rows: dict[Hashable, Model] = {}
 
     def ends_early(self, worker: ModelWorker, first: MergedRequest) -> bool:
         """Decide whether a dispatch that this request is the first of ends after one stage."""
@@ -53,18 +48,17 @@ class ByStage:
             and (worker.is_by_stage or row.queue)
             and row.merged.loads_s(missing, len(row.more_params), known_s) > BRIEF_LOADS_S
         )
-        if worker.is_by_stage:
-            self.rows[row.key] = row
-        elif not any(other.is_by_stage for other in row.alive):
-            self.rows.pop(row.key, None)
         return worker.is_by_stage
 
-    def is_last_for_now(self, row: Model, offset: int) -> bool:
-        """Tell whether no request waits, or is read, that could go before the next stage."""
+    def is_last_for_now(self, row: Model, offset: int, tool: FileWorkerPool) -> bool:
+        """Tell whether no request waits, or is read, that could go before the next stage.
+
+        ``tool``: of the stage that is computed now.
+        """
         if row.queue:
             return False
-        first = itertools.islice(row.tool.reads, 1)  # the others have come later
-        jobs = map(self._jobs.get, (*first, *sorted(row.tool.reading)))
+        first = itertools.islice(tool.reads, 1)  # the others have come later
+        jobs = map(self._jobs.get, (*first, *sorted(tool.reading)))
         return all(job is None or self._is_beyond(job.place, row, offset) for job in jobs)
 
     @staticmethod
@@ -72,11 +66,23 @@ class ByStage:
         return place is not None and place.row == row.key and place.offset > offset
 
     # -- the jobs that follow --------------------------------------------------------
-    def expect(self, merged: MergedRequest, row: Model) -> None:
-        """Give the jobs that follow a request their places in its row."""
-        for number, later in enumerate(merged.request.follow, merged.offset + 1):
+    def expect(self, request: Request, row: Model, offset: int) -> None:
+        """Give the jobs that follow one their places in its row; ``offset`` is its own."""
+        for number, later in enumerate(request.follow, offset + 1):
             if number <= len(row.more_params):
                 self._places[later.identity] = Place(row.key, number)
+
+    def waits_for_others(self, request: Request, home: Model) -> None:
+        """Give places to the jobs that follow one whose items others have: those are computed.
+
+        ``home``: the model of its own.
+        """
+        part = home.ident, request.tool
+        for row in self._models.values():
+            is_its = row.is_chain and row.spec == home.spec and row.instance == home.instance
+            if is_its and row.alive and row.key[1][0] == part:  # type: ignore[index]
+                self.expect(request, row, 0)
+                return
 
     def expect_none(self, merged: MergedRequest) -> None:
         """A request goes another way, and so do the jobs that follow it."""
@@ -87,26 +93,10 @@ class ByStage:
         """Take out a job's place; None: it has none."""
         return self._places.pop(request.identity, None)
 
-    def places_for(self, place: Place | None, home: Model) -> list[Place]:
-        """Return where a job may be that is read; ``home``: the model that it has otherwise.
-
-        One without a place may wait for items that others have, as the job before it did.
-        """
-        if place is not None:
-            return [place]
-        if home.alive:
-            return []
-        rows = self.rows.values()
-        return [Place(row.key, n) for row in rows for n in range(1, 1 + len(row.more_params))]
-
     def forget_run(self, run: str) -> None:
         """None of a run's jobs will come."""
         for identity in [each for each in self._places if each[:1] == (run,)]:
             del self._places[identity]
-
-    def forget(self, row: Model) -> None:
-        """A row is not needed any longer."""
-        self.rows.pop(row.key, None)
 
 
 def by_requests(message: StageDone, batch: Batch) -> tuple[StageDone, list[Blob]]:
@@ -128,8 +118,3 @@ def by_requests(message: StageDone, batch: Batch) -> tuple[StageDone, list[Blob]
             left += found
     whole = dataclasses.replace(message, requests=tuple(requests), results=tuple(results))
     return whole, left
-
-
-def only(batch: Batch) -> MergedRequest:
-    """Return the first request of a dispatch: all begin at the same stage, and go as far."""
-    return next(merged_of(batch.items))

@@ -23,7 +23,7 @@ from snakemake_executor_gpupool.scheduling.files.scheduler import FileScheduler
 from snakemake_executor_gpupool.scheduling.files.worker_pool import FileWorkerPool
 from snakemake_executor_gpupool.scheduling.job_state import JobPhase, JobState
 from snakemake_executor_gpupool.scheduling.jobs import JobTable
-from snakemake_executor_gpupool.scheduling.merging.by_stage import ByStage, by_requests, only
+from snakemake_executor_gpupool.scheduling.merging.by_stage import ByStage, by_requests
 from snakemake_executor_gpupool.scheduling.merging.choice import MergeChoice
 from snakemake_executor_gpupool.scheduling.merging.select import MergeSelection
 from snakemake_executor_gpupool.scheduling.merging.stage import (
@@ -86,11 +86,6 @@ class MergedRuns:
         self.counts: Counter[str] = Counter()
 
     # -- jobs --------------------------------------------------------------------
-    @property
-    def is_by_stage(self) -> bool:
-        """Whether requests of some row go one stage at a time."""
-        return bool(self._by_stage.rows)
-
     def arrived(self, job: JobState, now_s: float) -> None:
         """Have a job done that is ready, unless a merged run is about to bring what it needs."""
         identity = job.request.identity
@@ -153,11 +148,12 @@ class MergedRuns:
         # What waits in a queue, or is in flight, is left there and waited for.
         is_free = all(item in fresh or item.is_done or item.is_merged for item in parts)
         if home.error is not None or not fresh or not is_free:
+            if not fresh and job.place is None:
+                self._by_stage.waits_for_others(job.request, home)
             return False
         selected = None
-        places = self._by_stage.places_for(job.place, home)
-        if places:
-            selected = self._selection.in_row(places, job.request, tool, message)
+        if job.place is not None:
+            selected = self._selection.in_row(job.place, job.request, tool, message)
         if selected is None and job.request.follow:
             selected = self._selection.select(job.request, home, tool, message)
         if selected is None:
@@ -184,10 +180,12 @@ class MergedRuns:
             return False
         for merged in requests:
             later, merged.stages = merged.stages[1:], merged.stages[:1]
-            self._by_stage.expect(merged, row)
+            self._by_stage.expect(merged.request, row, merged.offset)
             for stage in later:
                 self._expects_no_more(merged, stage, now_s)
-        return self._by_stage.is_last_for_now(row, requests[0].offset)
+        offset = requests[0].offset
+        tool = self._files.known(requests[0].request.tool)
+        return self._by_stage.is_last_for_now(row, offset, tool or row.tool)
 
     def _job_of(self, merged: MergedRequest) -> JobState | None:
         """Return the first stage's job; None if it has ended, even if its number is used again."""
@@ -213,7 +211,7 @@ class MergedRuns:
             )
         if message.requests or message.load_s is not None:
             worker.loaded_stages.add(message.stage)
-        elif message.stage == only(batch).offset and message.stage not in worker.loaded_stages:
+        if message.is_lost:
             worker.model.merged.lost_stages.add(message.stage)
         self._choice.stage_done(worker.model, message)
         batch.stages_done += 1

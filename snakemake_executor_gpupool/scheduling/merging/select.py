@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
 from snakemake_executor_gpupool.devices.allocation.allocator import Allocator
 from snakemake_executor_gpupool.devices.device_spec import DeviceSpec
@@ -61,35 +61,30 @@ class MergeSelection:
 
     def in_row(
         self,
-        places: Sequence[Place],
+        place: Place,
         request: Request,
         tool: FileWorkerPool,
         message: ItemsRead,
     ) -> tuple[tuple[MergedStage, ...], Model, int] | None:
-        """Return a job's stages in a row that goes one stage at a time; None: there is none.
-
-        Parameters
-        ----------
-        places
-            Where it may be.
+        """Return a job's stages in the row that it has a place in; None: it cannot go there.
 
         Returns
         -------
         tuple
             The stages, the row's model, and which of its stages is the first.
         """
+        row, offset = self._models.get(place.row), place.offset
+        if row is None or row.error is not None or not row.alive:
+            return None
         stages = self._stages(request, tool, message)
+        if not stages or offset in row.merged.lost_stages or request.instance != row.instance:
+            return None
         models = tuple((stage.model, stage.request.tool) for stage in stages)
-        for row_key, offset in places if stages else ():
-            row = self._models.get(row_key)
-            if row is None or row.error is not None or not row.alive:
-                continue
-            parts: tuple[object, ...] = row.key[1][offset:]  # type: ignore[index]
-            # It goes to the row's end, or through its own stage alone.
-            number = len(parts) if models[: len(parts)] == parts else 1
-            is_its = models[:number] == parts[:number] and stages[0].spec == row.spec
-            if is_its and offset not in row.merged.lost_stages:
-                return stages[:number], row, offset
+        parts: tuple[object, ...] = row.key[1][offset:]  # type: ignore[index]
+        # It goes to the row's end, or through its own stage alone.
+        number = len(parts) if models[: len(parts)] == parts else 1
+        if models[:number] == parts[:number] and stages[0].spec == row.spec:
+            return stages[:number], row, offset
         return None
 
     def _stages(
@@ -119,7 +114,7 @@ class MergeSelection:
     ) -> Model | None:
         """Return the common model if its models may be side by side now; None: they may not."""
         models = tuple((stage.model, stage.request.tool) for stage in stages)
-        key = ("chain", models, home.spec)
+        key = ("chain", models, home.spec, home.instance)
         known = self._models.get(key)
         if known is None:
             known = self._new_model(key, stages, home, tool)
@@ -149,6 +144,7 @@ class MergeSelection:
             spec=home.spec,
             params=stages[0].request.params,
             more_params=tuple(stage.request.params for stage in stages[1:]),
+            instance=home.instance,
             vram_mib=need_mib,
             priority=home.priority,
             profile_key=f"{'+'.join(stage.model for stage in stages)}/{home.profile_key}",
