@@ -195,8 +195,8 @@ MUTANTS = (
     Mutant(
         "jobs that follow one whose stage went alone find their models where these are loaded",
         "scheduling/merging/by_stage.py",
-        "merged.request.follow, merged.offset + 1)",
-        "merged.request.follow, merged.offset)",
+        "enumerate(request.follow, offset + 1)",
+        "enumerate(request.follow, offset)",
         ("test_by_stage.py",),
     ),
     Mutant(

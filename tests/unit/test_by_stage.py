@@ -279,7 +279,7 @@ def test_the_first_of_each_stage_is_no_measure() -> None:  # F2
     assert figures.compute_s == pytest.approx(0.02)
 
 
-def test_the_process_is_kept_while_the_next_jobs_are_being_read() -> None:  # E1
+def test_the_process_is_kept_while_the_next_jobs_are_being_read() -> None:  # F2
     """Somebody else who waits for its GPU would have it in the moment between two stages."""
     world = slow(gpus=1, cpus=0, read_s=0.01, release_s=0.05)
     world.at(1.0, lambda: world.submit(7, [FakeItem("x", 1.0, 1000)], model="other"))

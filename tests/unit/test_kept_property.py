@@ -116,8 +116,10 @@ class Place:
 
     @staticmethod
     def _is_own(path: Path) -> bool:
-        """Whether what is changed there is nobody else's, and no pipe."""
-        return path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1
+        """Whether what is changed there is nobody else's, no pipe, and anything at all."""
+        if not path.is_file() or path.is_symlink():
+            return False
+        return path.stat().st_nlink == 1 and path.stat().st_size > 0
 
     def _flip(self, path: Path, other: Path) -> None:
         if not self._is_own(path):
