@@ -109,7 +109,7 @@ def test_the_pool_is_told_while_many_jobs_are_handed_over(
     monkeypatch.setattr(pool, "submit", lambda some: (told.append(len(some)), submit(some)))
     monkeypatch.setattr(pool, "handing_over", lambda *, goes_on: told.append(goes_on))
     workflow.run(*(workflow.served(f"s{n}") for n in range(jobs)))
-    assert told == ([64] if jobs == 64 else [True, 64, 1, False])
+    assert told == ([64] if jobs == 64 else [True, 16, 48, 1, False])
     workflow.wait(lambda: len(workflow.finished) == jobs)
 
 

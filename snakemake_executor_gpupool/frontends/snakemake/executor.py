@@ -11,6 +11,7 @@ Each ready job takes one of four ways::
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -92,8 +93,9 @@ common_settings = CommonSettings(
     spawned_jobs_assume_shared_fs=True,
 )
 
-#: How many jobs are prepared before they are submitted to the pool.
-JOBS_AT_ONCE = 64
+#: How many jobs are prepared before they are submitted to the pool; of more, the first ones, so
+#: that they are read meanwhile.
+JOBS_AT_ONCE, FIRST_JOBS = 64, 16
 
 
 class Executor(RealExecutor):
@@ -215,8 +217,10 @@ class Executor(RealExecutor):
         # Snakemake passes them in no particular order.
         jobs = sorted(jobs, key=lambda job: -job.priority)
         with self._telling_of(jobs):
-            for start in range(0, len(jobs), JOBS_AT_ONCE):
-                for job in jobs[start : start + JOBS_AT_ONCE]:
+            more = range(JOBS_AT_ONCE, len(jobs), JOBS_AT_ONCE)
+            starts = [0, *([FIRST_JOBS] if more else []), *more]
+            for start, end in itertools.pairwise([*starts, len(jobs)]):
+                for job in jobs[start:end]:
                     evaluate_here(job)
                     self.run_job_pre(job)
                     self.run_job(job)
