@@ -45,7 +45,7 @@ def step_frame(effect: RunMerged, store: StoreAddress | None) -> Frame:
         _kept_head(stage),
         store,
         item_limit_s=effect.item_limit_s,
-        is_next_loaded=effect.is_next_loaded,
+        loads_next=effect.loads_next,
     )
 
 

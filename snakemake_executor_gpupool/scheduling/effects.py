@@ -163,7 +163,7 @@ class RunMerged:
     ----------
     item_limit_s
         Requests whose items take longer to compute are to go job by job; None: none are.
-    is_next_loaded
+    loads_next
         The next stage's model is to be loaded after that, unless there is more to do.
     """
 
@@ -171,7 +171,7 @@ class RunMerged:
     batch_id: int
     requests: list[MergedRequest]
     item_limit_s: float | None = None
-    is_next_loaded: bool = False
+    loads_next: bool = False
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,5 @@ class Retirement:
 def tools_of(model: Model) -> list[ToolRef]:
     """Return the tools that a model, or each of those in a row, is of."""
     if model.is_chain:
-        parts: tuple[tuple[str, ToolRef], ...] = model.key[1]  # type: ignore[index]
-        return [ref for _, ref in parts]
+        return [ref for _, ref in model.parts]
     return [model.tool.ref]

@@ -199,7 +199,7 @@ class SimulatedProcesses(WorldOptions, ABC):
             if not whole:
                 return
         first = effect.requests[0]
-        if effect.is_next_loaded:
+        if effect.loads_next:
             following = self._jobs[int(first.request.follow[0].job)][0]
             if following not in self.failing_loads:
                 self._load_ahead(worker, first.offset + 1)

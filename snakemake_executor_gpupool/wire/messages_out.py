@@ -377,7 +377,7 @@ def run_step(
     store: StoreAddress | None,
     *,
     item_limit_s: float | None = None,
-    is_next_loaded: bool = False,
+    loads_next: bool = False,
 ) -> Frame:
     """Have items of short requests computed by the model of one stage of a chain.
 
@@ -393,9 +393,9 @@ def run_step(
         Of each item its own key, and what the keys of all results start with.
     item_limit_s
         Where computing an item takes longer, some are computed and the others left.
-    is_next_loaded
+    loads_next
         Whether to load the next stage's model after that, unless there is more to compute.
     """
     meta = {"type": "step", "batch": batch_id, "stage": stage, "known": known, "keys": keys}
     meta |= {"head": head, "store": store, "item_limit_s": item_limit_s}
-    return Frame({**meta, "load_next": is_next_loaded}, [params, *items])
+    return Frame({**meta, "load_next": loads_next}, [params, *items])

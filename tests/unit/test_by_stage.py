@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import pytest
@@ -21,7 +21,7 @@ from snakemake_executor_gpupool.scheduling.models.row_figures import RowFigures
 from snakemake_executor_gpupool.testing.world_options import FakeItem
 from snakemake_executor_gpupool.wire.frames import Frame
 from tests.unit import test_chains
-from tests.unit.test_chains import STAGES, Pipeline, all_succeeded, pipeline
+from tests.unit.test_chains import STAGES, Pipeline, all_succeeded, lived_to_the_end, pipeline
 
 MANY = 30
 
@@ -53,9 +53,9 @@ def test_while_models_are_still_to_be_loaded_requests_go_through_one_at_a_time()
     loaded_s = [note["seconds"] for note in world.notes("stage_loaded")]
     assert loaded_s == [2.0, 2.0]
     sent = world.effects(fx.RunMerged)
-    assert [each.requests[0].offset for each in sent if each.is_next_loaded] == [0, 1]
+    assert [each.requests[0].offset for each in sent if each.loads_next] == [0, 1]
     lasts = [max(n for n, e in enumerate(sent) if e.requests[0].offset == k) for k in (0, 1)]
-    assert all(sent[number].is_next_loaded for number in lasts)
+    assert all(sent[number].loads_next for number in lasts)
     assert max(world.report_times[100 * n] for n in range(1, MANY + 1)) < 2.0 + 2.0
     assert max(world.report_times.values()) < 3 * 2.0 + 1.0
 
@@ -159,13 +159,41 @@ def test_jobs_that_no_row_was_for_go_their_own_way() -> None:  # T4 G2
     assert own == ["alone@0"]
 
 
+def release_otherwise(world: Pipeline, job_id: int, otherwise: Callable[[], object]) -> None:
+    """Have a job made ready in another way once the one before it is done."""
+    release = world.release
+
+    def chosen(each: int) -> None:
+        otherwise() if each == job_id else release(each)
+
+    world.release = chosen  # type: ignore[method-assign]
+
+
 def test_jobs_after_one_that_waits_for_the_items_of_others_have_their_places() -> None:  # P5
     world = slow()
+    late = functools.partial(Pipeline.release, world, 101)
+    release_otherwise(world, 101, lambda: world.at(4.0, late))
     for number in range(MANY + 1, MANY + 5):
         world.at(1.0, functools.partial(world.row, number, ["r1"]))
     world.run()
     assert all_succeeded(world)
     assert not world.effects(fx.RunBatch) and len(world.effects(fx.LoadModel)) == 1
+
+
+def test_a_job_of_another_instance_than_was_guessed_is_not_served_by_the_row() -> None:  # T4 M5
+    world = slow()
+    items = world._jobs[101][1]
+    release_otherwise(
+        world, 101, lambda: world.submit(101, items, model="m1", instance="own", follow=[102])
+    )
+    world.run()
+    assert all_succeeded(world)
+    rows = {
+        each.request.job_id: each.row
+        for effect in world.effects(fx.RunMerged)
+        for each in effect.requests
+    }
+    assert rows[201] == rows[100] != rows.get(101)
 
 
 def test_rows_of_several_instances_have_processes_of_their_own() -> None:  # T4
@@ -237,7 +265,11 @@ def test_earlier_stages_go_first() -> None:  # M1 F2
 
 def test_two_dispatches_are_in_flight_whatever_stages_wait() -> None:  # P7
     world = slow()
+    for number in range(101, 101 + MANY):  # while others wait for the second stage
+        world.at(3.0, functools.partial(world.row, number, [f"r{number}"]))
     world.run()
+    assert all_succeeded(world)
+    assert any(row.has_short for row in world.scheduler.dispatch.models.rows())
     sent_s = [
         time_s
         for time_s, effect in world.log
@@ -393,12 +425,7 @@ def lived(merges: bool, rows: list[list[str]], seed: int, **options: Any) -> dic
         world.at(picks.uniform(0.0, 3.0), functools.partial(world.row, number, items))
     for _ in range(picks.randrange(3)):
         world.at(picks.uniform(0.0, 9.0), lambda: world.kill_one(picks.choice))
-    world.run(until_s=50_000)
-    assert world.scheduler.is_quiet
-    for job_id, error in world.reports.items():
-        own = [f"result of {item.key}" for item in world._jobs[job_id][1]]
-        assert error is not None or world.results[job_id] == own
-    return {job_id: error is None for job_id, error in world.reports.items()}
+    return lived_to_the_end(world)
 
 
 @settings(max_examples=80, deadline=None)

@@ -331,6 +331,11 @@ def live_through(
     picks = random.Random(1)
     for time_s in kills_s:
         world.at(time_s, lambda: world.kill_one(picks.choice))
+    return lived_to_the_end(world)
+
+
+def lived_to_the_end(world: Pipeline) -> dict[int, bool]:
+    """Run to the end; return which jobs succeeded, all of them with their own results."""
     world.run(until_s=50_000)
     assert world.scheduler.is_quiet
     for job_id, error in world.reports.items():

@@ -11,7 +11,6 @@ Each ready job takes one of four ways::
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -54,6 +53,7 @@ from snakemake_executor_gpupool.frontends.snakemake.pool_options import (
     of_this_run,
     pool_config,
 )
+from snakemake_executor_gpupool.frontends.snakemake.portions import JOBS_AT_ONCE, portions
 from snakemake_executor_gpupool.frontends.snakemake.report import RunReport, report_path
 from snakemake_executor_gpupool.frontends.snakemake.rounds import merge_rounds
 from snakemake_executor_gpupool.frontends.snakemake.runtimes import tell_runtime
@@ -92,10 +92,6 @@ common_settings = CommonSettings(
     auto_deploy_default_storage_provider=False,
     spawned_jobs_assume_shared_fs=True,
 )
-
-#: How many jobs are prepared before they are submitted to the pool; of more, the first ones, so
-#: that they are read meanwhile.
-JOBS_AT_ONCE, FIRST_JOBS = 64, 16
 
 
 class Executor(RealExecutor):
@@ -217,10 +213,8 @@ class Executor(RealExecutor):
         # Snakemake passes them in no particular order.
         jobs = sorted(jobs, key=lambda job: -job.priority)
         with self._telling_of(jobs):
-            more = range(JOBS_AT_ONCE, len(jobs), JOBS_AT_ONCE)
-            starts = [0, *([FIRST_JOBS] if more else []), *more]
-            for start, end in itertools.pairwise([*starts, len(jobs)]):
-                for job in jobs[start:end]:
+            for some in portions(jobs):
+                for job in some:
                     evaluate_here(job)
                     self.run_job_pre(job)
                     self.run_job(job)

@@ -78,9 +78,9 @@ class ByStage:
         ``home``: the model of its own.
         """
         part = home.ident, request.tool
-        for row in self._models.values():
-            is_its = row.is_chain and row.spec == home.spec and row.instance == home.instance
-            if is_its and row.alive and row.key[1][0] == part:  # type: ignore[index]
+        for row in self._models.rows():
+            is_its = row.parts[0] == part and row.instance == home.instance
+            if is_its and row.spec == home.spec and row.alive:
                 self.expect(request, row, 0)
                 return
 

@@ -182,7 +182,7 @@ class MergedRuns:
             later, merged.stages = merged.stages[1:], merged.stages[:1]
             self._by_stage.expect(merged.request, row, merged.offset)
             for stage in later:
-                self._expects_no_more(merged, stage, now_s)
+                self._let_go(merged, stage, now_s)
         offset = requests[0].offset
         tool = self._files.known(requests[0].request.tool)
         return self._by_stage.is_last_for_now(row, offset, tool or row.tool)
@@ -288,7 +288,7 @@ class MergedRuns:
             self._drop(dropped)
         if stage.request.identity in self._held and len(worker.in_flight[0].items) > 1:
             self._choice.waited(worker.model)
-        self._let_go(merged, number, now_s)
+        self._let_go(merged, stage, now_s)
 
     def _outputs_of(
         self,
@@ -363,9 +363,8 @@ class MergedRuns:
         merged.waiters = ()
         if merged.stages_done == 0:
             self._dispatch_apart(merged, now_s)
-        undone = range(max(merged.stages_done, 1), len(merged.stages))
-        for number in undone:
-            self._let_go(merged, number, now_s)
+        for stage in merged.stages[max(merged.stages_done, 1) :]:
+            self._let_go(merged, stage, now_s)
 
     def held_jobs(self) -> set[JobState]:
         """Return the jobs that wait for what a merged run is about to bring."""
@@ -381,8 +380,8 @@ class MergedRuns:
         return None
 
     def _in_flight(self) -> Iterator[tuple[ModelWorker, MergedRequest]]:
-        for model in self._dispatch.models.values():
-            for worker in model.workers.values() if model.is_chain else ():
+        for model in self._dispatch.models.rows():
+            for worker in model.workers.values():
                 for batch in worker.in_flight:
                     for merged in merged_of(batch.items):
                         yield worker, merged
@@ -398,8 +397,7 @@ class MergedRuns:
 
     def drop_unwanted(self, now_s: float) -> None:
         """End the merged runs whose first job has ended, and which no worker has."""
-        chains = [model for model in self._dispatch.models.values() if model.is_chain]
-        for model in chains:
+        for model in self._dispatch.models.rows():
             gone = [merged for merged in merged_of(model.queue) if self._job_of(merged) is None]
             self._end_waiting(model, gone, now_s)
 
@@ -419,11 +417,8 @@ class MergedRuns:
         if wanted:
             self._dispatch.add(self._dispatch.models[merged.home], wanted, now_s)
 
-    def _let_go(self, merged: MergedRequest, number: int, now_s: float) -> None:
+    def _let_go(self, merged: MergedRequest, stage: MergedStage, now_s: float) -> None:
         """Read the job of a stage, should it have come already: nothing more of it is expected."""
-        self._expects_no_more(merged, merged.stages[number], now_s)
-
-    def _expects_no_more(self, merged: MergedRequest, stage: MergedStage, now_s: float) -> None:
         identity = stage.request.identity
         if self._expected.get(identity) is not merged:
             return

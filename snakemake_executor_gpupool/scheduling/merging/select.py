@@ -80,7 +80,7 @@ class MergeSelection:
         if not stages or offset in row.merged.lost_stages or request.instance != row.instance:
             return None
         models = tuple((stage.model, stage.request.tool) for stage in stages)
-        parts: tuple[object, ...] = row.key[1][offset:]  # type: ignore[index]
+        parts = row.parts[offset:]
         # It goes to the row's end, or through its own stage alone.
         number = len(parts) if models[: len(parts)] == parts else 1
         if models[:number] == parts[:number] and stages[0].spec == row.spec:

@@ -133,8 +133,7 @@ class LoadAhead:
     def _is_in_row(self, model: Model) -> bool:
         """Whether a process has it, or is about to, side by side with others."""
         part = model.ident, model.tool.ref
-        rows = (row for row in self._models.values() if row.is_chain and row.alive)
-        return any(part in row.key[1] for row in rows)  # type: ignore[index]
+        return any(part in row.parts and row.alive for row in self._models.rows())
 
     def _is_worth_it(self, model: Model) -> bool:
         if not is_gpu(model.spec) or model.waiting or model.in_flight:

@@ -12,7 +12,7 @@ from snakemake_executor_gpupool.scheduling.jobs import JobTable
 from snakemake_executor_gpupool.scheduling.merging.stage import MergedRequest, MergedStage
 from snakemake_executor_gpupool.scheduling.models.charging import (
     Charging,
-    is_by_stage,
+    is_of_one_stage,
     parts_of,
     tried_again,
     work_of,
@@ -140,7 +140,7 @@ class Batching:
             "batch_sent",
             batch=batch.batch_id,
             worker=worker.worker_id,
-            items=len(parts_of(worker, items)) if is_by_stage(batch) else len(items),
+            items=len(parts_of(worker, items)) if is_of_one_stage(batch) else len(items),
             jobs=sorted({job_id for waiters in waiting for job_id in waiters}),
             tokens=sum(batch.tokens),
             padded_tokens=worker.model.batch_tokens(batch),
@@ -205,7 +205,7 @@ class Batching:
         model, batch = worker.model, worker.in_flight.popleft()
         if worker.in_flight:
             worker.in_flight[0].sent_s = now_s
-        if not is_by_stage(batch):  # all stages take longer
+        if not is_of_one_stage(batch):  # all stages take longer
             model.speed.learn(batch.cost, seconds, len(batch.items))
         tokens = model.batch_tokens(batch)
         model.memory = model.memory.computed(peak_mib, tokens)

@@ -126,7 +126,7 @@ def parts_of(worker: ModelWorker, items: list[WorkItem]) -> list[WorkItem]:
     return [part for item in items for part in getattr(item, "parts", (item,))]
 
 
-def is_by_stage(batch: Batch) -> bool:
+def is_of_one_stage(batch: Batch) -> bool:
     """Tell whether it is a dispatch of merged requests through one stage alone."""
     return getattr(batch.items[0], "is_single", False)
 
@@ -141,7 +141,7 @@ def members_of(worker: ModelWorker, batch: Batch) -> dict[str, object]:
         "batch": batch.batch_id,
         "worker": worker.worker_id,
         "devices": [device.name for device in worker.devices],
-        "merged": worker.model.is_chain and not is_by_stage(batch),
+        "merged": worker.model.is_chain and not is_of_one_stage(batch),
         "items": len(members),
         "model": head[-3],
         "group": head[-2],

@@ -31,6 +31,7 @@ from snakemake_executor_gpupool.scheduling.models.work_queue import WorkQueue
 from snakemake_executor_gpupool.scheduling.results import WorkItem
 from snakemake_executor_gpupool.tool_api.micro_batches import size_of
 from snakemake_executor_gpupool.wire.described import ToolInfo, WorkerError
+from snakemake_executor_gpupool.wire.requests import ToolRef
 
 #: Before anything was measured: one worker more for every so many items that wait.
 ITEMS_PER_UNMEASURED_WORKER = 8
@@ -128,6 +129,11 @@ class Model:
     def is_chain(self) -> bool:
         """Whether it is several models side by side, for short requests."""
         return bool(self.more_params)
+
+    @property
+    def parts(self) -> tuple[tuple[str, ToolRef], ...]:
+        """Of a row: what file processes call each of its models, and the tool that it is of."""
+        return self.key[1]  # type: ignore[index, no-any-return]
 
     @property
     def info(self) -> ToolInfo:

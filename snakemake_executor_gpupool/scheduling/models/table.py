@@ -52,6 +52,10 @@ class ModelTable(Mapping[Hashable, Model]):
         """Return all models; that of a mapping would look each of them up."""
         return self._models.values()
 
+    def rows(self) -> list[Model]:
+        """Return those that are several models side by side."""
+        return [model for model in self._models.values() if model.is_chain]
+
     def of_ident(self, ident: str) -> Collection[Model]:
         """Return the models that file processes call so: on other devices, or of other instances.
 
@@ -102,8 +106,7 @@ class ModelTable(Mapping[Hashable, Model]):
 
     def _merged(self) -> Iterator[MergedRequest]:
         """Yield the merged requests that wait or are in flight."""
-        chains = (model for model in self._models.values() if model.is_chain)
-        items = (item for chain in chains for item in chain.items())
+        items = (item for row in self.rows() for item in row.items())
         return (item for item in items if isinstance(item, MergedRequest))
 
     def know_params(self, model: Model, group: str, params: bytes) -> None:

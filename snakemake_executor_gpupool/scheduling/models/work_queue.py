@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar, cast
 
-#: (negated priority, 0 for short requests else 1): what goes before what.
+#: (negated priority, 0 for short requests else 1): what goes before what. In the queue of a row of
+#: models all are short: there the second one is the stage that they begin at.
 Level = tuple[int, int]
 
 

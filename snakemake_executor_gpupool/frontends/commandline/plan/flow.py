@@ -16,14 +16,12 @@ from snakemake_executor_gpupool.frontends.commandline.plan.to_come import JobsTo
 from snakemake_executor_gpupool.frontends.snakemake.admission import Admission, LaneJob
 from snakemake_executor_gpupool.frontends.snakemake.lookahead import Lookahead
 from snakemake_executor_gpupool.frontends.snakemake.planned import PlannedJob, Way
+from snakemake_executor_gpupool.frontends.snakemake.portions import JOBS_AT_ONCE, portions
 from snakemake_executor_gpupool.runtime.expected import ExpectedJob, Pace
 from snakemake_executor_gpupool.runtime.planned_run import PlannedRun
 from snakemake_executor_gpupool.scheduling.core import Setup
 from snakemake_executor_gpupool.wire.described import ToolInfo
 from snakemake_executor_gpupool.wire.requests import JobReport, Request
-
-#: How many jobs are prepared before they are submitted, as in the executor.
-JOBS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -158,8 +156,7 @@ class Flow:
         is_many = len(chosen) > JOBS_AT_ONCE
         if is_many:
             self.forecast.handing_over(goes_on=True)
-        for start in range(0, len(chosen), JOBS_AT_ONCE):
-            units = chosen[start : start + JOBS_AT_ONCE]
+        for units in portions(chosen):
             busy_s += self._own.submit_s * len(units)
             self.forecast.at(self.forecast.now_s + busy_s, self._starter(units))
         if is_many:
